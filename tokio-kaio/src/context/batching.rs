@@ -1,0 +1,101 @@
+//! When a request goes to the kernel at once, and when it waits for company.
+
+/// Guesses whether more requests will follow within the same turn of the runtime.
+///
+/// A request that goes alone costs a system call; one that waits for the driver to flush the queue
+/// shares it, at the price of a switch to the driver's task. Waiting pays only where others
+/// follow, and the only way to know is what happened last time:
+///
+/// - *alone*: requests go at once. The second one to arrive in a turn while the first is still
+///   out ends it: they come in company. Where requests complete at once there is never one out to
+///   be seen, so now and then one is made to wait, to see whether others follow.
+/// - *in company*: requests wait for the flush. A flush that finds a single one ends it.
+#[derive(Debug, Default)]
+pub(crate) struct Batching {
+    company: bool,
+    /// Requests that went alone since the last turn.
+    this_turn: u32,
+    /// Requests that went alone since one was last made to wait.
+    since_probe: u32,
+}
+
+/// One in so many requests is made to wait for company that may not come.
+const PROBE_EVERY: u32 = 64;
+
+impl Batching {
+    /// Whether a new request should wait, with `in_flight` out already.
+    pub(crate) fn should_wait(&mut self, in_flight: usize) -> bool {
+        if self.company {
+            return true;
+        }
+        self.since_probe += 1;
+        let followed = self.this_turn > 0 && in_flight > 0;
+        if followed || self.since_probe >= PROBE_EVERY {
+            self.company = true;
+            self.since_probe = 0;
+            return true;
+        }
+        self.this_turn += 1;
+        false
+    }
+
+    /// The queue was flushed with `requests` in it.
+    pub(crate) fn flushed(&mut self, requests: usize) {
+        self.company = requests > 1;
+    }
+
+    /// The runtime has turned: tasks that were ready have run.
+    pub(crate) fn turned(&mut self) {
+        self.this_turn = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_goes_at_once_but_for_the_probe() {
+        let mut batching = Batching::default();
+        let mut waited = 0;
+        for _ in 0..640 {
+            if batching.should_wait(0) {
+                waited += 1;
+                batching.flushed(1);
+            }
+            batching.turned();
+        }
+        assert_eq!(waited, 640 / PROBE_EVERY);
+    }
+
+    #[test]
+    fn the_second_of_a_turn_waits_and_so_do_all_after_it() {
+        let mut batching = Batching::default();
+        assert!(!batching.should_wait(0));
+        for in_flight in 1..32 {
+            assert!(batching.should_wait(in_flight));
+        }
+        batching.flushed(31);
+        batching.turned();
+        assert!(batching.should_wait(0), "the next wave goes together");
+    }
+
+    #[test]
+    fn company_that_stays_out_is_not_waited_for_again() {
+        let mut batching = Batching::default();
+        assert!(!batching.should_wait(0));
+        assert!(batching.should_wait(1));
+        batching.flushed(1);
+        batching.turned();
+        assert!(!batching.should_wait(1));
+    }
+
+    #[test]
+    fn company_is_found_where_requests_complete_at_once() {
+        let mut batching = Batching::default();
+        let first = (0..).position(|_| batching.should_wait(0)).unwrap();
+        assert!(first < PROBE_EVERY as usize);
+        batching.flushed(20);
+        assert!(batching.should_wait(0));
+    }
+}

@@ -1,0 +1,156 @@
+//! [`AioContextBuilder`]: contexts with more choices than the constructors offer.
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::LinkedListOps;
+use lock_api::RawMutex;
+
+use super::driver::Driver;
+use super::reaper::Reaper;
+use super::shared::{Limits, Shared};
+use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
+use super::{LocalAioContext, LocalAioContextHandle};
+use crate::request::Flavour;
+use crate::sys::{Aio, MAX_BATCH};
+use crate::{AioContextError, EventFd, IntrusiveAdapter};
+
+/// Makes contexts.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::AioContextBuilder;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+/// let (context, handle) = AioContextBuilder::new(256).max_batch(8).build()?;
+/// assert_eq!(handle.available_slots(), Some(256));
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until one of its build methods is called"]
+pub struct AioContextBuilder {
+    limits: Limits,
+}
+
+/// What [`AioContextBuilder::max_batch`] is unless set.
+const DEFAULT_MAX_BATCH: usize = 32;
+
+impl AioContextBuilder {
+    /// A context with up to `nr` requests in flight, where further ones wait.
+    pub fn new(nr: usize) -> AioContextBuilder {
+        AioContextBuilder {
+            limits: Limits {
+                slots: nr,
+                waits: true,
+                max_batch: DEFAULT_MAX_BATCH,
+            },
+        }
+    }
+
+    /// Whether a request waits for a free slot, in order (the default); otherwise it fails with
+    /// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free.
+    pub fn wait_for_slot(mut self, wait: bool) -> Self {
+        self.limits.waits = wait;
+        self
+    }
+
+    /// Most requests that go to the kernel in one system call: 1 to 64, values outside count as
+    /// the nearest; 32 by default.
+    ///
+    /// A batch costs one system call, and the block layer works on it as a whole: more per call
+    /// is less CPU an operation, but the device idles while a batch is put together.
+    pub fn max_batch(mut self, requests: usize) -> Self {
+        self.limits.max_batch = requests.clamp(1, MAX_BATCH);
+        self
+    }
+
+    /// See [`aio_context`](crate::aio_context).
+    ///
+    /// # Errors, panics
+    ///
+    /// As there.
+    pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
+        let shared = open(self.limits, Reaper::anywhere)?;
+        tokio::spawn(Driver::new(Arc::clone(&shared)));
+        Ok((
+            GenericAioContext {
+                shared: Arc::clone(&shared),
+            },
+            GenericAioContextHandle::new(shared),
+        ))
+    }
+
+    /// See [`local_aio_context`](crate::local_aio_context).
+    ///
+    /// # Errors, panics
+    ///
+    /// As there.
+    #[allow(clippy::type_complexity)]
+    pub fn build_local(
+        self,
+    ) -> Result<
+        (
+            LocalAioContext,
+            LocalAioContextHandle,
+            impl Future<Output = io::Result<()>>,
+        ),
+        AioContextError,
+    > {
+        self.build_generic()
+    }
+
+    /// See [`generic_aio_context`](crate::generic_aio_context).
+    ///
+    /// # Errors, panics
+    ///
+    /// As there.
+    #[allow(clippy::type_complexity)]
+    pub fn build_generic<M, A, L>(
+        self,
+    ) -> Result<
+        (
+            GenericAioContext<M, A, L>,
+            GenericAioContextHandle<M, A, L>,
+            impl Future<Output = io::Result<()>>,
+        ),
+        AioContextError,
+    >
+    where
+        M: RawMutex + 'static,
+        A: IntrusiveAdapter<M, L> + 'static,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default + 'static,
+    {
+        let shared = open(self.limits, Reaper::at_home)?;
+        Ok((
+            GenericAioContext {
+                shared: Arc::clone(&shared),
+            },
+            GenericAioContextHandle::new(Arc::clone(&shared)),
+            Driver::new(shared),
+        ))
+    }
+}
+
+/// Sets up the kernel's side, last of all: what is made before it is cheap to drop.
+fn open<F>(
+    limits: Limits,
+    reaper: impl FnOnce(Weak<Shared<F>>) -> Reaper<F>,
+) -> Result<Arc<Shared<F>>, AioContextError>
+where
+    F: Flavour<Kernel = Aio> + 'static,
+{
+    let signal = EventFd::new(0, false)?;
+    let nr = u32::try_from(limits.slots)
+        .map_err(|_| AioContextError::IoSetup(io::Error::from_raw_os_error(libc::EINVAL)))?;
+    let kernel = Aio::setup(nr).map_err(AioContextError::IoSetup)?;
+    let shared = Shared::new(kernel, Some(signal), limits, reaper);
+    shared.signalled(&shared.reaper.waker());
+    Ok(shared)
+}

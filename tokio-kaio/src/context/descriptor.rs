@@ -1,0 +1,57 @@
+//! [`Descriptor`]: the file of a new request.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+
+/// The file that a request is for, and what keeps it open.
+#[derive(Debug)]
+pub(crate) enum Descriptor<'a> {
+    /// Something that a queued request can hold on to.
+    File(&'a Arc<File>),
+    /// The same, made for this request.
+    Held(Arc<File>),
+    /// The caller's, borrowed while the future exists. Open only while it is being polled, as far
+    /// as one can know: a future can be forgotten.
+    Borrowed(RawFd),
+}
+
+impl Descriptor<'_> {
+    pub(crate) fn fd(&self) -> RawFd {
+        match self {
+            Descriptor::File(file) => file.as_raw_fd(),
+            Descriptor::Held(file) => file.as_raw_fd(),
+            Descriptor::Borrowed(fd) => *fd,
+        }
+    }
+
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
+        match self {
+            Descriptor::File(file) => Some(file),
+            Descriptor::Held(file) => Some(file),
+            Descriptor::Borrowed(_) => None,
+        }
+    }
+
+    /// Something that keeps the file open, a duplicate if need be. To be called while the
+    /// descriptor is known to be open: from `poll`.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`: no descriptor is left. `EBADF`: the caller's is none.
+    pub(crate) fn hold(&self) -> io::Result<Arc<File>> {
+        match self {
+            Descriptor::File(file) => Ok(Arc::clone(file)),
+            Descriptor::Held(file) => Ok(Arc::clone(file)),
+            Descriptor::Borrowed(-1) => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            Descriptor::Borrowed(fd) => {
+                #[allow(unsafe_code)]
+                // SAFETY: not -1, and borrowed for the time of this call; where `AsRawFd` lied and
+                // it is closed, duplicating it is EBADF.
+                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+                Ok(Arc::new(File::from(fd.try_clone_to_owned()?)))
+            }
+        }
+    }
+}

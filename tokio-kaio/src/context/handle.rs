@@ -1,0 +1,152 @@
+//! [`GenericAioContextHandle`]: the way to a context.
+
+use std::fmt;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
+use lock_api::RawMutex;
+
+use super::descriptor::Descriptor;
+use super::operation::Operation;
+use super::shared::Shared;
+use super::{NoopLock, available_slots};
+use crate::error::explain;
+use crate::request::Of;
+use crate::{
+    AioCommandError, IntrusiveAdapter, LocalRequestAdapter, RawCommand, SyncRequestAdapter,
+};
+
+/// Submits requests to a context. Cheap to clone.
+pub struct GenericAioContextHandle<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    shared: Arc<Shared<Of<M, A, L>>>,
+}
+
+/// The handle of an [`AioContext`](crate::AioContext).
+pub type AioContextHandle =
+    GenericAioContextHandle<parking_lot::RawMutex, SyncRequestAdapter, AtomicLink>;
+
+/// The handle of a [`LocalAioContext`](crate::LocalAioContext).
+pub type LocalAioContextHandle =
+    GenericAioContextHandle<NoopLock, LocalRequestAdapter, linked_list::Link>;
+
+impl<M, A, L> GenericAioContextHandle<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    pub(super) fn new(shared: Arc<Shared<Of<M, A, L>>>) -> Self {
+        GenericAioContextHandle { shared }
+    }
+
+    /// Number of requests that can be made now without waiting. A slot is taken from the moment
+    /// its request is queued or submitted until the kernel is done with it, also if its future was
+    /// dropped.
+    ///
+    /// `None`: the context has stopped, or was made with `use_semaphore` `false`.
+    pub fn available_slots(&self) -> Option<usize> {
+        available_slots(&self.shared)
+    }
+
+    /// Runs one operation on the file behind `fd`; returns the number of bytes that were moved, 0
+    /// for the operations that move none.
+    ///
+    /// Any descriptor will do whose file the kernel can do AIO on. Only with direct I/O
+    /// (`O_DIRECT`) does it run asynchronously: on other files the kernel does all of it inside
+    /// the submission. [`File`](crate::File) opens files so; its requests are also submitted in
+    /// batches, where those made here go to the kernel before `poll` returns, one at a time,
+    /// because nothing else would keep `fd` open.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. Other requests and the context are not affected.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is done abandons the operation. One that waits for a slot
+    /// never reaches the kernel. One that the kernel has can't be recalled: it takes effect, or
+    /// not, later, and holds its slot until then. What becomes of the buffer says
+    /// [`LockedBuf`](crate::LockedBuf#while-an-operation-runs).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer; nothing has been submitted then, and the buffer is as
+    /// it was.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    /// use tokio_kaio::{RawCommand, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::options().write(true).open("log")?;
+    /// handle.submit_request(&file, RawCommand::Fsync).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn submit_request(
+        &self,
+        fd: &impl AsRawFd,
+        command: RawCommand<'_>,
+    ) -> Result<u64, AioCommandError> {
+        self.run(Descriptor::Borrowed(fd.as_raw_fd()), command)
+            .await
+    }
+
+    /// See [`submit_request`](Self::submit_request).
+    pub(crate) async fn run(
+        &self,
+        descriptor: Descriptor<'_>,
+        command: RawCommand<'_>,
+    ) -> Result<u64, AioCommandError> {
+        command.check();
+        let fd = descriptor.fd();
+        let transfer = command.transfer();
+        let (payload, lease) = command.payload(fd)?;
+        let result = Operation::new(&*self.shared, descriptor, payload, lease).await;
+        match (result, transfer) {
+            (Err(AioCommandError::BadResult(error)), Some(transfer)) => {
+                Err(AioCommandError::BadResult(explain(error, fd, transfer)))
+            }
+            (result, _) => result,
+        }
+    }
+}
+
+impl<M, A, L> Clone for GenericAioContextHandle<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    fn clone(&self) -> Self {
+        GenericAioContextHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<M, A, L> fmt::Debug for GenericAioContextHandle<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContextHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+//! Contexts: what submits requests to the kernel and brings back what they came to.
+
+mod batching;
+mod builder;
+mod descriptor;
+mod driver;
+mod handle;
+mod noop_lock;
+mod operation;
+mod reaper;
+mod shared;
+mod teardown;
+
+pub use builder::AioContextBuilder;
+pub(crate) use descriptor::Descriptor;
+pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
+pub use noop_lock::NoopLock;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
+use lock_api::RawMutex;
+
+use crate::request::Of;
+use crate::{AioContextError, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
+use shared::Shared;
+
+/// A kernel AIO context: it takes requests, through its
+/// [handles](GenericAioContextHandle), until it is closed or dropped.
+///
+/// `M` is the lock over its requests, `A` and `L` how it lists them. Use [`AioContext`] or
+/// [`LocalAioContext`] unless you bring your own.
+///
+/// # Dropping
+///
+/// A dropped context takes no new requests. Those that are running finish, and their futures with
+/// them; then everything is given back to the system, on a thread of its own. Requests that still
+/// wait for a slot get [`AioStopped`](crate::AioCommandError::AioStopped).
+pub struct GenericAioContext<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    shared: Arc<Shared<Of<M, A, L>>>,
+}
+
+/// A context that any thread may use. Made by [`aio_context`].
+pub type AioContext = GenericAioContext<parking_lot::RawMutex, SyncRequestAdapter, AtomicLink>;
+
+/// A context that stays on its thread. Made by [`local_aio_context`].
+pub type LocalAioContext = GenericAioContext<NoopLock, LocalRequestAdapter, linked_list::Link>;
+
+/// A context that any thread may use, with up to `nr` requests in flight. Spawns its background
+/// task on the current runtime.
+///
+/// With `use_semaphore`, a request waits for a free slot, in order; without, it fails with
+/// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free. More can be
+/// chosen with [`AioContextBuilder`].
+///
+/// `nr` is taken off `fs.aio-max-nr`, a limit for the whole machine (65536 by default), until the
+/// context has ended.
+///
+/// # Errors
+///
+/// [`AioContextError::EventFd`] outside a tokio runtime, or where no descriptor is left (`EMFILE`,
+/// `ENFILE`). [`AioContextError::IoSetup`] where the kernel makes no context: `EINVAL` (`nr` is 0
+/// or absurd), `EAGAIN` (past `fs.aio-max-nr`), `EPERM` or `ENOSYS` (a sandbox forbids AIO). See
+/// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html).
+///
+/// # Panics
+///
+/// In a tokio runtime whose I/O driver is not enabled.
+///
+/// # Examples
+///
+/// ```no_run
+/// use tokio_kaio::{File, LockedBuf, ReadFlags, aio_context};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (context, handle) = aio_context(128, true)?;
+/// let file = File::open("data", false).await?;
+/// let mut buffer = LockedBuf::with_size(4096)?;
+/// let read = file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;
+/// println!("{:?}", &buffer.as_ref()[..read as usize]);
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+pub fn aio_context(
+    nr: usize,
+    use_semaphore: bool,
+) -> Result<(AioContext, AioContextHandle), AioContextError> {
+    AioContextBuilder::new(nr)
+        .wait_for_slot(use_semaphore)
+        .build()
+}
+
+/// A context that stays on the current thread, with up to `nr` requests in flight. Its future is
+/// the caller's to spawn, with [`tokio::task::spawn_local`].
+///
+/// Cheaper than [`aio_context`] by what a lock costs. For `use_semaphore`, see there.
+///
+/// # The future
+///
+/// It submits requests that were queued, and resolves when the context has ended and has given
+/// everything back. Nothing is queued before it is polled for the first time. Dropping it earlier
+/// ends the context: operations that are not done get
+/// [`AioStopped`](crate::AioCommandError::AioStopped).
+///
+/// # Errors, panics
+///
+/// As [`aio_context`].
+///
+/// # Examples
+///
+/// ```
+/// use tokio::task::{LocalSet, spawn_local};
+/// use tokio_kaio::local_aio_context;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+/// let (context, handle, background) = local_aio_context(8, true)?;
+/// LocalSet::new()
+///     .run_until(async move {
+///         spawn_local(background);
+///         assert_eq!(handle.available_slots(), Some(8));
+///         context.close().await;
+///     })
+///     .await;
+/// # Ok(())
+/// # }
+/// ```
+#[allow(clippy::type_complexity)]
+pub fn local_aio_context(
+    nr: usize,
+    use_semaphore: bool,
+) -> Result<
+    (
+        LocalAioContext,
+        LocalAioContextHandle,
+        impl Future<Output = io::Result<()>>,
+    ),
+    AioContextError,
+> {
+    generic_aio_context(nr, use_semaphore)
+}
+
+/// A context over a lock, an adapter and a link of one's own, with up to `nr` requests in flight.
+/// Its future is the caller's to spawn: see [`local_aio_context`].
+///
+/// An example is at [`IntrusiveAdapter`].
+///
+/// # Errors, panics
+///
+/// As [`aio_context`].
+#[allow(clippy::type_complexity)]
+pub fn generic_aio_context<M, A, L>(
+    nr: usize,
+    use_semaphore: bool,
+) -> Result<
+    (
+        GenericAioContext<M, A, L>,
+        GenericAioContextHandle<M, A, L>,
+        impl Future<Output = io::Result<()>>,
+    ),
+    AioContextError,
+>
+where
+    M: RawMutex + 'static,
+    A: IntrusiveAdapter<M, L> + 'static,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default + 'static,
+{
+    AioContextBuilder::new(nr)
+        .wait_for_slot(use_semaphore)
+        .build_generic()
+}
+
+impl<M, A, L> GenericAioContext<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    /// Number of requests that can be made now without waiting. A slot is taken from the moment
+    /// its request is queued or submitted until the kernel is done with it, also if its future was
+    /// dropped.
+    ///
+    /// `None`: the context was made with `use_semaphore` `false`, or its background task has
+    /// ended.
+    pub fn available_slots(&self) -> Option<usize> {
+        available_slots(&self.shared)
+    }
+
+    /// Takes no more requests, waits for those that are running, then gives everything back to the
+    /// system: descriptors, mappings, and its share of `fs.aio-max-nr`. All of it is back when
+    /// this returns.
+    ///
+    /// Requests that still wait for a slot get
+    /// [`AioStopped`](crate::AioCommandError::AioStopped).
+    /// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html), which takes some
+    /// 32 ms even for an idle context, runs on a thread of its own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future is dropping the context: it ends all the same, nobody waits for it.
+    pub async fn close(self) {
+        let mut gone = self.shared.watch_gone();
+        drop(self);
+        while gone.changed().await.is_ok() {}
+    }
+}
+
+fn available_slots<F: crate::request::Flavour>(shared: &Shared<F>) -> Option<usize> {
+    shared.free_slots().filter(|_| shared.limits.waits)
+}
+
+impl<M, A, L> Drop for GenericAioContext<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl<M, A, L> fmt::Debug for GenericAioContext<M, A, L>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContext")
+            .field("limits", &self.shared.limits)
+            .finish()
+    }
+}

@@ -1,0 +1,103 @@
+//! Where contexts go to end: threads of their own, because `io_destroy(2)` sleeps.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Mutex;
+use std::thread;
+
+use tokio::sync::watch;
+
+use crate::EventFd;
+use crate::request::Memory;
+
+/// What is left of a context that nobody uses any more.
+pub(crate) struct Remains<K> {
+    /// Waits for what is in flight.
+    pub(crate) kernel: K,
+    /// What it may touch until then.
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) signal: Option<EventFd>,
+    /// Closing the channel says that all of it is gone.
+    pub(crate) gone: watch::Sender<()>,
+}
+
+impl<K> fmt::Debug for Remains<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remains")
+            .field("memory", &self.memory.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K: Send + 'static> Remains<K> {
+    /// Gives everything back to the system, on another thread: it may sleep for long.
+    pub(crate) fn bury(self) {
+        UNDERTAKER.take(Box::new(move || {
+            drop(self.kernel); // waits for what is in flight, so before its memory
+            drop(self.memory);
+            drop(self.signal);
+            drop(self.gone);
+        }));
+    }
+}
+
+type Burial = Box<dyn FnOnce() + Send>;
+
+/// Most threads that end contexts at the same time.
+const MAX_THREADS: usize = 32;
+
+static UNDERTAKER: Undertaker = Undertaker {
+    state: Mutex::new(UndertakerState {
+        waiting: VecDeque::new(),
+        threads: 0,
+    }),
+};
+
+/// Threads that live as long as there is something to drop.
+struct Undertaker {
+    state: Mutex<UndertakerState>,
+}
+
+struct UndertakerState {
+    waiting: VecDeque<Burial>,
+    threads: usize,
+}
+
+impl Undertaker {
+    fn take(&'static self, burial: Burial) {
+        {
+            let mut state = self.lock();
+            state.waiting.push_back(burial);
+            if state.threads == MAX_THREADS {
+                return;
+            }
+            state.threads += 1;
+        }
+        let thread = thread::Builder::new().name("kaio-teardown".into());
+        if thread.spawn(|| self.work()).is_err() {
+            // No thread to be had now. The next context to end tries again for all of them; until
+            // then this one stays whole, which costs its share of `fs.aio-max-nr`, but stalls
+            // nobody.
+            self.lock().threads -= 1;
+        }
+    }
+
+    fn work(&self) {
+        loop {
+            let mut state = self.lock();
+            let Some(bury) = state.waiting.pop_front() else {
+                state.threads -= 1;
+                return;
+            };
+            drop(state);
+            bury();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, UndertakerState> {
+        // Nothing panics while holding it.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,182 @@
+//! What can go wrong, and what to do about it.
+
+use std::{fmt, fs, io};
+
+use thiserror::Error;
+
+use crate::eventfd::EventFdError;
+use crate::sys::{self, DirectIo};
+
+/// Why an operation failed. Its buffer is back with the caller, and the context goes on.
+#[derive(Error, Debug)]
+pub enum AioCommandError {
+    /// The context was closed or dropped, or its runtime was shut down, before the operation was
+    /// done.
+    #[error("the AIO context has stopped")]
+    AioStopped,
+
+    /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
+    /// mode), `EINVAL` (offset past `i64::MAX`, or an operation that the file does not have),
+    /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
+    /// for the request). See
+    /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
+    #[error("the kernel did not take the request: {0}")]
+    IoSubmit(#[source] io::Error),
+
+    /// The request ran and failed: `EIO`, `ENOSPC`, `EAGAIN` (with `NOWAIT`), `EINVAL` (direct I/O
+    /// that is not aligned as the file wants it; the message tells how), …
+    ///
+    /// The error that explains an `EINVAL` carries the text, so its
+    /// [`io::Error::raw_os_error`] is `None`; [`AioCommandError::raw_os_error`] sees through that.
+    #[error("the request failed: {0}")]
+    BadResult(#[source] io::Error),
+
+    /// An operation that moves no data reported a number of bytes. No kernel is known to do this.
+    #[error("a request that moves no data returned a non-zero code")]
+    NonZeroCode,
+
+    /// All slots of the context are taken, and it was made with `use_semaphore` `false`.
+    #[error(
+        "all slots of the AIO context are in use: wait for one of the operations, make the context \
+         with a larger `nr`, or with `use_semaphore` set to wait for a slot"
+    )]
+    CapacityExceeded,
+}
+
+impl AioCommandError {
+    /// The errno behind the error, if the kernel gave one.
+    ///
+    /// ```
+    /// use std::io;
+    /// use tokio_kaio::AioCommandError;
+    ///
+    /// let error = AioCommandError::BadResult(io::Error::from_raw_os_error(28));
+    /// assert_eq!(error.raw_os_error(), Some(28)); // ENOSPC
+    /// assert_eq!(AioCommandError::AioStopped.raw_os_error(), None);
+    /// ```
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let (Self::IoSubmit(error) | Self::BadResult(error)) = self else {
+            return None;
+        };
+        error.raw_os_error().or_else(|| {
+            let explained = error.get_ref()?.downcast_ref::<Misaligned>()?;
+            Some(explained.errno)
+        })
+    }
+}
+
+/// Why a context could not be made. Nothing is left behind.
+#[derive(Error, Debug)]
+pub enum AioContextError {
+    /// No eventfd, or no tokio runtime to wait for it.
+    #[error("no eventfd for the AIO context: {0}")]
+    EventFd(#[from] EventFdError),
+
+    /// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html) failed. `EAGAIN`:
+    /// `fs.aio-max-nr` is used up. `EINVAL`: `nr` is 0 or more than the kernel takes. `EPERM` or
+    /// `ENOSYS`: a sandbox forbids AIO, or the kernel has none. `ENOMEM`.
+    #[error("io_setup: {0}{hint}", hint = SetupHint(.0))]
+    IoSetup(#[source] io::Error),
+}
+
+/// What to do about a failed `io_setup`. Reads the limits when it is shown.
+struct SetupHint<'a>(&'a io::Error);
+
+impl fmt::Display for SetupHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(libc::EAGAIN) => {
+                let (limit, used) = (aio_sysctl("aio-max-nr"), aio_sysctl("aio-nr"));
+                write!(
+                    f,
+                    ": fs.aio-max-nr, the limit for all contexts of the machine together, is \
+                     {limit}, and {used} of it are in use; raise it (sysctl fs.aio-max-nr=...) or \
+                     make the context with a smaller `nr`"
+                )
+            }
+            Some(libc::EINVAL) => {
+                write!(
+                    f,
+                    ": `nr` must be at least 1, and not more than the kernel takes"
+                )
+            }
+            Some(libc::EPERM) => write!(
+                f,
+                ": AIO is forbidden here, probably by a seccomp filter of the sandbox or container; \
+                 allow io_setup, io_submit, io_getevents and io_destroy"
+            ),
+            Some(libc::ENOSYS) => write!(
+                f,
+                ": there is no AIO here; the kernel was built without CONFIG_AIO, or a sandbox \
+                 hides it"
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn aio_sysctl(name: &str) -> String {
+    fs::read_to_string(format!("/proc/sys/fs/{name}"))
+        .map_or_else(|_| "unknown".into(), |value| value.trim().into())
+}
+
+/// A transfer of `len` bytes at `offset`, for the text of an error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+/// An `EINVAL` of direct I/O and what the file wants.
+#[derive(Debug)]
+struct Misaligned {
+    errno: i32,
+    transfer: Transfer,
+    wanted: DirectIo,
+}
+
+impl fmt::Display for Misaligned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Transfer { offset, len } = self.transfer;
+        let DirectIo {
+            memory,
+            offset: multiple,
+        } = self.wanted;
+        let errno = io::Error::from_raw_os_error(self.errno);
+        write!(f, "{errno}: {len} bytes at offset {offset}: ")?;
+        if multiple == 0 {
+            write!(f, "the file can't do direct I/O (statx)")
+        } else {
+            write!(
+                f,
+                "direct I/O on this file wants offset and length in multiples of {multiple} bytes, \
+                 and memory aligned to {memory} (statx)"
+            )
+        }
+    }
+}
+
+impl std::error::Error for Misaligned {}
+
+/// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met.
+pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Error {
+    let Some(errno @ libc::EINVAL) = error.raw_os_error() else {
+        return error;
+    };
+    let Ok(Some(wanted)) = sys::direct_io(fd) else {
+        return error;
+    };
+    let multiple = u64::from(wanted.offset);
+    let met = multiple != 0 && transfer.offset % multiple == 0 && transfer.len % multiple == 0;
+    if met {
+        return error;
+    }
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        Misaligned {
+            errno,
+            transfer,
+            wanted,
+        },
+    )
+}

@@ -1,0 +1,164 @@
+//! [`EventFd`]: an eventfd that tokio waits for.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::task::coop::unconstrained;
+
+use crate::sys;
+
+/// Why an operation on an [`EventFd`] failed.
+#[derive(Error, Debug)]
+pub enum EventFdError {
+    /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html) failed: `EMFILE` or
+    /// `ENFILE` where no descriptor is left, `EINVAL` for an initial value past `u32::MAX`.
+    #[error("can't create an eventfd: {0}")]
+    CreateError(#[source] io::Error),
+
+    /// tokio can't wait for it: there is no runtime, or it is shutting down.
+    #[error("can't wait for an eventfd: {0}")]
+    PollError(#[source] io::Error),
+
+    /// Reading or writing it failed: `EINVAL` for a value of `u64::MAX`.
+    #[error("can't transfer an eventfd's value: {0}")]
+    ReadError(#[source] io::Error),
+}
+
+/// A counter in the kernel that tasks and other processes add to and wait for:
+/// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html).
+///
+/// Also a [`Stream`] of what [`recv`](EventFd::recv) gives; it never ends.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::EventFd;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut counter = EventFd::new(2, false)?;
+/// counter.send_value(3).await?;
+/// assert_eq!(counter.recv().await?, 5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct EventFd {
+    inner: AsyncFd<File>,
+}
+
+impl EventFd {
+    /// A counter that starts at `init`. With `semaphore`, each receipt takes 1 off it; without, it
+    /// takes all.
+    ///
+    /// # Errors
+    ///
+    /// [`EventFdError::CreateError`]; [`EventFdError::PollError`] outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime whose I/O driver is not enabled.
+    pub fn new(init: usize, semaphore: bool) -> Result<EventFd, EventFdError> {
+        Handle::try_current().map_err(|error| EventFdError::PollError(io::Error::other(error)))?;
+        let init = u32::try_from(init)
+            .map_err(|_| EventFdError::CreateError(io::Error::from_raw_os_error(libc::EINVAL)))?;
+        let fd = sys::create_eventfd(init, semaphore).map_err(EventFdError::CreateError)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        #[allow(unsafe_code)]
+        // SAFETY: the file owns the descriptor, and is never exchanged for another.
+        let registered = unsafe { AsyncFd::register_with_interest(File::from(fd), interest) };
+        let inner = registered.map_err(|error| EventFdError::PollError(error.into()))?;
+        Ok(EventFd { inner })
+    }
+
+    /// Waits until the counter is not 0, and takes its value (with `semaphore`: 1) off it.
+    ///
+    /// # Errors
+    ///
+    /// [`EventFdError::PollError`] when the runtime shuts down.
+    ///
+    /// # Cancel safety
+    ///
+    /// A receipt that is dropped before it completes has taken nothing.
+    pub async fn recv(&mut self) -> Result<u64, EventFdError> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Adds `value` to the counter; waits while that would overflow it.
+    ///
+    /// # Errors
+    ///
+    /// [`EventFdError::ReadError`] with `EINVAL` for `u64::MAX`, which the kernel does not take;
+    /// [`EventFdError::PollError`] when the runtime shuts down.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped before it completes has added nothing.
+    pub async fn send_value(&mut self, value: u64) -> Result<(), EventFdError> {
+        self.inner
+            .async_io_mut(Interest::WRITABLE, |file| {
+                file.write_all(&value.to_ne_bytes())
+            })
+            .await
+            .map_err(EventFdError::ReadError)
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, EventFdError>> {
+        loop {
+            let mut guard =
+                ready!(self.inner.poll_read_ready(cx)).map_err(EventFdError::PollError)?;
+            let mut value = [0; 8];
+            match guard.try_io(|inner| inner.get_ref().read_exact(&mut value)) {
+                Ok(Ok(())) => return Poll::Ready(Ok(u64::from_ne_bytes(value))),
+                Ok(Err(error)) => return Poll::Ready(Err(EventFdError::ReadError(error))),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Has the next signal after now wake `cx`, without reading the counter: under edge-triggered
+    /// epoll each signal is a new edge. Wakes nobody itself.
+    pub(crate) fn arm(&self, cx: &mut Context<'_>) {
+        // Unconstrained: a task's used-up budget must not look like "armed".
+        let mut armed = pin!(unconstrained(std::future::poll_fn(|cx| {
+            loop {
+                match self.inner.poll_read_ready(cx) {
+                    Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
+                    // The runtime shuts down: no more signals.
+                    Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(()),
+                }
+            }
+        })));
+        let _ = armed.as_mut().poll(cx);
+    }
+}
+
+impl Stream for EventFd {
+    type Item = Result<u64, EventFdError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(cx).map(Some)
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for EventFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventFd")
+            .field("fd", &self.as_raw_fd())
+            .finish()
+    }
+}

@@ -1,0 +1,49 @@
+//! The `RWF_*` flags of a single operation.
+
+use bitflags::bitflags;
+
+use crate::sys::abi;
+
+bitflags! {
+    /// Flags of one read: `RWF_*` of
+    /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
+    ///
+    /// Bits that are not named here ([`ReadFlags::from_bits_retain`]) reach the kernel too; one
+    /// that it does not know is `EOPNOTSUPP`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct ReadFlags: isize {
+        /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
+        const HIPRI = abi::RWF_HIPRI as isize;
+
+        /// Fail with `EAGAIN` instead of waiting inside the submission, for a lock or a request of
+        /// the block device's. Where the file system can't promise that: `EOPNOTSUPP`.
+        const NOWAIT = abi::RWF_NOWAIT as isize;
+    }
+}
+
+bitflags! {
+    /// Flags of one write: `RWF_*` of
+    /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
+    ///
+    /// Bits that are not named here ([`WriteFlags::from_bits_retain`]) reach the kernel too; one
+    /// that it does not know is `EOPNOTSUPP`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct WriteFlags: isize {
+        /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
+        const APPEND = abi::RWF_APPEND as isize;
+
+        /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.
+        const DSYNC = abi::RWF_DSYNC as isize;
+
+        /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
+        const HIPRI = abi::RWF_HIPRI as isize;
+
+        /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
+        /// for every write that extends the file or fills a hole), for a lock, for a request of
+        /// the block device's. Where the file system can't promise that: `EOPNOTSUPP`.
+        const NOWAIT = abi::RWF_NOWAIT as isize;
+
+        /// Complete when data and metadata are durable, as `O_SYNC` does: a `fsync` of this write.
+        const SYNC = abi::RWF_SYNC as isize;
+    }
+}

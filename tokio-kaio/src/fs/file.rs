@@ -1,0 +1,293 @@
+//! [`File`]: a file open for direct I/O.
+
+use std::fs::{Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::LinkedListOps;
+use lock_api::RawMutex;
+
+use super::AioOpenOptionsExt;
+use crate::context::Descriptor;
+use crate::{
+    AioCommandError, GenericAioContextHandle, IntrusiveAdapter, LockedBuf, RawCommand, ReadFlags,
+    WriteFlags,
+};
+
+/// A file that is read and written directly, past the page cache, at positions.
+///
+/// Opened with `O_DIRECT`: offsets and lengths must be multiples of what the file system wants,
+/// 512 or 4096 mostly; [`LockedBuf`] is aligned for it. Reads and writes take a
+/// [handle](GenericAioContextHandle) of the context that is to run them, of any flavour. There is
+/// no position that they would share, so any number may run at once.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioOpenOptionsExt, LockedBuf, ReadFlags, WriteFlags, aio_context};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// let (context, handle) = aio_context(32, true)?;
+/// let mut options = std::fs::OpenOptions::new();
+/// options.read(true).write(true).create(true);
+/// let file = options.aio_open(path, false).await?;
+///
+/// let mut buffer = LockedBuf::with_size(4096)?;
+/// buffer.as_mut().fill(7);
+/// let written = file.write_at(&handle, 8192, &buffer, 4096, WriteFlags::DSYNC).await?;
+/// assert_eq!(written, 4096);
+/// let read = file.read_at(&handle, 8192, &mut buffer, 4096, ReadFlags::empty()).await?;
+/// assert_eq!(read, 4096);
+/// assert!(buffer.as_ref().iter().all(|&byte| byte == 7));
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct File {
+    /// Shared with the requests that are queued for it.
+    inner: Arc<std::fs::File>,
+}
+
+impl File {
+    pub(super) fn new(file: std::fs::File) -> File {
+        File {
+            inner: Arc::new(file),
+        }
+    }
+
+    /// Opens an existing file for reading; see [`AioOpenOptionsExt::aio_open`] for `is_sync`,
+    /// errors and panics.
+    pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+    }
+
+    /// Opens a file for writing, creates it where there is none, and truncates it where there is;
+    /// see [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors and panics.
+    pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+    }
+
+    /// Truncates or extends the file to `size` bytes, on tokio's blocking pool. See
+    /// [`std::fs::File::set_len`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may still take effect after its future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn set_len(&mut self, size: u64) -> io::Result<()> {
+        let file = Arc::clone(&self.inner);
+        off_runtime(move || file.set_len(size)).await
+    }
+
+    /// What [`fstat(2)`](https://man7.org/linux/man-pages/man2/fstat.2.html) tells, from tokio's
+    /// blocking pool. See [`std::fs::File::metadata`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the system call.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn metadata(&self) -> io::Result<Metadata> {
+        let file = Arc::clone(&self.inner);
+        off_runtime(move || file.metadata()).await
+    }
+
+    /// Changes the permissions of the file, on tokio's blocking pool. See
+    /// [`std::fs::File::set_permissions`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fchmod(2)`](https://man7.org/linux/man-pages/man2/fchmod.2.html).
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may still take effect after its future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
+        let file = Arc::clone(&self.inner);
+        off_runtime(move || file.set_permissions(perm)).await
+    }
+
+    /// Reads `len` bytes at `offset` to the front of `buffer`; returns how many were read: fewer
+    /// where the file ends, 0 at or past its end. See [`RawCommand::Pread`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in flight, the read leaves `buffer` with new, zeroed memory; see
+    /// [`submit_request`](GenericAioContextHandle::submit_request).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub async fn read_at<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &mut LockedBuf,
+        len: u64,
+        flags: ReadFlags,
+    ) -> Result<u64, AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        aio_handle.run(Descriptor::File(&self.inner), command).await
+    }
+
+    /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
+    /// can be fewer, as where the disk fills up. See [`RawCommand::Pwrite`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in flight, the write goes on with the bytes that it was submitted with, and may
+    /// land after one that is submitted later; see
+    /// [`submit_request`](GenericAioContextHandle::submit_request).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub async fn write_at<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &LockedBuf,
+        len: u64,
+        flags: WriteFlags,
+    ) -> Result<u64, AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        aio_handle.run(Descriptor::File(&self.inner), command).await
+    }
+
+    /// Makes data and metadata durable: those of the writes that have completed before. See
+    /// [`RawCommand::Fsync`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]: `EIO` where an earlier write could not be made durable.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not take effect.
+    pub async fn sync_all<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+    ) -> Result<(), AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        nothing_moved(
+            aio_handle
+                .run(Descriptor::File(&self.inner), RawCommand::Fsync)
+                .await,
+        )
+    }
+
+    /// Makes data durable, and as much metadata as it takes to find it: those of the writes that
+    /// have completed before. See [`RawCommand::Fdsync`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]: `EIO` where an earlier write could not be made durable.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not take effect.
+    pub async fn sync_data<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+    ) -> Result<(), AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        nothing_moved(
+            aio_handle
+                .run(Descriptor::File(&self.inner), RawCommand::Fdsync)
+                .await,
+        )
+    }
+}
+
+fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandError> {
+    match result? {
+        0 => Ok(()),
+        _ => Err(AioCommandError::NonZeroCode),
+    }
+}
+
+/// Runs a call that may block on tokio's blocking pool.
+pub(super) async fn off_runtime<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+impl AsRawFd for File {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+impl AsRawFd for &File {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}

@@ -1,0 +1,70 @@
+//! [`AioOpenOptionsExt`]: opening files for direct I/O.
+
+use std::fs::OpenOptions;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use super::File;
+use super::file::off_runtime;
+use crate::sys;
+
+/// Opens files for direct I/O through [`std::fs::OpenOptions`].
+pub trait AioOpenOptionsExt {
+    /// Opens the file at `path` as the options say, with `O_DIRECT` added; with `is_sync`, also
+    /// with `O_SYNC`, so that each write completes when data and metadata are durable.
+    ///
+    /// Runs on tokio's blocking pool.
+    ///
+    /// # Custom flags
+    ///
+    /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept without `is_sync`.
+    /// With it they are replaced: the standard library does not let them be read. To have both,
+    /// add `O_SYNC` to your own flags and leave `is_sync` `false`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html); `EINVAL` where the
+    /// file system can't do direct I/O.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::fs::OpenOptions;
+    /// use tokio_kaio::AioOpenOptionsExt;
+    ///
+    /// # async fn open() -> std::io::Result<()> {
+    /// let mut options = OpenOptions::new();
+    /// options.read(true).write(true).create(true);
+    /// let file = options.aio_open("table".into(), false).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn aio_open(
+        self,
+        path: PathBuf,
+        is_sync: bool,
+    ) -> impl Future<Output = io::Result<File>> + Send;
+}
+
+impl AioOpenOptionsExt for OpenOptions {
+    async fn aio_open(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
+        if is_sync {
+            self.custom_flags(libc::O_DIRECT | libc::O_SYNC);
+        }
+        off_runtime(move || {
+            let file = self.open(path)?;
+            if !is_sync {
+                // Not through `custom_flags`, which would replace the caller's.
+                sys::set_direct(&file)?;
+            }
+            Ok(File::new(file))
+        })
+        .await
+    }
+}

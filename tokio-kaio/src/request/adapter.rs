@@ -1,0 +1,76 @@
+//! The adapters through which a context keeps its requests in intrusive lists.
+#![allow(unsafe_code, missing_docs, missing_debug_implementations)] // of the macro's making
+
+use intrusive_collections::linked_list::{self, AtomicLink};
+use intrusive_collections::{Adapter, DefaultLinkOps, DefaultPointerOps, intrusive_adapter};
+use lock_api::RawMutex;
+
+use super::Request;
+use crate::NoopLock;
+
+intrusive_adapter! {
+    /// Keeps the requests of an [`AioContext`](crate::AioContext).
+    pub SyncRequestAdapter = Box<Request<parking_lot::RawMutex, AtomicLink>>:
+        Request<parking_lot::RawMutex, AtomicLink> { link: AtomicLink }
+}
+
+intrusive_adapter! {
+    /// Keeps the requests of a [`LocalAioContext`](crate::LocalAioContext).
+    pub LocalRequestAdapter = Box<Request<NoopLock, linked_list::Link>>:
+        Request<NoopLock, linked_list::Link> { link: linked_list::Link }
+}
+
+/// How a context finds the links of its requests.
+///
+/// For a context with a lock and a link of one's own, make an adapter with
+/// [`intrusive_adapter!`](intrusive_collections::intrusive_adapter) over [`Request::link`], and
+/// say here how to create it.
+///
+/// # Examples
+///
+/// A context behind a spin lock of one's own would start so; here the lock is `parking_lot`'s and
+/// the link is one that only a locked list may use:
+///
+/// ```
+/// use intrusive_collections::{intrusive_adapter, linked_list::Link};
+/// use parking_lot::RawMutex;
+/// use tokio_kaio::{IntrusiveAdapter, Request, generic_aio_context};
+///
+/// intrusive_adapter!(MyAdapter = Box<Request<RawMutex, Link>>: Request<RawMutex, Link> { link: Link });
+///
+/// impl IntrusiveAdapter<RawMutex, Link> for MyAdapter {
+///     fn new() -> Self {
+///         MyAdapter::NEW
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (context, handle, background) = generic_aio_context::<RawMutex, MyAdapter, Link>(8, true)?;
+/// tokio::spawn(background);
+/// assert_eq!(handle.available_slots(), Some(8));
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+pub trait IntrusiveAdapter<M, L>:
+    Adapter<PointerOps = DefaultPointerOps<Box<Request<M, L>>>>
+where
+    M: RawMutex,
+    L: DefaultLinkOps + Default,
+{
+    /// Creates the adapter of one list.
+    fn new() -> Self;
+}
+
+impl IntrusiveAdapter<parking_lot::RawMutex, AtomicLink> for SyncRequestAdapter {
+    fn new() -> Self {
+        SyncRequestAdapter::NEW
+    }
+}
+
+impl IntrusiveAdapter<NoopLock, linked_list::Link> for LocalRequestAdapter {
+    fn new() -> Self {
+        LocalRequestAdapter::NEW
+    }
+}

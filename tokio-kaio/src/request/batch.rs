@@ -1,0 +1,101 @@
+//! [`Batch`]: requests on their way into the kernel.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::sys::abi::Iocb;
+use crate::sys::{Kernel, MAX_BATCH};
+
+/// Requests that are in flight by the table's account and go to the kernel next, outside any lock.
+///
+/// Keeps their descriptors open until the kernel has the files; from then on it holds them itself.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    iocbs: ArrayVec<Iocb, MAX_BATCH>,
+    files: ArrayVec<Arc<File>, MAX_BATCH>,
+    limit: usize,
+}
+
+impl Batch {
+    /// Room for `limit` requests, at most [`MAX_BATCH`].
+    pub(crate) fn new(limit: usize) -> Batch {
+        Batch {
+            iocbs: ArrayVec::new(),
+            files: ArrayVec::new(),
+            limit: limit.clamp(1, MAX_BATCH),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iocbs.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.iocbs.len() == self.limit
+    }
+
+    /// `file` keeps the descriptor in `iocb` open.
+    pub(super) fn push(&mut self, iocb: Iocb, file: Arc<File>) {
+        self.iocbs.push(iocb);
+        self.files.push(file);
+    }
+
+    /// The requests, in the order in which they were queued.
+    pub(crate) fn iocbs(&mut self) -> &mut [Iocb] {
+        &mut self.iocbs
+    }
+
+    /// Takes the last request off, with what keeps its descriptor open.
+    pub(crate) fn pop(&mut self) -> Option<(Iocb, Arc<File>)> {
+        Some((self.iocbs.pop()?, self.files.pop()?))
+    }
+
+    /// Forgets the first `sent` requests, which the kernel has or has refused.
+    pub(crate) fn advance(&mut self, sent: usize) {
+        self.iocbs.drain(..sent);
+        self.files.drain(..sent);
+    }
+}
+
+/// Hands `iocbs` to the kernel, each with a signal to `eventfd` if there is one. A request that
+/// the kernel refuses is reported to `refused` with its data and errno, and the rest goes on.
+/// Returns how many were dealt with: all, or those before one that met `EAGAIN`, which may have
+/// room later.
+///
+/// # Safety
+///
+/// `iocbs` are out of [`Table::launch`](super::Table::launch) or
+/// [`Table::launch_queued`](super::Table::launch_queued) and have not been submitted, and the
+/// kernel context of `port` is not dropped before this returns.
+pub(crate) unsafe fn submit<K: Kernel>(
+    port: &K::Port,
+    eventfd: Option<i32>,
+    iocbs: &mut [Iocb],
+    mut refused: impl FnMut(u64, i32),
+) -> usize {
+    if let Some(eventfd) = eventfd {
+        iocbs.iter_mut().for_each(|iocb| iocb.notify(eventfd));
+    }
+    let mut sent = 0;
+    while sent < iocbs.len() {
+        let rest = &mut iocbs[sent..];
+        let tag = rest[0].data;
+        // SAFETY: the requests are in flight by the table's account, so that their memory stays
+        // with them until their events; the kernel context lives, by the caller's promise.
+        match unsafe { K::submit(port, rest) } {
+            Ok(0) => break, // taken as "no room": it says nothing else
+            Ok(taken) => sent += taken.min(rest.len()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => break,
+                errno => {
+                    refused(tag, errno.unwrap_or(libc::EIO));
+                    sent += 1;
+                }
+            },
+        }
+    }
+    sent
+}

@@ -1,0 +1,415 @@
+//! The request table: every request of a context, in one list a kind of state.
+//!
+//! All of it is behind the context's one lock, and every change of a request's state is a method
+//! here.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::task::Waker;
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::{LinkedList, LinkedListOps};
+use lock_api::RawMutex;
+
+use super::request::{Outcome, Released, Request, State};
+use super::{Batch, Flavour, IntrusiveAdapter, Memory, Payload};
+use crate::sys::abi::Iocb;
+
+type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
+
+/// The requests of one context.
+pub(crate) struct Table<F: Flavour> {
+    /// `Ready`. Grows to the most operations that ever waited at once, and stays: no allocation an
+    /// operation.
+    ready: LinkedList<F::Adapter>,
+    /// `Queued`, oldest first.
+    queued: LinkedList<F::Adapter>,
+    /// `InFlight`, `Abandoned` and `Done`.
+    sent: LinkedList<F::Adapter>,
+    queued_len: usize,
+    in_flight: usize,
+}
+
+/// A future's claim on its request: in `queued` or `sent` of the table that gave it, and not
+/// `Abandoned`, until [`Table::collect`] or [`Table::withdraw`] takes the ticket back.
+pub(crate) struct Ticket<F: Flavour>(NonNull<RequestOf<F>>);
+
+// SAFETY: a ticket is only the name of a request. What it names is reached through `&mut Table`,
+// which is behind the context's lock.
+unsafe impl<F: Flavour> Send for Ticket<F> {}
+// SAFETY: as above.
+unsafe impl<F: Flavour> Sync for Ticket<F> {}
+
+/// What [`Table::poll`] found.
+#[derive(Debug)]
+pub(crate) enum Polled {
+    Done,
+    /// The waker that is there is the right one.
+    Waiting,
+    /// Another waker is wanted: [`Table::rewake`].
+    WantsWaker,
+}
+
+impl<F: Flavour> Table<F> {
+    pub(crate) fn new() -> Table<F> {
+        Table {
+            ready: LinkedList::new(F::Adapter::new()),
+            queued: LinkedList::new(F::Adapter::new()),
+            sent: LinkedList::new(F::Adapter::new()),
+            queued_len: 0,
+            in_flight: 0,
+        }
+    }
+
+    /// Requests that wait to go to the kernel.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued_len
+    }
+
+    /// Requests that the kernel has, abandoned ones included.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
+    /// the future. The iocb is the caller's to submit.
+    pub(crate) fn launch(&mut self, payload: Payload, waker: Waker) -> (Ticket<F>, Iocb) {
+        let (mut iocb, memory) = payload.into_parts();
+        let request = self
+            .ready
+            .pop_front()
+            .unwrap_or_else(|| Box::new(Request::new()));
+        self.sent.push_back(request);
+        self.in_flight += 1;
+        let ticket = Ticket(newest(&self.sent));
+        iocb.data = ticket.tag();
+        *self.state(&ticket) = State::InFlight { memory, waker };
+        (ticket, iocb)
+    }
+
+    /// *Ready → queued*. `file` keeps the descriptor in the payload open.
+    pub(crate) fn enqueue(&mut self, payload: Payload, file: Arc<File>, waker: Waker) -> Ticket<F> {
+        let (mut iocb, memory) = payload.into_parts();
+        let request = self
+            .ready
+            .pop_front()
+            .unwrap_or_else(|| Box::new(Request::new()));
+        self.queued.push_back(request);
+        self.queued_len += 1;
+        let ticket = Ticket(newest(&self.queued));
+        iocb.data = ticket.tag();
+        *self.state(&ticket) = State::Queued {
+            iocb,
+            memory,
+            file,
+            waker,
+        };
+        ticket
+    }
+
+    /// *Queued → in flight* for the oldest ones, up to `slots` in flight in all and as many as the
+    /// batch may have.
+    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, slots: usize) {
+        while self.in_flight < slots && !batch.is_full() {
+            let Some(request) = self.queued.pop_front() else {
+                break;
+            };
+            self.sent.push_back(request);
+            self.queued_len -= 1;
+            self.in_flight += 1;
+            let ticket = Ticket(newest(&self.sent));
+            let state = self.state(&ticket);
+            match mem::replace(state, State::Ready) {
+                State::Queued {
+                    iocb,
+                    memory,
+                    file,
+                    waker,
+                } => {
+                    *state = State::InFlight { memory, waker };
+                    batch.push(iocb, file);
+                }
+                other => unreachable!("{other:?} in the queue"),
+            }
+        }
+    }
+
+    /// *In flight → queued*, at the front: the kernel has no room for it now. One that was
+    /// abandoned meanwhile is done with instead.
+    pub(crate) fn requeue(&mut self, iocb: Iocb, file: Arc<File>) -> Released {
+        let Some(ticket) = Ticket::from_tag(iocb.data) else {
+            return Released::default();
+        };
+        self.in_flight -= 1;
+        let request = self.unlink_sent(&ticket);
+        let state = self.state(&ticket);
+        match mem::replace(state, State::Ready) {
+            State::InFlight { memory, waker } => {
+                *state = State::Queued {
+                    iocb,
+                    memory,
+                    file,
+                    waker,
+                };
+                self.queued.push_front(request);
+                self.queued_len += 1;
+                Released::default()
+            }
+            State::Abandoned { memory } => {
+                self.ready.push_front(request);
+                Released {
+                    memory: Some(memory),
+                    file: Some(file),
+                    ..Released::default()
+                }
+            }
+            other => unreachable!("{other:?} was just being submitted"),
+        }
+    }
+
+    /// *In flight → done*, or *abandoned → ready*. `tag` is the `data` of an event or of an iocb
+    /// that was refused.
+    pub(crate) fn complete(&mut self, tag: u64, outcome: Outcome) -> Released {
+        let Some(ticket) = Ticket::from_tag(tag) else {
+            return Released::default(); // not an event of ours
+        };
+        let state = self.state(&ticket);
+        match mem::replace(state, State::Ready) {
+            State::InFlight { memory, waker } => {
+                *state = State::Done { outcome, memory };
+                self.in_flight -= 1;
+                Released {
+                    wake: Some(waker),
+                    ..Released::default()
+                }
+            }
+            State::Abandoned { memory } => {
+                self.in_flight -= 1;
+                let request = self.unlink_sent(&ticket);
+                self.ready.push_front(request);
+                Released {
+                    memory: Some(memory),
+                    ..Released::default()
+                }
+            }
+            // A second event for one request, which no kernel is known to send.
+            other => {
+                *state = other;
+                Released::default()
+            }
+        }
+    }
+
+    /// Where the request of `ticket` is, and whether it would wake `waker`.
+    pub(crate) fn poll(&mut self, ticket: &Ticket<F>, waker: &Waker) -> Polled {
+        match self.state(ticket) {
+            State::Done { .. } => Polled::Done,
+            State::Queued { waker: old, .. } | State::InFlight { waker: old, .. } => {
+                if old.will_wake(waker) {
+                    Polled::Waiting
+                } else {
+                    Polled::WantsWaker
+                }
+            }
+            other => unreachable!("{other:?} has no ticket"),
+        }
+    }
+
+    /// Sets the waker of a request that is not done; gives back the one that is not needed.
+    pub(crate) fn rewake(&mut self, ticket: &Ticket<F>, waker: Waker) -> Waker {
+        match self.state(ticket) {
+            State::Queued { waker: old, .. } | State::InFlight { waker: old, .. } => {
+                mem::replace(old, waker)
+            }
+            _ => waker,
+        }
+    }
+
+    /// *Done → ready*. `Err` gives the ticket back: not done.
+    pub(crate) fn collect(&mut self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
+        let state = self.state(&ticket);
+        match mem::replace(state, State::Ready) {
+            State::Done { outcome, memory } => {
+                let request = self.unlink_sent(&ticket);
+                self.ready.push_front(request);
+                Ok((outcome, memory))
+            }
+            other => {
+                *state = other;
+                Err(ticket)
+            }
+        }
+    }
+
+    /// The future is dropped: *queued → ready*, *done → ready* or *in flight → abandoned*. Gives
+    /// the memory that its buffer gets back.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket<F>) -> (Memory, Released) {
+        let state = self.state(&ticket);
+        match mem::replace(state, State::Ready) {
+            State::Queued {
+                memory,
+                file,
+                waker,
+                ..
+            } => {
+                let request = self.unlink_queued(&ticket);
+                self.ready.push_front(request);
+                let released = Released {
+                    unused: Some(waker),
+                    file: Some(file),
+                    ..Released::default()
+                };
+                (memory, released)
+            }
+            State::InFlight { mut memory, waker } => {
+                let stands_in = memory.keep();
+                // Nothing of the kernel's is lost: the request stays in `sent`.
+                *state = State::Abandoned {
+                    memory: mem::replace(&mut memory, stands_in),
+                };
+                let released = Released {
+                    unused: Some(waker),
+                    ..Released::default()
+                };
+                (memory, released)
+            }
+            State::Done { memory, .. } => {
+                let request = self.unlink_sent(&ticket);
+                self.ready.push_front(request);
+                (memory, Released::default())
+            }
+            other => unreachable!("{other:?} has no ticket"),
+        }
+    }
+
+    /// *Queued → done*, stopped, for those that would go past `slots` in flight.
+    pub(crate) fn turn_away(&mut self, slots: usize) -> Vec<Released> {
+        let mut released = Vec::new();
+        while self.queued_len + self.in_flight > slots {
+            let Some(request) = self.queued.pop_back() else {
+                break;
+            };
+            released.push(self.stop_queued(request));
+        }
+        released
+    }
+
+    /// The context ends under its requests. *Queued → done* and *in flight → done*, stopped;
+    /// *abandoned → ready*. Gives what the kernel may still touch: to be kept until it can't.
+    pub(crate) fn orphan(&mut self) -> (Vec<Memory>, Vec<Released>) {
+        let mut kept = Vec::new();
+        let mut released = Vec::new();
+        while let Some(request) = self.queued.pop_front() {
+            released.push(self.stop_queued(request));
+        }
+        for request in mem::replace(&mut self.sent, LinkedList::new(F::Adapter::new())) {
+            // SAFETY: `request` is a box of ours, and `&mut self` means that the lock is held.
+            let state = unsafe { &mut *request.state.get() };
+            match mem::replace(state, State::Ready) {
+                State::InFlight { mut memory, waker } => {
+                    let stands_in = memory.keep();
+                    kept.push(mem::replace(&mut memory, stands_in));
+                    *state = State::Done {
+                        outcome: Outcome::Stopped,
+                        memory,
+                    };
+                    released.push(Released {
+                        wake: Some(waker),
+                        ..Released::default()
+                    });
+                    self.sent.push_back(request);
+                }
+                State::Abandoned { memory } => {
+                    kept.push(memory);
+                    self.ready.push_front(request);
+                }
+                done => {
+                    *state = done;
+                    self.sent.push_back(request);
+                }
+            }
+        }
+        self.in_flight = 0;
+        (kept, released)
+    }
+
+    /// `request` was just taken off the queue.
+    fn stop_queued(&mut self, request: Box<RequestOf<F>>) -> Released {
+        self.sent.push_back(request);
+        self.queued_len -= 1;
+        let ticket = Ticket(newest(&self.sent));
+        let state = self.state(&ticket);
+        match mem::replace(state, State::Ready) {
+            State::Queued {
+                memory,
+                file,
+                waker,
+                ..
+            } => {
+                *state = State::Done {
+                    outcome: Outcome::Stopped,
+                    memory,
+                };
+                Released {
+                    wake: Some(waker),
+                    file: Some(file),
+                    ..Released::default()
+                }
+            }
+            other => unreachable!("{other:?} in the queue"),
+        }
+    }
+
+    fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
+        // SAFETY: a ticket names a request that one of this table's lists owns, see there.
+        let request = unsafe { ticket.0.as_ref() };
+        // SAFETY: all access to states is through `&mut` of the table, so this is the only one.
+        unsafe { &mut *request.state.get() }
+    }
+
+    /// The request of `ticket` must be in `sent`.
+    fn unlink_sent(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
+        // SAFETY: the caller's word, kept by the states: all but `Ready` and `Queued` are there.
+        let mut at = unsafe { self.sent.cursor_mut_from_ptr(ticket.0.as_ptr()) };
+        at.remove()
+            .unwrap_or_else(|| unreachable!("the cursor is on the request"))
+    }
+
+    /// The request of `ticket` must be in `queued`.
+    fn unlink_queued(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
+        self.queued_len -= 1;
+        // SAFETY: the caller's word, kept by the states: `Queued` ones are there.
+        let mut at = unsafe { self.queued.cursor_mut_from_ptr(ticket.0.as_ptr()) };
+        at.remove()
+            .unwrap_or_else(|| unreachable!("the cursor is on the request"))
+    }
+}
+
+/// The request that was last pushed to the back of `list`.
+fn newest<A, M, L>(list: &LinkedList<A>) -> NonNull<Request<M, L>>
+where
+    M: RawMutex,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+{
+    match list.back().get() {
+        Some(request) => NonNull::from(request),
+        None => unreachable!("something was just pushed"),
+    }
+}
+
+impl<F: Flavour> Ticket<F> {
+    /// What the kernel hands back in the event.
+    fn tag(&self) -> u64 {
+        self.0.as_ptr().expose_provenance() as u64
+    }
+
+    /// For a tag of [`Ticket::tag`] whose request the kernel has; 0 is none.
+    fn from_tag(tag: u64) -> Option<Ticket<F>> {
+        NonNull::new(ptr::with_exposed_provenance_mut(tag as usize)).map(Ticket)
+    }
+}

@@ -1,0 +1,143 @@
+//! `linux/aio_abi.h`, by hand: these few structures are frozen, and bindgen would cost every
+//! user a libclang.
+
+use std::mem::{align_of, offset_of, size_of};
+
+/// `struct iocb`: one request as `io_submit(2)` takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Iocb {
+    /// Comes back in the event.
+    pub(crate) data: u64,
+    /// Written by the kernel.
+    #[cfg(target_endian = "little")]
+    pub(crate) key: u32,
+    /// `RWF_*`.
+    pub(crate) rw_flags: i32,
+    #[cfg(target_endian = "big")]
+    pub(crate) key: u32,
+    pub(crate) lio_opcode: u16,
+    pub(crate) reqprio: i16,
+    pub(crate) fildes: u32,
+    pub(crate) buf: u64,
+    pub(crate) nbytes: u64,
+    pub(crate) offset: i64,
+    pub(crate) reserved2: u64,
+    /// `IOCB_FLAG_*`. The kernel ignores bits that it does not know: `RWF_*` put here is lost.
+    pub(crate) flags: u32,
+    pub(crate) resfd: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Iocb>() == 64);
+    assert!(align_of::<Iocb>() == align_of::<u64>());
+    assert!(offset_of!(Iocb, data) == 0);
+    #[cfg(target_endian = "little")]
+    assert!(offset_of!(Iocb, key) == 8 && offset_of!(Iocb, rw_flags) == 12);
+    #[cfg(target_endian = "big")]
+    assert!(offset_of!(Iocb, rw_flags) == 8 && offset_of!(Iocb, key) == 12);
+    assert!(offset_of!(Iocb, lio_opcode) == 16);
+    assert!(offset_of!(Iocb, reqprio) == 18);
+    assert!(offset_of!(Iocb, fildes) == 20);
+    assert!(offset_of!(Iocb, buf) == 24);
+    assert!(offset_of!(Iocb, nbytes) == 32);
+    assert!(offset_of!(Iocb, offset) == 40);
+    assert!(offset_of!(Iocb, reserved2) == 48);
+    assert!(offset_of!(Iocb, flags) == 56);
+    assert!(offset_of!(Iocb, resfd) == 60);
+};
+
+/// `struct io_event`: one completion.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IoEvent {
+    /// The request's [`Iocb::data`].
+    pub(crate) data: u64,
+    /// Address of the iocb as it was submitted.
+    pub(crate) obj: u64,
+    /// Bytes moved, or an errno negated.
+    pub(crate) res: i64,
+    pub(crate) res2: i64,
+}
+
+const _: () = {
+    assert!(size_of::<IoEvent>() == 32);
+    assert!(align_of::<IoEvent>() == align_of::<u64>());
+    assert!(offset_of!(IoEvent, data) == 0);
+    assert!(offset_of!(IoEvent, obj) == 8);
+    assert!(offset_of!(IoEvent, res) == 16);
+    assert!(offset_of!(IoEvent, res2) == 24);
+};
+
+/// `struct aio_ring`, which the kernel maps at the address that `io_setup(2)` returns; the events
+/// follow it. Only its first words are here: `head` and `tail` change under the reader.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RingHeader {
+    pub(crate) id: u32,
+    /// Number of events that the ring holds.
+    pub(crate) nr: u32,
+    /// Next event to take; written by user space.
+    pub(crate) head: std::sync::atomic::AtomicU32,
+    /// One past the newest event; written by the kernel.
+    pub(crate) tail: std::sync::atomic::AtomicU32,
+    pub(crate) magic: u32,
+    pub(crate) compat_features: u32,
+    pub(crate) incompat_features: u32,
+    pub(crate) header_length: u32,
+}
+
+const _: () = {
+    assert!(size_of::<RingHeader>() == 32);
+    assert!(align_of::<RingHeader>() == 4);
+    assert!(offset_of!(RingHeader, id) == 0);
+    assert!(offset_of!(RingHeader, nr) == 4);
+    assert!(offset_of!(RingHeader, head) == 8);
+    assert!(offset_of!(RingHeader, tail) == 12);
+    assert!(offset_of!(RingHeader, magic) == 16);
+    assert!(offset_of!(RingHeader, compat_features) == 20);
+    assert!(offset_of!(RingHeader, incompat_features) == 24);
+    assert!(offset_of!(RingHeader, header_length) == 28);
+};
+
+pub(crate) const RING_MAGIC: u32 = 0xa10a_10a1;
+pub(crate) const RING_INCOMPAT_FEATURES: u32 = 0;
+
+pub(crate) const IOCB_CMD_PREAD: u16 = 0;
+pub(crate) const IOCB_CMD_PWRITE: u16 = 1;
+pub(crate) const IOCB_CMD_FSYNC: u16 = 2;
+pub(crate) const IOCB_CMD_FDSYNC: u16 = 3;
+
+pub(crate) const IOCB_FLAG_RESFD: u32 = 1;
+
+pub(crate) const RWF_HIPRI: i32 = 0x01;
+pub(crate) const RWF_DSYNC: i32 = 0x02;
+pub(crate) const RWF_SYNC: i32 = 0x04;
+pub(crate) const RWF_NOWAIT: i32 = 0x08;
+pub(crate) const RWF_APPEND: i32 = 0x10;
+
+impl Iocb {
+    /// A request that moves no data, on descriptor `fildes`.
+    pub(crate) fn new(lio_opcode: u16, fildes: i32) -> Iocb {
+        Iocb {
+            data: 0,
+            key: 0,
+            rw_flags: 0,
+            lio_opcode,
+            reqprio: 0,
+            fildes: fildes as u32,
+            buf: 0,
+            nbytes: 0,
+            offset: 0,
+            reserved2: 0,
+            flags: 0,
+            resfd: 0,
+        }
+    }
+
+    /// Has the kernel signal `eventfd` when the request is done.
+    pub(crate) fn notify(&mut self, eventfd: i32) {
+        self.flags |= IOCB_FLAG_RESFD;
+        self.resfd = eventfd as u32;
+    }
+}

@@ -1,0 +1,71 @@
+//! Which process this is, told without a system call.
+//!
+//! A child that `fork(2)` makes shares no completion ring and no buffer with its parent (both are
+//! marked `MADV_DONTFORK`), so it must not touch the addresses at which its parent had them.
+
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The process that made something. Equal to [`Process::current`] only there, not in its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+/// How many processes of this line have asked who they are. Inherited by a child, which goes on
+/// counting from there: the numbers of a parent and its children differ.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// One word that the kernel wipes in a child. `None`: kernels before 4.14 can't; every process
+/// looks the same there.
+static WORD: OnceLock<Option<Word>> = OnceLock::new();
+
+#[derive(Clone, Copy)]
+struct Word(NonNull<AtomicU32>);
+
+#[allow(unsafe_code)]
+// SAFETY: the word is never unmapped and only ever used as an atomic.
+unsafe impl Send for Word {}
+#[allow(unsafe_code)]
+// SAFETY: as above.
+unsafe impl Sync for Word {}
+
+impl Process {
+    pub(crate) fn current() -> Process {
+        let Some(Word(word)) = *WORD.get_or_init(map_word) else {
+            return Process(0);
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: `map_word` mapped it, aligned and zeroed, and nothing unmaps it; a child has the
+        // same mapping, wiped.
+        let word = unsafe { word.as_ref() };
+        match word.load(Ordering::Relaxed) {
+            0 => Process::first_asked(word),
+            number => Process(number),
+        }
+    }
+
+    #[cold]
+    fn first_asked(word: &AtomicU32) -> Process {
+        let number = GENERATION.fetch_add(1, Ordering::Relaxed) + 1;
+        match word.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Process(number),
+            Err(first) => Process(first),
+        }
+    }
+}
+
+fn map_word() -> Option<Word> {
+    let mapping = super::Mapping::anonymous(size_of::<AtomicU32>()).ok()?;
+    mapping.wipe_on_fork().ok()?;
+    Some(Word(mapping.leak().cast()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_stays_itself() {
+        assert_eq!(Process::current(), Process::current());
+    }
+}

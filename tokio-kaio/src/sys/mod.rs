@@ -1,0 +1,54 @@
+//! The kernel: its structures, its system calls and the completion ring. No policy, no tokio.
+
+pub(crate) mod abi;
+mod aio;
+mod dio;
+mod fork;
+mod memory;
+mod ring;
+mod syscalls;
+
+pub(crate) use aio::{Aio, MAX_BATCH};
+pub(crate) use dio::{DirectIo, direct_io};
+pub(crate) use fork::Process;
+pub(crate) use memory::Mapping;
+pub(crate) use syscalls::{create_eventfd, memlock_limit, set_direct};
+
+use std::io;
+
+use abi::{IoEvent, Iocb};
+use arrayvec::ArrayVec;
+
+/// Most events that one reap takes out of the ring.
+pub(crate) const REAP_BATCH: usize = 32;
+
+/// Where a reap puts the events that it took.
+pub(crate) type Events = ArrayVec<IoEvent, REAP_BATCH>;
+
+/// What the driver needs of the kernel. [`Aio`] is the real one; tests put others in its place.
+///
+/// Dropping it waits for every request in flight and may sleep for long: see
+/// [`Aio`](struct@Aio). After that the kernel touches none of their memory.
+#[allow(unsafe_code)] // declares, does nothing
+pub(crate) trait Kernel: Send + 'static {
+    /// What a submission needs. Cheap to clone, so that the call is made outside any lock.
+    type Port: Clone + Send;
+
+    fn port(&self) -> Self::Port;
+
+    /// Hands `batch` to the kernel; returns how many of its first requests were taken.
+    ///
+    /// # Errors
+    ///
+    /// The errno that the first request of `batch` met; none was taken then.
+    ///
+    /// # Safety
+    ///
+    /// The memory that each of `batch` names stays valid, and for reads unobserved, until the
+    /// request's event was reaped or this `Kernel` was dropped; the `Kernel` that gave `port` has
+    /// not been dropped.
+    unsafe fn submit(port: &Self::Port, batch: &mut [Iocb]) -> io::Result<usize>;
+
+    /// Appends events that have arrived to `events`, as many as fit. Never waits.
+    fn reap(&mut self, events: &mut Events);
+}

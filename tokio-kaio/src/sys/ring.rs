@@ -1,0 +1,117 @@
+//! The completion ring, reaped in user space.
+//!
+//! The kernel writes an event, then `tail`; user space reads `tail`, copies the events before it,
+//! then writes `head`. Both count modulo the ring's size. The kernel refills its own count of free
+//! slots from `head`, so nothing else is owed to it.
+
+use super::Events;
+use super::abi::IoEvent;
+
+/// The words of a ring that its two sides share. [`super::aio::MappedRing`] is the real one; the
+/// loom model has another.
+pub(crate) trait RingMemory {
+    /// Number of events that fit. Constant.
+    fn capacity(&self) -> u32;
+    /// Relaxed: only the consumer writes it.
+    fn head(&self) -> u32;
+    /// Acquire: the events before it are visible afterwards.
+    fn tail(&self) -> u32;
+    /// Release: the events before it have been copied.
+    fn set_head(&self, head: u32);
+    /// The event at `index`, which is below the capacity and in `head..tail`.
+    fn event(&self, index: u32) -> IoEvent;
+}
+
+/// Moves events that have arrived to `events`, as many as fit. One consumer at a time: the caller
+/// has the only reference.
+pub(crate) fn consume<R: RingMemory>(ring: &mut R, events: &mut Events) {
+    let capacity = ring.capacity();
+    let (first, tail) = (ring.head(), ring.tail());
+    // Indices out of range are none that this kernel interface makes. Taking nothing then is
+    // safe; the caller's requests stay owned.
+    if first >= capacity || tail >= capacity {
+        return;
+    }
+    let mut head = first;
+    while head != tail && !events.is_full() {
+        events.push(ring.event(head));
+        head += 1;
+        if head == capacity {
+            head = 0;
+        }
+    }
+    if head != first {
+        ring.set_head(head);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    struct Fixed {
+        capacity: u32,
+        head: Cell<u32>,
+        tail: u32,
+    }
+
+    impl RingMemory for Fixed {
+        fn capacity(&self) -> u32 {
+            self.capacity
+        }
+        fn head(&self) -> u32 {
+            self.head.get()
+        }
+        fn tail(&self) -> u32 {
+            self.tail
+        }
+        fn set_head(&self, head: u32) {
+            self.head.set(head);
+        }
+        fn event(&self, index: u32) -> IoEvent {
+            assert!(index < self.capacity);
+            IoEvent {
+                data: index.into(),
+                obj: 0,
+                res: 0,
+                res2: 0,
+            }
+        }
+    }
+
+    fn taken(capacity: u32, head: u32, tail: u32) -> (Vec<u64>, u32) {
+        let mut ring = Fixed {
+            capacity,
+            head: Cell::new(head),
+            tail,
+        };
+        let mut events = Events::new();
+        consume(&mut ring, &mut events);
+        (events.iter().map(|e| e.data).collect(), ring.head.get())
+    }
+
+    #[test]
+    fn an_empty_ring_gives_nothing() {
+        assert_eq!(taken(126, 7, 7), (vec![], 7));
+    }
+
+    #[test]
+    fn indices_wrap_at_the_capacity() {
+        assert_eq!(taken(8, 6, 2), (vec![6, 7, 0, 1], 2));
+        assert_eq!(taken(8, 6, 0), (vec![6, 7], 0));
+    }
+
+    #[test]
+    fn no_more_is_taken_than_fits() {
+        let (events, head) = taken(126, 100, 99);
+        assert_eq!(events.len(), super::super::REAP_BATCH);
+        assert_eq!(head, 100 + 32 - 126);
+    }
+
+    #[test]
+    fn indices_out_of_range_give_nothing() {
+        assert_eq!(taken(8, 9, 2), (vec![], 9));
+        assert_eq!(taken(8, 2, 8), (vec![], 2));
+    }
+}

@@ -1,0 +1,174 @@
+//! The system calls, each as `io::Result`. The C library wraps none of the AIO ones.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use super::abi::{IoEvent, Iocb};
+
+/// `aio_context_t`: the address at which the kernel mapped the completion ring.
+pub(crate) type ContextId = libc::c_ulong;
+
+/// −1 is `errno`, anything else the value.
+pub(crate) fn syscall_result(code: libc::c_long) -> io::Result<usize> {
+    usize::try_from(code).map_err(|_| io::Error::last_os_error())
+}
+
+/// Creates a context for `nr` requests.
+///
+/// # Errors
+///
+/// `EAGAIN`: past `fs.aio-max-nr`. `EINVAL`: `nr` is 0 or absurd. `ENOMEM`. `EPERM`, `ENOSYS`: a
+/// sandbox, or a kernel without AIO.
+///
+/// # References
+///
+/// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html)
+pub(crate) fn io_setup(nr: u32) -> io::Result<ContextId> {
+    let mut id: ContextId = 0;
+    // SAFETY: the kernel writes the id to a word of ours.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_io_setup,
+            nr as libc::c_long,
+            &raw mut id as libc::c_long,
+        )
+    };
+    syscall_result(code).map(|_| id)
+}
+
+/// Waits for the requests in flight, then unmaps the ring. Sleeps, uninterruptibly.
+///
+/// # Safety
+///
+/// No other thread uses `id` or the ring any more.
+///
+/// # References
+///
+/// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html)
+pub(crate) unsafe fn io_destroy(id: ContextId) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    let code = unsafe { libc::syscall(libc::SYS_io_destroy, id) };
+    syscall_result(code).map(drop)
+}
+
+/// Submits requests in order up to the first bad one; returns how many were taken.
+///
+/// # Errors
+///
+/// What the first request met, if none was taken.
+///
+/// # Safety
+///
+/// `id` is a live context. `iocbs` point to valid iocbs. The memory that these name stays valid
+/// until their events, and is observed by nobody while the kernel may write to it.
+///
+/// # References
+///
+/// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)
+pub(crate) unsafe fn io_submit(id: ContextId, iocbs: &mut [*mut Iocb]) -> io::Result<usize> {
+    // SAFETY: the caller's promise.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_io_submit,
+            id,
+            iocbs.len() as libc::c_long,
+            iocbs.as_mut_ptr(),
+        )
+    };
+    syscall_result(code)
+}
+
+/// Takes up to `room` events that have arrived into `events`; does not wait.
+///
+/// # Safety
+///
+/// `id` is a live context, `events` has room for `room` of them, and nobody reaps the ring in
+/// user space at the same time.
+///
+/// # References
+///
+/// [`io_getevents(2)`](https://man7.org/linux/man-pages/man2/io_getevents.2.html)
+pub(crate) unsafe fn io_getevents(
+    id: ContextId,
+    events: *mut IoEvent,
+    room: usize,
+) -> io::Result<usize> {
+    let at_least: libc::c_long = 0;
+    let no_timeout: *mut libc::timespec = std::ptr::null_mut();
+    // SAFETY: the caller's promise; with a minimum of 0 the kernel never waits.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_io_getevents,
+            id,
+            at_least,
+            room as libc::c_long,
+            events,
+            no_timeout,
+        )
+    };
+    syscall_result(code)
+}
+
+/// [`madvise(2)`](https://man7.org/linux/man-pages/man2/madvise.2.html) with `MADV_DONTFORK` over
+/// the ring of context `id`.
+///
+/// # Safety
+///
+/// The `len` bytes from `id` are exactly the ring's mapping.
+pub(crate) unsafe fn dont_fork_ring(id: ContextId, len: usize) -> io::Result<()> {
+    // SAFETY: the caller's promise; the advice leaves this process' view as it is.
+    let code = unsafe { libc::madvise(id as *mut libc::c_void, len, libc::MADV_DONTFORK) };
+    syscall_result(code.into()).map(drop)
+}
+
+/// A non-blocking, close-on-exec eventfd that counts from `init`.
+///
+/// # References
+///
+/// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html)
+#[doc(alias = "eventfd")]
+pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> {
+    let semaphore = if semaphore { libc::EFD_SEMAPHORE } else { 0 };
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::eventfd(init, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK | semaphore) };
+    syscall_result(fd.into())?;
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds `O_DIRECT` to the status flags of an open file, leaving the others as they are.
+///
+/// # Errors
+///
+/// `EINVAL`: the file system can't do direct I/O on it.
+///
+/// # References
+///
+/// [`F_SETFL(2const)`](https://man7.org/linux/man-pages/man2/F_SETFL.2const.html)
+pub(crate) fn set_direct(file: impl AsFd) -> io::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: asks for the flags of a descriptor that is open.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    syscall_result(flags.into())?;
+    // SAFETY: sets flags, no memory is involved.
+    let code = unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_DIRECT) };
+    syscall_result(code.into()).map(drop)
+}
+
+/// The soft `RLIMIT_MEMLOCK` in bytes; `None`: unlimited.
+///
+/// # References
+///
+/// [`getrlimit(2)`](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
+pub(crate) fn memlock_limit() -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes to a structure of ours.
+    let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    syscall_result(code.into())?;
+    #[allow(clippy::useless_conversion)] // 32 bits wide on some targets
+    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then(|| limit.rlim_cur.into()))
+}

@@ -1,0 +1,128 @@
+//! What the integration tests share.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use tokio_kaio::{AioOpenOptionsExt, File, LockedBuf};
+
+/// A block that every file system takes for direct I/O.
+pub const BLOCK: usize = 4096;
+
+/// A directory on the disk that the build is on: direct I/O completes later, as on a real device.
+pub fn on_disk() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A directory on tmpfs, where direct I/O completes inside the submission. `None`, and a line that
+/// says so, where there is none that does direct I/O (Linux before 6.6).
+pub fn on_tmpfs() -> Option<TempDir> {
+    const TMPFS_MAGIC: libc::c_long = 0x0102_1994;
+    let shm = Path::new("/dev/shm");
+    let usable = file_system(shm) == Some(TMPFS_MAGIC as i64);
+    let dir = usable.then(|| tempfile::tempdir_in(shm).ok()).flatten();
+    let direct = dir.filter(|dir| {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).custom_flags(libc::O_DIRECT);
+        options.open(dir.path().join("probe")).is_ok()
+    });
+    if direct.is_none() {
+        eprintln!("skipped on tmpfs: /dev/shm is none, or can't do direct I/O");
+    }
+    direct
+}
+
+/// Both of the above, as far as they are there.
+pub fn everywhere() -> Vec<TempDir> {
+    [Some(on_disk()), on_tmpfs()].into_iter().flatten().collect()
+}
+
+fn file_system(path: &Path) -> Option<i64> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    let code = unsafe { libc::statfs(path.as_ptr(), &mut status) };
+    #[allow(clippy::useless_conversion)] // its width differs between targets
+    (code == 0).then(|| status.f_type.into())
+}
+
+/// Opens (and makes) `name` in `dir` for reading and writing.
+pub async fn open_rw(dir: &TempDir, name: &str) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    options.aio_open(dir.path().join(name), false).await.unwrap()
+}
+
+/// A file of `blocks` blocks, block `i` filled with [`pattern`] `i`.
+pub fn write_patterned(path: &Path, blocks: usize) {
+    let mut bytes = vec![0; blocks * BLOCK];
+    for (i, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        pattern(i as u64, block);
+    }
+    fs::write(path, bytes).unwrap();
+    fs::File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// Fills `block` with bytes that tell `seed` and their place.
+pub fn pattern(seed: u64, block: &mut [u8]) {
+    for (i, word) in block.chunks_mut(8).enumerate() {
+        let value = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ i as u64;
+        word.copy_from_slice(&value.to_le_bytes()[..word.len()]);
+    }
+}
+
+/// Whether `block` is what [`pattern`] makes of `seed`.
+pub fn is_pattern(seed: u64, block: &[u8]) -> bool {
+    let mut expected = vec![0; block.len()];
+    pattern(seed, &mut expected);
+    expected == block
+}
+
+pub fn buffer(size: usize) -> LockedBuf {
+    LockedBuf::with_size(size).unwrap()
+}
+
+pub fn patterned(seed: u64, size: usize) -> LockedBuf {
+    let mut buffer = buffer(size);
+    pattern(seed, buffer.as_mut());
+    buffer
+}
+
+/// Requests of all contexts on the machine.
+pub fn aio_nr() -> u64 {
+    let text = fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
+    text.trim().parse().unwrap()
+}
+
+/// Says in the environment of a test's child process that it is one.
+const CHILD: &str = "TOKIO_KAIO_TEST_CHILD";
+
+/// Runs the rest of test `name` in a process of its own, for what changes a whole process: limits,
+/// filters, forks. Returns `true` in that process; in the parent it checks that the child has
+/// passed, and returns `false`.
+pub fn in_child(name: &str) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let output = run_child(name);
+    assert!(
+        output.status.success(),
+        "child process of {name}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    false
+}
+
+fn run_child(name: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap()
+}
