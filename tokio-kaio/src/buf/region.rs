@@ -9,6 +9,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{self, Ordering};
 
 use crate::sys::{Mapping, Process};
 
@@ -125,10 +126,14 @@ pub(crate) struct Exclusive(Arc<Region>);
 
 impl Exclusive {
     /// Gives the region back where somebody else shares it.
-    pub(crate) fn new(mut region: Arc<Region>) -> Result<Exclusive, Arc<Region>> {
-        match Arc::get_mut(&mut region) {
-            Some(_) => Ok(Exclusive(region)),
-            None => Err(region),
+    pub(crate) fn new(region: Arc<Region>) -> Result<Exclusive, Arc<Region>> {
+        // Nobody makes a `Weak` of a region, so a count of 1 is this one, and stays so. The fence
+        // pairs with the drop of the last other one, which comes after its use of the memory.
+        if Arc::strong_count(&region) == 1 {
+            atomic::fence(Ordering::Acquire);
+            Ok(Exclusive(region))
+        } else {
+            Err(region)
         }
     }
 

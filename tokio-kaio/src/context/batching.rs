@@ -17,10 +17,14 @@ pub(crate) struct Batching {
     this_turn: u32,
     /// Requests that went alone since one was last made to wait.
     since_probe: u32,
+    /// Requests that were made to wait for company that was not seen.
+    probes: u32,
 }
 
-/// One in so many requests is made to wait for company that may not come.
-const PROBE_EVERY: u32 = 64;
+/// One in about so many requests is made to wait for company that may not come. Not at a fixed
+/// distance: in waves of a length that divides it, each probe would be the last of its wave.
+const PROBE_EVERY: u32 = 61;
+const PROBE_JITTER: u32 = 8;
 
 impl Batching {
     /// Whether a new request should wait, with `in_flight` out already.
@@ -30,9 +34,11 @@ impl Batching {
         }
         self.since_probe += 1;
         let followed = self.this_turn > 0 && in_flight > 0;
-        if followed || self.since_probe >= PROBE_EVERY {
-            self.company = true;
+        let probe = self.since_probe >= PROBE_EVERY + self.probes % PROBE_JITTER;
+        if followed || probe {
+            self.probes = self.probes.wrapping_add(u32::from(probe));
             self.since_probe = 0;
+            self.company = true;
             return true;
         }
         self.this_turn += 1;
@@ -65,7 +71,7 @@ mod tests {
             }
             batching.turned();
         }
-        assert_eq!(waited, 640 / PROBE_EVERY);
+        assert!((640 / (PROBE_EVERY + PROBE_JITTER)..=640 / PROBE_EVERY).contains(&waited));
     }
 
     #[test]
@@ -97,5 +103,21 @@ mod tests {
         assert!(first < PROBE_EVERY as usize);
         batching.flushed(20);
         assert!(batching.should_wait(0));
+    }
+
+    #[test]
+    fn waves_of_any_length_are_soon_found() {
+        for wave in 2..200_usize {
+            let mut batching = Batching::default();
+            let found = (0..20_usize).any(|_| {
+                let waiting = (0..wave).filter(|_| batching.should_wait(0)).count();
+                if waiting > 0 {
+                    batching.flushed(waiting);
+                }
+                batching.turned();
+                waiting == wave
+            });
+            assert!(found || wave < 7, "waves of {wave}");
+        }
     }
 }

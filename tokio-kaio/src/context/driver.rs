@@ -5,8 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use super::shared::Shared;
+use super::shared::{Driven, Shared};
 use crate::request::Flavour;
 
 /// Submits what futures have queued, when the tasks that were ready have run. Ends when the
@@ -17,12 +18,29 @@ use crate::request::Flavour;
 /// the kernel is done.
 pub(crate) struct Driver<F: Flavour> {
     shared: Arc<Shared<F>>,
-    gone: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    stage: Stage,
 }
+
+enum Stage {
+    Running {
+        /// How long not to look for requests of whose end no signal tells.
+        pause: Duration,
+    },
+    /// Until everything is given back.
+    Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 impl<F: Flavour> Driver<F> {
     pub(crate) fn new(shared: Arc<Shared<F>>) -> Driver<F> {
-        Driver { shared, gone: None }
+        Driver {
+            shared,
+            stage: Stage::Running {
+                pause: SHORTEST_PAUSE,
+            },
+        }
     }
 }
 
@@ -31,19 +49,30 @@ impl<F: Flavour + 'static> Future for Driver<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.gone.is_none() {
+        if let Stage::Running { pause } = &mut this.stage {
             let reaper = &this.shared.reaper;
             reaper.register_driver(cx.waker());
-            let waker = reaper.take_signal().then(|| reaper.waker());
-            if !this.shared.drive(waker.as_ref()) {
-                return Poll::Pending;
+            let signal = reaper.take_signal().then(|| reaper.waker());
+            match this.shared.drive(signal.as_ref()) {
+                Driven::Quiescent => {
+                    *pause = SHORTEST_PAUSE;
+                    return Poll::Pending;
+                }
+                Driven::Unsignalled => {
+                    reaper.wake_driver_after(*pause);
+                    *pause = (*pause * 2).min(LONGEST_PAUSE);
+                    return Poll::Pending;
+                }
+                Driven::Gone => {
+                    let mut gone = this.shared.watch_gone();
+                    let ended = async move { while gone.changed().await.is_ok() {} };
+                    this.stage = Stage::Ending(Box::pin(ended));
+                }
             }
         }
-        let gone = this.gone.get_or_insert_with(|| {
-            let mut gone = this.shared.watch_gone();
-            Box::pin(async move { while gone.changed().await.is_ok() {} })
-        });
-        ready!(gone.as_mut().poll(cx));
+        if let Stage::Ending(ended) = &mut this.stage {
+            ready!(ended.as_mut().poll(cx));
+        }
         Poll::Ready(Ok(()))
     }
 }

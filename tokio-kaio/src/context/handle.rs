@@ -1,6 +1,7 @@
 //! [`GenericAioContextHandle`]: the way to a context.
 
 use std::fmt;
+use std::future::Future;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -12,7 +13,6 @@ use super::descriptor::Descriptor;
 use super::operation::Operation;
 use super::shared::Shared;
 use super::{NoopLock, available_slots};
-use crate::error::explain;
 use crate::request::Of;
 use crate::{
     AioCommandError, IntrusiveAdapter, LocalRequestAdapter, RawCommand, SyncRequestAdapter,
@@ -101,27 +101,17 @@ where
         fd: &impl AsRawFd,
         command: RawCommand<'_>,
     ) -> Result<u64, AioCommandError> {
-        self.run(Descriptor::Borrowed(fd.as_raw_fd()), command)
-            .await
+        let descriptor = Descriptor::Borrowed(fd.as_raw_fd());
+        self.operation(descriptor, command).await
     }
 
     /// See [`submit_request`](Self::submit_request).
-    pub(crate) async fn run(
-        &self,
-        descriptor: Descriptor<'_>,
-        command: RawCommand<'_>,
-    ) -> Result<u64, AioCommandError> {
-        command.check();
-        let fd = descriptor.fd();
-        let transfer = command.transfer();
-        let (payload, lease) = command.payload(fd)?;
-        let result = Operation::new(&*self.shared, descriptor, payload, lease).await;
-        match (result, transfer) {
-            (Err(AioCommandError::BadResult(error)), Some(transfer)) => {
-                Err(AioCommandError::BadResult(explain(error, fd, transfer)))
-            }
-            (result, _) => result,
-        }
+    pub(crate) fn operation<'a>(
+        &'a self,
+        descriptor: Descriptor<'a>,
+        command: RawCommand<'a>,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
+        Operation::new(&*self.shared, descriptor, command)
     }
 }
 

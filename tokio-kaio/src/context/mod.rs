@@ -9,6 +9,7 @@ mod noop_lock;
 mod operation;
 mod reaper;
 mod shared;
+mod signalling;
 mod teardown;
 
 pub use builder::AioContextBuilder;

@@ -4,32 +4,34 @@ use std::future::Future;
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
 
 use super::descriptor::Descriptor;
 use super::shared::{Admitted, Shared};
-use crate::AioCommandError;
+use crate::error::{Transfer, explain};
 use crate::request::{Flavour, Lease, Memory, Outcome, Payload, Ticket};
+use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the bytes that were moved. Takes part in tokio's cooperative budget.
+///
+/// One future for the whole way, not futures in one another: an operation is made, moved and
+/// polled for every block that is read.
 pub(crate) struct Operation<'a, F: Flavour> {
     shared: &'a Shared<F>,
+    descriptor: Descriptor<'a>,
     stage: Stage<'a, F>,
 }
 
 enum Stage<'a, F: Flavour> {
     /// The context has not seen it yet.
-    New {
-        descriptor: Descriptor<'a>,
-        payload: Payload,
-        lease: Lease<'a>,
-    },
+    New(RawCommand<'a>),
     /// The context's table has the request.
     Sent {
         ticket: Ticket<F>,
         lease: Lease<'a>,
+        transfer: Option<Transfer>,
     },
     Ended,
 }
@@ -38,22 +40,110 @@ impl<'a, F: Flavour> Operation<'a, F> {
     pub(crate) fn new(
         shared: &'a Shared<F>,
         descriptor: Descriptor<'a>,
-        payload: Payload,
-        lease: Lease<'a>,
+        command: RawCommand<'a>,
     ) -> Operation<'a, F> {
         Operation {
             shared,
-            stage: Stage::New {
-                descriptor,
-                payload,
-                lease,
+            descriptor,
+            stage: Stage::New(command),
+        }
+    }
+
+    /// The first look: the request goes to the context, and to the kernel if it does not wait.
+    fn start(
+        &mut self,
+        command: RawCommand<'a>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        command.check();
+        let transfer = command.transfer();
+        let (payload, lease) = match command.payload(self.descriptor.fd()) {
+            Ok(parts) => parts,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let waker = cx.waker().clone();
+        let looked = match self.shared.admit(payload, &self.descriptor, waker) {
+            Admitted::Launched(launched) => self.shared.send(launched, &self.descriptor),
+            Admitted::Queued(ticket) => Err(ticket),
+            Admitted::Refused(error, memory, _waker) => {
+                lease.settle(memory);
+                return Poll::Ready(Err(error));
+            }
+            Admitted::WantsFile(payload, waker) => match self.hold(payload, waker) {
+                Ok(looked) => looked,
+                Err((error, memory)) => {
+                    lease.settle(memory);
+                    return Poll::Ready(Err(error));
+                }
             },
+        };
+        self.take(looked, lease, transfer)
+    }
+
+    /// The request has to wait for a slot, on a descriptor that may be closed meanwhile.
+    #[cold]
+    fn hold(&mut self, payload: Payload, waker: Waker) -> Result<Looked<F>, Failed> {
+        let file = match self.descriptor.hold() {
+            Ok(file) => file,
+            Err(error) => return Err((AioCommandError::IoSubmit(error), payload.into_memory())),
+        };
+        self.descriptor = Descriptor::Held(file);
+        let payload = payload.on(self.descriptor.fd());
+        match self.shared.admit(payload, &self.descriptor, waker) {
+            Admitted::Launched(launched) => Ok(self.shared.send(launched, &self.descriptor)),
+            Admitted::Queued(ticket) => Ok(Err(ticket)),
+            Admitted::Refused(error, memory, _waker) => Err((error, memory)),
+            Admitted::WantsFile(..) => unreachable!("it has one"),
+        }
+    }
+
+    /// Takes in what a look brought.
+    fn take(
+        &mut self,
+        looked: Looked<F>,
+        lease: Lease<'a>,
+        transfer: Option<Transfer>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        match looked {
+            Ok((outcome, memory)) => {
+                lease.settle(memory);
+                Poll::Ready(self.result(outcome, transfer))
+            }
+            Err(ticket) => {
+                self.stage = Stage::Sent {
+                    ticket,
+                    lease,
+                    transfer,
+                };
+                Poll::Pending
+            }
+        }
+    }
+
+    fn result(&self, outcome: Outcome, transfer: Option<Transfer>) -> Result<u64, AioCommandError> {
+        match outcome {
+            Outcome::Completed(res) => u64::try_from(res).map_err(|_| {
+                let errno = i32::try_from(res.unsigned_abs()).unwrap_or(libc::EIO);
+                let error = io::Error::from_raw_os_error(errno);
+                AioCommandError::BadResult(match transfer {
+                    Some(transfer) => explain(error, self.descriptor.fd(), transfer),
+                    None => error,
+                })
+            }),
+            Outcome::Refused(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                Err(AioCommandError::IoSubmit(error))
+            }
+            Outcome::Stopped => Err(AioCommandError::AioStopped),
         }
     }
 }
 
 /// What a look at a request brought: how it ended, or the ticket for the next look.
-type Looked<F> = Result<(Result<u64, AioCommandError>, Memory), Ticket<F>>;
+type Looked<F> = Result<(Outcome, Memory), Ticket<F>>;
+
+/// A request that did not get into the table.
+type Failed = (AioCommandError, Memory);
 
 impl<F: Flavour> Future for Operation<'_, F> {
     type Output = Result<u64, AioCommandError>;
@@ -61,79 +151,29 @@ impl<F: Flavour> Future for Operation<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let budget = ready!(coop::poll_proceed(cx));
         let this = self.get_mut();
-        let (looked, lease) = match mem::replace(&mut this.stage, Stage::Ended) {
-            Stage::New {
-                descriptor,
-                payload,
+        let polled = match mem::replace(&mut this.stage, Stage::Ended) {
+            Stage::New(command) => this.start(command, cx),
+            Stage::Sent {
+                ticket,
                 lease,
-            } => (start(this.shared, descriptor, payload, cx), lease),
-            Stage::Sent { ticket, lease } => {
-                (this.shared.poll(ticket, cx.waker()).map(translate), lease)
+                transfer,
+            } => {
+                let looked = this.shared.poll(ticket, cx.waker());
+                this.take(looked, lease, transfer)
             }
             Stage::Ended => panic!("an operation was polled after it had completed"),
         };
-        match looked {
-            Ok((result, memory)) => {
-                lease.settle(memory);
-                budget.made_progress();
-                Poll::Ready(result)
-            }
-            Err(ticket) => {
-                this.stage = Stage::Sent { ticket, lease };
-                Poll::Pending
-            }
+        if polled.is_ready() {
+            budget.made_progress();
         }
+        polled
     }
 }
 
 impl<F: Flavour> Drop for Operation<'_, F> {
     fn drop(&mut self) {
-        match mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::New { payload, lease, .. } => lease.settle(payload.into_memory()),
-            Stage::Sent { ticket, lease } => lease.settle(self.shared.withdraw(ticket)),
-            Stage::Ended => {}
+        if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
+            lease.settle(self.shared.withdraw(ticket));
         }
     }
-}
-
-/// The first look: the request goes to the context, and to the kernel if it does not wait.
-fn start<F: Flavour>(
-    shared: &Shared<F>,
-    mut descriptor: Descriptor<'_>,
-    mut payload: Payload,
-    cx: &mut Context<'_>,
-) -> Looked<F> {
-    let mut waker = cx.waker().clone();
-    loop {
-        match shared.admit(payload, &descriptor, waker) {
-            Admitted::Launched(launched) => {
-                return shared.send(launched, &descriptor).map(translate);
-            }
-            Admitted::Queued(ticket) => return Err(ticket),
-            Admitted::Refused(error, memory, _waker) => return Ok((Err(error), memory)),
-            Admitted::WantsFile(back, unused) => match descriptor.hold() {
-                Ok(file) => {
-                    descriptor = Descriptor::Held(file);
-                    (payload, waker) = (back.on(descriptor.fd()), unused);
-                }
-                Err(error) => {
-                    return Ok((Err(AioCommandError::IoSubmit(error)), back.into_memory()));
-                }
-            },
-        }
-    }
-}
-
-fn translate((outcome, memory): (Outcome, Memory)) -> (Result<u64, AioCommandError>, Memory) {
-    let result = match outcome {
-        Outcome::Completed(res) => u64::try_from(res).map_err(|_| {
-            let errno = i32::try_from(res.unsigned_abs()).unwrap_or(libc::EIO);
-            AioCommandError::BadResult(io::Error::from_raw_os_error(errno))
-        }),
-        Outcome::Refused(errno) => Err(AioCommandError::IoSubmit(io::Error::from_raw_os_error(
-            errno,
-        ))),
-        Outcome::Stopped => Err(AioCommandError::AioStopped),
-    };
-    (result, memory)
 }

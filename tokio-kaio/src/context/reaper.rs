@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use super::shared::Shared;
 use crate::request::Flavour;
 use atomic_waker::AtomicWaker;
+use tokio::runtime::Handle;
 
 /// The waker that waits for a context's eventfd.
 ///
@@ -19,6 +21,8 @@ pub(crate) struct Reaper<F: Flavour> {
     reach: Reach,
     /// The driver's task.
     driver: AtomicWaker,
+    /// A pause of the driver's is under way.
+    pausing: AtomicBool,
     /// A signal came on a thread that may not reap, and was left to the driver.
     left_to_driver: AtomicBool,
 }
@@ -59,6 +63,7 @@ impl<F: Flavour> Reaper<F> {
             shared,
             reach,
             driver: AtomicWaker::new(),
+            pausing: AtomicBool::new(false),
             left_to_driver: AtomicBool::new(false),
         }
     }
@@ -87,6 +92,23 @@ impl<F: Flavour> Reaper<F> {
 impl<F: Flavour + 'static> Reaper<F> {
     pub(super) fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
+    }
+
+    /// Wakes the driver after `pause`, or after the pause that is under way. Needs no timer of the
+    /// runtime's, which may have none.
+    pub(super) fn wake_driver_after(self: &Arc<Self>, pause: Duration) {
+        let Ok(runtime) = Handle::try_current() else {
+            return self.wake_driver(); // no way to sleep here: other tasks go first
+        };
+        if self.pausing.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let reaper = Arc::clone(self);
+        runtime.spawn_blocking(move || {
+            thread::sleep(pause);
+            reaper.pausing.store(false, Ordering::Release);
+            reaper.wake_driver();
+        });
     }
 }
 

@@ -18,10 +18,9 @@ use tokio::sync::watch;
 use super::batching::Batching;
 use super::descriptor::Descriptor;
 use super::reaper::Reaper;
+use super::signalling::Signalling;
 use super::teardown::Remains;
-use crate::request::{
-    Batch, Flavour, Memory, Outcome, Payload, Polled, Released, Table, Ticket, submit,
-};
+use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Released, Table, Ticket, submit};
 use crate::sys::abi::Iocb;
 use crate::sys::{Events, Kernel, MAX_BATCH, REAP_BATCH};
 use crate::{AioCommandError, EventFd};
@@ -49,6 +48,7 @@ struct State<F: Flavour> {
     table: Table<F>,
     limits: Limits,
     batching: Batching,
+    signalling: Signalling,
     /// Whether the driver has been polled: before that, nobody would flush the queue.
     driven: bool,
     /// The driver was woken to flush and has not run yet.
@@ -75,17 +75,21 @@ struct Live<K> {
     gone: watch::Sender<()>,
 }
 
-/// What is to be done once the lock is released.
-#[derive(Default)]
-pub(super) struct Aftermath<K> {
+/// What is to be done once the lock is released. Mostly nothing, and cheap then.
+struct Aftermath<K> {
     released: ArrayVec<Released, { REAP_BATCH + 4 }>,
-    /// For the rare change that releases more.
-    overflow: Vec<Released>,
+    rare: Option<Box<Rare<K>>>,
     wake_driver: bool,
     /// The queue is to be flushed here and now.
     flush: bool,
     /// A reap left events in the ring.
     more: bool,
+}
+
+/// What few changes leave to be done.
+struct Rare<K> {
+    /// More than fits into [`Aftermath::released`].
+    released: Vec<Released>,
     remains: Option<Remains<K>>,
 }
 
@@ -109,7 +113,20 @@ pub(super) struct Launched<F: Flavour> {
 /// Where an `io_submit` goes. Counted in [`State::submitting`] while it is in use.
 struct Route<K: Kernel> {
     port: K::Port,
+    /// `None`: the requests go out quietly.
     eventfd: Option<i32>,
+    quiet: bool,
+}
+
+/// What the driver has to know of its context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Driven {
+    /// It will be woken.
+    Quiescent,
+    /// There are requests in flight of whose end no signal will tell: look again soon.
+    Unsignalled,
+    /// The context has ended.
+    Gone,
 }
 
 impl<F: Flavour> Shared<F> {
@@ -130,6 +147,7 @@ impl<F: Flavour> Shared<F> {
                 table: Table::new(),
                 limits,
                 batching: Batching::default(),
+                signalling: Signalling::default(),
                 driven: false,
                 flush_requested: false,
                 submitting: 0,
@@ -161,31 +179,33 @@ impl<F: Flavour> Shared<F> {
             state.end_if_due(&mut aftermath);
             result
         };
-        let mut flush = aftermath.flush;
-        while self.follow_up(&mut aftermath) {
-            let mut state = self.state.lock();
-            state.reap(&mut aftermath);
-            state.end_if_due(&mut aftermath);
-            flush |= aftermath.flush;
-        }
+        let flush = if aftermath.is_nothing() {
+            mem::forget(aftermath); // owns nothing
+            false
+        } else {
+            self.follow_up(aftermath)
+        };
         (result, flush)
     }
 
-    /// Returns whether the ring has more.
-    fn follow_up(&self, aftermath: &mut Aftermath<F::Kernel>) -> bool {
-        for released in aftermath.released.drain(..) {
-            released.free();
+    /// Returns whether the queue is to be flushed.
+    fn follow_up(&self, mut aftermath: Aftermath<F::Kernel>) -> bool {
+        loop {
+            aftermath.released.drain(..).for_each(Released::free);
+            if let Some(rare) = aftermath.rare.take() {
+                rare.released.into_iter().for_each(Released::free);
+                rare.remains.into_iter().for_each(Remains::bury);
+            }
+            if mem::take(&mut aftermath.wake_driver) {
+                self.reaper.wake_driver();
+            }
+            if !mem::take(&mut aftermath.more) {
+                return aftermath.flush;
+            }
+            let mut state = self.state.lock();
+            state.reap(&mut aftermath);
+            state.end_if_due(&mut aftermath);
         }
-        for released in mem::take(&mut aftermath.overflow) {
-            released.free();
-        }
-        if mem::take(&mut aftermath.wake_driver) {
-            self.reaper.wake_driver();
-        }
-        if let Some(remains) = aftermath.remains.take() {
-            remains.bury();
-        }
-        mem::take(&mut aftermath.more)
     }
 
     /// Takes in a new request; `waker` is woken when it is done.
@@ -225,7 +245,9 @@ impl<F: Flavour> Shared<F> {
                 Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
                 None => {}
             }
-            state.table.collect(ticket)
+            let looked = state.table.collect(ticket);
+            state.sent(1, route.quiet, looked.is_ok(), aftermath);
+            looked
         })
     }
 
@@ -244,6 +266,8 @@ impl<F: Flavour> Shared<F> {
                 }
                 let reaped = state.reap(aftermath);
                 state.put_back(std::iter::from_fn(|| batch.pop()), reaped, aftermath);
+                let all_done = state.table.in_flight() == 0;
+                state.sent(sent, route.quiet, all_done, aftermath);
                 reaped
             });
             if stalled && !progress {
@@ -258,19 +282,20 @@ impl<F: Flavour> Shared<F> {
         ticket: Ticket<F>,
         waker: &Waker,
     ) -> Result<(Outcome, Memory), Ticket<F>> {
-        let (result, wants_waker) = self.with(|state, aftermath| {
-            if !matches!(state.table.poll(&ticket, waker), Polled::Done) {
-                state.reap(aftermath);
+        let (looked, wakes) = self.with(|state, aftermath| {
+            let mut looked = state.table.collect(ticket);
+            if looked.is_err() && state.reap(aftermath) {
+                looked = looked.or_else(|ticket| state.table.collect(ticket));
             }
-            match state.table.poll(&ticket, waker) {
-                Polled::Done => (state.table.collect(ticket), false),
-                Polled::Waiting => (Err(ticket), false),
-                Polled::WantsWaker => (Err(ticket), true),
-            }
+            let wakes = match &looked {
+                Ok(_) => true,
+                Err(ticket) => state.table.wakes(ticket, waker),
+            };
+            (looked, wakes)
         });
-        match result {
+        match looked {
             // A waker's own code runs in its clone: not under the lock.
-            Err(ticket) if wants_waker => {
+            Err(ticket) if !wakes => {
                 let waker = waker.clone();
                 self.with(|state, aftermath| {
                     let unused = state.table.rewake(&ticket, waker);
@@ -278,7 +303,7 @@ impl<F: Flavour> Shared<F> {
                     state.table.collect(ticket)
                 })
             }
-            result => result,
+            looked => looked,
         }
     }
 
@@ -302,9 +327,9 @@ impl<F: Flavour> Shared<F> {
     }
 
     /// The driver runs. `signal`: the kernel's signal was left to it, and this is the waker for
-    /// the next one. Returns whether the context has ended.
-    pub(super) fn drive(&self, signal: Option<&Waker>) -> bool {
-        let (queued, gone) = self.with(|state, aftermath| {
+    /// the next one.
+    pub(super) fn drive(&self, signal: Option<&Waker>) -> Driven {
+        let queued = self.with(|state, aftermath| {
             state.driven = true;
             state.flush_requested = false;
             if let Some(waker) = signal {
@@ -312,13 +337,17 @@ impl<F: Flavour> Shared<F> {
             }
             state.reap(aftermath);
             state.batching.turned();
-            let gone = matches!(state.phase, Phase::Gone);
-            (state.table.queued() > 0, gone)
+            state.table.queued() > 0
         });
         if queued {
             self.flush();
         }
-        gone
+        let state = self.state.lock();
+        match state.phase {
+            Phase::Gone => Driven::Gone,
+            _ if state.table.quiet() > 0 => Driven::Unsignalled,
+            _ => Driven::Quiescent,
+        }
     }
 
     /// No new requests from now on; the context ends when the last one is done.
@@ -393,8 +422,9 @@ impl<F: Flavour> State<F> {
             }
             return Admitted::Queued(ticket);
         }
-        let (ticket, iocb) = self.table.launch(payload, waker);
-        match self.route() {
+        let quiet = self.may_be_quiet();
+        let (ticket, iocb) = self.table.launch(payload, quiet, waker);
+        match self.route(quiet) {
             Some(route) => Admitted::Launched(Launched {
                 ticket,
                 iocb,
@@ -405,13 +435,33 @@ impl<F: Flavour> State<F> {
     }
 
     /// Where to submit; counts as submitting until the caller takes that back.
-    fn route(&mut self) -> Option<Route<F::Kernel>> {
+    fn route(&mut self, quiet: bool) -> Option<Route<F::Kernel>> {
         let live = self.phase.live()?;
         self.submitting += 1;
+        let signal = live.signal.as_ref().filter(|_| !quiet);
         Some(Route {
             port: live.kernel.port(),
-            eventfd: live.signal.as_ref().map(|signal| signal.as_raw_fd()),
+            eventfd: signal.map(|signal| signal.as_raw_fd()),
+            quiet,
         })
+    }
+
+    /// Whether the next requests may go out without a signal. Only where a driver runs, which
+    /// finds those for which that was a mistake.
+    fn may_be_quiet(&self) -> bool {
+        self.driven && self.signalling.may_be_quiet()
+    }
+
+    /// `requests` went to the kernel, and a reap has found that they are all done, or not.
+    fn sent(
+        &mut self,
+        requests: usize,
+        quiet: bool,
+        all_done: bool,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) {
+        self.signalling.submitted(requests, quiet, all_done);
+        aftermath.wake_driver |= self.table.quiet() > 0;
     }
 
     fn launch_queued(&mut self, batch: &mut Batch) -> Option<Route<F::Kernel>> {
@@ -420,11 +470,12 @@ impl<F: Flavour> State<F> {
             return None;
         }
         self.batching.flushed(self.table.queued());
-        self.table.launch_queued(batch, self.limits.slots);
+        let quiet = self.may_be_quiet();
+        self.table.launch_queued(batch, self.limits.slots, quiet);
         if batch.is_empty() {
             return None;
         }
-        self.route()
+        self.route(quiet)
     }
 
     /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.
@@ -520,23 +571,29 @@ impl<F: Flavour> State<F> {
         };
     }
 
-    /// Takes the context down if nothing stands in the way.
+    /// Takes the context down if it is to end and nothing stands in the way.
+    #[inline]
     fn end_if_due(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
-        let idle = self.table.in_flight() == 0 && self.table.queued() == 0;
-        let due = match &self.phase {
-            Phase::Open(_) | Phase::Gone => false,
-            Phase::Stopping(_) => idle && self.submitting == 0,
-            Phase::Orphaned(..) => self.submitting == 0,
-        };
-        if !due {
+        if !matches!(self.phase, Phase::Open(_)) {
+            self.try_to_end(aftermath);
+        }
+    }
+
+    #[cold]
+    fn try_to_end(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        if self.submitting > 0 {
             return;
         }
+        let idle = self.table.in_flight() == 0 && self.table.queued() == 0;
         let (live, memory) = match mem::replace(&mut self.phase, Phase::Gone) {
-            Phase::Open(live) | Phase::Stopping(live) => (live, Vec::new()),
+            Phase::Stopping(live) if idle => (live, Vec::new()),
             Phase::Orphaned(live, memory) => (live, memory),
-            Phase::Gone => return,
+            phase => {
+                self.phase = phase;
+                return;
+            }
         };
-        aftermath.remains = Some(Remains {
+        aftermath.rare().remains = Some(Remains {
             kernel: live.kernel,
             memory,
             signal: live.signal,
@@ -560,18 +617,32 @@ impl<K> Aftermath<K> {
     fn new() -> Aftermath<K> {
         Aftermath {
             released: ArrayVec::new(),
-            overflow: Vec::new(),
+            rare: None,
             wake_driver: false,
             flush: false,
             more: false,
-            remains: None,
         }
+    }
+
+    fn is_nothing(&self) -> bool {
+        let quiet = !(self.wake_driver | self.flush | self.more);
+        quiet && self.released.is_empty() && self.rare.is_none()
     }
 
     fn push(&mut self, released: Released) {
         if let Err(full) = self.released.try_push(released) {
-            self.overflow.push(full.element());
+            self.rare().released.push(full.element());
         }
+    }
+
+    #[cold]
+    fn rare(&mut self) -> &mut Rare<K> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare {
+                released: Vec::new(),
+                remains: None,
+            })
+        })
     }
 }
 

@@ -166,7 +166,9 @@ impl File {
             flags,
             len,
         };
-        aio_handle.run(Descriptor::File(&self.inner), command).await
+        aio_handle
+            .operation(Descriptor::File(&self.inner), command)
+            .await
     }
 
     /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
@@ -205,7 +207,9 @@ impl File {
             flags,
             len,
         };
-        aio_handle.run(Descriptor::File(&self.inner), command).await
+        aio_handle
+            .operation(Descriptor::File(&self.inner), command)
+            .await
     }
 
     /// Makes data and metadata durable: those of the writes that have completed before. See
@@ -230,7 +234,7 @@ impl File {
     {
         nothing_moved(
             aio_handle
-                .run(Descriptor::File(&self.inner), RawCommand::Fsync)
+                .operation(Descriptor::File(&self.inner), RawCommand::Fsync)
                 .await,
         )
     }
@@ -257,7 +261,7 @@ impl File {
     {
         nothing_moved(
             aio_handle
-                .run(Descriptor::File(&self.inner), RawCommand::Fdsync)
+                .operation(Descriptor::File(&self.inner), RawCommand::Fdsync)
                 .await,
         )
     }

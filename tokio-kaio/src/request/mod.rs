@@ -14,4 +14,4 @@ pub(crate) use flavour::{Flavour, Of};
 pub(crate) use payload::{Lease, Memory, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};
-pub(crate) use table::{Polled, Table, Ticket};
+pub(crate) use table::{Table, Ticket};

@@ -4,6 +4,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::fs::File;
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -66,12 +67,30 @@ pub(super) enum State {
         file: Arc<File>,
         waker: Waker,
     },
-    /// The kernel has it, and a future waits.
-    InFlight { memory: Memory, waker: Waker },
+    /// The kernel has it, and a future waits. `quiet`: its event comes without a signal.
+    InFlight {
+        memory: Memory,
+        quiet: bool,
+        waker: Waker,
+    },
     /// The kernel has it, and nobody waits.
-    Abandoned { memory: Memory },
+    Abandoned { memory: Memory, quiet: bool },
     /// The kernel is done with it, and a future has yet to look.
     Done { outcome: Outcome, memory: Memory },
+}
+
+impl State {
+    /// Leaves `Ready` behind.
+    pub(super) fn take(&mut self) -> State {
+        mem::replace(self, State::Ready)
+    }
+
+    /// Puts a state where `Ready` is, which owns nothing to be dropped.
+    pub(super) fn fill(&mut self, state: State) {
+        let ready = mem::replace(self, state);
+        debug_assert!(matches!(ready, State::Ready));
+        mem::forget(ready);
+    }
 }
 
 /// How a request ended.

@@ -24,13 +24,16 @@ type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 pub(crate) struct Table<F: Flavour> {
     /// `Ready`. Grows to the most operations that ever waited at once, and stays: no allocation an
     /// operation.
-    ready: LinkedList<F::Adapter>,
+    #[allow(clippy::vec_box)] // requests stay where they are: tickets point to them
+    ready: Vec<Box<RequestOf<F>>>,
     /// `Queued`, oldest first.
     queued: LinkedList<F::Adapter>,
     /// `InFlight`, `Abandoned` and `Done`.
     sent: LinkedList<F::Adapter>,
     queued_len: usize,
     in_flight: usize,
+    /// Of those in flight, the ones whose events come without a signal.
+    quiet: usize,
 }
 
 /// A future's claim on its request: in `queued` or `sent` of the table that gave it, and not
@@ -43,24 +46,15 @@ unsafe impl<F: Flavour> Send for Ticket<F> {}
 // SAFETY: as above.
 unsafe impl<F: Flavour> Sync for Ticket<F> {}
 
-/// What [`Table::poll`] found.
-#[derive(Debug)]
-pub(crate) enum Polled {
-    Done,
-    /// The waker that is there is the right one.
-    Waiting,
-    /// Another waker is wanted: [`Table::rewake`].
-    WantsWaker,
-}
-
 impl<F: Flavour> Table<F> {
     pub(crate) fn new() -> Table<F> {
         Table {
-            ready: LinkedList::new(F::Adapter::new()),
+            ready: Vec::new(),
             queued: LinkedList::new(F::Adapter::new()),
             sent: LinkedList::new(F::Adapter::new()),
             queued_len: 0,
             in_flight: 0,
+            quiet: 0,
         }
     }
 
@@ -74,45 +68,54 @@ impl<F: Flavour> Table<F> {
         self.in_flight
     }
 
+    /// Requests in flight whose events come without a signal.
+    pub(crate) fn quiet(&self) -> usize {
+        self.quiet
+    }
+
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
-    /// the future. The iocb is the caller's to submit.
-    pub(crate) fn launch(&mut self, payload: Payload, waker: Waker) -> (Ticket<F>, Iocb) {
+    /// the future. The iocb is the caller's to submit; `quiet`: without a signal.
+    pub(crate) fn launch(
+        &mut self,
+        payload: Payload,
+        quiet: bool,
+        waker: Waker,
+    ) -> (Ticket<F>, Iocb) {
         let (mut iocb, memory) = payload.into_parts();
-        let request = self
-            .ready
-            .pop_front()
-            .unwrap_or_else(|| Box::new(Request::new()));
+        let request = self.ready_one();
         self.sent.push_back(request);
         self.in_flight += 1;
         let ticket = Ticket(newest(&self.sent));
         iocb.data = ticket.tag();
-        *self.state(&ticket) = State::InFlight { memory, waker };
+        self.quiet += usize::from(quiet);
+        self.state(&ticket).fill(State::InFlight {
+            memory,
+            quiet,
+            waker,
+        });
         (ticket, iocb)
     }
 
     /// *Ready → queued*. `file` keeps the descriptor in the payload open.
     pub(crate) fn enqueue(&mut self, payload: Payload, file: Arc<File>, waker: Waker) -> Ticket<F> {
         let (mut iocb, memory) = payload.into_parts();
-        let request = self
-            .ready
-            .pop_front()
-            .unwrap_or_else(|| Box::new(Request::new()));
+        let request = self.ready_one();
         self.queued.push_back(request);
         self.queued_len += 1;
         let ticket = Ticket(newest(&self.queued));
         iocb.data = ticket.tag();
-        *self.state(&ticket) = State::Queued {
+        self.state(&ticket).fill(State::Queued {
             iocb,
             memory,
             file,
             waker,
-        };
+        });
         ticket
     }
 
     /// *Queued → in flight* for the oldest ones, up to `slots` in flight in all and as many as the
-    /// batch may have.
-    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, slots: usize) {
+    /// batch may have. `quiet`: without a signal.
+    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, slots: usize, quiet: bool) {
         while self.in_flight < slots && !batch.is_full() {
             let Some(request) = self.queued.pop_front() else {
                 break;
@@ -120,16 +123,21 @@ impl<F: Flavour> Table<F> {
             self.sent.push_back(request);
             self.queued_len -= 1;
             self.in_flight += 1;
+            self.quiet += usize::from(quiet);
             let ticket = Ticket(newest(&self.sent));
             let state = self.state(&ticket);
-            match mem::replace(state, State::Ready) {
+            match state.take() {
                 State::Queued {
                     iocb,
                     memory,
                     file,
                     waker,
                 } => {
-                    *state = State::InFlight { memory, waker };
+                    state.fill(State::InFlight {
+                        memory,
+                        quiet,
+                        waker,
+                    });
                     batch.push(iocb, file);
                 }
                 other => unreachable!("{other:?} in the queue"),
@@ -143,23 +151,28 @@ impl<F: Flavour> Table<F> {
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return Released::default();
         };
-        self.in_flight -= 1;
         let request = self.unlink_sent(&ticket);
         let state = self.state(&ticket);
-        match mem::replace(state, State::Ready) {
-            State::InFlight { memory, waker } => {
-                *state = State::Queued {
+        match state.take() {
+            State::InFlight {
+                memory,
+                quiet,
+                waker,
+            } => {
+                state.fill(State::Queued {
                     iocb,
                     memory,
                     file,
                     waker,
-                };
+                });
+                self.landed(quiet);
                 self.queued.push_front(request);
                 self.queued_len += 1;
                 Released::default()
             }
-            State::Abandoned { memory } => {
-                self.ready.push_front(request);
+            State::Abandoned { memory, quiet } => {
+                self.landed(quiet);
+                self.ready.push(request);
                 Released {
                     memory: Some(memory),
                     file: Some(file),
@@ -177,19 +190,23 @@ impl<F: Flavour> Table<F> {
             return Released::default(); // not an event of ours
         };
         let state = self.state(&ticket);
-        match mem::replace(state, State::Ready) {
-            State::InFlight { memory, waker } => {
-                *state = State::Done { outcome, memory };
-                self.in_flight -= 1;
+        match state.take() {
+            State::InFlight {
+                memory,
+                quiet,
+                waker,
+            } => {
+                state.fill(State::Done { outcome, memory });
+                self.landed(quiet);
                 Released {
                     wake: Some(waker),
                     ..Released::default()
                 }
             }
-            State::Abandoned { memory } => {
-                self.in_flight -= 1;
+            State::Abandoned { memory, quiet } => {
+                self.landed(quiet);
                 let request = self.unlink_sent(&ticket);
-                self.ready.push_front(request);
+                self.ready.push(request);
                 Released {
                     memory: Some(memory),
                     ..Released::default()
@@ -197,24 +214,19 @@ impl<F: Flavour> Table<F> {
             }
             // A second event for one request, which no kernel is known to send.
             other => {
-                *state = other;
+                state.fill(other);
                 Released::default()
             }
         }
     }
 
-    /// Where the request of `ticket` is, and whether it would wake `waker`.
-    pub(crate) fn poll(&mut self, ticket: &Ticket<F>, waker: &Waker) -> Polled {
+    /// Whether the request of `ticket` will wake the task of `waker`.
+    pub(crate) fn wakes(&mut self, ticket: &Ticket<F>, waker: &Waker) -> bool {
         match self.state(ticket) {
-            State::Done { .. } => Polled::Done,
-            State::Queued { waker: old, .. } | State::InFlight { waker: old, .. } => {
-                if old.will_wake(waker) {
-                    Polled::Waiting
-                } else {
-                    Polled::WantsWaker
-                }
+            State::Queued { waker: set, .. } | State::InFlight { waker: set, .. } => {
+                set.will_wake(waker)
             }
-            other => unreachable!("{other:?} has no ticket"),
+            _ => false,
         }
     }
 
@@ -231,14 +243,14 @@ impl<F: Flavour> Table<F> {
     /// *Done → ready*. `Err` gives the ticket back: not done.
     pub(crate) fn collect(&mut self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
         let state = self.state(&ticket);
-        match mem::replace(state, State::Ready) {
+        match state.take() {
             State::Done { outcome, memory } => {
                 let request = self.unlink_sent(&ticket);
-                self.ready.push_front(request);
+                self.ready.push(request);
                 Ok((outcome, memory))
             }
             other => {
-                *state = other;
+                state.fill(other);
                 Err(ticket)
             }
         }
@@ -248,7 +260,7 @@ impl<F: Flavour> Table<F> {
     /// the memory that its buffer gets back.
     pub(crate) fn withdraw(&mut self, ticket: Ticket<F>) -> (Memory, Released) {
         let state = self.state(&ticket);
-        match mem::replace(state, State::Ready) {
+        match state.take() {
             State::Queued {
                 memory,
                 file,
@@ -256,7 +268,7 @@ impl<F: Flavour> Table<F> {
                 ..
             } => {
                 let request = self.unlink_queued(&ticket);
-                self.ready.push_front(request);
+                self.ready.push(request);
                 let released = Released {
                     unused: Some(waker),
                     file: Some(file),
@@ -264,12 +276,17 @@ impl<F: Flavour> Table<F> {
                 };
                 (memory, released)
             }
-            State::InFlight { mut memory, waker } => {
+            State::InFlight {
+                mut memory,
+                quiet,
+                waker,
+            } => {
                 let stands_in = memory.keep();
                 // Nothing of the kernel's is lost: the request stays in `sent`.
-                *state = State::Abandoned {
+                state.fill(State::Abandoned {
                     memory: mem::replace(&mut memory, stands_in),
-                };
+                    quiet,
+                });
                 let released = Released {
                     unused: Some(waker),
                     ..Released::default()
@@ -278,7 +295,7 @@ impl<F: Flavour> Table<F> {
             }
             State::Done { memory, .. } => {
                 let request = self.unlink_sent(&ticket);
-                self.ready.push_front(request);
+                self.ready.push(request);
                 (memory, Released::default())
             }
             other => unreachable!("{other:?} has no ticket"),
@@ -308,32 +325,46 @@ impl<F: Flavour> Table<F> {
         for request in mem::replace(&mut self.sent, LinkedList::new(F::Adapter::new())) {
             // SAFETY: `request` is a box of ours, and `&mut self` means that the lock is held.
             let state = unsafe { &mut *request.state.get() };
-            match mem::replace(state, State::Ready) {
-                State::InFlight { mut memory, waker } => {
+            match state.take() {
+                State::InFlight {
+                    mut memory, waker, ..
+                } => {
                     let stands_in = memory.keep();
                     kept.push(mem::replace(&mut memory, stands_in));
-                    *state = State::Done {
+                    state.fill(State::Done {
                         outcome: Outcome::Stopped,
                         memory,
-                    };
+                    });
                     released.push(Released {
                         wake: Some(waker),
                         ..Released::default()
                     });
                     self.sent.push_back(request);
                 }
-                State::Abandoned { memory } => {
+                State::Abandoned { memory, .. } => {
                     kept.push(memory);
-                    self.ready.push_front(request);
+                    self.ready.push(request);
                 }
                 done => {
-                    *state = done;
+                    state.fill(done);
                     self.sent.push_back(request);
                 }
             }
         }
         self.in_flight = 0;
+        self.quiet = 0;
         (kept, released)
+    }
+
+    /// The kernel no longer has a request that it had.
+    fn landed(&mut self, quiet: bool) {
+        self.in_flight -= 1;
+        self.quiet -= usize::from(quiet);
+    }
+
+    fn ready_one(&mut self) -> Box<RequestOf<F>> {
+        let request = self.ready.pop();
+        request.unwrap_or_else(|| Box::new(Request::new()))
     }
 
     /// `request` was just taken off the queue.
@@ -342,17 +373,17 @@ impl<F: Flavour> Table<F> {
         self.queued_len -= 1;
         let ticket = Ticket(newest(&self.sent));
         let state = self.state(&ticket);
-        match mem::replace(state, State::Ready) {
+        match state.take() {
             State::Queued {
                 memory,
                 file,
                 waker,
                 ..
             } => {
-                *state = State::Done {
+                state.fill(State::Done {
                     outcome: Outcome::Stopped,
                     memory,
-                };
+                });
                 Released {
                     wake: Some(waker),
                     file: Some(file),

@@ -1,5 +1,5 @@
 //! What the integration tests share.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, unreachable_pub, unsafe_code)] // each test binary uses its part
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio_kaio::{AioOpenOptionsExt, File, LockedBuf};
@@ -22,13 +23,16 @@ pub fn on_disk() -> TempDir {
 /// A directory on tmpfs, where direct I/O completes inside the submission. `None`, and a line that
 /// says so, where there is none that does direct I/O (Linux before 6.6).
 pub fn on_tmpfs() -> Option<TempDir> {
-    const TMPFS_MAGIC: libc::c_long = 0x0102_1994;
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
     let shm = Path::new("/dev/shm");
-    let usable = file_system(shm) == Some(TMPFS_MAGIC as i64);
+    let usable = file_system(shm) == Some(TMPFS_MAGIC);
     let dir = usable.then(|| tempfile::tempdir_in(shm).ok()).flatten();
     let direct = dir.filter(|dir| {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).custom_flags(libc::O_DIRECT);
+        options
+            .write(true)
+            .create(true)
+            .custom_flags(libc::O_DIRECT);
         options.open(dir.path().join("probe")).is_ok()
     });
     if direct.is_none() {
@@ -39,12 +43,17 @@ pub fn on_tmpfs() -> Option<TempDir> {
 
 /// Both of the above, as far as they are there.
 pub fn everywhere() -> Vec<TempDir> {
-    [Some(on_disk()), on_tmpfs()].into_iter().flatten().collect()
+    [Some(on_disk()), on_tmpfs()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn file_system(path: &Path) -> Option<i64> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: plain numbers, for which zero is a value.
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a string that ends with 0, and a structure of ours to write to.
     let code = unsafe { libc::statfs(path.as_ptr(), &mut status) };
     #[allow(clippy::useless_conversion)] // its width differs between targets
     (code == 0).then(|| status.f_type.into())
@@ -54,7 +63,10 @@ fn file_system(path: &Path) -> Option<i64> {
 pub async fn open_rw(dir: &TempDir, name: &str) -> File {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
-    options.aio_open(dir.path().join(name), false).await.unwrap()
+    options
+        .aio_open(dir.path().join(name), false)
+        .await
+        .unwrap()
 }
 
 /// A file of `blocks` blocks, block `i` filled with [`pattern`] `i`.
@@ -125,4 +137,27 @@ fn run_child(name: &str) -> Output {
         .env(CHILD, "1")
         .output()
         .unwrap()
+}
+
+/// Waits for `what`; a hang fails the test instead of hanging it. So does one that is cured by
+/// being polled again, which a plain timeout would do.
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it hangs"),
+        value = what => value,
+    }
+}
+
+/// Waits until `done`; fails if that does not come, with what `state` says then.
+pub async fn until<S: std::fmt::Debug>(mut done: impl FnMut() -> bool, state: impl Fn() -> S) {
+    let start = Instant::now();
+    while !done() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "still {:?}",
+            state()
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
