@@ -1,0 +1,399 @@
+//! An append-only log with group commit: many tasks append records, one committer writes all that
+//! wait with a single durable write, and a replay finds every record that was acknowledged.
+//!
+//! ```sh
+//! cargo run --release --example wal [DIRECTORY]
+//! ```
+//!
+//! The log is a sequence of pages. A commit is one write of whole pages at the end of the file
+//! (`APPEND`) that completes when they are durable (`DSYNC`). In it, records follow each other
+//! across page boundaries; only a header never crosses one, and what is left of the last page is
+//! zero.
+//!
+//! Kept simple: a log of one's own would be cut into segments, deleted when they are no longer
+//! needed, and would allocate a segment's blocks ahead, because a write that extends a file makes
+//! some file systems (ext4) block inside the submission.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use std::{env, fs};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_kaio::{AioContextHandle, AioOpenOptionsExt, File, LockedBuf, ReadFlags, WriteFlags};
+
+const PAGE: usize = 4096;
+/// Sequence number (8 bytes), length (4) and checksum (4) of a record.
+const HEADER: usize = 16;
+/// Most records that one commit takes.
+const GROUP: usize = 1024;
+
+const TASKS: u64 = 64;
+const RECORDS: u64 = 100; // that each task appends
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wal: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
+    let parent = directory();
+    let dir = tempfile::tempdir_in(&parent)
+        .map_err(|error| format!("can't write to {}: {error}", parent.display()))?;
+    let path = dir.path().join("log");
+    let (context, handle) = tokio_kaio::aio_context(8, true)?;
+
+    let acknowledged = append_concurrently(&path, &handle).await?;
+    check(&path, &handle, &acknowledged).await?;
+    survive_a_torn_commit(&path, &handle, acknowledged.len()).await?;
+
+    context.close().await;
+    Ok(())
+}
+
+/// Has many tasks append at the same time. Returns what was acknowledged, with the sequence
+/// numbers.
+async fn append_concurrently(
+    path: &Path,
+    handle: &AioContextHandle,
+) -> Result<Vec<(u64, Vec<u8>)>> {
+    let (log, committer, _) = open(path, handle).await?;
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let log = log.clone();
+        tasks.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for i in 0..RECORDS {
+                let record = some_record(task * RECORDS + i);
+                acknowledged.push((log.append(record.clone()).await?, record));
+            }
+            Result::Ok(acknowledged)
+        });
+    }
+    let appended = tasks.join_all().await;
+    drop(log);
+    let done = committer.await??; // if it failed, it knows why
+    let appended: Result<Vec<_>> = appended.into_iter().collect();
+    println!(
+        "{TASKS} tasks appended {} records in {} commits, {:.1} records a commit: {} KiB in {:.3} s",
+        done.records,
+        done.commits,
+        done.records as f64 / done.commits as f64,
+        done.bytes >> 10,
+        started.elapsed().as_secs_f64(),
+    );
+    Ok(appended?.concat())
+}
+
+/// Every record that was acknowledged is there, under its number, and no number is missing.
+async fn check(
+    path: &Path,
+    handle: &AioContextHandle,
+    acknowledged: &[(u64, Vec<u8>)],
+) -> Result<()> {
+    let (_log, _committer, replay) = open(path, handle).await?;
+    for (sequence, record) in acknowledged {
+        if replay.records.get(*sequence as usize - 1) != Some(record) {
+            return Err(format!("record {sequence} was acknowledged and is not there").into());
+        }
+    }
+    if replay.records.len() != acknowledged.len() || replay.torn {
+        return Err("the log has more than was acknowledged".into());
+    }
+    println!(
+        "replay: records 1 to {} are complete, checksums right, all {} acknowledged ones there",
+        replay.records.len(),
+        acknowledged.len(),
+    );
+    Ok(())
+}
+
+/// What a power failure in the middle of a commit leaves is found, told and taken off; the log
+/// goes on from there.
+async fn survive_a_torn_commit(
+    path: &Path,
+    handle: &AioContextHandle,
+    before: usize,
+) -> Result<()> {
+    let mut pages = Vec::new();
+    frame(&mut pages, before as u64 + 1, b"gets there whole");
+    frame(&mut pages, before as u64 + 2, &[7; 3 * PAGE]);
+    let mut file = fs::OpenOptions::new().append(true).open(path)?;
+    file.write_all(&pages[..PAGE + 100])?;
+
+    let (log, committer, replay) = open(path, handle).await?;
+    println!(
+        "after a commit of 2 records that was cut off: {} records, torn tail {}",
+        replay.records.len(),
+        if replay.torn {
+            "found and taken off"
+        } else {
+            "overlooked"
+        },
+    );
+    let sequence = log.append(b"the next one".to_vec()).await?;
+    drop(log);
+    committer.await??;
+
+    let (_log, _committer, replay) = open(path, handle).await?;
+    let whole = !replay.torn && replay.records.len() == before + 2;
+    if !whole || replay.records.last().map(Vec::as_slice) != Some(b"the next one") {
+        return Err("the log did not survive a torn commit".into());
+    }
+    println!("record {sequence} was appended after it, and replayed");
+    Ok(())
+}
+
+/// Takes records. Cheap to clone.
+#[derive(Clone)]
+struct Log {
+    entries: mpsc::Sender<Entry>,
+}
+
+/// A record on its way to the committer.
+struct Entry {
+    record: Vec<u8>,
+    /// Told the record's sequence number when it is durable.
+    committed: oneshot::Sender<u64>,
+}
+
+impl Log {
+    /// Appends a record and returns its sequence number when it is durable.
+    ///
+    /// Dropped before that, or failed: the record may or may not be in the log.
+    async fn append(&self, record: Vec<u8>) -> Result<u64> {
+        let stopped = "the log has stopped: a commit has failed";
+        if u32::try_from(record.len()).is_err() {
+            return Err("a record of 4 GiB or more".into());
+        }
+        let (committed, done) = oneshot::channel();
+        let entry = Entry { record, committed };
+        self.entries.send(entry).await.map_err(|_| stopped)?;
+        Ok(done.await.map_err(|_| stopped)?)
+    }
+}
+
+/// Opens the log at `path` or makes it, replays it and takes a torn tail off. The committer ends
+/// when the log and its clones are dropped, or a write fails: what is on disk is unknown then, so
+/// nothing more is appended before the log has been opened, and replayed, anew.
+async fn open(
+    path: &Path,
+    handle: &AioContextHandle,
+) -> Result<(Log, JoinHandle<Result<Counts>>, Replay)> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true);
+    let mut file = options
+        .aio_open(path.into(), false)
+        .await
+        .map_err(|error| format!("can't open {} for direct I/O: {error}", path.display()))?;
+    if let Some(dir) = path.parent() {
+        let dir = tokio::fs::File::open(dir).await?;
+        dir.sync_all().await?; // makes the log's name durable
+    }
+    let bytes = read(&file, handle).await?;
+    let replay = replay(&bytes);
+    let mut buffer = LockedBuf::with_size(64 * PAGE)?;
+    if replay.torn {
+        let (end, page) = (replay.end, replay.end / PAGE * PAGE);
+        if end > page {
+            // What follows the last intact record in its page becomes padding.
+            buffer.as_mut()[..end - page].copy_from_slice(&bytes[page..end]);
+            write(&file, handle, page, &buffer, PAGE, WriteFlags::DSYNC).await?;
+        }
+        file.set_len(end.next_multiple_of(PAGE) as u64).await?;
+        file.sync_all(handle).await?;
+    }
+    let (entries, waiting) = mpsc::channel(GROUP);
+    let committer = Committer {
+        file,
+        handle: handle.clone(),
+        buffer,
+        pages: Vec::new(),
+        next: replay.records.len() as u64 + 1,
+    };
+    Ok((
+        Log { entries },
+        tokio::spawn(committer.run(waiting)),
+        replay,
+    ))
+}
+
+/// The one that writes the log.
+struct Committer {
+    file: File,
+    handle: AioContextHandle,
+    buffer: LockedBuf,
+    /// The next commit, while it is put together.
+    pages: Vec<u8>,
+    /// The next record's sequence number.
+    next: u64,
+}
+
+/// What a committer has done.
+#[derive(Default)]
+struct Counts {
+    commits: usize,
+    records: usize,
+    bytes: usize,
+}
+
+impl Committer {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Entry>) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let mut group = Vec::new();
+        // While a commit is under way, the next group gathers in the channel.
+        while waiting.recv_many(&mut group, GROUP).await > 0 {
+            let first = self.next;
+            self.commit(&group).await?; // the group is dropped unacknowledged if this fails
+            counts.commits += 1;
+            counts.records += group.len();
+            counts.bytes += self.pages.len();
+            for (sequence, entry) in (first..).zip(group.drain(..)) {
+                let _ = entry.committed.send(sequence); // the task may have lost interest
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Writes all records of `group` at once. They are durable when this returns.
+    async fn commit(&mut self, group: &[Entry]) -> Result<()> {
+        self.pages.clear();
+        for entry in group {
+            frame(&mut self.pages, self.next, &entry.record);
+            self.next += 1;
+        }
+        self.pages
+            .resize(self.pages.len().next_multiple_of(PAGE), 0);
+        let len = self.pages.len();
+        if len > self.buffer.size() {
+            self.buffer = LockedBuf::with_size(len.next_power_of_two())?;
+        }
+        self.buffer.as_mut()[..len].copy_from_slice(&self.pages);
+        let flags = WriteFlags::APPEND | WriteFlags::DSYNC;
+        write(&self.file, &self.handle, 0, &self.buffer, len, flags).await
+    }
+}
+
+/// Writes all of the first `len` bytes of `buffer`, or fails.
+async fn write(
+    file: &File,
+    handle: &AioContextHandle,
+    at: usize,
+    buffer: &LockedBuf,
+    len: usize,
+    flags: WriteFlags,
+) -> Result<()> {
+    let written = file
+        .write_at(handle, at as u64, buffer, len as u64, flags)
+        .await?;
+    if written != len as u64 {
+        return Err(format!("only {written} of {len} bytes were written: disk full?").into());
+    }
+    Ok(())
+}
+
+/// The whole file.
+async fn read(file: &File, handle: &AioContextHandle) -> Result<Vec<u8>> {
+    let mut buffer = LockedBuf::with_size(256 * PAGE)?;
+    let size = buffer.size();
+    let mut bytes = Vec::new();
+    loop {
+        let (at, flags) = (bytes.len() as u64, ReadFlags::empty());
+        let read = file
+            .read_at(handle, at, &mut buffer, size as u64, flags)
+            .await? as usize;
+        bytes.extend_from_slice(&buffer.as_ref()[..read]);
+        if read < size {
+            return Ok(bytes); // the end, which a torn tail may have put anywhere
+        }
+    }
+}
+
+/// Adds a record to the pages of a commit.
+fn frame(pages: &mut Vec<u8>, sequence: u64, record: &[u8]) {
+    let left = PAGE - pages.len() % PAGE;
+    if left < HEADER {
+        pages.resize(pages.len() + left, 0);
+    }
+    let len = record.len() as u32;
+    pages.extend_from_slice(&sequence.to_le_bytes());
+    pages.extend_from_slice(&len.to_le_bytes());
+    pages.extend_from_slice(&checksum(sequence, record).to_le_bytes());
+    pages.extend_from_slice(record);
+}
+
+/// What is in a log.
+#[derive(Default)]
+struct Replay {
+    /// Record 1 and those that follow it without a gap.
+    records: Vec<Vec<u8>>,
+    /// Where the last of them ends.
+    end: usize,
+    /// Whether something else than padding follows.
+    torn: bool,
+}
+
+fn replay(bytes: &[u8]) -> Replay {
+    let mut replay = Replay::default();
+    while let Some((end, record)) = record_at(bytes, replay.end, replay.records.len() as u64 + 1) {
+        replay.records.push(record.to_vec());
+        replay.end = end;
+    }
+    let (padding, full) = (&bytes[replay.end..], replay.end.next_multiple_of(PAGE));
+    replay.torn = bytes.len() != full || padding.iter().any(|&byte| byte != 0);
+    replay
+}
+
+/// The record that follows position `at`, if it is intact and has that sequence number, and where
+/// it ends.
+fn record_at(bytes: &[u8], at: usize, sequence: u64) -> Option<(usize, &[u8])> {
+    let in_page = PAGE - at % PAGE;
+    let no_number = in_page < PAGE && bytes.get(at..)?.starts_with(&[0; 8]); // they start at 1
+    let padding = in_page < HEADER || no_number;
+    let start = if padding { at + in_page } else { at };
+    let (header, rest) = bytes.get(start..)?.split_at_checked(HEADER)?;
+    let len = u32::from_le_bytes(header[8..12].try_into().ok()?) as usize;
+    let record = rest.get(..len)?;
+    let intact = header[..8] == sequence.to_le_bytes()
+        && header[12..] == checksum(sequence, record).to_le_bytes();
+    intact.then_some((start + HEADER + len, record))
+}
+
+/// Covers the length too: it is that of the record.
+fn checksum(sequence: u64, record: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&sequence.to_le_bytes());
+    crc.update(&(record.len() as u32).to_le_bytes());
+    crc.update(record);
+    crc.finalize()
+}
+
+/// Record `i` of the example: 0 to 5,000 bytes.
+fn some_record(i: u64) -> Vec<u8> {
+    let noise = i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    let len = i * 31 % 5001;
+    noise.into_iter().cycle().take(len as usize).collect()
+}
+
+/// Where the log goes: the argument, else `target`, where a build leaves its files.
+fn directory() -> PathBuf {
+    let target = Path::new("target");
+    let default = if target.is_dir() {
+        target
+    } else {
+        Path::new(".")
+    };
+    env::args_os().nth(1).map_or(default.into(), PathBuf::from)
+}
