@@ -1,4 +1,112 @@
-//! Linux kernel AIO for tokio.
+//! Linux kernel AIO for tokio: `O_DIRECT` reads and writes that the kernel schedules itself, awaited
+//! from ordinary tasks.
+//!
+//! No thread pool stands behind an operation: it goes to the block layer with
+//! [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html), and its future wakes
+//! when the kernel is done. That works under the multi-threaded runtime, the current-thread runtime
+//! and a `LocalSet`, and also where io_uring is forbidden, as by the default profiles of Docker and Podman.
+//!
+//! # When to use it, and when not
+//!
+//! It is for programs that keep many reads and writes in flight on local disks and do their own
+//! caching: storage engines, logs, queues, object stores. It is not for
+//!
+//! - files that should go through the page cache, which `O_DIRECT` passes by: without it the kernel
+//!   does all of an AIO request inside the submission. Use `tokio::fs`.
+//! - small files, and offsets or lengths that are no multiples of the file's block: direct I/O
+//!   refuses them.
+//! - network file systems, pipes, sockets.
+//! - operations that AIO does not have (open, stat, allocate, truncate, rename; here they run on
+//!   tokio's blocking pool, or not at all), and programs that have io_uring and want its features.
+//! - other systems than Linux, where the crate is empty.
+//!
+//! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
+//! write. The README has a table.
+//!
+//! # First steps
+//!
+//! A context takes requests through its handle; a [`File`] is opened for direct I/O; a
+//! [`LockedBuf`] is memory that is aligned for it.
+//!
+//! ```
+//! use tokio_kaio::{AioOpenOptionsExt, LockedBuf, ReadFlags, WriteFlags, aio_context};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Up to 128 requests in flight; further ones wait.
+//!     let (context, handle) = aio_context(128, true)?;
+//!
+//!     let mut options = std::fs::OpenOptions::new();
+//!     options.read(true).write(true).create(true);
+//! #   let dir = tempfile::tempdir()?;
+//! #   let path = dir.path().join("table");
+//!     let file = options.aio_open(path, false).await?;
+//!
+//!     // Offsets and lengths are multiples of the file's block.
+//!     let mut buffer = LockedBuf::with_size(4096)?;
+//!     buffer.as_mut()[..5].copy_from_slice(b"hello");
+//!     file.write_at(&handle, 8192, &buffer, 4096, WriteFlags::DSYNC).await?;
+//!
+//!     let read = file.read_at(&handle, 8192, &mut buffer, 4096, ReadFlags::empty()).await?;
+//!     assert_eq!(read, 4096);
+//!     assert_eq!(&buffer.as_ref()[..5], b"hello");
+//!
+//!     context.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A handle is cheap to clone, and any number of operations may run on a file at once: give each
+//! task a handle, an `Arc` of the file and a buffer of its own. The repository's
+//! `examples/quickstart.rs` does so, `examples/wal.rs` is a log with group commit.
+//!
+//! [`aio_context`] is for any runtime. [`local_aio_context`] saves the lock where everything stays
+//! on one thread. [`AioContextBuilder`] offers more choices.
+//!
+//! # How it works
+//!
+//! The life of a read:
+//!
+//! 1. Its future is polled. The buffer's memory *moves* into the request; a slot of the context is
+//!    taken, or waited for.
+//! 2. A request that comes alone goes to the kernel there and then. Requests that come together, in
+//!    the same turn of the runtime, are queued, and the context's background task submits them with
+//!    one system call, up to 32 ([`AioContextBuilder::max_batch`]) at a time.
+//! 3. What completes inside the submission, as on tmpfs, is found right after it. Otherwise the
+//!    kernel writes an event to a ring that it shares with the process, and signals an eventfd
+//!    among those that tokio's I/O driver waits for. The events are taken out of the ring without a
+//!    system call, and the futures woken.
+//! 4. The future is polled again, the memory moves back to the buffer, and the slot is free.
+//!
+//! A write is the same, but that it shares the memory, which nobody can change meanwhile. In steady
+//! state, nothing is allocated on the way.
+//!
+//! A context ends on a thread of its own, because
+//! [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps:
+//! [`close`](GenericAioContext::close) waits for that, dropping the context does not.
+//!
+//! # Cancellation
+//!
+//! Any future may be dropped, forgotten or aborted at any time: memory stays sound. What the kernel
+//! has can't be recalled, so *cancelled* means *abandoned*: the read or write goes on, on memory
+//! that the request keeps, and holds its slot until the kernel is done. The buffer of a dropped
+//! read has new, zeroed memory then; [`LockedBuf`](LockedBuf#while-an-operation-runs) has the
+//! details. A dropped write may still land, even after one that was submitted later: before you
+//! write the same place again, wait for it instead of dropping it.
+//!
+//! # Errors
+//!
+//! An operation fails with [`AioCommandError`], which fails nothing else: its context, its file and
+//! the requests beside it go on. [`AioContextError`] and [`LockedBufError`] say which limit is in
+//! the way, and how to raise it. A `len` larger than the buffer is a panic, before anything is
+//! submitted.
+//!
+//! # Forked children
+//!
+//! A child that [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) makes has neither
+//! the completion rings nor the memory of its parent's buffers. Operations that it starts on an
+//! inherited context fail with `EINVAL`; touching an inherited buffer is a segmentation fault. A
+//! child that goes on to `exec`, as [`std::process::Command`]'s does, is not concerned.
 #![cfg(target_os = "linux")]
 
 mod buf;
@@ -24,3 +132,8 @@ pub use flags::{ReadFlags, WriteFlags};
 pub use fs::{AioOpenOptionsExt, File};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use request::{IntrusiveAdapter, LocalRequestAdapter, Request, SyncRequestAdapter};
+
+/// Compiles and runs the README's code.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
