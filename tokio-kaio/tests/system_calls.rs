@@ -1,0 +1,214 @@
+//! How many system calls an operation takes, counted one by one.
+//!
+//! This binary defines the C library's functions through which system calls are made, so that the
+//! library, tokio and mio call these instead: they count on the thread that asks for it, then call
+//! the real ones. What counts is every call between the start and the end of a long row of reads.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_long, c_void};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+
+use common::{BLOCK, buffer, everywhere, open_rw, write_patterned};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{LocalSet, spawn_local};
+use tokio_kaio::{
+    AioCommandError, File, GenericAioContextHandle, LockedBuf, ReadFlags, aio_context,
+    local_aio_context,
+};
+
+thread_local! {
+    /// System calls of this thread.
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    CALLS.with(|calls| calls.set(calls.get() + 1));
+}
+
+/// The function that this binary's one stands before.
+fn real<F: Copy>(name: &CStr) -> F {
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
+    // SAFETY: asks for a symbol by its name.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    assert!(!symbol.is_null());
+    // SAFETY: a function pointer of the type that the caller knows the C library's one to have.
+    unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+/// Defines a function of the C library's that counts and goes on to the real one.
+macro_rules! counted {
+    ($name:ident($($arg:ident: $type:ty),*) -> $result:ty) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name($($arg: $type),*) -> $result {
+            type Function = unsafe extern "C" fn($($type),*) -> $result;
+            static REAL: std::sync::OnceLock<Function> = std::sync::OnceLock::new();
+            count();
+            let real = REAL.get_or_init(|| {
+                let name = concat!(stringify!($name), "\0");
+                real(CStr::from_bytes_with_nul(name.as_bytes()).unwrap())
+            });
+            // SAFETY: the caller's arguments, passed on.
+            unsafe { real($($arg),*) }
+        }
+    };
+}
+
+// `io_*` and, from the standard library, futexes.
+counted!(syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long);
+counted!(epoll_wait(epoll: c_int, events: *mut libc::epoll_event, room: c_int, timeout: c_int) -> c_int);
+counted!(epoll_ctl(epoll: c_int, op: c_int, fd: c_int, event: *mut libc::epoll_event) -> c_int);
+counted!(read(fd: c_int, buffer: *mut c_void, len: usize) -> isize);
+counted!(write(fd: c_int, buffer: *const c_void, len: usize) -> isize);
+counted!(close(fd: c_int) -> c_int);
+counted!(fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int);
+counted!(mlock(start: *const c_void, len: usize) -> c_int);
+counted!(munmap(start: *mut c_void, len: usize) -> c_int);
+counted!(madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int);
+counted!(sched_yield() -> c_int);
+
+const BLOCKS: u64 = 256;
+
+/// System calls an operation of the row that `run` makes.
+async fn calls_per_op(ops: u64, run: impl AsyncFnOnce()) -> f64 {
+    let before = CALLS.get();
+    run().await;
+    (CALLS.get() - before) as f64 / ops as f64
+}
+
+/// Stands for a handle of any flavour.
+trait Reads {
+    fn read<'a>(
+        &'a self,
+        file: &'a File,
+        block: u64,
+        target: &'a mut LockedBuf,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + 'a;
+}
+
+impl<M, A, L> Reads for GenericAioContextHandle<M, A, L>
+where
+    M: lock_api::RawMutex,
+    A: tokio_kaio::IntrusiveAdapter<M, L>,
+    A::LinkOps: intrusive_collections::linked_list::LinkedListOps + Default,
+    L: intrusive_collections::DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    fn read<'a>(
+        &'a self,
+        file: &'a File,
+        block: u64,
+        target: &'a mut LockedBuf,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + 'a {
+        let offset = block % BLOCKS * BLOCK as u64;
+        file.read_at(self, offset, target, BLOCK as u64, ReadFlags::empty())
+    }
+}
+
+async fn one_after_another(handle: &impl Reads, file: &File, ops: u64) {
+    let mut target = buffer(BLOCK);
+    for block in 0..ops {
+        assert_eq!(
+            handle.read(file, block, &mut target).await.unwrap(),
+            BLOCK as u64
+        );
+    }
+}
+
+/// All the reads of a wave are made by one task, which waits for all of them.
+async fn in_waves(handle: &impl Reads, file: &File, waves: u64, targets: &mut [LockedBuf]) {
+    for wave in 0..waves {
+        let mut reads: Vec<_> = targets
+            .iter_mut()
+            .zip(wave * 32..)
+            .map(|(target, block)| Some(Box::pin(handle.read(file, block, target))))
+            .collect();
+        std::future::poll_fn(|cx| {
+            for slot in &mut reads {
+                let Some(read) = slot else { continue };
+                if let Poll::Ready(read) = Pin::new(read).poll(cx) {
+                    assert_eq!(read.unwrap(), BLOCK as u64);
+                    *slot = None;
+                }
+            }
+            if reads.iter().all(Option::is_none) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
+
+async fn check(handle: &impl Reads, file: &File, flavour: &str) {
+    const OPS: u64 = 2048;
+    one_after_another(handle, file, 200).await;
+    let alone = calls_per_op(OPS, async || one_after_another(handle, file, OPS).await).await;
+
+    let mut targets: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
+    in_waves(handle, file, 4, &mut targets).await;
+    let waves = OPS / 32;
+    let together = async || in_waves(handle, file, waves, &mut targets).await;
+    let together = calls_per_op(OPS, together).await;
+
+    println!("{flavour}: {alone:.3} calls a read alone, {together:.3} in waves of 32");
+    assert!(
+        alone <= 2.1,
+        "{flavour}: {alone} system calls a read, one after another"
+    );
+    assert!(
+        together <= 0.3,
+        "{flavour}: {together} system calls a read, 32 together"
+    );
+}
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = CALLS.get();
+    std::thread::yield_now();
+    assert_eq!(CALLS.get() - before, 1);
+}
+
+#[test]
+fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
+    if cfg!(kaio_force_getevents) {
+        println!("skipped: without the ring in user space, each reap is a system call");
+        return;
+    }
+    for dir in everywhere() {
+        write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
+        // As the future of `block_on`.
+        current_thread().block_on(async {
+            let file = open_rw(&dir, "blocks").await;
+            let (context, handle) = aio_context(64, true).unwrap();
+            check(&handle, &file, "block_on").await;
+            context.close().await;
+        });
+        // As a task.
+        current_thread().block_on(async {
+            let file = open_rw(&dir, "blocks").await;
+            let (context, handle) = aio_context(64, true).unwrap();
+            let task = async move { check(&handle, &file, "task").await };
+            tokio::spawn(task).await.unwrap();
+            context.close().await;
+        });
+        // As a local task, with a local context.
+        LocalSet::new().block_on(&current_thread(), async {
+            let file = open_rw(&dir, "blocks").await;
+            let (context, handle, background) = local_aio_context(64, true).unwrap();
+            spawn_local(background);
+            spawn_local(async move { check(&handle, &file, "local").await })
+                .await
+                .unwrap();
+            context.close().await;
+        });
+    }
+}
