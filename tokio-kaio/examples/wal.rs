@@ -194,7 +194,7 @@ async fn open(
 ) -> Result<(Log, JoinHandle<Result<Counts>>, Replay)> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true);
-    let mut file = options
+    let file = options
         .aio_open(path.into(), false)
         .await
         .map_err(|error| format!("can't open {} for direct I/O: {error}", path.display()))?;

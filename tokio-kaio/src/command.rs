@@ -11,7 +11,7 @@ use crate::sys::abi::{self, Iocb};
 /// [`submit_request`](crate::GenericAioContextHandle::submit_request).
 ///
 /// Offsets and lengths are bytes. For direct I/O they must be multiples of what the file wants:
-/// 512 or 4096 mostly.
+/// 512 or 4096 mostly. Later versions may have further variants.
 #[derive(Debug)]
 pub enum RawCommand<'a> {
     /// Read `len` bytes at `offset` to the front of `buffer`. Completes with the number of bytes
@@ -29,7 +29,8 @@ pub enum RawCommand<'a> {
     },
 
     /// Write the first `len` bytes of `buffer` at `offset`. Completes with the number of bytes
-    /// written, which can be less than `len`, as where the disk fills up. As
+    /// written, which can be less than `len`, as where the disk fills up; the rest is then to be
+    /// moved to the front of the buffer for the next write. As
     /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html).
     Pwrite {
         /// Where in the file, bytes. Ignored with [`WriteFlags::APPEND`].
@@ -67,9 +68,16 @@ impl<'a> RawCommand<'a> {
 
     pub(crate) fn transfer(&self) -> Option<Transfer> {
         match *self {
-            RawCommand::Pread { offset, len, .. } | RawCommand::Pwrite { offset, len, .. } => {
-                Some(Transfer { offset, len })
-            }
+            RawCommand::Pread { offset, len, .. } => Some(Transfer {
+                offset: Some(offset),
+                len,
+            }),
+            RawCommand::Pwrite {
+                offset, len, flags, ..
+            } => Some(Transfer {
+                offset: (!flags.contains(WriteFlags::APPEND)).then_some(offset),
+                len,
+            }),
             RawCommand::Fdsync | RawCommand::Fsync => None,
         }
     }

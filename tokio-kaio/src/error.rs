@@ -7,7 +7,8 @@ use thiserror::Error;
 use crate::eventfd::EventFdError;
 use crate::sys::{self, DirectIo};
 
-/// Why an operation failed. Its buffer is back with the caller, and the context goes on.
+/// Why an operation failed. Its buffer is back with the caller, and the context goes on. Later
+/// versions may have further variants.
 #[derive(Error, Debug)]
 pub enum AioCommandError {
     /// The context was closed or dropped, or its runtime was shut down, before the operation was
@@ -18,7 +19,9 @@ pub enum AioCommandError {
     /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
     /// mode), `EINVAL` (offset past `i64::MAX`, or an operation that the file does not have),
     /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
-    /// for the request). See
+    /// for the request); or it did not get that far: `EMFILE` (no descriptor left for the
+    /// duplicate that a request needs while it waits for a slot), `ENOMEM` (no memory for the copy
+    /// of a buffer that an abandoned write still reads). See
     /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
     #[error("the kernel did not take the request: {0}")]
     IoSubmit(#[source] io::Error),
@@ -120,10 +123,11 @@ fn aio_sysctl(name: &str) -> String {
         .map_or_else(|_| "unknown".into(), |value| value.trim().into())
 }
 
-/// A transfer of `len` bytes at `offset`, for the text of an error.
+/// A transfer, for the text of an error.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
-    pub(crate) offset: u64,
+    /// `None`: at the end of the file.
+    pub(crate) offset: Option<u64>,
     pub(crate) len: u64,
 }
 
@@ -132,26 +136,25 @@ pub(crate) struct Transfer {
 struct Misaligned {
     errno: i32,
     transfer: Transfer,
-    wanted: DirectIo,
+    file: DirectIo,
 }
 
 impl fmt::Display for Misaligned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Transfer { offset, len } = self.transfer;
-        let DirectIo {
-            memory,
-            offset: multiple,
-        } = self.wanted;
         let errno = io::Error::from_raw_os_error(self.errno);
-        write!(f, "{errno}: {len} bytes at offset {offset}: ")?;
-        if multiple == 0 {
-            write!(f, "the file can't do direct I/O (statx)")
-        } else {
-            write!(
+        write!(f, "{errno}: {} bytes at ", self.transfer.len)?;
+        match self.transfer.offset {
+            Some(offset) => write!(f, "offset {offset}: ")?,
+            None => write!(f, "the end of the file, offset {}: ", self.file.size)?,
+        }
+        match self.file.offset {
+            0 => write!(f, "the file can't do direct I/O (statx)"),
+            multiple => write!(
                 f,
                 "direct I/O on this file wants offset and length in multiples of {multiple} bytes, \
-                 and memory aligned to {memory} (statx)"
-            )
+                 and memory aligned to {} (statx)",
+                self.file.memory
+            ),
         }
     }
 }
@@ -163,12 +166,12 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Erro
     let Some(errno @ libc::EINVAL) = error.raw_os_error() else {
         return error;
     };
-    let Ok(Some(wanted)) = sys::direct_io(fd) else {
+    let Ok(Some(file)) = sys::direct_io(fd) else {
         return error;
     };
-    let multiple = u64::from(wanted.offset);
-    let met = multiple != 0 && transfer.offset % multiple == 0 && transfer.len % multiple == 0;
-    if met {
+    let offset = transfer.offset.unwrap_or(file.size);
+    let aligned = |value: u64| value.checked_rem(file.offset.into()) == Some(0);
+    if aligned(offset) && aligned(transfer.len) {
         return error;
     }
     io::Error::new(
@@ -176,7 +179,7 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Erro
         Misaligned {
             errno,
             transfer,
-            wanted,
+            file,
         },
     )
 }

@@ -30,6 +30,7 @@ bitflags! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct WriteFlags: isize {
         /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
+        /// With direct I/O the end must be aligned as an offset must be.
         const APPEND = abi::RWF_APPEND as isize;
 
         /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.

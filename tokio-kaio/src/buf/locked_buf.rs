@@ -105,8 +105,8 @@ impl LockedBuf {
         self.region.as_ref().map_or(0, |region| region.len())
     }
 
-    /// Whether the memory is locked into RAM: always, unless a dropped operation's replacement
-    /// would have gone past `RLIMIT_MEMLOCK`.
+    /// Whether the memory is locked into RAM: always, unless it had to be replaced because of a
+    /// dropped operation, and that would have gone past `RLIMIT_MEMLOCK`.
     pub fn is_locked(&self) -> bool {
         self.region
             .as_ref()

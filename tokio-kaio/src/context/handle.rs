@@ -52,7 +52,8 @@ where
     /// its request is queued or submitted until the kernel is done with it, also if its future was
     /// dropped.
     ///
-    /// `None`: the context has stopped, or was made with `use_semaphore` `false`.
+    /// `None`: the context was closed or dropped, its background task has ended, or it was made
+    /// with `use_semaphore` `false`.
     pub fn available_slots(&self) -> Option<usize> {
         available_slots(&self.shared)
     }
@@ -62,9 +63,11 @@ where
     ///
     /// Any descriptor will do whose file the kernel can do AIO on. Only with direct I/O
     /// (`O_DIRECT`) does it run asynchronously: on other files the kernel does all of it inside
-    /// the submission. [`File`](crate::File) opens files so; its requests are also submitted in
-    /// batches, where those made here go to the kernel before `poll` returns, one at a time,
-    /// because nothing else would keep `fd` open.
+    /// the submission.
+    ///
+    /// [`File`](crate::File) opens files so, and its requests go to the kernel in batches. Those
+    /// made here go before `poll` returns, one at a time, because nothing else would be sure to
+    /// keep `fd` open; where no slot is free, the request waits on a duplicate of it.
     ///
     /// # Errors
     ///

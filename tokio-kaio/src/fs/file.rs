@@ -92,7 +92,7 @@ impl File {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub async fn set_len(&mut self, size: u64) -> io::Result<()> {
+    pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || file.set_len(size)).await
     }

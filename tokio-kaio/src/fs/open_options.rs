@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::File;
 use super::file::off_runtime;
@@ -25,8 +25,9 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html); `EINVAL` where the
-    /// file system can't do direct I/O.
+    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html). Where the file
+    /// system can't do direct I/O: [`io::ErrorKind::InvalidInput`] with a text that says so; a file
+    /// that the options create has been created then.
     ///
     /// # Panics
     ///
@@ -55,16 +56,29 @@ pub trait AioOpenOptionsExt {
 impl AioOpenOptionsExt for OpenOptions {
     async fn aio_open(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         if is_sync {
-            self.custom_flags(libc::O_DIRECT | libc::O_SYNC);
+            self.custom_flags(libc::O_SYNC);
         }
         off_runtime(move || {
-            let file = self.open(path)?;
-            if !is_sync {
-                // Not through `custom_flags`, which would replace the caller's.
-                sys::set_direct(&file)?;
-            }
+            let file = self.open(&path)?;
+            // Not through `custom_flags`, which would replace the caller's.
+            sys::set_direct(&file).map_err(|error| no_direct_io(error, &path))?;
             Ok(File::new(file))
         })
         .await
     }
+}
+
+/// Says so where that is what an `EINVAL` means.
+fn no_direct_io(error: io::Error, path: &Path) -> io::Error {
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return error;
+    }
+    let path = path.display();
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "{path}: the file system can't do direct I/O (O_DIRECT): {error}; put the file on one \
+             that can, such as ext4, XFS or btrfs"
+        ),
+    )
 }

@@ -7,9 +7,10 @@ use std::os::fd::RawFd;
 
 use super::syscalls::syscall_result;
 
-/// The alignments that a file wants for direct I/O, in bytes.
+/// The alignments that a file wants for direct I/O, and its size, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DirectIo {
+    pub(crate) size: u64,
     /// Of the memory.
     pub(crate) memory: u32,
     /// Of offset and length.
@@ -31,7 +32,7 @@ pub(crate) fn direct_io(fd: RawFd) -> io::Result<Option<DirectIo>> {
             fd,
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_DIOALIGN,
+            libc::STATX_DIOALIGN | libc::STATX_SIZE,
             status.as_mut_ptr(),
         )
     };
@@ -40,6 +41,7 @@ pub(crate) fn direct_io(fd: RawFd) -> io::Result<Option<DirectIo>> {
     let status = unsafe { status.assume_init() };
     Ok(
         (status.stx_mask & libc::STATX_DIOALIGN != 0).then_some(DirectIo {
+            size: status.stx_size,
             memory: status.stx_dio_mem_align,
             offset: status.stx_dio_offset_align,
         }),
