@@ -37,11 +37,9 @@ const LEN: u64 = BLOCK as u64;
 /// Tasks of the storm, each with blocks of its own.
 const TASKS: usize = 16;
 /// Blocks of one task.
-const BLOCKS: usize = 24;
+const BLOCKS: usize = 40;
 /// Fewer than tasks: some wait for a slot.
 const SLOTS: usize = 5;
-/// Operations of one task in one round.
-const OPERATIONS: usize = 40;
 const ROUNDS: usize = 5;
 
 /// What a buffer holds before a read.
@@ -59,6 +57,17 @@ enum GiveUp {
     Forget,
 }
 
+impl GiveUp {
+    /// Operations of one task in one round. Forgotten ones keep their memory, which is locked,
+    /// until their context ends.
+    fn operations(self) -> usize {
+        match self {
+            GiveUp::Drop => 80,
+            GiveUp::Forget => 50,
+        }
+    }
+}
+
 /// What one task knows about its blocks.
 #[derive(Clone)]
 struct Lane {
@@ -69,6 +78,8 @@ struct Lane {
     /// is not written again before that is settled, so that it has exactly two possible contents.
     maybe: Vec<Option<u64>>,
     next_seed: u64,
+    done: usize,
+    given_up: usize,
 }
 
 impl Lane {
@@ -80,6 +91,8 @@ impl Lane {
                 .collect(),
             maybe: vec![None; BLOCKS],
             next_seed: (task as u64 + 1) << 32,
+            done: 0,
+            given_up: 0,
         };
         (0..TASKS).map(lane).collect()
     }
@@ -91,6 +104,14 @@ impl Lane {
     fn seed(&mut self) -> u64 {
         self.next_seed += 1;
         self.next_seed
+    }
+
+    fn count(&mut self, done: bool) {
+        *(if done {
+            &mut self.done
+        } else {
+            &mut self.given_up
+        }) += 1;
     }
 
     /// A block that may be written.
@@ -215,16 +236,24 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     let mut set_aside = SetAside::default();
-    for _ in 0..OPERATIONS {
+    for _ in 0..way.operations() {
         let mut buffer = set_aside.take();
-        let delay = moment(&mut random);
+        // One in four is waited for.
+        let patience = random.random_ratio(1, 4);
+        let delay = if patience {
+            Duration::MAX
+        } else {
+            moment(&mut random)
+        };
         let writable = lane.settled(&mut random).filter(|_| random.random());
         if let Some(block) = writable {
             let seed = lane.seed();
             pattern(seed, buffer.as_mut());
             let offset = lane.offset(block);
             let write = file.write_at(&handle, offset, &buffer, LEN, WriteFlags::empty());
-            match race(write, delay, way).await {
+            let done = race(write, delay, way).await;
+            lane.count(done.is_some());
+            match done {
                 Some(result) => {
                     assert_eq!(result.unwrap(), LEN);
                     lane.known[block] = seed;
@@ -236,7 +265,9 @@ where
             buffer.as_mut().fill(UNREAD);
             let offset = lane.offset(block);
             let read = file.read_at(&handle, offset, &mut buffer, LEN, ReadFlags::empty());
-            match race(read, delay, way).await {
+            let done = race(read, delay, way).await;
+            lane.count(done.is_some());
+            match done {
                 Some(result) => {
                     assert_eq!(result.unwrap(), LEN);
                     lane.check_read(block, buffer.as_ref());
@@ -305,7 +336,19 @@ fn storm(dir: &TempDir, way: GiveUp) {
             context.close().await;
             assert_eq!(handle.available_slots(), None);
         }
+        check_weather(&lanes);
     }));
+}
+
+/// It was a storm only if much was given up, and much was not.
+fn check_weather(lanes: &[Lane]) {
+    let done: usize = lanes.iter().map(|lane| lane.done).sum();
+    let given_up: usize = lanes.iter().map(|lane| lane.given_up).sum();
+    println!("{done} done, {given_up} given up");
+    assert!(
+        done.min(given_up) * 50 > done + given_up,
+        "{done} done, {given_up} given up"
+    );
 }
 
 #[test]
@@ -363,6 +406,7 @@ fn a_storm_on_a_local_context_leaves_everything_right() {
                 context.close().await;
                 background.await.unwrap().unwrap();
             }
+            check_weather(&lanes);
         };
         one_thread().block_on(LocalSet::new().run_until(within(storm)));
     }
@@ -570,7 +614,7 @@ async fn a_write_given_up_in_flight_writes_what_was_submitted() {
         .iter()
         .flat_map(|dir| [(dir, false), (dir, true)])
     {
-        sevens(&dir, LARGE);
+        sevens(dir, LARGE);
         let file = open_rw(dir, "file").await;
         let (context, handle) = aio_context(2, true).unwrap();
         let mut buffer = buffer(LARGE);
