@@ -1,0 +1,439 @@
+//! Random sequences of operations leave a file as the same sequences leave its twin, which the
+//! standard library reads and writes.
+//!
+//! An operation that is given up may or may not take place. What it would change is looked at
+//! once the context has no request in flight any more, and must be all old or all new; the twin
+//! follows.
+
+mod common;
+
+use std::fs::{self, OpenOptions};
+use std::future::Future;
+use std::io::Write;
+use std::mem;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::pin::pin;
+
+use common::*;
+use futures::future::join_all;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tempfile::TempDir;
+use tokio::runtime;
+use tokio::task::yield_now;
+use tokio_kaio::{
+    AioContext, AioContextBuilder, AioContextHandle, File, LockedBuf, ReadFlags, WriteFlags,
+};
+
+/// Blocks of the file in which reads and writes start.
+const BLOCKS: usize = 12;
+/// Blocks of the longest transfer.
+const LONGEST: usize = 4;
+const LEN: u64 = BLOCK as u64;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read {
+        block: usize,
+        blocks: usize,
+    },
+    Write {
+        block: usize,
+        blocks: usize,
+        given_up: Option<GivenUp>,
+    },
+    Append {
+        blocks: usize,
+        given_up: Option<GivenUp>,
+    },
+    /// Given up without an effect on the file.
+    LostRead {
+        block: usize,
+        given_up: GivenUp,
+    },
+    /// One write a block, all at once, and a read of each at once after that.
+    Burst {
+        block: usize,
+        blocks: usize,
+    },
+    Truncate {
+        len: u64,
+    },
+    Sync {
+        data_only: bool,
+    },
+    /// Waits for what was given up.
+    Settle,
+    Reopen {
+        dropped: bool,
+    },
+}
+
+/// How an operation is given up.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp {
+    /// After so many polls; by then it may be done.
+    polls: usize,
+    forgotten: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let block = || 0..BLOCKS;
+    let blocks = || 1..=LONGEST;
+    let given_up =
+        || (0..4_usize, any::<bool>()).prop_map(|(polls, forgotten)| GivenUp { polls, forgotten });
+    let perhaps = || proptest::option::of(given_up());
+    prop_oneof![
+        4 => (block(), blocks()).prop_map(|(block, blocks)| Step::Read { block, blocks }),
+        8 => (block(), blocks(), perhaps())
+            .prop_map(|(block, blocks, given_up)| Step::Write { block, blocks, given_up }),
+        3 => (blocks(), perhaps())
+            .prop_map(|(blocks, given_up)| Step::Append { blocks, given_up }),
+        2 => (block(), given_up())
+            .prop_map(|(block, given_up)| Step::LostRead { block, given_up }),
+        2 => (block(), 1..=BLOCKS).prop_map(|(block, blocks)| Step::Burst { block, blocks }),
+        2 => (0..=BLOCKS as u64).prop_map(|blocks| Step::Truncate { len: blocks * LEN }),
+        // Where a file does not end at a block's end.
+        1 => (0..=BLOCKS as u64 * LEN).prop_map(|len| Step::Truncate { len }),
+        1 => any::<bool>().prop_map(|data_only| Step::Sync { data_only }),
+        1 => Just(Step::Settle),
+        1 => any::<bool>().prop_map(|dropped| Step::Reopen { dropped }),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    slots: usize,
+    max_batch: usize,
+    steps: Vec<Step>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let steps = proptest::collection::vec(step(), 1..40);
+    (1..=6_usize, 1..=8_usize, steps).prop_map(|(slots, max_batch, steps)| Case {
+        slots,
+        max_batch,
+        steps,
+    })
+}
+
+/// A write that was given up, from block `block` on.
+struct Open {
+    block: usize,
+    data: Vec<u8>,
+}
+
+struct Model {
+    case: Case,
+    path: PathBuf,
+    twin_path: PathBuf,
+    twin: fs::File,
+    file: File,
+    context: Option<(AioContext, AioContextHandle)>,
+    open: Vec<Open>,
+    seed: u64,
+}
+
+impl Model {
+    async fn new(dir: &TempDir, case: Case) -> Model {
+        let (path, twin_path) = (dir.path().join("file"), dir.path().join("twin"));
+        let _ = fs::remove_file(&path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let twin = options.open(&twin_path).unwrap();
+        let file = open_rw(dir, "file").await;
+        let context = Some(open(&case));
+        Model {
+            case,
+            path,
+            twin_path,
+            twin,
+            file,
+            context,
+            open: Vec::new(),
+            seed: 0,
+        }
+    }
+
+    fn handle(&self) -> AioContextHandle {
+        self.context.as_ref().unwrap().1.clone()
+    }
+
+    fn data(&mut self, blocks: usize) -> LockedBuf {
+        self.seed += 1;
+        patterned(self.seed, blocks * BLOCK)
+    }
+
+    fn len(&self) -> u64 {
+        self.twin.metadata().unwrap().len()
+    }
+
+    async fn step(&mut self, step: Step) {
+        let handle = self.handle();
+        match step {
+            Step::Read { block, blocks } => {
+                self.settle_if(block, blocks).await;
+                let (offset, size) = (block as u64 * LEN, blocks * BLOCK);
+                let mut target = buffer(size);
+                target.as_mut().fill(0xee);
+                let mut expected = vec![0xee; size];
+                let read = self.file.read_at(
+                    &handle,
+                    offset,
+                    &mut target,
+                    size as u64,
+                    ReadFlags::empty(),
+                );
+                let read = read.await.unwrap();
+                let twin = self.twin.read_at(&mut expected, offset).unwrap();
+                assert_eq!(read, twin as u64, "bytes read at {offset}");
+                assert!(
+                    target.as_ref()[..twin] == expected[..twin],
+                    "content at {offset}"
+                );
+            }
+            Step::LostRead { block, given_up } => {
+                let mut target = buffer(BLOCK);
+                let offset = block as u64 * LEN;
+                let read = self
+                    .file
+                    .read_at(&handle, offset, &mut target, LEN, ReadFlags::empty());
+                if let Some(result) = give_up(read, given_up).await {
+                    assert!(result.unwrap() <= LEN);
+                }
+            }
+            Step::Write {
+                block,
+                blocks,
+                given_up,
+            } => {
+                self.settle_if(block, blocks).await;
+                let data = self.data(blocks);
+                let (offset, len) = (block as u64 * LEN, data.size() as u64);
+                let write = self
+                    .file
+                    .write_at(&handle, offset, &data, len, WriteFlags::empty());
+                let done = match given_up {
+                    Some(how) => give_up(write, how).await,
+                    None => Some(write.await),
+                };
+                match done {
+                    Some(result) => {
+                        assert_eq!(result.unwrap(), len, "bytes written at {offset}");
+                        self.twin.write_all_at(data.as_ref(), offset).unwrap();
+                    }
+                    None => self.gave_up(block, data, given_up).await,
+                }
+            }
+            Step::Append { blocks, given_up } => {
+                self.settle().await;
+                let end = self.len();
+                if end % LEN != 0 {
+                    return; // direct I/O can't append there
+                }
+                let data = self.data(blocks);
+                let len = data.size() as u64;
+                // The offset is to be ignored.
+                let write = self
+                    .file
+                    .write_at(&handle, LEN, &data, len, WriteFlags::APPEND);
+                let done = match given_up {
+                    Some(how) => give_up(write, how).await,
+                    None => Some(write.await),
+                };
+                match done {
+                    Some(result) => {
+                        assert_eq!(result.unwrap(), len, "bytes appended");
+                        let mut twin = OpenOptions::new()
+                            .append(true)
+                            .open(&self.twin_path)
+                            .unwrap();
+                        twin.write_all(data.as_ref()).unwrap();
+                    }
+                    None => self.gave_up((end / LEN) as usize, data, given_up).await,
+                }
+            }
+            Step::Burst { block, blocks } => {
+                self.settle_if(block, blocks).await;
+                let data: Vec<_> = (0..blocks).map(|_| self.data(1)).collect();
+                let file = &self.file;
+                let offset = |i: usize| (block + i) as u64 * LEN;
+                let writes = data.iter().enumerate().map(|(i, data)| {
+                    file.write_at(&handle, offset(i), data, LEN, WriteFlags::empty())
+                });
+                for (i, result) in join_all(writes).await.into_iter().enumerate() {
+                    assert_eq!(result.unwrap(), LEN, "bytes written at {}", offset(i));
+                    self.twin.write_all_at(data[i].as_ref(), offset(i)).unwrap();
+                }
+                let mut targets: Vec<_> = (0..blocks).map(|_| buffer(BLOCK)).collect();
+                let reads = targets.iter_mut().enumerate().map(|(i, target)| {
+                    file.read_at(&handle, offset(i), target, LEN, ReadFlags::empty())
+                });
+                for result in join_all(reads).await {
+                    assert_eq!(result.unwrap(), LEN);
+                }
+                for (target, data) in targets.iter().zip(&data) {
+                    assert!(target.as_ref() == data.as_ref());
+                }
+            }
+            Step::Truncate { len } => {
+                self.settle().await;
+                self.file.set_len(len).await.unwrap();
+                self.twin.set_len(len).unwrap();
+                assert_eq!(self.file.metadata().await.unwrap().len(), len);
+            }
+            Step::Sync { data_only: true } => self.file.sync_data(&handle).await.unwrap(),
+            Step::Sync { data_only: false } => self.file.sync_all(&handle).await.unwrap(),
+            Step::Settle => self.settle().await,
+            Step::Reopen { dropped } => {
+                let (context, handle) = self.context.take().unwrap();
+                if dropped {
+                    drop(context);
+                    // Those that were queued when it was dropped go out still, so that there is
+                    // no telling here when the last one is done: only the end of the rings tells.
+                    until(|| rings() == 0, rings).await;
+                } else {
+                    context.close().await;
+                }
+                assert_eq!(handle.available_slots(), None);
+                self.look();
+                self.context = Some(open(&self.case));
+            }
+        }
+    }
+
+    /// A write from `block` on was given up.
+    async fn gave_up(&mut self, block: usize, mut data: LockedBuf, how: Option<GivenUp>) {
+        let submitted = data.as_ref().to_vec();
+        data.as_mut().fill(0xdd); // must not get to the file
+        if how.is_some_and(|how| how.polls == 0) {
+            return; // nobody has seen it: the twin stays as it is
+        }
+        let extends = ((block * BLOCK + submitted.len()) as u64) > self.len();
+        self.open.push(Open {
+            block,
+            data: submitted,
+        });
+        if extends {
+            self.settle().await;
+        }
+    }
+
+    /// Settles if something that was given up meets these blocks.
+    async fn settle_if(&mut self, block: usize, blocks: usize) {
+        let meets = |open: &Open| {
+            block < open.block + open.data.len() / BLOCK && open.block < block + blocks
+        };
+        if self.open.iter().any(meets) {
+            self.settle().await;
+        }
+    }
+
+    async fn settle(&mut self) {
+        let slots = self.case.slots;
+        let handle = self.handle();
+        let free = || handle.available_slots();
+        until(|| free() == Some(slots), free).await;
+        self.look();
+    }
+
+    /// Finds out which of the writes that were given up have taken place.
+    fn look(&mut self) {
+        let bytes = fs::read(&self.path).unwrap();
+        for open in mem::take(&mut self.open) {
+            let offset = open.block * BLOCK;
+            let end = offset + open.data.len();
+            if bytes.len() >= end && bytes[offset..end] == open.data {
+                self.twin.write_all_at(&open.data, offset as u64).unwrap();
+            }
+        }
+        self.compare(&bytes);
+    }
+
+    fn compare(&self, bytes: &[u8]) {
+        let twin = fs::read(&self.twin_path).unwrap();
+        assert_eq!(bytes.len(), twin.len(), "length of the file");
+        let differs = bytes
+            .chunks(BLOCK)
+            .zip(twin.chunks(BLOCK))
+            .position(|(a, b)| a != b);
+        assert_eq!(differs, None, "the first block that differs");
+    }
+
+    async fn end(mut self) {
+        let (context, _) = self.context.take().unwrap();
+        context.close().await;
+        self.look();
+    }
+}
+
+fn open(case: &Case) -> (AioContext, AioContextHandle) {
+    AioContextBuilder::new(case.slots)
+        .max_batch(case.max_batch)
+        .build()
+        .unwrap()
+}
+
+/// Completion rings of this process.
+fn rings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("/[aio]")).count()
+}
+
+/// Polls `operation` as often as `how` says, with a turn of the runtime after each.
+async fn give_up<T>(operation: impl Future<Output = T>, how: GivenUp) -> Option<T> {
+    let mut operation = Box::pin(operation);
+    for _ in 0..how.polls {
+        let mut once = pin!(futures::future::poll_immediate(operation.as_mut()));
+        if let Some(result) = once.as_mut().await {
+            return Some(result);
+        }
+        yield_now().await;
+    }
+    if how.forgotten {
+        mem::forget(operation);
+    }
+    None
+}
+
+fn run(dir: &TempDir, case: Case) {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(within(async {
+        let mut model = Model::new(dir, case.clone()).await;
+        for step in case.steps {
+            model.step(step).await;
+        }
+        model.end().await;
+    }));
+}
+
+fn hold(dir: &TempDir) {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    let config = Config {
+        cases: cases.unwrap_or(48),
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let verdict = TestRunner::new(config).run(&case(), |case| {
+        run(dir, case);
+        Ok::<_, TestCaseError>(())
+    });
+    if let Err(failure) = verdict {
+        panic!("{failure}");
+    }
+}
+
+/// One test for both file systems: contexts that are dropped are waited for by the rings of the
+/// process.
+#[test]
+fn random_operations_leave_a_file_as_they_leave_its_twin() {
+    for dir in everywhere() {
+        hold(&dir);
+    }
+}
