@@ -128,6 +128,10 @@ pub fn in_child(name: &str) -> bool {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.lines()
+        .filter(|line| line.starts_with("skipped"))
+        .for_each(|line| eprintln!("{line}"));
     false
 }
 
