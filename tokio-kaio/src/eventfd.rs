@@ -125,19 +125,20 @@ impl EventFd {
     }
 
     /// Has the next signal after now wake `cx`, without reading the counter: under edge-triggered
-    /// epoll each signal is a new edge. Wakes nobody itself.
-    pub(crate) fn arm(&self, cx: &mut Context<'_>) {
+    /// epoll each signal is a new edge. Wakes nobody itself. `false`: the runtime is shutting down,
+    /// and there will be no more signals.
+    pub(crate) fn arm(&self, cx: &mut Context<'_>) -> bool {
         // Unconstrained: a task's used-up budget must not look like "armed".
         let mut armed = pin!(unconstrained(std::future::poll_fn(|cx| {
             loop {
                 match self.inner.poll_read_ready(cx) {
                     Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
-                    // The runtime shuts down: no more signals.
-                    Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(()),
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         })));
-        let _ = armed.as_mut().poll(cx);
+        armed.as_mut().poll(cx).is_pending()
     }
 }
 

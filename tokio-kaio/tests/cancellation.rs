@@ -345,10 +345,8 @@ fn check_weather(lanes: &[Lane]) {
     let done: usize = lanes.iter().map(|lane| lane.done).sum();
     let given_up: usize = lanes.iter().map(|lane| lane.given_up).sum();
     println!("{done} done, {given_up} given up");
-    assert!(
-        done.min(given_up) * 50 > done + given_up,
-        "{done} done, {given_up} given up"
-    );
+    // On tmpfs most are done when they are first polled, and none of those can be given up.
+    assert!(done.min(given_up) >= 20, "{done} done, {given_up} given up");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! fail, with the exact variant and errno, and that nothing else suffers from it.
 #![allow(unsafe_code)]
 
-#[allow(unreachable_pub, unsafe_code, clippy::undocumented_unsafe_blocks)]
 mod common;
 
 use std::ffi::CString;

@@ -1,7 +1,6 @@
 //! What code written for `linux-aio-tokio` 0.4 relies on, at run time: on each kind of runtime,
 //! with slots that are waited for, slots that are not, and contexts that have stopped.
 
-#[allow(unreachable_pub, unsafe_code, clippy::undocumented_unsafe_blocks)]
 mod common;
 
 use std::cell::RefCell;

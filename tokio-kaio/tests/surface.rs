@@ -3,7 +3,6 @@
 //! The functions are written as code for `linux-aio-tokio` 0.4 has them; that they compile is most
 //! of the test.
 
-#[allow(unreachable_pub, unsafe_code, clippy::undocumented_unsafe_blocks)]
 mod common;
 
 use std::fmt::Debug;
@@ -160,9 +159,10 @@ fn the_aliases_are_the_generic_types_over_their_parts() {
 
 #[test]
 fn the_parts_of_a_context_can_be_named_and_made() {
-    fn part<M: RawMutex, A: IntrusiveAdapter<M, L>, L: DefaultLinkOps + Default>() -> A
+    fn part<M: RawMutex, A, L: DefaultLinkOps + Default>() -> A
     where
-        A: Adapter<PointerOps = intrusive_collections::DefaultPointerOps<Box<Request<M, L>>>>,
+        A: IntrusiveAdapter<M, L>
+            + Adapter<PointerOps = intrusive_collections::DefaultPointerOps<Box<Request<M, L>>>>,
     {
         <A as IntrusiveAdapter<M, L>>::new()
     }

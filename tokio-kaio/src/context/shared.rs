@@ -108,6 +108,8 @@ pub(super) struct Launched<F: Flavour> {
     ticket: Ticket<F>,
     iocb: Iocb,
     route: Route<F::Kernel>,
+    /// For the table, unless the request is done at once: its own task needs no waking then.
+    waker: Waker,
 }
 
 /// Where an `io_submit` goes. Counted in [`State::submitting`] while it is in use.
@@ -228,13 +230,14 @@ impl<F: Flavour> Shared<F> {
             ticket,
             mut iocb,
             route,
+            waker,
         } = launched;
         let mut refused = None;
         let sent = route.submit::<F>(std::slice::from_mut(&mut iocb), |_, errno| {
             refused = Some(errno);
         });
         let keep_open = (sent == 0).then(|| descriptor.hold());
-        self.with(|state, aftermath| {
+        let (looked, _unused) = self.with(|state, aftermath| {
             state.submitting -= 1;
             if let Some(errno) = refused {
                 state.refuse(iocb.data, errno, aftermath);
@@ -247,8 +250,13 @@ impl<F: Flavour> Shared<F> {
             }
             let looked = state.table.collect(ticket);
             state.sent(1, route.quiet, looked.is_ok(), aftermath);
-            looked
-        })
+            let unused = match &looked {
+                Ok(_) => Some(waker),
+                Err(ticket) => state.table.rewake(ticket, waker),
+            };
+            (looked, unused)
+        });
+        looked
     }
 
     /// Submits what is queued, as far as there are slots.
@@ -297,11 +305,11 @@ impl<F: Flavour> Shared<F> {
             // A waker's own code runs in its clone: not under the lock.
             Err(ticket) if !wakes => {
                 let waker = waker.clone();
-                self.with(|state, aftermath| {
+                let (looked, _unused) = self.with(|state, _| {
                     let unused = state.table.rewake(&ticket, waker);
-                    aftermath.push(Released::unused(unused));
-                    state.table.collect(ticket)
-                })
+                    (state.table.collect(ticket), unused)
+                });
+                looked
             }
             looked => looked,
         }
@@ -320,7 +328,7 @@ impl<F: Flavour> Shared<F> {
     /// The kernel has signalled. `waker` is called for the next signal.
     pub(super) fn signalled(&self, waker: &Waker) {
         self.with(|state, aftermath| {
-            state.arm(waker); // before the reap: what comes after it signals again
+            state.arm(waker, aftermath); // before the reap: what comes after it signals again
             state.reap(aftermath);
             state.batching.turned();
         });
@@ -333,7 +341,7 @@ impl<F: Flavour> Shared<F> {
             state.driven = true;
             state.flush_requested = false;
             if let Some(waker) = signal {
-                state.arm(waker);
+                state.arm(waker, aftermath);
             }
             state.reap(aftermath);
             state.batching.turned();
@@ -423,12 +431,13 @@ impl<F: Flavour> State<F> {
             return Admitted::Queued(ticket);
         }
         let quiet = self.may_be_quiet();
-        let (ticket, iocb) = self.table.launch(payload, quiet, waker);
+        let (ticket, iocb) = self.table.launch(payload, quiet);
         match self.route(quiet) {
             Some(route) => Admitted::Launched(Launched {
                 ticket,
                 iocb,
                 route,
+                waker,
             }),
             None => unreachable!("the context is open"),
         }
@@ -540,11 +549,13 @@ impl<F: Flavour> State<F> {
         }
     }
 
-    fn arm(&self, waker: &Waker) {
-        if let Phase::Open(live) | Phase::Stopping(live) = &self.phase {
-            if let Some(signal) = &live.signal {
-                signal.arm(&mut Context::from_waker(waker));
-            }
+    /// Has the kernel's next signal call `waker`. Where there will be none, because the runtime of
+    /// the eventfd has gone, that is the context's end.
+    fn arm(&mut self, waker: &Waker, aftermath: &mut Aftermath<F::Kernel>) {
+        let signal = self.phase.live().and_then(|live| live.signal.as_ref());
+        if signal.is_some_and(|signal| !signal.arm(&mut Context::from_waker(waker))) {
+            self.reap(aftermath);
+            self.orphan(aftermath);
         }
     }
 

@@ -65,13 +65,14 @@ pub(super) enum State {
         /// Keeps the descriptor in `iocb` open, whatever becomes of the future and the caller's
         /// file.
         file: Arc<File>,
-        waker: Waker,
+        waker: Option<Waker>,
     },
     /// The kernel has it, and a future waits. `quiet`: its event comes without a signal.
     InFlight {
         memory: Memory,
         quiet: bool,
-        waker: Waker,
+        /// `None` while its own task submits it.
+        waker: Option<Waker>,
     },
     /// The kernel has it, and nobody waits.
     Abandoned { memory: Memory, quiet: bool },
@@ -116,14 +117,6 @@ pub(crate) struct Released {
 }
 
 impl Released {
-    /// Of a waker that is not needed.
-    pub(crate) fn unused(waker: Waker) -> Released {
-        Released {
-            unused: Some(waker),
-            ..Released::default()
-        }
-    }
-
     /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock.
     pub(crate) fn free(self) {
         if let Some(waker) = self.wake {

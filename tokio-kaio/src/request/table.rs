@@ -74,13 +74,9 @@ impl<F: Flavour> Table<F> {
     }
 
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
-    /// the future. The iocb is the caller's to submit; `quiet`: without a signal.
-    pub(crate) fn launch(
-        &mut self,
-        payload: Payload,
-        quiet: bool,
-        waker: Waker,
-    ) -> (Ticket<F>, Iocb) {
+    /// the future. The iocb is the caller's to submit; `quiet`: without a signal. It wakes nobody
+    /// until [`Table::rewake`].
+    pub(crate) fn launch(&mut self, payload: Payload, quiet: bool) -> (Ticket<F>, Iocb) {
         let (mut iocb, memory) = payload.into_parts();
         let request = self.ready_one();
         self.sent.push_back(request);
@@ -91,7 +87,7 @@ impl<F: Flavour> Table<F> {
         self.state(&ticket).fill(State::InFlight {
             memory,
             quiet,
-            waker,
+            waker: None,
         });
         (ticket, iocb)
     }
@@ -108,7 +104,7 @@ impl<F: Flavour> Table<F> {
             iocb,
             memory,
             file,
-            waker,
+            waker: Some(waker),
         });
         ticket
     }
@@ -199,7 +195,7 @@ impl<F: Flavour> Table<F> {
                 state.fill(State::Done { outcome, memory });
                 self.landed(quiet);
                 Released {
-                    wake: Some(waker),
+                    wake: waker,
                     ..Released::default()
                 }
             }
@@ -224,19 +220,19 @@ impl<F: Flavour> Table<F> {
     pub(crate) fn wakes(&mut self, ticket: &Ticket<F>, waker: &Waker) -> bool {
         match self.state(ticket) {
             State::Queued { waker: set, .. } | State::InFlight { waker: set, .. } => {
-                set.will_wake(waker)
+                set.as_ref().is_some_and(|set| set.will_wake(waker))
             }
             _ => false,
         }
     }
 
     /// Sets the waker of a request that is not done; gives back the one that is not needed.
-    pub(crate) fn rewake(&mut self, ticket: &Ticket<F>, waker: Waker) -> Waker {
+    pub(crate) fn rewake(&mut self, ticket: &Ticket<F>, waker: Waker) -> Option<Waker> {
         match self.state(ticket) {
-            State::Queued { waker: old, .. } | State::InFlight { waker: old, .. } => {
-                mem::replace(old, waker)
+            State::Queued { waker: set, .. } | State::InFlight { waker: set, .. } => {
+                set.replace(waker)
             }
-            _ => waker,
+            _ => Some(waker),
         }
     }
 
@@ -270,7 +266,7 @@ impl<F: Flavour> Table<F> {
                 let request = self.unlink_queued(&ticket);
                 self.ready.push(request);
                 let released = Released {
-                    unused: Some(waker),
+                    unused: waker,
                     file: Some(file),
                     ..Released::default()
                 };
@@ -288,7 +284,7 @@ impl<F: Flavour> Table<F> {
                     quiet,
                 });
                 let released = Released {
-                    unused: Some(waker),
+                    unused: waker,
                     ..Released::default()
                 };
                 (memory, released)
@@ -336,7 +332,7 @@ impl<F: Flavour> Table<F> {
                         memory,
                     });
                     released.push(Released {
-                        wake: Some(waker),
+                        wake: waker,
                         ..Released::default()
                     });
                     self.sent.push_back(request);
@@ -385,7 +381,7 @@ impl<F: Flavour> Table<F> {
                     memory,
                 });
                 Released {
-                    wake: Some(waker),
+                    wake: waker,
                     file: Some(file),
                     ..Released::default()
                 }
