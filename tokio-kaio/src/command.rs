@@ -132,3 +132,117 @@ fn rw_flags(bits: isize) -> Result<i32, AioCommandError> {
     i32::try_from(bits)
         .map_err(|_| AioCommandError::IoSubmit(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTFD: i32 = 77;
+
+    /// The iocb as the kernel gets it, of a command that is well-formed.
+    fn encoded(command: RawCommand<'_>) -> Iocb {
+        let (payload, lease) = command.payload(5).unwrap();
+        let (mut iocb, memory) = payload.into_parts();
+        lease.settle(memory);
+        assert_eq!(iocb.flags, 0, "RWF flags put here would be lost");
+        iocb.notify(EVENTFD);
+        assert_eq!(
+            (iocb.flags, iocb.resfd),
+            (abi::IOCB_FLAG_RESFD, EVENTFD as u32)
+        );
+        assert_eq!((iocb.fildes, iocb.reqprio, iocb.reserved2), (5, 0, 0));
+        iocb
+    }
+
+    fn read(buffer: &mut LockedBuf, flags: ReadFlags) -> RawCommand<'_> {
+        RawCommand::Pread {
+            offset: 8192,
+            buffer,
+            flags,
+            len: 512,
+        }
+    }
+
+    fn write(buffer: &LockedBuf, flags: WriteFlags) -> RawCommand<'_> {
+        RawCommand::Pwrite {
+            offset: 8192,
+            buffer,
+            flags,
+            len: 512,
+        }
+    }
+
+    #[test]
+    fn every_read_flag_is_in_rw_flags_and_nowhere_else() {
+        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        for (flag, bits) in [
+            (ReadFlags::empty(), 0),
+            (ReadFlags::HIPRI, libc::RWF_HIPRI),
+            (ReadFlags::NOWAIT, libc::RWF_NOWAIT),
+            (ReadFlags::all(), libc::RWF_HIPRI | libc::RWF_NOWAIT),
+            (ReadFlags::from_bits_retain(1 << 30), 1 << 30),
+        ] {
+            let iocb = encoded(read(&mut buffer, flag));
+            assert_eq!(iocb.rw_flags, bits, "{flag:?}");
+        }
+    }
+
+    #[test]
+    fn every_write_flag_is_in_rw_flags_and_nowhere_else() {
+        let buffer = LockedBuf::with_size(4096).unwrap();
+        for (flag, bits) in [
+            (WriteFlags::empty(), 0),
+            (WriteFlags::APPEND, libc::RWF_APPEND),
+            (WriteFlags::DSYNC, libc::RWF_DSYNC),
+            (WriteFlags::HIPRI, libc::RWF_HIPRI),
+            (WriteFlags::NOWAIT, libc::RWF_NOWAIT),
+            (WriteFlags::SYNC, libc::RWF_SYNC),
+            (WriteFlags::all(), 0x1f),
+            (WriteFlags::from_bits_retain(0x20), 0x20),
+        ] {
+            let iocb = encoded(write(&buffer, flag));
+            assert_eq!(iocb.rw_flags, bits, "{flag:?}");
+        }
+    }
+
+    #[test]
+    fn bits_that_do_not_fit_are_refused_and_the_buffer_stays() {
+        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        for bits in (31..isize::BITS).map(|bit| 1_isize << bit) {
+            let flags = ReadFlags::from_bits_retain(bits);
+            let error = read(&mut buffer, flags).payload(5).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
+            let flags = WriteFlags::from_bits_retain(bits);
+            let error = write(&buffer, flags).payload(5).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
+        }
+        assert_eq!(buffer.size(), 4096);
+    }
+
+    #[test]
+    fn transfers_name_their_place_and_memory() {
+        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        let address = buffer.as_ref().as_ptr().addr() as u64;
+        let iocb = encoded(write(&buffer, WriteFlags::empty()));
+        assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PWRITE);
+        assert_eq!((iocb.offset, iocb.nbytes, iocb.buf), (8192, 512, address));
+        let iocb = encoded(read(&mut buffer, ReadFlags::empty()));
+        assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PREAD);
+        assert_eq!((iocb.offset, iocb.nbytes, iocb.buf), (8192, 512, address));
+    }
+
+    #[test]
+    fn syncs_leave_every_field_of_a_transfer_at_zero() {
+        for (command, opcode) in [
+            (RawCommand::Fsync, abi::IOCB_CMD_FSYNC),
+            (RawCommand::Fdsync, abi::IOCB_CMD_FDSYNC),
+        ] {
+            let iocb = encoded(command);
+            assert_eq!(iocb.lio_opcode, opcode);
+            assert_eq!(
+                (iocb.offset, iocb.nbytes, iocb.buf, iocb.rw_flags),
+                (0, 0, 0, 0)
+            );
+        }
+    }
+}

@@ -1,25 +1,27 @@
 //! What code written for `linux-aio-tokio` 0.4 relies on, at run time: on each kind of runtime,
 //! with slots that are waited for, slots that are not, and contexts that have stopped.
+#![allow(clippy::unnecessary_mut_passed)] // as existing code has it
 
+#[allow(unreachable_pub, unsafe_code)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use common::{BLOCK, buffer, is_pattern, open_rw, patterned};
+use common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned};
 use futures::future::join_all;
 use futures::poll;
-use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
+use tokio::task::{JoinSet, LocalSet, spawn_local, unconstrained, yield_now};
 use tokio_kaio::{
     AioCommandError, File, LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
-
-/// Long enough in flight that many requests can be made meanwhile.
-const LONG: usize = 8 << 20;
 
 async fn guarded<T>(test: impl Future<Output = T>) -> T {
     let guard = tokio::time::timeout(Duration::from_secs(60), test);
@@ -166,12 +168,18 @@ async fn slots_are_counted_by_context_and_handle_alike() {
     let (context, handle) = aio_context(7, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    let mut read = Box::pin(file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty()));
-    assert!(poll!(read.as_mut()).is_pending());
-    assert_eq!(context.available_slots(), Some(6));
-    assert_eq!(handle.clone().available_slots(), Some(6));
-    assert_eq!(guarded(read).await.unwrap(), LONG as u64);
-    assert_eq!(context.available_slots(), Some(7));
+    let test = common::until_seen(async || {
+        let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
+        let mut read = pin!(read);
+        if poll!(read.as_mut()).is_ready() || context.available_slots() != Some(6) {
+            return None;
+        }
+        let others = [handle.available_slots(), handle.clone().available_slots()];
+        assert_eq!(read.await.unwrap(), LONG as u64);
+        assert_eq!(context.available_slots(), Some(7));
+        (others == [Some(6); 2]).then_some(())
+    });
+    guarded(test).await;
     context.close().await;
     assert_eq!(handle.available_slots(), None);
     assert_eq!(handle.clone().available_slots(), None);
@@ -187,32 +195,32 @@ async fn without_semaphore_a_request_past_the_last_slot_fails_at_once() {
         (None, None)
     );
     let file = File::open(dir.path().join("data"), false).await.unwrap();
-    for _ in 0..3 {
-        let (mut first, mut second) = (buffer(LONG), patterned(5, BLOCK));
-        let mut read =
-            Box::pin(file.read_at(&handle, 0, &mut first, LONG as u64, ReadFlags::empty()));
-        assert!(poll!(read.as_mut()).is_pending());
-        let len = BLOCK as u64;
-        let refused = file
+    let (mut first, mut second) = (buffer(LONG), buffer(BLOCK));
+    let len = BLOCK as u64;
+    let test = common::until_seen(async || {
+        common::pattern(5, second.as_mut());
+        let read = file.read_at(&handle, 0, &mut first, LONG as u64, ReadFlags::empty());
+        let mut read = pin!(read);
+        if poll!(read.as_mut()).is_ready() {
+            return None;
+        }
+        let one_more = file
             .read_at(&handle, 0, &mut second, len, ReadFlags::empty())
             .await;
-        assert!(
-            matches!(refused, Err(AioCommandError::CapacityExceeded)),
-            "{refused:?}"
-        );
-        assert!(
-            is_pattern(5, second.as_ref()),
-            "the refused read's buffer is as it was"
-        );
-        let refused = file.sync_all(&handle).await;
-        assert!(
-            matches!(refused, Err(AioCommandError::CapacityExceeded)),
-            "{refused:?}"
-        );
-        assert_eq!(guarded(read).await.unwrap(), LONG as u64);
+        let refused = match one_more {
+            Err(AioCommandError::CapacityExceeded) => {
+                assert!(is_pattern(5, second.as_ref()), "the buffer is as it was");
+                true
+            }
+            Ok(_) => false, // the first one was done already
+            Err(error) => panic!("{error:?}"),
+        };
+        assert_eq!(read.await.unwrap(), LONG as u64);
         let read = file.read_at(&handle, 0, &mut second, len, ReadFlags::empty());
-        assert_eq!(guarded(read).await.unwrap(), len, "the slot is free again");
-    }
+        assert_eq!(read.await.unwrap(), len, "the slot is free again");
+        refused.then_some(())
+    });
+    guarded(test).await;
     context.close().await;
 }
 
@@ -255,34 +263,55 @@ async fn requests_are_submitted_in_the_order_in_which_they_were_made() {
     }
 }
 
+/// Notes which request is done, and when: a runtime may run woken tasks in another order.
+struct Note {
+    request: usize,
+    order: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.order.lock().unwrap().push(self.request);
+    }
+}
+
 #[tokio::test]
 async fn with_one_slot_requests_complete_in_the_order_in_which_they_were_made() {
+    const REQUESTS: usize = 64;
     let dir = common::on_disk();
-    common::write_patterned(&dir.path().join("data"), 64);
-    let (context, handle, background) = local_aio_context(1, true).unwrap();
-    let local = LocalSet::new();
-    let test = local.run_until(async move {
-        spawn_local(background);
-        let file = Rc::new(File::open(dir.path().join("data"), false).await.unwrap());
-        let order = Rc::new(RefCell::new(Vec::new()));
-        let tasks = (0..64_u64).map(|i| {
-            let (file, handle, order) = (Rc::clone(&file), handle.clone(), Rc::clone(&order));
-            spawn_local(async move {
-                let mut bytes = buffer(BLOCK);
-                let len = BLOCK as u64;
-                let read = file.read_at(&handle, i * len, &mut bytes, len, ReadFlags::empty());
-                assert_eq!(read.await.unwrap(), len);
-                assert!(is_pattern(i, bytes.as_ref()));
-                order.borrow_mut().push(i);
-            })
-        });
-        for task in join_all(tasks).await {
-            task.unwrap();
+    common::write_patterned(&dir.path().join("data"), REQUESTS);
+    let (context, handle) = aio_context(1, true).unwrap();
+    let file = File::open(dir.path().join("data"), false).await.unwrap();
+    let order: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let mut reads: Vec<_> = (0..REQUESTS)
+        .map(|request| {
+            let (file, handle, len) = (&file, &handle, BLOCK as u64);
+            let read = Box::pin(async move {
+                let (mut bytes, offset) = (buffer(BLOCK), request as u64 * len);
+                let read = file.read_at(handle, offset, &mut bytes, len, ReadFlags::empty());
+                assert_eq!(unconstrained(read).await.unwrap(), len);
+                assert!(is_pattern(request as u64, bytes.as_ref()));
+            });
+            let order = Arc::clone(&order);
+            (read, Arc::new(Note { request, order }))
+        })
+        .collect();
+    for (read, note) in &mut reads {
+        let waker = Waker::from(Arc::clone(note));
+        let polled = read.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() && !order.lock().unwrap().contains(&note.request) {
+            note.wake_by_ref();
         }
-        assert_eq!(*order.borrow(), (0..64).collect::<Vec<_>>());
-        context.close().await;
-    });
-    guarded(test).await;
+    }
+    let all = async {
+        while order.lock().unwrap().len() < REQUESTS {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    guarded(all).await;
+    assert_eq!(*order.lock().unwrap(), (0..REQUESTS).collect::<Vec<_>>());
+    drop(reads);
+    guarded(context.close()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -325,22 +354,29 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
     let (context, handle) = aio_context(2, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    {
-        let mut read =
-            Box::pin(file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty()));
-        assert!(poll!(read.as_mut()).is_pending());
-    }
-    assert_eq!(bytes.size(), LONG, "the buffer has memory again");
-    let free = async {
+    let test = common::until_seen(async || {
+        bytes.as_mut().fill(1);
+        {
+            let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
+            let mut read = pin!(read);
+            if poll!(read.as_mut()).is_ready() {
+                return None;
+            }
+        }
+        assert_eq!(bytes.size(), LONG, "the buffer has memory again");
+        let in_flight = context.available_slots() == Some(1);
         while context.available_slots() != Some(2) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    };
-    guarded(free).await;
-    assert!(
-        bytes.as_ref().iter().all(|&byte| byte == 0),
-        "nothing was read into it"
-    );
+        if in_flight {
+            assert!(
+                bytes.as_ref().iter().all(|&byte| byte == 0),
+                "nothing was read into it"
+            );
+        }
+        in_flight.then_some(())
+    });
+    guarded(test).await;
     context.close().await;
 }
 
@@ -348,16 +384,23 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
 async fn a_dropped_context_lets_running_requests_finish() {
     let dir = common::on_disk();
     common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
-    let (context, handle) = aio_context(2, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    let mut read = Box::pin(file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty()));
-    assert!(poll!(read.as_mut()).is_pending());
-    drop(context);
-    assert_eq!(handle.available_slots(), None);
-    let late = file.sync_data(&handle).await;
-    assert!(matches!(late, Err(AioCommandError::AioStopped)), "{late:?}");
-    assert_eq!(guarded(read).await.unwrap(), LONG as u64);
+    let test = common::until_seen(async || {
+        let (context, handle) = aio_context(2, true).unwrap();
+        let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
+        let mut read = pin!(read);
+        if poll!(read.as_mut()).is_ready() || context.available_slots() != Some(1) {
+            return None;
+        }
+        drop(context);
+        assert_eq!(handle.available_slots(), None);
+        let late = file.sync_data(&handle).await;
+        assert!(matches!(late, Err(AioCommandError::AioStopped)), "{late:?}");
+        assert_eq!(read.await.unwrap(), LONG as u64);
+        Some(())
+    });
+    guarded(test).await;
     assert!(is_pattern(1, &bytes.as_ref()[BLOCK..2 * BLOCK]));
 }
 

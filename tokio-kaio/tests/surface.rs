@@ -2,7 +2,10 @@
 //!
 //! The functions are written as code for `linux-aio-tokio` 0.4 has them; that they compile is most
 //! of the test.
+#![allow(clippy::unnecessary_mut_passed)] // as existing code has it
 
+#[allow(unreachable_pub, unsafe_code)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 
 use std::fmt::Debug;
@@ -16,7 +19,7 @@ use std::sync::Arc;
 use common::{BLOCK, buffer};
 use futures::Stream;
 use intrusive_collections::linked_list::{Link, LinkedListOps};
-use intrusive_collections::{Adapter, DefaultLinkOps};
+use intrusive_collections::{Adapter, DefaultLinkOps, DefaultPointerOps};
 use lock_api::RawMutex;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextError, AioContextHandle, AioOpenOptionsExt, AtomicLink,
@@ -159,12 +162,13 @@ fn the_aliases_are_the_generic_types_over_their_parts() {
 
 #[test]
 fn the_parts_of_a_context_can_be_named_and_made() {
-    fn part<M: RawMutex, A, L: DefaultLinkOps + Default>() -> A
+    fn part<M, A, L>() -> A
     where
-        A: IntrusiveAdapter<M, L>
-            + Adapter<PointerOps = intrusive_collections::DefaultPointerOps<Box<Request<M, L>>>>,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L> + Adapter<PointerOps = DefaultPointerOps<Box<Request<M, L>>>>,
+        L: DefaultLinkOps + Default,
     {
-        <A as IntrusiveAdapter<M, L>>::new()
+        A::new()
     }
     let _: SyncRequestAdapter = part::<parking_lot::RawMutex, _, AtomicLink>();
     let _: LocalRequestAdapter = part::<NoopLock, _, Link>();
@@ -285,7 +289,7 @@ where
     assert_eq!(store.get(3, &mut back).await.unwrap(), BLOCK as u64);
     assert!(common::is_pattern(9, back.as_ref()));
     let fd: RawFd = store.file.as_raw_fd();
-    assert!(fd >= 0 && (&*store.file).as_raw_fd() == fd);
+    assert!(fd >= 0 && AsRawFd::as_raw_fd(&&*store.file) == fd);
     assert_eq!(
         handle
             .submit_request(&*store.file, RawCommand::Fdsync)
