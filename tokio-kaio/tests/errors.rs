@@ -2,7 +2,6 @@
 //! fail, with the exact variant and errno, and that nothing else suffers from it.
 #![allow(unsafe_code)]
 
-#[allow(unreachable_pub, unsafe_code)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 

@@ -1,7 +1,6 @@
 //! `File` and how it is opened: the flags that its descriptor has, and what moves no data.
 #![allow(unsafe_code)]
 
-#[allow(unreachable_pub, unsafe_code)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 

@@ -1,6 +1,5 @@
 //! Flags of single operations take effect in the kernel, and none is dropped on the way to it.
 
-#[allow(unreachable_pub, unsafe_code)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 

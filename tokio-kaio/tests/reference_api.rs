@@ -2,7 +2,6 @@
 //! with slots that are waited for, slots that are not, and contexts that have stopped.
 #![allow(clippy::unnecessary_mut_passed)] // as existing code has it
 
-#[allow(unreachable_pub, unsafe_code)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 

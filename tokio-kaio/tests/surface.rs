@@ -4,7 +4,6 @@
 //! of the test.
 #![allow(clippy::unnecessary_mut_passed)] // as existing code has it
 
-#[allow(unreachable_pub, unsafe_code)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 

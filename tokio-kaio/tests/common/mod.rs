@@ -165,3 +165,18 @@ pub async fn until<S: std::fmt::Debug>(mut done: impl FnMut() -> bool, state: im
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// A read of this many bytes is in flight long enough to be seen there, mostly. Small enough for
+/// the memlock limit that users have.
+pub const LONG: usize = 1 << 20;
+
+/// Tries until `attempt` has seen what it waits for: a request that is still in flight can't be
+/// had for certain.
+pub async fn until_seen<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..1000 {
+        if let Some(seen) = attempt().await {
+            return seen;
+        }
+    }
+    panic!("not seen in 1000 attempts");
+}
