@@ -1,5 +1,6 @@
 //! How contexts end: closed, dropped, orphaned by their runtime, used from another one; with
 //! requests running, waiting and given up. Nothing hangs, and each operation gets an answer.
+#![allow(unsafe_code)] // sets a limit
 
 mod common;
 
@@ -310,6 +311,39 @@ async fn contexts_come_and_go_beside_one_that_works() {
     }
     within(tasks.join_all()).await;
     within(context.close()).await;
+}
+
+/// The thread that ends a context can't be made for a while.
+#[test]
+fn closing_gets_over_a_lack_of_threads() {
+    if !in_child("closing_gets_over_a_lack_of_threads") {
+        return;
+    }
+    one_thread().block_on(async {
+        let (context, handle) = aio_context(4, true).unwrap();
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+        // Less than a thread's stack.
+        limit_address_space(pages * 4096 + (1 << 20));
+        let close = started(context.close());
+        let refused = thread::Builder::new().spawn(|| ()).is_err();
+        limit_address_space(libc::RLIM_INFINITY);
+        if !refused {
+            println!("skipped: threads can be made in spite of RLIMIT_AS");
+        }
+        assert_eq!(handle.available_slots(), None);
+        within(close).await;
+    });
+}
+
+fn limit_address_space(bytes: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel reads a structure of ours.
+    let code = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
 }
 
 // ---- Runtimes that shut down ------------------------------------------------------------------
