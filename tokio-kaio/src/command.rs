@@ -20,7 +20,8 @@ pub enum RawCommand<'a> {
     Pread {
         /// Where in the file, bytes.
         offset: u64,
-        /// Where to. The bytes after those that were read are left as they were.
+        /// Where to. Of the `len` bytes, those after the ones that were read can have been zeroed;
+        /// the rest of the buffer is left as it was.
         buffer: &'a mut LockedBuf,
         /// How.
         flags: ReadFlags,

@@ -63,7 +63,7 @@ impl AioCommandError {
         };
         error.raw_os_error().or_else(|| {
             let explained = error.get_ref()?.downcast_ref::<Misaligned>()?;
-            Some(explained.errno)
+            explained.error.raw_os_error()
         })
     }
 }
@@ -79,7 +79,7 @@ pub enum AioContextError {
     /// `fs.aio-max-nr` is used up. `EINVAL`: `nr` is 0 or more than the kernel takes. `EPERM` or
     /// `ENOSYS`: a sandbox forbids AIO, or the kernel has none. `ENOMEM`.
     #[error("io_setup: {0}{hint}", hint = SetupHint(.0))]
-    IoSetup(#[source] io::Error),
+    IoSetup(#[from] io::Error),
 }
 
 /// What to do about a failed `io_setup`. Reads the limits when it is shown.
@@ -134,15 +134,14 @@ pub(crate) struct Transfer {
 /// An `EINVAL` of direct I/O and what the file wants.
 #[derive(Debug)]
 struct Misaligned {
-    errno: i32,
+    error: io::Error,
     transfer: Transfer,
     file: DirectIo,
 }
 
 impl fmt::Display for Misaligned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errno = io::Error::from_raw_os_error(self.errno);
-        write!(f, "{errno}: {} bytes at ", self.transfer.len)?;
+        write!(f, "{}: {} bytes at ", self.error, self.transfer.len)?;
         match self.transfer.offset {
             Some(offset) => write!(f, "offset {offset}: ")?,
             None => write!(f, "the end of the file, offset {}: ", self.file.size)?,
@@ -159,13 +158,17 @@ impl fmt::Display for Misaligned {
     }
 }
 
-impl std::error::Error for Misaligned {}
+impl std::error::Error for Misaligned {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
 
 /// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met.
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Error {
-    let Some(errno @ libc::EINVAL) = error.raw_os_error() else {
+    if error.raw_os_error() != Some(libc::EINVAL) {
         return error;
-    };
+    }
     let Ok(Some(file)) = sys::direct_io(fd) else {
         return error;
     };
@@ -177,7 +180,7 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Erro
     io::Error::new(
         io::ErrorKind::InvalidInput,
         Misaligned {
-            errno,
+            error,
             transfer,
             file,
         },

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -14,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::task::coop::unconstrained;
 
-use crate::sys;
+use crate::sys::{self, Process};
 
 /// Why an operation on an [`EventFd`] failed.
 #[derive(Error, Debug)]
@@ -52,7 +53,8 @@ pub enum EventFdError {
 /// # }
 /// ```
 pub struct EventFd {
-    inner: AsyncFd<File>,
+    inner: ManuallyDrop<AsyncFd<File>>,
+    owner: Process,
 }
 
 impl EventFd {
@@ -76,7 +78,10 @@ impl EventFd {
         // SAFETY: the file owns the descriptor, and is never exchanged for another.
         let registered = unsafe { AsyncFd::register_with_interest(File::from(fd), interest) };
         let inner = registered.map_err(|error| EventFdError::PollError(error.into()))?;
-        Ok(EventFd { inner })
+        Ok(EventFd {
+            inner: ManuallyDrop::new(inner),
+            owner: Process::current(),
+        })
     }
 
     /// Waits until the counter is not 0, and takes its value (with `semaphore`: 1) off it.
@@ -147,6 +152,20 @@ impl Stream for EventFd {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll_recv(cx).map(Some)
+    }
+}
+
+impl Drop for EventFd {
+    fn drop(&mut self) {
+        // A forked child shares the runtime's epoll instance with its parent: what it deregisters
+        // there, its parent no longer hears of.
+        if self.owner == Process::current() {
+            #[allow(unsafe_code)]
+            // SAFETY: dropped here only, and not used afterwards.
+            unsafe {
+                ManuallyDrop::drop(&mut self.inner);
+            }
+        }
     }
 }
 

@@ -131,7 +131,7 @@ async fn open_is_for_reading_only_and_wants_a_file() {
                 .unwrap_err();
             assert_eq!(missing.kind(), io::ErrorKind::NotFound);
             common::write_patterned(&path, 1);
-            let mut file = File::open(&path, is_sync).await.unwrap();
+            let file = File::open(&path, is_sync).await.unwrap();
             assert_eq!(status_flags(&file) & libc::O_ACCMODE, libc::O_RDONLY);
             let (context, handle) = aio_context(1, true).unwrap();
             let mut bytes = buffer(BLOCK);
@@ -181,14 +181,16 @@ async fn create_makes_a_file_or_empties_it_and_is_for_writing_only() {
 }
 
 #[tokio::test]
-async fn a_file_system_without_direct_io_is_einval() {
+async fn a_file_system_without_direct_io_is_named_in_the_error() {
     for is_sync in [false, true] {
         let refused = File::open("/proc/self/status", is_sync).await.unwrap_err();
-        assert_eq!(
-            refused.raw_os_error(),
-            Some(libc::EINVAL),
-            "is_sync {is_sync}"
-        );
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+        let text = refused.to_string();
+        assert!(text.contains("/proc/self/status"), "{text}");
+        assert!(text.contains("O_DIRECT"), "{text}");
+        let source = std::error::Error::source(&refused).unwrap();
+        let errno = source.downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(errno.raw_os_error(), Some(libc::EINVAL));
     }
 }
 
@@ -196,7 +198,7 @@ async fn a_file_system_without_direct_io_is_einval() {
 async fn set_len_truncates_and_extends_with_zeroes() {
     for dir in common::everywhere() {
         common::write_patterned(&dir.path().join("data"), 3);
-        let mut file = open_rw(&dir, "data").await;
+        let file = open_rw(&dir, "data").await;
         let (context, handle) = aio_context(1, true).unwrap();
         file.set_len(LEN).await.unwrap();
         assert_eq!(file.metadata().await.unwrap().len(), LEN);

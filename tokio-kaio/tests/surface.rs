@@ -335,7 +335,7 @@ async fn calls_have_the_shapes_that_existing_code_relies_on() {
     assert_eq!((slots, handle.available_slots()), (Some(5), Some(5)));
 
     let by_reference: &Path = &path;
-    let mut file: File = File::create(by_reference, false).await.unwrap();
+    let file: File = File::create(by_reference, false).await.unwrap();
     let done: io::Result<()> = file.set_len(BLOCK as u64).await;
     done.unwrap();
     let metadata: Metadata = file.metadata().await.unwrap();

@@ -15,7 +15,7 @@ pub enum LockedBufError {
     /// [`mmap(2)`](https://man7.org/linux/man-pages/man2/mmap.2.html) failed: `ENOMEM` where there
     /// is no such room in memory or address space. Also for a size of 0.
     #[error("can't map memory for the buffer: {0}")]
-    MapAnon(#[source] io::Error),
+    MapAnon(#[from] io::Error),
 
     /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html) failed: `ENOMEM` or
     /// `EPERM` past `RLIMIT_MEMLOCK`, `EAGAIN` where memory is short.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::shared::{Driven, Shared};
+use super::teardown::given_back;
 use crate::request::Flavour;
 
 /// Submits what futures have queued, when the tasks that were ready have run. Ends when the
@@ -64,9 +65,8 @@ impl<F: Flavour + 'static> Future for Driver<F> {
                     return Poll::Pending;
                 }
                 Driven::Gone => {
-                    let mut gone = this.shared.watch_gone();
-                    let ended = async move { while gone.changed().await.is_ok() {} };
-                    this.stage = Stage::Ending(Box::pin(ended));
+                    let given_back = given_back(this.shared.watch_gone());
+                    this.stage = Stage::Ending(Box::pin(given_back));
                 }
             }
         }

@@ -29,6 +29,7 @@ use lock_api::RawMutex;
 use crate::request::Of;
 use crate::{AioContextError, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 use shared::Shared;
+use teardown::given_back;
 
 /// A kernel AIO context: it takes requests, through its
 /// [handles](GenericAioContextHandle), until it is closed or dropped.
@@ -214,9 +215,9 @@ where
     ///
     /// Dropping the future is dropping the context: it ends all the same, nobody waits for it.
     pub async fn close(self) {
-        let mut gone = self.shared.watch_gone();
+        let gone = self.shared.watch_gone();
         drop(self);
-        while gone.changed().await.is_ok() {}
+        given_back(gone).await;
     }
 }
 

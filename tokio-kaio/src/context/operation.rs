@@ -135,6 +135,10 @@ impl<'a, F: Flavour> Operation<'a, F> {
                 Err(AioCommandError::IoSubmit(error))
             }
             Outcome::Stopped => Err(AioCommandError::AioStopped),
+            Outcome::Unknown(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                Err(AioCommandError::BadResult(error))
+            }
         }
     }
 }

@@ -56,6 +56,8 @@ struct State<F: Flavour> {
     /// Calls of `io_submit` that are being made outside the lock. The kernel context outlives
     /// them.
     submitting: usize,
+    /// Reaps that found events. Wraps.
+    reaps: u64,
 }
 
 /// How far a context is from its end.
@@ -118,6 +120,8 @@ struct Route<K: Kernel> {
     /// `None`: the requests go out quietly.
     eventfd: Option<i32>,
     quiet: bool,
+    /// [`State::reaps`] when the call was decided on.
+    reaps: u64,
 }
 
 /// What the driver has to know of its context.
@@ -146,13 +150,14 @@ impl<F: Flavour> Shared<F> {
                     signal,
                     gone,
                 }),
-                table: Table::new(),
+                table: Table::new(limits.slots),
                 limits,
                 batching: Batching::default(),
                 signalling: Signalling::default(),
                 driven: false,
                 flush_requested: false,
                 submitting: 0,
+                reaps: 0,
             }),
             reaper: Arc::new(reaper(weak.clone())),
             gone: watch_gone,
@@ -242,7 +247,7 @@ impl<F: Flavour> Shared<F> {
             if let Some(errno) = refused {
                 state.refuse(iocb.data, errno, aftermath);
             }
-            let reaped = state.reap(aftermath);
+            let reaped = state.reaped_since(&route, aftermath);
             match keep_open {
                 Some(Ok(file)) => state.put_back([(iocb, file)], reaped, aftermath),
                 Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
@@ -267,18 +272,18 @@ impl<F: Flavour> Shared<F> {
             let sent = route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
             batch.advance(sent);
             let stalled = !batch.is_empty();
-            let (progress, _) = self.locked(|state, aftermath| {
+            let (progress, flush) = self.locked(|state, aftermath| {
                 state.submitting -= 1;
                 for (tag, errno) in refused {
                     state.refuse(tag, errno, aftermath);
                 }
-                let reaped = state.reap(aftermath);
+                let reaped = state.reaped_since(&route, aftermath);
                 state.put_back(std::iter::from_fn(|| batch.pop()), reaped, aftermath);
                 let all_done = state.table.in_flight() == 0;
                 state.sent(sent, route.quiet, all_done, aftermath);
                 reaped
             });
-            if stalled && !progress {
+            if stalled && !progress && !flush {
                 return; // the next event makes room
             }
         }
@@ -290,16 +295,20 @@ impl<F: Flavour> Shared<F> {
         ticket: Ticket<F>,
         waker: &Waker,
     ) -> Result<(Outcome, Memory), Ticket<F>> {
-        let (looked, wakes) = self.with(|state, aftermath| {
-            let mut looked = state.table.collect(ticket);
-            if looked.is_err() && state.reap(aftermath) {
-                looked = looked.or_else(|ticket| state.table.collect(ticket));
-            }
-            let wakes = match &looked {
-                Ok(_) => true,
-                Err(ticket) => state.table.wakes(ticket, waker),
+        let (looked, wakes, _unused) = self.with(|state, aftermath| {
+            let ticket = match state.table.collect(ticket) {
+                Ok(done) => return (Ok(done), true, None),
+                Err(ticket) => ticket,
             };
-            (looked, wakes)
+            let set = state.table.mute(&ticket); // this is the task that it would wake
+            state.reap(aftermath);
+            match (state.table.collect(ticket), set) {
+                (Err(ticket), Some(set)) if set.will_wake(waker) => {
+                    let unused = state.table.rewake(&ticket, set);
+                    (Err(ticket), true, unused)
+                }
+                (looked, unused) => (looked, false, unused),
+            }
         });
         match looked {
             // A waker's own code runs in its clone: not under the lock.
@@ -365,7 +374,7 @@ impl<F: Flavour> Shared<F> {
 
     /// Ends the context at once: nobody drives it any more.
     pub(super) fn orphan(&self) {
-        self.with(|state, aftermath| state.orphan(aftermath));
+        self.with(|state, aftermath| state.orphan(Outcome::Stopped, aftermath));
     }
 
     /// Closes when everything has been given back to the system.
@@ -452,6 +461,7 @@ impl<F: Flavour> State<F> {
             port: live.kernel.port(),
             eventfd: signal.map(|signal| signal.as_raw_fd()),
             quiet,
+            reaps: self.reaps,
         })
     }
 
@@ -493,7 +503,11 @@ impl<F: Flavour> State<F> {
             return false;
         };
         let mut events = Events::new();
-        live.kernel.reap(&mut events);
+        if let Err(error) = live.kernel.reap(&mut events) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.orphan(Outcome::Unknown(errno), aftermath);
+            return false;
+        }
         if events.is_empty() {
             return false;
         }
@@ -501,9 +515,21 @@ impl<F: Flavour> State<F> {
             let outcome = Outcome::Completed(event.res);
             aftermath.push(self.table.complete(event.data, outcome));
         }
+        self.reaps = self.reaps.wrapping_add(1);
         aftermath.more |= events.is_full();
         self.request_flush(aftermath);
         true
+    }
+
+    /// Reaps after a call; returns whether events were taken since it was decided on, here or by
+    /// others.
+    fn reaped_since(
+        &mut self,
+        route: &Route<F::Kernel>,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> bool {
+        self.reap(aftermath);
+        self.reaps != route.reaps
     }
 
     /// Has what is queued submitted, if there are slots for it.
@@ -555,7 +581,7 @@ impl<F: Flavour> State<F> {
         let signal = self.phase.live().and_then(|live| live.signal.as_ref());
         if signal.is_some_and(|signal| !signal.arm(&mut Context::from_waker(waker))) {
             self.reap(aftermath);
-            self.orphan(aftermath);
+            self.orphan(Outcome::Stopped, aftermath);
         }
     }
 
@@ -571,10 +597,11 @@ impl<F: Flavour> State<F> {
         self.request_flush(aftermath);
     }
 
-    fn orphan(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+    /// Ends the context at once; `outcome` is for the requests that are not done.
+    fn orphan(&mut self, outcome: Outcome, aftermath: &mut Aftermath<F::Kernel>) {
         self.phase = match mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Open(live) | Phase::Stopping(live) => {
-                let (kept, released) = self.table.orphan();
+                let (kept, released) = self.table.orphan(outcome);
                 released.into_iter().for_each(|r| aftermath.push(r));
                 Phase::Orphaned(live, kept)
             }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Mutex;
 use std::thread;
 
@@ -65,9 +67,21 @@ struct UndertakerState {
 
 impl Undertaker {
     fn take(&'static self, burial: Burial) {
+        self.lock().waiting.push_back(burial);
+        self.call_a_thread();
+    }
+
+    /// Whether what waits has a thread that will come to it.
+    fn is_at_work(&self) -> bool {
+        let state = self.lock();
+        state.waiting.is_empty() || state.threads > 0
+    }
+
+    /// Has one more thread work on what waits. Where none is to be had now, the context stays
+    /// whole: that costs its share of `fs.aio-max-nr`, but stalls nobody.
+    fn call_a_thread(&'static self) {
         {
             let mut state = self.lock();
-            state.waiting.push_back(burial);
             if state.threads == MAX_THREADS {
                 return;
             }
@@ -75,9 +89,6 @@ impl Undertaker {
         }
         let thread = thread::Builder::new().name("kaio-teardown".into());
         if thread.spawn(|| self.work()).is_err() {
-            // No thread to be had now. The next context to end tries again for all of them; until
-            // then this one stays whole, which costs its share of `fs.aio-max-nr`, but stalls
-            // nobody.
             self.lock().threads -= 1;
         }
     }
@@ -96,8 +107,22 @@ impl Undertaker {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, UndertakerState> {
         // Nothing panics while holding it.
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        let locked = self.state.lock();
+        locked.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Waits until the context of `gone` has been given back. As long as there is no thread to do it,
+/// each poll tries for one.
+pub(crate) async fn given_back(mut gone: watch::Receiver<()>) {
+    let mut closed = pin!(async move { while gone.changed().await.is_ok() {} });
+    poll_fn(|cx| {
+        let closed = closed.as_mut().poll(cx);
+        if closed.is_pending() && !UNDERTAKER.is_at_work() {
+            UNDERTAKER.call_a_thread();
+            cx.waker().wake_by_ref();
+        }
+        closed
+    })
+    .await;
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
+
 use super::File;
 use super::file::off_runtime;
 use crate::sys;
@@ -26,8 +28,8 @@ pub trait AioOpenOptionsExt {
     /// # Errors
     ///
     /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html). Where the file
-    /// system can't do direct I/O: [`io::ErrorKind::InvalidInput`] with a text that says so; a file
-    /// that the options create has been created then.
+    /// system can't do direct I/O (`EINVAL`): [`io::ErrorKind::InvalidInput`] with a text that says
+    /// so; a file that the options create has been created then.
     ///
     /// # Panics
     ///
@@ -73,12 +75,17 @@ fn no_direct_io(error: io::Error, path: &Path) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) {
         return error;
     }
-    let path = path.display();
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!(
-            "{path}: the file system can't do direct I/O (O_DIRECT): {error}; put the file on one \
-             that can, such as ext4, XFS or btrfs"
-        ),
-    )
+    let path = path.to_path_buf();
+    io::Error::new(io::ErrorKind::InvalidInput, NoDirectIo { path, error })
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "{}: the file system can't do direct I/O (O_DIRECT): {error}; put the file on one that can, \
+     such as ext4, XFS or btrfs", .path.display()
+)]
+struct NoDirectIo {
+    path: PathBuf,
+    #[source]
+    error: io::Error,
 }

@@ -103,6 +103,8 @@ pub(crate) enum Outcome {
     Refused(i32),
     /// The context stopped first.
     Stopped,
+    /// The kernel took it, and can no longer be asked what came of it, with this errno.
+    Unknown(i32),
 }
 
 /// What a change of state set free: dropped, and woken, when the lock is no longer held.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::mem;
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::Waker;
@@ -36,6 +37,9 @@ pub(crate) struct Table<F: Flavour> {
     quiet: usize,
 }
 
+/// Most requests that a table starts with.
+const MADE_AHEAD: usize = 256;
+
 /// A future's claim on its request: in `queued` or `sent` of the table that gave it, and not
 /// `Abandoned`, until [`Table::collect`] or [`Table::withdraw`] takes the ticket back.
 pub(crate) struct Ticket<F: Flavour>(NonNull<RequestOf<F>>);
@@ -47,9 +51,11 @@ unsafe impl<F: Flavour> Send for Ticket<F> {}
 unsafe impl<F: Flavour> Sync for Ticket<F> {}
 
 impl<F: Flavour> Table<F> {
-    pub(crate) fn new() -> Table<F> {
+    /// For `slots` requests in flight. What is beyond [`MADE_AHEAD`] is made when it is needed.
+    pub(crate) fn new(slots: usize) -> Table<F> {
+        let made_ahead = slots.min(MADE_AHEAD);
         Table {
-            ready: Vec::new(),
+            ready: (0..made_ahead).map(|_| Box::new(Request::new())).collect(),
             queued: LinkedList::new(F::Adapter::new()),
             sent: LinkedList::new(F::Adapter::new()),
             queued_len: 0,
@@ -143,7 +149,7 @@ impl<F: Flavour> Table<F> {
 
     /// *In flight → queued*, at the front: the kernel has no room for it now. One that was
     /// abandoned meanwhile is done with instead.
-    pub(crate) fn requeue(&mut self, iocb: Iocb, file: Arc<File>) -> Released {
+    pub(crate) fn requeue(&mut self, mut iocb: Iocb, file: Arc<File>) -> Released {
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return Released::default();
         };
@@ -155,6 +161,8 @@ impl<F: Flavour> Table<F> {
                 quiet,
                 waker,
             } => {
+                // `file` may be a duplicate: the caller's own number is not held open by it.
+                iocb.fildes = file.as_raw_fd() as u32;
                 state.fill(State::Queued {
                     iocb,
                     memory,
@@ -216,13 +224,12 @@ impl<F: Flavour> Table<F> {
         }
     }
 
-    /// Whether the request of `ticket` will wake the task of `waker`.
-    pub(crate) fn wakes(&mut self, ticket: &Ticket<F>, waker: &Waker) -> bool {
+    /// Has the request of `ticket` wake nobody, until [`Table::rewake`]. Gives the waker that was
+    /// set.
+    pub(crate) fn mute(&mut self, ticket: &Ticket<F>) -> Option<Waker> {
         match self.state(ticket) {
-            State::Queued { waker: set, .. } | State::InFlight { waker: set, .. } => {
-                set.as_ref().is_some_and(|set| set.will_wake(waker))
-            }
-            _ => false,
+            State::Queued { waker: set, .. } | State::InFlight { waker: set, .. } => set.take(),
+            _ => None,
         }
     }
 
@@ -310,9 +317,10 @@ impl<F: Flavour> Table<F> {
         released
     }
 
-    /// The context ends under its requests. *Queued → done* and *in flight → done*, stopped;
-    /// *abandoned → ready*. Gives what the kernel may still touch: to be kept until it can't.
-    pub(crate) fn orphan(&mut self) -> (Vec<Memory>, Vec<Released>) {
+    /// The context ends under its requests. *Queued → done*, stopped; *in flight → done*, with
+    /// `outcome`; *abandoned → ready*. Gives what the kernel may still touch: to be kept until it
+    /// can't.
+    pub(crate) fn orphan(&mut self, outcome: Outcome) -> (Vec<Memory>, Vec<Released>) {
         let mut kept = Vec::new();
         let mut released = Vec::new();
         while let Some(request) = self.queued.pop_front() {
@@ -327,10 +335,7 @@ impl<F: Flavour> Table<F> {
                 } => {
                     let stands_in = memory.keep();
                     kept.push(mem::replace(&mut memory, stands_in));
-                    state.fill(State::Done {
-                        outcome: Outcome::Stopped,
-                        memory,
-                    });
+                    state.fill(State::Done { outcome, memory });
                     released.push(Released {
                         wake: waker,
                         ..Released::default()

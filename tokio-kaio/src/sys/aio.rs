@@ -53,18 +53,17 @@ impl Aio {
         })
     }
 
-    fn fetch(&mut self, events: &mut Events) {
+    fn fetch(&mut self, events: &mut Events) -> io::Result<()> {
         let len = events.len();
         let room = events.remaining_capacity();
         // SAFETY: the spare capacity starts within the array.
         let spare = unsafe { events.as_mut_ptr().add(len) };
         // SAFETY: the context lives as long as `self`, `spare` has that much room, and there is
         // no ring to reap in this mode.
-        let fetched = unsafe { syscalls::io_getevents(self.port.id, spare, room) };
-        // Errors leave nothing to take; the requests stay owned until the context is destroyed.
-        let fetched = fetched.unwrap_or(0).min(room);
+        let fetched = unsafe { syscalls::io_getevents(self.port.id, spare, room) }?;
         // SAFETY: the kernel has filled in that many.
-        unsafe { events.set_len(len + fetched) };
+        unsafe { events.set_len(len + fetched.min(room)) };
+        Ok(())
     }
 }
 
@@ -89,12 +88,15 @@ impl Kernel for Aio {
         unsafe { syscalls::io_submit(port.id, &mut pointers) }
     }
 
-    fn reap(&mut self, events: &mut Events) {
+    fn reap(&mut self, events: &mut Events) -> io::Result<()> {
         if self.port.owner != Process::current() {
-            return;
+            return Ok(());
         }
         match &mut self.ring {
-            Some(ring) => ring::consume(ring, events),
+            Some(ring) => {
+                ring::consume(ring, events);
+                Ok(())
+            }
             None => self.fetch(events),
         }
     }

@@ -50,5 +50,9 @@ pub(crate) trait Kernel: Send + 'static {
     unsafe fn submit(port: &Self::Port, batch: &mut [Iocb]) -> io::Result<usize>;
 
     /// Appends events that have arrived to `events`, as many as fit. Never waits.
-    fn reap(&mut self, events: &mut Events);
+    ///
+    /// # Errors
+    ///
+    /// The errno of `io_getevents`, if that is what it takes: further ones are not to be had.
+    fn reap(&mut self, events: &mut Events) -> io::Result<()>;
 }
