@@ -11,7 +11,8 @@ use crate::sys::abi::{self, Iocb};
 /// [`submit_request`](crate::GenericAioContextHandle::submit_request).
 ///
 /// Offsets and lengths are bytes. For direct I/O they must be multiples of what the file wants:
-/// 512 or 4096 mostly. Later versions may have further variants.
+/// 512 or 4096 mostly. A later, breaking version may have
+/// further variants.
 #[derive(Debug)]
 pub enum RawCommand<'a> {
     /// Read `len` bytes at `offset` to the front of `buffer`. Completes with the number of bytes

@@ -7,8 +7,8 @@ use thiserror::Error;
 use crate::eventfd::EventFdError;
 use crate::sys::{self, DirectIo};
 
-/// Why an operation failed. Its buffer is back with the caller, and the context goes on. Later
-/// versions may have further variants.
+/// Why an operation failed. Its buffer is back with the caller, and the context goes on. A
+/// later, breaking version may have further variants.
 #[derive(Error, Debug)]
 pub enum AioCommandError {
     /// The context was closed or dropped, or its runtime was shut down, before the operation was
@@ -23,7 +23,7 @@ pub enum AioCommandError {
     /// duplicate that a request needs while it waits for a slot), `ENOMEM` (no memory for the copy
     /// of a buffer that an abandoned write still reads). See
     /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
-    #[error("the kernel did not take the request: {0}")]
+    #[error("the kernel did not take the request: {0}{hint}", hint = SubmitHint(.0))]
     IoSubmit(#[source] io::Error),
 
     /// The request ran and failed: `EIO`, `ENOSPC`, `EAGAIN` (with `NOWAIT`), `EINVAL` (direct I/O
@@ -31,7 +31,7 @@ pub enum AioCommandError {
     ///
     /// The error that explains an `EINVAL` carries the text, so its
     /// [`io::Error::raw_os_error`] is `None`; [`AioCommandError::raw_os_error`] sees through that.
-    #[error("the request failed: {0}")]
+    #[error("the request failed: {0}{hint}", hint = ResultHint(.0))]
     BadResult(#[source] io::Error),
 
     /// An operation that moves no data reported a number of bytes. No kernel is known to do this.
@@ -80,6 +80,47 @@ pub enum AioContextError {
     /// `ENOSYS`: a sandbox forbids AIO, or the kernel has none. `ENOMEM`.
     #[error("io_setup: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
+}
+
+/// What to do about a failed `io_submit`.
+struct SubmitHint<'a>(&'a io::Error);
+
+impl fmt::Display for SubmitHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = match self.0.raw_os_error() {
+            Some(libc::EBADF) => {
+                "the descriptor is closed, or its file was not opened for reading or writing, \
+                 whichever this is"
+            }
+            Some(libc::EINVAL) => {
+                "the offset is past what a file can have, or the file can't do this"
+            }
+            Some(libc::EOPNOTSUPP) => {
+                "a flag of the request is not known to the kernel, or not possible on this file \
+                 system; submit it without"
+            }
+            Some(libc::EAGAIN) => "the kernel has no memory for the request now; try again later",
+            Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or have fewer requests wait",
+            _ => return Ok(()),
+        };
+        write!(f, ": {hint}")
+    }
+}
+
+/// What to do about a request that failed.
+struct ResultHint<'a>(&'a io::Error);
+
+impl fmt::Display for ResultHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(libc::EAGAIN) => write!(f, ": it would have to wait; submit it without NOWAIT"),
+            Some(libc::EFBIG) => write!(
+                f,
+                ": past RLIMIT_FSIZE (ulimit -f) or the largest file of the file system"
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What to do about a failed `io_setup`. Reads the limits when it is shown.

@@ -135,5 +135,5 @@ pub use request::{IntrusiveAdapter, LocalRequestAdapter, Request, SyncRequestAda
 
 /// Compiles and runs the README's code.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

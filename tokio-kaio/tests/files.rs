@@ -195,6 +195,29 @@ async fn a_file_system_without_direct_io_is_named_in_the_error() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_said_to_be_none() {
+    let dir = common::on_disk();
+    for path in [dir.path(), "/dev/null".as_ref()] {
+        let text = File::open(path, false).await.unwrap_err().to_string();
+        assert!(text.contains("regular files and block devices"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn options_need_no_name() {
+    let dir = common::on_disk();
+    let path = dir.path().join("new");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .aio_open(path.clone(), true)
+        .await;
+    assert!(status_flags(&file.unwrap()) & libc::O_SYNC != 0);
+    assert_eq!(fs::metadata(path).unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn set_len_truncates_and_extends_with_zeroes() {
     for dir in common::everywhere() {
         common::write_patterned(&dir.path().join("data"), 3);

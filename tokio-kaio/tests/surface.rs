@@ -298,6 +298,26 @@ where
     );
 }
 
+/// With no bound that the existing one does not have.
+fn made_by_generic_code<M, A, L>() -> Option<usize>
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    let (_context, handle, _background) = generic_aio_context::<M, A, L>(3, true).unwrap();
+    handle.available_slots()
+}
+
+#[tokio::test]
+async fn generic_code_makes_contexts() {
+    let of_any_thread =
+        made_by_generic_code::<parking_lot::RawMutex, SyncRequestAdapter, AtomicLink>();
+    let of_one_thread = made_by_generic_code::<NoopLock, LocalRequestAdapter, Link>();
+    assert_eq!((of_any_thread, of_one_thread), (Some(3), Some(3)));
+}
+
 #[tokio::test]
 async fn generic_code_takes_the_handles_of_every_context() {
     let dir = common::on_disk();

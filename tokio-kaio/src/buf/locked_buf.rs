@@ -51,12 +51,14 @@ impl fmt::Display for MemlockLimit {
 /// A read takes the memory with it and brings it back when its future completes; a write shares
 /// it. A future that does not get that far can't harm:
 ///
-/// - A read *dropped* in flight leaves its memory to the kernel and the buffer with new, zeroed
-///   memory of the same size. It is locked too if `RLIMIT_MEMLOCK` allows that much more
+/// - A read *dropped* leaves a buffer of the same size whose content is one of three: what it was
+///   (the kernel never had the request), zeroes (the kernel still has the old memory, and this is
+///   new), or what was read (it was done). Never a mixture, and it no longer changes. New memory
+///   is locked too if `RLIMIT_MEMLOCK` allows that much more
 ///   ([`is_locked`](LockedBuf::is_locked) tells); if there is no memory at all, the buffer is
 ///   empty.
-/// - A read *forgotten* ([`std::mem::forget`]) in flight leaves the buffer empty:
-///   [`size`](LockedBuf::size) is 0.
+/// - A read *forgotten* ([`std::mem::forget`]) after it was first polled leaves the buffer empty:
+///   [`size`](LockedBuf::size) is 0, and a transfer of more than that panics.
 /// - A write dropped or forgotten in flight goes on reading the memory. The first mutable access
 ///   before it is done moves the buffer to a copy, so what was submitted is what is written.
 ///

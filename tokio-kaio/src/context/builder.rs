@@ -122,10 +122,10 @@ impl AioContextBuilder {
         AioContextError,
     >
     where
-        M: RawMutex + 'static,
-        A: IntrusiveAdapter<M, L> + 'static,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
         A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default + 'static,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
         let shared = open(self.limits, Reaper::at_home)?;
         Ok((
@@ -144,7 +144,7 @@ fn open<F>(
     reaper: impl FnOnce(Weak<Shared<F>>) -> Reaper<F>,
 ) -> Result<Arc<Shared<F>>, AioContextError>
 where
-    F: Flavour<Kernel = Aio> + 'static,
+    F: Flavour<Kernel = Aio>,
 {
     let signal = EventFd::new(0, false)?;
     let nr = u32::try_from(limits.slots)

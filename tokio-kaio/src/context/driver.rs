@@ -45,7 +45,7 @@ impl<F: Flavour> Driver<F> {
     }
 }
 
-impl<F: Flavour + 'static> Future for Driver<F> {
+impl<F: Flavour> Future for Driver<F> {
     type Output = io::Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

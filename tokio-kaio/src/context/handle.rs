@@ -63,7 +63,8 @@ where
     ///
     /// Any descriptor will do whose file the kernel can do AIO on. Only with direct I/O
     /// (`O_DIRECT`) does it run asynchronously: on other files the kernel does all of it inside
-    /// the submission.
+    /// the submission. A read of an empty pipe or socket blocks the thread there until there is
+    /// something to read, and can't be cancelled.
     ///
     /// [`File`](crate::File) opens files so, and its requests go to the kernel in batches. Those
     /// made here go before `poll` returns, one at a time, because nothing else would be sure to

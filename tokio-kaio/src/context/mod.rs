@@ -175,10 +175,10 @@ pub fn generic_aio_context<M, A, L>(
     AioContextError,
 >
 where
-    M: RawMutex + 'static,
-    A: IntrusiveAdapter<M, L> + 'static,
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
     A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default + 'static,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     AioContextBuilder::new(nr)
         .wait_for_slot(use_semaphore)

@@ -1,30 +1,27 @@
 //! [`Reaper`]: what the kernel's signal sets off.
 #![allow(unsafe_code)]
 
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Wake, Waker};
+use std::task::{RawWaker, RawWakerVTable, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use super::shared::Shared;
-use crate::request::Flavour;
 use atomic_waker::AtomicWaker;
 use tokio::runtime::Handle;
 
-/// The waker that waits for a context's eventfd.
+use super::shared::Shared;
+use crate::request::Flavour;
+
+/// What waits for a context's eventfd, as a [`Waker`].
 ///
 /// It reaps right where tokio's I/O driver finds the signal, and wakes the futures from there: no
 /// task stands between the event and the future, which would cost a turn of the runtime.
 pub(crate) struct Reaper<F: Flavour> {
     shared: Weak<Shared<F>>,
     reach: Reach,
-    /// The driver's task.
-    driver: AtomicWaker,
-    /// A pause of the driver's is under way.
-    pausing: AtomicBool,
-    /// A signal came on a thread that may not reap, and was left to the driver.
-    left_to_driver: AtomicBool,
+    bell: Arc<Bell>,
 }
 
 /// Where a reaper may touch its context.
@@ -35,14 +32,15 @@ enum Reach {
     Home(ThreadId),
 }
 
-// SAFETY: a waker must be `Send + Sync`; the context behind `shared` need not be. It is reached
-// only by upgrading `shared` in `wake_by_ref`, after `reach` has allowed it: `Anywhere` is made
-// for `Send + Sync` contexts only, and a context that is neither has stayed on its home thread,
-// with all that use it. Dropping the `Weak` elsewhere touches nothing but its atomic counts, or
-// frees memory whose content is gone. The other fields are `Send + Sync`.
-unsafe impl<F: Flavour> Send for Reaper<F> {}
-// SAFETY: as above.
-unsafe impl<F: Flavour> Sync for Reaper<F> {}
+/// Wakes the driver.
+#[derive(Debug, Default)]
+struct Bell {
+    driver: AtomicWaker,
+    /// A pause of the driver's is under way.
+    pausing: AtomicBool,
+    /// A signal came on a thread that may not reap, and was left to the driver.
+    signalled: AtomicBool,
+}
 
 impl<F: Flavour> Reaper<F> {
     /// For a context that any thread may use.
@@ -62,67 +60,108 @@ impl<F: Flavour> Reaper<F> {
         Reaper {
             shared,
             reach,
-            driver: AtomicWaker::new(),
-            pausing: AtomicBool::new(false),
-            left_to_driver: AtomicBool::new(false),
+            bell: Arc::default(),
         }
     }
 
     pub(super) fn register_driver(&self, waker: &Waker) {
-        self.driver.register(waker);
+        self.bell.driver.register(waker);
     }
 
     pub(super) fn wake_driver(&self) {
-        self.driver.wake();
-    }
-
-    /// Whether a signal was left to the driver since it last asked.
-    pub(super) fn take_signal(&self) -> bool {
-        self.left_to_driver.swap(false, Ordering::Acquire)
-    }
-
-    fn may_reap_here(&self) -> bool {
-        match self.reach {
-            Reach::Anywhere => true,
-            Reach::Home(home) => home == thread::current().id(),
-        }
-    }
-}
-
-impl<F: Flavour + 'static> Reaper<F> {
-    pub(super) fn waker(self: &Arc<Self>) -> Waker {
-        Waker::from(Arc::clone(self))
+        self.bell.driver.wake();
     }
 
     /// Wakes the driver after `pause`, or after the pause that is under way. Needs no timer of the
     /// runtime's, which may have none.
-    pub(super) fn wake_driver_after(self: &Arc<Self>, pause: Duration) {
+    pub(super) fn wake_driver_after(&self, pause: Duration) {
         let Ok(runtime) = Handle::try_current() else {
             return self.wake_driver(); // no way to sleep here: other tasks go first
         };
-        if self.pausing.swap(true, Ordering::Acquire) {
+        if self.bell.pausing.swap(true, Ordering::Acquire) {
             return;
         }
-        let reaper = Arc::clone(self);
+        let bell = Arc::clone(&self.bell);
         runtime.spawn_blocking(move || {
             thread::sleep(pause);
-            reaper.pausing.store(false, Ordering::Release);
-            reaper.wake_driver();
+            bell.pausing.store(false, Ordering::Release);
+            bell.driver.wake();
         });
     }
-}
 
-impl<F: Flavour + 'static> Wake for Reaper<F> {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+    /// Whether a signal was left to the driver since it last asked.
+    pub(super) fn take_signal(&self) -> bool {
+        self.bell.signalled.swap(false, Ordering::Acquire)
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.may_reap_here() {
-            self.left_to_driver.store(true, Ordering::Release);
+    /// The kernel has signalled.
+    fn ring(self: &Arc<Self>) {
+        let may_reap_here = match self.reach {
+            Reach::Anywhere => true,
+            Reach::Home(home) => home == thread::current().id(),
+        };
+        if !may_reap_here {
+            self.bell.signalled.store(true, Ordering::Release);
             self.wake_driver();
         } else if let Some(shared) = self.shared.upgrade() {
             shared.signalled(&self.waker());
         }
+    }
+}
+
+/// As a waker. By hand because [`std::task::Wake`] wants types that are `Send + Sync + 'static`.
+///
+/// A waker can be anywhere at any time, and the context behind `shared` need not bear that. It is
+/// reached only through [`Reaper::ring`]: by upgrading `shared`, so while the context lives, and
+/// where `reach` allows it. `Anywhere` is made for `Send + Sync` contexts only. A context that is
+/// neither has stayed on its home thread, with all that use it. Dropping the `Weak` elsewhere
+/// touches nothing but its atomic counts, or frees memory whose content is gone; `reach` and
+/// `bell` are `Send + Sync`. And the types of a flavour can't hold anything that a waker could
+/// outlive: their values are made from nothing, by `INIT`, `new` and `default`.
+impl<F: Flavour> Reaper<F> {
+    const VTABLE: &'static RawWakerVTable = &RawWakerVTable::new(
+        Self::clone_raw,
+        Self::wake_raw,
+        Self::wake_by_ref_raw,
+        Self::drop_raw,
+    );
+
+    pub(super) fn waker(self: &Arc<Self>) -> Waker {
+        let data = Arc::into_raw(Arc::clone(self)).cast();
+        // SAFETY: the functions of the table take `data` for the `Arc` that it is, counted as
+        // `RawWakerVTable` wants it, and may be called on any thread: see above.
+        unsafe { Waker::new(data, Self::VTABLE) }
+    }
+
+    /// # Safety
+    ///
+    /// `data` is that of a waker made by [`Reaper::waker`], which counts as one reference.
+    unsafe fn borrow_raw(data: *const ()) -> ManuallyDrop<Arc<Self>> {
+        // SAFETY: the caller's promise; the count stays the waker's.
+        ManuallyDrop::new(unsafe { Arc::from_raw(data.cast()) })
+    }
+
+    unsafe fn clone_raw(data: *const ()) -> RawWaker {
+        // SAFETY: called for a waker of ours.
+        let reaper = unsafe { Self::borrow_raw(data) };
+        RawWaker::new(Arc::into_raw(Arc::clone(&reaper)).cast(), Self::VTABLE)
+    }
+
+    unsafe fn wake_raw(data: *const ()) {
+        // SAFETY: called for a waker of ours.
+        unsafe { Self::wake_by_ref_raw(data) };
+        // SAFETY: as above, and `wake` consumes the waker.
+        unsafe { Self::drop_raw(data) };
+    }
+
+    unsafe fn wake_by_ref_raw(data: *const ()) {
+        // SAFETY: called for a waker of ours.
+        let reaper = unsafe { Self::borrow_raw(data) };
+        reaper.ring();
+    }
+
+    unsafe fn drop_raw(data: *const ()) {
+        // SAFETY: called once for each waker of ours, with the reference that it counts as.
+        drop(unsafe { Arc::<Self>::from_raw(data.cast()) });
     }
 }

@@ -104,6 +104,10 @@ impl File {
     ///
     /// Those of the system call.
     ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
@@ -140,8 +144,8 @@ impl File {
     ///
     /// # Cancel safety
     ///
-    /// Dropped in flight, the read leaves `buffer` with new, zeroed memory; see
-    /// [`submit_request`](GenericAioContextHandle::submit_request).
+    /// Dropped, the read leaves `buffer` with its old content, zeroes, or what was read; see
+    /// [`LockedBuf`](LockedBuf#while-an-operation-runs).
     ///
     /// # Panics
     ///

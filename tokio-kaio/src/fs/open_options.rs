@@ -3,8 +3,8 @@
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -24,6 +24,11 @@ pub trait AioOpenOptionsExt {
     /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept without `is_sync`.
     /// With it they are replaced: the standard library does not let them be read. To have both,
     /// add `O_SYNC` to your own flags and leave `is_sync` `false`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The file may still be opened, created and truncated after the future is dropped; it is
+    /// closed again.
     ///
     /// # Errors
     ///
@@ -63,29 +68,45 @@ impl AioOpenOptionsExt for OpenOptions {
         off_runtime(move || {
             let file = self.open(&path)?;
             // Not through `custom_flags`, which would replace the caller's.
-            sys::set_direct(&file).map_err(|error| no_direct_io(error, &path))?;
+            sys::set_direct(&file).map_err(|error| no_direct_io(error, &file, path))?;
             Ok(File::new(file))
         })
         .await
     }
 }
 
-/// Says so where that is what an `EINVAL` means.
-fn no_direct_io(error: io::Error, path: &Path) -> io::Error {
+/// So that the options need no name: `OpenOptions::new().read(true).aio_open(…)`.
+impl AioOpenOptionsExt for &mut OpenOptions {
+    fn aio_open(
+        self,
+        path: PathBuf,
+        is_sync: bool,
+    ) -> impl Future<Output = io::Result<File>> + Send {
+        self.clone().aio_open(path, is_sync)
+    }
+}
+
+/// Explains an `EINVAL`.
+fn no_direct_io(error: io::Error, file: &std::fs::File, path: PathBuf) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) {
         return error;
     }
-    let path = path.to_path_buf();
-    io::Error::new(io::ErrorKind::InvalidInput, NoDirectIo { path, error })
+    let kind = file.metadata().map(|metadata| metadata.file_type());
+    let has_blocks = kind.map_or(true, |kind| kind.is_file() || kind.is_block_device());
+    let why = if has_blocks {
+        "the file system can't do direct I/O (O_DIRECT); put the file on one that can, such as \
+         ext4, XFS or btrfs"
+    } else {
+        "direct I/O (O_DIRECT) is for regular files and block devices, and this is neither"
+    };
+    io::Error::new(io::ErrorKind::InvalidInput, NoDirectIo { path, why, error })
 }
 
 #[derive(Debug, Error)]
-#[error(
-    "{}: the file system can't do direct I/O (O_DIRECT): {error}; put the file on one that can, \
-     such as ext4, XFS or btrfs", .path.display()
-)]
+#[error("{}: {error}: {why}", .path.display())]
 struct NoDirectIo {
     path: PathBuf,
+    why: &'static str,
     #[source]
     error: io::Error,
 }
