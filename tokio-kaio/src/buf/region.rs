@@ -145,8 +145,9 @@ impl Exclusive {
         self.0.shape()
     }
 
-    /// Back to memory that can be looked at. The kernel must be done with it: only the request
-    /// table calls this, for requests that are done or never went out.
+    /// Back to memory that can be looked at. The kernel must be done with it: the request table
+    /// gives a region out, to the buffer that it goes back to, only for requests that are done or
+    /// never went out.
     pub(crate) fn release(self) -> Arc<Region> {
         self.0
     }

@@ -65,6 +65,7 @@ impl<F: Flavour> Future for Driver<F> {
                     return Poll::Pending;
                 }
                 Driven::Gone => {
+                    reaper.forget_driver();
                     let given_back = given_back(this.shared.watch_gone());
                     this.stage = Stage::Ending(Box::pin(given_back));
                 }
@@ -80,5 +81,6 @@ impl<F: Flavour> Future for Driver<F> {
 impl<F: Flavour> Drop for Driver<F> {
     fn drop(&mut self) {
         self.shared.orphan();
+        self.shared.reaper.forget_driver();
     }
 }

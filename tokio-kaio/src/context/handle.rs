@@ -68,7 +68,12 @@ where
     ///
     /// [`File`](crate::File) opens files so, and its requests go to the kernel in batches. Those
     /// made here go before `poll` returns, one at a time, because nothing else would be sure to
-    /// keep `fd` open; where no slot is free, the request waits on a duplicate of it.
+    /// keep `fd` open. Where no slot is free, the request waits on a duplicate of it; closing that
+    /// releases the process' POSIX record locks on the file, see
+    /// [`F_SETLK(2const)`](https://man7.org/linux/man-pages/man2/F_SETLK.2const.html).
+    ///
+    /// A bare number ([`RawFd`](std::os::fd::RawFd)) is a descriptor too, and it is the caller's
+    /// to know that it is open, and whose.
     ///
     /// # Errors
     ///

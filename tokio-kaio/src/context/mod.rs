@@ -112,8 +112,9 @@ pub fn aio_context(
 /// # The future
 ///
 /// It submits requests that were queued, and resolves when the context has ended and has given
-/// everything back. Nothing is queued before it is polled for the first time. Dropping it earlier
-/// ends the context: operations that are not done get
+/// everything back. Before it is polled for the first time, each request goes to the kernel on its
+/// own. It has to be polled when it is woken, and on this thread. Dropping it earlier ends the
+/// context: operations that are not done get
 /// [`AioStopped`](crate::AioCommandError::AioStopped).
 ///
 /// # Errors, panics

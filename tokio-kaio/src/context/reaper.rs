@@ -9,7 +9,6 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
-use tokio::runtime::Handle;
 
 use super::shared::Shared;
 use crate::request::Flavour;
@@ -72,21 +71,29 @@ impl<F: Flavour> Reaper<F> {
         self.bell.driver.wake();
     }
 
-    /// Wakes the driver after `pause`, or after the pause that is under way. Needs no timer of the
-    /// runtime's, which may have none.
+    /// Wakes the driver after `pause`, or after the pause that is under way. On a thread of its
+    /// own: the runtime may have no timer, and all of its blocking threads may wait for this.
     pub(super) fn wake_driver_after(&self, pause: Duration) {
-        let Ok(runtime) = Handle::try_current() else {
-            return self.wake_driver(); // no way to sleep here: other tasks go first
-        };
         if self.bell.pausing.swap(true, Ordering::Acquire) {
             return;
         }
         let bell = Arc::clone(&self.bell);
-        runtime.spawn_blocking(move || {
+        let thread = thread::Builder::new().name("kaio-pause".into());
+        let started = thread.spawn(move || {
             thread::sleep(pause);
             bell.pausing.store(false, Ordering::Release);
             bell.driver.wake();
         });
+        if started.is_err() {
+            // No thread to be had: other tasks go first, then the driver looks again.
+            self.bell.pausing.store(false, Ordering::Release);
+            self.wake_driver();
+        }
+    }
+
+    /// The driver is no more to be woken.
+    pub(super) fn forget_driver(&self) {
+        drop(self.bell.driver.take());
     }
 
     /// Whether a signal was left to the driver since it last asked.

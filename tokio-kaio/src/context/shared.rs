@@ -70,6 +70,9 @@ enum Phase<K> {
     Gone,
 }
 
+/// Batches that one flush submits at most.
+const MOST_BATCHES: usize = 8;
+
 /// What a context has of the system's.
 struct Live<K> {
     kernel: K,
@@ -203,6 +206,7 @@ impl<F: Flavour> Shared<F> {
                 rare.released.into_iter().for_each(Released::free);
                 rare.remains.into_iter().for_each(Remains::bury);
             }
+            // After the futures: it submits what their tasks are about to queue.
             if mem::take(&mut aftermath.wake_driver) {
                 self.reaper.wake_driver();
             }
@@ -254,7 +258,9 @@ impl<F: Flavour> Shared<F> {
                 None => {}
             }
             let looked = state.table.collect(ticket);
-            state.sent(1, route.quiet, looked.is_ok(), aftermath);
+            if refused.is_none() {
+                state.sent(sent, route.quiet, looked.is_ok(), aftermath);
+            }
             let unused = match &looked {
                 Ok(_) => Some(waker),
                 Err(ticket) => state.table.rewake(ticket, waker),
@@ -264,29 +270,46 @@ impl<F: Flavour> Shared<F> {
         looked
     }
 
-    /// Submits what is queued, as far as there are slots.
+    /// Submits what is queued, as far as there are slots. Leaves it to the driver where others keep
+    /// queueing: it is their task's poll, or the driver's, that goes on here.
     pub(super) fn flush(&self) {
         let mut batch = Batch::new(self.limits.max_batch);
-        while let (Some(route), _) = self.locked(|state, _| state.launch_queued(&mut batch)) {
-            let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
-            let sent = route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
-            batch.advance(sent);
-            let stalled = !batch.is_empty();
-            let (progress, flush) = self.locked(|state, aftermath| {
-                state.submitting -= 1;
-                for (tag, errno) in refused {
-                    state.refuse(tag, errno, aftermath);
+        loop {
+            for _ in 0..MOST_BATCHES {
+                if !self.flush_batch(&mut batch) {
+                    return;
                 }
-                let reaped = state.reaped_since(&route, aftermath);
-                state.put_back(std::iter::from_fn(|| batch.pop()), reaped, aftermath);
-                let all_done = state.table.in_flight() == 0;
-                state.sent(sent, route.quiet, all_done, aftermath);
-                reaped
-            });
-            if stalled && !progress && !flush {
-                return; // the next event makes room
+            }
+            let ((), flush_here) = self.locked(|state, aftermath| state.request_flush(aftermath));
+            if !flush_here {
+                return;
             }
         }
+    }
+
+    /// Returns whether there may be another batch to submit.
+    fn flush_batch(&self, batch: &mut Batch) -> bool {
+        let (Some(route), _) = self.locked(|state, _| state.launch_queued(batch)) else {
+            return false;
+        };
+        let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
+        let sent = route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
+        batch.advance(sent);
+        let taken = sent - refused.len();
+        let stalled = !batch.is_empty();
+        let (progress, flush_here) = self.locked(|state, aftermath| {
+            state.submitting -= 1;
+            for (tag, errno) in refused {
+                state.refuse(tag, errno, aftermath);
+            }
+            let reaped = state.reaped_since(&route, aftermath);
+            state.put_back(std::iter::from_fn(|| batch.pop()), reaped, aftermath);
+            let all_done = state.table.in_flight() == 0;
+            state.sent(taken, route.quiet, all_done, aftermath);
+            reaped
+        });
+        // Where the kernel has no room, the next event makes some.
+        !stalled || progress || flush_here
     }
 
     /// Looks whether a request is done; if not, has `waker` woken when it is.
@@ -327,7 +350,7 @@ impl<F: Flavour> Shared<F> {
     /// The future of `ticket` is dropped. Gives the memory that its buffer gets back.
     pub(super) fn withdraw(&self, ticket: Ticket<F>) -> Memory {
         self.with(|state, aftermath| {
-            state.reap(aftermath); // it may be done, and its memory free
+            state.reap_all(aftermath); // it may be done, and its memory free
             let (memory, released) = state.table.withdraw(ticket);
             aftermath.push(released);
             memory
@@ -385,7 +408,7 @@ impl<F: Flavour> Shared<F> {
     /// Slots that are free, if the context is open.
     pub(super) fn free_slots(&self) -> Option<usize> {
         self.with(|state, aftermath| {
-            state.reap(aftermath);
+            state.reap_all(aftermath);
             matches!(state.phase, Phase::Open(_)).then(|| state.free_slots())
         })
     }
@@ -521,6 +544,11 @@ impl<F: Flavour> State<F> {
         true
     }
 
+    /// Takes all events out of the ring.
+    fn reap_all(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        while self.reap(aftermath) && mem::take(&mut aftermath.more) {}
+    }
+
     /// Reaps after a call; returns whether events were taken since it was decided on, here or by
     /// others.
     fn reaped_since(
@@ -558,15 +586,19 @@ impl<F: Flavour> State<F> {
         reaped: bool,
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
-        if self.phase.live().is_none() {
-            return; // they are no longer the table's
-        }
+        let ended = self.phase.live().is_none(); // they are no longer the table's then
         let requests: Vec<_> = requests.into_iter().collect();
         let room_to_come = reaped || self.table.in_flight() > requests.len();
         for (iocb, file) in requests {
-            if room_to_come {
+            if room_to_come && !ended {
                 aftermath.push(self.table.requeue(iocb, file));
-            } else {
+                continue;
+            }
+            aftermath.push(Released {
+                file: Some(file),
+                ..Released::default()
+            });
+            if !ended {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);
             }
         }

@@ -33,7 +33,7 @@ impl Signalling {
         self.run >= self.wanted
     }
 
-    /// `requests` were submitted and what was done was reaped. `all_done`: nothing was left.
+    /// The kernel took `requests`, and what was done was reaped. `all_done`: nothing was left.
     pub(crate) fn submitted(&mut self, requests: usize, quiet: bool, all_done: bool) {
         if all_done {
             let requests = u32::try_from(requests).unwrap_or(u32::MAX);

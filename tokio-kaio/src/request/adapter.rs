@@ -1,8 +1,12 @@
 //! The adapters through which a context keeps its requests in intrusive lists.
 #![allow(unsafe_code, missing_docs, missing_debug_implementations)] // of the macro's making
 
+use std::ptr::NonNull;
+
 use intrusive_collections::linked_list::{self, AtomicLink};
-use intrusive_collections::{Adapter, DefaultLinkOps, DefaultPointerOps, intrusive_adapter};
+use intrusive_collections::{
+    Adapter, DefaultLinkOps, DefaultPointerOps, LinkOps, intrusive_adapter,
+};
 use lock_api::RawMutex;
 
 use super::Request;
@@ -21,6 +25,8 @@ intrusive_adapter! {
 }
 
 /// How a context finds the links of its requests.
+///
+/// The adapter's link operations must be for pointers to `L` itself: the link is where they write.
 ///
 /// For a context with a lock and a link of one's own, make an adapter with
 /// [`intrusive_adapter!`](intrusive_collections::intrusive_adapter) over [`Request::link`], and
@@ -54,7 +60,7 @@ intrusive_adapter! {
 /// # }
 /// ```
 pub trait IntrusiveAdapter<M, L>:
-    Adapter<PointerOps = DefaultPointerOps<Box<Request<M, L>>>>
+    Adapter<PointerOps = DefaultPointerOps<Box<Request<M, L>>>, LinkOps: LinkOps<LinkPtr = NonNull<L>>>
 where
     M: RawMutex,
     L: DefaultLinkOps + Default,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -119,11 +120,14 @@ pub(crate) struct Released {
 }
 
 impl Released {
-    /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock.
+    /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock. Where
+    /// that panics, the panic hook tells, and those that come after it are woken all the same.
     pub(crate) fn free(self) {
-        if let Some(waker) = self.wake {
-            waker.wake();
-        }
-        drop((self.unused, self.memory, self.file));
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+            if let Some(waker) = self.wake {
+                waker.wake();
+            }
+            drop((self.unused, self.memory, self.file));
+        }));
     }
 }

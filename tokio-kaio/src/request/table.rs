@@ -153,7 +153,6 @@ impl<F: Flavour> Table<F> {
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return Released::default();
         };
-        let request = self.unlink_sent(&ticket);
         let state = self.state(&ticket);
         match state.take() {
             State::InFlight {
@@ -170,12 +169,14 @@ impl<F: Flavour> Table<F> {
                     waker,
                 });
                 self.landed(quiet);
+                let request = self.unlink_sent(&ticket);
                 self.queued.push_front(request);
                 self.queued_len += 1;
                 Released::default()
             }
             State::Abandoned { memory, quiet } => {
                 self.landed(quiet);
+                let request = self.unlink_sent(&ticket);
                 self.ready.push(request);
                 Released {
                     memory: Some(memory),
@@ -326,7 +327,11 @@ impl<F: Flavour> Table<F> {
         while let Some(request) = self.queued.pop_front() {
             released.push(self.stop_queued(request));
         }
-        for request in mem::replace(&mut self.sent, LinkedList::new(F::Adapter::new())) {
+        let mut sent = Vec::new();
+        while let Some(request) = self.sent.pop_front() {
+            sent.push(request);
+        }
+        for request in sent {
             // SAFETY: `request` is a box of ours, and `&mut self` means that the lock is held.
             let state = unsafe { &mut *request.state.get() };
             match state.take() {
@@ -396,7 +401,9 @@ impl<F: Flavour> Table<F> {
     }
 
     fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
-        // SAFETY: a ticket names a request that one of this table's lists owns, see there.
+        // SAFETY: a ticket names a request that one of this table's lists owns, see there; no
+        // `Box` of it is in anybody's hands meanwhile: those that leave a list go to another one,
+        // or to `ready`, before the next look at a state.
         let request = unsafe { ticket.0.as_ref() };
         // SAFETY: all access to states is through `&mut` of the table, so this is the only one.
         unsafe { &mut *request.state.get() }

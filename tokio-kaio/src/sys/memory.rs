@@ -27,10 +27,11 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: `len` is 0. `ENOMEM`: there is no such room.
+    /// `EINVAL`: `len` is 0. `ENOMEM`: there is no such room, or it is more than a slice can have.
     pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
         let len = len
             .checked_next_multiple_of(page_size())
+            .filter(|&len| isize::try_from(len).is_ok())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         // SAFETY: a new private mapping at an address of the kernel's choice touches no other.
         let start = unsafe {
