@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{BLOCK, buffer, is_pattern, on_disk, on_tmpfs, open_rw, write_patterned};
+use common::{BLOCK, FAST_ONES, buffer, is_pattern, on_disk, on_tmpfs, open_rw, write_patterned};
 use tokio::time::timeout;
 use tokio_kaio::{AioContextHandle, File, ReadFlags, aio_context};
 
@@ -28,6 +28,15 @@ async fn read(handle: &AioContextHandle, file: &File, block: u64) {
     assert!(is_pattern(block, target.as_ref()));
 }
 
+/// Reads block 0 again and again.
+async fn many_at_once(handle: &AioContextHandle, file: &File, reads: usize) {
+    let mut target = buffer(BLOCK);
+    for _ in 0..reads {
+        let read = file.read_at(handle, 0, &mut target, BLOCK as u64, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), BLOCK as u64);
+    }
+}
+
 async fn slow_after_fast() {
     let (Some(fast_dir), slow_dir) = (on_tmpfs(), on_disk()) else {
         return;
@@ -37,10 +46,9 @@ async fn slow_after_fast() {
     let (context, handle) = aio_context(64, true).unwrap();
     let fast = open_rw(&fast_dir, "fast").await;
     let slow = open_rw(&slow_dir, "slow").await;
-    for round in 0..20 {
-        for i in 0..600 {
-            read(&handle, &fast, i % 16).await;
-        }
+    for (round, fast_ones) in [FAST_ONES, 100, 4 * FAST_ONES, 100].into_iter().enumerate() {
+        many_at_once(&handle, &fast, fast_ones).await;
+        let round = round as u64;
         read(&handle, &slow, round % 16).await;
         let together = (0..16).map(|i| read(&handle, if i < 8 { &fast } else { &slow }, i));
         futures::future::join_all(together).await;
@@ -75,7 +83,7 @@ fn a_slow_request_after_many_fast_ones_is_found_without_a_timer() {
         let fast = open_rw(&fast_dir, "fast").await;
         let slow = open_rw(&slow_dir, "slow").await;
         let mut target = buffer(BLOCK);
-        for file in std::iter::repeat_n(&fast, 1000).chain([&slow, &fast, &slow]) {
+        for file in std::iter::repeat_n(&fast, FAST_ONES).chain([&slow, &fast, &slow]) {
             let read = file.read_at(&handle, 0, &mut target, BLOCK as u64, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), BLOCK as u64);
         }

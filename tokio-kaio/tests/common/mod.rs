@@ -180,3 +180,6 @@ pub async fn until_seen<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     }
     panic!("not seen in 1000 attempts");
 }
+
+/// After so many requests that were done at once, further ones go out without a signal.
+pub const FAST_ONES: usize = 20_000;
