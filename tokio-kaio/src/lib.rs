@@ -117,6 +117,7 @@ mod eventfd;
 mod flags;
 mod fs;
 mod request;
+mod sync;
 mod sys;
 
 pub use buf::{LockedBuf, LockedBufError};

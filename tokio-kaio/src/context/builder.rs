@@ -10,12 +10,14 @@ use lock_api::RawMutex;
 
 use super::driver::Driver;
 use super::reaper::Reaper;
-use super::shared::{Limits, Shared};
+use super::shared::Shared;
+use super::state::Limits;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::request::Flavour;
+use crate::sync::EventFd;
 use crate::sys::{Aio, MAX_BATCH};
-use crate::{AioContextError, EventFd, IntrusiveAdapter};
+use crate::{AioContextError, IntrusiveAdapter};
 
 /// Makes contexts.
 ///

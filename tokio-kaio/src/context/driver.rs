@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::shared::{Driven, Shared};
+use super::shared::Shared;
+use super::state::Driven;
 use super::teardown::given_back;
 use crate::request::Flavour;
 

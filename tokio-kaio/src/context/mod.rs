@@ -1,5 +1,6 @@
 //! Contexts: what submits requests to the kernel and brings back what they came to.
 
+mod aftermath;
 mod batching;
 mod builder;
 mod descriptor;
@@ -10,7 +11,10 @@ mod operation;
 mod reaper;
 mod shared;
 mod signalling;
+mod state;
 mod teardown;
+#[cfg(test)]
+mod tests;
 
 pub use builder::AioContextBuilder;
 pub(crate) use descriptor::Descriptor;

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::task::coop;
 
 use super::descriptor::Descriptor;
-use super::shared::{Admitted, Shared};
+use super::shared::Shared;
+use super::state::Admitted;
 use crate::error::{Transfer, explain};
 use crate::request::{Flavour, Lease, Memory, Outcome, Payload, Ticket};
 use crate::{AioCommandError, RawCommand};

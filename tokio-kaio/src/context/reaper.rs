@@ -2,16 +2,15 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{RawWaker, RawWakerVTable, Waker};
-use std::thread::{self, ThreadId};
 use std::time::Duration;
-
-use atomic_waker::AtomicWaker;
 
 use super::shared::Shared;
 use crate::request::Flavour;
+use crate::sync::thread::{self, ThreadId};
+use crate::sync::{AtomicBool, AtomicWaker};
 
 /// What waits for a context's eventfd, as a [`Waker`].
 ///
@@ -32,7 +31,7 @@ enum Reach {
 }
 
 /// Wakes the driver.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bell {
     driver: AtomicWaker,
     /// A pause of the driver's is under way.
@@ -59,7 +58,11 @@ impl<F: Flavour> Reaper<F> {
         Reaper {
             shared,
             reach,
-            bell: Arc::default(),
+            bell: Arc::new(Bell {
+                driver: AtomicWaker::new(),
+                pausing: AtomicBool::new(false),
+                signalled: AtomicBool::new(false),
+            }),
         }
     }
 
@@ -78,9 +81,9 @@ impl<F: Flavour> Reaper<F> {
             return;
         }
         let bell = Arc::clone(&self.bell);
-        let thread = thread::Builder::new().name("kaio-pause".into());
+        let thread = std::thread::Builder::new().name("kaio-pause".into());
         let started = thread.spawn(move || {
-            thread::sleep(pause);
+            std::thread::sleep(pause);
             bell.pausing.store(false, Ordering::Release);
             bell.driver.wake();
         });

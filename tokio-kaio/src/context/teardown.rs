@@ -7,10 +7,8 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::thread;
 
-use tokio::sync::watch;
-
-use crate::EventFd;
 use crate::request::Memory;
+use crate::sync::{EventFd, watch};
 
 /// What is left of a context that nobody uses any more.
 pub(crate) struct Remains<K> {
@@ -34,12 +32,17 @@ impl<K> fmt::Debug for Remains<K> {
 impl<K: Send + 'static> Remains<K> {
     /// Gives everything back to the system, on another thread: it may sleep for long.
     pub(crate) fn bury(self) {
-        UNDERTAKER.take(Box::new(move || {
+        let burial = move || {
             drop(self.kernel); // waits for what is in flight, so before its memory
             drop(self.memory);
             drop(self.signal);
             drop(self.gone);
-        }));
+        };
+        if cfg!(kaio_loom) {
+            burial(); // a model's threads are few, and all its own
+        } else {
+            UNDERTAKER.take(Box::new(burial));
+        }
     }
 }
 

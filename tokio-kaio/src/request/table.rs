@@ -74,6 +74,16 @@ impl<F: Flavour> Table<F> {
         self.in_flight
     }
 
+    /// Requests that a future still has to look at.
+    #[cfg(test)]
+    pub(crate) fn claimed(&self) -> usize {
+        let requests = self.queued.iter().chain(self.sent.iter());
+        // SAFETY: `&self` is had through the lock alone, so that nobody changes a state meanwhile.
+        let states = requests.map(|request| unsafe { &*request.state.get() });
+        let claimed = |state: &&State| !matches!(state, State::Ready | State::Abandoned { .. });
+        states.filter(claimed).count()
+    }
+
     /// Requests in flight whose events come without a signal.
     pub(crate) fn quiet(&self) -> usize {
         self.quiet

@@ -5,6 +5,8 @@ mod aio;
 mod dio;
 mod fork;
 mod memory;
+#[cfg(test)]
+mod model_ring;
 mod ring;
 mod syscalls;
 
@@ -12,6 +14,8 @@ pub(crate) use aio::{Aio, MAX_BATCH};
 pub(crate) use dio::{DirectIo, direct_io};
 pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
+#[cfg(test)]
+pub(crate) use model_ring::ModelRing;
 pub(crate) use syscalls::{create_eventfd, memlock_limit, set_direct};
 
 use std::io;

@@ -115,3 +115,109 @@ mod tests {
         assert_eq!(taken(8, 2, 8), (vec![], 2));
     }
 }
+
+/// How to run: see [`crate::sync`].
+#[cfg(all(test, kaio_loom))]
+mod loom_models {
+    use super::super::ModelRing;
+    use super::*;
+    use loom::thread;
+    use std::sync::Arc;
+
+    /// Event number `n`; each word of it tells.
+    fn event(n: u64) -> IoEvent {
+        IoEvent {
+            data: n,
+            obj: !n,
+            res: n as i64,
+            res2: -(n as i64),
+        }
+    }
+
+    fn number(event: &IoEvent) -> u64 {
+        let n = event.data;
+        let told = (event.obj, event.res, event.res2);
+        assert_eq!(told, (!n, n as i64, -(n as i64)), "torn");
+        n
+    }
+
+    fn hand_over(capacity: u32, first: u32, count: u64) {
+        loom::model(move || {
+            let ring = ModelRing::new(capacity, first);
+            let kernel = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    for n in 1..=count {
+                        while !ring.post(event(n)) {
+                            thread::yield_now();
+                        }
+                    }
+                })
+            };
+            let mut taken = Vec::new();
+            while taken.len() < count as usize {
+                let mut events = Events::new();
+                ring.consume(&mut events);
+                if events.is_empty() {
+                    thread::yield_now();
+                }
+                taken.extend(events.iter().map(number));
+            }
+            assert!(taken.iter().copied().eq(1..=count), "{taken:?}");
+            kernel.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn every_event_is_taken_once_in_order_and_whole() {
+        hand_over(8, 0, 3);
+    }
+
+    #[test]
+    fn the_same_where_the_ring_wraps() {
+        hand_over(4, 2, 3);
+    }
+
+    #[test]
+    fn the_same_where_the_kernel_waits_for_room() {
+        hand_over(3, 1, 4);
+    }
+
+    #[test]
+    fn no_event_is_overwritten_before_it_is_taken() {
+        loom::model(|| {
+            let ring = ModelRing::new(3, 0);
+            assert!(ring.post(event(1)) && ring.post(event(2)) && !ring.post(event(0)));
+            let kernel = {
+                let ring = Arc::clone(&ring);
+                // The second of these would be where the first event is.
+                thread::spawn(move || (3..=4).take_while(|n| ring.post(event(*n))).count())
+            };
+            let mut early = Events::new();
+            ring.consume(&mut early);
+            let posted = kernel.join().unwrap();
+            let mut late = Events::new();
+            ring.consume(&mut late);
+            let taken = early.iter().chain(&late).map(number);
+            assert!(taken.eq(1..=2 + posted as u64));
+        });
+    }
+
+    #[test]
+    fn what_was_posted_before_a_look_is_there() {
+        loom::model(|| {
+            let ring = ModelRing::new(4, 3);
+            let kernel = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || assert!(ring.post(event(1)) && ring.post(event(2))))
+            };
+            let mut early = Events::new();
+            ring.consume(&mut early);
+            kernel.join().unwrap();
+            let mut late = Events::new();
+            ring.consume(&mut late);
+            let taken: Vec<_> = early.iter().chain(&late).map(number).collect();
+            assert_eq!(taken, [1, 2]);
+        });
+    }
+}

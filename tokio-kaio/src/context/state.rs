@@ -1,0 +1,404 @@
+//! What a context has behind its one lock, and every way in which it changes.
+
+use std::fs::File;
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use super::aftermath::Aftermath;
+use super::batching::Batching;
+use super::descriptor::Descriptor;
+use super::signalling::Signalling;
+use super::teardown::Remains;
+use crate::AioCommandError;
+use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Released, Table, Ticket, submit};
+use crate::sync::{EventFd, watch};
+use crate::sys::abi::Iocb;
+use crate::sys::{Events, Kernel};
+
+/// What a context is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most requests in flight.
+    pub(crate) slots: usize,
+    /// Whether a request waits for a free slot.
+    pub(crate) waits: bool,
+    /// Most requests that go to the kernel in one call.
+    pub(crate) max_batch: usize,
+}
+
+pub(super) struct State<F: Flavour> {
+    pub(super) phase: Phase<F::Kernel>,
+    pub(super) table: Table<F>,
+    pub(super) limits: Limits,
+    pub(super) batching: Batching,
+    pub(super) signalling: Signalling,
+    /// Whether the driver has been polled: before that, nobody would flush the queue.
+    pub(super) driven: bool,
+    /// The driver was woken to flush and has not run yet.
+    pub(super) flush_requested: bool,
+    /// Calls of `io_submit` that are being made outside the lock. The kernel context outlives
+    /// them.
+    pub(super) submitting: usize,
+    /// Reaps that found events. Wraps.
+    pub(super) reaps: u64,
+}
+
+/// How far a context is from its end.
+pub(super) enum Phase<K> {
+    Open(Live<K>),
+    /// No new requests. Ends when the last one is done.
+    Stopping(Live<K>),
+    /// The driver is gone. Ends when no `io_submit` runs; the kernel may still use the memory.
+    Orphaned(Live<K>, Vec<Memory>),
+    Gone,
+}
+
+/// What a context has of the system's.
+pub(super) struct Live<K> {
+    pub(super) kernel: K,
+    pub(super) signal: Option<EventFd>,
+    pub(super) gone: watch::Sender<()>,
+}
+
+/// What became of a new request.
+pub(super) enum Admitted<F: Flavour> {
+    /// Goes to the kernel now: [`Shared::send`].
+    Launched(Launched<F>),
+    Queued(Ticket<F>),
+    /// Has to wait, and wants something that keeps its descriptor open meanwhile.
+    WantsFile(Payload, Waker),
+    Refused(AioCommandError, Memory, Waker),
+}
+
+/// A request that the table has in flight and the kernel does not have yet.
+pub(super) struct Launched<F: Flavour> {
+    pub(super) ticket: Ticket<F>,
+    pub(super) iocb: Iocb,
+    pub(super) route: Route<F::Kernel>,
+    /// For the table, unless the request is done at once: its own task needs no waking then.
+    pub(super) waker: Waker,
+}
+
+/// Where an `io_submit` goes. Counted in [`State::submitting`] while it is in use.
+pub(super) struct Route<K: Kernel> {
+    pub(super) port: K::Port,
+    /// `None`: the requests go out quietly.
+    pub(super) eventfd: Option<i32>,
+    pub(super) quiet: bool,
+    /// [`State::reaps`] when the call was decided on.
+    pub(super) reaps: u64,
+}
+
+/// What the driver has to know of its context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Driven {
+    /// It will be woken.
+    Quiescent,
+    /// There are requests in flight of whose end no signal will tell: look again soon.
+    Unsignalled,
+    /// The context has ended.
+    Gone,
+}
+
+impl<F: Flavour> State<F> {
+    pub(super) fn new(
+        limits: Limits,
+        kernel: F::Kernel,
+        signal: Option<EventFd>,
+        gone: watch::Sender<()>,
+    ) -> State<F> {
+        State {
+            phase: Phase::Open(Live {
+                kernel,
+                signal,
+                gone,
+            }),
+            table: Table::new(limits.slots),
+            limits,
+            batching: Batching::default(),
+            signalling: Signalling::default(),
+            driven: false,
+            flush_requested: false,
+            submitting: 0,
+            reaps: 0,
+        }
+    }
+
+    pub(super) fn free_slots(&self) -> usize {
+        let taken = self.table.in_flight() + self.table.queued();
+        self.limits.slots.saturating_sub(taken)
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        payload: Payload,
+        descriptor: &Descriptor<'_>,
+        waker: Waker,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Admitted<F> {
+        if !matches!(self.phase, Phase::Open(_)) {
+            return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
+        }
+        if self.free_slots() == 0 {
+            self.reap(aftermath);
+        }
+        let full = self.free_slots() == 0;
+        if full && !self.limits.waits {
+            let error = AioCommandError::CapacityExceeded;
+            return Admitted::Refused(error, payload.into_memory(), waker);
+        }
+        // A descriptor that nothing keeps open once the future is forgotten can't wait for
+        // company.
+        let company = !full
+            && self.driven
+            && descriptor.file().is_some()
+            && self.batching.should_wait(self.table.in_flight());
+        if full || company {
+            let Some(file) = descriptor.file() else {
+                return Admitted::WantsFile(payload, waker);
+            };
+            let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
+            if self.table.queued() >= self.limits.max_batch && !full {
+                aftermath.flush = true;
+            } else {
+                self.request_flush(aftermath);
+            }
+            return Admitted::Queued(ticket);
+        }
+        let quiet = self.may_be_quiet();
+        let (ticket, iocb) = self.table.launch(payload, quiet);
+        match self.route(quiet) {
+            Some(route) => Admitted::Launched(Launched {
+                ticket,
+                iocb,
+                route,
+                waker,
+            }),
+            None => unreachable!("the context is open"),
+        }
+    }
+
+    /// Where to submit; counts as submitting until the caller takes that back.
+    pub(super) fn route(&mut self, quiet: bool) -> Option<Route<F::Kernel>> {
+        let live = self.phase.live()?;
+        self.submitting += 1;
+        let signal = live.signal.as_ref().filter(|_| !quiet);
+        Some(Route {
+            port: live.kernel.port(),
+            eventfd: signal.map(|signal| signal.as_raw_fd()),
+            quiet,
+            reaps: self.reaps,
+        })
+    }
+
+    /// Whether the next requests may go out without a signal. Only where a driver runs, which
+    /// finds those for which that was a mistake.
+    pub(super) fn may_be_quiet(&self) -> bool {
+        self.driven && self.signalling.may_be_quiet()
+    }
+
+    /// `requests` went to the kernel, and a reap has found that they are all done, or not.
+    pub(super) fn sent(
+        &mut self,
+        requests: usize,
+        quiet: bool,
+        all_done: bool,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) {
+        self.signalling.submitted(requests, quiet, all_done);
+        aftermath.wake_driver |= self.table.quiet() > 0;
+    }
+
+    pub(super) fn launch_queued(&mut self, batch: &mut Batch) -> Option<Route<F::Kernel>> {
+        self.flush_requested = false;
+        if self.table.queued() == 0 || self.phase.live().is_none() {
+            return None;
+        }
+        self.batching.flushed(self.table.queued());
+        let quiet = self.may_be_quiet();
+        self.table.launch_queued(batch, self.limits.slots, quiet);
+        if batch.is_empty() {
+            return None;
+        }
+        self.route(quiet)
+    }
+
+    /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.
+    pub(super) fn reap(&mut self, aftermath: &mut Aftermath<F::Kernel>) -> bool {
+        let Some(live) = self.phase.live() else {
+            return false;
+        };
+        let mut events = Events::new();
+        if let Err(error) = live.kernel.reap(&mut events) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.orphan(Outcome::Unknown(errno), aftermath);
+            return false;
+        }
+        if events.is_empty() {
+            return false;
+        }
+        for event in &events {
+            let outcome = Outcome::Completed(event.res);
+            aftermath.push(self.table.complete(event.data, outcome));
+        }
+        self.reaps = self.reaps.wrapping_add(1);
+        aftermath.more |= events.is_full();
+        self.request_flush(aftermath);
+        true
+    }
+
+    /// Takes all events out of the ring.
+    pub(super) fn reap_all(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        while self.reap(aftermath) && mem::take(&mut aftermath.more) {}
+    }
+
+    /// Reaps after a call; returns whether events were taken since it was decided on, here or by
+    /// others.
+    pub(super) fn reaped_since(
+        &mut self,
+        route: &Route<F::Kernel>,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> bool {
+        self.reap(aftermath);
+        self.reaps != route.reaps
+    }
+
+    /// Has what is queued submitted, if there are slots for it.
+    pub(super) fn request_flush(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        if self.table.queued() == 0 || self.table.in_flight() >= self.limits.slots {
+            return;
+        }
+        if !self.driven {
+            aftermath.flush = true;
+        } else if !mem::replace(&mut self.flush_requested, true) {
+            aftermath.wake_driver = true;
+        }
+    }
+
+    /// The kernel has refused a request that was in flight by the table's account.
+    pub(super) fn refuse(&mut self, tag: u64, errno: i32, aftermath: &mut Aftermath<F::Kernel>) {
+        aftermath.push(self.table.complete(tag, Outcome::Refused(errno)));
+        self.request_flush(aftermath);
+    }
+
+    /// The kernel has no room for these, last first. They wait for the next event; where none is
+    /// to come, they fail. `reaped`: events were just taken, which has made room.
+    pub(super) fn put_back(
+        &mut self,
+        requests: impl IntoIterator<Item = (Iocb, Arc<File>)>,
+        reaped: bool,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) {
+        let ended = self.phase.live().is_none(); // they are no longer the table's then
+        let requests: Vec<_> = requests.into_iter().collect();
+        let room_to_come = reaped || self.table.in_flight() > requests.len();
+        for (iocb, file) in requests {
+            if room_to_come && !ended {
+                aftermath.push(self.table.requeue(iocb, file));
+                continue;
+            }
+            aftermath.push(Released {
+                file: Some(file),
+                ..Released::default()
+            });
+            if !ended {
+                self.refuse(iocb.data, libc::EAGAIN, aftermath);
+            }
+        }
+        if reaped {
+            self.request_flush(aftermath);
+        }
+    }
+
+    /// Has the kernel's next signal call `waker`. Where there will be none, because the runtime of
+    /// the eventfd has gone, that is the context's end.
+    pub(super) fn arm(&mut self, waker: &Waker, aftermath: &mut Aftermath<F::Kernel>) {
+        let signal = self.phase.live().and_then(|live| live.signal.as_ref());
+        if signal.is_some_and(|signal| !signal.arm(&mut Context::from_waker(waker))) {
+            self.reap(aftermath);
+            self.orphan(Outcome::Stopped, aftermath);
+        }
+    }
+
+    pub(super) fn stop(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        self.phase = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Open(live) => Phase::Stopping(live),
+            other => other,
+        };
+        for released in self.table.turn_away(self.limits.slots) {
+            aftermath.push(released);
+        }
+        self.reap(aftermath);
+        self.request_flush(aftermath);
+    }
+
+    /// Ends the context at once; `outcome` is for the requests that are not done.
+    pub(super) fn orphan(&mut self, outcome: Outcome, aftermath: &mut Aftermath<F::Kernel>) {
+        self.phase = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Open(live) | Phase::Stopping(live) => {
+                let (kept, released) = self.table.orphan(outcome);
+                released.into_iter().for_each(|r| aftermath.push(r));
+                Phase::Orphaned(live, kept)
+            }
+            other => other,
+        };
+    }
+
+    /// Takes the context down if it is to end and nothing stands in the way.
+    #[inline]
+    pub(super) fn end_if_due(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        if !matches!(self.phase, Phase::Open(_)) {
+            self.try_to_end(aftermath);
+        }
+    }
+
+    #[cold]
+    pub(super) fn try_to_end(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        if self.submitting > 0 {
+            return;
+        }
+        let idle = self.table.in_flight() == 0 && self.table.queued() == 0;
+        let (live, memory) = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Stopping(live) if idle => (live, Vec::new()),
+            Phase::Orphaned(live, memory) => (live, memory),
+            phase => {
+                self.phase = phase;
+                return;
+            }
+        };
+        aftermath.rare().remains = Some(Remains {
+            kernel: live.kernel,
+            memory,
+            signal: live.signal,
+            gone: live.gone,
+        });
+        aftermath.wake_driver = true;
+    }
+}
+
+impl<K> Phase<K> {
+    /// What can still submit and complete.
+    pub(super) fn live(&mut self) -> Option<&mut Live<K>> {
+        match self {
+            Phase::Open(live) | Phase::Stopping(live) => Some(live),
+            Phase::Orphaned(..) | Phase::Gone => None,
+        }
+    }
+}
+
+impl<K: Kernel> Route<K> {
+    /// See [`submit`].
+    #[allow(unsafe_code)]
+    pub(super) fn submit<F: Flavour<Kernel = K>>(
+        &self,
+        iocbs: &mut [Iocb],
+        refused: impl FnMut(u64, i32),
+    ) -> usize {
+        // SAFETY: iocbs reach this point right from the table's launch, once. The kernel context
+        // outlives the call: a route counts in `State::submitting`, and `end_if_due`, the only
+        // place that gives the kernel away, waits for that to be 0.
+        unsafe { submit::<K>(&self.port, self.eventfd, iocbs, refused) }
+    }
+}
