@@ -138,11 +138,11 @@ impl<F: Flavour> State<F> {
         waker: Waker,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
-        if !matches!(self.phase, Phase::Open(_)) {
-            return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
-        }
         if self.free_slots() == 0 {
             self.reap(aftermath);
+        }
+        if !matches!(self.phase, Phase::Open(_)) {
+            return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
         }
         let full = self.free_slots() == 0;
         if full && !self.limits.waits {
@@ -181,7 +181,7 @@ impl<F: Flavour> State<F> {
     }
 
     /// Where to submit; counts as submitting until the caller takes that back.
-    pub(super) fn route(&mut self, quiet: bool) -> Option<Route<F::Kernel>> {
+    fn route(&mut self, quiet: bool) -> Option<Route<F::Kernel>> {
         let live = self.phase.live()?;
         self.submitting += 1;
         let signal = live.signal.as_ref().filter(|_| !quiet);
@@ -195,7 +195,7 @@ impl<F: Flavour> State<F> {
 
     /// Whether the next requests may go out without a signal. Only where a driver runs, which
     /// finds those for which that was a mistake.
-    pub(super) fn may_be_quiet(&self) -> bool {
+    fn may_be_quiet(&self) -> bool {
         self.driven && self.signalling.may_be_quiet()
     }
 
@@ -355,7 +355,7 @@ impl<F: Flavour> State<F> {
     }
 
     #[cold]
-    pub(super) fn try_to_end(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+    fn try_to_end(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
         if self.submitting > 0 {
             return;
         }
@@ -397,8 +397,9 @@ impl<K: Kernel> Route<K> {
         refused: impl FnMut(u64, i32),
     ) -> usize {
         // SAFETY: iocbs reach this point right from the table's launch, once. The kernel context
-        // outlives the call: a route counts in `State::submitting`, and `end_if_due`, the only
-        // place that gives the kernel away, waits for that to be 0.
+        // outlives the call: a route counts in `State::submitting`, and `try_to_end`, the only
+        // place that gives the kernel away, waits for that to be 0. (Nothing between the launch
+        // and here, or under the lock, runs code of others that could panic.)
         unsafe { submit::<K>(&self.port, self.eventfd, iocbs, refused) }
     }
 }

@@ -275,3 +275,28 @@ fn the_last_handle_takes_the_context_with_it() {
     runtime.block_on(async { while gone.changed().await.is_ok() {} });
     assert!(kernel.is_destroyed());
 }
+
+#[test]
+fn a_kernel_that_gives_no_more_events_is_an_error_to_all_that_wait() {
+    let rig = Rig::new(limits(2));
+    let mut driver = rig.driven();
+    let mut buffer = LockedBuf::with_size(16).unwrap();
+    let mut read = rig.read(1, &mut buffer);
+    assert!(read.poll().is_pending());
+    let mut others = rig.started([2, 3]);
+    assert!(driver.poll().is_pending());
+    assert_eq!(rig.kernel.in_flight(), [1, 2], "3 waits for a slot");
+
+    rig.kernel.hold_destroy(true);
+    rig.kernel.fail_reaps(libc::EPERM);
+    // Where all slots are taken, a new request looks for events first.
+    assert_eq!(outcome(rig.op(4).ready()), Err("stopped".into()));
+    assert_eq!(outcome(read.ready()), Err("result 1".into()));
+    assert_eq!(outcome(others.remove(0).ready()), Err("result 1".into()));
+    assert_eq!(outcome(others.remove(0).ready()), Err("stopped".into()));
+    rig.kernel.wait_for_destroy();
+    assert!(buffer.as_ref().iter().all(|&byte| byte == 0));
+    rig.kernel.hold_destroy(false);
+    rig.wait_until_gone();
+    rig.assert_idle();
+}

@@ -52,6 +52,8 @@ struct State {
     room: usize,
     /// Whether requests complete inside the call.
     inline: bool,
+    /// Gives no events, but this errno.
+    reap_errno: Option<i32>,
     submits_held: bool,
     returns_held: bool,
     destroy_held: bool,
@@ -85,6 +87,7 @@ impl Fake {
                 bad: Vec::new(),
                 room: usize::MAX,
                 inline: false,
+                reap_errno: None,
                 submits_held: false,
                 returns_held: false,
                 destroy_held: false,
@@ -131,6 +134,11 @@ impl Kernel for Fake {
     }
 
     fn reap(&mut self, events: &mut Events) -> io::Result<()> {
+        if cfg!(not(kaio_loom)) {
+            if let Some(errno) = self.0.state().reap_errno {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+        }
         self.0.0.ring.consume(events);
         let unreaped = &self.0.0.unreaped;
         unreaped.fetch_sub(events.len(), Ordering::Relaxed);
@@ -201,6 +209,11 @@ impl Port {
     /// Has no room for more requests than so many, those that were not reaped included.
     pub(super) fn set_room(&self, room: usize) {
         self.state().room = room;
+    }
+
+    /// From now on there are no events to be had, but this errno.
+    pub(super) fn fail_reaps(&self, errno: i32) {
+        self.state().reap_errno = Some(errno);
     }
 
     /// From now on requests complete inside the call that submits them.
