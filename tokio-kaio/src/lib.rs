@@ -4,7 +4,8 @@
 //! No thread pool stands behind an operation: it goes to the block layer with
 //! [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html), and its future wakes
 //! when the kernel is done. That works under the multi-threaded runtime, the current-thread runtime
-//! and a `LocalSet`, and also where io_uring is forbidden, as by the default profiles of Docker and Podman.
+//! and a `LocalSet`, and also where io_uring is forbidden, as by the default profiles of Docker and
+//! Podman.
 //!
 //! # When to use it, and when not
 //!
@@ -75,8 +76,9 @@
 //! 3. What completes inside the submission, as on tmpfs, is found right after it. Otherwise the
 //!    kernel writes an event to a ring that it shares with the process, and signals an eventfd
 //!    among those that tokio's I/O driver waits for. The events are taken out of the ring without a
-//!    system call, and the futures woken.
-//! 4. The future is polled again, the memory moves back to the buffer, and the slot is free.
+//!    system call, the slots are free again, and the futures are woken. (Where requests have long
+//!    been done when their submission returned, the kernel is not asked to signal.)
+//! 4. The future is polled again, and the memory moves back to the buffer.
 //!
 //! A write is the same, but that it shares the memory, which nobody can change meanwhile. In steady
 //! state, nothing is allocated on the way.
@@ -90,8 +92,8 @@
 //! Any future may be dropped, forgotten or aborted at any time: memory stays sound. What the kernel
 //! has can't be recalled, so *cancelled* means *abandoned*: the read or write goes on, on memory
 //! that the request keeps, and holds its slot until the kernel is done. The buffer of a dropped
-//! read has new, zeroed memory then; [`LockedBuf`](LockedBuf#while-an-operation-runs) has the
-//! details. A dropped write may still land, even after one that was submitted later: before you
+//! read gets other memory then; [`LockedBuf`](LockedBuf#while-an-operation-runs) has the details. A
+//! dropped write may still land, even after one that was submitted later: before you
 //! write the same place again, wait for it instead of dropping it.
 //!
 //! # Errors
