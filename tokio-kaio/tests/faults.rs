@@ -6,7 +6,7 @@ mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::future::Future;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -28,8 +28,8 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, File, LockedBuf, RawCommand, ReadFlags,
-    WriteFlags, aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
+    RawCommand, ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -259,23 +259,38 @@ async fn a_batch_that_is_taken_in_parts_is_served_whole() {
     }
 }
 
-/// Each submission brings another request, as a busy thread would.
-#[test]
-fn a_flush_ends_although_others_keep_queueing() {
-    type Reads = RefCell<Vec<Pin<Box<dyn Future<Output = u64>>>>>;
-    const MOST: usize = 1000;
+/// Brings another request with each submission of its thread, as a busy other thread would.
+struct Busy {
+    handle: LocalAioContextHandle,
+    file: Rc<File>,
+    /// Open: the requests are done at once.
+    gate: Gate,
+    waiting: RefCell<Vec<Pin<Box<dyn Future<Output = u64>>>>>,
+    most: Cell<usize>,
+}
 
-    fn queue(reads: &Rc<Reads>, make: Rc<dyn Fn() -> Pin<Box<dyn Future<Output = u64>>>>) {
-        let mut read = make();
+impl Busy {
+    fn queue(self: Rc<Self>) {
+        if self.waiting.borrow().len() >= self.most.get() {
+            return;
+        }
+        let busy = Rc::clone(&self);
+        let mut read = Box::pin(async move {
+            let Busy { handle, file, .. } = &*busy;
+            let (offset, mut target) = (busy.gate.offset(), buffer(BLOCK));
+            let read = file.read_at(handle, offset, &mut target, LEN, ReadFlags::empty());
+            read.await.unwrap()
+        });
         let mut cx = Context::from_waker(Waker::noop());
         assert!(read.as_mut().poll(&mut cx).is_pending());
-        reads.borrow_mut().push(read);
-        if reads.borrow().len() < MOST {
-            let reads = Rc::clone(reads);
-            next_submissions_meet([Fault::first(move || queue(&reads, make))]);
-        }
+        self.waiting.borrow_mut().push(read);
+        next_submissions_meet([Fault::first(move || self.queue())]);
     }
+}
 
+#[test]
+fn a_flush_ends_although_others_keep_queueing() {
+    const MOST: usize = 1000;
     let dir = on_disk();
     one_thread().block_on(async {
         let file = Rc::new(patterned_file(&dir).await);
@@ -286,32 +301,23 @@ fn a_flush_ends_although_others_keep_queueing() {
 
         let gates = [Gate::closed(), Gate::closed()];
         let mut targets = [buffer(BLOCK), buffer(BLOCK)];
-        let mut held: Vec<_> = gates
-            .iter()
-            .zip(&mut targets)
-            .map(|(gate, target)| {
-                Box::pin(file.read_at(&handle, gate.offset(), target, LEN, ReadFlags::empty()))
-            })
-            .collect();
-        for read in &mut held {
-            let _ = poll!(read);
+        let mut held = Vec::new();
+        for (gate, target) in gates.iter().zip(&mut targets) {
+            let read = file.read_at(&handle, gate.offset(), target, LEN, ReadFlags::empty());
+            held.push(Box::pin(read));
         }
-        assert_eq!(handle.available_slots(), Some(0));
-        let at_once = Rc::new(Gate::opened());
-        let make: Rc<dyn Fn() -> Pin<Box<dyn Future<Output = u64>>>> = Rc::new({
-            let (handle, file) = (handle.clone(), Rc::clone(&file));
-            move || {
-                let (handle, file, gate) = (handle.clone(), file.clone(), at_once.clone());
-                Box::pin(async move {
-                    let mut target = buffer(BLOCK);
-                    let offset = gate.offset();
-                    let read = file.read_at(&handle, offset, &mut target, LEN, ReadFlags::empty());
-                    read.await.unwrap()
-                })
-            }
+        for read in &mut held {
+            assert!(poll!(read).is_pending());
+        }
+        assert!(gates.iter().all(|gate| gate.held().len() == 1));
+        let busy = Rc::new(Busy {
+            handle: handle.clone(),
+            file: Rc::clone(&file),
+            gate: Gate::opened(),
+            waiting: RefCell::default(),
+            most: Cell::new(MOST),
         });
-        let reads = Rc::new(Reads::default());
-        queue(&reads, make);
+        Rc::clone(&busy).queue();
 
         // One slot becomes free. Requests that take it are done at once, so it stays free.
         gates[0].open();
@@ -319,23 +325,17 @@ fn a_flush_ends_although_others_keep_queueing() {
         while submissions() == start {
             assert!(poll!(&mut background).is_pending());
         }
-        assert!(
-            reads.borrow().len() < MOST,
-            "{MOST} were submitted in one poll"
-        );
-        next_submissions_meet([]);
+        let queued = busy.waiting.borrow().len();
+        assert!(queued < MOST, "a flush goes on for {MOST} submissions");
+        busy.most.set(0);
 
         gates[1].open();
         let local = LocalSet::new();
         local.spawn_local(background);
         let done = local.run_until(async {
             join_all(held).await;
-            loop {
-                let Some(read) = reads.borrow_mut().pop() else {
-                    break;
-                };
-                assert_eq!(read.await, 1);
-            }
+            let waiting = busy.waiting.take();
+            assert!(join_all(waiting).await.into_iter().all(|done| done == 1));
             context.close().await;
         });
         within(done).await;

@@ -23,7 +23,7 @@ pub enum Fault {
     NoRoom,
     /// The kernel takes so many requests at most.
     Part(usize),
-    /// This happens first; then the submission meets the next fault, if there is one.
+    /// This happens first; then the submission meets the fault after it, if one is set.
     First(Box<dyn FnOnce()>),
 }
 
@@ -249,15 +249,19 @@ impl Iocb {
 
 /// How many of `requests` the kernel is to see, after what happens first. `None`: no room.
 fn faulty(requests: usize) -> Option<usize> {
-    loop {
-        // Not borrowed while it happens: that may submit too.
-        let fault = SCRIPT.with_borrow_mut(VecDeque::pop_front);
-        match fault {
-            Some(Fault::NoRoom) => return None,
-            Some(Fault::Part(part)) => return Some(requests.min(part)),
-            Some(Fault::First(what)) => what(),
-            None => break,
+    // Taken first: what happens may set faults, for the submissions after this one.
+    let mut firsts = Vec::new();
+    let fault = loop {
+        match SCRIPT.with_borrow_mut(VecDeque::pop_front) {
+            Some(Fault::First(what)) => firsts.push(what),
+            fault => break fault,
         }
+    };
+    firsts.into_iter().for_each(|what| what());
+    match fault {
+        Some(Fault::NoRoom) => return None,
+        Some(Fault::Part(part)) => return Some(requests.min(part)),
+        _ => {}
     }
     if random() % 1000 >= STORM.get() {
         return Some(requests);

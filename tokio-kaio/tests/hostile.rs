@@ -1,0 +1,737 @@
+//! What a program may do to a context, meaning harm or not: wakers that panic or come back into
+//! the context, threads that are all busy or can't be had, runtimes that go under those that
+//! submit, handles that stay. Nothing hangs, gets lost, or spins.
+#![allow(unsafe_code)] // makes a waker, stands before `pthread_create`, asks for the CPU's clock
+
+mod common;
+#[path = "common/interposed.rs"]
+mod interposed;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_void};
+use std::fs;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+use futures::executor;
+use futures::future::join_all;
+use futures::poll;
+use interposed::{Gate, random, signals};
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
+use tokio_kaio::{
+    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
+    ReadFlags, aio_context, local_aio_context,
+};
+
+const LEN: u64 = BLOCK as u64;
+const BLOCKS: u64 = 64;
+
+fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn threads(workers: usize) -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn patterned_file(dir: &TempDir) -> File {
+    write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
+    open_rw(dir, "blocks").await
+}
+
+async fn read(
+    handle: &AioContextHandle,
+    file: &File,
+    offset: u64,
+    target: &mut LockedBuf,
+) -> Result<u64, AioCommandError> {
+    file.read_at(handle, offset, target, LEN, ReadFlags::empty())
+        .await
+}
+
+async fn all_free(handle: &AioContextHandle, slots: usize) {
+    let free = || handle.available_slots();
+    until(|| free() == Some(slots), free).await;
+}
+
+/// Looks at `future` once, for `waker`.
+fn look<F: Future>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
+    future.as_mut().poll(&mut Context::from_waker(waker))
+}
+
+// ---- Wakers -----------------------------------------------------------------------------------
+
+/// Counts, and panics.
+#[derive(Default)]
+struct Bomb(AtomicUsize);
+
+impl Wake for Bomb {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("a waker panics, as it is meant to");
+    }
+}
+
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Two that panic stand around one that does not, and one that waits for a slot: that takes the
+/// driver.
+async fn bombs(dir: &TempDir) {
+    let file = patterned_file(dir).await;
+    let (context, handle) = aio_context(3, true).unwrap();
+    yield_now().await;
+    for _ in 0..20 {
+        let gate = Gate::closed();
+        let (bomb, counter) = (Arc::new(Bomb::default()), Arc::new(Counter::default()));
+        let bombed = Waker::from(Arc::clone(&bomb));
+        let counted = Waker::from(Arc::clone(&counter));
+        let mut targets = [(); 3].map(|()| buffer(BLOCK));
+        let mut held: Vec<_> = targets
+            .iter_mut()
+            .map(|target| Box::pin(read(&handle, &file, gate.offset(), target)))
+            .collect();
+        for (read, waker) in held.iter_mut().zip([&bombed, &counted, &bombed]) {
+            assert!(look(read, waker).is_pending());
+        }
+        let mut target = buffer(BLOCK);
+        let mut waiting = Box::pin(read(&handle, &file, LEN, &mut target));
+        assert!(poll!(&mut waiting).is_pending());
+        assert_eq!(handle.available_slots(), Some(0));
+        until(|| gate.held().len() == 3, || gate.held()).await;
+
+        gate.open();
+        assert_eq!(within(waiting).await.unwrap(), LEN);
+        assert!(is_pattern(1, target.as_ref()));
+        let woken = || {
+            (
+                bomb.0.load(Ordering::SeqCst),
+                counter.0.load(Ordering::SeqCst),
+            )
+        };
+        until(|| woken() == (2, 1), woken).await;
+        for read in &mut held {
+            let Poll::Ready(done) = look(read, Waker::noop()) else {
+                panic!("it was woken")
+            };
+            assert_eq!(done.unwrap(), 1);
+        }
+        all_free(&handle, 3).await;
+    }
+    within(context.close()).await;
+}
+
+#[test]
+fn a_waker_that_panics_harms_only_itself() {
+    let dir = on_disk();
+    one_thread().block_on(bombs(&dir));
+    threads(2).block_on(bombs(&dir));
+}
+
+/// The kernel's events are found by a poll of another request, a look at the slots, a drop.
+#[tokio::test]
+async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
+    let dir = on_disk();
+    let file = patterned_file(&dir).await;
+    let (context, handle) = aio_context(4, true).unwrap();
+    yield_now().await;
+    let finders: [fn(&AioContextHandle, &mut Pin<Box<dyn Future<Output = u64> + '_>>); 2] = [
+        |handle, _| drop(handle.available_slots()),
+        |_, other| {
+            assert!(
+                other
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            )
+        },
+    ];
+    for find in finders {
+        let (gate, other_gate) = (Gate::closed(), Gate::closed());
+        let mut targets = [buffer(BLOCK), buffer(BLOCK)];
+        let [target, other_target] = &mut targets;
+        let mut bombed = Box::pin(read(&handle, &file, gate.offset(), target));
+        let bomb = Arc::new(Bomb::default());
+        assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
+        let mut other: Pin<Box<dyn Future<Output = u64> + '_>> = Box::pin(async {
+            read(&handle, &file, other_gate.offset(), other_target)
+                .await
+                .unwrap()
+        });
+        assert!(poll!(&mut other).is_pending());
+        let went = || gate.held().len() + other_gate.held().len();
+        until(|| went() == 2, went).await;
+        gate.open();
+        // No turn of the runtime in between: its I/O driver would find the event first.
+        let start = Instant::now();
+        while bomb.0.load(Ordering::SeqCst) == 0 {
+            let found = catch_unwind(AssertUnwindSafe(|| find(&handle, &mut other)));
+            assert!(found.is_ok(), "the panic is the waker's own");
+            assert!(start.elapsed() < Duration::from_secs(60), "not woken");
+        }
+        assert!(matches!(
+            look(&mut bombed, Waker::noop()),
+            Poll::Ready(Ok(1))
+        ));
+        other_gate.open();
+        assert_eq!(within(other).await, 1);
+        all_free(&handle, 4).await;
+    }
+    within(context.close()).await;
+}
+
+thread_local! {
+    static REENTERED: RefCell<Option<(LocalAioContextHandle, Rc<File>)>> =
+        const { RefCell::new(None) };
+    /// Times that a waker has come into the context, and out again.
+    static ENTRIES: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// What the waker below does whenever anything is done to it.
+fn reenter() {
+    let Some((handle, file)) = REENTERED.with_borrow(Clone::clone) else {
+        return;
+    };
+    ENTRIES.set((ENTRIES.get().0 + 1, ENTRIES.get().1));
+    let _ = handle.available_slots();
+    let mut target = buffer(BLOCK);
+    let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
+    let _ = look(&mut read, Waker::noop());
+    drop(read);
+    ENTRIES.set((ENTRIES.get().0, ENTRIES.get().1 + 1));
+}
+
+/// A waker whose every function comes back into the context of [`REENTERED`].
+fn reentrant() -> Waker {
+    const TABLE: &RawWakerVTable = &RawWakerVTable::new(
+        |data| {
+            reenter();
+            RawWaker::new(data, TABLE)
+        },
+        |_| reenter(),
+        |_| reenter(),
+        |_| reenter(),
+    );
+    // SAFETY: there is no data, so nothing can be done to it that is wrong.
+    unsafe { Waker::new(std::ptr::null(), TABLE) }
+}
+
+/// The local context's lock refuses to be taken twice, so that nothing of a waker's runs under it
+/// unnoticed.
+#[test]
+fn a_waker_may_come_back_into_its_context() {
+    let dir = on_disk();
+    let local = LocalSet::new();
+    local.block_on(&one_thread(), async {
+        let (context, handle, background) = local_aio_context(2, true).unwrap();
+        let background = spawn_local(background);
+        let file = Rc::new(patterned_file(&dir).await);
+        REENTERED.set(Some((handle.clone(), Rc::clone(&file))));
+        let free = || handle.available_slots();
+        let read = |gate: &Gate| {
+            let (handle, file, offset) = (handle.clone(), Rc::clone(&file), gate.offset());
+            Box::pin(async move {
+                let mut target = buffer(BLOCK);
+                file.read_at(&handle, offset, &mut target, LEN, ReadFlags::empty())
+                    .await
+            })
+        };
+        /// All that went in has come out, and some did.
+        fn came_back() {
+            let (entered, left) = ENTRIES.replace((0, 0));
+            assert_eq!(entered, left);
+            assert!(entered > 0);
+        }
+
+        // Woken.
+        let gate = Gate::closed();
+        let mut woken = read(&gate);
+        assert!(look(&mut woken, &reentrant()).is_pending());
+        came_back();
+        gate.open();
+        until(|| free() == Some(2), free).await;
+        came_back();
+        assert!(matches!(look(&mut woken, &reentrant()), Poll::Ready(Ok(1))));
+        came_back();
+
+        // Replaced by another one, and replacing it.
+        let gate = Gate::closed();
+        let mut replaced = read(&gate);
+        for waker in [&reentrant(), Waker::noop(), &reentrant(), &reentrant()] {
+            assert!(look(&mut replaced, waker).is_pending());
+        }
+        came_back();
+
+        // Dropped: one in flight, one that waits for a slot.
+        let mut beside = read(&gate);
+        assert!(look(&mut beside, &reentrant()).is_pending());
+        let mut waiting = read(&gate);
+        assert!(look(&mut waiting, &reentrant()).is_pending());
+        came_back();
+        drop(waiting);
+        came_back();
+        drop(replaced);
+        came_back();
+
+        // Turned away as the context stops, and served after that.
+        let mut waiting = read(&gate);
+        assert!(look(&mut waiting, &reentrant()).is_pending());
+        came_back();
+        drop(context);
+        came_back();
+        let turned_away = look(&mut waiting, Waker::noop());
+        assert!(matches!(
+            turned_away,
+            Poll::Ready(Err(AioCommandError::AioStopped))
+        ));
+        gate.open();
+        within(background).await.unwrap().unwrap();
+        came_back();
+        assert!(matches!(
+            look(&mut beside, Waker::noop()),
+            Poll::Ready(Ok(1))
+        ));
+
+        // Stopped with the context's future.
+        let (_context, handle, background) = local_aio_context(1, true).unwrap();
+        let mut background = Box::pin(background);
+        assert!(poll!(&mut background).is_pending());
+        REENTERED.set(Some((handle.clone(), Rc::clone(&file))));
+        let gate = Gate::closed();
+        let mut stopped = [(); 2].map(|()| {
+            let (handle, file, offset) = (handle.clone(), Rc::clone(&file), gate.offset());
+            Box::pin(async move {
+                let mut target = buffer(BLOCK);
+                file.read_at(&handle, offset, &mut target, LEN, ReadFlags::empty())
+                    .await
+            })
+        });
+        for read in &mut stopped {
+            assert!(look(read, &reentrant()).is_pending());
+        }
+        came_back();
+        drop(background);
+        came_back();
+        for read in &mut stopped {
+            assert!(matches!(
+                look(read, &reentrant()),
+                Poll::Ready(Err(AioCommandError::AioStopped))
+            ));
+        }
+        REENTERED.set(None);
+    });
+}
+
+// ---- Threads ----------------------------------------------------------------------------------
+
+thread_local! {
+    /// Whether this thread can start others.
+    static NO_THREADS: Cell<bool> = const { Cell::new(false) };
+}
+
+type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+
+/// Stands before the C library's, which fails so where a limit is met.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_create(
+    thread: *mut libc::pthread_t,
+    attributes: *const libc::pthread_attr_t,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    type Create = unsafe extern "C" fn(
+        *mut libc::pthread_t,
+        *const libc::pthread_attr_t,
+        Start,
+        *mut c_void,
+    ) -> c_int;
+    if NO_THREADS.get() {
+        return libc::EAGAIN;
+    }
+    // SAFETY: asks for a symbol by its name.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
+    assert!(!symbol.is_null());
+    // SAFETY: what POSIX says that it takes.
+    let real = unsafe { std::mem::transmute::<*mut c_void, Create>(symbol) };
+    // SAFETY: the caller's arguments, passed on.
+    unsafe { real(thread, attributes, start, argument) }
+}
+
+/// Enough requests that are done at once for further ones to go out without a signal.
+async fn make_quiet(handle: &AioContextHandle, file: &File) {
+    let gate = Gate::opened();
+    let mut target = buffer(BLOCK);
+    for _ in 0..1000 {
+        let read = read(handle, file, gate.offset(), &mut target);
+        assert_eq!(read.await.unwrap(), 1);
+        if gate.held().last() == Some(&None) {
+            return;
+        }
+    }
+    panic!("1000 requests that are done at once, each with a signal");
+}
+
+/// Opens `gate` when all of its `requests` are with the kernel, which are to be quiet; from a
+/// thread of its own.
+fn open_later(gate: &Arc<Gate>, requests: usize) -> thread::JoinHandle<()> {
+    let gate = Arc::clone(gate);
+    thread::spawn(move || {
+        let start = Instant::now();
+        while gate.held().len() < requests {
+            assert!(start.elapsed() < Duration::from_secs(60), "not submitted");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(gate.held().iter().all(Option::is_none), "it has a signal");
+        thread::sleep(Duration::from_millis(20)); // so that all who wait are at rest
+        gate.open();
+    })
+}
+
+/// The only thread that the runtime may block waits for a request that went out quietly.
+#[test]
+fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait_for_it() {
+    let dir = on_disk();
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        builder
+            .worker_threads(2)
+            .max_blocking_threads(1)
+            .enable_all();
+        builder.build().unwrap().block_on(async {
+            let (context, handle) = aio_context(8, true).unwrap();
+            let file = Arc::new(patterned_file(&dir).await);
+            yield_now().await;
+            make_quiet(&handle, &file).await;
+            let gate = Arc::new(Gate::closed());
+            let opener = open_later(&gate, 1);
+            let waits = {
+                let (handle, file) = (handle.clone(), Arc::clone(&file));
+                spawn_blocking(move || {
+                    let mut target = buffer(BLOCK);
+                    executor::block_on(read(&handle, &file, gate.offset(), &mut target)).unwrap()
+                })
+            };
+            assert_eq!(within(waits).await.unwrap(), 1);
+            opener.join().unwrap();
+            assert_eq!(handle.available_slots(), Some(8));
+            within(context.close()).await;
+        });
+    }
+}
+
+#[test]
+fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started() {
+    let dir = on_disk();
+    one_thread().block_on(async {
+        let (context, handle) = aio_context(8, true).unwrap();
+        let file = patterned_file(&dir).await;
+        yield_now().await;
+        make_quiet(&handle, &file).await;
+        let gate = Arc::new(Gate::closed());
+        let opener = open_later(&gate, 1);
+        NO_THREADS.set(true);
+        assert!(thread::Builder::new().spawn(|| ()).is_err());
+        let mut target = buffer(BLOCK);
+        let result = within(read(&handle, &file, gate.offset(), &mut target)).await;
+        NO_THREADS.set(false);
+        assert_eq!(result.unwrap(), 1);
+        opener.join().unwrap();
+        within(context.close()).await;
+    });
+}
+
+/// Nothing of a pause hangs on the runtime in whose poll it started.
+#[test]
+fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitted_it_has_gone() {
+    let dir = on_disk();
+    let (home, other) = (threads(1), one_thread());
+    let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
+    let file = home.block_on(patterned_file(&dir));
+    home.block_on(async {
+        yield_now().await;
+        make_quiet(&handle, &file).await;
+    });
+    let gate = Arc::new(Gate::closed());
+    let mut target = buffer(BLOCK);
+    let mut slow = Box::pin(read(&handle, &file, gate.offset(), &mut target));
+    other.block_on(async { assert!(poll!(&mut slow).is_pending()) });
+    drop(other);
+    let opener = open_later(&gate, 1);
+    assert_eq!(home.block_on(within(slow)).unwrap(), 1);
+    opener.join().unwrap();
+    home.block_on(within(context.close()));
+}
+
+#[test]
+fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
+    one_thread().block_on(async {
+        let (context, handle) = aio_context(8, true).unwrap();
+        yield_now().await;
+        NO_THREADS.set(true);
+        let mut close = Box::pin(context.close());
+        for _ in 0..100 {
+            assert!(poll!(&mut close).is_pending());
+            yield_now().await;
+        }
+        NO_THREADS.set(false);
+        within(close).await;
+        assert_eq!(handle.available_slots(), None);
+    });
+}
+
+// ---- Slots ------------------------------------------------------------------------------------
+
+/// More than one reap takes out of the ring.
+#[test]
+fn the_free_slots_count_all_that_is_done_whoever_asks_first() {
+    const REQUESTS: usize = 200;
+    let dir = on_disk();
+    one_thread().block_on(async {
+        let (context, handle) = aio_context(256, true).unwrap();
+        let file = patterned_file(&dir).await;
+        yield_now().await;
+        for forgotten in [false, true] {
+            let gate = Gate::closed();
+            let mut targets: Vec<_> = (0..REQUESTS).map(|_| buffer(BLOCK)).collect();
+            let mut held: Vec<_> = targets
+                .iter_mut()
+                .map(|target| Box::pin(read(&handle, &file, gate.offset(), target)))
+                .collect();
+            for read in &mut held {
+                assert!(look(read, Waker::noop()).is_pending());
+            }
+            until(|| gate.held().len() == REQUESTS, || gate.held().len()).await;
+            let eventfd = gate.held()[0].expect("none of these was done at once");
+            assert!(gate.held().iter().all(|&e| e == Some(eventfd)));
+            if forgotten {
+                held.into_iter().for_each(std::mem::forget);
+                held = Vec::new();
+            }
+            assert_eq!(handle.available_slots(), Some(256 - REQUESTS));
+
+            let before = signals(eventfd);
+            gate.open();
+            // Each event is in the ring before its signal. No turn of the runtime in between:
+            // its I/O driver would take them out.
+            let start = Instant::now();
+            while signals(eventfd) < before + REQUESTS as u64 {
+                assert!(start.elapsed() < Duration::from_secs(60), "not done");
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(handle.available_slots(), Some(256));
+            for done in within(join_all(held)).await {
+                assert_eq!(done.unwrap(), 1);
+            }
+        }
+        within(context.close()).await;
+    });
+}
+
+// ---- Runtimes ---------------------------------------------------------------------------------
+
+/// What the process has open that is no file: rings, eventfds, epolls, sockets.
+fn open_anonymous() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    let links = entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let mut anonymous: Vec<_> = links
+        .map(|link| link.display().to_string())
+        .filter(|link| !link.starts_with('/'))
+        .collect();
+    anonymous.sort();
+    anonymous
+}
+
+fn rings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("/[aio]")).count()
+}
+
+/// Waits without a runtime until `done`.
+fn until_here<S: std::fmt::Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
+    executor::block_on(async {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}", state());
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors() {
+    if !in_child("the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors") {
+        return;
+    }
+    // What the process makes once and keeps.
+    one_thread().block_on(async { aio_context(4, true).unwrap().0.close().await });
+    for make in [one_thread, || threads(1)] {
+        until_here(|| rings() == 0, rings);
+        let before = open_anonymous();
+        let runtime = make();
+        let (context, handle) = runtime.block_on(async { aio_context(4, true).unwrap() });
+        runtime.block_on(async {
+            yield_now().await;
+            within(context.close()).await;
+        });
+        drop(runtime);
+        until_here(|| open_anonymous() == before, open_anonymous);
+        assert_eq!(handle.available_slots(), None);
+    }
+}
+
+/// Reads until the context stops, gives some up.
+async fn read_on(task: u64, handle: AioContextHandle, file: Arc<File>) -> u64 {
+    let mut target = buffer(BLOCK);
+    for turn in 0.. {
+        let block = (task * 7 + turn) % BLOCKS;
+        if turn % 5 == 0 {
+            let mut given_up = Box::pin(read(&handle, &file, block * LEN, &mut target));
+            let _ = poll!(&mut given_up);
+            if turn % 2 == 0 {
+                std::mem::forget(given_up);
+                target = buffer(BLOCK);
+            }
+        }
+        match read(&handle, &file, block * LEN, &mut target).await {
+            Ok(read) => assert_eq!(read, LEN),
+            Err(AioCommandError::AioStopped) => {
+                assert_eq!(target.size(), BLOCK);
+                return turn;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(is_pattern(block, target.as_ref()));
+    }
+    unreachable!()
+}
+
+#[test]
+fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
+    if !in_child("runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing") {
+        return;
+    }
+    let client = threads(2);
+    let mut turns = 0;
+    for dir in everywhere() {
+        let file = Arc::new(client.block_on(patterned_file(&dir)));
+        for round in 0..30 {
+            let runtime = threads(1 + round % 2);
+            let slots = if round % 3 == 0 { 2 } else { 16 };
+            let (context, handle) = runtime.block_on(async {
+                let builder = AioContextBuilder::new(slots).max_batch(4);
+                builder.build().unwrap()
+            });
+            let tasks: Vec<_> = (0..12)
+                .map(|task| client.spawn(read_on(task, handle.clone(), Arc::clone(&file))))
+                .collect();
+            thread::sleep(Duration::from_micros(random() % 3000));
+            if round % 5 == 0 {
+                drop(context);
+                runtime.shutdown_background();
+            } else {
+                runtime.shutdown_background();
+                drop(context);
+            }
+            for task in client.block_on(within(join_all(tasks))) {
+                turns += task.unwrap();
+            }
+        }
+        until_here(|| rings() == 0, rings);
+    }
+    assert!(turns > 0, "no task has ever read anything");
+}
+
+// ---- Spinning ---------------------------------------------------------------------------------
+
+/// What all threads of the process have used of the CPUs.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes to a structure of ours.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(code, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Waits for a while in which nothing should run.
+async fn rest(what: &str) {
+    tokio::time::sleep(Duration::from_millis(20)).await; // until what was just started has settled
+    let (wall, cpu) = (Instant::now(), cpu_time());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (wall, cpu) = (wall.elapsed(), cpu_time() - cpu);
+    println!("{what}: {cpu:?} of {wall:?}");
+    assert!(cpu * 10 < wall, "{what}: {cpu:?} of the CPU in {wall:?}");
+}
+
+async fn long_waits(dir: &TempDir) {
+    let file = Arc::new(patterned_file(dir).await);
+    let (context, handle) = aio_context(2, true).unwrap();
+    yield_now().await;
+    let spawn = |gate: &Gate| {
+        let (handle, file, offset) = (handle.clone(), Arc::clone(&file), gate.offset());
+        tokio::spawn(async move {
+            let mut target = buffer(BLOCK);
+            read(&handle, &file, offset, &mut target).await.unwrap()
+        })
+    };
+    rest("an idle context").await;
+
+    let gate = Gate::closed();
+    let slow = spawn(&gate);
+    rest("a request in flight").await;
+    let others: Vec<_> = (0..8).map(|_| spawn(&gate)).collect();
+    rest("requests that wait for a slot").await;
+    gate.open();
+    for read in others.into_iter().chain([slow]) {
+        assert_eq!(within(read).await.unwrap(), 1);
+    }
+
+    make_quiet(&handle, &file).await;
+    let gate = Gate::closed();
+    let slow = spawn(&gate);
+    rest("a request that went out quietly").await;
+    assert_eq!(gate.held(), [None]);
+    gate.open();
+    assert_eq!(within(slow).await.unwrap(), 1);
+
+    let gate = Gate::closed();
+    let slow = spawn(&gate);
+    until(|| gate.held().len() == 1, || gate.held()).await;
+    let close = tokio::spawn(context.close());
+    rest("a context that is being closed").await;
+    assert!(!close.is_finished());
+    gate.open();
+    assert_eq!(within(slow).await.unwrap(), 1);
+    within(close).await.unwrap();
+}
+
+#[test]
+fn nothing_spins_while_requests_wait_long() {
+    if !in_child("nothing_spins_while_requests_wait_long") {
+        return;
+    }
+    let dir = on_disk();
+    one_thread().block_on(long_waits(&dir));
+    threads(2).block_on(long_waits(&dir));
+}
