@@ -156,7 +156,7 @@ async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
     let (context, handle) = aio_context(4, true).unwrap();
     yield_now().await;
     let finders: [fn(&AioContextHandle, &mut Pin<Box<dyn Future<Output = u64> + '_>>); 2] = [
-        |handle, _| drop(handle.available_slots()),
+        |handle, _| assert!(handle.available_slots().is_some()),
         |_, other| {
             assert!(
                 other
@@ -276,7 +276,10 @@ fn a_waker_may_come_back_into_its_context() {
 
         // Replaced by another one, and replacing it.
         let gate = Gate::closed();
+        let held = || gate.held().len();
         let mut replaced = read(&gate);
+        assert!(look(&mut replaced, Waker::noop()).is_pending());
+        until(|| held() == 1, held).await;
         for waker in [&reentrant(), Waker::noop(), &reentrant(), &reentrant()] {
             assert!(look(&mut replaced, waker).is_pending());
         }
@@ -285,6 +288,7 @@ fn a_waker_may_come_back_into_its_context() {
         // Dropped: one in flight, one that waits for a slot.
         let mut beside = read(&gate);
         assert!(look(&mut beside, &reentrant()).is_pending());
+        until(|| held() == 2, held).await;
         let mut waiting = read(&gate);
         assert!(look(&mut waiting, &reentrant()).is_pending());
         came_back();
