@@ -59,6 +59,31 @@ intrusive_adapter! {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A link that borrows the operations of another type is refused: they would write past it.
+///
+/// ```compile_fail,E0271
+/// use intrusive_collections::linked_list::LinkOps;
+/// use intrusive_collections::{DefaultLinkOps, intrusive_adapter};
+/// use parking_lot::RawMutex;
+/// use tokio_kaio::{IntrusiveAdapter, Request};
+///
+/// #[derive(Default)]
+/// pub struct Small(u8);
+///
+/// impl DefaultLinkOps for Small {
+///     type Ops = LinkOps; // those of `Link`
+///     const NEW: LinkOps = LinkOps;
+/// }
+///
+/// intrusive_adapter!(MyAdapter = Box<Request<RawMutex, Small>>: Request<RawMutex, Small> { link: Small });
+///
+/// impl IntrusiveAdapter<RawMutex, Small> for MyAdapter {
+///     fn new() -> Self {
+///         MyAdapter::NEW
+///     }
+/// }
+/// ```
 pub trait IntrusiveAdapter<M, L>:
     Adapter<PointerOps = DefaultPointerOps<Box<Request<M, L>>>, LinkOps: LinkOps<LinkPtr = NonNull<L>>>
 where
