@@ -155,7 +155,8 @@ async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
     let file = patterned_file(&dir).await;
     let (context, handle) = aio_context(4, true).unwrap();
     yield_now().await;
-    let finders: [fn(&AioContextHandle, &mut Pin<Box<dyn Future<Output = u64> + '_>>); 2] = [
+    type Other<'a> = Pin<Box<dyn Future<Output = u64> + 'a>>;
+    let finders: [fn(&AioContextHandle, &mut Other<'_>); 2] = [
         |handle, _| assert!(handle.available_slots().is_some()),
         |_, other| {
             assert!(
@@ -173,7 +174,7 @@ async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
         let mut bombed = Box::pin(read(&handle, &file, gate.offset(), target));
         let bomb = Arc::new(Bomb::default());
         assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
-        let mut other: Pin<Box<dyn Future<Output = u64> + '_>> = Box::pin(async {
+        let mut other: Other<'_> = Box::pin(async {
             read(&handle, &file, other_gate.offset(), other_target)
                 .await
                 .unwrap()
@@ -445,9 +446,10 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
 #[test]
 fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started() {
     let dir = on_disk();
+    // By another runtime: this one is to have no idle thread that it could use.
+    let file = one_thread().block_on(patterned_file(&dir));
     one_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
-        let file = patterned_file(&dir).await;
         yield_now().await;
         make_quiet(&handle, &file).await;
         let gate = Arc::new(Gate::closed());
