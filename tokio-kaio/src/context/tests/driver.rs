@@ -247,14 +247,14 @@ fn room_that_was_made_during_the_call_is_not_missed() {
     let mut driver = rig.driven();
     let mut ops = rig.started(0..2);
     rig.kernel.take_at_most([0]);
-    rig.kernel.hold_submits(true);
     thread::scope(|scope| {
+        let held = rig.kernel.hold_submits();
         let flushing = scope.spawn(|| rig.shared.flush());
         rig.kernel.wait_for_submit();
         rig.kernel.complete(0);
         rig.signal();
         assert_eq!(outcome(ops.remove(0).ready()), Ok(0));
-        rig.kernel.hold_submits(false);
+        drop(held);
         flushing.join().unwrap();
     });
     let _ = driver.poll();

@@ -135,7 +135,7 @@ fn memory_that_the_kernel_may_touch_outlives_the_context() {
     let filled_at = filled.as_ref().as_ptr();
     let queued_at = queued.as_ref().as_ptr();
     let sent_at = sent.as_ref().as_ptr();
-    rig.kernel.hold_destroy(true);
+    let held = rig.kernel.hold_destroy();
 
     let mut fill = rig.read(0, &mut filled);
     assert!(fill.poll().is_pending());
@@ -160,7 +160,7 @@ fn memory_that_the_kernel_may_touch_outlives_the_context() {
     assert_ne!(sent.as_ref().as_ptr(), sent_at, "the kernel reads it");
     assert!(!rig.is_gone());
 
-    rig.kernel.hold_destroy(false); // fills what the reads have
+    drop(held); // fills what the reads have
     rig.wait_until_gone();
     assert!(filled.as_ref().iter().all(|&byte| byte == 0), "new memory");
     assert!(dropped.as_ref().iter().all(|&byte| byte == 0), "new memory");
@@ -203,8 +203,8 @@ fn a_dropped_read_that_is_done_keeps_its_memory() {
 fn a_context_that_ends_waits_for_a_submission_that_is_being_made() {
     let rig = Rig::sync(limits(4));
     let driver = rig.driver();
-    rig.kernel.hold_submits(true);
     thread::scope(|scope| {
+        let held = rig.kernel.hold_submits();
         let submitting = scope.spawn(|| outcome(rig.op(1).ready()));
         rig.kernel.wait_for_submit();
         drop(driver);
@@ -212,7 +212,7 @@ fn a_context_that_ends_waits_for_a_submission_that_is_being_made() {
         assert!(!rig.shared.has_ended());
         assert!(!rig.is_gone());
 
-        rig.kernel.hold_submits(false);
+        drop(held);
         // The fake kernel asserts that it is not destroyed under the call.
         assert_eq!(submitting.join().unwrap(), Err("stopped".into()));
     });
@@ -225,9 +225,9 @@ fn a_context_that_ends_waits_for_a_batch_that_is_being_submitted() {
     let rig = Rig::sync(limits(4));
     let driver = rig.driven();
     let ops = rig.started(0..3);
-    rig.kernel.hold_submits(true);
     rig.kernel.refuse(2, libc::EBADF);
     thread::scope(|scope| {
+        let held = rig.kernel.hold_submits();
         let flushing = scope.spawn(|| rig.shared.flush());
         rig.kernel.wait_for_submit();
         drop(driver);
@@ -235,7 +235,7 @@ fn a_context_that_ends_waits_for_a_batch_that_is_being_submitted() {
         for op in ops {
             assert_eq!(outcome(op.ready()), Err("stopped".into()));
         }
-        rig.kernel.hold_submits(false);
+        drop(held);
         flushing.join().unwrap();
     });
     rig.wait_until_gone();
@@ -246,15 +246,15 @@ fn a_context_that_ends_waits_for_a_batch_that_is_being_submitted() {
 fn a_stopped_context_waits_for_a_submission_that_is_being_made() {
     let rig = Rig::sync(limits(4));
     let _driver = rig.driver();
-    rig.kernel.hold_returns(true);
     rig.kernel.complete_inline();
     thread::scope(|scope| {
+        let held = rig.kernel.hold_returns();
         let submitting = scope.spawn(|| outcome(rig.op(1).ready()));
         rig.kernel.wait_for_calls(1);
         rig.shared.stop();
         assert_eq!(rig.shared.census().1, 0, "its event was taken");
         assert!(!rig.shared.has_ended());
-        rig.kernel.hold_returns(false);
+        drop(held);
         assert_eq!(submitting.join().unwrap(), Ok(0));
     });
     rig.wait_until_gone();
@@ -266,10 +266,10 @@ fn the_last_handle_takes_the_context_with_it() {
     drop(rig.started([1]));
     let mut gone = rig.shared.watch_gone();
     let kernel = rig.kernel.clone();
-    kernel.hold_destroy(true);
+    let held = kernel.hold_destroy();
     drop(rig);
     kernel.wait_for_destroy();
-    kernel.hold_destroy(false);
+    drop(held);
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.build().unwrap();
     runtime.block_on(async { while gone.changed().await.is_ok() {} });
@@ -287,7 +287,7 @@ fn a_kernel_that_gives_no_more_events_is_an_error_to_all_that_wait() {
     assert!(driver.poll().is_pending());
     assert_eq!(rig.kernel.in_flight(), [1, 2], "3 waits for a slot");
 
-    rig.kernel.hold_destroy(true);
+    let held = rig.kernel.hold_destroy();
     rig.kernel.fail_reaps(libc::EPERM);
     // Where all slots are taken, a new request looks for events first.
     assert_eq!(outcome(rig.op(4).ready()), Err("stopped".into()));
@@ -296,7 +296,7 @@ fn a_kernel_that_gives_no_more_events_is_an_error_to_all_that_wait() {
     assert_eq!(outcome(others.remove(0).ready()), Err("stopped".into()));
     rig.kernel.wait_for_destroy();
     assert!(buffer.as_ref().iter().all(|&byte| byte == 0));
-    rig.kernel.hold_destroy(false);
+    drop(held);
     rig.wait_until_gone();
     rig.assert_idle();
 }

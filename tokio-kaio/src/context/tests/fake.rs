@@ -76,6 +76,19 @@ pub(super) const FILE_BYTE: u8 = 0xa5;
 /// Events that the ring has room for, and one more.
 const RING_SIZE: u32 = 128;
 
+/// Keeps the kernel from going on.
+pub(super) struct Held<'a> {
+    port: &'a Port,
+    what: fn(&mut State) -> &mut bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *(self.what)(&mut self.port.state()) = false;
+        self.port.0.changed.notify_all();
+    }
+}
+
 impl Fake {
     pub(super) fn new() -> Fake {
         Fake(Port(Arc::new(Inner {
@@ -221,16 +234,24 @@ impl Port {
         self.state().inline = true;
     }
 
-    /// Calls that are made from now on do not return until this is taken back.
-    pub(super) fn hold_submits(&self, held: bool) {
-        self.state().submits_held = held;
-        self.0.changed.notify_all();
+    /// Calls that are made from now on do nothing until this is dropped.
+    pub(super) fn hold_submits(&self) -> Held<'_> {
+        self.hold(|state| &mut state.submits_held)
     }
 
-    /// Calls that have done their work do not return until this is taken back.
-    pub(super) fn hold_returns(&self, held: bool) {
-        self.state().returns_held = held;
-        self.0.changed.notify_all();
+    /// Calls that have done their work do not return until this is dropped.
+    pub(super) fn hold_returns(&self) -> Held<'_> {
+        self.hold(|state| &mut state.returns_held)
+    }
+
+    /// The end of the context does nothing until this is dropped.
+    pub(super) fn hold_destroy(&self) -> Held<'_> {
+        self.hold(|state| &mut state.destroy_held)
+    }
+
+    fn hold(&self, what: fn(&mut State) -> &mut bool) -> Held<'_> {
+        *what(&mut self.state()) = true;
+        Held { port: self, what }
     }
 
     /// Waits until so many calls have done their work.
@@ -239,12 +260,6 @@ impl Port {
         while state.calls.len() < calls {
             state = self.wait(state);
         }
-    }
-
-    /// The end of the context does not return until this is taken back.
-    pub(super) fn hold_destroy(&self, held: bool) {
-        self.state().destroy_held = held;
-        self.0.changed.notify_all();
     }
 
     /// Waits until a call is being made, and held.
