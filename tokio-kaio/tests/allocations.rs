@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 
 use common::*;
 use tempfile::TempDir;
-use tokio::runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioCommandError, File, LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
@@ -158,13 +157,6 @@ macro_rules! check {
         });
         assert_eq!(within(together).await, 0, "writes together");
     }};
-}
-
-fn one_thread() -> runtime::Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
 }
 
 fn on_a_shared_context(dir: &TempDir, slots: usize) {

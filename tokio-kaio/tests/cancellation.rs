@@ -23,7 +23,6 @@ use lock_api::RawMutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
-use tokio::runtime::{self, Runtime};
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContextHandle, File, GenericAioContextHandle, IntrusiveAdapter, LockedBuf,
@@ -316,18 +315,6 @@ where
         set_aside.put(buffer);
     }
     (lane, set_aside)
-}
-
-fn two_workers() -> Runtime {
-    let mut builder = runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).enable_all().build().unwrap()
-}
-
-fn one_thread() -> Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
 }
 
 async fn storm_file(dir: &TempDir) -> Arc<File> {

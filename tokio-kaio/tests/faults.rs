@@ -344,10 +344,6 @@ fn a_flush_ends_although_others_keep_queueing() {
 
 // ---- While a submission is on its way ---------------------------------------------------------
 
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 /// A local context whose future can be dropped at any moment, and what that brings to a read that
 /// is just being submitted, and meets `then`.
 async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {

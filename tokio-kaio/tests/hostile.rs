@@ -36,10 +36,6 @@ use tokio_kaio::{
 const LEN: u64 = BLOCK as u64;
 const BLOCKS: u64 = 64;
 
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 fn threads(workers: usize) -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(workers)
@@ -373,11 +369,8 @@ unsafe extern "C" fn pthread_create(
     if NO_THREADS.get() {
         return libc::EAGAIN;
     }
-    // SAFETY: asks for a symbol by its name.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
-    assert!(!symbol.is_null());
     // SAFETY: what POSIX says that it takes.
-    let real = unsafe { std::mem::transmute::<*mut c_void, Create>(symbol) };
+    let real: Create = unsafe { real_function(c"pthread_create") };
     // SAFETY: the caller's arguments, passed on.
     unsafe { real(thread, attributes, start, argument) }
 }

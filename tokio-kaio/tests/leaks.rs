@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 use common::*;
 use futures::future::{join_all, maybe_done};
 use tempfile::TempDir;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioContextHandle, File, LocalAioContextHandle, ReadFlags, WriteFlags, aio_context,
@@ -26,18 +26,6 @@ use tokio_kaio::{
 const LEN: u64 = BLOCK as u64;
 const CONTEXTS: usize = 200;
 const SLOTS: usize = 16;
-
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn two_workers() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 /// What this process has of the system's.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use common::*;
 use futures::executor;
 use futures::future::{MaybeDone, join_all, maybe_done};
 use tempfile::TempDir;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContextHandle, File, LocalAioContextHandle, LockedBuf, ReadFlags,
@@ -27,18 +27,6 @@ const LEN: u64 = BLOCK as u64;
 const LARGE: usize = 64 * BLOCK;
 
 type Done = (Result<u64, AioCommandError>, LockedBuf);
-
-fn one_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-fn two_workers() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 /// Runs `test` on a thread of its own; a hang fails the test.
 fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {

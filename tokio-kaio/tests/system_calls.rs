@@ -13,8 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-use common::{BLOCK, buffer, everywhere, open_rw, write_patterned};
-use tokio::runtime::{Builder, Runtime};
+use common::{BLOCK, buffer, everywhere, one_thread, open_rw, write_patterned};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioCommandError, File, GenericAioContextHandle, LockedBuf, ReadFlags, aio_context,
@@ -30,16 +29,6 @@ fn count() {
     CALLS.with(|calls| calls.set(calls.get() + 1));
 }
 
-/// The function that this binary's one stands before.
-fn real<F: Copy>(name: &CStr) -> F {
-    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
-    // SAFETY: asks for a symbol by its name.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-    assert!(!symbol.is_null());
-    // SAFETY: a function pointer of the type that the caller knows the C library's one to have.
-    unsafe { std::mem::transmute_copy(&symbol) }
-}
-
 /// Defines a function of the C library's that counts and goes on to the real one.
 macro_rules! counted {
     ($name:ident($($arg:ident: $type:ty),*) -> $result:ty) => {
@@ -50,7 +39,9 @@ macro_rules! counted {
             count();
             let real = REAL.get_or_init(|| {
                 let name = concat!(stringify!($name), "\0");
-                real(CStr::from_bytes_with_nul(name.as_bytes()).unwrap())
+                let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
+                // SAFETY: this binary's function has the real one's type.
+                unsafe { common::real_function(name) }
             });
             // SAFETY: the caller's arguments, passed on.
             unsafe { real($($arg),*) }
@@ -166,10 +157,6 @@ async fn check(handle: &impl Reads, file: &File, flavour: &str) {
     );
 }
 
-fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 #[test]
 fn the_counter_counts() {
     let before = CALLS.get();
@@ -186,14 +173,14 @@ fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
     for dir in everywhere() {
         write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
         // As the future of `block_on`.
-        current_thread().block_on(async {
+        one_thread().block_on(async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle) = aio_context(64, true).unwrap();
             check(&handle, &file, "block_on").await;
             context.close().await;
         });
         // As a task.
-        current_thread().block_on(async {
+        one_thread().block_on(async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle) = aio_context(64, true).unwrap();
             let task = async move { check(&handle, &file, "task").await };
@@ -201,7 +188,7 @@ fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
             context.close().await;
         });
         // As a local task, with a local context.
-        LocalSet::new().block_on(&current_thread(), async {
+        LocalSet::new().block_on(&one_thread(), async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle, background) = local_aio_context(64, true).unwrap();
             spawn_local(background);

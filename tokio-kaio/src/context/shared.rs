@@ -293,7 +293,7 @@ impl<F: Flavour> Shared<F> {
     }
 
     /// Whether the kernel context was given away to be destroyed.
-    #[cfg(all(test, not(kaio_loom)))]
+    #[cfg(test)]
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state.lock().phase, Phase::Gone)
     }

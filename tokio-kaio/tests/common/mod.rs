@@ -1,7 +1,7 @@
 //! What the integration tests share.
 #![allow(dead_code, unreachable_pub, unsafe_code)] // each test binary uses its part
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_void};
 use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::runtime::{self, Runtime};
 use tokio_kaio::{AioOpenOptionsExt, File, LockedBuf};
 
 /// A block that every file system takes for direct I/O.
@@ -183,3 +184,27 @@ pub async fn until_seen<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
 
 /// After so many requests that were done at once, further ones go out without a signal.
 pub const FAST_ONES: usize = 20_000;
+
+pub fn one_thread() -> Runtime {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+pub fn two_workers() -> Runtime {
+    let mut builder = runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().unwrap()
+}
+
+/// The C library's function of this name, for a binary that defines one of its own before it.
+///
+/// # Safety
+///
+/// `F` is the type of a pointer to it.
+pub unsafe fn real_function<F: Copy>(name: &CStr) -> F {
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
+    // SAFETY: asks for a symbol by its name.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    assert!(!symbol.is_null());
+    // SAFETY: the caller's word.
+    unsafe { std::mem::transmute_copy(&symbol) }
+}

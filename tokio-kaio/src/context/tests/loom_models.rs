@@ -237,6 +237,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     fn end(&self, others: impl IntoIterator<Item = JoinHandle<()>>) {
         self.wait_until_gone();
         others.into_iter().for_each(|other| other.join().unwrap());
+        assert!(self.shared.has_ended());
         assert_eq!(
             self.shared.census(),
             (0, 0, 0),
