@@ -1,19 +1,15 @@
 //! `EventFd`: counting, waiting, streaming, and what a dropped call leaves behind.
 
+mod common;
+
 use std::fs::File;
-use std::future::Future;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::pin;
-use std::time::Duration;
 
+use common::within;
 use futures::{StreamExt, poll};
 use tokio_kaio::{EventFd, EventFdError};
-
-async fn guarded<T>(test: impl Future<Output = T>) -> T {
-    let guard = tokio::time::timeout(Duration::from_secs(60), test);
-    guard.await.expect("hangs")
-}
 
 /// Another way to the same counter.
 fn duplicate(counter: &EventFd) -> File {
@@ -62,7 +58,7 @@ async fn a_stream_goes_on_as_long_as_there_is_something() {
 async fn the_largest_value_is_an_error_and_adds_nothing() {
     for semaphore in [false, true] {
         let mut counter = EventFd::new(0, semaphore).unwrap();
-        let error = guarded(counter.send_value(u64::MAX)).await.unwrap_err();
+        let error = within(counter.send_value(u64::MAX)).await.unwrap_err();
         let EventFdError::ReadError(source) = &error else {
             panic!("{error:?}");
         };
@@ -106,7 +102,7 @@ async fn sending_waits_while_it_would_overflow() {
         "dropped: adds nothing"
     );
     assert_eq!(counter.recv().await.unwrap(), u64::MAX - 1);
-    guarded(counter.send_value(1)).await.unwrap();
+    within(counter.send_value(1)).await.unwrap();
     assert_eq!(counter.recv().await.unwrap(), 1);
 }
 
@@ -123,7 +119,7 @@ async fn a_sender_that_waits_for_room_is_woken_by_a_receipt_elsewhere() {
             std::io::Read::read_exact(&mut other, &mut value).unwrap();
             u64::from_ne_bytes(value)
         });
-        guarded(send).await.unwrap();
+        within(send).await.unwrap();
         assert_eq!(reader.join().unwrap(), u64::MAX - 1);
     }
     assert_eq!(counter.recv().await.unwrap(), 3);
@@ -140,7 +136,7 @@ async fn a_receipt_that_is_dropped_takes_nothing() {
                 assert!(poll!(receipt.as_mut()).is_pending());
                 other.write_all(&1_u64.to_ne_bytes()).unwrap();
             }
-            assert_eq!(guarded(counter.recv()).await.unwrap(), 1);
+            assert_eq!(within(counter.recv()).await.unwrap(), 1);
         }
         assert!(poll!(pin!(counter.recv())).is_pending());
     }
@@ -167,7 +163,7 @@ async fn nothing_is_lost_to_a_select_that_drops_receipts() {
         }
         received
     };
-    assert_eq!(guarded(count).await, SENT);
+    assert_eq!(within(count).await, SENT);
     sender.join().unwrap();
     assert!(
         poll!(pin!(counter.recv())).is_pending(),
@@ -189,7 +185,7 @@ async fn wakes_from_another_thread() {
         let mut receipt = pin!(counter.recv());
         assert!(poll!(receipt.as_mut()).is_pending());
         ready.send(value).unwrap();
-        assert_eq!(guarded(receipt).await.unwrap(), value);
+        assert_eq!(within(receipt).await.unwrap(), value);
     }
     drop(ready);
     sender.join().unwrap();
@@ -223,6 +219,6 @@ async fn a_counter_that_is_always_ready_lets_other_tasks_run() {
             counter.recv().await.unwrap();
         }
     });
-    guarded(busy).await;
+    within(busy).await;
     assert!(turns.get() > 10, "{} turns in 10000 receipts", turns.get());
 }

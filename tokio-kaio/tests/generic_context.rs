@@ -6,14 +6,12 @@
 mod common;
 
 use std::cell::Cell;
-use std::future::Future;
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned};
+use common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned, within};
 use futures::future::join_all;
 use futures::poll;
 use intrusive_collections::linked_list::LinkedListOps;
@@ -148,11 +146,6 @@ fn spawned(nr: usize, use_semaphore: bool) -> (SpinContext, SpinHandle) {
     (context, handle)
 }
 
-async fn guarded<T>(test: impl Future<Output = T>) -> T {
-    let guard = tokio::time::timeout(Duration::from_secs(60), test);
-    guard.await.expect("hangs")
-}
-
 async fn write_and_read_concurrently() {
     const TASKS: u64 = 64;
     for dir in common::everywhere() {
@@ -187,13 +180,13 @@ async fn write_and_read_concurrently() {
 
 #[tokio::test]
 async fn an_own_lock_and_link_serve_a_current_thread_runtime() {
-    guarded(write_and_read_concurrently()).await;
+    within(write_and_read_concurrently()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_own_lock_and_link_serve_a_multi_threaded_runtime() {
     let test = tokio::spawn(write_and_read_concurrently());
-    guarded(test).await.unwrap();
+    within(test).await.unwrap();
 }
 
 #[tokio::test]
@@ -216,7 +209,7 @@ async fn an_own_lock_and_link_serve_a_local_set() {
         context.close().await;
         background.await.unwrap().unwrap();
     });
-    guarded(test).await;
+    within(test).await;
     let written = std::fs::read(dir.path().join("data")).unwrap();
     assert_eq!(written.len(), 20 * BLOCK);
     assert!(written.chunks(BLOCK).all(|block| is_pattern(1, block)));
@@ -258,7 +251,7 @@ fn the_lists_are_only_touched_under_the_lock() {
             }
             context.close().await;
         };
-        guarded(all).await;
+        within(all).await;
         assert!(
             TAKEN.load(Ordering::Relaxed) > taken + 64,
             "the own lock is the one that is used"
@@ -305,7 +298,7 @@ async fn closing_in_the_middle_serves_or_stops_every_request() {
             }
         }
     };
-    guarded(test).await;
+    within(test).await;
 }
 
 #[tokio::test]
@@ -329,7 +322,7 @@ async fn dropping_in_any_order_ends_the_background_future() {
             drop(context);
             drop(handle);
         }
-        guarded(background).await.unwrap().unwrap();
+        within(background).await.unwrap().unwrap();
     }
 }
 
@@ -345,12 +338,12 @@ async fn a_dropped_background_future_stops_the_context() {
     );
     let dir = common::on_disk();
     let file = open_rw(&dir, "data").await;
-    let stopped = guarded(file.sync_all(&handle)).await;
+    let stopped = within(file.sync_all(&handle)).await;
     assert!(
         matches!(stopped, Err(AioCommandError::AioStopped)),
         "{stopped:?}"
     );
-    guarded(context.close()).await;
+    within(context.close()).await;
 }
 
 #[tokio::test]
@@ -374,6 +367,6 @@ async fn without_semaphore_there_is_no_waiting_for_a_slot() {
         assert_eq!(read.await.unwrap(), LONG as u64);
         matches!(one_more, Err(AioCommandError::CapacityExceeded)).then_some(())
     });
-    guarded(test).await;
-    guarded(context.close()).await;
+    within(test).await;
+    within(context.close()).await;
 }

@@ -14,18 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned};
+use common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned, within};
 use futures::future::join_all;
 use futures::poll;
 use tokio::task::{JoinSet, LocalSet, spawn_local, unconstrained, yield_now};
 use tokio_kaio::{
     AioCommandError, File, LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
-
-async fn guarded<T>(test: impl Future<Output = T>) -> T {
-    let guard = tokio::time::timeout(Duration::from_secs(60), test);
-    guard.await.expect("hangs")
-}
 
 async fn write_then_read_in_tasks() {
     for dir in common::everywhere() {
@@ -55,12 +50,12 @@ async fn write_then_read_in_tasks() {
 
 #[tokio::test]
 async fn tasks_of_a_current_thread_runtime_write_and_read() {
-    guarded(write_then_read_in_tasks()).await;
+    within(write_then_read_in_tasks()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_a_multi_threaded_runtime_write_and_read() {
-    guarded(tokio::spawn(write_then_read_in_tasks()))
+    within(tokio::spawn(write_then_read_in_tasks()))
         .await
         .unwrap();
 }
@@ -100,7 +95,7 @@ async fn tasks_of_a_local_set_write_and_read_through_a_local_context() {
         assert_eq!(handle.available_slots(), None);
         background.await.unwrap().unwrap();
     });
-    guarded(test).await;
+    within(test).await;
 }
 
 trait TakeOut {
@@ -123,11 +118,11 @@ async fn a_local_context_works_before_its_background_future_runs() {
         let offset = i * BLOCK as u64;
         file.write_at(&handle, offset, &bytes, BLOCK as u64, WriteFlags::empty())
     });
-    for written in guarded(join_all(requests)).await {
+    for written in within(join_all(requests)).await {
         assert_eq!(written.unwrap(), BLOCK as u64);
     }
     drop(context);
-    guarded(background).await.unwrap();
+    within(background).await.unwrap();
     assert_eq!(handle.available_slots(), None);
 }
 
@@ -178,7 +173,7 @@ async fn slots_are_counted_by_context_and_handle_alike() {
         assert_eq!(context.available_slots(), Some(7));
         (others == [Some(6); 2]).then_some(())
     });
-    guarded(test).await;
+    within(test).await;
     context.close().await;
     assert_eq!(handle.available_slots(), None);
     assert_eq!(handle.clone().available_slots(), None);
@@ -219,7 +214,7 @@ async fn without_semaphore_a_request_past_the_last_slot_fails_at_once() {
         assert_eq!(read.await.unwrap(), len, "the slot is free again");
         refused.then_some(())
     });
-    guarded(test).await;
+    within(test).await;
     context.close().await;
 }
 
@@ -257,7 +252,7 @@ async fn append_in_tasks(nr: usize, dir: &tempfile::TempDir) {
 async fn requests_are_submitted_in_the_order_in_which_they_were_made() {
     for dir in common::everywhere() {
         for nr in 1..=4 {
-            guarded(append_in_tasks(nr, &dir)).await;
+            within(append_in_tasks(nr, &dir)).await;
         }
     }
 }
@@ -307,10 +302,10 @@ async fn with_one_slot_requests_complete_in_the_order_in_which_they_were_made() 
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    guarded(all).await;
+    within(all).await;
     assert_eq!(*order.lock().unwrap(), (0..REQUESTS).collect::<Vec<_>>());
     drop(reads);
-    guarded(context.close()).await;
+    within(context.close()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,7 +334,7 @@ async fn many_more_tasks_than_slots_are_all_served() {
                 task.unwrap()
             }
         };
-        guarded(all).await;
+        within(all).await;
         assert_eq!(served.load(Ordering::Relaxed), 100);
         assert_eq!(context.available_slots(), Some(nr));
         context.close().await;
@@ -375,7 +370,7 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
         }
         in_flight.then_some(())
     });
-    guarded(test).await;
+    within(test).await;
     context.close().await;
 }
 
@@ -399,7 +394,7 @@ async fn a_dropped_context_lets_running_requests_finish() {
         assert_eq!(read.await.unwrap(), LONG as u64);
         Some(())
     });
-    guarded(test).await;
+    within(test).await;
     assert!(is_pattern(1, &bytes.as_ref()[BLOCK..2 * BLOCK]));
 }
 
@@ -426,8 +421,8 @@ async fn close_waits_for_running_requests() {
     while handle.available_slots() == Some(2) && !read.is_finished() {
         yield_now().await;
     }
-    guarded(context.close()).await;
-    assert_eq!(guarded(read).await.unwrap(), (LONG as u64, true));
+    within(context.close()).await;
+    assert_eq!(within(read).await.unwrap(), (LONG as u64, true));
 }
 
 #[tokio::test]
@@ -459,5 +454,5 @@ async fn many_contexts_side_by_side_do_not_mix_up_their_requests() {
             task.unwrap()
         }
     };
-    guarded(all).await;
+    within(all).await;
 }

@@ -1,0 +1,205 @@
+//! What goes wrong and what is answered: every way in which a context, a buffer or a request can
+//! fail, with the exact variant and errno, and that nothing else suffers from it.
+#![allow(unsafe_code)]
+
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod buffers;
+mod contexts;
+mod disks;
+mod later;
+mod requests;
+mod stopped;
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+
+use common::{BLOCK, LONG, buffer, in_child, is_pattern, open_rw, patterned, within};
+use futures::future::join_all;
+use futures::{FutureExt, poll};
+use tokio::task::JoinSet;
+use tokio_kaio::{
+    AioCommandError, AioContextError, AioContextHandle, AioOpenOptionsExt, EventFd, File,
+    LockedBuf, LockedBufError, RawCommand, ReadFlags, WriteFlags, aio_context, local_aio_context,
+};
+
+const LEN: u64 = BLOCK as u64;
+
+/// For tests that change their process before there is a runtime.
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(within(test))
+}
+
+fn setup_error<T>(made: Result<T, AioContextError>) -> io::Error {
+    match made {
+        Err(AioContextError::IoSetup(error)) => error,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("a context was made"),
+    }
+}
+
+fn submit_errno<T: std::fmt::Debug>(result: Result<T, AioCommandError>) -> Option<i32> {
+    match &result {
+        Err(error @ AioCommandError::IoSubmit(_)) => error.raw_os_error(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn result_errno<T: std::fmt::Debug>(result: Result<T, AioCommandError>) -> Option<i32> {
+    match &result {
+        Err(error @ AioCommandError::BadResult(_)) => error.raw_os_error(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Descriptors of this process, and completion rings in its memory.
+fn held() -> (usize, usize) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let rings = maps.lines().filter(|line| line.contains("/[aio]")).count();
+    (fs::read_dir("/proc/self/fd").unwrap().count(), rings)
+}
+
+fn sysctl(name: &str) -> usize {
+    let text = fs::read_to_string(format!("/proc/sys/fs/{name}")).unwrap();
+    text.trim().parse().unwrap()
+}
+
+fn is_root() -> bool {
+    // SAFETY: asks for a number.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Sets the soft limit `resource` of this process.
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes to a structure of ours.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limits) }, 0);
+    limits.rlim_cur = value;
+    // SAFETY: the kernel reads a structure of ours.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limits) }, 0);
+}
+
+/// From now on system call `number` fails with `errno` in every thread of this process. `false`,
+/// and a line that says so, where no filter can be installed.
+fn forbid(number: libc::c_long, errno: i32) -> bool {
+    let line = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut lines = [
+        line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number
+        line(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            number as u32,
+        ),
+        line(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
+        ),
+        line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: lines.len() as u16,
+        filter: lines.as_mut_ptr(),
+    };
+    // SAFETY: numbers only.
+    let code = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(code, 0);
+    // SAFETY: `program` and its lines live through the call.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_TSYNC,
+            &raw const program,
+        )
+    };
+    if code != 0 {
+        eprintln!(
+            "skipped: no seccomp filter can be installed: {}",
+            io::Error::last_os_error()
+        );
+    }
+    code == 0
+}
+
+/// Memory and offset alignment that direct I/O on `file` wants, if the system tells.
+fn wanted_alignment(file: &impl AsRawFd) -> Option<(u32, u32)> {
+    // SAFETY: all zeroes is a valid value.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes to a structure of ours.
+    let code = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut status,
+        )
+    };
+    let told = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
+    told.then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
+}
+
+async fn read(
+    handle: &AioContextHandle,
+    file: &File,
+    block: u64,
+    bytes: &mut LockedBuf,
+) -> Result<u64, AioCommandError> {
+    file.read_at(
+        handle,
+        block * LEN,
+        bytes,
+        bytes.size() as u64,
+        ReadFlags::empty(),
+    )
+    .await
+}
+
+async fn write(
+    handle: &AioContextHandle,
+    file: &File,
+    block: u64,
+    bytes: &LockedBuf,
+) -> Result<u64, AioCommandError> {
+    file.write_at(
+        handle,
+        block * LEN,
+        bytes,
+        bytes.size() as u64,
+        WriteFlags::empty(),
+    )
+    .await
+}
+
+/// Reads block `i`, which must hold pattern `i`.
+async fn read_is_served(handle: &AioContextHandle, file: &File, block: u64) {
+    let mut bytes = buffer(BLOCK);
+    assert_eq!(read(handle, file, block, &mut bytes).await.unwrap(), LEN);
+    assert!(is_pattern(block, bytes.as_ref()));
+}
