@@ -387,7 +387,10 @@ async fn make_quiet(handle: &AioContextHandle, file: &File) {
             return;
         }
     }
-    panic!("{} requests that are done at once, each with a signal", 10 * FAST_ONES);
+    panic!(
+        "{} requests that are done at once, each with a signal",
+        10 * FAST_ONES
+    );
 }
 
 /// Opens `gate` when its request is with the kernel; from a thread of its own. Tells whether that
