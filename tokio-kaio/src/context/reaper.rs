@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::shared::Shared;
 use crate::request::Flavour;
 use crate::sync::thread::{self, ThreadId};
-use crate::sync::{AtomicBool, AtomicWaker};
+use crate::sync::{AtomicBool, AtomicWaker, contain};
 
 /// What waits for a context's eventfd, as a [`Waker`].
 ///
@@ -71,7 +71,7 @@ impl<F: Flavour> Reaper<F> {
     }
 
     pub(super) fn wake_driver(&self) {
-        self.bell.driver.wake();
+        contain(|| self.bell.driver.wake());
     }
 
     /// Wakes the driver after `pause`, or after the pause that is under way. On a thread of its

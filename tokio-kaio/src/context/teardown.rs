@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use crate::request::Memory;
-use crate::sync::{EventFd, watch};
+use crate::sync::{EventFd, contain, watch};
 
 /// What is left of a context that nobody uses any more.
 pub(crate) struct Remains<K> {
@@ -104,7 +104,7 @@ impl Undertaker {
                 return;
             };
             drop(state);
-            bury();
+            contain(bury); // wakes those that wait for it
         }
     }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,6 +12,7 @@ use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
 use super::Memory;
+use crate::sync::contain;
 use crate::sys::abi::Iocb;
 
 /// One operation between its future and the kernel.
@@ -120,19 +120,14 @@ pub(crate) struct Released {
 }
 
 impl Released {
-    /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock. Where
-    /// that panics, the panic hook tells, and those that come after it are woken all the same.
+    /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock. One that
+    /// panics harms none of those that come after it.
     pub(crate) fn free(self) {
-        let free = || {
+        contain(|| {
             if let Some(waker) = self.wake {
                 waker.wake();
             }
             drop((self.unused, self.memory, self.file));
-        };
-        if cfg!(kaio_loom) {
-            free(); // a model's panics are loom's
-        } else {
-            let _ = panic::catch_unwind(AssertUnwindSafe(free));
-        }
+        });
     }
 }

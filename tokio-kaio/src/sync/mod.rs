@@ -14,6 +14,9 @@
 //! standard library's a model's own code holds. Those count as atomic steps that go with the step
 //! before them.
 
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+
 #[cfg(kaio_loom)]
 mod model;
 
@@ -32,3 +35,14 @@ mod real {
 pub(crate) use model::*;
 #[cfg(not(kaio_loom))]
 pub(crate) use real::*;
+
+/// Runs code of others, such as their wakers', where a panic would take something with it that it
+/// has nothing to do with. The panic hook tells of it; it goes no further.
+pub(crate) fn contain(others: impl FnOnce()) {
+    if cfg!(kaio_loom) {
+        return others(); // a model's panics are loom's
+    }
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(others)) {
+        mem::forget(payload); // which could panic when it is dropped
+    }
+}
