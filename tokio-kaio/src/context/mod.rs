@@ -117,7 +117,8 @@ pub fn aio_context(
 ///
 /// It submits requests that were queued, and resolves when the context has ended and has given
 /// everything back. Before it is polled for the first time, each request goes to the kernel on its
-/// own. It has to be polled when it is woken, and on this thread. Dropping it earlier ends the
+/// own, and on a multi-threaded runtime nothing that the kernel signals is seen. It has to be polled
+/// when it is woken, and on this thread. Dropping it earlier ends the
 /// context: operations that are not done get
 /// [`AioStopped`](crate::AioCommandError::AioStopped).
 ///

@@ -158,10 +158,10 @@ impl<F: Flavour> Reaper<F> {
     }
 
     unsafe fn wake_raw(data: *const ()) {
-        // SAFETY: called for a waker of ours.
-        unsafe { Self::wake_by_ref_raw(data) };
-        // SAFETY: as above, and `wake` consumes the waker.
-        unsafe { Self::drop_raw(data) };
+        // SAFETY: called for a waker of ours, which `wake` consumes with the reference that it
+        // counts as.
+        let reaper = unsafe { Arc::<Self>::from_raw(data.cast()) };
+        reaper.ring();
     }
 
     unsafe fn wake_by_ref_raw(data: *const ()) {

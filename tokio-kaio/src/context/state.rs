@@ -399,7 +399,7 @@ impl<K: Kernel> Route<K> {
         // SAFETY: iocbs reach this point right from the table's launch, once. The kernel context
         // outlives the call: a route counts in `State::submitting`, and `try_to_end`, the only
         // place that gives the kernel away, waits for that to be 0. (Nothing between the launch
-        // and here, or under the lock, runs code of others that could panic.)
+        // and the end of this call runs code of others that could panic.)
         unsafe { submit::<K>(&self.port, self.eventfd, iocbs, refused) }
     }
 }

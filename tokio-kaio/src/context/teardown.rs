@@ -1,10 +1,12 @@
 //! Where contexts go to end: threads of their own, because `io_destroy(2)` sleeps.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::pin;
 use std::sync::Mutex;
+use std::task::Waker;
 use std::thread;
 
 use crate::request::Memory;
@@ -55,6 +57,8 @@ static UNDERTAKER: Undertaker = Undertaker {
     state: Mutex::new(UndertakerState {
         waiting: VecDeque::new(),
         threads: 0,
+        next_watcher: 0,
+        watchers: BTreeMap::new(),
     }),
 };
 
@@ -66,6 +70,9 @@ struct Undertaker {
 struct UndertakerState {
     waiting: VecDeque<Burial>,
     threads: usize,
+    next_watcher: u64,
+    /// Who tries again where a thread could not be started.
+    watchers: BTreeMap<u64, Waker>,
 }
 
 impl Undertaker {
@@ -91,8 +98,16 @@ impl Undertaker {
             state.threads += 1;
         }
         let thread = thread::Builder::new().name("kaio-teardown".into());
-        if thread.spawn(|| self.work()).is_err() {
-            self.lock().threads -= 1;
+        if thread.spawn(|| self.work()).is_ok() {
+            return;
+        }
+        let watchers = {
+            let mut state = self.lock();
+            state.threads -= 1;
+            mem::take(&mut state.watchers)
+        };
+        for waker in watchers.into_values() {
+            contain(|| waker.wake());
         }
     }
 
@@ -116,16 +131,44 @@ impl Undertaker {
 }
 
 /// Waits until the context of `gone` has been given back. As long as there is no thread to do it,
-/// each poll tries for one.
+/// it tries for one.
 pub(crate) async fn given_back(mut gone: watch::Receiver<()>) {
     let mut closed = pin!(async move { while gone.changed().await.is_ok() {} });
+    let watcher = Watcher::new();
     poll_fn(|cx| {
         let closed = closed.as_mut().poll(cx);
-        if closed.is_pending() && !UNDERTAKER.is_at_work() {
-            UNDERTAKER.call_a_thread();
-            cx.waker().wake_by_ref();
+        if closed.is_pending() {
+            watcher.watch(cx.waker());
+            if !UNDERTAKER.is_at_work() {
+                UNDERTAKER.call_a_thread();
+                cx.waker().wake_by_ref();
+            }
         }
         closed
     })
     .await;
+}
+
+/// Somebody's place among those that are told when a thread could not be started.
+struct Watcher(u64);
+
+impl Watcher {
+    fn new() -> Watcher {
+        let mut state = UNDERTAKER.lock();
+        state.next_watcher += 1;
+        Watcher(state.next_watcher)
+    }
+
+    fn watch(&self, waker: &Waker) {
+        let waker = waker.clone();
+        let unused = UNDERTAKER.lock().watchers.insert(self.0, waker);
+        drop(unused); // not under the lock
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let unused = UNDERTAKER.lock().watchers.remove(&self.0);
+        drop(unused); // not under the lock
+    }
 }
