@@ -508,6 +508,61 @@ fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
     });
 }
 
+/// Its background task goes where no thread can be started, and nobody polls it just then.
+#[test]
+fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first() {
+    let dir = on_disk();
+    let home = one_thread();
+    let (context, handle) = home.block_on(async {
+        let made = aio_context(1, true).unwrap();
+        yield_now().await;
+        made
+    });
+    let file = home.block_on(open_rw(&dir, "gated"));
+    let gate = Gate::closed();
+    let mut target = buffer(BLOCK);
+    let mut running = Box::pin(read(&handle, &file, gate.offset(), &mut target));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(running.as_mut().poll(&mut cx).is_pending());
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let closing = thread::spawn(move || {
+        one_thread().block_on(async {
+            let mut close = Box::pin(context.close());
+            assert!(poll!(&mut close).is_pending());
+            tell.send(()).unwrap();
+            within(close).await;
+        });
+    });
+    told.recv().unwrap();
+    NO_THREADS.set(true);
+    drop(home);
+    NO_THREADS.set(false);
+    gate.open();
+    drop(running);
+    closing.join().unwrap();
+}
+
+/// More of them than there are threads that give contexts back.
+#[test]
+fn panicking_wakers_of_a_close_leave_others_able_to_close() {
+    one_thread().block_on(async {
+        for _ in 0..40 {
+            let (context, _handle, background) = local_aio_context(1, true).unwrap();
+            let mut close = Box::pin(context.close());
+            let bomb = Arc::new(Bomb(AtomicUsize::new(0)));
+            let waker = Waker::from(Arc::clone(&bomb));
+            let polled = close.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            drop(background);
+            let woken = || bomb.0.load(Ordering::SeqCst);
+            until(|| woken() > 0, woken).await;
+        }
+        let (context, _handle) = aio_context(1, true).unwrap();
+        within(context.close()).await;
+    });
+}
+
 // ---- Slots ------------------------------------------------------------------------------------
 
 /// More than one reap takes out of the ring.
