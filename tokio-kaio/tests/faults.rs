@@ -36,24 +36,9 @@ const LEN: u64 = BLOCK as u64;
 /// Blocks of the files here.
 const BLOCKS: u64 = 64;
 
-async fn patterned_file(dir: &TempDir) -> File {
-    write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
-    open_rw(dir, "blocks").await
-}
-
-async fn read(
-    handle: &AioContextHandle,
-    file: &File,
-    offset: u64,
-    target: &mut LockedBuf,
-) -> Result<u64, AioCommandError> {
-    file.read_at(handle, offset, target, LEN, ReadFlags::empty())
-        .await
-}
-
 async fn reads_right(handle: &AioContextHandle, file: &File, block: u64) {
     let mut target = buffer(BLOCK);
-    let read = within(read(handle, file, block * LEN, &mut target)).await;
+    let read = within(read_block(handle, file, block * LEN, &mut target)).await;
     assert_eq!(read.unwrap(), LEN);
     assert!(is_pattern(block, target.as_ref()));
 }
@@ -69,21 +54,16 @@ fn open_plain(path: &Path) -> fs::File {
     options.custom_flags(libc::O_DIRECT).open(path).unwrap()
 }
 
-async fn all_free(handle: &AioContextHandle, slots: usize) {
-    let free = || handle.available_slots();
-    until(|| free() == Some(slots), free).await;
-}
-
 // ---- No room ----------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served() {
     for dir in everywhere() {
-        let file = patterned_file(&dir).await;
+        let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = aio_context(8, true).unwrap();
         let gate = Gate::closed();
         let (mut held_buffer, mut target) = (buffer(BLOCK), buffer(BLOCK));
-        let mut held = Box::pin(read(&handle, &file, gate.offset(), &mut held_buffer));
+        let mut held = Box::pin(read_block(&handle, &file, gate.offset(), &mut held_buffer));
         assert!(poll!(&mut held).is_pending());
 
         next_submissions_meet([Fault::NoRoom]);
@@ -111,7 +91,7 @@ async fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served(
 #[tokio::test]
 async fn a_request_put_back_after_eagain_stays_on_its_file() {
     let dir = on_disk();
-    let busy = patterned_file(&dir).await;
+    let busy = patterned_file(&dir, BLOCKS).await;
     let data = patterned(7, BLOCK);
     let (context, handle) = aio_context(8, true).unwrap();
     yield_now().await; // the driver has run
@@ -120,7 +100,7 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
         fs::write(&other_path, vec![0; BLOCK]).unwrap();
         let gate = Gate::closed();
         let mut held_buffer = buffer(BLOCK);
-        let mut held = Box::pin(read(&handle, &busy, gate.offset(), &mut held_buffer));
+        let mut held = Box::pin(read_block(&handle, &busy, gate.offset(), &mut held_buffer));
         assert!(poll!(&mut held).is_pending());
 
         let (target, other) = (open_plain(&target_path), open_plain(&other_path));
@@ -159,13 +139,13 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
 #[tokio::test]
 async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on() {
     for dir in everywhere() {
-        let file = patterned_file(&dir).await;
+        let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = aio_context(4, true).unwrap();
         // The first ones before the driver has run.
         for round in 0..100 {
             next_submissions_meet([Fault::NoRoom]);
             let mut target = patterned(99, BLOCK);
-            let refused = within(read(&handle, &file, 0, &mut target)).await;
+            let refused = within(read_block(&handle, &file, 0, &mut target)).await;
             assert!(is_no_room(&refused), "{refused:?}");
             assert_eq!(faults_to_come(), 0);
             assert!(is_pattern(99, target.as_ref()), "the buffer is as it was");
@@ -179,14 +159,14 @@ async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on(
 #[tokio::test]
 async fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error() {
     for dir in everywhere() {
-        let file = patterned_file(&dir).await;
+        let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = aio_context(8, true).unwrap();
         let (mut refused, mut served) = (0, 0);
         for _ in 0..50 {
             next_submissions_meet([Fault::NoRoom]);
             let reads = join_all((0..8).map(async |block| {
                 let mut target = buffer(BLOCK);
-                let result = read(&handle, &file, block * LEN, &mut target).await;
+                let result = read_block(&handle, &file, block * LEN, &mut target).await;
                 assert!(is_no_room(&result) || is_pattern(block, target.as_ref()));
                 result
             }));
@@ -209,7 +189,7 @@ async fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error(
 #[tokio::test]
 async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_waiting() {
     let dir = on_disk();
-    let file = patterned_file(&dir).await;
+    let file = patterned_file(&dir, BLOCKS).await;
     let (_context, handle, _never_polled) = local_aio_context(1, true).unwrap();
     let gate = Gate::closed();
     let mut targets = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
@@ -240,7 +220,7 @@ async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_wa
 #[tokio::test]
 async fn a_batch_that_is_taken_in_parts_is_served_whole() {
     for dir in everywhere() {
-        let file = patterned_file(&dir).await;
+        let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = aio_context(64, true).unwrap();
         for round in 0..50 {
             let before = submissions();
@@ -293,7 +273,7 @@ fn a_flush_ends_although_others_keep_queueing() {
     const MOST: usize = 1000;
     let dir = on_disk();
     one_thread().block_on(async {
-        let file = Rc::new(patterned_file(&dir).await);
+        let file = Rc::new(patterned_file(&dir, BLOCKS).await);
         let builder = AioContextBuilder::new(2).max_batch(1);
         let (context, handle, background) = builder.build_local().unwrap();
         let mut background = Box::pin(background);
@@ -347,7 +327,7 @@ fn a_flush_ends_although_others_keep_queueing() {
 /// A local context whose future can be dropped at any moment, and what that brings to a read that
 /// is just being submitted, and meets `then`.
 async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {
-    let file = patterned_file(dir).await;
+    let file = patterned_file(dir, BLOCKS).await;
     let (_context, handle, background) = local_aio_context(4, true).unwrap();
     let mut background = Box::pin(background);
     assert!(poll!(&mut background).is_pending());
@@ -384,7 +364,7 @@ async fn a_request_whose_context_ends_while_it_meets_eagain_is_stopped() {
 fn a_context_closed_while_a_request_is_submitted_serves_it() {
     for dir in everywhere() {
         LocalSet::new().block_on(&one_thread(), async {
-            let file = patterned_file(&dir).await;
+            let file = patterned_file(&dir, BLOCKS).await;
             let (context, handle, background) = local_aio_context(4, true).unwrap();
             let background = spawn_local(background);
             yield_now().await;
@@ -404,7 +384,7 @@ fn a_context_closed_while_a_request_is_submitted_serves_it() {
 #[tokio::test]
 async fn a_request_dropped_while_it_meets_eagain_never_reaches_the_kernel() {
     let dir = on_disk();
-    let file = Arc::new(patterned_file(&dir).await);
+    let file = Arc::new(patterned_file(&dir, BLOCKS).await);
     let (context, handle) = aio_context(2, true).unwrap();
     yield_now().await;
     let gates = [Gate::closed(), Gate::closed()];
@@ -412,7 +392,7 @@ async fn a_request_dropped_while_it_meets_eagain_never_reaches_the_kernel() {
     let mut held: Vec<_> = gates
         .iter()
         .zip(&mut targets)
-        .map(|(gate, target)| Box::pin(read(&handle, &file, gate.offset(), target)))
+        .map(|(gate, target)| Box::pin(read_block(&handle, &file, gate.offset(), target)))
         .collect();
     for read in &mut held {
         assert!(poll!(read).is_pending());
@@ -468,16 +448,16 @@ async fn work(task: u64, file: Arc<File>, handle: AioContextHandle) -> u64 {
         };
         match random() % 16 {
             0 => {
-                let mut read = Box::pin(read(&handle, &file, offset, &mut target));
+                let mut read = Box::pin(read_block(&handle, &file, offset, &mut target));
                 let _ = poll!(&mut read);
                 std::mem::forget(read);
             }
             1 => {
-                let mut read = Box::pin(read(&handle, &file, offset, &mut target));
+                let mut read = Box::pin(read_block(&handle, &file, offset, &mut target));
                 let _ = poll!(&mut read);
             }
             2 => {
-                let mut read = Box::pin(read(&handle, &file, offset, &mut target));
+                let mut read = Box::pin(read_block(&handle, &file, offset, &mut target));
                 let _ = poll!(&mut read);
                 yield_now().await;
             }
@@ -497,11 +477,11 @@ async fn work(task: u64, file: Arc<File>, handle: AioContextHandle) -> u64 {
                 if is_no_room(&write.await) {
                     continue;
                 }
-                let result = read(&handle, &file, own, &mut target).await;
+                let result = read_block(&handle, &file, own, &mut target).await;
                 served += check(result, seed, &target);
             }
             _ => {
-                let result = read(&handle, &file, offset, &mut target).await;
+                let result = read_block(&handle, &file, offset, &mut target).await;
                 served += check(result, block, &target);
             }
         }

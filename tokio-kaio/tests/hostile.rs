@@ -29,8 +29,8 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
-    ReadFlags, aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, ReadFlags,
+    aio_context, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -42,26 +42,6 @@ fn threads(workers: usize) -> Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-async fn patterned_file(dir: &TempDir) -> File {
-    write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
-    open_rw(dir, "blocks").await
-}
-
-async fn read(
-    handle: &AioContextHandle,
-    file: &File,
-    offset: u64,
-    target: &mut LockedBuf,
-) -> Result<u64, AioCommandError> {
-    file.read_at(handle, offset, target, LEN, ReadFlags::empty())
-        .await
-}
-
-async fn all_free(handle: &AioContextHandle, slots: usize) {
-    let free = || handle.available_slots();
-    until(|| free() == Some(slots), free).await;
 }
 
 /// Looks at `future` once, for `waker`.
@@ -94,7 +74,7 @@ impl Wake for Counter {
 /// Two that panic stand around one that does not, and one that waits for a slot: that takes the
 /// driver.
 async fn bombs(dir: &TempDir) {
-    let file = patterned_file(dir).await;
+    let file = patterned_file(dir, BLOCKS).await;
     let (context, handle) = aio_context(3, true).unwrap();
     yield_now().await;
     for _ in 0..20 {
@@ -105,13 +85,13 @@ async fn bombs(dir: &TempDir) {
         let mut targets = [(); 3].map(|()| buffer(BLOCK));
         let mut held: Vec<_> = targets
             .iter_mut()
-            .map(|target| Box::pin(read(&handle, &file, gate.offset(), target)))
+            .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
             .collect();
         for (read, waker) in held.iter_mut().zip([&bombed, &counted, &bombed]) {
             assert!(look(read, waker).is_pending());
         }
         let mut target = buffer(BLOCK);
-        let mut waiting = Box::pin(read(&handle, &file, LEN, &mut target));
+        let mut waiting = Box::pin(read_block(&handle, &file, LEN, &mut target));
         assert!(poll!(&mut waiting).is_pending());
         assert_eq!(handle.available_slots(), Some(0));
         until(|| gate.held().len() == 3, || gate.held()).await;
@@ -148,7 +128,7 @@ fn a_waker_that_panics_harms_only_itself() {
 #[tokio::test]
 async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
     let dir = on_disk();
-    let file = patterned_file(&dir).await;
+    let file = patterned_file(&dir, BLOCKS).await;
     let (context, handle) = aio_context(4, true).unwrap();
     yield_now().await;
     type Other<'a> = Pin<Box<dyn Future<Output = u64> + 'a>>;
@@ -167,11 +147,11 @@ async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
         let (gate, other_gate) = (Gate::closed(), Gate::closed());
         let mut targets = [buffer(BLOCK), buffer(BLOCK)];
         let [target, other_target] = &mut targets;
-        let mut bombed = Box::pin(read(&handle, &file, gate.offset(), target));
+        let mut bombed = Box::pin(read_block(&handle, &file, gate.offset(), target));
         let bomb = Arc::new(Bomb::default());
         assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
         let mut other: Other<'_> = Box::pin(async {
-            read(&handle, &file, other_gate.offset(), other_target)
+            read_block(&handle, &file, other_gate.offset(), other_target)
                 .await
                 .unwrap()
         });
@@ -242,7 +222,7 @@ fn a_waker_may_come_back_into_its_context() {
     local.block_on(&one_thread(), async {
         let (context, handle, background) = local_aio_context(2, true).unwrap();
         let background = spawn_local(background);
-        let file = Rc::new(patterned_file(&dir).await);
+        let file = Rc::new(patterned_file(&dir, BLOCKS).await);
         REENTERED.set(Some((handle.clone(), Rc::clone(&file))));
         let free = || handle.available_slots();
         let read = |gate: &Gate| {
@@ -381,7 +361,7 @@ async fn make_quiet(handle: &AioContextHandle, file: &File) {
     let gate = Gate::opened();
     let mut target = buffer(BLOCK);
     for nth in 1..=10 * FAST_ONES {
-        let read = read(handle, file, gate.offset(), &mut target);
+        let read = read_block(handle, file, gate.offset(), &mut target);
         assert_eq!(read.await.unwrap(), 1);
         if nth % 1000 == 0 && gate.held().last() == Some(&None) {
             return;
@@ -419,7 +399,7 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
             .enable_all();
         builder.build().unwrap().block_on(async {
             let (context, handle) = aio_context(8, true).unwrap();
-            let file = Arc::new(patterned_file(&dir).await);
+            let file = Arc::new(patterned_file(&dir, BLOCKS).await);
             yield_now().await;
             until_seen(async || {
                 make_quiet(&handle, &file).await;
@@ -428,7 +408,8 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
                 let (handle, file) = (handle.clone(), Arc::clone(&file));
                 let waits = spawn_blocking(move || {
                     let mut target = buffer(BLOCK);
-                    executor::block_on(read(&handle, &file, gate.offset(), &mut target)).unwrap()
+                    executor::block_on(read_block(&handle, &file, gate.offset(), &mut target))
+                        .unwrap()
                 });
                 assert_eq!(within(waits).await.unwrap(), 1);
                 opener.join().unwrap().then_some(())
@@ -444,7 +425,7 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
 fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started() {
     let dir = on_disk();
     // By another runtime: this one is to have no idle thread that it could use.
-    let file = one_thread().block_on(patterned_file(&dir));
+    let file = one_thread().block_on(patterned_file(&dir, BLOCKS));
     one_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
@@ -455,7 +436,7 @@ fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started(
             NO_THREADS.set(true);
             assert!(thread::Builder::new().spawn(|| ()).is_err());
             let mut target = buffer(BLOCK);
-            let result = within(read(&handle, &file, gate.offset(), &mut target)).await;
+            let result = within(read_block(&handle, &file, gate.offset(), &mut target)).await;
             NO_THREADS.set(false);
             assert_eq!(result.unwrap(), 1);
             opener.join().unwrap().then_some(())
@@ -471,7 +452,7 @@ fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitte
     let dir = on_disk();
     let home = threads(1);
     let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
-    let file = home.block_on(patterned_file(&dir));
+    let file = home.block_on(patterned_file(&dir, BLOCKS));
     let quietly = || {
         home.block_on(async {
             yield_now().await;
@@ -479,7 +460,7 @@ fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitte
         });
         let gate = Arc::new(Gate::closed());
         let mut target = buffer(BLOCK);
-        let mut slow = Box::pin(read(&handle, &file, gate.offset(), &mut target));
+        let mut slow = Box::pin(read_block(&handle, &file, gate.offset(), &mut target));
         let other = one_thread();
         other.block_on(async { assert!(poll!(&mut slow).is_pending()) });
         drop(other);
@@ -521,7 +502,7 @@ fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first(
     let file = home.block_on(open_rw(&dir, "gated"));
     let gate = Gate::closed();
     let mut target = buffer(BLOCK);
-    let mut running = Box::pin(read(&handle, &file, gate.offset(), &mut target));
+    let mut running = Box::pin(read_block(&handle, &file, gate.offset(), &mut target));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(running.as_mut().poll(&mut cx).is_pending());
 
@@ -572,14 +553,14 @@ fn the_free_slots_count_all_that_is_done_whoever_asks_first() {
     let dir = on_disk();
     one_thread().block_on(async {
         let (context, handle) = aio_context(256, true).unwrap();
-        let file = patterned_file(&dir).await;
+        let file = patterned_file(&dir, BLOCKS).await;
         yield_now().await;
         for forgotten in [false, true] {
             let gate = Gate::closed();
             let mut targets: Vec<_> = (0..REQUESTS).map(|_| buffer(BLOCK)).collect();
             let mut held: Vec<_> = targets
                 .iter_mut()
-                .map(|target| Box::pin(read(&handle, &file, gate.offset(), target)))
+                .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
                 .collect();
             for read in &mut held {
                 assert!(look(read, Waker::noop()).is_pending());
@@ -668,14 +649,14 @@ async fn read_on(task: u64, handle: AioContextHandle, file: Arc<File>) -> u64 {
     for turn in 0.. {
         let block = (task * 7 + turn) % BLOCKS;
         if turn % 5 == 0 {
-            let mut given_up = Box::pin(read(&handle, &file, block * LEN, &mut target));
+            let mut given_up = Box::pin(read_block(&handle, &file, block * LEN, &mut target));
             let _ = poll!(&mut given_up);
             if turn % 2 == 0 {
                 std::mem::forget(given_up);
                 target = buffer(BLOCK);
             }
         }
-        match read(&handle, &file, block * LEN, &mut target).await {
+        match read_block(&handle, &file, block * LEN, &mut target).await {
             Ok(read) => assert_eq!(read, LEN),
             Err(AioCommandError::AioStopped) => {
                 assert_eq!(target.size(), BLOCK);
@@ -696,7 +677,7 @@ fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
     let client = threads(2);
     let mut turns = 0;
     for dir in everywhere() {
-        let file = Arc::new(client.block_on(patterned_file(&dir)));
+        let file = Arc::new(client.block_on(patterned_file(&dir, BLOCKS)));
         for round in 0..30 {
             let runtime = threads(1 + round % 2);
             let slots = if round % 3 == 0 { 2 } else { 16 };
@@ -749,14 +730,16 @@ async fn rest(what: &str) {
 }
 
 async fn long_waits(dir: &TempDir) {
-    let file = Arc::new(patterned_file(dir).await);
+    let file = Arc::new(patterned_file(dir, BLOCKS).await);
     let (context, handle) = aio_context(2, true).unwrap();
     yield_now().await;
     let spawn = |gate: &Gate| {
         let (handle, file, offset) = (handle.clone(), Arc::clone(&file), gate.offset());
         tokio::spawn(async move {
             let mut target = buffer(BLOCK);
-            read(&handle, &file, offset, &mut target).await.unwrap()
+            read_block(&handle, &file, offset, &mut target)
+                .await
+                .unwrap()
         })
     };
     rest("an idle context").await;

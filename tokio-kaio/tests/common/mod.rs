@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
-use tokio_kaio::{AioOpenOptionsExt, File, LockedBuf};
+use tokio_kaio::{
+    AioCommandError, AioContextHandle, AioOpenOptionsExt, File, LockedBuf, ReadFlags,
+};
 
 /// A block that every file system takes for direct I/O.
 pub const BLOCK: usize = 4096;
@@ -208,4 +210,27 @@ pub unsafe fn real_function<F: Copy>(name: &CStr) -> F {
     assert!(!symbol.is_null());
     // SAFETY: the caller's word.
     unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+/// A file of so many blocks, block `i` filled with [`pattern`] `i`, open for reading and writing.
+pub async fn patterned_file(dir: &TempDir, blocks: u64) -> File {
+    write_patterned(&dir.path().join("blocks"), blocks as usize);
+    open_rw(dir, "blocks").await
+}
+
+/// Reads a block's worth of bytes at `offset`.
+pub async fn read_block(
+    handle: &AioContextHandle,
+    file: &File,
+    offset: u64,
+    target: &mut LockedBuf,
+) -> Result<u64, AioCommandError> {
+    file.read_at(handle, offset, target, BLOCK as u64, ReadFlags::empty())
+        .await
+}
+
+/// Waits until all `slots` of a context are free.
+pub async fn all_free(handle: &AioContextHandle, slots: usize) {
+    let free = || handle.available_slots();
+    until(|| free() == Some(slots), free).await;
 }
