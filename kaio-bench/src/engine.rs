@@ -1,6 +1,7 @@
 //! [`Engine`]: one way to read and write a disk.
 
 use std::error::Error;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -9,6 +10,19 @@ use crate::Workload;
 
 /// What engines and measurements fail with.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The error of an engine that this machine has no place for: it lacks something, or forbids it. That
+/// is no fault of the engine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable(pub String);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Unavailable {}
 
 /// One way to read and write a disk.
 pub trait Engine {
@@ -20,7 +34,7 @@ pub trait Engine {
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from running here.
+    /// Whatever keeps it from running here; [`Unavailable`] if that is the machine.
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>>;
 }
 

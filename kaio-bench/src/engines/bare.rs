@@ -1,0 +1,255 @@
+//! `bare`: a loop of `io_submit` and `io_getevents` on one thread, without an eventfd. Nothing that
+//! uses kernel AIO can do with less.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use super::{open_direct, setup_error};
+use crate::{
+    Buffer, Direction, Engine, Lane, Prepared, Result, Run, Shape, Tally, Transfer, Workload,
+    on_tokio,
+};
+
+pub(super) struct Bare;
+
+impl Engine for Bare {
+    fn name(&self) -> &str {
+        "bare"
+    }
+
+    fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
+        let file = open_direct(workload, false)?;
+        let buffers = (0..workload.depth).map(|_| Buffer::new(workload.block()));
+        Ok(Box::new(PreparedBare {
+            context: Context::new(workload.depth)?,
+            iocbs: vec![Iocb::default(); workload.depth],
+            queue: Vec::with_capacity(workload.depth),
+            events: vec![Event::default(); workload.depth],
+            starts: vec![None; workload.depth],
+            buffers: buffers.collect(),
+            file,
+            workload: workload.clone(),
+        }))
+    }
+}
+
+struct PreparedBare {
+    /// Before the memory that its requests use, so that it is destroyed before it is freed.
+    context: Context,
+    /// One for each transfer in flight, and so a buffer and a start.
+    iocbs: Vec<Iocb>,
+    /// What goes to the kernel next: pointers to `iocbs`.
+    queue: Vec<*mut Iocb>,
+    events: Vec<Event>,
+    starts: Vec<Option<Instant>>,
+    buffers: Vec<Buffer>,
+    file: File,
+    workload: Workload,
+}
+
+impl Prepared for PreparedBare {
+    fn run(&mut self, run: &Run) -> Result<Tally> {
+        let lanes = self.workload.lanes(run.seed);
+        let rounds = on_tokio::rounds(&self.workload, run);
+        match self.workload.shape {
+            Shape::Tasks => self.tasks(lanes, rounds, run),
+            Shape::Waves => self.waves(lanes, rounds, run),
+        }
+    }
+}
+
+impl PreparedBare {
+    /// Whatever comes back is followed by the next transfer of its lane, until each lane has made
+    /// `rounds`.
+    fn tasks(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
+        let mut tally = Tally::new(run);
+        let mut left = vec![rounds - 1; lanes.len()];
+        for (slot, lane) in lanes.iter_mut().enumerate() {
+            self.starts[slot] = tally.latencies.start();
+            self.enqueue(slot, lane.next());
+        }
+        let mut flying = lanes.len();
+        while flying > 0 {
+            self.submit()?;
+            for i in 0..self.reap(1)? {
+                let slot = self.landed(i)?;
+                tally.latencies.stop(self.starts[slot]);
+                tally.transfers += 1;
+                flying -= 1;
+                if left[slot] > 0 {
+                    left[slot] -= 1;
+                    flying += 1;
+                    self.starts[slot] = tally.latencies.start();
+                    self.enqueue(slot, lanes[slot].next());
+                }
+            }
+        }
+        Ok(tally)
+    }
+
+    fn waves(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
+        let mut tally = Tally::new(run);
+        let depth = self.workload.depth;
+        for _ in 0..rounds {
+            let start = tally.latencies.start();
+            for slot in 0..depth {
+                self.enqueue(slot, lanes[0].next());
+            }
+            self.submit()?;
+            let mut landed = 0;
+            while landed < depth {
+                let reaped = self.reap(depth - landed)?;
+                for i in 0..reaped {
+                    self.landed(i)?;
+                }
+                landed += reaped;
+            }
+            tally.latencies.stop(start);
+            tally.transfers += depth as u64;
+        }
+        Ok(tally)
+    }
+
+    fn enqueue(&mut self, slot: usize, transfer: Transfer) {
+        let durable = self.workload.pattern.durable();
+        let (opcode, rw_flags) = match transfer.direction {
+            Direction::Read => (IOCB_CMD_PREAD, 0),
+            Direction::Write if durable => (IOCB_CMD_PWRITE, libc::RWF_DSYNC),
+            Direction::Write => (IOCB_CMD_PWRITE, 0),
+        };
+        let iocb = &mut self.iocbs[slot];
+        *iocb = Iocb {
+            data: slot as u64,
+            key_and_flags: key_and_flags(rw_flags as u32),
+            opcode,
+            fd: self.file.as_raw_fd() as u32,
+            buffer: self.buffers[slot].as_mut_ptr() as u64,
+            len: self.workload.block() as u64,
+            offset: transfer.offset as i64,
+            ..Iocb::default()
+        };
+        self.queue.push(iocb);
+    }
+
+    /// Gives all of the queue to the kernel.
+    fn submit(&mut self) -> Result<()> {
+        let mut sent = 0;
+        while sent < self.queue.len() {
+            let rest = &mut self.queue[sent..];
+            // SAFETY: pointers to iocbs, over buffers that live until the context is destroyed.
+            let code = unsafe {
+                libc::syscall(
+                    libc::SYS_io_submit,
+                    self.context.0,
+                    rest.len(),
+                    rest.as_mut_ptr(),
+                )
+            };
+            match code {
+                1.. => sent += code as usize,
+                _ => return Err(last_error("io_submit").into()),
+            }
+        }
+        self.queue.clear();
+        Ok(())
+    }
+
+    /// Waits for `least` events or more; returns how many there are in `events`.
+    fn reap(&mut self, least: usize) -> Result<usize> {
+        loop {
+            // SAFETY: room for as many events.
+            let code = unsafe {
+                libc::syscall(
+                    libc::SYS_io_getevents,
+                    self.context.0,
+                    least,
+                    self.events.len(),
+                    self.events.as_mut_ptr(),
+                    std::ptr::null_mut::<libc::timespec>(),
+                )
+            };
+            match code {
+                0.. => return Ok(code as usize),
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(last_error("io_getevents").into()),
+            }
+        }
+    }
+
+    /// The slot of event `i`, whose transfer is checked.
+    fn landed(&self, i: usize) -> Result<usize> {
+        let Event { data, moved, .. } = self.events[i];
+        let moved = match moved {
+            0.. => Ok(moved as usize),
+            _ => Err(io::Error::from_raw_os_error(-moved as i32).into()),
+        };
+        on_tokio::check(moved, self.workload.block())?;
+        Ok(data as usize)
+    }
+}
+
+/// The kernel's id of a context.
+struct Context(libc::c_ulong);
+
+impl Context {
+    fn new(depth: usize) -> Result<Context> {
+        let mut id = 0;
+        // SAFETY: the kernel writes the id to a word of ours.
+        let code = unsafe { libc::syscall(libc::SYS_io_setup, depth, &raw mut id) };
+        match code {
+            0 => Ok(Context(id)),
+            _ => Err(setup_error("io_setup", &io::Error::last_os_error())),
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // Returns when nothing is in flight any more.
+        // SAFETY: nobody else uses the context.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+    }
+}
+
+fn last_error(what: &str) -> String {
+    format!("{what}: {}", io::Error::last_os_error())
+}
+
+/// `struct iocb`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Iocb {
+    data: u64,
+    key_and_flags: u64,
+    opcode: u16,
+    priority: i16,
+    fd: u32,
+    buffer: u64,
+    len: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    eventfd: u32,
+}
+
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_CMD_PWRITE: u16 = 1;
+
+/// `aio_key`, which the kernel sets, and `aio_rw_flags`: which comes first depends on the byte
+/// order, so that the flags are always the upper half.
+fn key_and_flags(rw_flags: u32) -> u64 {
+    u64::from(rw_flags) << 32
+}
+
+/// `struct io_event`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Event {
+    data: u64,
+    iocb: u64,
+    moved: i64,
+    more: i64,
+}

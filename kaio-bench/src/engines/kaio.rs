@@ -1,0 +1,201 @@
+//! `kaio/…`: tokio-kaio.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio::task::{LocalSet, spawn_local};
+use tokio_kaio::{
+    AioContext, AioContextHandle, AioOpenOptionsExt, File, LocalAioContext, LocalAioContextHandle,
+    LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
+};
+
+use crate::on_tokio::{self, Transfers};
+use crate::{
+    Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Workload, run_on_tokio,
+};
+
+/// With a context for all threads.
+pub(super) struct Kaio {
+    flavour: Flavour,
+    name: String,
+}
+
+impl Kaio {
+    pub(super) fn new(flavour: Flavour) -> Kaio {
+        Kaio {
+            flavour,
+            name: format!("kaio/{flavour}"),
+        }
+    }
+}
+
+impl Engine for Kaio {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
+        let runtime = self.flavour.runtime()?;
+        let (context, handle) = runtime.block_on(async { aio_context(workload.depth, true) })?;
+        let source = Source {
+            handle,
+            file: runtime.block_on(open(workload))?,
+            flags: write_flags(workload),
+            block: workload.block() as u64,
+        };
+        Ok(Box::new(PreparedShared {
+            runtime,
+            context: Some(context),
+            source,
+            slots: buffers(workload)?,
+            workload: workload.clone(),
+        }))
+    }
+}
+
+struct PreparedShared {
+    runtime: Runtime,
+    /// `None` while it is closed.
+    context: Option<AioContext>,
+    source: Source<AioContextHandle>,
+    slots: Vec<LockedBuf>,
+    workload: Workload,
+}
+
+impl Prepared for PreparedShared {
+    fn run(&mut self, run: &Run) -> Result<Tally> {
+        let (workload, source, slots) = (&self.workload, &self.source, &mut self.slots);
+        self.runtime
+            .block_on(async { run_on_tokio!(tokio::spawn, workload, run, source, slots) })
+    }
+}
+
+impl Drop for PreparedShared {
+    fn drop(&mut self) {
+        if let Some(context) = self.context.take() {
+            self.runtime.block_on(context.close());
+        }
+    }
+}
+
+/// With a context for one thread, in a `LocalSet`.
+pub(super) struct KaioLocal;
+
+impl Engine for KaioLocal {
+    fn name(&self) -> &str {
+        "kaio/local"
+    }
+
+    fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
+        let runtime = Flavour::CurrentThread.runtime()?;
+        let local = LocalSet::new();
+        let (context, source) = local.block_on(&runtime, async {
+            let (context, handle, background) = local_aio_context(workload.depth, true)?;
+            spawn_local(background);
+            let source = Source {
+                handle,
+                file: open(workload).await?,
+                flags: write_flags(workload),
+                block: workload.block() as u64,
+            };
+            Result::Ok((context, source))
+        })?;
+        Ok(Box::new(PreparedLocal {
+            runtime,
+            local,
+            context: Some(context),
+            source,
+            slots: buffers(workload)?,
+            workload: workload.clone(),
+        }))
+    }
+}
+
+struct PreparedLocal {
+    runtime: Runtime,
+    local: LocalSet,
+    /// `None` while it is closed.
+    context: Option<LocalAioContext>,
+    source: Source<LocalAioContextHandle>,
+    slots: Vec<LockedBuf>,
+    workload: Workload,
+}
+
+impl Prepared for PreparedLocal {
+    fn run(&mut self, run: &Run) -> Result<Tally> {
+        let (workload, source, slots) = (&self.workload, &self.source, &mut self.slots);
+        self.local.block_on(&self.runtime, async {
+            run_on_tokio!(spawn_local, workload, run, source, slots)
+        })
+    }
+}
+
+impl Drop for PreparedLocal {
+    fn drop(&mut self) {
+        if let Some(context) = self.context.take() {
+            self.local.block_on(&self.runtime, context.close());
+        }
+    }
+}
+
+/// A handle of either kind.
+#[derive(Clone)]
+struct Source<H> {
+    handle: H,
+    file: Arc<File>,
+    flags: WriteFlags,
+    block: u64,
+}
+
+/// The two handles differ in type parameters, whose bounds would be longer than the code.
+macro_rules! transfers {
+    ($handle:ty) => {
+        impl Transfers for Source<$handle> {
+            type Slot = LockedBuf;
+
+            async fn transfer(
+                &self,
+                transfer: Transfer,
+                mut buffer: LockedBuf,
+            ) -> (LockedBuf, Result<usize>) {
+                let (file, handle, offset) = (&self.file, &self.handle, transfer.offset);
+                let moved = match transfer.direction {
+                    Direction::Read => {
+                        let flags = ReadFlags::empty();
+                        file.read_at(handle, offset, &mut buffer, self.block, flags)
+                            .await
+                    }
+                    Direction::Write => {
+                        file.write_at(handle, offset, &buffer, self.block, self.flags)
+                            .await
+                    }
+                };
+                (
+                    buffer,
+                    moved.map(|bytes| bytes as usize).map_err(Into::into),
+                )
+            }
+        }
+    };
+}
+
+transfers!(AioContextHandle);
+transfers!(LocalAioContextHandle);
+
+async fn open(workload: &Workload) -> Result<Arc<File>> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(workload.pattern.writes());
+    let file = options.aio_open(workload.path.clone(), false).await?;
+    Ok(Arc::new(file))
+}
+
+fn write_flags(workload: &Workload) -> WriteFlags {
+    match workload.pattern.durable() {
+        true => WriteFlags::DSYNC,
+        false => WriteFlags::empty(),
+    }
+}
+
+fn buffers(workload: &Workload) -> Result<Vec<LockedBuf>> {
+    on_tokio::slots(workload, || Ok(LockedBuf::with_size(workload.block())?))
+}

@@ -1,0 +1,172 @@
+//! [`Machine`] and [`Place`]: where something was measured. All of it is read from the system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// The machine, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Release and version of the kernel.
+    pub kernel: String,
+    /// Model of the CPU.
+    pub cpu: String,
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Version of tokio-kaio.
+    pub tokio_kaio: String,
+    /// When the measurement began, in UTC.
+    pub date: String,
+}
+
+impl Machine {
+    /// This machine, now.
+    pub fn here() -> Machine {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let line = |path: &str| read(path).trim().to_owned();
+        let field = |path: &str, name: &str| {
+            let text = read(path);
+            let value = text.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            });
+            value.unwrap_or_else(|| "unknown".into())
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
+        Machine {
+            kernel: format!(
+                "{} {}",
+                line("/proc/sys/kernel/osrelease"),
+                line("/proc/sys/kernel/version")
+            ),
+            cpu: field("/proc/cpuinfo", "model name"),
+            cores: available_parallelism().map_or(0, usize::from),
+            memory: kib * 1024,
+            // All crates of the workspace have one version.
+            tokio_kaio: env!("CARGO_PKG_VERSION").into(),
+            date: format!("{:.0}", jiff::Timestamp::now()),
+        }
+    }
+}
+
+/// A directory that files lie in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// What it is called in tables: `disk`, `tmpfs`.
+    pub name: String,
+    /// Its path.
+    pub dir: PathBuf,
+    /// The file system's type.
+    pub file_system: String,
+    /// What is mounted there: a device, mostly.
+    pub source: String,
+    /// What the kernel tells of the device: scheduler, and whether it rotates.
+    pub device: Option<String>,
+}
+
+impl Place {
+    /// The place of directory `dir`, which exists. Its name is its file system's, for a device
+    /// `disk`; the caller sees to it that names differ.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there, or the mounts can't be read.
+    pub fn of(dir: &Path) -> Result<Place> {
+        let failed = |error| format!("{}: {error}", dir.display());
+        let dir = dir.canonicalize().map_err(failed)?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mount =
+            Mount::of(&dir, &mounts).ok_or_else(|| format!("no mount has {}", dir.display()))?;
+        let on_device = mount.source.starts_with("/dev/");
+        let name = if on_device { "disk" } else { mount.file_system };
+        Ok(Place {
+            name: name.into(),
+            file_system: mount.file_system.into(),
+            source: mount.source.into(),
+            device: device(mount.number),
+            dir,
+        })
+    }
+}
+
+/// A line of `/proc/self/mountinfo`.
+struct Mount<'a> {
+    number: &'a str,
+    at: &'a str,
+    file_system: &'a str,
+    source: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    /// The one that `dir` lies in: of the longest paths that lead there the last, which hides the
+    /// others.
+    fn of(dir: &Path, mounts: &'a str) -> Option<Mount<'a>> {
+        let mounts = mounts.lines().filter_map(Mount::parse);
+        mounts
+            .filter(|mount| dir.starts_with(mount.at))
+            .max_by_key(|mount| mount.at.len())
+    }
+
+    fn parse(line: &'a str) -> Option<Mount<'a>> {
+        let (front, back) = line.split_once(" - ")?;
+        let (mut front, mut back) = (front.split(' ').skip(2), back.split(' '));
+        Some(Mount {
+            number: front.next()?,
+            at: front.nth(1)?,
+            file_system: back.next()?,
+            source: back.next()?,
+        })
+    }
+}
+
+/// What the kernel tells of the block device of this number; of a partition, what it tells of the
+/// whole.
+fn device(number: &str) -> Option<String> {
+    let device = fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
+    let whole = device
+        .ancestors()
+        .find(|dir| dir.join("queue/scheduler").exists())?;
+    let read = |name: &str| fs::read_to_string(whole.join(name)).unwrap_or_default();
+    let rotates = match read("queue/rotational").trim() {
+        "0" => "not rotational",
+        _ => "rotational",
+    };
+    let scheduler = read("queue/scheduler");
+    let name = whole.file_name()?.to_string_lossy().into_owned();
+    Some(format!("{name}, scheduler {}, {rotates}", scheduler.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw
+30 22 0:5 / /dev rw,nosuid - devtmpfs udev rw
+31 30 0:27 / /dev/shm rw shared:3 - tmpfs tmpfs rw
+";
+
+    #[test]
+    fn a_directory_is_on_the_mount_with_the_longest_path_to_it() {
+        let mount = Mount::of(Path::new("/dev/shm/blocks"), MOUNTS).unwrap();
+        assert_eq!((mount.file_system, mount.number), ("tmpfs", "0:27"));
+        let mount = Mount::of(Path::new("/home/user"), MOUNTS).unwrap();
+        assert_eq!((mount.file_system, mount.source), ("ext4", "/dev/sda2"));
+    }
+
+    #[test]
+    fn this_machine_tells_what_it_is() {
+        let machine = Machine::here();
+        assert!(machine.cores > 0 && machine.memory > 0);
+        assert!(!machine.kernel.trim().is_empty());
+        let place = Place::of(Path::new(".")).unwrap();
+        assert!(!place.file_system.is_empty());
+    }
+}

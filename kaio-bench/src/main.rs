@@ -1,0 +1,10 @@
+//! Measures the engines of this crate. `kaio-bench --help`.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: kaio_bench::CountingAllocator = kaio_bench::CountingAllocator;
+
+fn main() -> ExitCode {
+    kaio_bench::cli::main(Vec::new())
+}

@@ -1,0 +1,290 @@
+//! Measures engines against each other: the same workload, in rounds, by turns.
+
+use std::time::{Duration, Instant};
+
+use crate::calibrate::calibrate;
+use crate::counting;
+use crate::report::{EngineReport, Figures, Outcome, Quantiles, Sample, Settings};
+use crate::usage::Usage;
+use crate::{Engine, Latencies, Prepared, Result, Run, Unavailable, Workload};
+
+/// Measures `engines` with `workload`. One that can't be prepared, or fails, is reported as skipped,
+/// with its error; the others go on.
+pub fn measure(
+    workload: &Workload,
+    engines: &[&dyn Engine],
+    settings: &Settings,
+) -> Vec<EngineReport> {
+    let mut entrants: Vec<_> = engines
+        .iter()
+        .map(|engine| Entrant::new(*engine, workload))
+        .collect();
+    let round_time = Duration::from_millis(settings.round_ms);
+    for entrant in &mut entrants {
+        entrant.step(|prepared, state| {
+            let run = |transfers| Ok(sample(prepared, transfers, 0)?.wall());
+            state.figures.transfers = calibrate(run, round_time, workload.depth)?;
+            Ok(())
+        });
+    }
+    for round in 0..settings.rounds {
+        in_turn(&mut entrants, round, |prepared, state| {
+            let sample = sample(prepared, state.figures.transfers, round)?;
+            state.figures.rounds.push(sample);
+            Ok(())
+        });
+    }
+    for round in 0..settings.latency_rounds {
+        in_turn(&mut entrants, round, |prepared, state| {
+            state.take_latencies(prepared, round)
+        });
+    }
+    for entrant in &mut entrants {
+        entrant.step(|prepared, state| count(prepared, &mut state.figures, workload.depth));
+    }
+    entrants.into_iter().map(Entrant::report).collect()
+}
+
+/// An engine that takes part.
+struct Entrant {
+    name: String,
+    /// Or what it has failed with.
+    prepared: Result<Box<dyn Prepared>>,
+    state: State,
+}
+
+/// What has been measured so far.
+struct State {
+    figures: Figures,
+    /// Of all rounds.
+    latencies: Latencies,
+}
+
+impl Entrant {
+    fn new(engine: &dyn Engine, workload: &Workload) -> Entrant {
+        Entrant {
+            name: engine.name().to_owned(),
+            prepared: engine.prepare(workload),
+            state: State {
+                figures: Figures::default(),
+                latencies: Latencies::new(true),
+            },
+        }
+    }
+
+    /// Does `step`, unless an earlier one has failed.
+    fn step(&mut self, step: impl FnOnce(&mut dyn Prepared, &mut State) -> Result<()>) {
+        if let Ok(prepared) = &mut self.prepared {
+            if let Err(error) = step(&mut **prepared, &mut self.state) {
+                self.prepared = Err(error);
+            }
+        }
+    }
+
+    fn report(mut self) -> EngineReport {
+        self.state.figures.latency = quantiles(&self.state.latencies);
+        let outcome = match self.prepared {
+            Ok(_) => Outcome::Measured(self.state.figures),
+            Err(error) => Outcome::Skipped {
+                unavailable: error.is::<Unavailable>(),
+                error: error.to_string(),
+            },
+        };
+        EngineReport {
+            engine: self.name,
+            outcome,
+            summary: None,
+        }
+    }
+}
+
+/// Does `step` for each entrant. Who comes first moves on by one from round to round.
+fn in_turn(
+    entrants: &mut [Entrant],
+    round: usize,
+    mut step: impl FnMut(&mut dyn Prepared, &mut State) -> Result<()>,
+) {
+    let first = round % entrants.len().max(1);
+    let (last, first) = entrants.split_at_mut(first);
+    for entrant in first.iter_mut().chain(last) {
+        entrant.step(&mut step);
+    }
+}
+
+/// One run with an eye on the clocks.
+fn sample(prepared: &mut dyn Prepared, transfers: usize, round: usize) -> Result<Sample> {
+    let run = Run {
+        transfers,
+        seed: round as u64 + 1,
+        latencies: false,
+    };
+    let (before, start) = (Usage::now(), Instant::now());
+    let tally = prepared.run(&run)?;
+    let (wall, after) = (start.elapsed(), Usage::now());
+    if tally.transfers < transfers as u64 {
+        let made = tally.transfers;
+        return Err(format!("made {made} transfers where {transfers} were asked for").into());
+    }
+    let nanos = |time: Duration| time.as_nanos() as f64;
+    Ok(Sample {
+        transfers: tally.transfers,
+        wall_ns: nanos(wall),
+        user_ns: nanos(after.user.saturating_sub(before.user)),
+        system_ns: nanos(after.system.saturating_sub(before.system)),
+        voluntary: after.voluntary - before.voluntary,
+        involuntary: after.involuntary - before.involuntary,
+    })
+}
+
+impl State {
+    fn take_latencies(&mut self, prepared: &mut dyn Prepared, round: usize) -> Result<()> {
+        let run = Run {
+            transfers: self.figures.transfers,
+            seed: round as u64 + 1,
+            latencies: true,
+        };
+        let tally = prepared.run(&run)?;
+        let quantiles = quantiles(&tally.latencies).ok_or("took no latencies")?;
+        self.figures.latency_rounds.push(quantiles);
+        self.latencies.merge(&tally.latencies);
+        Ok(())
+    }
+}
+
+fn quantiles(latencies: &Latencies) -> Option<Quantiles> {
+    let nanos = |share| Some(latencies.quantile(share)?.as_nanos() as f64);
+    Some(Quantiles {
+        p50_ns: nanos(0.5)?,
+        p99_ns: nanos(0.99)?,
+        p999_ns: nanos(0.999)?,
+    })
+}
+
+/// What a *further* transfer takes: the difference between a short run and one of three times its
+/// length, so that what a run needs to get going is in neither figure.
+fn count(prepared: &mut dyn Prepared, figures: &mut Figures, depth: usize) -> Result<()> {
+    let short = (figures.transfers / 4)
+        .next_multiple_of(depth)
+        .max(8 * depth);
+    let mut counted = |transfers| {
+        let run = Run {
+            transfers,
+            seed: 1,
+            latencies: false,
+        };
+        let counting = counting::start();
+        let tally = prepared.run(&run)?;
+        Result::Ok((tally.transfers as f64, counting.counts()))
+    };
+    let (few, less) = counted(short)?;
+    let (many, more) = counted(3 * short)?;
+    figures.counts = more.per_operation(&less, many - few);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::{Pattern, Shape, Tally};
+
+    /// Writes down who runs; fails once it has made so many runs.
+    struct Fake {
+        name: &'static str,
+        fails_at: usize,
+        log: Rc<RefCell<Vec<&'static str>>>,
+    }
+
+    struct PreparedFake {
+        name: &'static str,
+        runs_left: usize,
+        log: Rc<RefCell<Vec<&'static str>>>,
+    }
+
+    impl Engine for Fake {
+        fn name(&self) -> &str {
+            self.name
+        }
+
+        fn prepare(&self, _: &Workload) -> Result<Box<dyn Prepared>> {
+            if self.fails_at == 0 {
+                return Err(Unavailable("not on this machine".into()).into());
+            }
+            Ok(Box::new(PreparedFake {
+                name: self.name,
+                runs_left: self.fails_at,
+                log: Rc::clone(&self.log),
+            }))
+        }
+    }
+
+    impl Prepared for PreparedFake {
+        fn run(&mut self, run: &Run) -> Result<Tally> {
+            self.runs_left = self.runs_left.checked_sub(1).ok_or("worn out")?;
+            self.log.borrow_mut().push(self.name);
+            let mut tally = Tally::new(run);
+            let start = tally.latencies.start();
+            std::thread::sleep(Duration::from_micros(100));
+            tally.latencies.stop(start);
+            tally.transfers = run.transfers as u64;
+            Ok(tally)
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            rounds: 3,
+            round_ms: 0,
+            latency_rounds: 2,
+            ..Settings::default()
+        }
+    }
+
+    fn workload() -> Workload {
+        Workload {
+            pattern: Pattern::RandomRead,
+            shape: Shape::Waves,
+            depth: 4,
+            path: "unused".into(),
+            len: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn engines_take_turns_and_each_round_begins_with_another() {
+        let log = Rc::default();
+        let fake = |name| Fake {
+            name,
+            fails_at: usize::MAX,
+            log: Rc::clone(&log),
+        };
+        let (a, b) = (fake("a"), fake("b"));
+        let reports = measure(&workload(), &[&a, &b], &settings());
+        assert!(reports.iter().all(|report| report.figures().is_some()));
+        // One run calibrates where no time is to be filled, three rounds, two of latencies, and
+        // two runs are counted.
+        let expected = "ab ab ba ab ab ba aabb".replace(' ', "");
+        assert_eq!(log.borrow().concat(), expected);
+    }
+
+    #[test]
+    fn an_engine_that_fails_is_skipped_and_the_others_go_on() {
+        let log = Rc::default();
+        let fake = |name, fails_at| Fake {
+            name,
+            fails_at,
+            log: Rc::clone(&log),
+        };
+        let (gone, worn, fit) = (fake("gone", 0), fake("worn", 3), fake("fit", usize::MAX));
+        let reports = measure(&workload(), &[&gone, &worn, &fit], &settings());
+        let skipped = |error: &str, unavailable| Outcome::Skipped {
+            error: error.into(),
+            unavailable,
+        };
+        assert_eq!(reports[0].outcome, skipped("not on this machine", true));
+        assert_eq!(reports[1].outcome, skipped("worn out", false));
+        assert_eq!(reports[2].figures().unwrap().rounds.len(), 3);
+    }
+}

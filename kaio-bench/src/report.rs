@@ -1,0 +1,279 @@
+//! [`Report`]: what has been measured, where, and what follows from it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::counting::Counts;
+use crate::machine::{Machine, Place};
+use crate::stats::Spread;
+use crate::{Pattern, Shape};
+
+/// All of one session: as JSON, what tables and plots are made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where it was.
+    pub machine: Machine,
+    /// What was asked for.
+    pub settings: Settings,
+    /// The directories.
+    pub places: Vec<Place>,
+    /// What came out, a workload each.
+    pub sets: Vec<Set>,
+}
+
+/// How to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Rounds, in each of which every engine runs once.
+    pub rounds: usize,
+    /// Milliseconds that one engine's part of a round is to take.
+    pub round_ms: u64,
+    /// Further rounds with latencies.
+    pub latency_rounds: usize,
+    /// Length of the file in bytes.
+    pub file_size: u64,
+    /// The engine that ratios are to.
+    pub baseline: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            rounds: 15,
+            round_ms: 100,
+            latency_rounds: 5,
+            file_size: 64 << 20,
+            baseline: "bare".into(),
+        }
+    }
+}
+
+/// One workload in one place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Set {
+    /// Which of [`Report::places`], by its name.
+    pub place: String,
+    /// What was moved.
+    pub pattern: Pattern,
+    /// Who kept it in flight.
+    pub shape: Shape,
+    /// Most transfers in flight.
+    pub depth: usize,
+    /// The engines, in the order of the first round.
+    pub engines: Vec<EngineReport>,
+}
+
+/// One engine with one workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// Its name.
+    pub engine: String,
+    /// What it has come to.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What follows from the figures. `None`: there are none.
+    pub summary: Option<Summary>,
+}
+
+/// What an engine has come to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It was measured.
+    Measured(Figures),
+    /// It was not.
+    Skipped {
+        /// Why not.
+        error: String,
+        /// Whether that is the machine's doing: it lacks something, or forbids it.
+        unavailable: bool,
+    },
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Transfers asked for in a round.
+    pub transfers: usize,
+    /// The rounds. Those of the same number, of all engines, are pairs.
+    pub rounds: Vec<Sample>,
+    /// The rounds with latencies. Pairs as well.
+    pub latency_rounds: Vec<Quantiles>,
+    /// Latencies of all those rounds together.
+    pub latency: Option<Quantiles>,
+    /// System calls and allocations a transfer.
+    pub counts: Counts,
+}
+
+/// One round of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Transfers made.
+    pub transfers: u64,
+    /// Nanoseconds from start to end.
+    pub wall_ns: f64,
+    /// CPU time of all threads in user space, in nanoseconds.
+    pub user_ns: f64,
+    /// CPU time of all threads in the kernel, in nanoseconds.
+    pub system_ns: f64,
+    /// Times a thread went to sleep.
+    pub voluntary: u64,
+    /// Times a thread lost its CPU.
+    pub involuntary: u64,
+}
+
+impl Sample {
+    pub(crate) fn wall(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.wall_ns as u64)
+    }
+
+    fn cpu_ns(&self) -> f64 {
+        self.each(self.user_ns + self.system_ns)
+    }
+
+    fn iops(&self) -> f64 {
+        self.transfers as f64 / self.wall_ns * 1e9
+    }
+
+    fn each(&self, value: f64) -> f64 {
+        value / self.transfers as f64
+    }
+}
+
+/// Latencies in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Half of them took no longer.
+    pub p50_ns: f64,
+    /// 99 % of them took no longer.
+    pub p99_ns: f64,
+    /// 99.9 % of them took no longer.
+    pub p999_ns: f64,
+}
+
+/// What follows from an engine's figures and the baseline's, round by round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// CPU nanoseconds a transfer.
+    pub cpu_ns: Option<Spread>,
+    /// Those of them in user space.
+    pub user_ns: Option<Spread>,
+    /// Those of them in the kernel.
+    pub system_ns: Option<Spread>,
+    /// Transfers a second.
+    pub iops: Option<Spread>,
+    /// Context switches a transfer, voluntary and not.
+    pub switches: Option<Spread>,
+    /// CPU, to the baseline's in the same round.
+    pub cpu_ratio: Option<Spread>,
+    /// Transfers a second, to the baseline's in the same round.
+    pub iops_ratio: Option<Spread>,
+    /// The latency that 99 % did not exceed, to the baseline's in the same round.
+    pub p99_ratio: Option<Spread>,
+}
+
+impl Summary {
+    fn of(figures: &Figures, baseline: Option<&Figures>) -> Summary {
+        let rounds = &figures.rounds;
+        let over = |value: fn(&Sample) -> f64| Spread::of(rounds.iter().map(value));
+        let ratio = |value: fn(&Sample) -> f64| {
+            let theirs = baseline?.rounds.iter().map(value);
+            Spread::of_ratios(rounds.iter().map(value), theirs)
+        };
+        let p99 = |latency: &Quantiles| latency.p99_ns;
+        Summary {
+            cpu_ns: over(Sample::cpu_ns),
+            user_ns: over(|round| round.each(round.user_ns)),
+            system_ns: over(|round| round.each(round.system_ns)),
+            iops: over(Sample::iops),
+            switches: over(|round| round.each((round.voluntary + round.involuntary) as f64)),
+            cpu_ratio: ratio(Sample::cpu_ns),
+            iops_ratio: ratio(Sample::iops),
+            p99_ratio: baseline.and_then(|baseline| {
+                let theirs = baseline.latency_rounds.iter().map(p99);
+                Spread::of_ratios(figures.latency_rounds.iter().map(p99), theirs)
+            }),
+        }
+    }
+}
+
+impl EngineReport {
+    /// What was measured, if it was.
+    pub fn figures(&self) -> Option<&Figures> {
+        match &self.outcome {
+            Outcome::Measured(figures) => Some(figures),
+            Outcome::Skipped { .. } => None,
+        }
+    }
+
+    /// What is wrong with it: it could have run and has not, or a figure is missing.
+    fn flaw(&self) -> Option<String> {
+        let figures = match &self.outcome {
+            Outcome::Measured(figures) => figures,
+            Outcome::Skipped {
+                unavailable: true, ..
+            } => return None,
+            Outcome::Skipped { error, .. } => return Some(error.clone()),
+        };
+        let counts = &figures.counts;
+        let summary = self.summary.as_ref();
+        let ratios = summary.map(|s| [s.cpu_ratio, s.iops_ratio, s.p99_ratio]);
+        let missing = if summary.is_none_or(|s| s.cpu_ns.is_none() || s.iops.is_none()) {
+            "CPU or IOPS"
+        } else if figures.latency.is_none() {
+            "latencies"
+        } else if counts.calls.is_none() {
+            "system calls"
+        } else if counts.allocations.is_none() {
+            "allocations"
+        } else if ratios.is_none_or(|ratios| ratios.iter().any(Option::is_none)) {
+            "ratios to the baseline"
+        } else {
+            return None;
+        };
+        Some(format!("without {missing}"))
+    }
+}
+
+impl Set {
+    /// Makes the summaries, with ratios to engine `baseline`.
+    pub fn summarize(&mut self, baseline: &str) {
+        let of = |report: &EngineReport| report.engine == baseline;
+        let baseline = self.engines.iter().find(|report| of(report));
+        let baseline = baseline.and_then(EngineReport::figures).cloned();
+        for report in &mut self.engines {
+            let summary = report
+                .figures()
+                .map(|figures| Summary::of(figures, baseline.as_ref()));
+            report.summary = summary;
+        }
+    }
+
+    /// In words: `random-read, tasks, depth 32, disk`.
+    pub fn title(&self) -> String {
+        let (pattern, shape) = (self.pattern, self.shape);
+        format!("{pattern}, {shape}, depth {}, {}", self.depth, self.place)
+    }
+}
+
+impl Report {
+    /// Makes the summaries, with ratios to [`Settings::baseline`].
+    pub fn summarize(&mut self) {
+        for set in &mut self.sets {
+            set.summarize(&self.settings.baseline);
+        }
+    }
+
+    /// What should have been measured and was not.
+    pub fn flaws(&self) -> Vec<String> {
+        let reports = self
+            .sets
+            .iter()
+            .flat_map(|set| set.engines.iter().map(move |report| (set, report)));
+        reports
+            .filter_map(|(set, report)| {
+                let flaw = report.flaw()?;
+                Some(format!("{}: {}: {flaw}", set.title(), report.engine))
+            })
+            .collect()
+    }
+}
