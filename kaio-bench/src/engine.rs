@@ -80,8 +80,9 @@ impl Latencies {
     /// `wanted`: whether anything is to be recorded.
     pub fn new(wanted: bool) -> Latencies {
         let histogram = wanted.then(|| {
-            // Three digits, 1 ns to 10 s and more.
-            Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("valid bounds")
+            // 1 ns to 10 s and more. Two digits: each task has a histogram, and with three, those
+            // of 128 tasks would be megabytes to go through the caches.
+            Histogram::new_with_bounds(1, 10_000_000_000, 2).expect("valid bounds")
         });
         Latencies { histogram }
     }

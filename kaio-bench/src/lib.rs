@@ -12,6 +12,7 @@
 //! | figure | is |
 //! |---|---|
 //! | CPU | user and system time of all threads of the process, from `getrusage`; a transfer's share |
+//! | user | how much of that is user space |
 //! | IOPS | transfers a second of wall time |
 //! | p50, p99, p99.9 | latencies: of each transfer for tasks, of each wave for waves |
 //! | calls | system calls a transfer |

@@ -25,16 +25,15 @@ pub trait Transfers {
     ) -> impl Future<Output = (Self::Slot, Result<usize>)>;
 }
 
-/// Makes the transfers of one lane, one after another.
+/// Makes the transfers of one lane, one after another, and adds them to `tally`.
 pub async fn one_by_one<T: Transfers>(
     transfers: T,
     mut lane: Lane,
     mut slot: T::Slot,
     block: usize,
     count: usize,
-    run: Run,
+    mut tally: Tally,
 ) -> (T::Slot, Result<Tally>) {
-    let mut tally = Tally::new(&run);
     for _ in 0..count {
         let transfer = lane.next();
         let start = tally.latencies.start();
@@ -49,16 +48,16 @@ pub async fn one_by_one<T: Transfers>(
     (slot, Ok(tally))
 }
 
-/// Makes `count` waves of as many transfers as there are slots, and waits for each wave as a whole.
+/// Makes `count` waves of as many transfers as there are slots, waits for each wave as a whole, and
+/// adds them to `tally`.
 pub async fn in_waves<T: Transfers>(
     transfers: T,
     mut lane: Lane,
     mut slots: Vec<T::Slot>,
     block: usize,
     count: usize,
-    run: Run,
+    mut tally: Tally,
 ) -> (Vec<T::Slot>, Result<Tally>) {
-    let mut tally = Tally::new(&run);
     // The transfers of every wave take the places of the one before.
     let mut flights: Vec<_> = slots.iter().map(|_| Box::pin(None)).collect();
     for _ in 0..count {
@@ -176,10 +175,13 @@ macro_rules! run_on_tokio {
         if slots.len() != workload.depth {
             Err("an earlier run was broken off".into())
         } else if workload.shape == $crate::Shape::Tasks {
-            let tasks = slots.drain(..).zip(lanes).map(|(slot, lane)| {
+            // All before the first task starts: else its transfer would wait for the others'.
+            let tallies: Vec<_> = lanes.iter().map(|_| $crate::Tally::new(run)).collect();
+            let tasks = slots.drain(..).zip(lanes).zip(tallies);
+            let tasks = tasks.map(|((slot, lane), tally)| {
                 let transfers = $transfers.clone();
                 $spawn($crate::on_tokio::one_by_one(
-                    transfers, lane, slot, block, rounds, *run,
+                    transfers, lane, slot, block, rounds, tally,
                 ))
             });
             let tasks: Vec<_> = tasks.collect();
@@ -188,8 +190,9 @@ macro_rules! run_on_tokio {
             // A task too, so that with several workers it runs on one of them.
             let (transfers, lane) = ($transfers.clone(), lanes.remove(0));
             let all = std::mem::take(slots);
+            let tally = $crate::Tally::new(run);
             let task = $spawn($crate::on_tokio::in_waves(
-                transfers, lane, all, block, rounds, *run,
+                transfers, lane, all, block, rounds, tally,
             ));
             match task.await {
                 Ok((back, tally)) => {

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, KeyPointWeight};
 use plotters::prelude::*;
 
 use crate::report::{Figures, Summary};
@@ -118,32 +120,36 @@ fn panel(
     if !low.is_finite() {
         return Ok(()); // nothing to show
     }
-    let last = sets.len() as f64 - 1.0;
+    let (low, high) = (low / 1.25, high * 1.25);
+    let places: Vec<_> = (0..sets.len()).map(|i| i as f64).collect();
+    let x = Axis {
+        range: -0.2..sets.len() as f64 - 0.8,
+        ticks: places,
+        scale: |value| value,
+    };
+    // What engines differ by goes up to a hundredfold.
+    let y = Axis {
+        range: low..high,
+        ticks: ticks(low, high),
+        scale: f64::log10,
+    };
     let mut chart = ChartBuilder::on(area)
         .caption(&metric.title, (FONT, 17))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(
-            -0.2..last + 0.2,
-            // What engines differ by goes up to a hundredfold.
-            (low / 1.25..high * 1.25).log_scale(),
-        )?;
+        .build_cartesian_2d(x, y)?;
     let depth = |x: &f64| {
         let set = sets.get(x.round() as usize);
-        let whole = (x - x.round()).abs() < 0.01;
-        set.filter(|_| whole && *x > -0.01)
-            .map_or(String::new(), |set| set.depth.to_string())
+        set.map_or(String::new(), |set| set.depth.to_string())
     };
     chart
         .configure_mesh()
-        .x_labels(2 * sets.len() + 1)
         .x_label_formatter(&depth)
         .y_label_formatter(&|y| short(*y))
         .x_desc("depth")
         .label_style((FONT, 14))
-        .light_line_style(BLACK.mix(0.06))
-        .disable_x_mesh()
+        .bold_line_style(BLACK.mix(0.15))
         .draw()?;
     for (i, line) in lines.iter().enumerate() {
         chart.draw_series(LineSeries::new(line.iter().copied(), style(i)))?;
@@ -178,15 +184,99 @@ fn engines<'a>(sets: &[&'a Set]) -> Vec<&'a str> {
     names
 }
 
+/// An axis with ticks of one's own choice.
+struct Axis {
+    range: Range<f64>,
+    ticks: Vec<f64>,
+    scale: fn(f64) -> f64,
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let [low, at, high] = [self.range.start, *value, self.range.end].map(self.scale);
+        let pixels = f64::from(limit.1 - limit.0);
+        limit.0 + ((at - low) / (high - low) * pixels).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        match hint.weight() {
+            KeyPointWeight::Any => Vec::new(), // light ones
+            KeyPointWeight::Bold => self.ticks.clone(),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+/// The round numbers between `low` and `high`, about a handful.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let steps: &[f64] = match high / low {
+        ..4.0 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+        ..12.0 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
+        ..300.0 => &[1.0, 2.0, 5.0],
+        _ => &[1.0],
+    };
+    let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let ticks = decades.flat_map(|decade| steps.iter().map(move |s| s * 10_f64.powi(decade)));
+    ticks.filter(|tick| (low..high).contains(tick)).collect()
+}
+
+/// Colours that stay apart on white, for as many engines as there may be.
+const COLOURS: [RGBColor; 16] = [
+    RGBColor(0x22, 0x22, 0x22),
+    RGBColor(0x9e, 0x9e, 0x9e),
+    RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0x2c, 0xa0, 0x2c),
+    RGBColor(0xe3, 0x8b, 0x00),
+    RGBColor(0xa6, 0x6a, 0x2c),
+    RGBColor(0xc2, 0x3f, 0xb5),
+    RGBColor(0x17, 0xa8, 0xbe),
+    RGBColor(0x6f, 0x4f, 0xb3),
+    RGBColor(0x8c, 0x9a, 0x1e),
+    RGBColor(0xf0, 0x62, 0x92),
+    RGBColor(0x00, 0x69, 0x5c),
+    RGBColor(0x6d, 0x1b, 0x2e),
+    RGBColor(0x0d, 0x2f, 0x6b),
+    RGBColor(0x5d, 0x7a, 0x8c),
+];
+
 fn style(i: usize) -> ShapeStyle {
-    ShapeStyle::from(&Palette99::pick(i)).stroke_width(2)
+    ShapeStyle::from(COLOURS[i % COLOURS.len()]).stroke_width(2)
 }
 
 /// A number in few characters.
 fn short(value: f64) -> String {
-    match value {
-        1000.0.. => format!("{:.0}k", value / 1000.0),
-        10.0.. => format!("{value:.0}"),
-        _ => format!("{value:.1}"),
+    let (value, unit) = match value {
+        1000.0.. => (value / 1000.0, "k"),
+        _ => (value, ""),
+    };
+    // Sums of powers of ten are not exact.
+    format!("{}{unit}", (value * 1000.0).round() / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_has_a_handful_of_round_numbers() {
+        assert_eq!(ticks(0.8, 10.5), [1.0, 2.0, 5.0, 10.0]);
+        assert_eq!(ticks(95.0, 130.0), [100.0, 120.0]);
+        for (low, high) in [(0.7, 1.6), (3.0, 17.0), (16.0, 200.0), (1.0, 5000.0)] {
+            let count = ticks(low, high).len();
+            assert!((2..=9).contains(&count), "{count} between {low} and {high}");
+        }
+    }
+
+    #[test]
+    fn labels_are_short() {
+        let labels = [0.1 + 0.2, 1.0, 150.0, 1200.0].map(short);
+        assert_eq!(labels, ["0.3", "1", "150", "1.2k"]);
     }
 }

@@ -155,10 +155,9 @@ pub struct Quantiles {
 pub struct Summary {
     /// CPU nanoseconds a transfer.
     pub cpu_ns: Option<Spread>,
-    /// Those of them in user space.
-    pub user_ns: Option<Spread>,
-    /// Those of them in the kernel.
-    pub system_ns: Option<Spread>,
+    /// The share of all rounds' CPU that was used in user space, 0 to 1. Not for each round: many
+    /// kernels only look at the clock's ticks which of the two it is.
+    pub user_share: Option<f64>,
     /// Transfers a second.
     pub iops: Option<Spread>,
     /// Context switches a transfer, voluntary and not.
@@ -182,8 +181,7 @@ impl Summary {
         let p99 = |latency: &Quantiles| latency.p99_ns;
         Summary {
             cpu_ns: over(Sample::cpu_ns),
-            user_ns: over(|round| round.each(round.user_ns)),
-            system_ns: over(|round| round.each(round.system_ns)),
+            user_share: user_share(rounds),
             iops: over(Sample::iops),
             switches: over(|round| round.each((round.voluntary + round.involuntary) as f64)),
             cpu_ratio: ratio(Sample::cpu_ns),
@@ -194,6 +192,13 @@ impl Summary {
             }),
         }
     }
+}
+
+fn user_share(rounds: &[Sample]) -> Option<f64> {
+    let user: f64 = rounds.iter().map(|round| round.user_ns).sum();
+    let system: f64 = rounds.iter().map(|round| round.system_ns).sum();
+    let share = user / (user + system);
+    share.is_finite().then_some(share)
 }
 
 impl EngineReport {

@@ -25,17 +25,17 @@ impl Display for Tables<'_> {
 
 fn header(f: &mut Formatter<'_>, machine: &Machine, settings: &Settings) -> fmt::Result {
     let gib = machine.memory as f64 / (1_u64 << 30) as f64;
-    writeln!(f, "date      {}", machine.date)?;
-    writeln!(f, "tokio-kaio {}", machine.tokio_kaio)?;
-    writeln!(f, "kernel    {}", machine.kernel)?;
+    writeln!(f, "date        {}", machine.date)?;
+    writeln!(f, "tokio-kaio  {}", machine.tokio_kaio)?;
+    writeln!(f, "kernel      {}", machine.kernel)?;
     writeln!(
         f,
-        "CPU       {}, {} cores, {gib:.0} GiB of memory",
+        "CPU         {}, {} cores, {gib:.0} GiB of memory",
         machine.cpu, machine.cores
     )?;
     writeln!(
         f,
-        "rounds    {} of {} ms, {} with latencies; file of {} MiB; ratios to {}",
+        "rounds      {} of {} ms, {} with latencies; file of {} MiB; ratios to {}",
         settings.rounds,
         settings.round_ms,
         settings.latency_rounds,
@@ -54,7 +54,7 @@ fn line_of(place: &Place) -> String {
     } = place;
     let device = device.as_ref().map_or(String::new(), |d| format!(" ({d})"));
     format!(
-        "{name:<9} {file_system} on {source}{device}, {}",
+        "{name:<11} {file_system} on {source}{device}, {}",
         dir.display()
     )
 }
@@ -64,7 +64,7 @@ pub(crate) struct Table<'a>(pub(crate) &'a Set);
 
 const COLUMNS: [&str; 11] = [
     "CPU ns",
-    "user+sys",
+    "user",
     "CPU ratio (quartiles)",
     "IOPS",
     "IOPS ratio (quartiles)",
@@ -134,11 +134,10 @@ fn cells(figures: &Figures, summary: &Summary) -> Vec<String> {
         })
     };
     let count = |count| or_none(count, |count: f64| format!("{:.2}", count + 0.0));
-    let parts = summary.user_ns.zip(summary.system_ns);
     vec![
         whole(summary.cpu_ns),
-        or_none(parts, |(user, system)| {
-            format!("{:.0}+{:.0}", user.median, system.median)
+        or_none(summary.user_share, |share| {
+            format!("{:.0} %", 100.0 * share)
         }),
         ratio(summary.cpu_ratio),
         whole(summary.iops),

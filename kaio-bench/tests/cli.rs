@@ -1,0 +1,145 @@
+//! The binary: what it measures, writes, draws and refuses.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kaio_bench::{Report, engines};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kaio-bench"))
+        .args(args)
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Arguments for next to no work.
+fn small<'a>(json: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec![
+        "--dir",
+        ".",
+        "--patterns",
+        "random-read",
+        "--depths",
+        "4",
+        "--rounds",
+        "2",
+        "--latency-rounds",
+        "1",
+        "--round-ms",
+        "1",
+        "--size",
+        "1",
+        "--json",
+        json,
+    ];
+    args.extend(more);
+    args
+}
+
+fn load(path: &Path) -> Report {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_measurement_goes_to_the_screen_to_json_and_into_plots() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (json, plots) = (dir.path().join("report.json"), dir.path().join("plots"));
+    let more = ["--strict", "--plots", plots.to_str().unwrap()];
+    let output = run(&small(json.to_str().unwrap(), &more));
+    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{complained}");
+
+    let report = load(&json);
+    assert_eq!(report.sets.len(), 2, "a shape each");
+    for (set, shape) in report.sets.iter().zip(["tasks", "waves"]) {
+        assert_eq!(set.engines.len(), engines::all().len());
+        assert_eq!(set.shape.name(), shape);
+        for engine in &set.engines {
+            assert!(said.contains(&engine.engine), "{}", engine.engine);
+            let Some(figures) = engine.figures() else {
+                continue;
+            };
+            assert_eq!(figures.rounds.len(), 2);
+            assert!(figures.rounds.iter().all(|round| round.wall_ns > 0.0));
+        }
+        let bare = set.engines[0].summary.unwrap();
+        assert_eq!(bare.cpu_ratio.unwrap().median, 1.0);
+    }
+    for shape in ["tasks", "waves"] {
+        let place = &report.places[0].name;
+        let svg = fs::read_to_string(plots.join(format!("{place}-random-read-{shape}.svg")));
+        let svg = svg.unwrap();
+        assert!(svg.contains("</svg>") && svg.contains("kaio/current-thread"));
+    }
+
+    let rendered = run(&["render", "--from", json.to_str().unwrap()]);
+    assert!(rendered.status.success());
+    assert_eq!(text(&rendered.stdout), said, "the same from JSON");
+}
+
+#[test]
+fn ratios_may_be_to_another_engine_afterwards() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let json = dir.path().join("report.json");
+    let json = json.to_str().unwrap();
+    let measured = run(&small(json, &["--shapes", "waves", "--engines", "kaio"]));
+    assert!(measured.status.success(), "{}", text(&measured.stderr));
+    let names: Vec<_> = load(Path::new(json)).sets[0]
+        .engines
+        .iter()
+        .map(|report| report.engine.clone())
+        .collect();
+    let expected = [
+        "bare",
+        "kaio/multi-thread",
+        "kaio/current-thread",
+        "kaio/local",
+    ];
+    assert_eq!(names, expected);
+
+    let local = run(&["render", "--from", json, "--baseline", "kaio/local"]);
+    assert!(text(&local.stdout).contains("ratios to kaio/local"));
+    let unknown = run(&["render", "--from", json, "--baseline", "magic"]);
+    assert!(!unknown.status.success());
+    assert!(text(&unknown.stderr).contains("no engine magic"));
+}
+
+#[test]
+fn what_can_not_be_done_is_said_in_a_line() {
+    for (args, said) in [
+        (&["--dir", "/nowhere"][..], "/nowhere"),
+        (&["--dir", "/proc"], "/proc"),
+        (&["--engines", "magic"], "magic"),
+        (&["--baseline", "magic"], "magic"),
+        (&["render", "--from", "/nowhere"], "/nowhere"),
+        (
+            &["render", "--from", "/proc/self/status"],
+            "/proc/self/status",
+        ),
+    ] {
+        let output = run(args);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {complaint}");
+        assert!(complaint.starts_with("error: "), "{args:?}: {complaint}");
+        assert!(complaint.contains(said), "{args:?}: {complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{args:?}: {complaint}");
+    }
+}
+
+#[test]
+fn the_list_has_every_engine() {
+    let output = run(&["--list"]);
+    let list = text(&output.stdout);
+    assert!(output.status.success());
+    assert!(
+        engines::all()
+            .iter()
+            .all(|engine| list.contains(engine.name()))
+    );
+}

@@ -1,0 +1,113 @@
+//! What is counted is what has happened: system calls and allocations, of all threads.
+
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use kaio_bench::{CountingAllocator, Counts, counting};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+/// The counters are the process's, so that tests wait for each other.
+fn counted(what: impl FnOnce()) -> Counts {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let counting = counting::start();
+    what();
+    counting.counts()
+}
+
+fn calls(counts: &Counts, name: &str) -> f64 {
+    let calls = counts.calls.as_ref().expect("they can be counted here");
+    calls.get(name).copied().unwrap_or_default()
+}
+
+#[test]
+fn system_calls_are_counted_by_name() {
+    let mut file = tempfile::tempfile().unwrap();
+    let counts = counted(|| {
+        for _ in 0..7 {
+            file.write_at(b"block", 0).unwrap();
+        }
+        for _ in 0..3 {
+            file.read_at(&mut [0; 5], 0).unwrap();
+        }
+        for _ in 0..11 {
+            std::io::Seek::rewind(&mut file).unwrap();
+        }
+        file.sync_data().unwrap();
+    });
+    assert_eq!(calls(&counts, "pwrite64"), 7.0);
+    assert_eq!(calls(&counts, "pread64"), 3.0);
+    assert_eq!(calls(&counts, "lseek64"), 11.0);
+    assert_eq!(calls(&counts, "fdatasync"), 1.0);
+    // Threads of the test harness may have made others meanwhile.
+    assert!(counts.all_calls().unwrap() >= 22.0);
+}
+
+#[test]
+fn calls_by_number_are_told_apart() {
+    let counts = counted(|| {
+        for _ in 0..5 {
+            // Fails at once, with EINVAL: there is no such context.
+            no_io_submit();
+        }
+    });
+    assert_eq!(calls(&counts, "io_submit"), 5.0);
+}
+
+#[allow(unsafe_code)]
+fn no_io_submit() {
+    // SAFETY: submits nothing to nowhere.
+    let code = unsafe { libc::syscall(libc::SYS_io_submit, 0, 0, 0, 0, 0, 0) };
+    assert_eq!(code, -1);
+}
+
+#[test]
+fn calls_of_other_threads_count() {
+    let counts = counted(|| {
+        let yields = || (0..100).for_each(|_| thread::yield_now());
+        thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(yields))));
+    });
+    assert_eq!(calls(&counts, "sched_yield"), 300.0);
+}
+
+#[test]
+fn allocations_are_counted() {
+    let counts = counted(|| {
+        for i in 0..1000 {
+            drop(black_box(Box::new(i)));
+        }
+    });
+    let allocations = counts.allocations.expect("they can be counted here");
+    // The test harness's threads may allocate now and then.
+    assert!((1000.0..1100.0).contains(&allocations), "{allocations}");
+}
+
+#[test]
+fn nothing_is_counted_when_nobody_counts() {
+    let file = tempfile::tempfile().unwrap();
+    let before = counted(|| {});
+    file.write_at(b"block", 0).unwrap();
+    let after = counted(|| {});
+    assert_eq!(calls(&before, "pwrite64"), 0.0);
+    assert_eq!(calls(&after, "pwrite64"), 0.0);
+}
+
+#[test]
+fn a_share_is_what_the_longer_run_has_more() {
+    let counts = |pairs: &[(&str, f64)], allocations| Counts {
+        calls: Some(pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect()),
+        allocations,
+    };
+    let short = counts(&[("io_submit", 110.0), ("mmap", 5.0)], Some(3.0));
+    let long = counts(
+        &[("io_submit", 310.0), ("mmap", 5.0), ("futex", 50.0)],
+        None,
+    );
+    let share = long.per_operation(&short, 100.0);
+    assert_eq!(share, counts(&[("io_submit", 2.0), ("futex", 0.5)], None));
+    assert_eq!(share.all_calls(), Some(2.5));
+}

@@ -1,0 +1,153 @@
+//! Every engine does every pattern in both shapes, on a disk and in memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kaio_bench::{Engine, Pattern, Run, Shape, Unavailable, Workload, engines};
+use tempfile::TempDir;
+
+const LEN: usize = 2 << 20;
+
+/// A directory on the disk that the build is on, and one on tmpfs if there is one that does direct
+/// I/O, with a file each.
+fn files() -> Vec<(TempDir, PathBuf)> {
+    let parents = [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"];
+    let mut files = Vec::new();
+    for parent in parents.map(Path::new) {
+        let Ok(dir) = tempfile::tempdir_in(parent) else {
+            eprintln!("skipped in {}: can't write there", parent.display());
+            continue;
+        };
+        let path = dir.path().join("blocks");
+        fs::write(&path, vec![7; LEN]).unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+        let workload = workload(&path, Pattern::RandomRead, Shape::Tasks, 1);
+        if let Err(error) = engines::open_direct(&workload, false) {
+            eprintln!("skipped in {}: {error}", parent.display());
+            continue;
+        }
+        files.push((dir, path));
+    }
+    assert!(!files.is_empty(), "no place with direct I/O");
+    files
+}
+
+fn workload(path: &Path, pattern: Pattern, shape: Shape, depth: usize) -> Workload {
+    Workload {
+        pattern,
+        shape,
+        depth,
+        path: path.into(),
+        len: LEN as u64,
+    }
+}
+
+fn check(engine: &dyn Engine, workload: &Workload) {
+    let what = || format!("{} with {workload:?}", engine.name());
+    let mut prepared = match engine.prepare(workload) {
+        Ok(prepared) => prepared,
+        Err(error) if error.is::<Unavailable>() => {
+            eprintln!("skipped: {}: {error}", engine.name());
+            return;
+        }
+        Err(error) => panic!("{}: {error}", what()),
+    };
+    // Twice: what a run leaves is enough for another.
+    for (transfers, latencies) in [(10, true), (20, false)] {
+        let run = Run {
+            transfers,
+            seed: 5,
+            latencies,
+        };
+        let tally = prepared
+            .run(&run)
+            .unwrap_or_else(|error| panic!("{}: {error}", what()));
+        let whole = transfers.next_multiple_of(workload.depth) as u64;
+        assert_eq!(tally.transfers, whole, "{}", what());
+        let median = tally.latencies.quantile(0.5);
+        assert_eq!(median.is_some(), latencies, "{}", what());
+    }
+}
+
+fn check_everywhere(name: &str) {
+    let all = engines::all();
+    let engine = all.iter().find(|engine| engine.name() == name);
+    let engine = engine.expect("there is such an engine");
+    for (_dir, path) in files() {
+        for pattern in Pattern::ALL {
+            for shape in Shape::ALL {
+                for depth in [1, 8] {
+                    check(&**engine, &workload(&path, pattern, shape, depth));
+                }
+            }
+        }
+        let directory = path.parent().unwrap();
+        let left = fs::read_dir(directory).unwrap().count();
+        assert_eq!(left, 1, "{name} leaves files");
+    }
+}
+
+#[test]
+fn bare_does_every_pattern_in_both_shapes() {
+    check_everywhere("bare");
+}
+
+#[test]
+fn bare_uring_does_every_pattern_in_both_shapes() {
+    check_everywhere("bare-uring");
+}
+
+#[test]
+fn kaio_does_every_pattern_in_both_shapes() {
+    check_everywhere("kaio/multi-thread");
+    check_everywhere("kaio/current-thread");
+    check_everywhere("kaio/local");
+}
+
+#[test]
+fn spawn_blocking_does_every_pattern_in_both_shapes() {
+    check_everywhere("spawn-blocking/multi-thread");
+    check_everywhere("spawn-blocking/current-thread");
+}
+
+#[test]
+fn tokio_fs_does_every_pattern_in_both_shapes() {
+    check_everywhere("tokio-fs (buffered)");
+}
+
+#[test]
+fn no_engine_is_left_out_here() {
+    let names: Vec<_> = engines::all().iter().map(|e| e.name().to_owned()).collect();
+    assert_eq!(
+        names,
+        [
+            "bare",
+            "bare-uring",
+            "kaio/multi-thread",
+            "kaio/current-thread",
+            "kaio/local",
+            "spawn-blocking/multi-thread",
+            "spawn-blocking/current-thread",
+            "tokio-fs (buffered)",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_ends_early_is_an_error_and_no_figure() {
+    for (_dir, path) in files() {
+        fs::write(&path, vec![7; 4096]).unwrap();
+        let workload = workload(&path, Pattern::RandomRead, Shape::Waves, 8);
+        for engine in engines::all() {
+            let Ok(mut prepared) = engine.prepare(&workload) else {
+                continue;
+            };
+            let run = Run {
+                transfers: 64,
+                seed: 1,
+                latencies: false,
+            };
+            assert!(prepared.run(&run).is_err(), "{}", engine.name());
+        }
+    }
+}
