@@ -1,0 +1,171 @@
+//! The command line, for every binary that has engines.
+
+mod memlock;
+mod once;
+mod render;
+mod run;
+mod site;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{Engine, Pattern, Result, Shape, engines};
+
+/// Measures ways to read and write a disk against the bare system calls.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes tables and plots of an earlier measurement
+    Render(RenderArgs),
+    /// Makes a number of transfers with one engine, and says which system calls they took: something
+    /// to hold strace, perf or callgrind against
+    Once(OnceArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Directory for the files; repeatable [default: `target` or else `.`, and /dev/shm if it has
+    /// direct I/O]
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    /// Engines, by part of their names
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    engines: Vec<String>,
+    /// Patterns [default: all]
+    #[arg(long, value_delimiter = ',')]
+    patterns: Vec<Pattern>,
+    /// Shapes [default: both]
+    #[arg(long, value_delimiter = ',')]
+    shapes: Vec<Shape>,
+    /// Transfers in flight
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128],
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    depths: Vec<u16>,
+    /// Rounds, in each of which every engine runs once
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Milliseconds of an engine's part of a round
+    #[arg(long, default_value_t = 100)]
+    round_ms: u32,
+    /// Further rounds with latencies
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    latency_rounds: u16,
+    /// Size of the file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+    /// Engine that ratios are to
+    #[arg(long, default_value = "bare")]
+    baseline: String,
+    /// Write everything that was measured to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw plots (SVG) into a directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Fail unless every engine that can run here has run, and has all of its figures
+    #[arg(long)]
+    strict: bool,
+    /// List the engines, patterns and shapes, and measure nothing
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Args)]
+struct RenderArgs {
+    /// What `--json` has written
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// Draw plots (SVG) into a directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Engine that ratios are to [default: that of the measurement]
+    #[arg(long)]
+    baseline: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct OnceArgs {
+    /// Name of the engine
+    engine: String,
+    /// Least number of transfers
+    transfers: usize,
+    #[arg(long, default_value = "random-read")]
+    pattern: Pattern,
+    #[arg(long, default_value = "tasks")]
+    shape: Shape,
+    /// Transfers in flight
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    depth: u16,
+    /// Directory for the file
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Size of the file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+}
+
+impl ValueEnum for Pattern {
+    fn value_variants<'a>() -> &'a [Pattern] {
+        &Pattern::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.name().into())
+    }
+}
+
+impl ValueEnum for Shape {
+    fn value_variants<'a>() -> &'a [Shape] {
+        &Shape::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.name().into())
+    }
+}
+
+/// The whole of a binary that measures this crate's engines, and `extra` ones.
+pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
+    let cli = Cli::parse();
+    let all: Vec<_> = engines::all().into_iter().chain(extra).collect();
+    let done = match &cli.command {
+        Some(Command::Render(args)) => render::render(args),
+        Some(Command::Once(args)) => once::once(args, &all),
+        None if cli.run.list => list(&all),
+        None => run::run(&cli.run, &all),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list(all: &[Box<dyn Engine>]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let engines = all.iter().map(|engine| engine.name().to_owned());
+    let patterns = Pattern::ALL.map(|pattern| pattern.to_string());
+    let shapes = Shape::ALL.map(|shape| shape.to_string());
+    writeln!(out, "engines:")?;
+    engines
+        .into_iter()
+        .try_for_each(|name| writeln!(out, "  {name}"))?;
+    writeln!(out, "patterns: {}", patterns.join(", "))?;
+    writeln!(out, "shapes: {}", shapes.join(", "))?;
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Without a subcommand: measures.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use super::RunArgs;
+use super::memlock::raise_memlock;
+use super::render::draw;
+use super::site::Site;
+use crate::text::Table;
+use crate::{
+    Engine, Machine, Pattern, Report, Result, Set, Settings, Shape, Tables, Workload, measure,
+};
+
+pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
+    let chosen = choose(args, all)?;
+    let sites = sites(args)?;
+    raise_memlock();
+    let mut report = Report {
+        machine: Machine::here(),
+        settings: Settings {
+            rounds: args.rounds.into(),
+            round_ms: args.round_ms.into(),
+            latency_rounds: args.latency_rounds.into(),
+            file_size: u64::from(args.size) << 20,
+            baseline: args.baseline.clone(),
+        },
+        places: sites.iter().map(|site| site.place.clone()).collect(),
+        sets: Vec::new(),
+    };
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", Tables(&report))?;
+    for site in &sites {
+        for workload in workloads(args, site) {
+            let mut set = Set {
+                place: site.place.name.clone(),
+                pattern: workload.pattern,
+                shape: workload.shape,
+                depth: workload.depth,
+                engines: measure(&workload, &chosen, &report.settings),
+            };
+            set.summarize(&report.settings.baseline);
+            write!(out, "\n{}", Table(&set))?;
+            report.sets.push(set);
+        }
+    }
+    if let Some(path) = &args.json {
+        save(&report, path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    draw(&report, args.plots.as_deref())?;
+    let flaws = report.flaws();
+    if args.strict && !flaws.is_empty() {
+        return Err(format!("not everything was measured:\n{}", flaws.join("\n")).into());
+    }
+    Ok(())
+}
+
+/// The engines that are asked for, and the baseline in any case.
+fn choose<'a>(args: &RunArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn Engine>> {
+    let engines = || all.iter().map(|engine| &**engine);
+    if !engines().any(|engine| engine.name() == args.baseline) {
+        return Err(format!("no engine {}, to take ratios to; try --list", args.baseline).into());
+    }
+    for part in &args.engines {
+        if !engines().any(|engine| engine.name().contains(part.as_str())) {
+            return Err(format!("no engine with {part} in its name; try --list").into());
+        }
+    }
+    let asked_for = |engine: &&dyn Engine| {
+        let name = engine.name();
+        args.engines.is_empty()
+            || name == args.baseline
+            || args.engines.iter().any(|part| name.contains(part.as_str()))
+    };
+    Ok(engines().filter(asked_for).collect())
+}
+
+fn sites(args: &RunArgs) -> Result<Vec<Site>> {
+    let mut sites: Vec<Site> = Vec::new();
+    let mut add = |parent: &Path| {
+        let mut site = Site::new(parent, u64::from(args.size) << 20)?;
+        let same = |other: &&Site| other.place.file_system == site.place.file_system;
+        let named = |other: &&Site| other.place.name.starts_with(&site.place.name) && same(other);
+        match sites.iter().filter(named).count() {
+            0 => {}
+            n => site.place.name = format!("{}-{}", site.place.name, n + 1),
+        }
+        sites.push(site);
+        Result::Ok(())
+    };
+    if args.dir.is_empty() {
+        let target = Path::new("target");
+        add(if target.is_dir() {
+            target
+        } else {
+            Path::new(".")
+        })?;
+        if let Err(error) = add(Path::new("/dev/shm")) {
+            eprintln!("without tmpfs: {error}");
+        }
+    }
+    args.dir.iter().try_for_each(|dir| add(dir))?;
+    Ok(sites)
+}
+
+fn workloads<'a>(args: &'a RunArgs, site: &'a Site) -> impl Iterator<Item = Workload> + 'a {
+    let or_all = |asked: &'a [Pattern]| {
+        if asked.is_empty() {
+            &Pattern::ALL
+        } else {
+            asked
+        }
+    };
+    let or_both = |asked: &'a [Shape]| if asked.is_empty() { &Shape::ALL } else { asked };
+    or_all(&args.patterns).iter().flat_map(move |pattern| {
+        or_both(&args.shapes).iter().flat_map(move |shape| {
+            args.depths.iter().map(move |depth| Workload {
+                pattern: *pattern,
+                shape: *shape,
+                depth: (*depth).into(),
+                path: site.file.clone(),
+                len: u64::from(args.size) << 20,
+            })
+        })
+    })
+}
+
+fn save(report: &Report, path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    serde_json::to_writer_pretty(&mut file, report)?;
+    writeln!(file)?;
+    Ok(file.flush()?)
+}

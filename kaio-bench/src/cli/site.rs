@@ -1,0 +1,49 @@
+//! [`Site`]: a place with a file.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::{Buffer, Place, Result};
+
+/// A place with a file to measure with.
+pub(super) struct Site {
+    pub(super) place: Place,
+    pub(super) file: PathBuf,
+    /// Removed at the end.
+    _dir: TempDir,
+}
+
+impl Site {
+    pub(super) fn new(parent: &Path, len: u64) -> Result<Site> {
+        let dir = tempfile::Builder::new()
+            .prefix("kaio-bench-")
+            .tempdir_in(parent);
+        let dir = dir.map_err(|error| format!("can't write to {}: {error}", parent.display()))?;
+        let site = Site {
+            place: Place::of(parent)?,
+            file: dir.path().join("blocks"),
+            _dir: dir,
+        };
+        fill(&site.file, len).map_err(|error| {
+            let place = parent.display();
+            format!("can't make a file of {len} bytes for direct I/O in {place}: {error}")
+        })?;
+        Ok(site)
+    }
+}
+
+/// Makes a file with all of its bytes on disk, and none in the page cache.
+fn fill(path: &Path, len: u64) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    let mut file = options.custom_flags(libc::O_DIRECT).open(path)?;
+    let chunk = Buffer::new(1 << 20);
+    for _ in 0..len >> 20 {
+        file.write_all(&chunk)?;
+    }
+    file.sync_all()
+}
