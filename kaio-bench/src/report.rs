@@ -282,3 +282,126 @@ impl Report {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Machine;
+
+    /// Rounds with so much CPU a transfer, and so on.
+    fn figures(cpu: [f64; 3]) -> Figures {
+        let round = |cpu: f64| Sample {
+            transfers: 10,
+            wall_ns: cpu * 20.0,
+            user_ns: cpu * 2.5,
+            system_ns: cpu * 7.5,
+            voluntary: 3,
+            involuntary: 1,
+        };
+        let latency = |cpu: f64| Quantiles {
+            p50_ns: cpu,
+            p99_ns: cpu * 2.0,
+            p999_ns: cpu * 3.0,
+        };
+        Figures {
+            transfers: 10,
+            rounds: cpu.map(round).into(),
+            latency_rounds: cpu.map(latency).into(),
+            latency: Some(latency(cpu[0])),
+            counts: Counts {
+                calls: Some([("io_submit".to_owned(), 1.0)].into()),
+                allocations: Some(0.0),
+            },
+        }
+    }
+
+    fn report(engines: Vec<(&str, Outcome)>) -> Report {
+        let engines = engines.into_iter().map(|(name, outcome)| EngineReport {
+            engine: name.into(),
+            outcome,
+            summary: None,
+        });
+        let mut report = Report {
+            machine: Machine::here(),
+            settings: Settings::default(),
+            places: Vec::new(),
+            sets: vec![Set {
+                place: "disk".into(),
+                pattern: Pattern::LogAppend,
+                shape: Shape::Waves,
+                depth: 8,
+                engines: engines.collect(),
+            }],
+        };
+        report.summarize();
+        report
+    }
+
+    fn measured(cpu: [f64; 3]) -> Outcome {
+        Outcome::Measured(figures(cpu))
+    }
+
+    fn skipped(unavailable: bool) -> Outcome {
+        Outcome::Skipped {
+            error: "not today".into(),
+            unavailable,
+        }
+    }
+
+    #[test]
+    fn ratios_are_to_the_same_round_of_the_baseline() {
+        let report = report(vec![
+            ("bare", measured([100.0, 200.0, 400.0])),
+            ("other", measured([150.0, 400.0, 800.0])),
+        ]);
+        let summary = report.sets[0].engines[1].summary.unwrap();
+        assert_eq!(summary.cpu_ns.unwrap().median, 400.0);
+        assert_eq!(summary.user_share, Some(0.25));
+        assert_eq!(summary.switches.unwrap().median, 0.4);
+        assert_eq!(summary.cpu_ratio.unwrap().median, 2.0);
+        assert_eq!(summary.cpu_ratio.unwrap().q1, 1.75);
+        assert_eq!(summary.iops_ratio.unwrap().median, 0.5);
+        assert_eq!(summary.p99_ratio.unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn a_report_comes_back_from_json_as_it_was() {
+        let report = report(vec![
+            ("bare", measured([100.1, 200.0, 1.0 / 3.0])),
+            ("none", skipped(true)),
+        ]);
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn what_is_missing_is_a_flaw_unless_the_machine_is_to_blame() {
+        let bare = || ("bare", measured([1.0; 3]));
+        assert!(
+            report(vec![bare(), ("gone", skipped(true))])
+                .flaws()
+                .is_empty()
+        );
+
+        let flaws = report(vec![bare(), ("broken", skipped(false))]).flaws();
+        assert_eq!(
+            flaws,
+            ["log-append, waves, depth 8, disk: broken: not today"]
+        );
+
+        let spoil = |spoil: fn(&mut Figures)| {
+            let mut figures = figures([1.0; 3]);
+            spoil(&mut figures);
+            let spoiled = ("spoiled", Outcome::Measured(figures));
+            report(vec![bare(), spoiled]).flaws().concat()
+        };
+        assert!(spoil(|_| {}).is_empty());
+        assert!(spoil(|f| f.rounds.clear()).contains("CPU or IOPS"));
+        assert!(spoil(|f| f.rounds[0].wall_ns = 0.0).contains("CPU or IOPS"));
+        assert!(spoil(|f| f.latency = None).contains("latencies"));
+        assert!(spoil(|f| f.latency_rounds.clear()).contains("ratios"));
+        assert!(spoil(|f| f.counts.calls = None).contains("system calls"));
+        assert!(spoil(|f| f.counts.allocations = None).contains("allocations"));
+        assert!(report(vec![("kaio", measured([1.0; 3]))]).flaws()[0].contains("ratios"));
+    }
+}

@@ -84,6 +84,49 @@ fn a_measurement_goes_to_the_screen_to_json_and_into_plots() {
 }
 
 #[test]
+fn an_engine_that_can_not_run_is_told_and_strictly_taken_is_a_failure() {
+    // Too few descriptors for the one that opens the file once for each transfer in flight.
+    let limited = |more: &str| {
+        let binary = env!("CARGO_BIN_EXE_kaio-bench");
+        let script = format!(
+            "ulimit -n 100; exec {binary} --dir . --engines tokio-fs --patterns random-read \
+             --shapes tasks --depths 128 --rounds 1 --latency-rounds 1 --round-ms 1 --size 1 {more}"
+        );
+        let mut command = Command::new("sh");
+        command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+        command.args(["-c", &script]).output().unwrap()
+    };
+    let output = limited("");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("skipped: Too many open files"), "{said}");
+    assert!(said.contains("\nbare "), "{said}");
+
+    let output = limited("--strict");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("tokio-fs (buffered): Too many open files"));
+}
+
+#[test]
+fn once_makes_so_many_transfers_and_says_what_they_took() {
+    let output = run(&[
+        "once", "bare", "100", "--shape", "waves", "--depth", "10", "--size", "1",
+    ]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let count = |name: &str| -> f64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} in {said}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    assert_eq!(count("transfers "), 100.0);
+    assert_eq!(count("io_submit "), 10.0);
+    assert!((10.0..=100.0).contains(&count("io_getevents ")));
+}
+
+#[test]
 fn ratios_may_be_to_another_engine_afterwards() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let json = dir.path().join("report.json");
