@@ -1,8 +1,8 @@
 //! What engines on tokio have in common: many tasks with one transfer each, or one task with waves.
 //!
-//! An engine says how one transfer is made ([`Transfers`]) and calls [`run_on_tokio!`](crate::run_on_tokio)
-//! in a future that its runtime drives. Nothing here allocates once a run has started all of its
-//! tasks.
+//! An engine says how one transfer is made ([`Transfers`]), and its run calls
+//! [`run_on_tokio!`](crate::run_on_tokio) in a future that its runtime drives. Nothing here
+//! allocates once a run has started all of its tasks.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -3,7 +3,9 @@
 //! System calls are counted where nearly all of them are made: this crate defines the functions of
 //! the C library's that make them, so that the standard library, tokio, mio and the engines call
 //! these instead, and these call the real ones. What the C library calls within itself goes past
-//! them: starting a thread, memory for `malloc`, `pthread` locks, which Rust does not use here.
+//! them: starting a thread, memory for `malloc`, `pthread` locks, which Rust does not use here. So
+//! does code that makes system calls without the C library, as rustix does unless told otherwise.
+//! Before an engine's count is believed, hold it against `strace -f -c` (`kaio-bench once`).
 //! Allocations are counted by an allocator that a binary has to install ([`CountingAllocator`]).
 //!
 //! Whether either takes effect depends on how a binary is linked. [`start`] finds out, with a

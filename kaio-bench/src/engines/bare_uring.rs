@@ -24,7 +24,7 @@ impl Engine for BareUring {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let ring = IoUring::new(workload.depth as u32)
-            .map_err(|error| setup_error("io_uring_setup: io_uring is forbidden here?", &error))?;
+            .map_err(|error| setup_error("io_uring_setup", &error))?;
         let buffers = (0..workload.depth).map(|_| Buffer::new(workload.block()));
         Ok(Box::new(PreparedUring {
             ring,

@@ -8,7 +8,8 @@ mod kaio;
 mod open;
 mod tokio_fs;
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 
 use crate::{Engine, Unavailable};
 
@@ -29,11 +30,29 @@ pub fn all() -> Vec<Box<dyn Engine>> {
     ]
 }
 
-/// An error of `what`: [`Unavailable`] if the machine has no such thing, or forbids it.
-fn setup_error(what: &str, error: &std::io::Error) -> Box<dyn std::error::Error + Send + Sync> {
-    let message = format!("{what}: {error}");
+/// An error of system call `call`, which sets up an interface of the kernel's: [`Unavailable`] if
+/// the kernel lacks that, or something forbids it.
+fn setup_error(call: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
     match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::Unsupported => Unavailable(message).into(),
-        _ => message.into(),
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+            Unavailable(format!("{call} is forbidden here, or missing: {error}")).into()
+        }
+        _ => format!("{call}: {error}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_or_missing_is_the_machines_doing() {
+        let of = |errno| setup_error("io_uring_setup", &io::Error::from_raw_os_error(errno));
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            assert!(of(errno).is::<Unavailable>());
+            let message = of(errno).to_string();
+            assert!(message.starts_with("io_uring_setup is forbidden here"));
+        }
+        assert!(!of(libc::ENOMEM).is::<Unavailable>());
     }
 }
