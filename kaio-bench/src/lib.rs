@@ -57,6 +57,7 @@ pub mod on_tokio;
 mod plots;
 mod report;
 mod stats;
+mod summary;
 mod text;
 mod usage;
 mod workload;
@@ -68,9 +69,8 @@ pub use engines::Flavour;
 pub use machine::{Machine, Place};
 pub use measure::measure;
 pub use plots::plot;
-pub use report::{
-    EngineReport, Figures, Outcome, Quantiles, Report, Sample, Set, Settings, Summary,
-};
+pub use report::{EngineReport, Figures, Outcome, Quantiles, Report, Sample, Set, Settings};
 pub use stats::Spread;
+pub use summary::Summary;
 pub use text::Tables;
 pub use workload::{Direction, Lane, Pattern, Shape, Transfer, Workload};

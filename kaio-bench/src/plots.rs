@@ -9,7 +9,8 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, KeyPointWeight};
 use plotters::prelude::*;
 
-use crate::report::{Figures, Summary};
+use crate::report::Figures;
+use crate::summary::Summary;
 use crate::{Pattern, Report, Result, Set, Shape};
 
 /// Draws a file for each place, pattern and shape into `dir`, which is made if need be: CPU to the

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counting::Counts;
 use crate::machine::{Machine, Place};
-use crate::stats::Spread;
+use crate::summary::Summary;
 use crate::{Pattern, Shape};
 
 /// All of one session: as JSON, what tables and plots are made of.
@@ -126,15 +126,15 @@ impl Sample {
         std::time::Duration::from_nanos(self.wall_ns as u64)
     }
 
-    fn cpu_ns(&self) -> f64 {
+    pub(crate) fn cpu_ns(&self) -> f64 {
         self.each(self.user_ns + self.system_ns)
     }
 
-    fn iops(&self) -> f64 {
+    pub(crate) fn iops(&self) -> f64 {
         self.transfers as f64 / self.wall_ns * 1e9
     }
 
-    fn each(&self, value: f64) -> f64 {
+    pub(crate) fn each(&self, value: f64) -> f64 {
         value / self.transfers as f64
     }
 }
@@ -148,57 +148,6 @@ pub struct Quantiles {
     pub p99_ns: f64,
     /// 99.9 % of them took no longer.
     pub p999_ns: f64,
-}
-
-/// What follows from an engine's figures and the baseline's, round by round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// CPU nanoseconds a transfer.
-    pub cpu_ns: Option<Spread>,
-    /// The share of all rounds' CPU that was used in user space, 0 to 1. Not for each round: many
-    /// kernels only look at the clock's ticks which of the two it is.
-    pub user_share: Option<f64>,
-    /// Transfers a second.
-    pub iops: Option<Spread>,
-    /// Context switches a transfer, voluntary and not.
-    pub switches: Option<Spread>,
-    /// CPU, to the baseline's in the same round.
-    pub cpu_ratio: Option<Spread>,
-    /// Transfers a second, to the baseline's in the same round.
-    pub iops_ratio: Option<Spread>,
-    /// The latency that 99 % did not exceed, to the baseline's in the same round.
-    pub p99_ratio: Option<Spread>,
-}
-
-impl Summary {
-    fn of(figures: &Figures, baseline: Option<&Figures>) -> Summary {
-        let rounds = &figures.rounds;
-        let over = |value: fn(&Sample) -> f64| Spread::of(rounds.iter().map(value));
-        let ratio = |value: fn(&Sample) -> f64| {
-            let theirs = baseline?.rounds.iter().map(value);
-            Spread::of_ratios(rounds.iter().map(value), theirs)
-        };
-        let p99 = |latency: &Quantiles| latency.p99_ns;
-        Summary {
-            cpu_ns: over(Sample::cpu_ns),
-            user_share: user_share(rounds),
-            iops: over(Sample::iops),
-            switches: over(|round| round.each((round.voluntary + round.involuntary) as f64)),
-            cpu_ratio: ratio(Sample::cpu_ns),
-            iops_ratio: ratio(Sample::iops),
-            p99_ratio: baseline.and_then(|baseline| {
-                let theirs = baseline.latency_rounds.iter().map(p99);
-                Spread::of_ratios(figures.latency_rounds.iter().map(p99), theirs)
-            }),
-        }
-    }
-}
-
-fn user_share(rounds: &[Sample]) -> Option<f64> {
-    let user: f64 = rounds.iter().map(|round| round.user_ns).sum();
-    let system: f64 = rounds.iter().map(|round| round.system_ns).sum();
-    let share = user / (user + system);
-    share.is_finite().then_some(share)
 }
 
 impl EngineReport {

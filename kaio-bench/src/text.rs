@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::report::{EngineReport, Figures, Outcome, Summary};
+use crate::report::{EngineReport, Figures, Outcome};
+use crate::summary::Summary;
 use crate::{Machine, Place, Quantiles, Report, Set, Settings, Spread};
 
 /// A report as tables.
