@@ -4,8 +4,8 @@ use crate::error::Transfer;
 use crate::flags::{ReadFlags, WriteFlags};
 use crate::{AioCommandError, LockedBuf};
 
-use crate::request::{Lease, Payload};
-use crate::sys::abi::{self, Iocb};
+use crate::request::{Lease, Order, Payload};
+use crate::sys::abi;
 
 /// One operation, for
 /// [`submit_request`](crate::GenericAioContextHandle::submit_request).
@@ -84,14 +84,13 @@ impl<'a> RawCommand<'a> {
         }
     }
 
-    /// The request for descriptor `fd`: the iocb, with the memory that it names leased from the
-    /// buffer.
+    /// What goes to the kernel, with the memory for it leased from the buffer.
     ///
     /// # Errors
     ///
     /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, `EOPNOTSUPP` for flags that
     /// no kernel could know.
-    pub(crate) fn payload(self, fd: i32) -> Result<(Payload, Lease<'a>), AioCommandError> {
+    pub(crate) fn payload(self) -> Result<(Payload, Lease<'a>), AioCommandError> {
         Ok(match self {
             RawCommand::Pread {
                 offset,
@@ -99,11 +98,13 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let mut iocb = Iocb::new(abi::IOCB_CMD_PREAD, fd);
-                iocb.rw_flags = rw_flags(flags.bits())?;
-                iocb.offset = offset as i64;
-                iocb.nbytes = len;
-                Payload::read(iocb, buffer).map_err(AioCommandError::IoSubmit)?
+                let order = Order {
+                    opcode: abi::IOCB_CMD_PREAD,
+                    rw_flags: rw_flags(flags.bits())?,
+                    nbytes: len,
+                    offset: offset as i64,
+                };
+                Payload::read(order, buffer).map_err(AioCommandError::IoSubmit)?
             }
             RawCommand::Pwrite {
                 offset,
@@ -111,20 +112,16 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let mut iocb = Iocb::new(abi::IOCB_CMD_PWRITE, fd);
-                iocb.rw_flags = rw_flags(flags.bits())?;
-                iocb.offset = offset as i64;
-                iocb.nbytes = len;
-                (Payload::write(iocb, buffer), Lease::None)
+                let order = Order {
+                    opcode: abi::IOCB_CMD_PWRITE,
+                    rw_flags: rw_flags(flags.bits())?,
+                    nbytes: len,
+                    offset: offset as i64,
+                };
+                (Payload::write(order, buffer), Lease::None)
             }
-            RawCommand::Fdsync => (
-                Payload::bare(Iocb::new(abi::IOCB_CMD_FDSYNC, fd)),
-                Lease::None,
-            ),
-            RawCommand::Fsync => (
-                Payload::bare(Iocb::new(abi::IOCB_CMD_FSYNC, fd)),
-                Lease::None,
-            ),
+            RawCommand::Fdsync => (Payload::bare(abi::IOCB_CMD_FDSYNC), Lease::None),
+            RawCommand::Fsync => (Payload::bare(abi::IOCB_CMD_FSYNC), Lease::None),
         })
     }
 }
@@ -138,13 +135,15 @@ fn rw_flags(bits: isize) -> Result<i32, AioCommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::abi::Iocb;
 
     const EVENTFD: i32 = 77;
 
     /// The iocb as the kernel gets it, of a command that is well-formed.
     fn encoded(command: RawCommand<'_>) -> Iocb {
-        let (payload, lease) = command.payload(5).unwrap();
-        let (mut iocb, memory) = payload.into_parts();
+        let (payload, lease) = command.payload().unwrap();
+        let (order, memory) = payload.into_parts();
+        let mut iocb = order.iocb(5, &memory, 3);
         lease.settle(memory);
         assert_eq!(iocb.flags, 0, "RWF flags put here would be lost");
         iocb.notify(EVENTFD);
@@ -152,7 +151,8 @@ mod tests {
             (iocb.flags, iocb.resfd),
             (abi::IOCB_FLAG_RESFD, EVENTFD as u32)
         );
-        assert_eq!((iocb.fildes, iocb.reqprio, iocb.reserved2), (5, 0, 0));
+        assert_eq!((iocb.data, iocb.fildes), (3, 5));
+        assert_eq!((iocb.reqprio, iocb.reserved2), (0, 0));
         iocb
     }
 
@@ -212,10 +212,10 @@ mod tests {
         let mut buffer = LockedBuf::with_size(4096).unwrap();
         for bits in (31..isize::BITS).map(|bit| 1_isize << bit) {
             let flags = ReadFlags::from_bits_retain(bits);
-            let error = read(&mut buffer, flags).payload(5).unwrap_err();
+            let error = read(&mut buffer, flags).payload().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
             let flags = WriteFlags::from_bits_retain(bits);
-            let error = write(&buffer, flags).payload(5).unwrap_err();
+            let error = write(&buffer, flags).payload().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
         }
         assert_eq!(buffer.size(), 4096);

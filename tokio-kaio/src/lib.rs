@@ -72,7 +72,7 @@
 //!    taken, or waited for.
 //! 2. A request that comes alone goes to the kernel there and then. Requests that come together, in
 //!    the same turn of the runtime, are queued, and the context's background task submits them with
-//!    one system call, up to 32 ([`AioContextBuilder::max_batch`]) at a time.
+//!    one system call, up to 16 ([`AioContextBuilder::max_batch`]) at a time.
 //! 3. What completes inside the submission, as on tmpfs, is found right after it. Otherwise the
 //!    kernel writes an event to a ring that it shares with the process, and signals an eventfd
 //!    among those that tokio's I/O driver waits for. The events are taken out of the ring without a

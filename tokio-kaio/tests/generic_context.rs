@@ -257,8 +257,8 @@ fn the_lists_are_only_touched_under_the_lock() {
             "the own lock is the one that is used"
         );
         assert!(
-            LINKED.load(Ordering::Relaxed) >= linked + 64,
-            "and so is the own link"
+            LINKED.load(Ordering::Relaxed) > linked,
+            "and so is the own link, for what waits"
         );
         assert_eq!(UNLOCKED.load(Ordering::Relaxed), 0);
         drop(handle);

@@ -19,12 +19,19 @@ pub(crate) struct Batching {
     since_probe: u32,
     /// Requests that were made to wait for company that was not seen.
     probes: u32,
+    /// How many requests the last flush found.
+    last_flush: usize,
+    /// Flushes since one was last put off.
+    since_put_off: u32,
 }
 
 /// One in about so many requests is made to wait for company that may not come. Not at a fixed
 /// distance: in waves of a length that divides it, each probe would be the last of its wave.
 const PROBE_EVERY: u32 = 61;
 const PROBE_JITTER: u32 = 8;
+
+/// One in so many flushes that seem complete is put off all the same, to see whether it was.
+const PUT_OFF_EVERY: u32 = 16;
 
 impl Batching {
     /// Whether a new request should wait, with `in_flight` out already.
@@ -45,9 +52,22 @@ impl Batching {
         false
     }
 
+    /// Whether a flush of `queued` requests would come too early, if tasks may be ready that have
+    /// not run yet: one request alone, or fewer than half of the last time.
+    pub(crate) fn is_early(&mut self, queued: usize) -> bool {
+        self.since_put_off += 1;
+        let complete = queued > 1 && queued * 2 >= self.last_flush;
+        let early = !complete || self.since_put_off >= PUT_OFF_EVERY;
+        if early {
+            self.since_put_off = 0;
+        }
+        early
+    }
+
     /// The queue was flushed with `requests` in it.
     pub(crate) fn flushed(&mut self, requests: usize) {
         self.company = requests > 1;
+        self.last_flush = requests;
     }
 
     /// The runtime has turned: tasks that were ready have run.

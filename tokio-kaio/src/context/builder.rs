@@ -40,9 +40,6 @@ pub struct AioContextBuilder {
     limits: Limits,
 }
 
-/// What [`AioContextBuilder::max_batch`] is unless set.
-const DEFAULT_MAX_BATCH: usize = 32;
-
 impl AioContextBuilder {
     /// A context with up to `nr` requests in flight, where further ones wait.
     pub fn new(nr: usize) -> AioContextBuilder {
@@ -50,7 +47,7 @@ impl AioContextBuilder {
             limits: Limits {
                 slots: nr,
                 waits: true,
-                max_batch: DEFAULT_MAX_BATCH,
+                max_batch: None,
             },
         }
     }
@@ -63,12 +60,13 @@ impl AioContextBuilder {
     }
 
     /// Most requests that go to the kernel in one system call: 1 to 64, values outside count as
-    /// the nearest; 32 by default.
+    /// the nearest. By default 16; where the kernel is done with requests before the call
+    /// returns, as on tmpfs, 64.
     ///
     /// A batch costs one system call, and the block layer works on it as a whole: more per call
     /// is less CPU an operation, but the device idles while a batch is put together.
     pub fn max_batch(mut self, requests: usize) -> Self {
-        self.limits.max_batch = requests.clamp(1, MAX_BATCH);
+        self.limits.max_batch = Some(requests.clamp(1, MAX_BATCH));
         self
     }
 

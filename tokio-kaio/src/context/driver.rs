@@ -2,10 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::shared::Shared;
 use super::state::Driven;
@@ -27,9 +30,22 @@ enum Stage {
     Running {
         /// How long not to look for requests of whose end no signal tells.
         pause: Duration,
+        turn: Turn,
     },
     /// Until everything is given back.
     Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+/// Whether the tasks that were ready have run when the driver is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// They may not have: a worker of the multi-threaded runtime polls the task first that was
+    /// woken last.
+    Early,
+    /// They have: the driver has let them go first.
+    Late,
+    /// They always have: the runtime's queue is first in, first out.
+    Fair,
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
@@ -41,6 +57,7 @@ impl<F: Flavour> Driver<F> {
             shared,
             stage: Stage::Running {
                 pause: SHORTEST_PAUSE,
+                turn: Turn::of_runtime(),
             },
         }
     }
@@ -51,11 +68,16 @@ impl<F: Flavour> Future for Driver<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Stage::Running { pause } = &mut this.stage {
+        if let Stage::Running { pause, turn } = &mut this.stage {
             let reaper = &this.shared.reaper;
             reaper.register_driver(cx.waker());
             let signal = reaper.take_signal().then(|| reaper.waker());
-            match this.shared.drive(signal.as_ref()) {
+            match this.shared.drive(signal.as_ref(), turn.take()) {
+                Driven::Early => {
+                    *turn = Turn::Late;
+                    cx.waker().wake_by_ref(); // a task that wakes itself goes to the end
+                    return Poll::Pending;
+                }
                 Driven::Quiescent => {
                     *pause = SHORTEST_PAUSE;
                     return Poll::Pending;
@@ -76,6 +98,23 @@ impl<F: Flavour> Future for Driver<F> {
             ready!(ended.as_mut().poll(cx));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Turn {
+    fn of_runtime() -> Turn {
+        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => Turn::Early,
+            _ => Turn::Fair,
+        }
+    }
+
+    /// What it is now; the next one is early again.
+    fn take(&mut self) -> Turn {
+        match *self {
+            Turn::Late => mem::replace(self, Turn::Early),
+            turn => turn,
+        }
     }
 }
 

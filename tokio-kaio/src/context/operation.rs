@@ -58,7 +58,7 @@ impl<'a, F: Flavour> Operation<'a, F> {
     ) -> Poll<Result<u64, AioCommandError>> {
         command.check();
         let transfer = command.transfer();
-        let (payload, lease) = match command.payload(self.descriptor.fd()) {
+        let (payload, lease) = match command.payload() {
             Ok(parts) => parts,
             Err(error) => return Poll::Ready(Err(error)),
         };
@@ -89,7 +89,6 @@ impl<'a, F: Flavour> Operation<'a, F> {
             Err(error) => return Err((AioCommandError::IoSubmit(error), payload.into_memory())),
         };
         self.descriptor = Descriptor::Held(file);
-        let payload = payload.on(self.descriptor.fd());
         match self.shared.admit(payload, &self.descriptor, waker) {
             Admitted::Launched(launched) => Ok(self.shared.send(launched, &self.descriptor)),
             Admitted::Queued(ticket) => Ok(Err(ticket)),

@@ -14,10 +14,11 @@ use lock_api::Mutex;
 
 use super::aftermath::Aftermath;
 use super::descriptor::Descriptor;
+use super::driver::Turn;
 use super::reaper::Reaper;
 use super::state::{Admitted, Driven, Launched, Limits, Phase, State};
 use super::teardown::Remains;
-use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Released, Ticket};
+use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Ticket};
 use crate::sync::{EventFd, watch};
 use crate::sys::MAX_BATCH;
 
@@ -49,41 +50,34 @@ impl<F: Flavour> Shared<F> {
 
     /// Makes a change under the lock, then does what follows from it.
     fn with<R>(&self, change: impl FnOnce(&mut State<F>, &mut Aftermath<F::Kernel>) -> R) -> R {
-        let (result, flush) = self.locked(change);
-        if flush {
+        let mut aftermath = Aftermath::new();
+        let result = self.locked(&mut aftermath, change);
+        if aftermath.is_nothing() {
+            mem::forget(aftermath); // owns nothing
+        } else if self.follow_up(&mut aftermath) {
             self.flush();
         }
         result
     }
 
-    /// As [`Shared::with`], but leaves a due flush to the caller: the second value.
+    /// Makes a change under the lock; [`Shared::follow_up`] is to be called.
     fn locked<R>(
         &self,
+        aftermath: &mut Aftermath<F::Kernel>,
         change: impl FnOnce(&mut State<F>, &mut Aftermath<F::Kernel>) -> R,
-    ) -> (R, bool) {
-        let mut aftermath = Aftermath::new();
-        let result = {
-            let mut state = self.state.lock();
-            let result = change(&mut state, &mut aftermath);
-            state.end_if_due(&mut aftermath);
-            result
-        };
-        let flush = if aftermath.is_nothing() {
-            mem::forget(aftermath); // owns nothing
-            false
-        } else {
-            self.follow_up(aftermath)
-        };
-        (result, flush)
+    ) -> R {
+        let mut state = self.state.lock();
+        let result = change(&mut state, aftermath);
+        state.end_if_due(aftermath);
+        result
     }
 
-    /// Returns whether the queue is to be flushed.
-    fn follow_up(&self, mut aftermath: Aftermath<F::Kernel>) -> bool {
+    /// Does what follows from a change, but for a flush. Returns whether that is due.
+    fn follow_up(&self, aftermath: &mut Aftermath<F::Kernel>) -> bool {
         loop {
-            aftermath.released.drain(..).for_each(Released::free);
-            if let Some(rare) = aftermath.rare.take() {
-                rare.released.into_iter().for_each(Released::free);
-                rare.remains.into_iter().for_each(Remains::bury);
+            aftermath.released.free();
+            if let Some(remains) = aftermath.remains.take() {
+                Remains::bury(*remains);
             }
             // After the futures: it submits what their tasks are about to queue.
             if mem::take(&mut aftermath.wake_driver) {
@@ -92,9 +86,7 @@ impl<F: Flavour> Shared<F> {
             if !mem::take(&mut aftermath.more) {
                 return aftermath.flush;
             }
-            let mut state = self.state.lock();
-            state.reap(&mut aftermath);
-            state.end_if_due(&mut aftermath);
+            self.locked(aftermath, |state, aftermath| state.reap(aftermath));
         }
     }
 
@@ -136,10 +128,10 @@ impl<F: Flavour> Shared<F> {
                 Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
                 None => {}
             }
-            let looked = state.table.collect(ticket);
-            if refused.is_none() {
-                state.sent(sent, route.quiet, looked.is_ok(), aftermath);
+            if sent > 0 && refused.is_none() {
+                state.sent(std::slice::from_ref(&iocb), &route, aftermath);
             }
+            let looked = state.table.collect(ticket);
             let unused = match &looked {
                 Ok(_) => Some(waker),
                 Err(ticket) => state.table.rewake(ticket, waker),
@@ -152,15 +144,18 @@ impl<F: Flavour> Shared<F> {
     /// Submits what is queued, as far as there are slots. Leaves it to the driver where others keep
     /// queueing: it is their task's poll, or the driver's, that goes on here.
     pub(super) fn flush(&self) {
-        let mut batch = Batch::new(self.limits.max_batch);
+        let mut batch = Batch::new();
         loop {
             for _ in 0..MOST_BATCHES {
                 if !self.flush_batch(&mut batch) {
                     return;
                 }
             }
-            let ((), flush_here) = self.locked(|state, aftermath| state.request_flush(aftermath));
-            if !flush_here {
+            let mut aftermath = Aftermath::new();
+            self.locked(&mut aftermath, |state, aftermath| {
+                state.request_flush(aftermath)
+            });
+            if !self.follow_up(&mut aftermath) {
                 return;
             }
         }
@@ -168,27 +163,28 @@ impl<F: Flavour> Shared<F> {
 
     /// Returns whether there may be another batch to submit.
     fn flush_batch(&self, batch: &mut Batch) -> bool {
-        let (Some(route), _) = self.locked(|state, _| state.launch_queued(batch)) else {
+        let mut aftermath = Aftermath::new();
+        let Some(route) = self.locked(&mut aftermath, |state, _| state.launch_queued(batch)) else {
+            self.follow_up(&mut aftermath);
             return false;
         };
         let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
         let sent = route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
-        batch.advance(sent);
-        let taken = sent - refused.len();
-        let stalled = !batch.is_empty();
-        let (progress, flush_here) = self.locked(|state, aftermath| {
+        let stalled = sent < batch.iocbs().len();
+        let (progress, more) = self.locked(&mut aftermath, |state, aftermath| {
             state.submitting -= 1;
             for (tag, errno) in refused {
                 state.refuse(tag, errno, aftermath);
             }
             let reaped = state.reaped_since(&route, aftermath);
-            state.put_back(std::iter::from_fn(|| batch.pop()), reaped, aftermath);
-            let all_done = state.table.in_flight() == 0;
-            state.sent(taken, route.quiet, all_done, aftermath);
-            reaped
+            let unsent = std::iter::from_fn(|| batch.pop_unsent(sent));
+            state.put_back(unsent, reaped, aftermath);
+            state.sent(batch.iocbs(), &route, aftermath);
+            (!stalled || reaped, state.table.queued() > 0)
         });
+        batch.clear();
         // Where the kernel has no room, the next event makes some.
-        !stalled || progress || flush_here
+        self.follow_up(&mut aftermath) || progress && more
     }
 
     /// Looks whether a request is done; if not, has `waker` woken when it is.
@@ -230,9 +226,7 @@ impl<F: Flavour> Shared<F> {
     pub(super) fn withdraw(&self, ticket: Ticket<F>) -> Memory {
         self.with(|state, aftermath| {
             state.reap_all(aftermath); // it may be done, and its memory free
-            let (memory, released) = state.table.withdraw(ticket);
-            aftermath.push(released);
-            memory
+            state.table.withdraw(ticket, &mut aftermath.released)
         })
     }
 
@@ -247,24 +241,31 @@ impl<F: Flavour> Shared<F> {
 
     /// The driver runs. `signal`: the kernel's signal was left to it, and this is the waker for
     /// the next one.
-    pub(super) fn drive(&self, signal: Option<&Waker>) -> Driven {
-        let queued = self.with(|state, aftermath| {
+    pub(super) fn drive(&self, signal: Option<&Waker>, turn: Turn) -> Driven {
+        let (queued, early) = self.with(|state, aftermath| {
             state.driven = true;
-            state.flush_requested = false;
             if let Some(waker) = signal {
                 state.arm(waker, aftermath);
             }
             state.reap(aftermath);
-            state.batching.turned();
-            state.table.queued() > 0
+            let queued = state.table.queued();
+            let early = turn == Turn::Early && queued > 0 && state.batching.is_early(queued);
+            state.flush_requested = early; // it goes on
+            if !early {
+                state.batching.turned();
+            }
+            (queued > 0, early)
         });
+        if early {
+            return Driven::Early;
+        }
         if queued {
             self.flush();
         }
         let state = self.state.lock();
         match state.phase {
             Phase::Gone => Driven::Gone,
-            _ if state.table.quiet() > 0 => Driven::Unsignalled,
+            _ if state.table.overlooked() > 0 => Driven::Unsignalled,
             _ => Driven::Quiescent,
         }
     }
@@ -287,8 +288,7 @@ impl<F: Flavour> Shared<F> {
     /// Requests that are queued, that are in flight, and that have a future.
     #[cfg(test)]
     pub(super) fn census(&self) -> (usize, usize, usize) {
-        let state = self.state.lock();
-        let table = &state.table;
+        let table = &mut self.state.lock().table;
         (table.queued(), table.in_flight(), table.claimed())
     }
 

@@ -12,10 +12,14 @@ use super::descriptor::Descriptor;
 use super::signalling::Signalling;
 use super::teardown::Remains;
 use crate::AioCommandError;
-use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Released, Table, Ticket, submit};
+use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Table, Ticket, submit};
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
-use crate::sys::{Events, Kernel};
+use crate::sys::{Events, Kernel, MAX_BATCH};
+
+/// Most requests that go to the kernel in one call, unless told. With more, the device is idle for
+/// longer while they are put together, and the CPU that is saved is little.
+const DEFAULT_MAX_BATCH: usize = 16;
 
 /// What a context is made with.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +28,8 @@ pub(crate) struct Limits {
     pub(crate) slots: usize,
     /// Whether a request waits for a free slot.
     pub(crate) waits: bool,
-    /// Most requests that go to the kernel in one call.
-    pub(crate) max_batch: usize,
+    /// Most requests that go to the kernel in one call, if that was chosen.
+    pub(crate) max_batch: Option<usize>,
 }
 
 pub(super) struct State<F: Flavour> {
@@ -87,6 +91,8 @@ pub(super) struct Route<K: Kernel> {
     /// `None`: the requests go out quietly.
     pub(super) eventfd: Option<i32>,
     pub(super) quiet: bool,
+    /// The table's number of the launch.
+    pub(super) launch: u32,
     /// [`State::reaps`] when the call was decided on.
     pub(super) reaps: u64,
 }
@@ -94,6 +100,8 @@ pub(super) struct Route<K: Kernel> {
 /// What the driver has to know of its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driven {
+    /// There is something to flush, and more to come if the tasks that are ready run first.
+    Early,
     /// It will be woken.
     Quiescent,
     /// There are requests in flight of whose end no signal will tell: look again soon.
@@ -160,7 +168,10 @@ impl<F: Flavour> State<F> {
                 return Admitted::WantsFile(payload, waker);
             };
             let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
-            if self.table.queued() >= self.limits.max_batch && !full {
+            // A device should not wait for the rest. But where requests are done at once, a flush
+            // wakes their tasks, this one among them, which costs least from the driver's.
+            let at_once = self.may_be_quiet();
+            if self.table.queued() >= self.batch_limit() && !full && !at_once {
                 aftermath.flush = true;
             } else {
                 self.request_flush(aftermath);
@@ -168,7 +179,7 @@ impl<F: Flavour> State<F> {
             return Admitted::Queued(ticket);
         }
         let quiet = self.may_be_quiet();
-        let (ticket, iocb) = self.table.launch(payload, quiet);
+        let (ticket, iocb) = self.table.launch(payload, descriptor.fd());
         match self.route(quiet) {
             Some(route) => Admitted::Launched(Launched {
                 ticket,
@@ -189,6 +200,7 @@ impl<F: Flavour> State<F> {
             port: live.kernel.port(),
             eventfd: signal.map(|signal| signal.as_raw_fd()),
             quiet,
+            launch: self.table.latest_launch(),
             reaps: self.reaps,
         })
     }
@@ -199,16 +211,32 @@ impl<F: Flavour> State<F> {
         self.driven && self.signalling.may_be_quiet()
     }
 
-    /// `requests` went to the kernel, and a reap has found that they are all done, or not.
+    /// Most requests that go to the kernel in one call now. Unless told, a device gets work to do
+    /// while the rest is put together; one that is done with it at once is idle anyway.
+    fn batch_limit(&self) -> usize {
+        let limit = match self.limits.max_batch {
+            Some(limit) => limit,
+            None if self.may_be_quiet() => MAX_BATCH,
+            None => DEFAULT_MAX_BATCH,
+        };
+        limit.clamp(1, MAX_BATCH)
+    }
+
+    /// `iocbs` went to the kernel, and what was done by then has been reaped.
     pub(super) fn sent(
         &mut self,
-        requests: usize,
-        quiet: bool,
-        all_done: bool,
+        iocbs: &[Iocb],
+        route: &Route<F::Kernel>,
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
-        self.signalling.submitted(requests, quiet, all_done);
-        aftermath.wake_driver |= self.table.quiet() > 0;
+        let any_left = if route.quiet {
+            self.table.overlook(iocbs, route.launch)
+        } else {
+            self.table.is_any_left(iocbs, route.launch)
+        };
+        self.signalling
+            .submitted(iocbs.len(), route.quiet, !any_left);
+        aftermath.wake_driver |= route.quiet && any_left;
     }
 
     pub(super) fn launch_queued(&mut self, batch: &mut Batch) -> Option<Route<F::Kernel>> {
@@ -218,7 +246,8 @@ impl<F: Flavour> State<F> {
         }
         self.batching.flushed(self.table.queued());
         let quiet = self.may_be_quiet();
-        self.table.launch_queued(batch, self.limits.slots, quiet);
+        let limit = self.batch_limit();
+        self.table.launch_queued(batch, limit, self.limits.slots);
         if batch.is_empty() {
             return None;
         }
@@ -241,7 +270,8 @@ impl<F: Flavour> State<F> {
         }
         for event in &events {
             let outcome = Outcome::Completed(event.res);
-            aftermath.push(self.table.complete(event.data, outcome));
+            self.table
+                .complete(event.data, outcome, &mut aftermath.released);
         }
         self.reaps = self.reaps.wrapping_add(1);
         aftermath.more |= events.is_full();
@@ -279,7 +309,8 @@ impl<F: Flavour> State<F> {
 
     /// The kernel has refused a request that was in flight by the table's account.
     pub(super) fn refuse(&mut self, tag: u64, errno: i32, aftermath: &mut Aftermath<F::Kernel>) {
-        aftermath.push(self.table.complete(tag, Outcome::Refused(errno)));
+        self.table
+            .complete(tag, Outcome::Refused(errno), &mut aftermath.released);
         self.request_flush(aftermath);
     }
 
@@ -296,13 +327,10 @@ impl<F: Flavour> State<F> {
         let room_to_come = reaped || self.table.in_flight() > requests.len();
         for (iocb, file) in requests {
             if room_to_come && !ended {
-                aftermath.push(self.table.requeue(iocb, file));
+                self.table.requeue(&iocb, file, &mut aftermath.released);
                 continue;
             }
-            aftermath.push(Released {
-                file: Some(file),
-                ..Released::default()
-            });
+            aftermath.released.drop(None, Memory::None, Some(file));
             if !ended {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);
             }
@@ -327,9 +355,8 @@ impl<F: Flavour> State<F> {
             Phase::Open(live) => Phase::Stopping(live),
             other => other,
         };
-        for released in self.table.turn_away(self.limits.slots) {
-            aftermath.push(released);
-        }
+        self.table
+            .turn_away(self.limits.slots, &mut aftermath.released);
         self.reap(aftermath);
         self.request_flush(aftermath);
     }
@@ -338,8 +365,7 @@ impl<F: Flavour> State<F> {
     pub(super) fn orphan(&mut self, outcome: Outcome, aftermath: &mut Aftermath<F::Kernel>) {
         self.phase = match mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Open(live) | Phase::Stopping(live) => {
-                let (kept, released) = self.table.orphan(outcome);
-                released.into_iter().for_each(|r| aftermath.push(r));
+                let kept = self.table.orphan(outcome, &mut aftermath.released);
                 Phase::Orphaned(live, kept)
             }
             other => other,
@@ -368,12 +394,12 @@ impl<F: Flavour> State<F> {
                 return;
             }
         };
-        aftermath.rare().remains = Some(Remains {
+        aftermath.remains = Some(Box::new(Remains {
             kernel: live.kernel,
             memory,
             signal: live.signal,
             gone: live.gone,
-        });
+        }));
         aftermath.wake_driver = true;
     }
 }

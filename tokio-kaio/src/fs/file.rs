@@ -150,14 +150,14 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
-    pub async fn read_at<M, A, L>(
-        &self,
-        aio_handle: &GenericAioContextHandle<M, A, L>,
+    pub fn read_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
-        buffer: &mut LockedBuf,
+        buffer: &'a mut LockedBuf,
         len: u64,
         flags: ReadFlags,
-    ) -> Result<u64, AioCommandError>
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
     where
         M: RawMutex,
         A: IntrusiveAdapter<M, L>,
@@ -170,9 +170,7 @@ impl File {
             flags,
             len,
         };
-        aio_handle
-            .operation(Descriptor::File(&self.inner), command)
-            .await
+        aio_handle.operation(Descriptor::File(&self.inner), command)
     }
 
     /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
@@ -191,14 +189,14 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
-    pub async fn write_at<M, A, L>(
-        &self,
-        aio_handle: &GenericAioContextHandle<M, A, L>,
+    pub fn write_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
-        buffer: &LockedBuf,
+        buffer: &'a LockedBuf,
         len: u64,
         flags: WriteFlags,
-    ) -> Result<u64, AioCommandError>
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
     where
         M: RawMutex,
         A: IntrusiveAdapter<M, L>,
@@ -211,9 +209,7 @@ impl File {
             flags,
             len,
         };
-        aio_handle
-            .operation(Descriptor::File(&self.inner), command)
-            .await
+        aio_handle.operation(Descriptor::File(&self.inner), command)
     }
 
     /// Makes data and metadata durable: those of the writes that have completed before. See

@@ -16,16 +16,13 @@ use crate::sys::{Kernel, MAX_BATCH};
 pub(crate) struct Batch {
     iocbs: ArrayVec<Iocb, MAX_BATCH>,
     files: ArrayVec<Arc<File>, MAX_BATCH>,
-    limit: usize,
 }
 
 impl Batch {
-    /// Room for `limit` requests, at most [`MAX_BATCH`].
-    pub(crate) fn new(limit: usize) -> Batch {
+    pub(crate) fn new() -> Batch {
         Batch {
             iocbs: ArrayVec::new(),
             files: ArrayVec::new(),
-            limit: limit.clamp(1, MAX_BATCH),
         }
     }
 
@@ -33,8 +30,8 @@ impl Batch {
         self.iocbs.is_empty()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.iocbs.len() == self.limit
+    pub(super) fn len(&self) -> usize {
+        self.iocbs.len()
     }
 
     /// `file` keeps the descriptor in `iocb` open.
@@ -48,15 +45,18 @@ impl Batch {
         &mut self.iocbs
     }
 
-    /// Takes the last request off, with what keeps its descriptor open.
-    pub(crate) fn pop(&mut self) -> Option<(Iocb, Arc<File>)> {
+    /// Takes the last request off, with what keeps its descriptor open, down to `sent` requests.
+    pub(crate) fn pop_unsent(&mut self, sent: usize) -> Option<(Iocb, Arc<File>)> {
+        if self.iocbs.len() <= sent {
+            return None;
+        }
         Some((self.iocbs.pop()?, self.files.pop()?))
     }
 
-    /// Forgets the first `sent` requests, which the kernel has or has refused.
-    pub(crate) fn advance(&mut self, sent: usize) {
-        self.iocbs.drain(..sent);
-        self.files.drain(..sent);
+    /// Forgets the requests, which the kernel has or has refused.
+    pub(crate) fn clear(&mut self) {
+        self.iocbs.clear();
+        self.files.clear();
     }
 }
 

@@ -11,7 +11,7 @@ mod table;
 pub use adapter::{IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 pub(crate) use batch::{Batch, submit};
 pub(crate) use flavour::{Flavour, Of};
-pub(crate) use payload::{Lease, Memory, Payload};
+pub(crate) use payload::{Lease, Memory, Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};
 pub(crate) use table::{Table, Ticket};

@@ -1,4 +1,4 @@
-//! What a request carries: the iocb and the memory that it names.
+//! What a request carries: what the kernel is to do, and the memory that it does it with.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -15,26 +15,78 @@ pub(crate) enum Memory {
     /// The kernel writes to it.
     Filling(Exclusive),
     /// The kernel reads it; so may others.
-    Sending(#[allow(dead_code, reason = "held, not looked at")] Arc<Region>),
-    /// Stands in for a read's memory that the kernel has kept.
-    Kept(Shape),
+    Sending(Arc<Region>),
+    /// Stands in for a read's memory that the kernel has kept. Boxed: it is rare, and memory is
+    /// moved about with every request.
+    Kept(Box<Shape>),
 }
 
 impl Memory {
+    fn address(&self) -> u64 {
+        match self {
+            Memory::Filling(region) => region.address(),
+            Memory::Sending(region) => region.address(),
+            Memory::None | Memory::Kept(_) => 0,
+        }
+    }
+
     /// What the caller gets in place of this memory, which stays with the kernel.
     pub(super) fn keep(&self) -> Memory {
         match self {
-            Memory::Filling(region) => Memory::Kept(region.shape()),
+            Memory::Filling(region) => Memory::Kept(Box::new(region.shape())),
             _ => Memory::None,
         }
     }
 }
 
-/// What goes to the kernel.
+/// What the kernel is to do, but for the file and the memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) opcode: u16,
+    pub(crate) rw_flags: i32,
+    pub(crate) nbytes: u64,
+    pub(crate) offset: i64,
+}
+
+impl Order {
+    /// One that moves no data.
+    pub(crate) fn bare(opcode: u16) -> Order {
+        Order {
+            opcode,
+            rw_flags: 0,
+            nbytes: 0,
+            offset: 0,
+        }
+    }
+
+    /// What [`Order::iocb`] was made from.
+    pub(super) fn of(iocb: &Iocb) -> Order {
+        Order {
+            opcode: iocb.lio_opcode,
+            rw_flags: iocb.rw_flags,
+            nbytes: iocb.nbytes,
+            offset: iocb.offset,
+        }
+    }
+
+    /// As the kernel takes it. It names no memory but `memory`, which has that many bytes, and
+    /// comes back as `tag`.
+    pub(crate) fn iocb(&self, fd: RawFd, memory: &Memory, tag: u64) -> Iocb {
+        let mut iocb = Iocb::new(self.opcode, fd);
+        iocb.data = tag;
+        iocb.rw_flags = self.rw_flags;
+        iocb.buf = memory.address();
+        iocb.nbytes = self.nbytes;
+        iocb.offset = self.offset;
+        iocb
+    }
+}
+
+/// An order with its memory.
 #[derive(Debug)]
 pub(crate) struct Payload {
-    /// Names nothing but `memory`.
-    iocb: Iocb,
+    order: Order,
+    /// Has the bytes that `order` moves.
     memory: Memory,
 }
 
@@ -47,52 +99,39 @@ pub(crate) enum Lease<'a> {
 
 impl Payload {
     /// A request that moves no data.
-    pub(crate) fn bare(iocb: Iocb) -> Payload {
-        debug_assert_eq!((iocb.buf, iocb.nbytes), (0, 0));
+    pub(crate) fn bare(opcode: u16) -> Payload {
         Payload {
-            iocb,
+            order: Order::bare(opcode),
             memory: Memory::None,
         }
     }
 
-    /// A read of `iocb.nbytes` into `buffer`, which must have that many.
+    /// A read of `order.nbytes` into `buffer`, which must have that many.
     ///
     /// # Errors
     ///
     /// See [`LockedBuf::take`].
-    pub(crate) fn read(mut iocb: Iocb, buffer: &mut LockedBuf) -> io::Result<(Payload, Lease<'_>)> {
-        assert!(iocb.nbytes <= buffer.size() as u64);
+    pub(crate) fn read(order: Order, buffer: &mut LockedBuf) -> io::Result<(Payload, Lease<'_>)> {
+        assert!(order.nbytes <= buffer.size() as u64);
         let memory = match buffer.take()? {
-            Some(region) => {
-                iocb.buf = region.address();
-                Memory::Filling(region)
-            }
+            Some(region) => Memory::Filling(region),
             None => Memory::None, // no bytes
         };
-        Ok((Payload { iocb, memory }, Lease::Read(buffer)))
+        Ok((Payload { order, memory }, Lease::Read(buffer)))
     }
 
-    /// A write of `iocb.nbytes` from `buffer`, which must have that many.
-    pub(crate) fn write(mut iocb: Iocb, buffer: &LockedBuf) -> Payload {
-        assert!(iocb.nbytes <= buffer.size() as u64);
+    /// A write of `order.nbytes` from `buffer`, which must have that many.
+    pub(crate) fn write(order: Order, buffer: &LockedBuf) -> Payload {
+        assert!(order.nbytes <= buffer.size() as u64);
         let memory = match buffer.share() {
-            Some(region) => {
-                iocb.buf = region.address();
-                Memory::Sending(region)
-            }
+            Some(region) => Memory::Sending(region),
             None => Memory::None, // no bytes
         };
-        Payload { iocb, memory }
+        Payload { order, memory }
     }
 
-    /// The same on another descriptor.
-    pub(crate) fn on(mut self, fd: RawFd) -> Payload {
-        self.iocb.fildes = fd as u32;
-        self
-    }
-
-    pub(crate) fn into_parts(self) -> (Iocb, Memory) {
-        (self.iocb, self.memory)
+    pub(crate) fn into_parts(self) -> (Order, Memory) {
+        (self.order, self.memory)
     }
 
     pub(crate) fn into_memory(self) -> Memory {
@@ -106,7 +145,7 @@ impl Lease<'_> {
     pub(crate) fn settle(self, memory: Memory) {
         match (self, memory) {
             (Lease::Read(buffer), Memory::Filling(region)) => buffer.give_back(region),
-            (Lease::Read(buffer), Memory::Kept(shape)) => buffer.replace(shape),
+            (Lease::Read(buffer), Memory::Kept(shape)) => buffer.replace(*shape),
             _ => {}
         }
     }

@@ -8,12 +8,13 @@ use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 
+use arrayvec::ArrayVec;
 use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
-use super::Memory;
+use super::{Memory, Order};
 use crate::sync::contain;
-use crate::sys::abi::Iocb;
+use crate::sys::REAP_BATCH;
 
 /// One operation between its future and the kernel.
 ///
@@ -21,7 +22,7 @@ use crate::sys::abi::Iocb;
 /// and an adapter of one's own: see [`IntrusiveAdapter`](crate::IntrusiveAdapter). Only contexts
 /// make requests.
 pub struct Request<M: RawMutex, L: DefaultLinkOps + Default> {
-    /// Where the request hangs in one of its context's lists.
+    /// Where the request hangs in its context's queue.
     pub link: L,
     /// Reached through [`Table`](super::Table) alone, which is behind the context's lock.
     pub(super) state: UnsafeCell<State>,
@@ -61,22 +62,21 @@ pub(super) enum State {
     Ready,
     /// Waits to go to the kernel.
     Queued {
-        iocb: Iocb,
+        order: Order,
         memory: Memory,
-        /// Keeps the descriptor in `iocb` open, whatever becomes of the future and the caller's
-        /// file.
+        /// Open, whatever becomes of the future and the caller's file.
         file: Arc<File>,
         waker: Option<Waker>,
     },
-    /// The kernel has it, and a future waits. `quiet`: its event comes without a signal.
+    /// The kernel has it, and a future waits.
     InFlight {
         memory: Memory,
-        quiet: bool,
+        flight: Flight,
         /// `None` while its own task submits it.
         waker: Option<Waker>,
     },
     /// The kernel has it, and nobody waits.
-    Abandoned { memory: Memory, quiet: bool },
+    Abandoned { memory: Memory, flight: Flight },
     /// The kernel is done with it, and a future has yet to look.
     Done { outcome: Outcome, memory: Memory },
 }
@@ -95,6 +95,14 @@ impl State {
     }
 }
 
+/// Which launch took a request to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    pub(super) launch: u32,
+    /// No signal will tell that it is done, and it was not when its submission returned.
+    pub(super) overlooked: bool,
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -108,26 +116,59 @@ pub(crate) enum Outcome {
     Unknown(i32),
 }
 
-/// What a change of state set free: dropped, and woken, when the lock is no longer held.
-#[derive(Debug, Default)]
+/// What changes of state set free: woken, and dropped, when the lock is no longer held.
+#[derive(Debug)]
 pub(crate) struct Released {
     /// To be woken.
-    pub(crate) wake: Option<Waker>,
-    /// Only to be dropped, which may run code of the caller's too.
-    pub(crate) unused: Option<Waker>,
-    pub(crate) memory: Option<Memory>,
-    pub(crate) file: Option<Arc<File>>,
+    wakes: ArrayVec<Waker, { REAP_BATCH + 4 }>,
+    /// What comes more rarely.
+    rest: Vec<Freed>,
+}
+
+#[derive(Debug)]
+enum Freed {
+    Wake(Waker),
+    #[allow(dead_code, reason = "dropped, not looked at")]
+    Drop(Option<Waker>, Memory, Option<Arc<File>>),
 }
 
 impl Released {
+    pub(crate) fn new() -> Released {
+        Released {
+            wakes: ArrayVec::new(),
+            rest: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakes.is_empty() && self.rest.is_empty()
+    }
+
+    pub(crate) fn wake(&mut self, waker: Option<Waker>) {
+        let Some(waker) = waker else { return };
+        if let Err(full) = self.wakes.try_push(waker) {
+            self.rest.push(Freed::Wake(full.element()));
+        }
+    }
+
+    /// These are only to be dropped, which may run code of the caller's too.
+    pub(crate) fn drop(&mut self, waker: Option<Waker>, memory: Memory, file: Option<Arc<File>>) {
+        self.rest.push(Freed::Drop(waker, memory, file));
+    }
+
     /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock. One that
     /// panics harms none of those that come after it.
-    pub(crate) fn free(self) {
-        contain(|| {
-            if let Some(waker) = self.wake {
-                waker.wake();
-            }
-            drop((self.unused, self.memory, self.file));
-        });
+    pub(crate) fn free(&mut self) {
+        let mut wakes = self.wakes.drain(..);
+        while wakes.len() > 0 {
+            contain(|| wakes.by_ref().for_each(Waker::wake));
+        }
+        drop(wakes);
+        for freed in self.rest.drain(..) {
+            contain(|| match freed {
+                Freed::Wake(waker) => waker.wake(),
+                Freed::Drop(..) => drop(freed),
+            });
+        }
     }
 }

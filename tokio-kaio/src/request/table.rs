@@ -1,46 +1,45 @@
-//! The request table: every request of a context, in one list a kind of state.
+//! The request table: every request of a context, and every change of its state.
 //!
-//! All of it is behind the context's one lock, and every change of a request's state is a method
-//! here.
+//! All of it is behind the context's one lock.
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::marker::PhantomData;
 use std::mem;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::Waker;
 
-use intrusive_collections::DefaultLinkOps;
-use intrusive_collections::linked_list::{LinkedList, LinkedListOps};
-use lock_api::RawMutex;
+use intrusive_collections::linked_list::LinkedList;
 
-use super::request::{Outcome, Released, Request, State};
-use super::{Batch, Flavour, IntrusiveAdapter, Memory, Payload};
+use super::request::{Flight, Outcome, Released, Request, State};
+use super::{Batch, Flavour, IntrusiveAdapter, Memory, Order, Payload};
 use crate::sys::abi::Iocb;
 
 type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 
 /// The requests of one context.
 pub(crate) struct Table<F: Flavour> {
-    /// `Ready`. Grows to the most operations that ever waited at once, and stays: no allocation an
-    /// operation.
-    #[allow(clippy::vec_box)] // requests stay where they are: tickets point to them
-    ready: Vec<Box<RequestOf<F>>>,
-    /// `Queued`, oldest first.
+    /// Every request, whatever its state. Grows to the most operations that ever waited at once,
+    /// and stays: no allocation an operation.
+    made: Made<F>,
+    /// Those that are `Ready`.
+    ready: Vec<Ticket<F>>,
+    /// Those that are `Queued`, oldest first.
     queued: LinkedList<F::Adapter>,
-    /// `InFlight`, `Abandoned` and `Done`.
-    sent: LinkedList<F::Adapter>,
     queued_len: usize,
     in_flight: usize,
-    /// Of those in flight, the ones whose events come without a signal.
-    quiet: usize,
+    /// Of those in flight, the ones that only another look will find done.
+    overlooked: usize,
+    /// Launches so far. Wraps.
+    launches: u32,
 }
 
 /// Most requests that a table starts with.
 const MADE_AHEAD: usize = 256;
 
-/// A future's claim on its request: in `queued` or `sent` of the table that gave it, and not
+/// A claim on a request of the table that gave it. A future's: it is not `Ready` and not
 /// `Abandoned`, until [`Table::collect`] or [`Table::withdraw`] takes the ticket back.
 pub(crate) struct Ticket<F: Flavour>(NonNull<RequestOf<F>>);
 
@@ -53,14 +52,16 @@ unsafe impl<F: Flavour> Sync for Ticket<F> {}
 impl<F: Flavour> Table<F> {
     /// For `slots` requests in flight. What is beyond [`MADE_AHEAD`] is made when it is needed.
     pub(crate) fn new(slots: usize) -> Table<F> {
-        let made_ahead = slots.min(MADE_AHEAD);
+        let mut made = Made::new();
+        let ready = (0..slots.min(MADE_AHEAD)).map(|_| made.one_more());
         Table {
-            ready: (0..made_ahead).map(|_| Box::new(Request::new())).collect(),
+            ready: ready.collect(),
+            made,
             queued: LinkedList::new(F::Adapter::new()),
-            sent: LinkedList::new(F::Adapter::new()),
             queued_len: 0,
             in_flight: 0,
-            quiet: 0,
+            overlooked: 0,
+            launches: 0,
         }
     }
 
@@ -76,78 +77,72 @@ impl<F: Flavour> Table<F> {
 
     /// Requests that a future still has to look at.
     #[cfg(test)]
-    pub(crate) fn claimed(&self) -> usize {
-        let requests = self.queued.iter().chain(self.sent.iter());
-        // SAFETY: `&self` is had through the lock alone, so that nobody changes a state meanwhile.
-        let states = requests.map(|request| unsafe { &*request.state.get() });
-        let claimed = |state: &&State| !matches!(state, State::Ready | State::Abandoned { .. });
-        states.filter(claimed).count()
+    pub(crate) fn claimed(&mut self) -> usize {
+        let claimed = |state: &State| !matches!(state, State::Ready | State::Abandoned { .. });
+        let tickets: Vec<_> = self.made.tickets().collect();
+        let claims = tickets.iter().filter(|ticket| claimed(self.state(ticket)));
+        claims.count()
     }
 
-    /// Requests in flight whose events come without a signal.
-    pub(crate) fn quiet(&self) -> usize {
-        self.quiet
+    /// Requests in flight that [`Table::overlook`] has found.
+    pub(crate) fn overlooked(&self) -> usize {
+        self.overlooked
     }
 
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
-    /// the future. The iocb is the caller's to submit; `quiet`: without a signal. It wakes nobody
-    /// until [`Table::rewake`].
-    pub(crate) fn launch(&mut self, payload: Payload, quiet: bool) -> (Ticket<F>, Iocb) {
-        let (mut iocb, memory) = payload.into_parts();
-        let request = self.ready_one();
-        self.sent.push_back(request);
+    /// the future. The iocb, on descriptor `fd`, is the caller's to submit. It wakes nobody until
+    /// [`Table::rewake`].
+    pub(crate) fn launch(&mut self, payload: Payload, fd: RawFd) -> (Ticket<F>, Iocb) {
+        let (order, memory) = payload.into_parts();
+        let ticket = self.ready_one();
+        let iocb = order.iocb(fd, &memory, ticket.tag());
+        let flight = self.next_flight();
         self.in_flight += 1;
-        let ticket = Ticket(newest(&self.sent));
-        iocb.data = ticket.tag();
-        self.quiet += usize::from(quiet);
         self.state(&ticket).fill(State::InFlight {
             memory,
-            quiet,
+            flight,
             waker: None,
         });
         (ticket, iocb)
     }
 
-    /// *Ready → queued*. `file` keeps the descriptor in the payload open.
+    /// *Ready → queued*, to go out on `file`.
     pub(crate) fn enqueue(&mut self, payload: Payload, file: Arc<File>, waker: Waker) -> Ticket<F> {
-        let (mut iocb, memory) = payload.into_parts();
-        let request = self.ready_one();
-        self.queued.push_back(request);
-        self.queued_len += 1;
-        let ticket = Ticket(newest(&self.queued));
-        iocb.data = ticket.tag();
+        let (order, memory) = payload.into_parts();
+        let ticket = self.ready_one();
         self.state(&ticket).fill(State::Queued {
-            iocb,
+            order,
             memory,
             file,
             waker: Some(waker),
         });
+        let request = self.to_queue(&ticket);
+        self.queued.push_back(request);
         ticket
     }
 
-    /// *Queued → in flight* for the oldest ones, up to `slots` in flight in all and as many as the
-    /// batch may have. `quiet`: without a signal.
-    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, slots: usize, quiet: bool) {
-        while self.in_flight < slots && !batch.is_full() {
+    /// *Queued → in flight* for the oldest ones, up to `slots` in flight in all and `limit`, at
+    /// most [`MAX_BATCH`](crate::sys::MAX_BATCH), in the batch.
+    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, limit: usize, slots: usize) {
+        let flight = self.next_flight();
+        while self.in_flight < slots && batch.len() < limit {
             let Some(request) = self.queued.pop_front() else {
                 break;
             };
-            self.sent.push_back(request);
-            self.queued_len -= 1;
+            let ticket = self.off_queue(request);
             self.in_flight += 1;
-            self.quiet += usize::from(quiet);
-            let ticket = Ticket(newest(&self.sent));
             let state = self.state(&ticket);
             match state.take() {
                 State::Queued {
-                    iocb,
+                    order,
                     memory,
                     file,
                     waker,
                 } => {
+                    let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
                     state.fill(State::InFlight {
                         memory,
-                        quiet,
+                        flight,
                         waker,
                     });
                     batch.push(iocb, file);
@@ -157,42 +152,59 @@ impl<F: Flavour> Table<F> {
         }
     }
 
+    /// The latest launch.
+    pub(crate) fn latest_launch(&self) -> u32 {
+        self.launches
+    }
+
+    /// Whether any of `iocbs`, which went out with `launch`, is still in flight.
+    pub(crate) fn is_any_left(&mut self, iocbs: &[Iocb], launch: u32) -> bool {
+        self.in_flight > 0 && iocbs.iter().any(|iocb| self.flight(iocb, launch).is_some())
+    }
+
+    /// As [`Table::is_any_left`], for requests that went out without a signal: those that are left
+    /// are to be found by another look.
+    pub(crate) fn overlook(&mut self, iocbs: &[Iocb], launch: u32) -> bool {
+        if self.in_flight == 0 {
+            return false;
+        }
+        let mut left = 0;
+        for iocb in iocbs {
+            if let Some(flight) = self.flight(iocb, launch) {
+                left += usize::from(!mem::replace(&mut flight.overlooked, true));
+            }
+        }
+        self.overlooked += left;
+        left > 0
+    }
+
     /// *In flight → queued*, at the front: the kernel has no room for it now. One that was
     /// abandoned meanwhile is done with instead.
-    pub(crate) fn requeue(&mut self, mut iocb: Iocb, file: Arc<File>) -> Released {
+    pub(crate) fn requeue(&mut self, iocb: &Iocb, file: Arc<File>, released: &mut Released) {
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
-            return Released::default();
+            return released.drop(None, Memory::None, Some(file));
         };
         let state = self.state(&ticket);
         match state.take() {
             State::InFlight {
                 memory,
-                quiet,
+                flight,
                 waker,
             } => {
-                // `file` may be a duplicate: the caller's own number is not held open by it.
-                iocb.fildes = file.as_raw_fd() as u32;
                 state.fill(State::Queued {
-                    iocb,
+                    order: Order::of(iocb),
                     memory,
                     file,
                     waker,
                 });
-                self.landed(quiet);
-                let request = self.unlink_sent(&ticket);
+                self.landed(flight);
+                let request = self.to_queue(&ticket);
                 self.queued.push_front(request);
-                self.queued_len += 1;
-                Released::default()
             }
-            State::Abandoned { memory, quiet } => {
-                self.landed(quiet);
-                let request = self.unlink_sent(&ticket);
-                self.ready.push(request);
-                Released {
-                    memory: Some(memory),
-                    file: Some(file),
-                    ..Released::default()
-                }
+            State::Abandoned { memory, flight } => {
+                self.landed(flight);
+                self.ready.push(ticket);
+                released.drop(None, memory, Some(file));
             }
             other => unreachable!("{other:?} was just being submitted"),
         }
@@ -200,38 +212,28 @@ impl<F: Flavour> Table<F> {
 
     /// *In flight → done*, or *abandoned → ready*. `tag` is the `data` of an event or of an iocb
     /// that was refused.
-    pub(crate) fn complete(&mut self, tag: u64, outcome: Outcome) -> Released {
+    pub(crate) fn complete(&mut self, tag: u64, outcome: Outcome, released: &mut Released) {
         let Some(ticket) = Ticket::from_tag(tag) else {
-            return Released::default(); // not an event of ours
+            return; // not an event of ours
         };
         let state = self.state(&ticket);
         match state.take() {
             State::InFlight {
                 memory,
-                quiet,
+                flight,
                 waker,
             } => {
                 state.fill(State::Done { outcome, memory });
-                self.landed(quiet);
-                Released {
-                    wake: waker,
-                    ..Released::default()
-                }
+                self.landed(flight);
+                released.wake(waker);
             }
-            State::Abandoned { memory, quiet } => {
-                self.landed(quiet);
-                let request = self.unlink_sent(&ticket);
-                self.ready.push(request);
-                Released {
-                    memory: Some(memory),
-                    ..Released::default()
-                }
+            State::Abandoned { memory, flight } => {
+                self.landed(flight);
+                self.ready.push(ticket);
+                released.drop(None, memory, None);
             }
             // A second event for one request, which no kernel is known to send.
-            other => {
-                state.fill(other);
-                Released::default()
-            }
+            other => state.fill(other),
         }
     }
 
@@ -257,22 +259,21 @@ impl<F: Flavour> Table<F> {
     /// *Done → ready*. `Err` gives the ticket back: not done.
     pub(crate) fn collect(&mut self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
         let state = self.state(&ticket);
+        if !matches!(state, State::Done { .. }) {
+            return Err(ticket);
+        }
         match state.take() {
             State::Done { outcome, memory } => {
-                let request = self.unlink_sent(&ticket);
-                self.ready.push(request);
+                self.ready.push(ticket);
                 Ok((outcome, memory))
             }
-            other => {
-                state.fill(other);
-                Err(ticket)
-            }
+            _ => unreachable!("just seen to be done"),
         }
     }
 
     /// The future is dropped: *queued → ready*, *done → ready* or *in flight → abandoned*. Gives
     /// the memory that its buffer gets back.
-    pub(crate) fn withdraw(&mut self, ticket: Ticket<F>) -> (Memory, Released) {
+    pub(crate) fn withdraw(&mut self, ticket: Ticket<F>, released: &mut Released) -> Memory {
         let state = self.state(&ticket);
         match state.take() {
             State::Queued {
@@ -281,69 +282,55 @@ impl<F: Flavour> Table<F> {
                 waker,
                 ..
             } => {
-                let request = self.unlink_queued(&ticket);
-                self.ready.push(request);
-                let released = Released {
-                    unused: waker,
-                    file: Some(file),
-                    ..Released::default()
-                };
-                (memory, released)
+                self.unlink(&ticket);
+                self.ready.push(ticket);
+                released.drop(waker, Memory::None, Some(file));
+                memory
             }
             State::InFlight {
                 mut memory,
-                quiet,
+                flight,
                 waker,
             } => {
                 let stands_in = memory.keep();
-                // Nothing of the kernel's is lost: the request stays in `sent`.
                 state.fill(State::Abandoned {
                     memory: mem::replace(&mut memory, stands_in),
-                    quiet,
+                    flight,
                 });
-                let released = Released {
-                    unused: waker,
-                    ..Released::default()
-                };
-                (memory, released)
+                released.drop(waker, Memory::None, None);
+                memory
             }
             State::Done { memory, .. } => {
-                let request = self.unlink_sent(&ticket);
-                self.ready.push(request);
-                (memory, Released::default())
+                self.ready.push(ticket);
+                memory
             }
             other => unreachable!("{other:?} has no ticket"),
         }
     }
 
     /// *Queued → done*, stopped, for those that would go past `slots` in flight.
-    pub(crate) fn turn_away(&mut self, slots: usize) -> Vec<Released> {
-        let mut released = Vec::new();
+    pub(crate) fn turn_away(&mut self, slots: usize, released: &mut Released) {
         while self.queued_len + self.in_flight > slots {
             let Some(request) = self.queued.pop_back() else {
                 break;
             };
-            released.push(self.stop_queued(request));
+            let ticket = self.off_queue(request);
+            self.stop_queued(&ticket, released);
         }
-        released
     }
 
     /// The context ends under its requests. *Queued → done*, stopped; *in flight → done*, with
     /// `outcome`; *abandoned → ready*. Gives what the kernel may still touch: to be kept until it
     /// can't.
-    pub(crate) fn orphan(&mut self, outcome: Outcome) -> (Vec<Memory>, Vec<Released>) {
-        let mut kept = Vec::new();
-        let mut released = Vec::new();
+    pub(crate) fn orphan(&mut self, outcome: Outcome, released: &mut Released) -> Vec<Memory> {
         while let Some(request) = self.queued.pop_front() {
-            released.push(self.stop_queued(request));
+            let ticket = self.off_queue(request);
+            self.stop_queued(&ticket, released);
         }
-        let mut sent = Vec::new();
-        while let Some(request) = self.sent.pop_front() {
-            sent.push(request);
-        }
-        for request in sent {
-            // SAFETY: `request` is a box of ours, and `&mut self` means that the lock is held.
-            let state = unsafe { &mut *request.state.get() };
+        let mut kept = Vec::new();
+        let tickets: Vec<_> = self.made.tickets().collect();
+        for ticket in tickets {
+            let state = self.state(&ticket);
             match state.take() {
                 State::InFlight {
                     mut memory, waker, ..
@@ -351,44 +338,54 @@ impl<F: Flavour> Table<F> {
                     let stands_in = memory.keep();
                     kept.push(mem::replace(&mut memory, stands_in));
                     state.fill(State::Done { outcome, memory });
-                    released.push(Released {
-                        wake: waker,
-                        ..Released::default()
-                    });
-                    self.sent.push_back(request);
+                    released.wake(waker);
                 }
                 State::Abandoned { memory, .. } => {
                     kept.push(memory);
-                    self.ready.push(request);
+                    self.ready.push(ticket);
                 }
-                done => {
-                    state.fill(done);
-                    self.sent.push_back(request);
-                }
+                other => state.fill(other),
             }
         }
         self.in_flight = 0;
-        self.quiet = 0;
-        (kept, released)
+        self.overlooked = 0;
+        kept
     }
 
     /// The kernel no longer has a request that it had.
-    fn landed(&mut self, quiet: bool) {
+    fn landed(&mut self, flight: Flight) {
         self.in_flight -= 1;
-        self.quiet -= usize::from(quiet);
+        self.overlooked -= usize::from(flight.overlooked);
     }
 
-    fn ready_one(&mut self) -> Box<RequestOf<F>> {
-        let request = self.ready.pop();
-        request.unwrap_or_else(|| Box::new(Request::new()))
+    fn next_flight(&mut self) -> Flight {
+        self.launches = self.launches.wrapping_add(1);
+        Flight {
+            launch: self.launches,
+            overlooked: false,
+        }
     }
 
-    /// `request` was just taken off the queue.
-    fn stop_queued(&mut self, request: Box<RequestOf<F>>) -> Released {
-        self.sent.push_back(request);
-        self.queued_len -= 1;
-        let ticket = Ticket(newest(&self.sent));
-        let state = self.state(&ticket);
+    /// The flight of `iocb`, if it is still the one of `launch`: the request may be done, and
+    /// another operation's by now.
+    fn flight(&mut self, iocb: &Iocb, launch: u32) -> Option<&mut Flight> {
+        let ticket = Ticket::from_tag(iocb.data)?;
+        match self.state(&ticket) {
+            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => {
+                (flight.launch == launch).then_some(flight)
+            }
+            _ => None,
+        }
+    }
+
+    fn ready_one(&mut self) -> Ticket<F> {
+        let ticket = self.ready.pop();
+        ticket.unwrap_or_else(|| self.made.one_more())
+    }
+
+    /// `ticket` was just taken off the queue.
+    fn stop_queued(&mut self, ticket: &Ticket<F>, released: &mut Released) {
+        let state = self.state(ticket);
         match state.take() {
             State::Queued {
                 memory,
@@ -400,58 +397,61 @@ impl<F: Flavour> Table<F> {
                     outcome: Outcome::Stopped,
                     memory,
                 });
-                Released {
-                    wake: waker,
-                    file: Some(file),
-                    ..Released::default()
-                }
+                released.wake(waker);
+                released.drop(None, Memory::None, Some(file));
             }
             other => unreachable!("{other:?} in the queue"),
         }
     }
 
     fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
-        // SAFETY: a ticket names a request that one of this table's lists owns, see there; no
-        // `Box` of it is in anybody's hands meanwhile: those that leave a list go to another one,
-        // or to `ready`, before the next look at a state.
+        // SAFETY: a ticket names a request that this table has made, and keeps until it is
+        // dropped. A queued one is a `Box` to the queue, as a pointer; no such `Box` is in
+        // anybody's hands while a state is looked at.
         let request = unsafe { ticket.0.as_ref() };
         // SAFETY: all access to states is through `&mut` of the table, so this is the only one.
         unsafe { &mut *request.state.get() }
     }
 
-    /// The request of `ticket` must be in `sent`.
-    fn unlink_sent(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
-        // SAFETY: the caller's word, kept by the states: all but `Ready` and `Queued` are there.
-        let mut at = unsafe { self.sent.cursor_mut_from_ptr(ticket.0.as_ptr()) };
-        at.remove()
-            .unwrap_or_else(|| unreachable!("the cursor is on the request"))
+    /// The request of `ticket`, for the queue, which it must not be in. It comes back through
+    /// [`Table::off_queue`].
+    fn to_queue(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
+        self.queued_len += 1;
+        // SAFETY: made by `Box::into_raw` and kept by the table. The queue only ever gives its
+        // boxes to `off_queue`, so that none is dropped.
+        unsafe { Box::from_raw(ticket.0.as_ptr()) }
+    }
+
+    /// Takes back what was just taken off the queue.
+    fn off_queue(&mut self, request: Box<RequestOf<F>>) -> Ticket<F> {
+        self.queued_len -= 1;
+        Ticket::of(request)
     }
 
     /// The request of `ticket` must be in `queued`.
-    fn unlink_queued(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
-        self.queued_len -= 1;
+    fn unlink(&mut self, ticket: &Ticket<F>) {
         // SAFETY: the caller's word, kept by the states: `Queued` ones are there.
         let mut at = unsafe { self.queued.cursor_mut_from_ptr(ticket.0.as_ptr()) };
-        at.remove()
-            .unwrap_or_else(|| unreachable!("the cursor is on the request"))
+        if let Some(request) = at.remove() {
+            self.off_queue(request);
+        }
     }
 }
 
-/// The request that was last pushed to the back of `list`.
-fn newest<A, M, L>(list: &LinkedList<A>) -> NonNull<Request<M, L>>
-where
-    M: RawMutex,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-{
-    match list.back().get() {
-        Some(request) => NonNull::from(request),
-        None => unreachable!("something was just pushed"),
+impl<F: Flavour> Drop for Table<F> {
+    fn drop(&mut self) {
+        // The table's are the requests; the queue would drop its own.
+        while let Some(request) = self.queued.pop_front() {
+            self.off_queue(request);
+        }
     }
 }
 
 impl<F: Flavour> Ticket<F> {
+    fn of(request: Box<RequestOf<F>>) -> Ticket<F> {
+        Ticket(NonNull::from(Box::leak(request)))
+    }
+
     /// What the kernel hands back in the event.
     fn tag(&self) -> u64 {
         self.0.as_ptr().expose_provenance() as u64
@@ -460,5 +460,41 @@ impl<F: Flavour> Ticket<F> {
     /// For a tag of [`Ticket::tag`] whose request the kernel has; 0 is none.
     fn from_tag(tag: u64) -> Option<Ticket<F>> {
         NonNull::new(ptr::with_exposed_provenance_mut(tag as usize)).map(Ticket)
+    }
+}
+
+/// Owns requests until it is dropped.
+struct Made<F: Flavour> {
+    requests: Vec<Ticket<F>>,
+    /// A ticket alone is `Send`.
+    owns: PhantomData<Box<RequestOf<F>>>,
+}
+
+impl<F: Flavour> Made<F> {
+    fn new() -> Made<F> {
+        Made {
+            requests: Vec::new(),
+            owns: PhantomData,
+        }
+    }
+
+    fn one_more(&mut self) -> Ticket<F> {
+        let ticket = Ticket::of(Box::new(Request::new()));
+        self.requests.push(Ticket(ticket.0));
+        ticket
+    }
+
+    fn tickets(&self) -> impl Iterator<Item = Ticket<F>> {
+        self.requests.iter().map(|ticket| Ticket(ticket.0))
+    }
+}
+
+impl<F: Flavour> Drop for Made<F> {
+    fn drop(&mut self) {
+        for ticket in self.requests.drain(..) {
+            // SAFETY: leaked by `one_more`, and dropped here only: the table has taken back what
+            // was in its queue, and its tickets are worth nothing without it.
+            drop(unsafe { Box::from_raw(ticket.0.as_ptr()) });
+        }
     }
 }

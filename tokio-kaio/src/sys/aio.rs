@@ -78,11 +78,9 @@ impl Kernel for Aio {
         if port.owner != Process::current() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let mut pointers: ArrayVec<*mut Iocb, MAX_BATCH> = batch
-            .iter_mut()
-            .take(MAX_BATCH)
-            .map(|iocb| &raw mut *iocb)
-            .collect();
+        let mut pointers = ArrayVec::<*mut Iocb, MAX_BATCH>::new(); // `collect` would copy it
+        let batch = batch.iter_mut().take(MAX_BATCH);
+        pointers.extend(batch.map(|iocb| &raw mut *iocb));
         // SAFETY: the pointers are valid for the call, after which the kernel no longer needs
         // them; the rest is the caller's promise.
         unsafe { syscalls::io_submit(port.id, &mut pointers) }

@@ -23,8 +23,8 @@ use std::io;
 use abi::{IoEvent, Iocb};
 use arrayvec::ArrayVec;
 
-/// Most events that one reap takes out of the ring.
-pub(crate) const REAP_BATCH: usize = 32;
+/// Most events that one reap takes out of the ring: those of a batch that is done at once.
+pub(crate) const REAP_BATCH: usize = MAX_BATCH;
 
 /// Where a reap puts the events that it took.
 pub(crate) type Events = ArrayVec<IoEvent, REAP_BATCH>;

@@ -106,7 +106,7 @@ mod tests {
     fn no_more_is_taken_than_fits() {
         let (events, head) = taken(126, 100, 99);
         assert_eq!(events.len(), super::super::REAP_BATCH);
-        assert_eq!(head, 100 + 32 - 126);
+        assert_eq!(head, 100 + 64 - 126);
     }
 
     #[test]

@@ -332,7 +332,7 @@ fn events_of_no_request_and_second_events_are_ignored() {
 
 #[test]
 fn one_signal_takes_all_events_however_many() {
-    let rig = Rig::new(limits(100));
+    let rig = Rig::new(limits(256));
     let count = 3 * REAP_BATCH as i64 + 3;
     let mut driver = rig.driven();
     let ops = rig.started(0..count);
@@ -431,7 +431,7 @@ fn a_queued_request_keeps_its_file_open_until_it_is_sent() {
 #[test]
 fn no_batch_is_larger_than_its_cap() {
     let rig = Rig::new(Limits {
-        max_batch: 3,
+        max_batch: Some(3),
         ..limits(8)
     });
     let mut driver = rig.driven();
@@ -451,7 +451,7 @@ fn no_batch_is_larger_than_its_cap() {
 #[test]
 fn a_full_batch_does_not_wait_for_the_driver() {
     let rig = Rig::new(Limits {
-        max_batch: 3,
+        max_batch: Some(3),
         ..limits(8)
     });
     let _driver = rig.driven();

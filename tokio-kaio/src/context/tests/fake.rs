@@ -74,7 +74,7 @@ pub(super) struct Call {
 pub(super) const FILE_BYTE: u8 = 0xa5;
 
 /// Events that the ring has room for, and one more.
-const RING_SIZE: u32 = 128;
+const RING_SIZE: u32 = 256;
 
 /// Keeps the kernel from going on.
 pub(super) struct Held<'a> {

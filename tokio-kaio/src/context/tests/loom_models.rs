@@ -142,7 +142,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
         let limits = Limits {
             slots,
             waits: true,
-            max_batch: 32,
+            max_batch: Some(32),
         };
         let fake = Fake::new();
         let kernel = crate::sys::Kernel::port(&fake);

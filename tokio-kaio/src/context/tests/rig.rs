@@ -39,7 +39,7 @@ pub(super) fn limits(slots: usize) -> Limits {
     Limits {
         slots,
         waits: true,
-        max_batch: 32,
+        max_batch: Some(32),
     }
 }
 
