@@ -12,7 +12,7 @@ use kaio_bench::on_tokio::{self, Transfers};
 use kaio_bench::{Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload};
 
 use crate::buffer::UringBuffer;
-use crate::{forbidden, open_flags, turns};
+use crate::{open_flags, setup_error, turns};
 
 /// The crate.
 pub(crate) struct Compio;
@@ -43,7 +43,7 @@ fn runtime(workload: &Workload) -> Result<Runtime> {
     driver.capacity(u32::try_from(workload.depth)?.max(1024));
     driver.single_issuer(true).defer_taskrun(true);
     let runtime = Runtime::builder().with_proactor(driver).build();
-    let runtime = runtime.map_err(|error| forbidden("compio's runtime", error))?;
+    let runtime = runtime.map_err(|error| setup_error("compio", &error))?;
     match runtime.driver_type() {
         DriverType::IoUring => Ok(runtime),
         other => Err(format!("compio drives {other:?} instead of io_uring").into()),

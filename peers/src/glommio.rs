@@ -19,7 +19,7 @@ use kaio_bench::{
     Direction, Engine, Prepared, Result, Run, Tally, Transfer, Unavailable, Workload,
 };
 
-use crate::{forbidden, open_flags, turns};
+use crate::{open_flags, setup_error, turns};
 
 /// The crate.
 pub(crate) struct Glommio;
@@ -49,7 +49,7 @@ impl Engine for Glommio {
 
 fn executor(workload: &Workload) -> Result<LocalExecutor> {
     // Without io_uring, glommio panics.
-    IoUring::new(1).map_err(|error| forbidden("io_uring", error))?;
+    IoUring::new(1).map_err(|error| setup_error("glommio", &error))?;
     // A slot of each transfer and what it reads into, twice over: its allocator needs some too.
     let memory = 2 * 2 * workload.depth * workload.block();
     LocalExecutorBuilder::new(Placement::Unbound)
@@ -60,9 +60,9 @@ fn executor(workload: &Workload) -> Result<LocalExecutor> {
         .map_err(|error| match error.to_string() {
             // By then an I/O error of no kind.
             text if text.contains("MemLockLimit") => {
-                Unavailable(format!("glommio's executor: {text} (RLIMIT_MEMLOCK)")).into()
+                Unavailable(format!("glommio: {text} (RLIMIT_MEMLOCK)")).into()
             }
-            _ => forbidden("glommio's executor", error.into()),
+            _ => setup_error("glommio", &error.into()),
         })
 }
 

@@ -46,11 +46,14 @@ fn open_flags(workload: &Workload) -> i32 {
     }
 }
 
-/// An error of what sets up an io_uring: [`Unavailable`] if the machine has none, or forbids it.
-fn forbidden(what: &str, error: io::Error) -> Box<dyn Error + Send + Sync> {
-    let message = format!("{what}: {error}");
+/// An error of `what`, which sets up an io_uring: [`Unavailable`] if the kernel lacks that, or
+/// something forbids it.
+fn setup_error(what: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
     match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::Unsupported => Unavailable(message).into(),
-        _ => message.into(),
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => Unavailable(format!(
+            "{what}: io_uring is forbidden here, or missing: {error}"
+        ))
+        .into(),
+        _ => format!("{what}: {error}").into(),
     }
 }

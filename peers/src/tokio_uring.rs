@@ -21,7 +21,7 @@ use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use tokio_uring::fs::File;
 
 use crate::buffer::UringBuffer;
-use crate::forbidden;
+use crate::setup_error;
 
 /// Without registered buffers.
 pub(crate) struct TokioUring;
@@ -71,7 +71,7 @@ fn runtime(workload: &Workload) -> Result<Runtime> {
     // 256 is what it has unless told otherwise.
     let entries = u32::try_from(workload.depth)?.max(256);
     builder.entries(entries).uring_builder(&ring);
-    Runtime::new(&builder).map_err(|error| forbidden("tokio-uring's runtime", error))
+    Runtime::new(&builder).map_err(|error| setup_error("tokio-uring", &error))
 }
 
 /// Buffers that the runtime's ring knows. It keeps their memory until it ends.

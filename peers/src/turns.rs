@@ -11,14 +11,17 @@ pub(crate) struct Turn<T: Transfers> {
     transfers: T,
     lane: Lane,
     slots: Vec<T::Slot>,
-    workload: Workload,
-    run: Run,
+    shape: Shape,
+    block: usize,
+    rounds: usize,
+    tally: Tally,
 }
 
 /// The slots that a task gives back, and what it has done.
 pub(crate) type Done<S> = (Vec<S>, Result<Tally>);
 
-/// The tasks of a run, to be spawned: each does its [`Turn::work`].
+/// The tasks of a run, to be spawned: each does its [`Turn::work`]. What they allocate is there
+/// before the first of them starts.
 pub(crate) fn hand_out<T: Transfers + Clone>(
     workload: &Workload,
     run: &Run,
@@ -34,8 +37,10 @@ pub(crate) fn hand_out<T: Transfers + Clone>(
         transfers: transfers.clone(),
         lane,
         slots: slots.drain(..each).collect(),
-        workload: workload.clone(),
-        run: *run,
+        shape: workload.shape,
+        block: workload.block(),
+        rounds: on_tokio::rounds(workload, run),
+        tally: Tally::new(run),
     };
     Ok(lanes.into_iter().map(turn).collect())
 }
@@ -63,20 +68,21 @@ impl<T: Transfers> Turn<T> {
             transfers,
             lane,
             mut slots,
-            workload,
-            run,
+            shape,
+            block,
+            rounds,
+            tally,
         } = self;
-        let (block, rounds) = (workload.block(), on_tokio::rounds(&workload, &run));
-        match (workload.shape, slots.pop()) {
+        match (shape, slots.pop()) {
             (Shape::Tasks, Some(slot)) => {
-                let work = on_tokio::one_by_one(transfers, lane, slot, block, rounds, run);
+                let work = on_tokio::one_by_one(transfers, lane, slot, block, rounds, tally);
                 let (slot, tally) = work.await;
                 slots.push(slot);
                 (slots, tally)
             }
             (_, last) => {
                 slots.extend(last);
-                on_tokio::in_waves(transfers, lane, slots, block, rounds, run).await
+                on_tokio::in_waves(transfers, lane, slots, block, rounds, tally).await
             }
         }
     }
