@@ -530,8 +530,9 @@ fn storm_over(dir: &TempDir) {
             let runtime = stormy(threads, per_mille);
             runtime.block_on(async {
                 let file = Arc::new(open_rw(dir, "blocks").await);
+                let shards = if per_mille > 100 { threads } else { 1 };
                 let builder = AioContextBuilder::new(slots).max_batch(max_batch);
-                let (context, handle) = builder.build().unwrap();
+                let (context, handle) = builder.shards(shards).build().unwrap();
                 let mut tasks = JoinSet::new();
                 for task in 0..TASKS {
                     tasks.spawn(work(task, Arc::clone(&file), handle.clone()));

@@ -3,16 +3,15 @@
 use std::fmt;
 use std::future::Future;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
+use super::NoopLock;
 use super::descriptor::Descriptor;
 use super::operation::Operation;
-use super::shared::Shared;
-use super::{NoopLock, available_slots};
+use super::shards::Shards;
 use crate::request::Of;
 use crate::{
     AioCommandError, IntrusiveAdapter, LocalRequestAdapter, RawCommand, SyncRequestAdapter,
@@ -26,7 +25,7 @@ where
     A::LinkOps: LinkedListOps + Default,
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
-    shared: Arc<Shared<Of<M, A, L>>>,
+    shards: Shards<Of<M, A, L>>,
 }
 
 /// The handle of an [`AioContext`](crate::AioContext).
@@ -44,8 +43,8 @@ where
     A::LinkOps: LinkedListOps + Default,
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
-    pub(super) fn new(shared: Arc<Shared<Of<M, A, L>>>) -> Self {
-        GenericAioContextHandle { shared }
+    pub(super) fn new(shards: Shards<Of<M, A, L>>) -> Self {
+        GenericAioContextHandle { shards }
     }
 
     /// Number of requests that can be made now without waiting. A slot is taken from the moment
@@ -55,7 +54,7 @@ where
     /// `None`: the context was closed or dropped, its background task has ended, or it was made
     /// with `use_semaphore` `false`.
     pub fn available_slots(&self) -> Option<usize> {
-        available_slots(&self.shared)
+        self.shards.available_slots()
     }
 
     /// Runs one operation on the file behind `fd`; returns the number of bytes that were moved, 0
@@ -120,7 +119,12 @@ where
         descriptor: Descriptor<'a>,
         command: RawCommand<'a>,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        Operation::new(&*self.shared, descriptor, command)
+        Operation::new(
+            self.shards.here(),
+            self.shards.others(),
+            descriptor,
+            command,
+        )
     }
 }
 
@@ -133,7 +137,7 @@ where
 {
     fn clone(&self) -> Self {
         GenericAioContextHandle {
-            shared: Arc::clone(&self.shared),
+            shards: self.shards.clone(),
         }
     }
 }

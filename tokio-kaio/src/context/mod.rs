@@ -9,6 +9,7 @@ mod handle;
 mod noop_lock;
 mod operation;
 mod reaper;
+mod shards;
 mod shared;
 mod signalling;
 mod state;
@@ -24,7 +25,6 @@ pub use noop_lock::NoopLock;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
@@ -32,8 +32,7 @@ use lock_api::RawMutex;
 
 use crate::request::Of;
 use crate::{AioContextError, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
-use shared::Shared;
-use teardown::given_back;
+use shards::Shards;
 
 /// A kernel AIO context: it takes requests, through its
 /// [handles](GenericAioContextHandle), until it is closed or dropped.
@@ -53,7 +52,7 @@ where
     A::LinkOps: LinkedListOps + Default,
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
-    shared: Arc<Shared<Of<M, A, L>>>,
+    shards: Shards<Of<M, A, L>>,
 }
 
 /// A context that any thread may use. Made by [`aio_context`].
@@ -205,7 +204,7 @@ where
     /// `None`: the context was made with `use_semaphore` `false`, or its background task has
     /// ended.
     pub fn available_slots(&self) -> Option<usize> {
-        available_slots(&self.shared)
+        self.shards.available_slots()
     }
 
     /// Takes no more requests, waits for those that are running, then gives everything back to the
@@ -221,14 +220,10 @@ where
     ///
     /// Dropping the future is dropping the context: it ends all the same, nobody waits for it.
     pub async fn close(self) {
-        let gone = self.shared.watch_gone();
+        let shards = self.shards.clone();
         drop(self);
-        given_back(gone).await;
+        shards.given_back().await;
     }
-}
-
-fn available_slots<F: crate::request::Flavour>(shared: &Shared<F>) -> Option<usize> {
-    shared.free_slots().filter(|_| shared.limits.waits)
 }
 
 impl<M, A, L> Drop for GenericAioContext<M, A, L>
@@ -239,7 +234,7 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.shards.stop();
     }
 }
 
@@ -251,8 +246,10 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shards = self.shards.all();
         f.debug_struct("AioContext")
-            .field("limits", &self.shared.limits)
+            .field("shards", &shards.len())
+            .field("limits", &shards[0].limits)
             .finish()
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::task::coop;
 
 use super::descriptor::Descriptor;
+use super::shards::Shards;
 use super::shared::Shared;
 use super::state::Admitted;
 use crate::error::{Transfer, explain};
@@ -20,7 +21,10 @@ use crate::{AioCommandError, RawCommand};
 /// One future for the whole way, not futures in one another: an operation is made, moved and
 /// polled for every block that is read.
 pub(crate) struct Operation<'a, F: Flavour> {
-    shared: &'a Shared<F>,
+    /// Where the request goes, or is.
+    shard: &'a Shared<F>,
+    /// Where it may go instead if that is full.
+    others: Option<&'a Shards<F>>,
     descriptor: Descriptor<'a>,
     stage: Stage<'a, F>,
 }
@@ -38,13 +42,16 @@ enum Stage<'a, F: Flavour> {
 }
 
 impl<'a, F: Flavour> Operation<'a, F> {
-    pub(crate) fn new(
-        shared: &'a Shared<F>,
+    /// For `shard`, or for one of `others` if that is full.
+    pub(super) fn new(
+        shard: &'a Shared<F>,
+        others: Option<&'a Shards<F>>,
         descriptor: Descriptor<'a>,
         command: RawCommand<'a>,
     ) -> Operation<'a, F> {
         Operation {
-            shared,
+            shard,
+            others,
             descriptor,
             stage: Stage::New(command),
         }
@@ -63,9 +70,10 @@ impl<'a, F: Flavour> Operation<'a, F> {
             Err(error) => return Poll::Ready(Err(error)),
         };
         let waker = cx.waker().clone();
-        let looked = match self.shared.admit(payload, &self.descriptor, waker) {
-            Admitted::Launched(launched) => self.shared.send(launched, &self.descriptor),
+        let looked = match self.admit(payload, waker) {
+            Admitted::Launched(launched) => self.shard.send(launched, &self.descriptor),
             Admitted::Queued(ticket) => Err(ticket),
+            Admitted::Full(..) => unreachable!("it was told to wait"),
             Admitted::Refused(error, memory, _waker) => {
                 lease.settle(memory);
                 return Poll::Ready(Err(error));
@@ -81,6 +89,38 @@ impl<'a, F: Flavour> Operation<'a, F> {
         self.take(looked, lease, transfer)
     }
 
+    #[inline(always)] // what it gives is large to move
+    fn admit(&mut self, payload: Payload, waker: Waker) -> Admitted<F> {
+        match self.others {
+            None => self.shard.admit(payload, &self.descriptor, waker, true),
+            Some(others) => self.admit_somewhere(payload, waker, others),
+        }
+    }
+
+    /// Where its shard is full, it goes to one that is not, and else waits at its own.
+    #[inline(never)]
+    fn admit_somewhere(
+        &mut self,
+        payload: Payload,
+        waker: Waker,
+        others: &'a Shards<F>,
+    ) -> Admitted<F> {
+        let mut parts = match self.shard.admit(payload, &self.descriptor, waker, false) {
+            Admitted::Full(payload, waker) => (payload, waker),
+            admitted => return admitted,
+        };
+        for shard in others.all() {
+            match shard.admit(parts.0, &self.descriptor, parts.1, false) {
+                Admitted::Full(payload, waker) => parts = (payload, waker),
+                admitted => {
+                    self.shard = shard;
+                    return admitted;
+                }
+            }
+        }
+        self.shard.admit(parts.0, &self.descriptor, parts.1, true)
+    }
+
     /// The request has to wait for a slot, on a descriptor that may be closed meanwhile.
     #[cold]
     fn hold(&mut self, payload: Payload, waker: Waker) -> Result<Looked<F>, Failed> {
@@ -89,11 +129,12 @@ impl<'a, F: Flavour> Operation<'a, F> {
             Err(error) => return Err((AioCommandError::IoSubmit(error), payload.into_memory())),
         };
         self.descriptor = Descriptor::Held(file);
-        match self.shared.admit(payload, &self.descriptor, waker) {
-            Admitted::Launched(launched) => Ok(self.shared.send(launched, &self.descriptor)),
+        match self.shard.admit(payload, &self.descriptor, waker, true) {
+            Admitted::Launched(launched) => Ok(self.shard.send(launched, &self.descriptor)),
             Admitted::Queued(ticket) => Ok(Err(ticket)),
             Admitted::Refused(error, memory, _waker) => Err((error, memory)),
             Admitted::WantsFile(..) => unreachable!("it has one"),
+            Admitted::Full(..) => unreachable!("it was told to wait"),
         }
     }
 
@@ -162,7 +203,7 @@ impl<F: Flavour> Future for Operation<'_, F> {
                 lease,
                 transfer,
             } => {
-                let looked = this.shared.poll(ticket, cx.waker());
+                let looked = this.shard.poll(ticket, cx.waker());
                 this.take(looked, lease, transfer)
             }
             Stage::Ended => panic!("an operation was polled after it had completed"),
@@ -177,7 +218,7 @@ impl<F: Flavour> Future for Operation<'_, F> {
 impl<F: Flavour> Drop for Operation<'_, F> {
     fn drop(&mut self) {
         if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
-            lease.settle(self.shared.withdraw(ticket));
+            lease.settle(self.shard.withdraw(ticket));
         }
     }
 }

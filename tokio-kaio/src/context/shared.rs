@@ -90,14 +90,16 @@ impl<F: Flavour> Shared<F> {
         }
     }
 
-    /// Takes in a new request; `waker` is woken when it is done.
+    /// Takes in a new request; `waker` is woken when it is done. `may_wait`: there is no other
+    /// context that it could go to.
     pub(super) fn admit(
         &self,
         payload: Payload,
         descriptor: &Descriptor<'_>,
         waker: Waker,
+        may_wait: bool,
     ) -> Admitted<F> {
-        self.with(|state, aftermath| state.admit(payload, descriptor, waker, aftermath))
+        self.with(|state, aftermath| state.admit(payload, descriptor, waker, may_wait, aftermath))
     }
 
     /// Hands a launched request to the kernel. `Ok`: it is done already.

@@ -74,6 +74,8 @@ pub(super) enum Admitted<F: Flavour> {
     /// Has to wait, and wants something that keeps its descriptor open meanwhile.
     WantsFile(Payload, Waker),
     Refused(AioCommandError, Memory, Waker),
+    /// There is no free slot, and it may not wait.
+    Full(Payload, Waker),
 }
 
 /// A request that the table has in flight and the kernel does not have yet.
@@ -144,6 +146,7 @@ impl<F: Flavour> State<F> {
         payload: Payload,
         descriptor: &Descriptor<'_>,
         waker: Waker,
+        may_wait: bool,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
         if self.free_slots() == 0 {
@@ -153,6 +156,9 @@ impl<F: Flavour> State<F> {
             return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
         }
         let full = self.free_slots() == 0;
+        if full && !may_wait {
+            return Admitted::Full(payload, waker);
+        }
         if full && !self.limits.waits {
             let error = AioCommandError::CapacityExceeded;
             return Admitted::Refused(error, payload.into_memory(), waker);

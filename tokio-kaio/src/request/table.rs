@@ -116,7 +116,7 @@ impl<F: Flavour> Table<F> {
             file,
             waker: Some(waker),
         });
-        let request = self.to_queue(&ticket);
+        let request = self.onto_queue(&ticket);
         self.queued.push_back(request);
         ticket
     }
@@ -198,7 +198,7 @@ impl<F: Flavour> Table<F> {
                     waker,
                 });
                 self.landed(flight);
-                let request = self.to_queue(&ticket);
+                let request = self.onto_queue(&ticket);
                 self.queued.push_front(request);
             }
             State::Abandoned { memory, flight } => {
@@ -415,7 +415,7 @@ impl<F: Flavour> Table<F> {
 
     /// The request of `ticket`, for the queue, which it must not be in. It comes back through
     /// [`Table::off_queue`].
-    fn to_queue(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
+    fn onto_queue(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
         self.queued_len += 1;
         // SAFETY: made by `Box::into_raw` and kept by the table. The queue only ever gives its
         // boxes to `off_queue`, so that none is dropped.

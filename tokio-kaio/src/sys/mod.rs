@@ -16,7 +16,7 @@ pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
-pub(crate) use syscalls::{create_eventfd, memlock_limit, set_direct};
+pub(crate) use syscalls::{create_eventfd, current_cpu, memlock_limit, set_direct};
 
 use std::io;
 

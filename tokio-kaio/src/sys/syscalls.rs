@@ -156,6 +156,17 @@ pub(crate) fn set_direct(file: impl AsFd) -> io::Result<()> {
     syscall_result(code.into()).map(drop)
 }
 
+/// The CPU that runs this thread, or just did. 0 where it can't be told.
+///
+/// # References
+///
+/// [`sched_getcpu(3)`](https://man7.org/linux/man-pages/man3/sched_getcpu.3.html)
+pub(crate) fn current_cpu() -> usize {
+    // SAFETY: takes nothing, and looks at what the kernel keeps for the thread.
+    let cpu = unsafe { libc::sched_getcpu() };
+    usize::try_from(cpu).unwrap_or(0)
+}
+
 /// The soft `RLIMIT_MEMLOCK` in bytes; `None`: unlimited.
 ///
 /// # References

@@ -213,7 +213,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
             flags: WriteFlags::empty(),
             len: 0,
         };
-        Operation::new(&self.shared, Descriptor::File(file()), command)
+        Operation::new(&self.shared, None, Descriptor::File(file()), command)
     }
 
     fn read<'a>(&'a self, label: i64, buffer: &'a mut LockedBuf) -> Operation<'a, F> {
@@ -223,7 +223,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
             flags: ReadFlags::empty(),
             buffer,
         };
-        Operation::new(&self.shared, Descriptor::File(file()), command)
+        Operation::new(&self.shared, None, Descriptor::File(file()), command)
     }
 
     /// What closing a context is: no new requests, and wait until everything is given back. Then

@@ -108,7 +108,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     }
 
     fn task<'a>(&'a self, descriptor: Descriptor<'a>, command: RawCommand<'a>) -> Task<'a, F> {
-        Task::new(Operation::new(&self.shared, descriptor, command))
+        Task::new(Operation::new(&self.shared, None, descriptor, command))
     }
 
     /// The background task, not polled yet.
