@@ -1,5 +1,9 @@
 //! When a request goes to the kernel at once, and when it waits for company.
 
+use std::mem;
+use std::ptr;
+use std::task::Waker;
+
 /// Guesses whether more requests will follow within the same turn of the runtime.
 ///
 /// A request that goes alone costs a system call; one that waits for the driver to flush the queue
@@ -10,6 +14,9 @@
 ///   out ends it: they come in company. Where requests complete at once there is never one out to
 ///   be seen, so now and then one is made to wait, to see whether others follow.
 /// - *in company*: requests wait for the flush. A flush that finds a single one ends it.
+///
+/// Between tasks that are *apart*, only requests of one task are company: see
+/// [`State::tasks_are_apart`](super::state::State::tasks_are_apart).
 #[derive(Debug, Default)]
 pub(crate) struct Batching {
     company: bool,
@@ -23,6 +30,10 @@ pub(crate) struct Batching {
     last_flush: usize,
     /// Flushes since one was last put off.
     since_put_off: u32,
+    /// Whose the latest one was that waits.
+    latest_task: Task,
+    /// Some task had two wait, one right after the other, since the last flush.
+    same_task: bool,
 }
 
 /// One in about so many requests is made to wait for company that may not come. Not at a fixed
@@ -35,12 +46,12 @@ const PUT_OFF_EVERY: u32 = 16;
 
 impl Batching {
     /// Whether a new request should wait, with `in_flight` out already.
-    pub(crate) fn should_wait(&mut self, in_flight: usize) -> bool {
-        if self.company {
+    pub(crate) fn should_wait(&mut self, in_flight: usize, waker: &Waker, apart: bool) -> bool {
+        if self.company && (!apart || task_of(waker) == self.latest_task) {
             return true;
         }
         self.since_probe += 1;
-        let followed = self.this_turn > 0 && in_flight > 0;
+        let followed = self.this_turn > 0 && in_flight > 0 && !apart;
         let probe = self.since_probe >= PROBE_EVERY + self.probes % PROBE_JITTER;
         if followed || probe {
             self.probes = self.probes.wrapping_add(u32::from(probe));
@@ -54,7 +65,10 @@ impl Batching {
 
     /// Whether a flush of `queued` requests would come too early, if tasks may be ready that have
     /// not run yet: one request alone, or fewer than half of the last time.
-    pub(crate) fn is_early(&mut self, queued: usize) -> bool {
+    pub(crate) fn is_early(&mut self, queued: usize, apart: bool) -> bool {
+        if apart {
+            return false;
+        }
         self.since_put_off += 1;
         let complete = queued > 1 && queued * 2 >= self.last_flush;
         let early = !complete || self.since_put_off >= PUT_OFF_EVERY;
@@ -64,9 +78,16 @@ impl Batching {
         early
     }
 
+    /// A request of the task behind `waker` waits.
+    pub(crate) fn queued(&mut self, waker: &Waker) {
+        let task = task_of(waker);
+        self.same_task |= mem::replace(&mut self.latest_task, task) == task;
+    }
+
     /// The queue was flushed with `requests` in it.
-    pub(crate) fn flushed(&mut self, requests: usize) {
-        self.company = requests > 1;
+    pub(crate) fn flushed(&mut self, requests: usize, apart: bool) {
+        let same_task = mem::take(&mut self.same_task);
+        self.company = requests > 1 && (same_task || !apart);
         self.last_flush = requests;
     }
 
@@ -74,6 +95,13 @@ impl Batching {
     pub(crate) fn turned(&mut self) {
         self.this_turn = 0;
     }
+}
+
+/// What wakes a task, by address and kind.
+type Task = (usize, usize);
+
+fn task_of(waker: &Waker) -> Task {
+    (waker.data().addr(), ptr::from_ref(waker.vtable()).addr())
 }
 
 #[cfg(test)]
@@ -85,9 +113,9 @@ mod tests {
         let mut batching = Batching::default();
         let mut waited = 0;
         for _ in 0..640 {
-            if batching.should_wait(0) {
+            if batching.should_wait(0, Waker::noop(), false) {
                 waited += 1;
-                batching.flushed(1);
+                batching.flushed(1, false);
             }
             batching.turned();
         }
@@ -97,32 +125,37 @@ mod tests {
     #[test]
     fn the_second_of_a_turn_waits_and_so_do_all_after_it() {
         let mut batching = Batching::default();
-        assert!(!batching.should_wait(0));
+        assert!(!batching.should_wait(0, Waker::noop(), false));
         for in_flight in 1..32 {
-            assert!(batching.should_wait(in_flight));
+            assert!(batching.should_wait(in_flight, Waker::noop(), false));
         }
-        batching.flushed(31);
+        batching.flushed(31, false);
         batching.turned();
-        assert!(batching.should_wait(0), "the next wave goes together");
+        assert!(
+            batching.should_wait(0, Waker::noop(), false),
+            "the next wave goes together"
+        );
     }
 
     #[test]
     fn company_that_stays_out_is_not_waited_for_again() {
         let mut batching = Batching::default();
-        assert!(!batching.should_wait(0));
-        assert!(batching.should_wait(1));
-        batching.flushed(1);
+        assert!(!batching.should_wait(0, Waker::noop(), false));
+        assert!(batching.should_wait(1, Waker::noop(), false));
+        batching.flushed(1, false);
         batching.turned();
-        assert!(!batching.should_wait(1));
+        assert!(!batching.should_wait(1, Waker::noop(), false));
     }
 
     #[test]
     fn company_is_found_where_requests_complete_at_once() {
         let mut batching = Batching::default();
-        let first = (0..).position(|_| batching.should_wait(0)).unwrap();
+        let first = (0..)
+            .position(|_| batching.should_wait(0, Waker::noop(), false))
+            .unwrap();
         assert!(first < PROBE_EVERY as usize);
-        batching.flushed(20);
-        assert!(batching.should_wait(0));
+        batching.flushed(20, false);
+        assert!(batching.should_wait(0, Waker::noop(), false));
     }
 
     #[test]
@@ -130,14 +163,64 @@ mod tests {
         for wave in 2..200_usize {
             let mut batching = Batching::default();
             let found = (0..20_usize).any(|_| {
-                let waiting = (0..wave).filter(|_| batching.should_wait(0)).count();
+                let waiting = (0..wave)
+                    .filter(|_| batching.should_wait(0, Waker::noop(), false))
+                    .count();
                 if waiting > 0 {
-                    batching.flushed(waiting);
+                    batching.flushed(waiting, false);
                 }
                 batching.turned();
                 waiting == wave
             });
             assert!(found || wave < 7, "waves of {wave}");
         }
+    }
+
+    /// Differs from those of other numbers.
+    fn task(number: usize) -> Waker {
+        struct Task(#[allow(dead_code, reason = "has an address of its own")] usize);
+        impl std::task::Wake for Task {
+            fn wake(self: std::sync::Arc<Self>) {}
+        }
+        std::sync::Arc::new(Task(number)).into()
+    }
+
+    #[test]
+    fn tasks_that_are_apart_do_not_wait_for_one_another() {
+        let mut batching = Batching::default();
+        let tasks: Vec<_> = (0..32).map(task).collect();
+        let mut waited = 0;
+        for _ in 0..100 {
+            for task in &tasks {
+                if batching.should_wait(1, task, true) {
+                    batching.queued(task);
+                    waited += 1;
+                    assert!(!batching.is_early(1, true), "the rest of a wave is there");
+                    batching.flushed(1, true);
+                }
+            }
+            batching.turned();
+        }
+        assert!(waited <= 3200 / PROBE_EVERY, "{waited} waited");
+    }
+
+    #[test]
+    fn a_task_that_is_apart_still_has_its_own_wave_together() {
+        let mut batching = Batching::default();
+        let (ours, other) = (task(0), task(1));
+        for _ in 0..20 {
+            let mut queued = 0;
+            for _ in 0..16 {
+                if batching.should_wait(0, &ours, true) {
+                    batching.queued(&ours);
+                    queued += 1;
+                }
+            }
+            batching.flushed(queued, true);
+            batching.turned();
+        }
+        let waits = (0..16).filter(|_| batching.should_wait(0, &ours, true));
+        assert_eq!(waits.count(), 16);
+        assert!(!batching.should_wait(0, &other, true));
     }
 }

@@ -246,12 +246,14 @@ impl<F: Flavour> Shared<F> {
     pub(super) fn drive(&self, signal: Option<&Waker>, turn: Turn) -> Driven {
         let (queued, early) = self.with(|state, aftermath| {
             state.driven = true;
+            state.several_workers = turn != Turn::Fair;
             if let Some(waker) = signal {
                 state.arm(waker, aftermath);
             }
             state.reap(aftermath);
             let queued = state.table.queued();
-            let early = turn == Turn::Early && queued > 0 && state.batching.is_early(queued);
+            let apart = state.tasks_are_apart();
+            let early = turn == Turn::Early && queued > 0 && state.batching.is_early(queued, apart);
             state.flush_requested = early; // it goes on
             if !early {
                 state.batching.turned();

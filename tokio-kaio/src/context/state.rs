@@ -40,6 +40,8 @@ pub(super) struct State<F: Flavour> {
     pub(super) signalling: Signalling,
     /// Whether the driver has been polled: before that, nobody would flush the queue.
     pub(super) driven: bool,
+    /// The driver's runtime has several workers.
+    pub(super) several_workers: bool,
     /// The driver was woken to flush and has not run yet.
     pub(super) flush_requested: bool,
     /// Calls of `io_submit` that are being made outside the lock. The kernel context outlives
@@ -130,6 +132,7 @@ impl<F: Flavour> State<F> {
             batching: Batching::default(),
             signalling: Signalling::default(),
             driven: false,
+            several_workers: false,
             flush_requested: false,
             submitting: 0,
             reaps: 0,
@@ -165,14 +168,16 @@ impl<F: Flavour> State<F> {
         }
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
-        let company = !full
-            && self.driven
-            && descriptor.file().is_some()
-            && self.batching.should_wait(self.table.in_flight());
+        let company = !full && self.driven && descriptor.file().is_some() && {
+            let apart = self.tasks_are_apart();
+            self.batching
+                .should_wait(self.table.in_flight(), &waker, apart)
+        };
         if full || company {
             let Some(file) = descriptor.file() else {
                 return Admitted::WantsFile(payload, waker);
             };
+            self.batching.queued(&waker);
             let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
             // A device should not wait for the rest. But where requests are done at once, a flush
             // wakes their tasks, this one among them, which costs least from the driver's.
@@ -228,13 +233,24 @@ impl<F: Flavour> State<F> {
         limit.clamp(1, MAX_BATCH)
     }
 
-    /// `iocbs` went to the kernel, and what was done by then has been reaped.
+    /// Whether tasks do better each on its own: where requests are done at once and there are
+    /// several workers. A flush of what many tasks have queued wakes them all on one worker, which
+    /// wakes another to steal them. A call for each request costs less than that.
+    pub(super) fn tasks_are_apart(&self) -> bool {
+        self.several_workers && self.may_be_quiet()
+    }
+
+    /// `iocbs` went to the kernel, and what was done by then has been reaped, or as much of it as
+    /// one reap takes.
     pub(super) fn sent(
         &mut self,
         iocbs: &[Iocb],
         route: &Route<F::Kernel>,
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
+        if aftermath.more && self.table.is_any_left(iocbs, route.launch) {
+            self.reap_all(aftermath); // those of other threads came first
+        }
         let any_left = if route.quiet {
             self.table.overlook(iocbs, route.launch)
         } else {
@@ -250,8 +266,9 @@ impl<F: Flavour> State<F> {
         if self.table.queued() == 0 || self.phase.live().is_none() {
             return None;
         }
-        self.batching.flushed(self.table.queued());
         let quiet = self.may_be_quiet();
+        let apart = self.tasks_are_apart();
+        self.batching.flushed(self.table.queued(), apart);
         let limit = self.batch_limit();
         self.table.launch_queued(batch, limit, self.limits.slots);
         if batch.is_empty() {
