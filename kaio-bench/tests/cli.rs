@@ -109,21 +109,46 @@ fn an_engine_that_can_not_run_is_told_and_strictly_taken_is_a_failure() {
 
 #[test]
 fn once_makes_so_many_transfers_and_says_what_they_took() {
+    let said = once("bare", "10");
+    assert_eq!(count(&said, "transfers"), Some(100.0));
+    assert_eq!(count(&said, "io_submit"), Some(10.0));
+    let waits = count(&said, "io_getevents").unwrap();
+    assert!((10.0..=100.0).contains(&waits), "{said}");
+    assert_eq!(count(&said, "epoll_wait"), None);
+}
+
+#[test]
+fn the_loop_over_epoll_makes_one_call_more_for_each_time_that_it_waits() {
+    let said = once("bare-epoll", "1");
+    for (what, times) in [
+        ("transfers", 100.0),
+        ("io_submit", 100.0),
+        ("epoll_wait", 100.0),
+        ("io_getevents", 100.0),
+    ] {
+        assert_eq!(count(&said, what), Some(times), "{said}");
+    }
+
+    let said = once("bare-epoll", "10");
+    assert_eq!(count(&said, "io_submit"), Some(10.0), "{said}");
+    // Once a wave at least, and at most once for each request's signal.
+    let waits = count(&said, "epoll_wait").unwrap();
+    assert!((10.0..=100.0).contains(&waits), "{said}");
+    assert_eq!(count(&said, "io_getevents"), Some(waits), "{said}");
+}
+
+/// What `once` says of 100 transfers in waves.
+fn once(engine: &str, depth: &str) -> String {
     let output = run(&[
-        "once", "bare", "100", "--shape", "waves", "--depth", "10", "--size", "1",
+        "once", engine, "100", "--shape", "waves", "--depth", depth, "--size", "1",
     ]);
-    let said = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let count = |name: &str| -> f64 {
-        let line = said.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{name} in {said}"))
-            .trim()
-            .parse()
-            .unwrap()
-    };
-    assert_eq!(count("transfers "), 100.0);
-    assert_eq!(count("io_submit "), 10.0);
-    assert!((10.0..=100.0).contains(&count("io_getevents ")));
+    text(&output.stdout)
+}
+
+fn count(said: &str, name: &str) -> Option<f64> {
+    let line = said.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().parse().expect("a number"))
 }
 
 #[test]

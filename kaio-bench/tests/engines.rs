@@ -90,6 +90,7 @@ fn check_everywhere(name: &str) {
 #[test]
 fn bare_does_every_pattern_in_both_shapes() {
     check_everywhere("bare");
+    check_everywhere("bare-epoll");
 }
 
 #[test]
@@ -122,6 +123,7 @@ fn no_engine_is_left_out_here() {
         names,
         [
             "bare",
+            "bare-epoll",
             "bare-uring",
             "kaio/multi-thread",
             "kaio/current-thread",

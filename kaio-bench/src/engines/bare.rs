@@ -1,5 +1,10 @@
 //! `bare`: a loop of `io_submit` and `io_getevents` on one thread, without an eventfd. Nothing that
 //! uses kernel AIO can do with less.
+//!
+//! `bare-epoll`: the same loop, but it sleeps where every program on tokio has to, in epoll. Each
+//! request signals an eventfd; the first signal ends the wait, and what has come by then is taken
+//! without waiting. Nothing that waits in epoll can do with less, but by not waiting at all, as for
+//! requests that are done before their submission returns.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -7,24 +12,42 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use super::signal::Signal;
 use super::{open_direct, setup_error};
 use crate::{
     Buffer, Direction, Engine, Lane, Prepared, Result, Run, Shape, Tally, Transfer, Workload,
     on_tokio,
 };
 
-pub(super) struct Bare;
+pub(super) struct Bare(pub(super) Waiting);
+
+/// Where a loop sleeps.
+#[derive(Clone, Copy)]
+pub(super) enum Waiting {
+    /// In `io_getevents`, until all is there that it waits for.
+    Getevents,
+    /// In `epoll_wait`, until the next signal.
+    Epoll,
+}
 
 impl Engine for Bare {
     fn name(&self) -> &str {
-        "bare"
+        match self.0 {
+            Waiting::Getevents => "bare",
+            Waiting::Epoll => "bare-epoll",
+        }
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let file = open_direct(workload, false)?;
         let buffers = (0..workload.depth).map(|_| Buffer::new(workload.block()));
+        let signal = match self.0 {
+            Waiting::Getevents => None,
+            Waiting::Epoll => Some(Signal::new().map_err(|error| setup_error("epoll", &error))?),
+        };
         Ok(Box::new(PreparedBare {
             context: Context::new(workload.depth)?,
+            signal,
             iocbs: vec![Iocb::default(); workload.depth],
             queue: Vec::with_capacity(workload.depth),
             events: vec![Event::default(); workload.depth],
@@ -39,6 +62,8 @@ impl Engine for Bare {
 struct PreparedBare {
     /// Before the memory that its requests use, so that it is destroyed before it is freed.
     context: Context,
+    /// With [`Waiting::Epoll`].
+    signal: Option<Signal>,
     /// One for each transfer in flight, and so a buffer and a start.
     iocbs: Vec<Iocb>,
     /// What goes to the kernel next: pointers to `iocbs`.
@@ -120,6 +145,10 @@ impl PreparedBare {
             Direction::Write if durable => (IOCB_CMD_PWRITE, libc::RWF_DSYNC),
             Direction::Write => (IOCB_CMD_PWRITE, 0),
         };
+        let (flags, eventfd) = match &self.signal {
+            Some(signal) => (IOCB_FLAG_RESFD, signal.eventfd()),
+            None => (0, 0),
+        };
         let iocb = &mut self.iocbs[slot];
         *iocb = Iocb {
             data: slot as u64,
@@ -129,6 +158,8 @@ impl PreparedBare {
             buffer: self.buffers[slot].as_mut_ptr() as u64,
             len: self.workload.block() as u64,
             offset: transfer.offset as i64,
+            flags,
+            eventfd: eventfd as u32,
             ..Iocb::default()
         };
         self.queue.push(iocb);
@@ -157,24 +188,21 @@ impl PreparedBare {
         Ok(())
     }
 
-    /// Waits for `least` events or more; returns how many there are in `events`.
-    fn reap(&mut self, least: usize) -> Result<usize> {
+    /// Waits for events; returns how many there are in `events`, one at least. `wanted`: how many
+    /// the caller can't go on without. Only `io_getevents` can wait for so many; epoll wakes for
+    /// the first.
+    fn reap(&mut self, wanted: usize) -> Result<usize> {
+        let Some(signal) = &self.signal else {
+            return self.context.events(wanted, &mut self.events);
+        };
         loop {
-            // SAFETY: room for as many events.
-            let code = unsafe {
-                libc::syscall(
-                    libc::SYS_io_getevents,
-                    self.context.0,
-                    least,
-                    self.events.len(),
-                    self.events.as_mut_ptr(),
-                    std::ptr::null_mut::<libc::timespec>(),
-                )
-            };
-            match code {
-                0.. => return Ok(code as usize),
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                _ => return Err(last_error("io_getevents").into()),
+            signal
+                .wait()
+                .map_err(|error| format!("epoll_wait: {error}"))?;
+            // None where an earlier wait's reaping has taken the event of this signal.
+            match self.context.events(0, &mut self.events)? {
+                0 => {}
+                reaped => return Ok(reaped),
             }
         }
     }
@@ -202,6 +230,28 @@ impl Context {
         match code {
             0 => Ok(Context(id)),
             _ => Err(setup_error("io_setup", &io::Error::last_os_error())),
+        }
+    }
+
+    /// Waits for `least` events or more; returns how many there are in `events`.
+    fn events(&self, least: usize, events: &mut [Event]) -> Result<usize> {
+        loop {
+            // SAFETY: room for as many events.
+            let code = unsafe {
+                libc::syscall(
+                    libc::SYS_io_getevents,
+                    self.0,
+                    least,
+                    events.len(),
+                    events.as_mut_ptr(),
+                    std::ptr::null_mut::<libc::timespec>(),
+                )
+            };
+            match code {
+                0.. => return Ok(code as usize),
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(last_error("io_getevents").into()),
+            }
         }
     }
 }
@@ -237,6 +287,8 @@ struct Iocb {
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
+/// Signals `eventfd`.
+const IOCB_FLAG_RESFD: u32 = 1;
 
 /// `aio_key`, which the kernel sets, and `aio_rw_flags`: which comes first depends on the byte
 /// order, so that the flags are always the upper half.

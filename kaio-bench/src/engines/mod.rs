@@ -6,11 +6,13 @@ mod blocking;
 mod flavour;
 mod kaio;
 mod open;
+mod signal;
 mod tokio_fs;
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use self::bare::{Bare, Waiting};
 use crate::{Engine, Unavailable};
 
 pub use flavour::Flavour;
@@ -19,7 +21,8 @@ pub use open::open_direct;
 /// Every engine of this crate, the baseline first.
 pub fn all() -> Vec<Box<dyn Engine>> {
     vec![
-        Box::new(bare::Bare),
+        Box::new(Bare(Waiting::Getevents)),
+        Box::new(Bare(Waiting::Epoll)),
         Box::new(bare_uring::BareUring),
         Box::new(kaio::Kaio::new(Flavour::MultiThread)),
         Box::new(kaio::Kaio::new(Flavour::CurrentThread)),
