@@ -13,6 +13,7 @@
 //! |---|---|
 //! | CPU | user and system time of all threads of the process, from `getrusage`; a transfer's share |
 //! | user | how much of that is user space |
+//! | machine | time that CPUs were busy, with whatever it was; a transfer's share |
 //! | IOPS | transfers a second of wall time |
 //! | p50, p99, p99.9 | latencies: of each transfer for tasks, of each wave for waves |
 //! | calls | system calls a transfer |
@@ -33,9 +34,20 @@
 //!
 //! # What it can't tell
 //!
-//! CPU that the kernel uses outside of the process is not in the figures: interrupts, and its own
-//! threads, where they are not the process's. Nor is what an engine does to others on the machine.
-//! On a virtual machine the disk is the host's.
+//! *CPU* leaves out what the kernel does outside of the process: its own threads, and interrupts that
+//! come while the process sleeps, which are charged to nobody. That is not the same for all. The
+//! bare loop sleeps until its whole wave is done, and is charged for next to none; who is woken by
+//! the first completion is charged for the interrupts of the rest.
+//!
+//! *Machine* has all of that: it is the time that CPUs were not idle, nor waiting for a disk, as
+//! `/proc/stat` has it. But it has everything else on the machine too, and what the host took of a
+//! virtual one, so that it means something only where nothing else runs. A report says how busy
+//! others were right before the start. And it is told in ticks of 10 ms, so that it is no median of
+//! rounds but their sum, without quartiles: with 15 rounds of 100 ms it is off by 20 ms or so, one
+//! or two hundredths where a CPU is busy throughout, more for an engine that mostly sleeps.
+//!
+//! What an engine does to others on the machine, by caches and queues, is in neither. On a virtual
+//! machine the disk is the host's.
 //!
 //! # Running it
 //!
@@ -46,6 +58,7 @@
 //! `--help` has the rest.
 
 mod buffer;
+mod busy;
 mod calibrate;
 pub mod cli;
 pub mod counting;

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Result, busy};
 
 /// The machine, and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,10 +23,12 @@ pub struct Machine {
     pub tokio_kaio: String,
     /// When the measurement began, in UTC.
     pub date: String,
+    /// The share of all CPUs' time that others took right before it, 0 to 1. `None`: not known.
+    pub others: Option<f64>,
 }
 
 impl Machine {
-    /// This machine, now.
+    /// This machine, now. Sleeps for a moment, to see what others do on it.
     pub fn here() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let line = |path: &str| read(path).trim().to_owned();
@@ -52,6 +54,7 @@ impl Machine {
             // All crates of the workspace have one version.
             tokio_kaio: env!("CARGO_PKG_VERSION").into(),
             date: format!("{:.0}", jiff::Timestamp::now()),
+            others: busy::others(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::busy::Watch;
 use crate::calibrate::calibrate;
 use crate::counting;
 use crate::report::{EngineReport, Figures, Outcome, Quantiles, Sample, Settings};
@@ -118,9 +119,11 @@ fn sample(prepared: &mut dyn Prepared, transfers: usize, round: usize) -> Result
         seed: round as u64 + 1,
         latencies: false,
     };
+    let machine = Watch::start();
     let (before, start) = (Usage::now(), Instant::now());
     let tally = prepared.run(&run)?;
     let (wall, after) = (start.elapsed(), Usage::now());
+    let busy_ns = machine.and_then(|watch| watch.busy_ns());
     if tally.transfers < transfers as u64 {
         let made = tally.transfers;
         return Err(format!("made {made} transfers where {transfers} were asked for").into());
@@ -131,6 +134,7 @@ fn sample(prepared: &mut dyn Prepared, transfers: usize, round: usize) -> Result
         wall_ns: nanos(wall),
         user_ns: nanos(after.user.saturating_sub(before.user)),
         system_ns: nanos(after.system.saturating_sub(before.system)),
+        busy_ns,
         voluntary: after.voluntary - before.voluntary,
         involuntary: after.involuntary - before.involuntary,
     })

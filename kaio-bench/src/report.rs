@@ -115,6 +115,9 @@ pub struct Sample {
     pub user_ns: f64,
     /// CPU time of all threads in the kernel, in nanoseconds.
     pub system_ns: f64,
+    /// Nanoseconds that the machine's CPUs were busy meanwhile, with whatever it was. In coarse
+    /// steps: only sums over many rounds tell anything. `None`: the machine does not tell.
+    pub busy_ns: Option<f64>,
     /// Times a thread went to sleep.
     pub voluntary: u64,
     /// Times a thread lost its CPU.
@@ -244,6 +247,7 @@ mod tests {
             wall_ns: cpu * 20.0,
             user_ns: cpu * 2.5,
             system_ns: cpu * 7.5,
+            busy_ns: Some(cpu * 12.0 - 1500.0),
             voluntary: 3,
             involuntary: 1,
         };
@@ -311,6 +315,31 @@ mod tests {
         assert_eq!(summary.cpu_ratio.unwrap().q1, 1.75);
         assert_eq!(summary.iops_ratio.unwrap().median, 0.5);
         assert_eq!(summary.p99_ratio.unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn a_report_of_before_the_machine_was_watched_can_still_be_read() {
+        let newer = report(vec![("bare", measured([1e3; 3]))]);
+        let json = serde_json::to_string_pretty(&newer).unwrap();
+        let added = ["others", "busy_ns", "machine_ns", "machine_ratio"];
+        let added = added.map(|name| format!("\"{name}\": "));
+        let is_old = |line: &&str| !added.iter().any(|name| line.contains(name));
+        let older: Vec<_> = json.lines().filter(is_old).collect();
+        assert_eq!(json.lines().count() - older.len(), 1 + 3 + 2);
+        // Where the last field of an object is gone, a comma is left.
+        let older: String = older.iter().flat_map(|line| line.split(' ')).collect();
+        let older = older.replace(",}", "}");
+
+        let mut older: Report = serde_json::from_str(&older).unwrap();
+        older.summarize();
+        assert_eq!(older.machine.others, None);
+        let [old, new] = [&older, &newer].map(|report| report.sets[0].engines[0].summary.unwrap());
+        assert_eq!(old.cpu_ratio, new.cpu_ratio);
+        assert_eq!((old.machine_ns, old.machine_ratio), (None, None));
+        assert_eq!(
+            (new.machine_ns, new.machine_ratio),
+            (Some(1050.0), Some(1.0))
+        );
     }
 
     #[test]

@@ -42,7 +42,15 @@ fn header(f: &mut Formatter<'_>, machine: &Machine, settings: &Settings) -> fmt:
         settings.latency_rounds,
         settings.file_size >> 20,
         settings.baseline
-    )
+    )?;
+    if let Some(share) = machine.others {
+        let percent = 100.0 * share;
+        writeln!(
+            f,
+            "others      {percent:.0} % of the machine busy before the start"
+        )?;
+    }
+    Ok(())
 }
 
 fn line_of(place: &Place) -> String {
@@ -63,10 +71,12 @@ fn line_of(place: &Place) -> String {
 /// One workload's engines, a row each.
 pub(crate) struct Table<'a>(pub(crate) &'a Set);
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 13] = [
     "CPU ns",
     "user",
     "CPU ratio (quartiles)",
+    "machine ns",
+    "machine ratio",
     "IOPS",
     "IOPS ratio (quartiles)",
     "p50 µs",
@@ -141,6 +151,8 @@ fn cells(figures: &Figures, summary: &Summary) -> Vec<String> {
             format!("{:.0} %", 100.0 * share)
         }),
         ratio(summary.cpu_ratio),
+        or_none(summary.machine_ns, |nanos| format!("{nanos:.0}")),
+        or_none(summary.machine_ratio, |ratio| format!("{ratio:.2}")),
         whole(summary.iops),
         ratio(summary.iops_ratio),
         micros(|latency| latency.p50_ns),

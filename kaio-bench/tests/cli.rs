@@ -67,10 +67,15 @@ fn a_measurement_goes_to_the_screen_to_json_and_into_plots() {
             };
             assert_eq!(figures.rounds.len(), 2);
             assert!(figures.rounds.iter().all(|round| round.wall_ns > 0.0));
+            assert!(figures.rounds.iter().all(|round| round.busy_ns.is_some()));
         }
         let bare = set.engines[0].summary.unwrap();
         assert_eq!(bare.cpu_ratio.unwrap().median, 1.0);
     }
+    let percent = 100.0 * report.machine.others.unwrap();
+    let others = format!("others      {percent:.0} % of the machine busy before the start");
+    assert!(said.contains(&others), "{said}");
+    assert!(said.contains("machine ns  machine ratio"), "{said}");
     for shape in ["tasks", "waves"] {
         let place = &report.places[0].name;
         let svg = fs::read_to_string(plots.join(format!("{place}-random-read-{shape}.svg")));
