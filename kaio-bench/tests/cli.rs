@@ -177,10 +177,44 @@ fn ratios_may_be_to_another_engine_afterwards() {
     assert_eq!(names, expected);
 
     let local = run(&["render", "--from", json, "--baseline", "kaio/local"]);
-    assert!(text(&local.stdout).contains("ratios to kaio/local"));
+    let local = text(&local.stdout);
+    assert!(local.contains("ratios to kaio/local"));
+    // The one ratio that can't be missing, however short the rounds. As tables show it: of two
+    // rounds, the median and the quartiles.
+    let set = &load(Path::new(json)).sets[0];
+    let speeds = |name: &str| {
+        let report = set.engines.iter().find(|report| report.engine == name);
+        let rounds = &report.and_then(|report| report.figures()).unwrap().rounds;
+        [0, 1].map(|i| rounds[i].transfers as f64 / rounds[i].wall_ns)
+    };
+    let theirs = speeds("kaio/local");
+    for name in expected {
+        let ours = speeds(name);
+        let mut ratios = [ours[0] / theirs[0], ours[1] / theirs[1]];
+        ratios.sort_by(f64::total_cmp);
+        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|s| ratios[0] * (1.0 - s) + ratios[1] * s);
+        let cell = format!(" {median:.2} ({q1:.2}–{q3:.2}) ");
+        let row = local.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(row.contains(&cell), "{cell} in {row}");
+    }
     let unknown = run(&["render", "--from", json, "--baseline", "magic"]);
     assert!(!unknown.status.success());
     assert!(text(&unknown.stderr).contains("no engine magic"));
+
+    // Part of the engines, and the baseline whether it is among them or not.
+    let rows = |args: &[&str]| -> Vec<String> {
+        let output = run(&[&["render", "--from", json, "--engines"], args].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        let row = |line: &str| expected.into_iter().find(|name| line.starts_with(name));
+        said.lines().filter_map(row).map(String::from).collect()
+    };
+    assert_eq!(rows(&["thread"]), ["bare", expected[1], expected[2]]);
+    let to_local = ["current", "--baseline", "kaio/local"];
+    assert_eq!(rows(&to_local), [expected[2], expected[3]]);
+    let unknown = run(&["render", "--from", json, "--engines", "local,magic"]);
+    assert!(!unknown.status.success());
+    assert!(text(&unknown.stderr).contains("no engine with magic in its name"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line, for every binary that has engines.
 
+mod choice;
 mod memlock;
 mod once;
 mod render;
@@ -87,6 +88,9 @@ struct RenderArgs {
     /// What `--json` has written
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
+    /// Engines, by part of their names
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    engines: Vec<String>,
     /// Draw plots (SVG) into a directory
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,

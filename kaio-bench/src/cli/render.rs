@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 
 use super::RenderArgs;
-use crate::{Report, Result, Set, Tables, plot};
+use super::choice::Choice;
+use crate::{Report, Result, Tables, plot};
 
 pub(super) fn render(args: &RenderArgs) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", args.from.display());
@@ -13,14 +14,26 @@ pub(super) fn render(args: &RenderArgs) -> Result<()> {
     let mut report: Report = serde_json::from_str(&text).map_err(|error| failed(&error))?;
     if let Some(baseline) = &args.baseline {
         report.settings.baseline.clone_from(baseline);
-        let known = |set: &Set| set.engines.iter().any(|report| report.engine == *baseline);
-        if !report.sets.iter().any(known) {
-            return Err(failed(&format!("no engine {baseline} in it")).into());
-        }
     }
+    choose(args, &mut report).map_err(|error| failed(&error))?;
     report.summarize();
     write!(std::io::stdout().lock(), "{}", Tables(&report))?;
     draw(&report, args.plots.as_deref())
+}
+
+/// Leaves the engines that are asked for, and the baseline in any case.
+fn choose(args: &RenderArgs, report: &mut Report) -> Result<()> {
+    let choice = Choice {
+        parts: &args.engines,
+        baseline: &report.settings.baseline,
+    };
+    let engines = report.sets.iter().flat_map(|set| &set.engines);
+    let names: Vec<_> = engines.map(|report| &*report.engine).collect();
+    choice.check(&names)?;
+    for set in &mut report.sets {
+        set.engines.retain(|report| choice.has(&report.engine));
+    }
+    Ok(())
 }
 
 pub(super) fn draw(report: &Report, plots: Option<&Path>) -> Result<()> {

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::RunArgs;
+use super::choice::Choice;
 use super::memlock::raise_memlock;
 use super::render::draw;
 use super::site::Site;
@@ -58,22 +59,16 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
 
 /// The engines that are asked for, and the baseline in any case.
 fn choose<'a>(args: &RunArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn Engine>> {
-    let engines = || all.iter().map(|engine| &**engine);
-    if !engines().any(|engine| engine.name() == args.baseline) {
-        return Err(format!("no engine {}, to take ratios to; try --list", args.baseline).into());
-    }
-    for part in &args.engines {
-        if !engines().any(|engine| engine.name().contains(part.as_str())) {
-            return Err(format!("no engine with {part} in its name; try --list").into());
-        }
-    }
-    let asked_for = |engine: &&dyn Engine| {
-        let name = engine.name();
-        args.engines.is_empty()
-            || name == args.baseline
-            || args.engines.iter().any(|part| name.contains(part.as_str()))
+    let choice = Choice {
+        parts: &args.engines,
+        baseline: &args.baseline,
     };
-    Ok(engines().filter(asked_for).collect())
+    let names: Vec<_> = all.iter().map(|engine| engine.name()).collect();
+    choice
+        .check(&names)
+        .map_err(|error| format!("{error}; try --list"))?;
+    let engines = all.iter().map(|engine| &**engine);
+    Ok(engines.filter(|engine| choice.has(engine.name())).collect())
 }
 
 fn sites(args: &RunArgs) -> Result<Vec<Site>> {
