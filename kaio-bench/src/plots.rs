@@ -13,8 +13,9 @@ use crate::report::Figures;
 use crate::summary::Summary;
 use crate::{Pattern, Report, Result, Set, Shape};
 
-/// Draws a file for each place, pattern and shape into `dir`, which is made if need be: CPU to the
-/// baseline's, IOPS and p99, by depth, a line for each engine. Returns the files' paths.
+/// Draws a file for each place, pattern and shape into `dir`, which is made if need be: CPU and the
+/// machine's busy time to the baseline's, IOPS and p99, by depth, a line for each engine. Returns the
+/// files' paths.
 ///
 /// # Errors
 ///
@@ -50,10 +51,11 @@ pub fn plot(report: &Report, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-const WIDTH: u32 = 1500;
+const WIDTH: u32 = 1200;
 const PANEL: u32 = 420;
+const PANEL_COLUMNS: usize = 2;
 const LEGEND_ROW: u32 = 24;
-const LEGEND_COLUMNS: usize = 4;
+const LEGEND_COLUMNS: usize = 3;
 const FONT: &str = "sans-serif";
 
 type Drawn = std::result::Result<(), Box<dyn Error>>;
@@ -64,7 +66,7 @@ struct Metric {
     value: fn(&Figures, &Summary) -> Option<f64>,
 }
 
-fn metrics(baseline: &str) -> [Metric; 3] {
+fn metrics(baseline: &str) -> [Metric; 4] {
     let of = |title: &str, value| Metric {
         title: title.into(),
         value,
@@ -73,6 +75,10 @@ fn metrics(baseline: &str) -> [Metric; 3] {
         of(&format!("CPU a transfer, {baseline} = 1"), |_, summary| {
             Some(summary.cpu_ratio?.median)
         }),
+        of(
+            &format!("machine busy a transfer, {baseline} = 1"),
+            |_, summary| summary.machine_ratio,
+        ),
         of("thousand IOPS", |_, summary| {
             Some(summary.iops?.median / 1e3)
         }),
@@ -84,14 +90,18 @@ fn metrics(baseline: &str) -> [Metric; 3] {
 
 fn draw(sets: &[&Set], title: &str, baseline: &str, image: &mut String) -> Drawn {
     let engines = engines(sets);
+    let metrics = metrics(baseline);
+    let rows = metrics.len().div_ceil(PANEL_COLUMNS);
+    let height = PANEL * rows as u32;
     let legend = LEGEND_ROW * engines.len().div_ceil(LEGEND_COLUMNS) as u32 + 10;
-    let root = SVGBackend::with_string(image, (WIDTH, PANEL + legend + 40)).into_drawing_area();
+    let root = SVGBackend::with_string(image, (WIDTH, height + legend + 40)).into_drawing_area();
     root.fill(&WHITE)?;
     let (head, rest) = root.split_vertically(40);
     head.draw(&Text::new(title, (20, 10), (FONT, 22)))?;
-    let (panels, foot) = rest.split_vertically(PANEL);
-    for (area, metric) in panels.split_evenly((1, 3)).iter().zip(metrics(baseline)) {
-        panel(area, sets, &engines, &metric)?;
+    let (panels, foot) = rest.split_vertically(height);
+    let areas = panels.split_evenly((rows, PANEL_COLUMNS));
+    for (area, metric) in areas.iter().zip(&metrics) {
+        panel(area, sets, &engines, metric)?;
     }
     for (i, engine) in engines.iter().enumerate() {
         let column = (i % LEGEND_COLUMNS) as i32;
@@ -228,7 +238,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 }
 
 /// Colours that stay apart on white, for as many engines as there may be.
-const COLOURS: [RGBColor; 16] = [
+const COLOURS: [RGBColor; 18] = [
     RGBColor(0x22, 0x22, 0x22),
     RGBColor(0x9e, 0x9e, 0x9e),
     RGBColor(0xd6, 0x27, 0x28),
@@ -245,6 +255,8 @@ const COLOURS: [RGBColor; 16] = [
     RGBColor(0x6d, 0x1b, 0x2e),
     RGBColor(0x0d, 0x2f, 0x6b),
     RGBColor(0x5d, 0x7a, 0x8c),
+    RGBColor(0x7f, 0xd3, 0x4e),
+    RGBColor(0xc9, 0xa2, 0xe8),
 ];
 
 fn style(i: usize) -> ShapeStyle {
@@ -264,6 +276,43 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{EngineReport, Outcome, Sample};
+
+    #[test]
+    fn each_figure_that_there_is_has_a_panel() {
+        let drawn = |busy_ns| {
+            let round = Sample {
+                transfers: 10,
+                wall_ns: 1e6,
+                user_ns: 1e5,
+                system_ns: 1e5,
+                busy_ns,
+                voluntary: 0,
+                involuntary: 0,
+            };
+            let figures = Figures {
+                rounds: vec![round; 3],
+                ..Figures::default()
+            };
+            let mut set = Set {
+                place: "disk".into(),
+                pattern: Pattern::Mixed,
+                shape: Shape::Tasks,
+                depth: 8,
+                engines: vec![EngineReport {
+                    engine: "bare".into(),
+                    outcome: Outcome::Measured(figures),
+                    summary: None,
+                }],
+            };
+            set.summarize("bare");
+            let mut image = String::new();
+            draw(&[&set], "mixed", "bare", &mut image).unwrap();
+            ["CPU a", "machine busy a", "thousand IOPS", "p99"].map(|title| image.contains(title))
+        };
+        assert_eq!(drawn(Some(3e5)), [true, true, true, false]);
+        assert_eq!(drawn(None), [true, false, true, false]);
+    }
 
     #[test]
     fn an_axis_has_a_handful_of_round_numbers() {
