@@ -101,6 +101,7 @@ fn bare_uring_does_every_pattern_in_both_shapes() {
 #[test]
 fn kaio_does_every_pattern_in_both_shapes() {
     check_everywhere("kaio/multi-thread");
+    check_everywhere("kaio/multi-thread-sharded");
     check_everywhere("kaio/current-thread");
     check_everywhere("kaio/local");
 }
@@ -126,6 +127,7 @@ fn no_engine_is_left_out_here() {
             "bare-epoll",
             "bare-uring",
             "kaio/multi-thread",
+            "kaio/multi-thread-sharded",
             "kaio/current-thread",
             "kaio/local",
             "spawn-blocking/multi-thread",

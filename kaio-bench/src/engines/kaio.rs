@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
-    AioContext, AioContextHandle, AioOpenOptionsExt, File, LocalAioContext, LocalAioContextHandle,
-    LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
+    AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File, LocalAioContext,
+    LocalAioContextHandle, LockedBuf, ReadFlags, WriteFlags, local_aio_context,
 };
 
 use crate::on_tokio::{self, Transfers};
@@ -17,6 +17,8 @@ use crate::{
 /// With a context for all threads.
 pub(super) struct Kaio {
     flavour: Flavour,
+    /// Kernel contexts behind the handle.
+    shards: usize,
     name: String,
 }
 
@@ -24,7 +26,19 @@ impl Kaio {
     pub(super) fn new(flavour: Flavour) -> Kaio {
         Kaio {
             flavour,
+            shards: 1,
             name: format!("kaio/{flavour}"),
+        }
+    }
+
+    /// With a kernel context for each of the two workers. They have as many slots as the depth
+    /// together, so that a wave is more than one of them has.
+    pub(super) fn sharded() -> Kaio {
+        let flavour = Flavour::MultiThread;
+        Kaio {
+            flavour,
+            shards: 2,
+            name: format!("kaio/{flavour}-sharded"),
         }
     }
 }
@@ -36,7 +50,8 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavour.runtime()?;
-        let (context, handle) = runtime.block_on(async { aio_context(workload.depth, true) })?;
+        let builder = AioContextBuilder::new(workload.depth).shards(self.shards);
+        let (context, handle) = runtime.block_on(async { builder.build() })?;
         let source = Source {
             handle,
             file: runtime.block_on(open(workload))?,

@@ -25,6 +25,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(Bare(Waiting::Epoll)),
         Box::new(bare_uring::BareUring),
         Box::new(kaio::Kaio::new(Flavour::MultiThread)),
+        Box::new(kaio::Kaio::sharded()),
         Box::new(kaio::Kaio::new(Flavour::CurrentThread)),
         Box::new(kaio::KaioLocal),
         Box::new(blocking::SpawnBlocking::new(Flavour::MultiThread)),
