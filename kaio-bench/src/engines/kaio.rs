@@ -31,8 +31,7 @@ impl Kaio {
         }
     }
 
-    /// With a kernel context for each of the two workers. They have as many slots as the depth
-    /// together, so that a wave is more than one of them has.
+    /// With a kernel context for each of the two workers, either with as many slots as the depth.
     pub(super) fn sharded() -> Kaio {
         let flavour = Flavour::MultiThread;
         Kaio {
@@ -50,7 +49,7 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavour.runtime()?;
-        let builder = AioContextBuilder::new(workload.depth).shards(self.shards);
+        let builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
         let (context, handle) = runtime.block_on(async { builder.build() })?;
         let source = Source {
             handle,

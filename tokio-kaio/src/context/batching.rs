@@ -13,7 +13,8 @@ use std::task::Waker;
 /// - *alone*: requests go at once. The second one to arrive in a turn while the first is still
 ///   out ends it: they come in company. Where requests complete at once there is never one out to
 ///   be seen, so now and then one is made to wait, to see whether others follow.
-/// - *in company*: requests wait for the flush. A flush that finds a single one ends it.
+/// - *in company*: requests wait for the flush. It ends with a flush that finds a single one, or
+///   with a few of those in a row where there was company before.
 ///
 /// Between tasks that are *apart*, only requests of one task are company: see
 /// [`State::tasks_are_apart`](super::state::State::tasks_are_apart).
@@ -34,6 +35,8 @@ pub(crate) struct Batching {
     latest_task: Task,
     /// Some task had two wait, one right after the other, since the last flush.
     same_task: bool,
+    /// Flushes of a single one that are still to be put up with.
+    patience: u32,
 }
 
 /// One in about so many requests is made to wait for company that may not come. Not at a fixed
@@ -43,6 +46,10 @@ const PROBE_JITTER: u32 = 8;
 
 /// One in so many flushes that seem complete is put off all the same, to see whether it was.
 const PUT_OFF_EVERY: u32 = 16;
+
+/// So many flushes of a single one in a row do not end a company that was one before: with several
+/// workers, one may flush just when another one's tasks have not run.
+const PATIENCE: u32 = 3;
 
 impl Batching {
     /// Whether a new request should wait, with `in_flight` out already.
@@ -87,7 +94,12 @@ impl Batching {
     /// The queue was flushed with `requests` in it.
     pub(crate) fn flushed(&mut self, requests: usize, apart: bool) {
         let same_task = mem::take(&mut self.same_task);
-        self.company = requests > 1 && (same_task || !apart);
+        let company = requests > 1 && (same_task || !apart);
+        self.company = company || self.patience > 0;
+        self.patience = match company {
+            true => PATIENCE,
+            false => self.patience.saturating_sub(1),
+        };
         self.last_flush = requests;
     }
 
@@ -183,6 +195,22 @@ mod tests {
             fn wake(self: std::sync::Arc<Self>) {}
         }
         std::sync::Arc::new(Task(number)).into()
+    }
+
+    #[test]
+    fn company_outlasts_a_few_flushes_of_one() {
+        let mut batching = Batching::default();
+        assert!(!batching.should_wait(0, Waker::noop(), false));
+        assert!(batching.should_wait(1, Waker::noop(), false));
+        batching.flushed(8, false);
+        for _ in 0..PATIENCE {
+            assert!(batching.should_wait(0, Waker::noop(), false));
+            batching.flushed(1, false);
+        }
+        assert!(batching.should_wait(0, Waker::noop(), false));
+        batching.flushed(1, false);
+        batching.turned();
+        assert!(!batching.should_wait(0, Waker::noop(), false));
     }
 
     #[test]
