@@ -8,14 +8,14 @@ use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 
-use super::driver::Driver;
+use super::driver::{Driver, Turn};
 use super::reaper::Reaper;
 use super::shards::Shards;
 use super::shared::Shared;
 use super::state::Limits;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
-use crate::request::Flavour;
+use crate::request::{Flavour, Of};
 use crate::sync::EventFd;
 use crate::sys::{Aio, MAX_BATCH};
 use crate::{AioContextError, IntrusiveAdapter};
@@ -99,7 +99,7 @@ impl AioContextBuilder {
             open(limits, Reaper::anywhere)
         })?;
         for shard in shards.all() {
-            tokio::spawn(Driver::new(Arc::clone(shard)));
+            tokio::spawn(Driver::new(Arc::clone(shard), Turn::of_runtime()));
         }
         Ok((
             GenericAioContext {
@@ -125,7 +125,7 @@ impl AioContextBuilder {
         ),
         AioContextError,
     > {
-        self.build_generic()
+        self.open_one(Turn::Fair) // as is all that stays on its thread
     }
 
     /// See [`generic_aio_context`](crate::generic_aio_context).
@@ -150,6 +150,27 @@ impl AioContextBuilder {
         A::LinkOps: LinkedListOps + Default,
         L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
+        self.open_one(Turn::of_runtime())
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn open_one<M, A, L>(
+        self,
+        turn: Turn,
+    ) -> Result<
+        (
+            GenericAioContext<M, A, L>,
+            GenericAioContextHandle<M, A, L>,
+            Driver<Of<M, A, L>>,
+        ),
+        AioContextError,
+    >
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
         let shared = open(self.limits, Reaper::at_home)?;
         let shards = Shards::one(Arc::clone(&shared));
         Ok((
@@ -157,7 +178,7 @@ impl AioContextBuilder {
                 shards: shards.clone(),
             },
             GenericAioContextHandle::new(shards),
-            Driver::new(shared),
+            Driver::new(shared, turn),
         ))
     }
 }

@@ -52,12 +52,12 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 impl<F: Flavour> Driver<F> {
-    pub(crate) fn new(shared: Arc<Shared<F>>) -> Driver<F> {
+    pub(super) fn new(shared: Arc<Shared<F>>, turn: Turn) -> Driver<F> {
         Driver {
             shared,
             stage: Stage::Running {
                 pause: SHORTEST_PAUSE,
-                turn: Turn::of_runtime(),
+                turn,
             },
         }
     }
@@ -102,7 +102,8 @@ impl<F: Flavour> Future for Driver<F> {
 }
 
 impl Turn {
-    fn of_runtime() -> Turn {
+    /// For a driver that any thread of the current runtime may poll.
+    pub(super) fn of_runtime() -> Turn {
         match Handle::try_current().map(|handle| handle.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => Turn::Early,
             _ => Turn::Fair,

@@ -156,7 +156,9 @@ pub fn local_aio_context(
     ),
     AioContextError,
 > {
-    generic_aio_context(nr, use_semaphore)
+    AioContextBuilder::new(nr)
+        .wait_for_slot(use_semaphore)
+        .build_local()
 }
 
 /// A context over a lock, an adapter and a link of one's own, with up to `nr` requests in flight.

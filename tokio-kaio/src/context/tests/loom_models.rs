@@ -29,7 +29,7 @@ use loom::thread::{self, JoinHandle};
 
 use super::fake::{FILE_BYTE, Fake, Port};
 use crate::context::descriptor::Descriptor;
-use crate::context::driver::Driver;
+use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
@@ -195,7 +195,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
 
     /// The background task, which has run once: from now on requests may wait for it.
     fn driver(&self) -> Pin<Box<Driver<F>>> {
-        let mut driver = Box::pin(Driver::new(Arc::clone(&self.shared)));
+        let mut driver = Box::pin(Driver::new(Arc::clone(&self.shared), Turn::Fair));
         poll_once(driver.as_mut());
         driver
     }
@@ -606,7 +606,7 @@ fn a_signal_on_another_thread_reaches_a_context_that_stays_at_home() {
         }
         // Polls only what was woken.
         let mut tasks = FuturesUnordered::<Pin<Box<dyn Future<Output = bool>>>>::new();
-        let driver = Driver::new(Arc::clone(&rig.shared));
+        let driver = Driver::new(Arc::clone(&rig.shared), Turn::Fair);
         tasks.push(Box::pin(async { driver.await.is_err() }));
         for op in ops {
             tasks.push(Box::pin(async { op.await.unwrap() == 0 }));

@@ -12,7 +12,7 @@ use intrusive_collections::linked_list::{AtomicLink, Link};
 
 use super::fake::{Fake, Port};
 use crate::context::descriptor::Descriptor;
-use crate::context::driver::Driver;
+use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
@@ -113,7 +113,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
 
     /// The background task, not polled yet.
     pub(super) fn driver(&self) -> Task<'static, F, Driver<F>> {
-        Task::new(Driver::new(Arc::clone(&self.shared)))
+        Task::new(Driver::new(Arc::clone(&self.shared), Turn::Fair))
     }
 
     /// The background task, which has been polled: requests that come in company wait for it.
