@@ -73,8 +73,9 @@ impl Region {
         self.locked
     }
 
+    /// For the kernel, which makes a pointer of it.
     pub(crate) fn address(&self) -> u64 {
-        self.mapping.start().as_ptr().addr() as u64
+        self.mapping.start().as_ptr().expose_provenance() as u64
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -3,7 +3,7 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::fs::File;
-use std::marker::PhantomData;
+use std::marker::{PhantomData, PhantomPinned};
 use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
@@ -27,6 +27,9 @@ pub struct Request<M: RawMutex, L: DefaultLinkOps + Default> {
     /// Reached through [`Table`](super::Table) alone, which is behind the context's lock.
     pub(super) state: UnsafeCell<State>,
     lock: PhantomData<fn() -> M>,
+    /// The table looks at a request while it is in the queue, which has it as a `Box`: that must not
+    /// mean that nobody else does.
+    _shared: PhantomPinned,
 }
 
 impl<M: RawMutex, L: DefaultLinkOps + Default> Request<M, L> {
@@ -35,6 +38,7 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> Request<M, L> {
             link: L::default(),
             state: UnsafeCell::new(State::Ready),
             lock: PhantomData,
+            _shared: PhantomPinned,
         }
     }
 }

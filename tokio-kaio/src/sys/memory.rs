@@ -63,6 +63,9 @@ impl Mapping {
     ///
     /// `ENOMEM`, `EPERM`: past `RLIMIT_MEMLOCK`. `EAGAIN`: no memory to back it.
     pub(crate) fn lock(&self) -> io::Result<()> {
+        if cfg!(miri) {
+            return Ok(()); // Miri has no mlock
+        }
         // SAFETY: locking changes neither content nor validity of a mapping that is ours.
         let code = unsafe { libc::mlock(self.start.as_ptr().cast(), self.len) };
         syscall_result(code.into()).map(drop)
@@ -80,6 +83,9 @@ impl Mapping {
     }
 
     fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        if cfg!(miri) {
+            return Ok(()); // nor madvise
+        }
         // SAFETY: the advices used here leave this process' view of the memory as it is.
         let code = unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) };
         syscall_result(code.into()).map(drop)
