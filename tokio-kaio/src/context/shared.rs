@@ -296,6 +296,12 @@ impl<F: Flavour> Shared<F> {
         (table.queued(), table.in_flight(), table.claimed())
     }
 
+    /// From now on all requests go out without a signal.
+    #[cfg(all(test, kaio_loom))]
+    pub(super) fn go_quiet(&self) {
+        self.state.lock().signalling = super::signalling::Signalling::always_quiet();
+    }
+
     /// Whether the kernel context was given away to be destroyed.
     #[cfg(test)]
     pub(super) fn has_ended(&self) -> bool {

@@ -29,6 +29,12 @@ impl Default for Signalling {
 }
 
 impl Signalling {
+    /// Whatever comes of it.
+    #[cfg(all(test, kaio_loom))]
+    pub(crate) fn always_quiet() -> Signalling {
+        Signalling { run: 0, wanted: 0 }
+    }
+
     /// Whether the next requests may go out without a signal.
     pub(crate) fn may_be_quiet(&self) -> bool {
         self.run >= self.wanted

@@ -12,6 +12,8 @@ use loom::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(kaio_loom))]
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+#[cfg(kaio_loom)]
+use crate::sys::abi::IOCB_FLAG_RESFD;
 use crate::sys::abi::{IOCB_CMD_PREAD, IoEvent, Iocb};
 use crate::sys::{Events, Kernel, ModelRing};
 
@@ -331,14 +333,16 @@ impl Port {
         self.post_event(data, 0);
     }
 
-    /// Completes the oldest request, waiting for one. `false`: the context is gone.
+    /// Completes the oldest request, waiting for one, and says whether the kernel signals that.
+    /// `None`: the context is gone.
     #[cfg(kaio_loom)]
-    pub(super) fn complete_next(&self) -> bool {
+    pub(super) fn complete_next(&self) -> Option<bool> {
         let mut state = self.state();
         while state.in_flight.is_empty() && !state.destroyed {
             state = self.wait(state);
         }
-        self.complete_one(&mut state, 0, None)
+        let signals = state.in_flight.front()?.flags & IOCB_FLAG_RESFD != 0;
+        self.complete_one(&mut state, 0, None).then_some(signals)
     }
 
     fn complete_one(&self, state: &mut State, position: usize, res: Option<i64>) -> bool {

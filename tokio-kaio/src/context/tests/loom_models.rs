@@ -162,8 +162,10 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     fn device(&self) -> JoinHandle<()> {
         let (kernel, signal) = (self.kernel.clone(), self.signal.clone());
         thread::spawn(move || {
-            while kernel.complete_next() {
-                signal.dispatch();
+            while let Some(signals) = kernel.complete_next() {
+                if signals {
+                    signal.dispatch();
+                }
             }
         })
     }
@@ -173,8 +175,10 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     fn device_and_io_driver(&self) -> [JoinHandle<()>; 2] {
         let (kernel, signal) = (self.kernel.clone(), self.signal.clone());
         let device = thread::spawn(move || {
-            while kernel.complete_next() {
-                signal.signal();
+            while let Some(signals) = kernel.complete_next() {
+                if signals {
+                    signal.signal();
+                }
             }
             signal.close();
         });
@@ -187,8 +191,9 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
         let (kernel, signal) = (self.kernel.clone(), self.signal.clone());
         thread::spawn(move || {
             for _ in 0..requests {
-                assert!(kernel.complete_next());
-                signal.dispatch();
+                if kernel.complete_next().unwrap() {
+                    signal.dispatch();
+                }
             }
         })
     }
@@ -629,12 +634,81 @@ fn the_last_handle_may_go_while_the_kernel_signals() {
         let mut gone = rig.shared.watch_gone();
         let (kernel, signal) = (rig.kernel.clone(), rig.signal.clone());
         let device = thread::spawn(move || {
-            while kernel.complete_next() {
-                signal.dispatch();
+            while let Some(signals) = kernel.complete_next() {
+                if signals {
+                    signal.dispatch();
+                }
             }
         });
         drop(rig);
         block_on(async { while gone.changed().await.is_ok() {} });
         device.join().unwrap();
+    });
+}
+
+#[test]
+fn two_threads_requests_that_went_out_quietly_are_found() {
+    model_within(1, || {
+        let rig = Rig::new(2);
+        let driver = rig.drive();
+        rig.shared.go_quiet();
+        let device = rig.device();
+        let other = {
+            let rig = rig.clone();
+            thread::spawn(move || assert_eq!(block_on(rig.op(1)).unwrap(), 0))
+        };
+        assert_eq!(block_on(rig.op(2)).unwrap(), 0);
+        other.join().unwrap();
+        rig.close([driver, device]);
+    });
+}
+
+#[test]
+fn a_batch_that_went_out_quietly_is_found() {
+    model_within(1, || {
+        let rig = Rig::new(4);
+        let driver = rig.drive();
+        rig.shared.go_quiet();
+        let mut ops = [1, 2, 3].map(|label| Box::pin(rig.op(label)));
+        for op in &mut ops {
+            poll_once(op.as_mut());
+        }
+        let device = rig.device();
+        for op in ops {
+            assert_eq!(block_on(op).unwrap(), 0);
+        }
+        rig.close([driver, device]);
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_room_is_sent_when_a_quiet_one_is_done() {
+    model_within(1, || {
+        let rig = Rig::new(3);
+        rig.kernel.set_room(1);
+        let driver = rig.drive();
+        rig.shared.go_quiet();
+        let device = rig.device();
+        let other = {
+            let rig = rig.clone();
+            thread::spawn(move || assert_eq!(block_on(rig.op(1)).unwrap(), 0))
+        };
+        assert_eq!(block_on(rig.op(2)).unwrap(), 0);
+        other.join().unwrap();
+        rig.close([driver, device]);
+    });
+}
+
+#[test]
+fn a_context_may_be_closed_over_an_abandoned_request_that_went_out_quietly() {
+    model(|| {
+        let rig = Rig::new(2);
+        let driver = rig.drive();
+        rig.shared.go_quiet();
+        let mut op = Box::pin(rig.op(1));
+        poll_once(op.as_mut());
+        let device = rig.device();
+        drop(op);
+        rig.close([driver, device]);
     });
 }
