@@ -6,6 +6,8 @@
 mod common;
 
 use std::cell::Cell;
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -64,7 +66,11 @@ unsafe impl RawMutex for SpinLock {
     }
 }
 
-#[derive(Default)]
+thread_local! {
+    /// Whether the next link that this thread makes is one too many.
+    static NO_MORE_LINKS: Cell<bool> = const { Cell::new(false) };
+}
+
 struct CountedLink {
     linked: Cell<bool>,
     next: Cell<Option<NonNull<CountedLink>>>,
@@ -73,6 +79,17 @@ struct CountedLink {
 
 // SAFETY: a link is used only by the list that it is in, and that is behind a lock.
 unsafe impl Send for CountedLink {}
+
+impl Default for CountedLink {
+    fn default() -> CountedLink {
+        assert!(!NO_MORE_LINKS.take(), "no more links");
+        CountedLink {
+            linked: Cell::new(false),
+            next: Cell::new(None),
+            prev: Cell::new(None),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Default)]
 struct CountedOps;
@@ -366,6 +383,38 @@ async fn without_semaphore_there_is_no_waiting_for_a_slot() {
             .await;
         assert_eq!(read.await.unwrap(), LONG as u64);
         matches!(one_more, Err(AioCommandError::CapacityExceeded)).then_some(())
+    });
+    within(test).await;
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_link_that_panics_when_it_is_made_loses_no_wake_up_of_others() {
+    let dir = common::on_disk();
+    common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let (context, handle) = spawned(1, true);
+    let file = Arc::new(open_rw(&dir, "data").await);
+    let test = common::until_seen(async || {
+        let (its_file, its_handle) = (Arc::clone(&file), handle.clone());
+        let reading = tokio::spawn(async move {
+            let mut long = buffer(LONG);
+            let read = its_file.read_at(&its_handle, 0, &mut long, LONG as u64, ReadFlags::empty());
+            read.await.unwrap()
+        });
+        tokio::task::yield_now().await;
+        // It is done after this, and nobody has looked.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let seen = !reading.is_finished();
+
+        let mut one_more = pin!(file.sync_data(&handle));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        NO_MORE_LINKS.set(true);
+        let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+            let _ = one_more.as_mut().poll(&mut cx);
+        }));
+        NO_MORE_LINKS.set(false);
+        assert_eq!(reading.await.unwrap(), LONG as u64);
+        (seen && panicked.is_err()).then_some(())
     });
     within(test).await;
     within(context.close()).await;

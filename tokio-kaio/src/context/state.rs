@@ -153,6 +153,7 @@ impl<F: Flavour> State<F> {
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
         if self.free_slots() == 0 {
+            self.table.make_ready(); // before there are others to be woken
             self.reap(aftermath);
         }
         if !matches!(self.phase, Phase::Open(_)) {

@@ -89,6 +89,15 @@ impl<F: Flavour> Table<F> {
         self.overlooked
     }
 
+    /// Has a request at hand that is `Ready`, so that the next one taken in is not made then: that
+    /// runs code of the user's, a link's `default`, which may panic.
+    pub(crate) fn make_ready(&mut self) {
+        if self.ready.is_empty() {
+            let ticket = self.made.one_more();
+            self.ready.push(ticket);
+        }
+    }
+
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
     /// the future. The iocb, on descriptor `fd`, is the caller's to submit. It wakes nobody until
     /// [`Table::rewake`].
