@@ -533,3 +533,23 @@ fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
     assert_eq!(woken(&ops), [0, 0]);
     assert_eq!(woken(&others), [1, 1]);
 }
+
+#[test]
+fn waves_of_one_more_than_a_batch_go_out_in_two_calls() {
+    let rig = Rig::new(Limits {
+        max_batch: Some(3),
+        ..limits(16)
+    });
+    let mut driver = rig.driven();
+    rig.kernel.complete_inline();
+    let mut calls = 0;
+    for wave in 0..40 {
+        let mut ops: Vec<_> = (0..4).map(|n| rig.op(wave * 4 + n)).collect();
+        for op in &mut ops {
+            let _ = op.poll();
+        }
+        let _ = driver.poll();
+        calls = rig.kernel.calls().len();
+    }
+    assert_eq!(calls, 2, "in the last wave");
+}
