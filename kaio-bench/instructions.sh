@@ -14,7 +14,9 @@
 # them is no failure.
 set -euo pipefail
 export LC_ALL=C
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+script=$(realpath "${BASH_SOURCE[0]}")
+from=$PWD
+cd "$(dirname "$script")/.."
 
 # Each path runs with so many reads and with twice as many, and the difference counts: start and end
 # are in both. What a context learns as it goes (batching, signalling: 2^14 reads) is learned by
@@ -24,7 +26,12 @@ tolerance=2 # per cent
 baseline=kaio-bench/instructions.txt
 
 usage() {
-    sed -n '2,/^set /{ /^#/s/^# \{0,1\}//p }' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,/^set /{ /^#/s/^# \{0,1\}//p }' "$script"
+}
+
+wrong_use() {
+    printf 'instructions.sh: %s\n\n' "$1" >&2
+    usage >&2
     exit 2
 }
 
@@ -93,8 +100,18 @@ dir=/dev/shm
 case "$#:${1-}" in
     0:) ;;
     1:--update) mode=update ;;
-    2:--dir) mode=show dir=$2 ;;
-    *) usage ;;
+    2:--dir)
+        mode=show
+        # As seen from where it was called.
+        [[ $2 == /* ]] && dir=$2 || dir=$from/$2
+        [[ -d $dir ]] || wrong_use "$2 is no directory"
+        ;;
+    1:--help | 1:-h)
+        usage
+        exit
+        ;;
+    1:--dir) wrong_use "--dir wants a directory" ;;
+    *) wrong_use "unknown: $*" ;;
 esac
 
 [[ $mode != compare || -s $baseline ]] || {
@@ -104,7 +121,7 @@ esac
 command -v valgrind >/dev/null ||
     unable "valgrind is missing. Debian, Ubuntu: apt install valgrind; Fedora: dnf install valgrind"
 [[ $mode == show || $(stat -f -c %T "$dir" 2>&1) == tmpfs ]] || unable "$dir is no tmpfs"
-scratch=$(mktemp -d "$dir/kaio-instructions.XXXXXX")
+scratch=$(mktemp -d "$dir/kaio-instructions.XXXXXX") || unable "$dir can't be written to"
 trap 'rm -rf "$scratch"' EXIT
 head -c 4096 /dev/zero >"$scratch/probe"
 dd if="$scratch/probe" of=/dev/null bs=4096 iflag=direct status=none 2>/dev/null ||
