@@ -73,15 +73,18 @@ impl AioContextBuilder {
         self
     }
 
-    /// How many kernel contexts there are behind the handle, each with its part of the slots: 1 by
-    /// default, at most one a slot.
+    /// How many kernel contexts there are behind the handle: 1 by default. 0 counts as 1, and more
+    /// than there are slots as one a slot. They have equal parts of the slots, so that together they
+    /// take `nr` in flight, and `nr` off `fs.aio-max-nr`, as one would.
     ///
     /// A request goes to the one of the CPU on which it is made, and only where that has no free
     /// slot to another one. So workers on different CPUs share neither a lock nor the kernel's
     /// completion ring, and what a task reads stays in its CPU's cache. That pays where many
     /// workers do much I/O that is fast, up to one shard a worker. It costs where requests are few,
     /// since batches become smaller. Requests that wait for a slot wait in the order of their own
-    /// shard, for a slot of that shard. Each shard takes an eventfd and a background task.
+    /// shard, for a slot of that shard; those that don't
+    /// ([`wait_for_slot`](Self::wait_for_slot)) fail when no shard has one. Each shard takes an
+    /// eventfd and a background task.
     ///
     /// Counts for [`build`](Self::build) only: a context that stays on its thread has one.
     pub fn shards(mut self, shards: usize) -> Self {
