@@ -1,8 +1,10 @@
 //! The binary: what it measures, writes, draws and refuses.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use kaio_bench::{Report, engines};
 
@@ -242,6 +244,48 @@ fn what_can_not_be_done_is_said_in_a_line() {
         assert!(complaint.contains(said), "{args:?}: {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{args:?}: {complaint}");
     }
+}
+
+#[test]
+fn a_measurement_that_is_ended_by_a_signal_leaves_no_files() {
+    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut child = measuring("", dir.path());
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_from_the_start_ends_nothing() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut child = measuring("trap '' HUP;", dir.path());
+    send("HUP", &child);
+    send("TERM", &child);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+}
+
+/// One that measures for long in `dir`, once it has begun.
+fn measuring(before: &str, dir: &Path) -> Child {
+    let binary = env!("CARGO_BIN_EXE_kaio-bench");
+    let args = "--engines bare --patterns random-read --depths 1 --rounds 60000 --size 1";
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{before} exec {binary} {args} --dir .")]);
+    command.current_dir(dir).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    // Its files are there when it says what it measures with.
+    let mut first = [0];
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+    child
+}
+
+fn send(signal: &str, child: &Child) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(sent.unwrap().success());
 }
 
 #[test]

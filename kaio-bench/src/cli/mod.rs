@@ -1,6 +1,7 @@
 //! The command line, for every binary that has engines.
 
 mod choice;
+mod leftovers;
 mod memlock;
 mod once;
 mod render;
@@ -144,6 +145,8 @@ impl ValueEnum for Shape {
 /// The whole of a binary that measures this crate's engines, and `extra` ones.
 pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let cli = Cli::parse();
+    // Before there are threads.
+    leftovers::remove_on_signal();
     let all: Vec<_> = engines::all().into_iter().chain(extra).collect();
     let done = match &cli.command {
         Some(Command::Render(args)) => render::render(args),

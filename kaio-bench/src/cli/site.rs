@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::leftovers;
 use crate::{Buffer, Place, Result};
 
 /// A place with a file to measure with.
@@ -23,6 +24,7 @@ impl Site {
             .prefix("kaio-bench-")
             .tempdir_in(parent);
         let dir = dir.map_err(|error| format!("can't write to {}: {error}", parent.display()))?;
+        leftovers::add(dir.path());
         let site = Site {
             place: Place::of(parent)?,
             file: dir.path().join("blocks"),
