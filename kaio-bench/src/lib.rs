@@ -17,7 +17,7 @@
 //! | IOPS | transfers a second of wall time |
 //! | p50, p99, p99.9 | latencies: of each transfer for tasks, of each wave for waves |
 //! | calls | system calls a transfer |
-//! | allocations | calls to the allocator a transfer |
+//! | allocs | calls to the allocator a transfer |
 //! | switches | context switches a transfer, voluntary or not |
 //!
 //! # How

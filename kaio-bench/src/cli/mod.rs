@@ -1,6 +1,7 @@
 //! The command line, for every binary that has engines.
 
 mod choice;
+mod explained;
 mod leftovers;
 mod memlock;
 mod once;
@@ -12,13 +13,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{Engine, Pattern, Result, Shape, engines};
 
 /// Measures ways to read and write a disk against the bare system calls.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, after_long_help = explained::FIGURES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -41,8 +43,9 @@ struct RunArgs {
     /// direct I/O]
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
-    /// Engines, by part of their names
-    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    /// Engines, by part of their names; the baseline is measured in any case [default: all]
+    #[arg(long, value_name = "PART", value_delimiter = ',',
+          value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
     /// Patterns [default: all]
     #[arg(long, value_delimiter = ',')]
@@ -50,7 +53,7 @@ struct RunArgs {
     /// Shapes [default: both]
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<Shape>,
-    /// Transfers in flight
+    /// Transfers in flight, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128],
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     depths: Vec<u16>,
@@ -58,7 +61,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Milliseconds of an engine's part of a round
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     round_ms: u32,
     /// Further rounds with latencies
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -70,7 +73,7 @@ struct RunArgs {
     /// Engine that ratios are to
     #[arg(long, default_value = "bare")]
     baseline: String,
-    /// Write everything that was measured to a file
+    /// Write everything that was measured to a file, anew after each table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw plots (SVG) into a directory
@@ -89,8 +92,9 @@ struct RenderArgs {
     /// What `--json` has written
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// Engines, by part of their names
-    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    /// Engines, by part of their names; the baseline in any case [default: all]
+    #[arg(long, value_name = "PART", value_delimiter = ',',
+          value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
     /// Draw plots (SVG) into a directory
     #[arg(long, value_name = "DIR")]
@@ -127,8 +131,8 @@ impl ValueEnum for Pattern {
         &Pattern::ALL
     }
 
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(self.name().into())
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(explained::pattern(*self)))
     }
 }
 
@@ -137,8 +141,8 @@ impl ValueEnum for Shape {
         &Shape::ALL
     }
 
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(self.name().into())
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(explained::shape(*self)))
     }
 }
 

@@ -1,0 +1,52 @@
+//! What `--help` says of patterns, shapes, engines and figures.
+
+use crate::{Pattern, Shape};
+
+pub(super) fn pattern(pattern: Pattern) -> &'static str {
+    match pattern {
+        Pattern::RandomRead => "reads of 4 KiB",
+        Pattern::RandomWrite => "overwrites of 4 KiB",
+        Pattern::Mixed => "seven random reads to three random overwrites, 4 KiB each",
+        Pattern::SequentialRead => "reads of 128 KiB through the file",
+        Pattern::LogAppend => {
+            "writes of 4 KiB one after another, each durable when it is done (O_DSYNC), within a \
+             file that has its length already"
+        }
+    }
+}
+
+pub(super) fn shape(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Tasks => "as many tasks as the depth, each with one transfer at a time",
+        Shape::Waves => {
+            "one task that starts as many transfers as the depth and waits for all of them"
+        }
+    }
+}
+
+pub(super) const FIGURES: &str = "\
+Columns of the tables:
+  CPU ns         user and system time of the process, nanoseconds a transfer
+  user           how much of that is user space
+  machine ns     time that the machine's CPUs were busy, with whatever it was, a transfer: with
+                 interrupts and the kernel's threads, but with other programs too. `others`, above
+                 the tables, is how busy those were before the start: unless it is near 0 %, leave
+                 this column alone
+  IOPS           transfers a second
+  p50 p99 p99.9  latencies that 50, 99, 99.9 % did not exceed; of each transfer for tasks, of each
+                 wave for waves
+  calls, allocs  system calls and allocations a transfer
+  ... ratio      to the baseline's. The median over rounds, with the quartiles in brackets: where
+                 these are far apart, it can't be told; measure longer, or on a quieter machine
+
+Engines (`--list` has the names, and others if this binary has any):
+  bare                io_submit and io_getevents in a loop
+  bare-epoll          the same, which waits in epoll as all on tokio has to
+  bare-uring          io_uring in a loop
+  kaio/...            tokio-kaio with two workers (multi-thread), the same in two shards, on one
+                      thread, and its local context in a LocalSet
+  spawn-blocking/...  pread and pwrite on tokio's pool
+  tokio-fs            tokio::fs, through the page cache: another job than the rest
+
+With all engines, patterns, shapes and depths it runs for half an hour or more. To begin with:
+  --patterns random-read --depths 1,32 --rounds 5";
