@@ -230,6 +230,16 @@ fn what_can_not_be_done_is_said_in_a_line() {
         (&["--dir", "/nowhere"][..], "/nowhere"),
         (&["--dir", "/proc"], "/proc"),
         (&["--engines", "magic"], "magic"),
+        // Before anything is measured: it would take half an hour.
+        (
+            &["--dir", ".", "--size", "1", "--json", "/nowhere/x"],
+            "/nowhere/x",
+        ),
+        (
+            &["--dir", ".", "--size", "1", "--plots", "/proc/x"],
+            "/proc/x",
+        ),
+        (&["once", "magic", "1"], "magic"),
         (&["--baseline", "magic"], "magic"),
         (&["render", "--from", "/nowhere"], "/nowhere"),
         (
@@ -243,7 +253,22 @@ fn what_can_not_be_done_is_said_in_a_line() {
         assert!(complaint.starts_with("error: "), "{args:?}: {complaint}");
         assert!(complaint.contains(said), "{args:?}: {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{args:?}: {complaint}");
+        assert!(output.stdout.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn a_measurement_of_nothing_is_a_failure() {
+    let binary = env!("CARGO_BIN_EXE_kaio-bench");
+    let args = "--engines tokio-fs --baseline 'tokio-fs (buffered)' --shapes tasks --depths 128";
+    let args = format!("{args} --dir . --patterns random-read --rounds 1 --size 1");
+    let mut command = Command::new("sh");
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command.args(["-c", &format!("ulimit -n 100; exec {binary} {args}")]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("nothing could be measured"));
+    assert!(text(&output.stdout).contains("skipped: Too many open files"));
 }
 
 #[test]

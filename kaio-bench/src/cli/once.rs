@@ -9,7 +9,12 @@ use crate::{Engine, Result, Run, Workload, counting};
 
 pub(super) fn once(args: &OnceArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let engine = all.iter().find(|engine| engine.name() == args.engine);
-    let engine = engine.ok_or_else(|| format!("no engine {}; try --list", args.engine))?;
+    let engine = engine.ok_or_else(|| {
+        format!(
+            "no engine {}; --list, in place of once, has all",
+            args.engine
+        )
+    })?;
     raise_memlock();
     let len = u64::from(args.size) << 20;
     let site = Site::new(&args.dir, len)?;

@@ -29,7 +29,12 @@ fn choose(args: &RenderArgs, report: &mut Report) -> Result<()> {
     };
     let engines = report.sets.iter().flat_map(|set| &set.engines);
     let names: Vec<_> = engines.map(|report| &*report.engine).collect();
-    choice.check(&names)?;
+    choice.check(&names).map_err(|error| {
+        let mut measured = names.clone();
+        measured.sort_unstable();
+        measured.dedup();
+        format!("{error}; measured were {}", measured.join(", "))
+    })?;
     for set in &mut report.sets {
         set.engines.retain(|report| choice.has(&report.engine));
     }
@@ -39,7 +44,8 @@ fn choose(args: &RenderArgs, report: &mut Report) -> Result<()> {
 pub(super) fn draw(report: &Report, plots: Option<&Path>) -> Result<()> {
     if let Some(dir) = plots {
         let paths = plot(report, dir)?;
-        eprintln!("{} plots in {}", paths.len(), dir.display());
+        let plots = if paths.len() == 1 { "plot" } else { "plots" };
+        eprintln!("{} {plots} in {}", paths.len(), dir.display());
     }
     Ok(())
 }

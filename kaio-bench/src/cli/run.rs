@@ -1,6 +1,6 @@
 //! Without a subcommand: measures.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -30,6 +30,12 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
         places: sites.iter().map(|site| site.place.clone()).collect(),
         sets: Vec::new(),
     };
+    // Where results go is tried before anything is measured, for it may take long.
+    keep(&report, args)?;
+    if let Some(dir) = &args.plots {
+        fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    }
+    announce(args, &sites, chosen.len());
     let mut out = std::io::stdout().lock();
     write!(out, "{}", Tables(&report))?;
     for site in &sites {
@@ -44,17 +50,31 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
             set.summarize(&report.settings.baseline);
             write!(out, "\n{}", Table(&set))?;
             report.sets.push(set);
+            keep(&report, args)?;
         }
     }
-    if let Some(path) = &args.json {
-        save(&report, path).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
     draw(&report, args.plots.as_deref())?;
+    let engines = report.sets.iter().flat_map(|set| &set.engines);
+    if engines.clone().all(|engine| engine.figures().is_none()) {
+        return Err("nothing could be measured; the tables say why".into());
+    }
     let flaws = report.flaws();
     if args.strict && !flaws.is_empty() {
         return Err(format!("not everything was measured:\n{}", flaws.join("\n")).into());
     }
     Ok(())
+}
+
+/// Says how long it takes.
+fn announce(args: &RunArgs, sites: &[Site], engines: usize) {
+    let workloads: usize = sites.iter().map(|site| workloads(args, site).count()).sum();
+    let rounds = usize::from(args.rounds) + usize::from(args.latency_rounds);
+    let seconds = (workloads * engines * rounds) as f64 * f64::from(args.round_ms) / 1000.0;
+    let time = match seconds {
+        ..90.0 => format!("{seconds:.0} s"),
+        _ => format!("{:.0} minutes", seconds / 60.0),
+    };
+    eprintln!("tables: {workloads}, of {engines} engines each; takes {time} or more");
 }
 
 /// The engines that are asked for, and the baseline in any case.
@@ -119,6 +139,14 @@ fn workloads<'a>(args: &'a RunArgs, site: &'a Site) -> impl Iterator<Item = Work
             })
         })
     })
+}
+
+/// Writes what there is so far, if that is asked for.
+fn keep(report: &Report, args: &RunArgs) -> Result<()> {
+    if let Some(path) = &args.json {
+        save(report, path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn save(report: &Report, path: &Path) -> Result<()> {

@@ -23,7 +23,10 @@ impl Site {
         let dir = tempfile::Builder::new()
             .prefix("kaio-bench-")
             .tempdir_in(parent);
-        let dir = dir.map_err(|error| format!("can't write to {}: {error}", parent.display()))?;
+        let dir = dir.map_err(|error| {
+            let place = parent.display();
+            format!("can't make a directory in {place}: {error}")
+        })?;
         leftovers::add(dir.path());
         let site = Site {
             place: Place::of(parent)?,
@@ -31,8 +34,13 @@ impl Site {
             _dir: dir,
         };
         fill(&site.file, len).map_err(|error| {
-            let place = parent.display();
-            format!("can't make a file of {len} bytes for direct I/O in {place}: {error}")
+            let (place, mib) = (parent.display(), len >> 20);
+            let way_out = match error.raw_os_error() {
+                Some(libc::EINVAL) => ": its file system has no direct I/O; --dir takes another",
+                Some(libc::ENOSPC | libc::EDQUOT) => "; --size makes it smaller",
+                _ => "",
+            };
+            format!("can't make a file of {mib} MiB for direct I/O in {place}: {error}{way_out}")
         })?;
         Ok(site)
     }

@@ -41,6 +41,11 @@ fn setup_error(call: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
         ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
             Unavailable(format!("{call} is forbidden here, or missing: {error}")).into()
         }
+        _ if call == "io_setup" && error.raw_os_error() == Some(libc::EAGAIN) => {
+            let limit = "the contexts of the machine reach fs.aio-max-nr: raise that (sysctl \
+                         fs.aio-max-nr=...), or measure with smaller --depths";
+            format!("{call}: {error}: {limit}").into()
+        }
         _ => format!("{call}: {error}").into(),
     }
 }
@@ -58,5 +63,12 @@ mod tests {
             assert!(message.starts_with("io_uring_setup is forbidden here"));
         }
         assert!(!of(libc::ENOMEM).is::<Unavailable>());
+    }
+
+    #[test]
+    fn a_limit_that_is_reached_is_named() {
+        let of = |call| setup_error(call, &io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(of("io_setup").contains("fs.aio-max-nr"));
+        assert!(!of("io_uring_setup").contains("fs.aio-max-nr"));
     }
 }
