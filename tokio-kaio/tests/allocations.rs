@@ -60,8 +60,8 @@ static ALLOCATOR: Counting = Counting;
 const LEN: u64 = BLOCK as u64;
 /// Issued together.
 const TOGETHER: usize = 32;
-/// Before the state is steady.
-const WARM_UP: usize = 200;
+/// Before the state is steady: tokio too grows something, when a task has used up its budget.
+const WARM_UP: usize = 1000;
 const MEASURED: usize = 500;
 
 /// Allocations of `rounds` of `operations` on this thread, after as many as it takes to get

@@ -141,7 +141,7 @@ async fn check(handle: &impl Reads, file: &File, flavour: &str) {
     let alone = calls_per_op(OPS, async || one_after_another(handle, file, OPS).await).await;
 
     let mut targets: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
-    in_waves(handle, file, 4, &mut targets).await;
+    in_waves(handle, file, 16, &mut targets).await; // until it is seen that they are waves
     let waves = OPS / 32;
     let together = async || in_waves(handle, file, waves, &mut targets).await;
     let together = calls_per_op(OPS, together).await;

@@ -12,7 +12,8 @@ use std::task::Waker;
 ///
 /// - *alone*: requests go at once. The second one to arrive in a turn while the first is still
 ///   out ends it: they come in company. Where requests complete at once there is never one out to
-///   be seen, so now and then one is made to wait, to see whether others follow.
+///   be seen, so now and then one is made to wait, to see whether others follow: more and more
+///   rarely as long as none do, since it is late by a switch of tasks, or of threads.
 /// - *in company*: requests wait for the flush. It ends with a flush that finds a single one, or
 ///   with a few of those in a row where there was company before.
 ///
@@ -27,6 +28,8 @@ pub(crate) struct Batching {
     since_probe: u32,
     /// Requests that were made to wait for company that was not seen.
     probes: u32,
+    /// How often in a row that was in vain.
+    in_vain: u32,
     /// How many requests the last flush found.
     last_flush: usize,
     /// Flushes since one was last put off.
@@ -44,6 +47,9 @@ pub(crate) struct Batching {
 const PROBE_EVERY: u32 = 61;
 const PROBE_JITTER: u32 = 8;
 
+/// The distance doubles with each probe in vain, up to so many times.
+const MOST_DOUBLINGS: u32 = 2;
+
 /// One in so many flushes that seem complete is put off all the same, to see whether it was.
 const PUT_OFF_EVERY: u32 = 16;
 
@@ -59,9 +65,11 @@ impl Batching {
         }
         self.since_probe += 1;
         let followed = self.this_turn > 0 && in_flight > 0 && !apart;
-        let probe = self.since_probe >= PROBE_EVERY + self.probes % PROBE_JITTER;
+        let distance = PROBE_EVERY << self.in_vain.min(MOST_DOUBLINGS);
+        let probe = self.since_probe >= distance + self.probes % PROBE_JITTER;
         if followed || probe {
             self.probes = self.probes.wrapping_add(u32::from(probe));
+            self.in_vain = self.in_vain.saturating_add(u32::from(probe));
             self.since_probe = 0;
             self.company = true;
             return true;
@@ -95,6 +103,9 @@ impl Batching {
     pub(crate) fn flushed(&mut self, requests: usize, apart: bool) {
         let same_task = mem::take(&mut self.same_task);
         let company = requests > 1 && (same_task || !apart);
+        if company {
+            self.in_vain = 0;
+        }
         self.company = company || self.patience > 0;
         self.patience = match company {
             true => PATIENCE,
@@ -123,15 +134,19 @@ mod tests {
     #[test]
     fn one_at_a_time_goes_at_once_but_for_the_probe() {
         let mut batching = Batching::default();
-        let mut waited = 0;
-        for _ in 0..640 {
+        let mut waited = vec![];
+        for request in 0..100_000 {
             if batching.should_wait(0, Waker::noop(), false) {
-                waited += 1;
+                waited.push(request);
                 batching.flushed(1, false);
             }
             batching.turned();
         }
-        assert!((640 / (PROBE_EVERY + PROBE_JITTER)..=640 / PROBE_EVERY).contains(&waited));
+        assert!(waited[0] < PROBE_EVERY);
+        assert!(waited[1] - waited[0] >= 2 * PROBE_EVERY);
+        let at_last = PROBE_EVERY << MOST_DOUBLINGS;
+        let gap = waited[waited.len() - 1] - waited[waited.len() - 2];
+        assert!((at_last..=at_last + PROBE_JITTER).contains(&gap), "{gap}");
     }
 
     #[test]
@@ -174,7 +189,7 @@ mod tests {
     fn waves_of_any_length_are_soon_found() {
         for wave in 2..200_usize {
             let mut batching = Batching::default();
-            let found = (0..20_usize).any(|_| {
+            let found = (0..40_usize).any(|_| {
                 let waiting = (0..wave)
                     .filter(|_| batching.should_wait(0, Waker::noop(), false))
                     .count();
