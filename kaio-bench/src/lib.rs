@@ -3,8 +3,9 @@
 //! # What is measured
 //!
 //! An [`Engine`] is one way to do it: [`engines`] has a bare loop of `io_submit` and
-//! `io_getevents`, the same with its waiting done in epoll, a bare loop over io_uring, tokio-kaio on each of tokio's runtimes (with two workers also in two shards),
-//! `spawn_blocking`, and `tokio::fs`. Others can be added: a binary hands its own to [`cli::main`].
+//! `io_getevents`, the same with its waiting done in epoll, a bare loop over io_uring, tokio-kaio on
+//! each of tokio's runtimes (with two workers also in two shards), `spawn_blocking`, and
+//! `tokio::fs`. Others can be added: a binary hands its own to [`cli::main`].
 //! A [`Workload`] is a [`Pattern`] (what is read and written), a [`Shape`] (many tasks with one
 //! transfer each, or one task with waves of them) and a depth (transfers in flight). All of it is
 //! direct I/O, but for what says otherwise in its name.
