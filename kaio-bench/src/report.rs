@@ -7,7 +7,7 @@ use crate::machine::{Machine, Place};
 use crate::summary::Summary;
 use crate::{Pattern, Shape};
 
-/// All of one session: as JSON, what tables and plots are made of.
+/// All of one run: as JSON, what tables and plots are made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it was.
