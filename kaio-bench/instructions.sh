@@ -22,6 +22,14 @@ cd "$(dirname "$script")/.."
 # are in both. What a context learns as it goes (batching, signalling: 2^14 reads) is learned by
 # then. A multiple of every period in the library and in tokio.
 reads=32768
+# Name, engine of kaio-bench, shape, depth.
+paths="bare/one bare tasks 1
+bare/waves-32 bare waves 32
+current-thread/one kaio/current-thread tasks 1
+current-thread/waves-32 kaio/current-thread waves 32
+current-thread/tasks-32 kaio/current-thread tasks 32
+local/one kaio/local tasks 1
+local/waves-32 kaio/local waves 32"
 tolerance=2 # per cent
 baseline=kaio-bench/instructions.txt
 
@@ -47,10 +55,11 @@ built_with() {
     getconf GNU_LIBC_VERSION 2>/dev/null || echo "another C library"
 }
 
-# Instructions of a path's run with so many reads, all threads.
+# Instructions of so many reads with an engine, a shape and a depth; of all threads.
 count() {
     valgrind --command-line-only=yes --tool=callgrind --callgrind-out-file="$scratch/profile" \
-        "$program" "$1" "$scratch" "$2" >"$scratch/log" 2>&1 || {
+        "$program" once "$2" "$1" --shape "$3" --depth "$4" --dir "$scratch" --size 4 \
+        >"$scratch/log" 2>&1 || {
         cat "$scratch/log" >&2
         return 1
     }
@@ -59,14 +68,13 @@ count() {
 
 # A line for each path: its name, instructions an operation.
 measure() {
-    local paths path once twice
-    paths=$("$program" --list)
-    for path in $paths; do
-        once=$(count "$path" "$reads")
-        twice=$(count "$path" $((2 * reads)))
+    local path engine shape depth once twice
+    while read -r path engine shape depth; do
+        once=$(count "$reads" "$engine" "$shape" "$depth")
+        twice=$(count $((2 * reads)) "$engine" "$shape" "$depth")
         awk -v path="$path" -v more=$((twice - once)) -v reads="$reads" \
             'BEGIN { printf "%-24s %8.1f\n", path, more / reads }'
-    done
+    done <<<"$paths"
 }
 
 # Shows counts beside those written down. Fails with 1 if any is worse, with 2 if the paths differ.
@@ -129,8 +137,8 @@ dd if="$scratch/probe" of=/dev/null bs=4096 iflag=direct status=none 2>/dev/null
 
 # As users build it, whatever this shell or ~/.cargo says.
 program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-bench \
-    --example hot_path --message-format json-render-diagnostics |
-    grep -oP '"executable":"\K[^"]+/hot_path(?=")')
+    --message-format json-render-diagnostics |
+    grep -oP '"executable":"\K[^"]+/kaio-bench(?=")')
 
 toolchain=$(built_with)
 printf '%s\n' "$toolchain" "$(valgrind --version)" ''
