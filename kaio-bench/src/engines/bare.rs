@@ -10,13 +10,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
 
+use super::bare_loop::{self, Interface};
 use super::signal::Signal;
 use super::{open_direct, setup_error};
 use crate::{
-    Buffer, Direction, Engine, Lane, Prepared, Result, Run, Shape, Tally, Transfer, Workload,
-    on_tokio,
+    Buffer, Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, on_tokio,
 };
 
 pub(super) struct Bare(pub(super) Waiting);
@@ -51,7 +50,6 @@ impl Engine for Bare {
             iocbs: vec![Iocb::default(); workload.depth],
             queue: Vec::with_capacity(workload.depth),
             events: vec![Event::default(); workload.depth],
-            starts: vec![None; workload.depth],
             buffers: buffers.collect(),
             file,
             workload: workload.clone(),
@@ -64,12 +62,11 @@ struct PreparedBare {
     context: Context,
     /// With [`Waiting::Epoll`].
     signal: Option<Signal>,
-    /// One for each transfer in flight, and so a buffer and a start.
+    /// One for each transfer in flight, and so a buffer.
     iocbs: Vec<Iocb>,
     /// What goes to the kernel next: pointers to `iocbs`.
     queue: Vec<*mut Iocb>,
     events: Vec<Event>,
-    starts: Vec<Option<Instant>>,
     buffers: Vec<Buffer>,
     file: File,
     workload: Workload,
@@ -77,68 +74,16 @@ struct PreparedBare {
 
 impl Prepared for PreparedBare {
     fn run(&mut self, run: &Run) -> Result<Tally> {
-        let lanes = self.workload.lanes(run.seed);
-        let rounds = on_tokio::rounds(&self.workload, run);
-        match self.workload.shape {
-            Shape::Tasks => self.tasks(lanes, rounds, run),
-            Shape::Waves => self.waves(lanes, rounds, run),
-        }
+        bare_loop::drive(self, run)
     }
 }
 
-impl PreparedBare {
-    /// Whatever comes back is followed by the next transfer of its lane, until each lane has made
-    /// `rounds`.
-    fn tasks(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
-        let mut tally = Tally::new(run);
-        let mut left = vec![rounds - 1; lanes.len()];
-        for (slot, lane) in lanes.iter_mut().enumerate() {
-            self.starts[slot] = tally.latencies.start();
-            self.enqueue(slot, lane.next());
-        }
-        let mut flying = lanes.len();
-        while flying > 0 {
-            self.submit()?;
-            for i in 0..self.reap(1)? {
-                let slot = self.landed(i)?;
-                tally.latencies.stop(self.starts[slot]);
-                tally.transfers += 1;
-                flying -= 1;
-                if left[slot] > 0 {
-                    left[slot] -= 1;
-                    flying += 1;
-                    self.starts[slot] = tally.latencies.start();
-                    self.enqueue(slot, lanes[slot].next());
-                }
-            }
-        }
-        Ok(tally)
+impl Interface for PreparedBare {
+    fn workload(&self) -> &Workload {
+        &self.workload
     }
 
-    fn waves(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
-        let mut tally = Tally::new(run);
-        let depth = self.workload.depth;
-        for _ in 0..rounds {
-            let start = tally.latencies.start();
-            for slot in 0..depth {
-                self.enqueue(slot, lanes[0].next());
-            }
-            self.submit()?;
-            let mut landed = 0;
-            while landed < depth {
-                let reaped = self.reap(depth - landed)?;
-                for i in 0..reaped {
-                    self.landed(i)?;
-                }
-                landed += reaped;
-            }
-            tally.latencies.stop(start);
-            tally.transfers += depth as u64;
-        }
-        Ok(tally)
-    }
-
-    fn enqueue(&mut self, slot: usize, transfer: Transfer) {
+    fn enqueue(&mut self, slot: usize, transfer: Transfer) -> Result<()> {
         let durable = self.workload.pattern.durable();
         let (opcode, rw_flags) = match transfer.direction {
             Direction::Read => (IOCB_CMD_PREAD, 0),
@@ -163,8 +108,26 @@ impl PreparedBare {
             ..Iocb::default()
         };
         self.queue.push(iocb);
+        Ok(())
     }
 
+    fn wait(&mut self, wanted: usize) -> Result<usize> {
+        self.submit()?;
+        self.reap(wanted)
+    }
+
+    fn landed(&self, i: usize) -> Result<usize> {
+        let Event { data, moved, .. } = self.events[i];
+        let moved = match moved {
+            0.. => Ok(moved as usize),
+            _ => Err(io::Error::from_raw_os_error(-moved as i32).into()),
+        };
+        on_tokio::check(moved, self.workload.block())?;
+        Ok(data as usize)
+    }
+}
+
+impl PreparedBare {
     /// Gives all of the queue to the kernel.
     fn submit(&mut self) -> Result<()> {
         let mut sent = 0;
@@ -205,17 +168,6 @@ impl PreparedBare {
                 reaped => return Ok(reaped),
             }
         }
-    }
-
-    /// The slot of event `i`, whose transfer is checked.
-    fn landed(&self, i: usize) -> Result<usize> {
-        let Event { data, moved, .. } = self.events[i];
-        let moved = match moved {
-            0.. => Ok(moved as usize),
-            _ => Err(io::Error::from_raw_os_error(-moved as i32).into()),
-        };
-        on_tokio::check(moved, self.workload.block())?;
-        Ok(data as usize)
     }
 }
 

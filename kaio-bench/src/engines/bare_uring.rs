@@ -5,14 +5,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
 
+use super::bare_loop::{self, Interface};
 use super::{open_direct, setup_error};
 use crate::{
-    Buffer, Direction, Engine, Lane, Prepared, Result, Run, Shape, Tally, Transfer, Workload,
-    on_tokio,
+    Buffer, Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, on_tokio,
 };
 
 pub(super) struct BareUring;
@@ -30,7 +29,6 @@ impl Engine for BareUring {
             ring,
             flying: 0,
             landed: Vec::with_capacity(workload.depth),
-            starts: vec![None; workload.depth],
             buffers: buffers.collect(),
             file: open_direct(workload, false)?,
             workload: workload.clone(),
@@ -44,7 +42,6 @@ struct PreparedUring {
     flying: usize,
     /// What has come back: slots and results.
     landed: Vec<(usize, i32)>,
-    starts: Vec<Option<Instant>>,
     buffers: Vec<Buffer>,
     file: File,
     workload: Workload,
@@ -52,56 +49,13 @@ struct PreparedUring {
 
 impl Prepared for PreparedUring {
     fn run(&mut self, run: &Run) -> Result<Tally> {
-        let lanes = self.workload.lanes(run.seed);
-        let rounds = on_tokio::rounds(&self.workload, run);
-        match self.workload.shape {
-            Shape::Tasks => self.tasks(lanes, rounds, run),
-            Shape::Waves => self.waves(lanes, rounds, run),
-        }
+        bare_loop::drive(self, run)
     }
 }
 
-impl PreparedUring {
-    fn tasks(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
-        let mut tally = Tally::new(run);
-        let mut left = vec![rounds - 1; lanes.len()];
-        for (slot, lane) in lanes.iter_mut().enumerate() {
-            self.starts[slot] = tally.latencies.start();
-            self.enqueue(slot, lane.next())?;
-        }
-        while self.flying > 0 {
-            self.wait(1)?;
-            for i in 0..self.landed.len() {
-                let slot = self.check(i)?;
-                tally.latencies.stop(self.starts[slot]);
-                tally.transfers += 1;
-                if left[slot] > 0 {
-                    left[slot] -= 1;
-                    self.starts[slot] = tally.latencies.start();
-                    self.enqueue(slot, lanes[slot].next())?;
-                }
-            }
-        }
-        Ok(tally)
-    }
-
-    fn waves(&mut self, mut lanes: Vec<Lane>, rounds: usize, run: &Run) -> Result<Tally> {
-        let mut tally = Tally::new(run);
-        for _ in 0..rounds {
-            let start = tally.latencies.start();
-            for slot in 0..self.workload.depth {
-                self.enqueue(slot, lanes[0].next())?;
-            }
-            while self.flying > 0 {
-                self.wait(self.flying)?;
-                for i in 0..self.landed.len() {
-                    self.check(i)?;
-                }
-            }
-            tally.latencies.stop(start);
-            tally.transfers += self.workload.depth as u64;
-        }
-        Ok(tally)
+impl Interface for PreparedUring {
+    fn workload(&self) -> &Workload {
+        &self.workload
     }
 
     fn enqueue(&mut self, slot: usize, transfer: Transfer) -> Result<()> {
@@ -127,10 +81,10 @@ impl PreparedUring {
         Ok(())
     }
 
-    /// Submits what is queued, waits for `least` transfers, and fills `landed`.
-    fn wait(&mut self, least: usize) -> Result<()> {
+    /// Fills `landed`.
+    fn wait(&mut self, wanted: usize) -> Result<usize> {
         self.landed.clear();
-        match self.ring.submit_and_wait(least) {
+        match self.ring.submit_and_wait(wanted) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("io_uring_enter: {error}").into()),
@@ -140,11 +94,10 @@ impl PreparedUring {
                 .push((event.user_data() as usize, event.result()));
             self.flying -= 1;
         }
-        Ok(())
+        Ok(self.landed.len())
     }
 
-    /// The slot of what has landed as number `i`, if its transfer was whole.
-    fn check(&self, i: usize) -> Result<usize> {
+    fn landed(&self, i: usize) -> Result<usize> {
         let (slot, moved) = self.landed[i];
         let moved = match moved {
             0.. => Ok(moved as usize),

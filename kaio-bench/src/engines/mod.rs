@@ -1,6 +1,7 @@
 //! The engines that need nothing but tokio and the kernel.
 
 mod bare;
+mod bare_loop;
 mod bare_uring;
 mod blocking;
 mod flavour;
