@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     pub(crate) slots: usize,
     /// Whether a request waits for a free slot.
     pub(crate) waits: bool,
-    /// Most requests that go to the kernel in one call, if that was chosen.
+    /// Most requests that go to the kernel in one call, if that was chosen: 1 to [`MAX_BATCH`].
     pub(crate) max_batch: Option<usize>,
 }
 
@@ -226,12 +226,11 @@ impl<F: Flavour> State<F> {
     /// Most requests that go to the kernel in one call now. Unless told, a device gets work to do
     /// while the rest is put together; one that is done with it at once is idle anyway.
     fn batch_limit(&self) -> usize {
-        let limit = match self.limits.max_batch {
+        match self.limits.max_batch {
             Some(limit) => limit,
             None if self.may_be_quiet() => MAX_BATCH,
             None => DEFAULT_MAX_BATCH,
-        };
-        limit.clamp(1, MAX_BATCH)
+        }
     }
 
     /// Whether tasks do better each on its own: where requests are done at once and there are
