@@ -118,6 +118,8 @@ mod error;
 mod eventfd;
 mod flags;
 mod fs;
+mod metrics;
+mod policy;
 mod request;
 mod sync;
 mod sys;
@@ -134,6 +136,8 @@ pub use eventfd::{EventFd, EventFdError};
 pub use flags::{ReadFlags, WriteFlags};
 pub use fs::{AioOpenOptionsExt, File};
 pub use intrusive_collections::linked_list::AtomicLink;
+pub use metrics::{LatencyHistogram, Metrics, Reaped};
+pub use policy::{Backend, SubmitPolicy};
 pub use request::{IntrusiveAdapter, LocalRequestAdapter, Request, SyncRequestAdapter};
 
 /// Compiles and runs the README's code.

@@ -165,7 +165,7 @@ async fn requests_get_their_slots_in_the_order_in_which_they_asked() {
         write_patterned(&dir.path().join("file"), 1);
         let file = open_rw(&dir, "file").await;
         for slots in [1, 3] {
-            let (context, handle) = aio_context(slots, true).unwrap();
+            let (context, handle) = inline_context(slots);
             yield_now().await;
             // Fills up the slots.
             let order = RefCell::new(Vec::new());

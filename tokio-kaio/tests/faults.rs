@@ -60,7 +60,7 @@ fn open_plain(path: &Path) -> fs::File {
 async fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served() {
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
-        let (context, handle) = aio_context(8, true).unwrap();
+        let (context, handle) = inline_context(8);
         let gate = Gate::closed();
         let (mut held_buffer, mut target) = (buffer(BLOCK), buffer(BLOCK));
         let mut held = Box::pin(read_block(&handle, &file, gate.offset(), &mut held_buffer));
@@ -93,7 +93,7 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
     let dir = on_disk();
     let busy = patterned_file(&dir, BLOCKS).await;
     let data = patterned(7, BLOCK);
-    let (context, handle) = aio_context(8, true).unwrap();
+    let (context, handle) = inline_context(8);
     yield_now().await; // the driver has run
     until_seen(async || {
         let [target_path, other_path] = ["target", "other"].map(|name| dir.path().join(name));
@@ -140,7 +140,7 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
 async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on() {
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
-        let (context, handle) = aio_context(4, true).unwrap();
+        let (context, handle) = inline_context(4);
         // The first ones before the driver has run.
         for round in 0..100 {
             next_submissions_meet([Fault::NoRoom]);
@@ -160,7 +160,7 @@ async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on(
 async fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error() {
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
-        let (context, handle) = aio_context(8, true).unwrap();
+        let (context, handle) = inline_context(8);
         let (mut refused, mut served) = (0, 0);
         for _ in 0..50 {
             next_submissions_meet([Fault::NoRoom]);
@@ -221,7 +221,7 @@ async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_wa
 async fn a_batch_that_is_taken_in_parts_is_served_whole() {
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
-        let (context, handle) = aio_context(64, true).unwrap();
+        let (context, handle) = inline_context(64);
         for round in 0..50 {
             let before = submissions();
             next_submissions_meet([1, 1, 2, 3, 1].map(Fault::Part));
@@ -385,7 +385,7 @@ fn a_context_closed_while_a_request_is_submitted_serves_it() {
 async fn a_request_dropped_while_it_meets_eagain_never_reaches_the_kernel() {
     let dir = on_disk();
     let file = Arc::new(patterned_file(&dir, BLOCKS).await);
-    let (context, handle) = aio_context(2, true).unwrap();
+    let (context, handle) = inline_context(2);
     yield_now().await;
     let gates = [Gate::closed(), Gate::closed()];
     let mut targets = [buffer(BLOCK), buffer(BLOCK)];

@@ -2,31 +2,35 @@
 
 use super::teardown::Remains;
 use crate::request::Released;
+use crate::sys::Kernel;
 
 /// What is to be done once the lock is released. Mostly nothing, and cheap then.
-pub(super) struct Aftermath<K> {
+pub(super) struct Aftermath<K: Kernel> {
     pub(super) released: Released,
     pub(super) remains: Option<Box<Remains<K>>>,
     pub(super) wake_driver: bool,
     /// The queue is to be flushed here and now.
     pub(super) flush: bool,
+    /// The pool has work to take.
+    pub(super) dispatch: bool,
     /// A reap left events in the ring.
     pub(super) more: bool,
 }
 
-impl<K> Aftermath<K> {
+impl<K: Kernel> Aftermath<K> {
     pub(super) fn new() -> Aftermath<K> {
         Aftermath {
             released: Released::new(),
             remains: None,
             wake_driver: false,
             flush: false,
+            dispatch: false,
             more: false,
         }
     }
 
     pub(super) fn is_nothing(&self) -> bool {
-        let quiet = !(self.wake_driver | self.flush | self.more);
+        let quiet = !(self.wake_driver | self.flush | self.dispatch | self.more);
         quiet && self.released.is_empty() && self.remains.is_none()
     }
 }

@@ -7,8 +7,10 @@ use std::sync::{Arc, Weak};
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
+use tokio::runtime::Handle;
 
 use super::driver::{Driver, Turn};
+use super::pool::Threads;
 use super::reaper::Reaper;
 use super::shards::Shards;
 use super::shared::Shared;
@@ -17,8 +19,8 @@ use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHa
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::request::{Flavour, Of};
 use crate::sync::EventFd;
-use crate::sys::{Aio, MAX_BATCH};
-use crate::{AioContextError, IntrusiveAdapter};
+use crate::sys::{Aio, MAX_BATCH, System};
+use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
 
 /// Makes contexts.
 ///
@@ -40,7 +42,16 @@ use crate::{AioContextError, IntrusiveAdapter};
 pub struct AioContextBuilder {
     limits: Limits,
     shards: usize,
+    blocking_threads: Option<usize>,
+    /// What to do where the kernel's AIO can't be had.
+    else_threads: bool,
 }
+
+/// Most threads of the blocking pool, unless told, that submit what would have to wait.
+const DEFAULT_THREADS: usize = 8;
+
+/// The same where they do all of the I/O, so that there are as many transfers in flight.
+const DEFAULT_BACKEND_THREADS: usize = 32;
 
 impl AioContextBuilder {
     /// A context with up to `nr` requests in flight, where further ones wait.
@@ -50,8 +61,13 @@ impl AioContextBuilder {
                 slots: nr,
                 waits: true,
                 max_batch: None,
+                policy: SubmitPolicy::default(),
+                backend: Backend::KernelAio,
+                measure_latency: false,
             },
             shards: 1,
+            blocking_threads: None,
+            else_threads: false,
         }
     }
 
@@ -93,14 +109,105 @@ impl AioContextBuilder {
         self
     }
 
+    /// How requests are submitted on files that have no policy of their own
+    /// ([`File::set_submit_policy`](crate::File::set_submit_policy)): by default
+    /// [`SubmitPolicy::NoWaitFirst`], which keeps submissions from holding up the runtime.
+    ///
+    /// It is for [`File`](crate::File)s. What is submitted on a descriptor of another kind
+    /// ([`submit_request`](GenericAioContextHandle::submit_request)) goes inline, because nothing
+    /// can be learnt of it, unless this is [`SubmitPolicy::Offload`].
+    pub fn submit_policy(mut self, policy: SubmitPolicy) -> Self {
+        self.limits.policy = policy;
+        self
+    }
+
+    /// What runs the requests: by default [`Backend::KernelAio`], or else making the context fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, Backend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+    /// let (context, handle) = AioContextBuilder::new(256)
+    ///     .backend(Backend::ThreadPool)
+    ///     .blocking_threads(16)
+    ///     .build()?;
+    /// assert_eq!(context.backend(), Backend::ThreadPool);
+    /// context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.limits.backend = backend;
+        self.else_threads = false;
+        self
+    }
+
+    /// The kernel's AIO where `io_setup` works, else [`Backend::ThreadPool`]:
+    /// [`GenericAioContext::backend`] tells which it is. For programs that run in sandboxes of
+    /// others, and next to programs that use up `fs.aio-max-nr`.
+    ///
+    /// What `io_setup` refuses as such (`EINVAL`: `nr` is 0, or absurd) remains an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, Backend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+    /// let (context, handle) = AioContextBuilder::new(256).automatic_backend().build()?;
+    /// if context.backend() == Backend::ThreadPool {
+    ///     eprintln!("kernel AIO can't be had here: disk I/O will take more CPU");
+    /// }
+    /// context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn automatic_backend(mut self) -> Self {
+        self.limits.backend = Backend::KernelAio;
+        self.else_threads = true;
+        self
+    }
+
+    /// Most threads of tokio's blocking pool that the context uses at a time; 0 counts as 1. By
+    /// default 8, and 32 where [they do all of the I/O](Backend::ThreadPool). With
+    /// [`shards`](Self::shards), they are divided among these, at least one for each.
+    ///
+    /// They are used where a submission would have to wait: see [`SubmitPolicy`]. One that waits
+    /// keeps its thread for that long. Where all are busy, or tokio has none to give
+    /// ([`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), 512 unless set),
+    /// further such requests wait for one; everything else goes on.
+    pub fn blocking_threads(mut self, threads: usize) -> Self {
+        self.blocking_threads = Some(threads.max(1));
+        self
+    }
+
+    /// Whether to measure how long operations take: not by default. It costs two looks at the clock
+    /// an operation, and 2.5 KiB a shard. What came out is in
+    /// [`Metrics::latency`](crate::Metrics::latency).
+    pub fn measure_latency(mut self, measure: bool) -> Self {
+        self.limits.measure_latency = measure;
+        self
+    }
+
     /// See [`aio_context`](crate::aio_context).
     ///
     /// # Errors, panics
     ///
     /// As there.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
-        let shards = Shards::split(self.limits, self.shards, |limits| {
-            open(limits, Reaper::anywhere)
+        let count = self.shards.clamp(1, self.limits.slots.max(1));
+        let shards = self.on_a_backend(|limits, threads| {
+            let threads = Threads {
+                most: threads.most.div_ceil(count),
+                ..threads
+            };
+            Shards::split(limits, count, |limits| {
+                open(limits, threads.clone(), Reaper::anywhere)
+            })
         })?;
         for shard in shards.all() {
             tokio::spawn(Driver::new(Arc::clone(shard), Turn::of_runtime()));
@@ -175,7 +282,7 @@ impl AioContextBuilder {
         A::LinkOps: LinkedListOps + Default,
         L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
-        let shared = open(self.limits, Reaper::at_home)?;
+        let shared = self.on_a_backend(|limits, threads| open(limits, threads, Reaper::at_home))?;
         let shards = Shards::one(Arc::clone(&shared));
         Ok((
             GenericAioContext {
@@ -187,19 +294,63 @@ impl AioContextBuilder {
     }
 }
 
+impl AioContextBuilder {
+    /// Opens on the backend that was chosen, or can be had.
+    fn on_a_backend<T>(
+        &self,
+        open: impl Fn(Limits, Threads) -> Result<T, AioContextError>,
+    ) -> Result<T, AioContextError> {
+        let limits = Limits {
+            backend: match cfg!(kaio_force_threads) {
+                true => Backend::ThreadPool,
+                false => self.limits.backend,
+            },
+            ..self.limits
+        };
+        match open(limits, self.threads(limits)) {
+            Err(AioContextError::IoSetup(error))
+                if self.else_threads && error.raw_os_error() != Some(libc::EINVAL) =>
+            {
+                let limits = Limits {
+                    backend: Backend::ThreadPool,
+                    ..limits
+                };
+                open(limits, self.threads(limits))
+            }
+            opened => opened,
+        }
+    }
+
+    fn threads(&self, limits: Limits) -> Threads {
+        let (most, together) = match limits.backend {
+            Backend::KernelAio => (DEFAULT_THREADS, limits.max_batch.unwrap_or(MAX_BATCH)),
+            Backend::ThreadPool => (DEFAULT_BACKEND_THREADS, 1), // each waits for its own
+        };
+        Threads {
+            runtime: Handle::try_current().ok(),
+            most: self.blocking_threads.unwrap_or(most),
+            together,
+        }
+    }
+}
+
 /// Sets up the kernel's side, last of all: what is made before it is cheap to drop.
 fn open<F>(
     limits: Limits,
+    threads: Threads,
     reaper: impl FnOnce(Weak<Shared<F>>) -> Reaper<F>,
 ) -> Result<Arc<Shared<F>>, AioContextError>
 where
-    F: Flavour<Kernel = Aio>,
+    F: Flavour<Kernel = System>,
 {
     let signal = EventFd::new(0, false)?;
-    let nr = u32::try_from(limits.slots)
-        .map_err(|_| AioContextError::IoSetup(io::Error::from_raw_os_error(libc::EINVAL)))?;
-    let kernel = Aio::setup(nr).map_err(AioContextError::IoSetup)?;
-    let shared = Shared::new(kernel, Some(signal), limits, reaper);
+    let nr = u32::try_from(limits.slots).ok().filter(|nr| *nr > 0);
+    let nr = nr.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let kernel = match limits.backend {
+        Backend::KernelAio => System::Aio(Aio::setup(nr)?),
+        Backend::ThreadPool => System::Threads(crate::sys::Threads::new()),
+    };
+    let shared = Shared::new(kernel, Some(signal), limits, threads, reaper);
     shared.signalled(&shared.reaper.waker());
     Ok(shared)
 }

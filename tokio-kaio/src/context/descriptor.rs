@@ -5,13 +5,15 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
+use crate::request::{OpenFile, Order, Stay};
+
 /// The file that a request is for, and what keeps it open.
 #[derive(Debug)]
 pub(crate) enum Descriptor<'a> {
     /// Something that a queued request can hold on to.
-    File(&'a Arc<File>),
+    File(&'a Arc<OpenFile>),
     /// The same, made for this request.
-    Held(Arc<File>),
+    Held(Arc<OpenFile>),
     /// The caller's, borrowed while the future exists. Open only while it is being polled, as far
     /// as one can know: a future can be forgotten.
     Borrowed(RawFd),
@@ -26,11 +28,18 @@ impl Descriptor<'_> {
         }
     }
 
-    pub(crate) fn file(&self) -> Option<&Arc<File>> {
+    pub(crate) fn file(&self) -> Option<&Arc<OpenFile>> {
         match self {
             Descriptor::File(file) => Some(file),
             Descriptor::Held(file) => Some(file),
             Descriptor::Borrowed(_) => None,
+        }
+    }
+
+    /// See [`OpenFile::submitted`].
+    pub(crate) fn submitted(&self, order: &Order, stay: Stay) {
+        if let Some(file) = self.file() {
+            file.submitted(order, stay);
         }
     }
 
@@ -40,7 +49,7 @@ impl Descriptor<'_> {
     /// # Errors
     ///
     /// `EMFILE`: no descriptor is left. `EBADF`: the caller's is none.
-    pub(crate) fn hold(&self) -> io::Result<Arc<File>> {
+    pub(crate) fn hold(&self) -> io::Result<Arc<OpenFile>> {
         match self {
             Descriptor::File(file) => Ok(Arc::clone(file)),
             Descriptor::Held(file) => Ok(Arc::clone(file)),
@@ -50,7 +59,8 @@ impl Descriptor<'_> {
                 // SAFETY: not -1, and borrowed for the time of this call; where `AsRawFd` lied and
                 // it is closed, duplicating it is EBADF.
                 let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-                Ok(Arc::new(File::from(fd.try_clone_to_owned()?)))
+                let file = File::from(fd.try_clone_to_owned()?);
+                Ok(Arc::new(OpenFile::duplicate(file)))
             }
         }
     }

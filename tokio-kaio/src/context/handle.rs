@@ -14,7 +14,8 @@ use super::operation::Operation;
 use super::shards::Shards;
 use crate::request::Of;
 use crate::{
-    AioCommandError, IntrusiveAdapter, LocalRequestAdapter, RawCommand, SyncRequestAdapter,
+    AioCommandError, Backend, IntrusiveAdapter, LocalRequestAdapter, Metrics, RawCommand,
+    SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -55,6 +56,20 @@ where
     /// with `use_semaphore` `false`.
     pub fn available_slots(&self) -> Option<usize> {
         self.shards.available_slots()
+    }
+
+    /// What runs the requests of the context.
+    pub fn backend(&self) -> Backend {
+        self.shards.all()[0].limits.backend
+    }
+
+    /// What the context has done so far, and is doing now. Also after it has ended.
+    ///
+    /// Takes the context's lock for a moment (of each shard, one after another), allocates nothing
+    /// unless [latencies are measured](crate::AioContextBuilder::measure_latency), and makes no
+    /// system call.
+    pub fn metrics(&self) -> Metrics {
+        self.shards.metrics()
     }
 
     /// Runs one operation on the file behind `fd`; returns the number of bytes that were moved, 0

@@ -3,12 +3,16 @@
 mod aftermath;
 mod batching;
 mod builder;
+mod counts;
 mod descriptor;
 mod driver;
+mod effort;
 mod handle;
 mod noop_lock;
 mod operation;
+mod pool;
 mod reaper;
+mod route;
 mod shards;
 mod shared;
 mod signalling;
@@ -31,7 +35,7 @@ use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
 use crate::request::Of;
-use crate::{AioContextError, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
+use crate::{AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 use shards::Shards;
 
 /// A kernel AIO context: it takes requests, through its
@@ -207,6 +211,11 @@ where
     /// ended.
     pub fn available_slots(&self) -> Option<usize> {
         self.shards.available_slots()
+    }
+
+    /// What runs its requests.
+    pub fn backend(&self) -> Backend {
+        self.shards.all()[0].limits.backend
     }
 
     /// Takes no more requests, waits for those that are running, then gives everything back to the

@@ -163,14 +163,18 @@ impl<'a, F: Flavour> Operation<'a, F> {
 
     fn result(&self, outcome: Outcome, transfer: Option<Transfer>) -> Result<u64, AioCommandError> {
         match outcome {
-            Outcome::Completed(res) => u64::try_from(res).map_err(|_| {
+            Outcome::Completed(res @ 0..) => {
+                self.has_moved(res as u64, transfer);
+                Ok(res as u64)
+            }
+            Outcome::Completed(res) => {
                 let errno = i32::try_from(res.unsigned_abs()).unwrap_or(libc::EIO);
                 let error = io::Error::from_raw_os_error(errno);
-                AioCommandError::BadResult(match transfer {
+                Err(AioCommandError::BadResult(match transfer {
                     Some(transfer) => explain(error, self.descriptor.fd(), transfer),
                     None => error,
-                })
-            }),
+                }))
+            }
             Outcome::Refused(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
                 Err(AioCommandError::IoSubmit(error))
@@ -180,6 +184,17 @@ impl<'a, F: Flavour> Operation<'a, F> {
                 let error = io::Error::from_raw_os_error(errno);
                 Err(AioCommandError::BadResult(error))
             }
+        }
+    }
+}
+
+impl<F: Flavour> Operation<'_, F> {
+    /// The file has data there: what is written to them later is an overwrite.
+    #[inline]
+    fn has_moved(&self, bytes: u64, transfer: Option<Transfer>) {
+        let end = transfer.and_then(|transfer| transfer.offset?.checked_add(bytes));
+        if let (Some(end), Descriptor::File(file)) = (end, &self.descriptor) {
+            file.has_data_to(end);
         }
     }
 }

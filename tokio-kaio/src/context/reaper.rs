@@ -32,7 +32,7 @@ enum Reach {
 
 /// Wakes the driver.
 #[derive(Debug)]
-struct Bell {
+pub(super) struct Bell {
     driver: AtomicWaker,
     /// A pause of the driver's is under way.
     pausing: AtomicBool,
@@ -71,7 +71,11 @@ impl<F: Flavour> Reaper<F> {
     }
 
     pub(super) fn wake_driver(&self) {
-        contain(|| self.bell.driver.wake());
+        self.bell.wake_driver();
+    }
+
+    pub(super) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// Wakes the driver after `pause`, or after the pause that is under way. On a thread of its
@@ -120,6 +124,12 @@ impl<F: Flavour> Reaper<F> {
         } else if let Some(shared) = self.shared.upgrade() {
             shared.signalled(&self.waker());
         }
+    }
+}
+
+impl Bell {
+    pub(super) fn wake_driver(&self) {
+        contain(|| self.driver.wake());
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::shared::Shared;
 use super::state::Limits;
 use super::teardown::given_back;
+use crate::Metrics;
 use crate::request::Flavour;
 use crate::sys::current_cpu;
 
@@ -63,6 +64,13 @@ impl<F: Flavour> Shards<F> {
     pub(super) fn available_slots(&self) -> Option<usize> {
         let free = |shard: &Arc<Shared<F>>| shard.free_slots().filter(|_| shard.limits.waits);
         self.0.iter().map(free).sum()
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut shards = self.0.iter().map(|shard| shard.metrics());
+        let mut sum = shards.next().unwrap_or_default();
+        shards.for_each(|shard| sum.add(shard));
+        sum
     }
 
     /// Resolves when everything has been given back to the system.

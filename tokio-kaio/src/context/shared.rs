@@ -6,6 +6,7 @@
 //! made under the lock by [`Shared::with`]; what it sets free is woken and dropped after the lock.
 
 use std::mem;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -13,19 +14,24 @@ use arrayvec::ArrayVec;
 use lock_api::Mutex;
 
 use super::aftermath::Aftermath;
+use super::counts::Look;
 use super::descriptor::Descriptor;
 use super::driver::Turn;
+use super::pool::{Pool, Threads};
 use super::reaper::Reaper;
-use super::state::{Admitted, Driven, Launched, Limits, Phase, State};
+use super::route::Launched;
+use super::state::{Admitted, Driven, Limits, Phase, State};
 use super::teardown::Remains;
-use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Ticket};
+use crate::Metrics;
+use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Payload, Stay, Ticket};
 use crate::sync::{EventFd, watch};
-use crate::sys::MAX_BATCH;
+use crate::sys::{Kernel, MAX_BATCH};
 
 pub(crate) struct Shared<F: Flavour> {
     state: Mutex<F::Lock, State<F>>,
     pub(super) reaper: Arc<Reaper<F>>,
     gone: watch::Receiver<()>,
+    pool: Arc<Pool<F::Kernel>>,
     pub(super) limits: Limits,
 }
 
@@ -37,14 +43,22 @@ impl<F: Flavour> Shared<F> {
         kernel: F::Kernel,
         signal: Option<EventFd>,
         limits: Limits,
+        threads: Threads,
         reaper: impl FnOnce(Weak<Shared<F>>) -> Reaper<F>,
     ) -> Arc<Shared<F>> {
         let (gone, watch_gone) = watch::channel(());
-        Arc::new_cyclic(|weak| Shared {
-            state: Mutex::new(State::new(limits, kernel, signal, gone)),
-            reaper: Arc::new(reaper(Weak::clone(weak))),
-            gone: watch_gone,
-            limits,
+        Arc::new_cyclic(|weak| {
+            let reaper = reaper(Weak::clone(weak));
+            let eventfd = signal.as_ref().map(|signal| signal.as_raw_fd());
+            let pool = Pool::new(kernel.port(), eventfd, reaper.bell(), threads);
+            let state = State::new(limits, kernel, signal, gone, Arc::clone(&pool));
+            Shared {
+                state: Mutex::new(state),
+                reaper: Arc::new(reaper),
+                gone: watch_gone,
+                pool,
+                limits,
+            }
         })
     }
 
@@ -79,6 +93,9 @@ impl<F: Flavour> Shared<F> {
             if let Some(remains) = aftermath.remains.take() {
                 Remains::bury(*remains);
             }
+            if mem::take(&mut aftermath.dispatch) {
+                self.pool.dispatch();
+            }
             // After the futures: it submits what their tasks are about to queue.
             if mem::take(&mut aftermath.wake_driver) {
                 self.reaper.wake_driver();
@@ -86,7 +103,8 @@ impl<F: Flavour> Shared<F> {
             if !mem::take(&mut aftermath.more) {
                 return aftermath.flush;
             }
-            self.locked(aftermath, |state, aftermath| state.reap(aftermath));
+            let look = Look::Other;
+            self.locked(aftermath, |state, aftermath| state.reap(look, aftermath));
         }
     }
 
@@ -115,22 +133,29 @@ impl<F: Flavour> Shared<F> {
             waker,
         } = launched;
         let mut refused = None;
-        let sent = route.submit::<F>(std::slice::from_mut(&mut iocb), |_, errno| {
+        let order = Order::of(&iocb);
+        let (sent, effort) = route.submit::<F>(std::slice::from_mut(&mut iocb), |_, errno| {
             refused = Some(errno);
         });
+        let stay = effort.stay();
+        if route.closely || stay != Stay::Short {
+            descriptor.submitted(&order, stay);
+        }
         let keep_open = (sent == 0).then(|| descriptor.hold());
         let (looked, _unused) = self.with(|state, aftermath| {
             state.submitting -= 1;
+            let taken = sent - usize::from(refused.is_some());
+            state.counts.submissions.made(taken, &effort);
             if let Some(errno) = refused {
                 state.refuse(iocb.data, errno, aftermath);
             }
             let reaped = state.reaped_since(&route, aftermath);
             match keep_open {
-                Some(Ok(file)) => state.put_back([(iocb, file)], reaped, aftermath),
+                Some(Ok(file)) => state.put_back([Parcel { iocb, file }], reaped, aftermath),
                 Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
                 None => {}
             }
-            if sent > 0 && refused.is_none() {
+            if taken > 0 {
                 state.sent(std::slice::from_ref(&iocb), &route, aftermath);
             }
             let looked = state.table.collect(ticket);
@@ -166,15 +191,24 @@ impl<F: Flavour> Shared<F> {
     /// Returns whether there may be another batch to submit.
     fn flush_batch(&self, batch: &mut Batch) -> bool {
         let mut aftermath = Aftermath::new();
-        let Some(route) = self.locked(&mut aftermath, |state, _| state.launch_queued(batch)) else {
+        let launch =
+            |state: &mut State<F>, aftermath: &mut _| state.launch_queued(batch, aftermath);
+        let Some(route) = self.locked(&mut aftermath, launch) else {
             self.follow_up(&mut aftermath);
             return false;
         };
         let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
-        let sent = route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
+        let (sent, effort) =
+            route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
+        let stay = effort.stay();
+        if route.closely || stay != Stay::Short {
+            batch.submitted(stay);
+        }
         let stalled = sent < batch.iocbs().len();
         let (progress, more) = self.locked(&mut aftermath, |state, aftermath| {
             state.submitting -= 1;
+            let taken = sent - refused.len();
+            state.counts.submissions.made(taken, &effort);
             for (tag, errno) in refused {
                 state.refuse(tag, errno, aftermath);
             }
@@ -201,7 +235,7 @@ impl<F: Flavour> Shared<F> {
                 Err(ticket) => ticket,
             };
             let set = state.table.mute(&ticket); // this is the task that it would wake
-            state.reap(aftermath);
+            state.reap(Look::Poll, aftermath);
             match (state.table.collect(ticket), set) {
                 (Err(ticket), Some(set)) if set.will_wake(waker) => {
                     let unused = state.table.rewake(&ticket, set);
@@ -227,8 +261,8 @@ impl<F: Flavour> Shared<F> {
     /// The future of `ticket` is dropped. Gives the memory that its buffer gets back.
     pub(super) fn withdraw(&self, ticket: Ticket<F>) -> Memory {
         self.with(|state, aftermath| {
-            state.reap_all(aftermath); // it may be done, and its memory free
-            state.table.withdraw(ticket, &mut aftermath.released)
+            state.reap_all(Look::Other, aftermath); // it may be done, and its memory free
+            state.withdraw(ticket, aftermath)
         })
     }
 
@@ -236,7 +270,7 @@ impl<F: Flavour> Shared<F> {
     pub(super) fn signalled(&self, waker: &Waker) {
         self.with(|state, aftermath| {
             state.arm(waker, aftermath); // before the reap: what comes after it signals again
-            state.reap(aftermath);
+            state.reap(Look::Signal, aftermath);
             state.batching.turned();
         });
     }
@@ -250,7 +284,7 @@ impl<F: Flavour> Shared<F> {
             if let Some(waker) = signal {
                 state.arm(waker, aftermath);
             }
-            state.reap(aftermath);
+            state.reap(Look::Driver, aftermath);
             let queued = state.table.queued();
             let apart = state.tasks_are_apart();
             let early = turn == Turn::Early && queued > 0 && state.batching.is_early(queued, apart);
@@ -308,10 +342,17 @@ impl<F: Flavour> Shared<F> {
         matches!(self.state.lock().phase, Phase::Gone)
     }
 
+    pub(super) fn metrics(&self) -> Metrics {
+        self.with(|state, aftermath| {
+            state.reap_all(Look::Other, aftermath);
+            state.metrics()
+        })
+    }
+
     /// Slots that are free, if the context is open.
     pub(super) fn free_slots(&self) -> Option<usize> {
         self.with(|state, aftermath| {
-            state.reap_all(aftermath);
+            state.reap_all(Look::Other, aftermath);
             matches!(state.phase, Phase::Open(_)).then(|| state.free_slots())
         })
     }

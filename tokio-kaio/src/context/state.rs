@@ -1,6 +1,5 @@
 //! What a context has behind its one lock, and every way in which it changes.
 
-use std::fs::File;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -8,18 +7,27 @@ use std::task::{Context, Waker};
 
 use super::aftermath::Aftermath;
 use super::batching::Batching;
+use super::counts::{Counts, Look};
 use super::descriptor::Descriptor;
+use super::pool::Pool;
+use super::route::{Launched, Route};
 use super::signalling::Signalling;
 use super::teardown::Remains;
-use crate::AioCommandError;
-use crate::request::{Batch, Flavour, Memory, Outcome, Payload, Table, Ticket, submit};
+use crate::request::{
+    Batch, Flavour, Landing, Memory, OpenFile, Order, Outcome, Parcel, Payload, Table, Ticket, Way,
+};
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
 use crate::sys::{Events, Kernel, MAX_BATCH};
+use crate::{AioCommandError, Backend, SubmitPolicy};
 
 /// Most requests that go to the kernel in one call, unless told. With more, the device is idle for
 /// longer while they are put together, and the CPU that is saved is little.
 const DEFAULT_MAX_BATCH: usize = 16;
+
+/// One in so many launches is watched closely, and one tries `RWF_NOWAIT` where it was refused. A
+/// prime, so that it falls on each of several files that take turns.
+const OBSERVE_EVERY: u32 = 251;
 
 /// What a context is made with.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +38,10 @@ pub(crate) struct Limits {
     pub(crate) waits: bool,
     /// Most requests that go to the kernel in one call, if that was chosen: 1 to [`MAX_BATCH`].
     pub(crate) max_batch: Option<usize>,
+    /// Of the files that have none of their own.
+    pub(crate) policy: SubmitPolicy,
+    pub(crate) backend: Backend,
+    pub(crate) measure_latency: bool,
 }
 
 pub(super) struct State<F: Flavour> {
@@ -49,6 +61,11 @@ pub(super) struct State<F: Flavour> {
     pub(super) submitting: usize,
     /// Reaps that found events. Wraps.
     pub(super) reaps: u64,
+    /// Where requests go that would have to wait in their submission.
+    pub(super) pool: Arc<Pool<F::Kernel>>,
+    pub(super) counts: Counts,
+    /// Events are taken out of a ring in user memory.
+    pub(super) ring: bool,
 }
 
 /// How far a context is from its end.
@@ -80,27 +97,6 @@ pub(super) enum Admitted<F: Flavour> {
     Full(Payload, Waker),
 }
 
-/// A request that the table has in flight and the kernel does not have yet.
-pub(super) struct Launched<F: Flavour> {
-    pub(super) ticket: Ticket<F>,
-    pub(super) iocb: Iocb,
-    pub(super) route: Route<F::Kernel>,
-    /// For the table, unless the request is done at once: its own task needs no waking then.
-    pub(super) waker: Waker,
-}
-
-/// Where an `io_submit` goes. Counted in [`State::submitting`] while it is in use.
-pub(super) struct Route<K: Kernel> {
-    pub(super) port: K::Port,
-    /// `None`: the requests go out quietly.
-    pub(super) eventfd: Option<i32>,
-    pub(super) quiet: bool,
-    /// The table's number of the launch.
-    pub(super) launch: u32,
-    /// [`State::reaps`] when the call was decided on.
-    pub(super) reaps: u64,
-}
-
 /// What the driver has to know of its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driven {
@@ -120,14 +116,16 @@ impl<F: Flavour> State<F> {
         kernel: F::Kernel,
         signal: Option<EventFd>,
         gone: watch::Sender<()>,
+        pool: Arc<Pool<F::Kernel>>,
     ) -> State<F> {
         State {
+            ring: kernel.has_ring(),
             phase: Phase::Open(Live {
                 kernel,
                 signal,
                 gone,
             }),
-            table: Table::new(limits.slots),
+            table: Table::new(limits.slots, limits.measure_latency),
             limits,
             batching: Batching::default(),
             signalling: Signalling::default(),
@@ -136,6 +134,8 @@ impl<F: Flavour> State<F> {
             flush_requested: false,
             submitting: 0,
             reaps: 0,
+            pool,
+            counts: Counts::default(),
         }
     }
 
@@ -154,7 +154,7 @@ impl<F: Flavour> State<F> {
     ) -> Admitted<F> {
         if self.free_slots() == 0 {
             self.table.make_ready(); // before there are others to be woken
-            self.reap(aftermath);
+            self.reap(Look::Other, aftermath);
         }
         if !matches!(self.phase, Phase::Open(_)) {
             return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
@@ -163,21 +163,29 @@ impl<F: Flavour> State<F> {
         if full && !may_wait {
             return Admitted::Full(payload, waker);
         }
+        self.counts.found_full += u64::from(full);
         if full && !self.limits.waits {
             let error = AioCommandError::CapacityExceeded;
             return Admitted::Refused(error, payload.into_memory(), waker);
         }
+        let way = self.way_of(descriptor, payload.order());
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
-        let company = !full && self.driven && descriptor.file().is_some() && {
+        let company = !full && self.driven && way != Way::Pool && descriptor.file().is_some() && {
             let apart = self.tasks_are_apart();
             self.batching
                 .should_wait(self.table.in_flight(), &waker, apart)
         };
-        if full || company {
+        if full || company || way == Way::Pool {
             let Some(file) = descriptor.file() else {
                 return Admitted::WantsFile(payload, waker);
             };
+            // In turn: it is not to get ahead of those that are queued.
+            if way == Way::Pool && !full && self.table.queued() == 0 {
+                let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
+                self.offload(parcel, aftermath);
+                return Admitted::Queued(ticket);
+            }
             self.batching.queued(&waker);
             let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
             // A device should not wait for the rest. But where requests are done at once, a flush
@@ -191,8 +199,15 @@ impl<F: Flavour> State<F> {
             return Admitted::Queued(ticket);
         }
         let quiet = self.may_be_quiet();
-        let (ticket, iocb) = self.table.launch(payload, descriptor.fd());
-        match self.route(quiet) {
+        let attempt = match (way, descriptor.file()) {
+            (Way::NoWait(attempt), Some(file)) => Some((attempt, file)),
+            _ => None,
+        };
+        let (ticket, iocb) = self.table.launch(payload, descriptor.fd(), attempt);
+        let closely = descriptor
+            .file()
+            .is_some_and(|file| file.is_to_be_watched(self.limits.policy, self.is_watch_due()));
+        match self.route(quiet, closely) {
             Some(route) => Admitted::Launched(Launched {
                 ticket,
                 iocb,
@@ -203,8 +218,37 @@ impl<F: Flavour> State<F> {
         }
     }
 
+    /// How a new request goes to the kernel if it goes now.
+    fn way_of(&self, descriptor: &Descriptor<'_>, order: &Order) -> Way {
+        match (self.limits.backend, descriptor.file()) {
+            (Backend::ThreadPool, _) => Way::Pool,
+            (_, Some(file)) => file.way(order, self.limits.policy, self.is_probe_due()),
+            // One that goes to the pool wants a file that can be held.
+            (_, None) if self.limits.policy == SubmitPolicy::Offload => Way::Pool,
+            (_, None) => Way::Inline,
+        }
+    }
+
+    /// Whether the next launch is one of the few that try whether `RWF_NOWAIT` is still refused.
+    fn is_probe_due(&self) -> bool {
+        self.table.latest_launch() % OBSERVE_EVERY == OBSERVE_EVERY / 2
+    }
+
+    /// Whether the launch at hand is one of the few that are watched closely.
+    fn is_watch_due(&self) -> bool {
+        self.table.latest_launch() % OBSERVE_EVERY == 0
+    }
+
+    /// Has the pool submit a request that is in flight by the table's account.
+    fn offload(&mut self, parcel: Parcel, aftermath: &mut Aftermath<F::Kernel>) {
+        self.counts.offloads += 1;
+        self.pool.push(parcel);
+        aftermath.dispatch = true;
+    }
+
     /// Where to submit; counts as submitting until the caller takes that back.
-    fn route(&mut self, quiet: bool) -> Option<Route<F::Kernel>> {
+    /// `closely`: see [`Route::closely`].
+    fn route(&mut self, quiet: bool, closely: bool) -> Option<Route<F::Kernel>> {
         let live = self.phase.live()?;
         self.submitting += 1;
         let signal = live.signal.as_ref().filter(|_| !quiet);
@@ -212,6 +256,7 @@ impl<F: Flavour> State<F> {
             port: live.kernel.port(),
             eventfd: signal.map(|signal| signal.as_raw_fd()),
             quiet,
+            closely,
             launch: self.table.latest_launch(),
             reaps: self.reaps,
         })
@@ -249,7 +294,7 @@ impl<F: Flavour> State<F> {
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
         if aftermath.more && self.table.is_any_left(iocbs, route.launch) {
-            self.reap_all(aftermath); // those of other threads came first
+            self.reap_all(Look::Submission, aftermath); // those of other threads came first
         }
         let any_left = if route.quiet {
             self.table.overlook(iocbs, route.launch)
@@ -261,7 +306,12 @@ impl<F: Flavour> State<F> {
         aftermath.wake_driver |= route.quiet && any_left;
     }
 
-    pub(super) fn launch_queued(&mut self, batch: &mut Batch) -> Option<Route<F::Kernel>> {
+    /// `None`: there is nothing to submit here. What goes from the pool has gone there.
+    pub(super) fn launch_queued(
+        &mut self,
+        batch: &mut Batch,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Option<Route<F::Kernel>> {
         self.flush_requested = false;
         if self.table.queued() == 0 || self.phase.live().is_none() {
             return None;
@@ -270,15 +320,39 @@ impl<F: Flavour> State<F> {
         let apart = self.tasks_are_apart();
         self.batching.flushed(self.table.queued(), apart);
         let limit = self.batch_limit();
-        self.table.launch_queued(batch, limit, self.limits.slots);
+        let Limits {
+            policy, backend, ..
+        } = self.limits;
+        let probe = self.is_probe_due();
+        let watch = self.is_watch_due();
+        let mut closely = false;
+        let way = |file: &OpenFile, order: &Order| {
+            if backend == Backend::ThreadPool {
+                return Way::Pool;
+            }
+            closely |= file.is_to_be_watched(policy, watch);
+            file.way(order, policy, probe)
+        };
+        let mut pooled = 0;
+        let pool = |parcel| {
+            pooled += 1;
+            self.pool.push(parcel);
+        };
+        self.table
+            .launch_queued(batch, limit, self.limits.slots, way, pool);
+        self.counts.offloads += pooled;
+        aftermath.dispatch |= pooled > 0;
         if batch.is_empty() {
             return None;
         }
-        self.route(quiet)
+        self.route(quiet, closely)
     }
 
     /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.
-    pub(super) fn reap(&mut self, aftermath: &mut Aftermath<F::Kernel>) -> bool {
+    pub(super) fn reap(&mut self, look: Look, aftermath: &mut Aftermath<F::Kernel>) -> bool {
+        if self.pool.has_returned() {
+            self.take_returned(aftermath);
+        }
         let Some(live) = self.phase.live() else {
             return false;
         };
@@ -291,10 +365,9 @@ impl<F: Flavour> State<F> {
         if events.is_empty() {
             return false;
         }
+        self.counts.reaped[look as usize] += events.len() as u64;
         for event in &events {
-            let outcome = Outcome::Completed(event.res);
-            self.table
-                .complete(event.data, outcome, &mut aftermath.released);
+            self.complete(event.data, Outcome::Completed(event.res), aftermath);
         }
         self.reaps = self.reaps.wrapping_add(1);
         aftermath.more |= events.is_full();
@@ -303,8 +376,43 @@ impl<F: Flavour> State<F> {
     }
 
     /// Takes all events out of the ring.
-    pub(super) fn reap_all(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
-        while self.reap(aftermath) && mem::take(&mut aftermath.more) {}
+    pub(super) fn reap_all(&mut self, look: Look, aftermath: &mut Aftermath<F::Kernel>) {
+        while self.reap(look, aftermath) && mem::take(&mut aftermath.more) {}
+    }
+
+    /// See [`Table::complete`]; what the kernel would not wait for goes to the pool.
+    fn complete(&mut self, tag: u64, outcome: Outcome, aftermath: &mut Aftermath<F::Kernel>) {
+        let counts = &mut self.counts;
+        match self.table.complete(tag, outcome, &mut aftermath.released) {
+            Landing::Done => match outcome {
+                Outcome::Completed(res) => {
+                    counts.completed += 1;
+                    counts.failed += u64::from(res < 0);
+                }
+                Outcome::Refused(_) => counts.failed += 1,
+                Outcome::Stopped | Outcome::Unknown(_) => {}
+            },
+            Landing::Again(parcel) => {
+                counts.nowait_refusals += 1;
+                counts.taken_in_vain += u64::from(matches!(outcome, Outcome::Completed(_)));
+                self.offload(parcel, aftermath);
+            }
+            Landing::Nothing => {}
+        }
+    }
+
+    /// Takes in what the pool could not submit.
+    #[cold]
+    fn take_returned(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
+        let returned = self.pool.take_returned();
+        for (tag, errno) in returned.refused {
+            self.refuse(tag, errno, aftermath);
+        }
+        for tag in returned.stopped {
+            self.complete(tag, Outcome::Stopped, aftermath);
+        }
+        self.put_back(returned.unsent, false, aftermath);
+        self.request_flush(aftermath);
     }
 
     /// Reaps after a call; returns whether events were taken since it was decided on, here or by
@@ -314,8 +422,32 @@ impl<F: Flavour> State<F> {
         route: &Route<F::Kernel>,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> bool {
-        self.reap(aftermath);
+        self.reap(Look::Submission, aftermath);
         self.reaps != route.reaps
+    }
+
+    /// The future of `ticket` is dropped.
+    pub(super) fn withdraw(
+        &mut self,
+        ticket: Ticket<F>,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Memory {
+        let recalled = self
+            .table
+            .recallable(&ticket)
+            .and_then(|tag| self.pool.recall(tag));
+        if let Some(parcel) = recalled {
+            aftermath
+                .released
+                .drop(None, Memory::None, Some(parcel.file));
+            let memory = self.table.recalled(ticket, &mut aftermath.released);
+            self.request_flush(aftermath); // a slot is free
+            return memory;
+        }
+        let before = self.table.abandoned();
+        let memory = self.table.withdraw(ticket, &mut aftermath.released);
+        self.counts.abandoned += (self.table.abandoned() - before) as u64;
+        memory
     }
 
     /// Has what is queued submitted, if there are slots for it.
@@ -332,8 +464,7 @@ impl<F: Flavour> State<F> {
 
     /// The kernel has refused a request that was in flight by the table's account.
     pub(super) fn refuse(&mut self, tag: u64, errno: i32, aftermath: &mut Aftermath<F::Kernel>) {
-        self.table
-            .complete(tag, Outcome::Refused(errno), &mut aftermath.released);
+        self.complete(tag, Outcome::Refused(errno), aftermath);
         self.request_flush(aftermath);
     }
 
@@ -341,18 +472,19 @@ impl<F: Flavour> State<F> {
     /// to come, they fail. `reaped`: events were just taken, which has made room.
     pub(super) fn put_back(
         &mut self,
-        requests: impl IntoIterator<Item = (Iocb, Arc<File>)>,
+        requests: impl IntoIterator<Item = Parcel>,
         reaped: bool,
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
         let ended = self.phase.live().is_none(); // they are no longer the table's then
         let requests: Vec<_> = requests.into_iter().collect();
         let room_to_come = reaped || self.table.in_flight() > requests.len();
-        for (iocb, file) in requests {
+        for parcel in requests {
             if room_to_come && !ended {
-                self.table.requeue(&iocb, file, &mut aftermath.released);
+                self.table.requeue(parcel, &mut aftermath.released);
                 continue;
             }
+            let Parcel { iocb, file } = parcel;
             aftermath.released.drop(None, Memory::None, Some(file));
             if !ended {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);
@@ -368,7 +500,7 @@ impl<F: Flavour> State<F> {
     pub(super) fn arm(&mut self, waker: &Waker, aftermath: &mut Aftermath<F::Kernel>) {
         let signal = self.phase.live().and_then(|live| live.signal.as_ref());
         if signal.is_some_and(|signal| !signal.arm(&mut Context::from_waker(waker))) {
-            self.reap(aftermath);
+            self.reap(Look::Signal, aftermath);
             self.orphan(Outcome::Stopped, aftermath);
         }
     }
@@ -380,7 +512,7 @@ impl<F: Flavour> State<F> {
         };
         self.table
             .turn_away(self.limits.slots, &mut aftermath.released);
-        self.reap(aftermath);
+        self.reap(Look::Other, aftermath);
         self.request_flush(aftermath);
     }
 
@@ -419,6 +551,7 @@ impl<F: Flavour> State<F> {
         };
         aftermath.remains = Some(Box::new(Remains {
             kernel: live.kernel,
+            pool: Arc::clone(&self.pool),
             memory,
             signal: live.signal,
             gone: live.gone,
@@ -434,21 +567,5 @@ impl<K> Phase<K> {
             Phase::Open(live) | Phase::Stopping(live) => Some(live),
             Phase::Orphaned(..) | Phase::Gone => None,
         }
-    }
-}
-
-impl<K: Kernel> Route<K> {
-    /// See [`submit`].
-    #[allow(unsafe_code)]
-    pub(super) fn submit<F: Flavour<Kernel = K>>(
-        &self,
-        iocbs: &mut [Iocb],
-        refused: impl FnMut(u64, i32),
-    ) -> usize {
-        // SAFETY: iocbs reach this point right from the table's launch, once. The kernel context
-        // outlives the call: a route counts in `State::submitting`, and `try_to_end`, the only
-        // place that gives the kernel away, waits for that to be 0. (Nothing between the launch
-        // and the end of this call runs code of others that could panic.)
-        unsafe { submit::<K>(&self.port, self.eventfd, iocbs, refused) }
     }
 }

@@ -5,17 +5,21 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::thread;
 
+use super::pool::Pool;
 use crate::request::Memory;
 use crate::sync::{EventFd, contain, watch};
+use crate::sys::Kernel;
 
 /// What is left of a context that nobody uses any more.
-pub(crate) struct Remains<K> {
+pub(crate) struct Remains<K: Kernel> {
     /// Waits for what is in flight.
     pub(crate) kernel: K,
+    /// May be submitting to it.
+    pub(super) pool: Arc<Pool<K>>,
     /// What it may touch until then.
     pub(crate) memory: Vec<Memory>,
     pub(crate) signal: Option<EventFd>,
@@ -23,7 +27,7 @@ pub(crate) struct Remains<K> {
     pub(crate) gone: watch::Sender<()>,
 }
 
-impl<K> fmt::Debug for Remains<K> {
+impl<K: Kernel> fmt::Debug for Remains<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remains")
             .field("memory", &self.memory.len())
@@ -31,10 +35,11 @@ impl<K> fmt::Debug for Remains<K> {
     }
 }
 
-impl<K: Send + 'static> Remains<K> {
+impl<K: Kernel> Remains<K> {
     /// Gives everything back to the system, on another thread: it may sleep for long.
     pub(crate) fn bury(self) {
         let burial = move || {
+            self.pool.close();
             drop(self.kernel); // waits for what is in flight, so before its memory
             drop(self.memory);
             drop(self.signal);

@@ -12,9 +12,10 @@ use lock_api::RawMutex;
 
 use super::AioOpenOptionsExt;
 use crate::context::Descriptor;
+use crate::request::OpenFile;
 use crate::{
     AioCommandError, GenericAioContextHandle, IntrusiveAdapter, LockedBuf, RawCommand, ReadFlags,
-    WriteFlags,
+    SubmitPolicy, WriteFlags,
 };
 
 /// A file that is read and written directly, past the page cache, at positions.
@@ -52,13 +53,13 @@ use crate::{
 #[derive(Debug)]
 pub struct File {
     /// Shared with the requests that are queued for it.
-    inner: Arc<std::fs::File>,
+    inner: Arc<OpenFile>,
 }
 
 impl File {
     pub(super) fn new(file: std::fs::File) -> File {
         File {
-            inner: Arc::new(file),
+            inner: Arc::new(OpenFile::new(file)),
         }
     }
 
@@ -78,6 +79,38 @@ impl File {
         options.aio_open(path.as_ref().to_path_buf(), is_sync).await
     }
 
+    /// How operations on this file are submitted from now on; `None`, as at first: as the context
+    /// does it ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)).
+    ///
+    /// A file knows best what its requests need: one that grows write by write may be better off
+    /// with [`SubmitPolicy::Offload`], one whose blocks are allocated with [`SubmitPolicy::Inline`].
+    /// It has no say on a context whose backend is the [thread pool](crate::Backend::ThreadPool).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{File, SubmitPolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// let log = File::create(path, false).await?;
+    /// assert_eq!(log.submit_policy(), None);
+    /// log.set_submit_policy(Some(SubmitPolicy::Offload));
+    /// assert_eq!(log.submit_policy(), Some(SubmitPolicy::Offload));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_submit_policy(&self, policy: Option<SubmitPolicy>) {
+        self.inner.set_policy(policy);
+    }
+
+    /// How operations on this file are submitted; `None`: as the context does it.
+    pub fn submit_policy(&self) -> Option<SubmitPolicy> {
+        self.inner.policy()
+    }
+
     /// Truncates or extends the file to `size` bytes, on tokio's blocking pool. See
     /// [`std::fs::File::set_len`].
     ///
@@ -94,7 +127,12 @@ impl File {
     /// Outside a tokio runtime.
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || file.set_len(size)).await
+        off_runtime(move || {
+            file.file().set_len(size)?;
+            file.ends_at(size);
+            Ok(())
+        })
+        .await
     }
 
     /// What [`fstat(2)`](https://man7.org/linux/man-pages/man2/fstat.2.html) tells, from tokio's
@@ -113,7 +151,7 @@ impl File {
     /// Outside a tokio runtime.
     pub async fn metadata(&self) -> io::Result<Metadata> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || file.metadata()).await
+        off_runtime(move || file.file().metadata()).await
     }
 
     /// Changes the permissions of the file, on tokio's blocking pool. See
@@ -132,7 +170,7 @@ impl File {
     /// Outside a tokio runtime.
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || file.set_permissions(perm)).await
+        off_runtime(move || file.file().set_permissions(perm)).await
     }
 
     /// Reads `len` bytes at `offset` to the front of `buffer`; returns how many were read: fewer

@@ -1,13 +1,41 @@
 //! [`Batch`]: requests on their way into the kernel.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::{OpenFile, Order, Stay};
 use crate::sys::abi::Iocb;
 use crate::sys::{Kernel, MAX_BATCH};
+
+/// One request on its way into the kernel, with what keeps its descriptor open.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) iocb: Iocb,
+    pub(crate) file: Arc<OpenFile>,
+}
+
+impl Parcel {
+    /// See [`Order::appends`].
+    pub(crate) fn appends(&self) -> bool {
+        Order::of(&self.iocb).appends()
+    }
+
+    /// It is in a pool from now on.
+    pub(crate) fn waits(&self) {
+        if self.appends() {
+            self.file.append_waits();
+        }
+    }
+
+    /// It was in a pool.
+    pub(crate) fn has_left(&self) {
+        if self.appends() {
+            self.file.append_has_left();
+        }
+    }
+}
 
 /// Requests that are in flight by the table's account and go to the kernel next, outside any lock.
 ///
@@ -15,7 +43,7 @@ use crate::sys::{Kernel, MAX_BATCH};
 #[derive(Debug)]
 pub(crate) struct Batch {
     iocbs: ArrayVec<Iocb, MAX_BATCH>,
-    files: ArrayVec<Arc<File>, MAX_BATCH>,
+    files: ArrayVec<Arc<OpenFile>, MAX_BATCH>,
 }
 
 impl Batch {
@@ -26,18 +54,24 @@ impl Batch {
         }
     }
 
+    /// Of one request.
+    pub(crate) fn of(parcel: Parcel) -> Batch {
+        let mut batch = Batch::new();
+        batch.push(parcel);
+        batch
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.iocbs.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.iocbs.len()
     }
 
-    /// `file` keeps the descriptor in `iocb` open.
-    pub(super) fn push(&mut self, iocb: Iocb, file: Arc<File>) {
-        self.iocbs.push(iocb);
-        self.files.push(file);
+    pub(crate) fn push(&mut self, parcel: Parcel) {
+        self.iocbs.push(parcel.iocb);
+        self.files.push(parcel.file);
     }
 
     /// The requests, in the order in which they were queued.
@@ -45,12 +79,29 @@ impl Batch {
         &mut self.iocbs
     }
 
-    /// Takes the last request off, with what keeps its descriptor open, down to `sent` requests.
-    pub(crate) fn pop_unsent(&mut self, sent: usize) -> Option<(Iocb, Arc<File>)> {
+    /// Takes the last request off, down to `sent` requests.
+    pub(crate) fn pop_unsent(&mut self, sent: usize) -> Option<Parcel> {
         if self.iocbs.len() <= sent {
             return None;
         }
-        Some((self.iocbs.pop()?, self.files.pop()?))
+        Some(Parcel {
+            iocb: self.iocbs.pop()?,
+            file: self.files.pop()?,
+        })
+    }
+
+    /// See [`OpenFile::submitted`].
+    pub(crate) fn submitted(&self, stay: Stay) {
+        for (iocb, file) in self.iocbs.iter().zip(&self.files) {
+            file.submitted(&Order::of(iocb), stay);
+        }
+    }
+
+    /// See [`OpenFile::submitted_from_pool`].
+    pub(crate) fn submitted_from_pool(&self, stay: Stay) {
+        for (iocb, file) in self.iocbs.iter().zip(&self.files) {
+            file.submitted_from_pool(&Order::of(iocb), stay);
+        }
     }
 
     /// Forgets the requests, which the kernel has or has refused.

@@ -7,7 +7,7 @@ use intrusive_collections::{Adapter, DefaultLinkOps};
 use lock_api::RawMutex;
 
 use super::IntrusiveAdapter;
-use crate::sys::{Aio, Kernel};
+use crate::sys::{Kernel, System};
 
 /// The lock, link, adapter and kernel of a context. The public types spell the first three out;
 /// inside, this one name stands for them.
@@ -20,7 +20,7 @@ pub(crate) trait Flavour {
 }
 
 /// The flavour of [`GenericAioContext<M, A, L>`](crate::GenericAioContext). Never made.
-pub(crate) struct Of<M, A, L, K = Aio>(PhantomData<(M, A, L, K)>);
+pub(crate) struct Of<M, A, L, K = System>(PhantomData<(M, A, L, K)>);
 
 impl<M, A, L, K> Flavour for Of<M, A, L, K>
 where

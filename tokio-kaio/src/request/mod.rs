@@ -3,15 +3,18 @@
 mod adapter;
 mod batch;
 mod flavour;
+mod habit;
+mod open_file;
 mod payload;
 #[allow(clippy::module_inception)]
 mod request;
 mod table;
 
 pub use adapter::{IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
-pub(crate) use batch::{Batch, submit};
+pub(crate) use batch::{Batch, Parcel, submit};
 pub(crate) use flavour::{Flavour, Of};
+pub(crate) use open_file::{Attempt, OpenFile, Stay, Way};
 pub(crate) use payload::{Lease, Memory, Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};
-pub(crate) use table::{Table, Ticket};
+pub(crate) use table::{Landing, Table, Ticket};

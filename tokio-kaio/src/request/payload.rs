@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::LockedBuf;
 use crate::buf::{Exclusive, Region, Shape};
-use crate::sys::abi::Iocb;
+use crate::sys::abi::{self, Iocb};
 
 /// A request's memory, which it keeps from leaving the caller's hands until the kernel is done.
 #[derive(Debug)]
@@ -59,8 +59,13 @@ impl Order {
         }
     }
 
+    /// Whether it is a write to the end of the file, wherever that is when it is made.
+    pub(crate) fn appends(&self) -> bool {
+        self.opcode == abi::IOCB_CMD_PWRITE && self.rw_flags & abi::RWF_APPEND != 0
+    }
+
     /// What [`Order::iocb`] was made from.
-    pub(super) fn of(iocb: &Iocb) -> Order {
+    pub(crate) fn of(iocb: &Iocb) -> Order {
         Order {
             opcode: iocb.lio_opcode,
             rw_flags: iocb.rw_flags,
@@ -132,6 +137,10 @@ impl Payload {
 
     pub(crate) fn into_parts(self) -> (Order, Memory) {
         (self.order, self.memory)
+    }
+
+    pub(crate) fn order(&self) -> &Order {
+        &self.order
     }
 
     pub(crate) fn into_memory(self) -> Memory {

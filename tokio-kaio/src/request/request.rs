@@ -2,17 +2,19 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::fs::File;
 use std::marker::{PhantomData, PhantomPinned};
 use std::mem;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
-use super::{Memory, Order};
+use super::open_file::{Attempt, OpenFile};
+use super::{Memory, Order, Parcel};
 use crate::sync::contain;
 use crate::sys::REAP_BATCH;
 
@@ -49,7 +51,9 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> fmt::Debug for Request<M, L> {
     }
 }
 
-/// Where a request is in its life; each state owns what it needs.
+/// Where a request is in its life; each state owns what it needs. In flight it is from the moment
+/// when it is on its way to the kernel: one that goes from the pool, because its file wants that or
+/// because the kernel has refused an attempt (`again`), is so already while it waits for a thread.
 ///
 /// ```text
 ///            ┌─────────────── withdrawn ───────────────┐
@@ -69,8 +73,10 @@ pub(super) enum State {
         order: Order,
         memory: Memory,
         /// Open, whatever becomes of the future and the caller's file.
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         waker: Option<Waker>,
+        /// See [`Flight::since`].
+        since: Option<Instant>,
     },
     /// The kernel has it, and a future waits.
     InFlight {
@@ -78,9 +84,17 @@ pub(super) enum State {
         flight: Flight,
         /// `None` while its own task submits it.
         waker: Option<Waker>,
+        /// What it takes to submit it once more, if the kernel refuses it now because it would
+        /// have to wait.
+        again: Option<Again>,
     },
     /// The kernel has it, and nobody waits.
-    Abandoned { memory: Memory, flight: Flight },
+    Abandoned {
+        memory: Memory,
+        flight: Flight,
+        /// For a write, which is to land all the same.
+        again: Option<Again>,
+    },
     /// The kernel is done with it, and a future has yet to look.
     Done { outcome: Outcome, memory: Memory },
 }
@@ -103,8 +117,30 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub(super) launch: u32,
+    /// When it came in, if latencies are asked for.
+    pub(super) since: Option<Instant>,
     /// No signal will tell that it is done, and it was not when its submission returned.
     pub(super) overlooked: bool,
+    /// It goes from the pool, where it may still be found, and taken back.
+    pub(super) pooled: bool,
+}
+
+/// A request that was submitted with `RWF_NOWAIT`, as it is without.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) order: Order,
+    pub(super) file: Arc<OpenFile>,
+    pub(super) attempt: Attempt,
+}
+
+impl Again {
+    pub(super) fn without_the_flag(self, memory: &Memory, tag: u64) -> Parcel {
+        let iocb = self.order.iocb(self.file.as_raw_fd(), memory, tag);
+        Parcel {
+            iocb,
+            file: self.file,
+        }
+    }
 }
 
 /// How a request ended.
@@ -120,6 +156,19 @@ pub(crate) enum Outcome {
     Unknown(i32),
 }
 
+impl Outcome {
+    /// Whether the kernel refused an attempt: `Some(true)` where it does not know the flag for this
+    /// file, `Some(false)` where the request would have had to wait.
+    pub(super) fn is_refused_attempt(&self) -> Option<bool> {
+        const WOULD_WAIT: i64 = -(libc::EAGAIN as i64);
+        match *self {
+            Outcome::Completed(WOULD_WAIT) => Some(false),
+            Outcome::Refused(libc::EOPNOTSUPP) => Some(true),
+            _ => None,
+        }
+    }
+}
+
 /// What changes of state set free: woken, and dropped, when the lock is no longer held.
 #[derive(Debug)]
 pub(crate) struct Released {
@@ -133,7 +182,7 @@ pub(crate) struct Released {
 enum Freed {
     Wake(Waker),
     #[allow(dead_code, reason = "dropped, not looked at")]
-    Drop(Option<Waker>, Memory, Option<Arc<File>>),
+    Drop(Option<Waker>, Memory, Option<Arc<OpenFile>>),
 }
 
 impl Released {
@@ -156,8 +205,20 @@ impl Released {
     }
 
     /// These are only to be dropped, which may run code of the caller's too.
-    pub(crate) fn drop(&mut self, waker: Option<Waker>, memory: Memory, file: Option<Arc<File>>) {
+    pub(crate) fn drop(
+        &mut self,
+        waker: Option<Waker>,
+        memory: Memory,
+        file: Option<Arc<OpenFile>>,
+    ) {
         self.rest.push(Freed::Drop(waker, memory, file));
+    }
+
+    /// A reference to a file, which mostly is not the last one.
+    pub(super) fn drop_file(&mut self, file: Arc<OpenFile>) {
+        if Arc::strong_count(&file) == 1 {
+            self.drop(None, Memory::None, Some(file));
+        }
     }
 
     /// Wakes and drops. Runs code of the callers' wakers: not to be called under a lock. One that

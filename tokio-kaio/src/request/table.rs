@@ -3,19 +3,21 @@
 //! All of it is behind the context's one lock.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use intrusive_collections::linked_list::LinkedList;
 
-use super::request::{Flight, Outcome, Released, Request, State};
-use super::{Batch, Flavour, IntrusiveAdapter, Memory, Order, Payload};
-use crate::sys::abi::Iocb;
+use super::Way;
+use super::request::{Again, Flight, Outcome, Released, Request, State};
+use super::{Attempt, Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
+use crate::LatencyHistogram;
+use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb, RWF_NOWAIT};
 
 type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 
@@ -32,8 +34,22 @@ pub(crate) struct Table<F: Flavour> {
     in_flight: usize,
     /// Of those in flight, the ones that only another look will find done.
     overlooked: usize,
+    /// Of those in flight, the ones that no future waits for.
+    abandoned: usize,
     /// Launches so far. Wraps.
     launches: u32,
+    /// How long requests took, if that is asked for.
+    latency: Option<LatencyHistogram>,
+}
+
+/// What an event, or a refusal, was to a request.
+pub(crate) enum Landing {
+    /// It is done.
+    Done,
+    /// The kernel would have had to wait: it is to go from the pool.
+    Again(Parcel),
+    /// It was none of this table's.
+    Nothing,
 }
 
 /// Most requests that a table starts with.
@@ -51,7 +67,7 @@ unsafe impl<F: Flavour> Sync for Ticket<F> {}
 
 impl<F: Flavour> Table<F> {
     /// For `slots` requests in flight. What is beyond [`MADE_AHEAD`] is made when it is needed.
-    pub(crate) fn new(slots: usize) -> Table<F> {
+    pub(crate) fn new(slots: usize, measure_latency: bool) -> Table<F> {
         let mut made = Made::new();
         let ready = (0..slots.min(MADE_AHEAD)).map(|_| made.one_more());
         Table {
@@ -61,7 +77,9 @@ impl<F: Flavour> Table<F> {
             queued_len: 0,
             in_flight: 0,
             overlooked: 0,
+            abandoned: 0,
             launches: 0,
+            latency: measure_latency.then(LatencyHistogram::new),
         }
     }
 
@@ -73,6 +91,11 @@ impl<F: Flavour> Table<F> {
     /// Requests that the kernel has, abandoned ones included.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Requests in flight that no future waits for.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.abandoned
     }
 
     /// Requests that a future still has to look at.
@@ -89,6 +112,15 @@ impl<F: Flavour> Table<F> {
         self.overlooked
     }
 
+    pub(crate) fn latency(&self) -> Option<&LatencyHistogram> {
+        self.latency.as_ref()
+    }
+
+    /// When a request comes in, if that is asked for.
+    fn now(&self) -> Option<Instant> {
+        self.latency.is_some().then(Instant::now)
+    }
+
     /// Has a request at hand that is `Ready`, so that the next one taken in is not made then: that
     /// runs code of the user's, a link's `default`, which may panic.
     pub(crate) fn make_ready(&mut self) {
@@ -101,29 +133,73 @@ impl<F: Flavour> Table<F> {
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
     /// the future. The iocb, on descriptor `fd`, is the caller's to submit. It wakes nobody until
     /// [`Table::rewake`].
-    pub(crate) fn launch(&mut self, payload: Payload, fd: RawFd) -> (Ticket<F>, Iocb) {
+    ///
+    /// With `attempt`, on the file behind `fd`, the kernel may refuse it: see [`Table::complete`].
+    pub(crate) fn launch(
+        &mut self,
+        payload: Payload,
+        fd: RawFd,
+        attempt: Option<(Attempt, &Arc<OpenFile>)>,
+    ) -> (Ticket<F>, Iocb) {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
-        let iocb = order.iocb(fd, &memory, ticket.tag());
-        let flight = self.next_flight();
+        let mut iocb = order.iocb(fd, &memory, ticket.tag());
+        let again = attempt.map(|(attempt, file)| {
+            iocb.rw_flags |= RWF_NOWAIT;
+            Again {
+                order,
+                file: Arc::clone(file),
+                attempt,
+            }
+        });
+        let flight = self.next_flight(self.now());
         self.in_flight += 1;
         self.state(&ticket).fill(State::InFlight {
             memory,
             flight,
             waker: None,
+            again,
         });
         (ticket, iocb)
     }
 
-    /// *Ready → queued*, to go out on `file`.
-    pub(crate) fn enqueue(&mut self, payload: Payload, file: Arc<File>, waker: Waker) -> Ticket<F> {
+    /// *Ready → in flight*, for a request that goes to the kernel from the pool.
+    pub(crate) fn launch_pooled(
+        &mut self,
+        payload: Payload,
+        file: Arc<OpenFile>,
+        waker: Waker,
+    ) -> (Ticket<F>, Parcel) {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
+        let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
+        let flight = self.pooled_flight(self.now());
+        self.in_flight += 1;
+        self.state(&ticket).fill(State::InFlight {
+            memory,
+            flight,
+            waker: Some(waker),
+            again: None,
+        });
+        (ticket, Parcel { iocb, file })
+    }
+
+    /// *Ready → queued*, to go out on `file`.
+    pub(crate) fn enqueue(
+        &mut self,
+        payload: Payload,
+        file: Arc<OpenFile>,
+        waker: Waker,
+    ) -> Ticket<F> {
+        let (order, memory) = payload.into_parts();
+        let ticket = self.ready_one();
+        let since = self.now();
         self.state(&ticket).fill(State::Queued {
             order,
             memory,
             file,
             waker: Some(waker),
+            since,
         });
         let request = self.onto_queue(&ticket);
         self.queued.push_back(request);
@@ -131,32 +207,62 @@ impl<F: Flavour> Table<F> {
     }
 
     /// *Queued → in flight* for the oldest ones, up to `slots` in flight in all and `limit`, at
-    /// most [`MAX_BATCH`](crate::sys::MAX_BATCH), in the batch.
-    pub(crate) fn launch_queued(&mut self, batch: &mut Batch, limit: usize, slots: usize) {
-        let flight = self.next_flight();
+    /// most [`MAX_BATCH`](crate::sys::MAX_BATCH), in the batch. `way` tells of each how it goes;
+    /// those that go from the pool are given to `pooled`.
+    pub(crate) fn launch_queued(
+        &mut self,
+        batch: &mut Batch,
+        limit: usize,
+        slots: usize,
+        mut way: impl FnMut(&OpenFile, &Order) -> Way,
+        mut pooled: impl FnMut(Parcel),
+    ) {
+        let flight = self.next_flight(None);
         while self.in_flight < slots && batch.len() < limit {
             let Some(request) = self.queued.pop_front() else {
                 break;
             };
             let ticket = self.off_queue(request);
             self.in_flight += 1;
+            let tag = ticket.tag();
             let state = self.state(&ticket);
-            match state.take() {
-                State::Queued {
-                    order,
-                    memory,
-                    file,
-                    waker,
-                } => {
-                    let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
-                    state.fill(State::InFlight {
-                        memory,
-                        flight,
-                        waker,
-                    });
-                    batch.push(iocb, file);
+            let State::Queued {
+                order,
+                memory,
+                file,
+                waker,
+                since,
+            } = state.take()
+            else {
+                unreachable!("not queued, in the queue");
+            };
+            let mut iocb = order.iocb(file.as_raw_fd(), &memory, tag);
+            let way = way(&file, &order);
+            let again = match way {
+                Way::NoWait(attempt) => {
+                    iocb.rw_flags |= RWF_NOWAIT;
+                    Some(Again {
+                        order,
+                        file: Arc::clone(&file),
+                        attempt,
+                    })
                 }
-                other => unreachable!("{other:?} in the queue"),
+                Way::Inline | Way::Pool => None,
+            };
+            let flight = Flight {
+                pooled: way == Way::Pool,
+                since,
+                ..flight
+            };
+            state.fill(State::InFlight {
+                memory,
+                flight,
+                waker,
+                again,
+            });
+            match way {
+                Way::Pool => pooled(Parcel { iocb, file }),
+                _ => batch.push(Parcel { iocb, file }),
             }
         }
     }
@@ -189,7 +295,8 @@ impl<F: Flavour> Table<F> {
 
     /// *In flight → queued*, at the front: the kernel has no room for it now. One that was
     /// abandoned meanwhile is done with instead.
-    pub(crate) fn requeue(&mut self, iocb: &Iocb, file: Arc<File>, released: &mut Released) {
+    pub(crate) fn requeue(&mut self, parcel: Parcel, released: &mut Released) {
+        let Parcel { iocb, file } = parcel;
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return released.drop(None, Memory::None, Some(file));
         };
@@ -199,18 +306,22 @@ impl<F: Flavour> Table<F> {
                 memory,
                 flight,
                 waker,
+                again,
             } => {
+                let order = again.map_or_else(|| Order::of(&iocb), |again| again.order);
                 state.fill(State::Queued {
-                    order: Order::of(iocb),
+                    order,
                     memory,
                     file,
                     waker,
+                    since: flight.since,
                 });
                 self.landed(flight);
                 let request = self.onto_queue(&ticket);
                 self.queued.push_front(request);
             }
-            State::Abandoned { memory, flight } => {
+            State::Abandoned { memory, flight, .. } => {
+                self.abandoned -= 1;
                 self.landed(flight);
                 self.ready.push(ticket);
                 released.drop(None, memory, Some(file));
@@ -221,9 +332,16 @@ impl<F: Flavour> Table<F> {
 
     /// *In flight → done*, or *abandoned → ready*. `tag` is the `data` of an event or of an iocb
     /// that was refused.
-    pub(crate) fn complete(&mut self, tag: u64, outcome: Outcome, released: &mut Released) {
+    ///
+    /// An attempt that the kernel refused stays in flight; it is given back to go from the pool.
+    pub(crate) fn complete(
+        &mut self,
+        tag: u64,
+        outcome: Outcome,
+        released: &mut Released,
+    ) -> Landing {
         let Some(ticket) = Ticket::from_tag(tag) else {
-            return; // not an event of ours
+            return Landing::Nothing;
         };
         let state = self.state(&ticket);
         match state.take() {
@@ -231,18 +349,86 @@ impl<F: Flavour> Table<F> {
                 memory,
                 flight,
                 waker,
+                again,
             } => {
-                state.fill(State::Done { outcome, memory });
-                self.landed(flight);
-                released.wake(waker);
+                let again = match settle(again, outcome, released) {
+                    None => {
+                        state.fill(State::Done { outcome, memory });
+                        self.done(flight);
+                        released.wake(waker);
+                        return Landing::Done;
+                    }
+                    Some(again) => again,
+                };
+                let parcel = again.without_the_flag(&memory, tag);
+                let flight = self.once_more(flight);
+                self.state(&ticket).fill(State::InFlight {
+                    memory,
+                    flight,
+                    waker,
+                    again: None,
+                });
+                Landing::Again(parcel)
             }
-            State::Abandoned { memory, flight } => {
-                self.landed(flight);
-                self.ready.push(ticket);
-                released.drop(None, memory, None);
+            State::Abandoned {
+                memory,
+                flight,
+                again,
+            } => {
+                let again = match settle(again, outcome, released) {
+                    None => {
+                        self.abandoned -= 1;
+                        self.done(flight);
+                        self.ready.push(ticket);
+                        released.drop(None, memory, None);
+                        return Landing::Done;
+                    }
+                    Some(again) => again,
+                };
+                let parcel = again.without_the_flag(&memory, tag);
+                let flight = self.once_more(flight);
+                self.state(&ticket).fill(State::Abandoned {
+                    memory,
+                    flight,
+                    again: None,
+                });
+                Landing::Again(parcel)
             }
             // A second event for one request, which no kernel is known to send.
-            other => state.fill(other),
+            other => {
+                state.fill(other);
+                Landing::Nothing
+            }
+        }
+    }
+
+    /// The tag of a request that may still be in the pool, and be taken back from there. Not of a
+    /// write: one that has left the queue lands.
+    pub(crate) fn recallable(&mut self, ticket: &Ticket<F>) -> Option<u64> {
+        let recallable = matches!(
+            self.state(ticket),
+            State::InFlight { flight, memory, .. }
+                if flight.pooled && !matches!(memory, Memory::Sending(_))
+        );
+        recallable.then(|| ticket.tag())
+    }
+
+    /// *In flight → ready*, for a request that was taken back from the pool. Gives its memory.
+    pub(crate) fn recalled(&mut self, ticket: Ticket<F>, released: &mut Released) -> Memory {
+        let state = self.state(&ticket);
+        match state.take() {
+            State::InFlight {
+                memory,
+                flight,
+                waker,
+                ..
+            } => {
+                self.landed(flight);
+                self.ready.push(ticket);
+                released.drop(waker, Memory::None, None);
+                memory
+            }
+            other => unreachable!("{other:?} was in the pool"),
         }
     }
 
@@ -300,13 +486,20 @@ impl<F: Flavour> Table<F> {
                 mut memory,
                 flight,
                 waker,
+                again,
             } => {
                 let stands_in = memory.keep();
+                let (again, unused) = match again {
+                    Some(again) if again.order.opcode == IOCB_CMD_PWRITE => (Some(again), None),
+                    again => (None, again),
+                };
                 state.fill(State::Abandoned {
                     memory: mem::replace(&mut memory, stands_in),
                     flight,
+                    again,
                 });
-                released.drop(waker, Memory::None, None);
+                self.abandoned += 1;
+                released.drop(waker, Memory::None, unused.map(|again| again.file));
                 memory
             }
             State::Done { memory, .. } => {
@@ -342,23 +535,47 @@ impl<F: Flavour> Table<F> {
             let state = self.state(&ticket);
             match state.take() {
                 State::InFlight {
-                    mut memory, waker, ..
+                    mut memory,
+                    waker,
+                    again,
+                    ..
                 } => {
                     let stands_in = memory.keep();
                     kept.push(mem::replace(&mut memory, stands_in));
                     state.fill(State::Done { outcome, memory });
                     released.wake(waker);
+                    if let Some(again) = again {
+                        released.drop(None, Memory::None, Some(again.file));
+                    }
                 }
-                State::Abandoned { memory, .. } => {
+                State::Abandoned { memory, again, .. } => {
                     kept.push(memory);
                     self.ready.push(ticket);
+                    if let Some(again) = again {
+                        released.drop(None, Memory::None, Some(again.file));
+                    }
                 }
                 other => state.fill(other),
             }
         }
         self.in_flight = 0;
         self.overlooked = 0;
+        self.abandoned = 0;
         kept
+    }
+
+    /// A request that the kernel refused for now goes on from the pool.
+    fn once_more(&mut self, refused: Flight) -> Flight {
+        self.overlooked -= usize::from(refused.overlooked);
+        self.pooled_flight(refused.since)
+    }
+
+    /// The kernel is done with a request.
+    fn done(&mut self, flight: Flight) {
+        if let (Some(latency), Some(since)) = (&mut self.latency, flight.since) {
+            latency.record(since.elapsed());
+        }
+        self.landed(flight);
     }
 
     /// The kernel no longer has a request that it had.
@@ -367,11 +584,21 @@ impl<F: Flavour> Table<F> {
         self.overlooked -= usize::from(flight.overlooked);
     }
 
-    fn next_flight(&mut self) -> Flight {
+    /// `since`: when the request came in.
+    fn next_flight(&mut self, since: Option<Instant>) -> Flight {
         self.launches = self.launches.wrapping_add(1);
         Flight {
+            since,
             launch: self.launches,
             overlooked: false,
+            pooled: false,
+        }
+    }
+
+    fn pooled_flight(&mut self, since: Option<Instant>) -> Flight {
+        Flight {
+            pooled: true,
+            ..self.next_flight(since)
         }
     }
 
@@ -443,6 +670,24 @@ impl<F: Flavour> Table<F> {
         let mut at = unsafe { self.queued.cursor_mut_from_ptr(ticket.0.as_ptr()) };
         if let Some(request) = at.remove() {
             self.off_queue(request);
+        }
+    }
+}
+
+/// Has the file of an attempt learn from its outcome. `Some`: it was refused.
+#[inline]
+fn settle(again: Option<Again>, outcome: Outcome, released: &mut Released) -> Option<Again> {
+    let again = again?;
+    let habit = again.file.habit(again.attempt.class);
+    match outcome.is_refused_attempt() {
+        Some(unknown) => {
+            habit.refused(unknown);
+            Some(again)
+        }
+        None => {
+            habit.taken(again.attempt.probe);
+            released.drop_file(again.file);
+            None
         }
     }
 }

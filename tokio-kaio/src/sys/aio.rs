@@ -98,6 +98,10 @@ impl Kernel for Aio {
             None => self.fetch(events),
         }
     }
+
+    fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
 }
 
 /// Most requests that go to the kernel in one call.

@@ -9,6 +9,8 @@ mod memory;
 mod model_ring;
 mod ring;
 mod syscalls;
+mod system;
+mod threads;
 
 pub(crate) use aio::{Aio, MAX_BATCH};
 pub(crate) use dio::{DirectIo, direct_io};
@@ -16,7 +18,11 @@ pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
-pub(crate) use syscalls::{create_eventfd, current_cpu, memlock_limit, set_direct};
+pub(crate) use syscalls::{
+    create_eventfd, current_cpu, memlock_limit, set_direct, signal, times_slept,
+};
+pub(crate) use system::System;
+pub(crate) use threads::Threads;
 
 use std::io;
 
@@ -29,14 +35,15 @@ pub(crate) const REAP_BATCH: usize = MAX_BATCH;
 /// Where a reap puts the events that it took.
 pub(crate) type Events = ArrayVec<IoEvent, REAP_BATCH>;
 
-/// What the driver needs of the kernel. [`Aio`] is the real one; tests put others in its place.
+/// What the driver needs of the kernel. [`Aio`] is the real one, [`Threads`] does without its AIO;
+/// tests put others in their place.
 ///
 /// Dropping it waits for every request in flight and may sleep for long: see
 /// [`Aio`](struct@Aio). After that the kernel touches none of their memory.
 #[allow(unsafe_code)] // declares, does nothing
 pub(crate) trait Kernel: Send + 'static {
     /// What a submission needs. Cheap to clone, so that the call is made outside any lock.
-    type Port: Clone + Send;
+    type Port: Clone + Send + Sync + 'static;
 
     fn port(&self) -> Self::Port;
 
@@ -59,4 +66,9 @@ pub(crate) trait Kernel: Send + 'static {
     ///
     /// The errno of `io_getevents`, if that is what it takes: further ones are not to be had.
     fn reap(&mut self, events: &mut Events) -> io::Result<()>;
+
+    /// Whether a reap takes events out of a ring in user memory, without a system call.
+    fn has_ring(&self) -> bool {
+        false
+    }
 }

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::abi::{IoEvent, Iocb};
 
@@ -154,6 +155,115 @@ pub(crate) fn set_direct(file: impl AsFd) -> io::Result<()> {
     // SAFETY: sets flags, no memory is involved.
     let code = unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_DIRECT) };
     syscall_result(code.into()).map(drop)
+}
+
+/// Adds one to `eventfd`. A full one is left as it is, and so is one that is none: who waits has
+/// been told, or has gone.
+///
+/// # References
+///
+/// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html)
+pub(crate) fn signal(eventfd: RawFd) {
+    let one = 1_u64;
+    // SAFETY: eight bytes of ours are read.
+    let _ = unsafe { libc::write(eventfd, (&raw const one).cast(), size_of::<u64>()) };
+}
+
+/// [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html). Waits.
+pub(crate) fn fsync(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes a number.
+    let code = unsafe { libc::fsync(fd) };
+    syscall_result(code.into()).map(drop)
+}
+
+/// [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html). Waits.
+pub(crate) fn fdatasync(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes a number.
+    let code = unsafe { libc::fdatasync(fd) };
+    syscall_result(code.into()).map(drop)
+}
+
+/// The read that `iocb` describes, from `fd`. Waits. `preadv2` only where there are flags: a
+/// sandbox may know `pread64` alone.
+///
+/// # Safety
+///
+/// The memory that `iocb` names is valid, and observed by nobody.
+///
+/// # References
+///
+/// [`preadv2(2)`](https://man7.org/linux/man-pages/man2/preadv2.2.html)
+pub(crate) unsafe fn read_at(fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
+    if iocb.rw_flags == 0 {
+        let (memory, len) = (iocb.buf as usize as *mut libc::c_void, iocb.nbytes as usize);
+        // SAFETY: the caller's promise.
+        let code = unsafe { libc::pread64(fd, memory, len, iocb.offset) };
+        return usize::try_from(code).map_err(|_| io::Error::last_os_error());
+    }
+    // SAFETY: the caller's promise.
+    unsafe { vectored_with_flags(libc::SYS_preadv2, fd, iocb) }
+}
+
+/// The write that `iocb` describes, to `fd`. Waits. `pwritev2` only where there are flags.
+///
+/// # Safety
+///
+/// The memory that `iocb` names is valid, and nobody writes to it.
+///
+/// # References
+///
+/// [`pwritev2(2)`](https://man7.org/linux/man-pages/man2/pwritev2.2.html)
+pub(crate) unsafe fn write_at(fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
+    if iocb.rw_flags == 0 {
+        let (memory, len) = (
+            iocb.buf as usize as *const libc::c_void,
+            iocb.nbytes as usize,
+        );
+        // SAFETY: the caller's promise.
+        let code = unsafe { libc::pwrite64(fd, memory, len, iocb.offset) };
+        return usize::try_from(code).map_err(|_| io::Error::last_os_error());
+    }
+    // SAFETY: the caller's promise.
+    unsafe { vectored_with_flags(libc::SYS_pwritev2, fd, iocb) }
+}
+
+/// # Safety
+///
+/// As [`read_at`] and [`write_at`], whichever `number` is.
+unsafe fn vectored_with_flags(number: libc::c_long, fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
+    if iocb.offset < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL)); // -1 would be "where the file is"
+    }
+    let memory = libc::iovec {
+        iov_base: iocb.buf as usize as *mut libc::c_void,
+        iov_len: iocb.nbytes as usize,
+    };
+    // Two registers of 32 bits, or the first one alone: what the second says is shifted out then.
+    let (low, high) = (
+        iocb.offset as libc::c_long,
+        (iocb.offset >> 32) as libc::c_long,
+    );
+    let one: libc::c_long = 1;
+    let flags: libc::c_long = iocb.rw_flags.into();
+    // SAFETY: the caller's promise; the iovec lives through the call.
+    let code = unsafe { libc::syscall(number, fd, &raw const memory, one, low, high, flags) };
+    syscall_result(code)
+}
+
+/// How often this thread has gone to sleep, so far: it had to wait for something.
+///
+/// # References
+///
+/// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html), `ru_nvcsw`
+pub(crate) fn times_slept() -> io::Result<i64> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel writes to a structure of ours.
+    let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    syscall_result(code.into())?;
+    // SAFETY: all zeroes is a valid rusage, and the kernel has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    #[allow(clippy::useless_conversion)] // its width differs between targets
+    Ok(usage.ru_nvcsw.into())
 }
 
 /// The CPU that runs this thread, or just did. 0 where it can't be told.

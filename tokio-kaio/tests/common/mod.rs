@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 use tokio_kaio::{
-    AioCommandError, AioContextHandle, AioOpenOptionsExt, File, LockedBuf, ReadFlags,
+    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File,
+    LockedBuf, ReadFlags, SubmitPolicy,
 };
 
 /// A block that every file system takes for direct I/O.
@@ -227,6 +228,12 @@ pub async fn read_block(
 ) -> Result<u64, AioCommandError> {
     file.read_at(handle, offset, target, BLOCK as u64, ReadFlags::empty())
         .await
+}
+
+/// A context whose requests are submitted where they are made, for tests of how that is done.
+pub fn inline_context(nr: usize) -> (AioContext, AioContextHandle) {
+    let builder = AioContextBuilder::new(nr).submit_policy(SubmitPolicy::Inline);
+    builder.build().unwrap()
 }
 
 /// Waits until all `slots` of a context are free.

@@ -31,14 +31,15 @@ use super::fake::{FILE_BYTE, Fake, Port};
 use crate::context::descriptor::Descriptor;
 use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
+use crate::context::pool::Threads;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
 use crate::context::state::Limits;
-use crate::request::{Flavour, Of, Request};
+use crate::request::{Flavour, Of, OpenFile, Request};
 use crate::sync::EventFd;
 use crate::{
-    AioCommandError, IntrusiveAdapter, LocalRequestAdapter, LockedBuf, NoopLock, RawCommand,
-    ReadFlags, WriteFlags,
+    AioCommandError, Backend, IntrusiveAdapter, LocalRequestAdapter, LockedBuf, NoopLock,
+    RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 /// loom's mutex as a raw lock. It comes to be when it is first taken, because loom's can't be made
@@ -143,11 +144,14 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
             slots,
             waits: true,
             max_batch: Some(32),
+            policy: SubmitPolicy::Inline,
+            backend: Backend::KernelAio,
+            measure_latency: false,
         };
         let fake = Fake::new();
         let kernel = crate::sys::Kernel::port(&fake);
         let signal = EventFd::new(0, false).unwrap();
-        let shared = Shared::new(fake, Some(signal.clone()), limits, reaper);
+        let shared = Shared::new(fake, Some(signal.clone()), limits, Threads::none(), reaper);
         shared.signalled(&shared.reaper.waker());
         Rig {
             shared,
@@ -257,9 +261,9 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     }
 }
 
-fn file() -> &'static Arc<File> {
-    static FILE: OnceLock<Arc<File>> = OnceLock::new();
-    FILE.get_or_init(|| Arc::new(File::open("/dev/null").unwrap()))
+fn file() -> &'static Arc<OpenFile> {
+    static FILE: OnceLock<Arc<OpenFile>> = OnceLock::new();
+    FILE.get_or_init(|| Arc::new(OpenFile::new(File::open("/dev/null").unwrap())))
 }
 
 /// The first poll of a future that nobody will be woken for.

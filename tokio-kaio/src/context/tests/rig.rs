@@ -14,13 +14,14 @@ use super::fake::{Fake, Port};
 use crate::context::descriptor::Descriptor;
 use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
+use crate::context::pool::Threads;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
 use crate::context::state::Limits;
-use crate::request::{Flavour, Of};
+use crate::request::{Flavour, Of, OpenFile};
 use crate::{
-    AioCommandError, LocalRequestAdapter, LockedBuf, NoopLock, RawCommand, ReadFlags,
-    SyncRequestAdapter, WriteFlags,
+    AioCommandError, Backend, LocalRequestAdapter, LockedBuf, NoopLock, RawCommand, ReadFlags,
+    SubmitPolicy, SyncRequestAdapter, WriteFlags,
 };
 
 /// Its lock panics where it is taken twice.
@@ -30,7 +31,7 @@ pub(super) type Sync = Of<parking_lot::RawMutex, SyncRequestAdapter, AtomicLink,
 pub(super) struct Rig<F: Flavour<Kernel = Fake> = Local> {
     pub(super) shared: Arc<Shared<F>>,
     pub(super) kernel: Port,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<OpenFile>,
     /// For writes of no bytes.
     nothing: LockedBuf,
 }
@@ -40,6 +41,9 @@ pub(super) fn limits(slots: usize) -> Limits {
         slots,
         waits: true,
         max_batch: Some(32),
+        policy: SubmitPolicy::Inline,
+        backend: Backend::KernelAio,
+        measure_latency: false,
     }
 }
 
@@ -63,9 +67,9 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
         let fake = Fake::new();
         let kernel = crate::sys::Kernel::port(&fake);
         Rig {
-            shared: Shared::new(fake, None, limits, reaper),
+            shared: Shared::new(fake, None, limits, Threads::none(), reaper),
             kernel,
-            file: Arc::new(File::open("/dev/null").unwrap()),
+            file: Arc::new(OpenFile::new(File::open("/dev/null").unwrap())),
             nothing: LockedBuf::with_size(1).unwrap(),
         }
     }

@@ -1,0 +1,364 @@
+//! [`Pool`]: the requests of a context that go to the kernel from tokio's blocking pool.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::os::fd::RawFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::counts::Submissions;
+use super::effort::Watch;
+use super::reaper::Bell;
+use crate::request::{Batch, OpenFile, Parcel, submit};
+use crate::sys::{self, Kernel, Process};
+
+/// Submits what would have to wait on threads that may.
+///
+/// It has nothing of the context but the way into the kernel, so that a context that stays on its
+/// thread can have one too. What is submitted completes as anything else; what could not be is
+/// given back ([`Returned`]) with the same signal to the context that the kernel gives.
+pub(super) struct Pool<K: Kernel> {
+    port: K::Port,
+    eventfd: Option<RawFd>,
+    bell: Arc<Bell>,
+    /// Most jobs at a time.
+    most: usize,
+    /// Most requests that one submits in one call.
+    together: usize,
+    owner: Process,
+    state: Mutex<State>,
+    /// `state` has something in [`State::returned`].
+    has_returned: AtomicBool,
+    /// No submission is being made any more.
+    quiet: Condvar,
+}
+
+/// What a pool may use of tokio's blocking pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Threads {
+    /// `None`: submissions are made where they are asked for; for tests.
+    pub(crate) runtime: Option<Handle>,
+    /// Most at a time.
+    pub(crate) most: usize,
+    /// Most requests that one of them submits in one call.
+    pub(crate) together: usize,
+}
+
+#[cfg(test)]
+impl Threads {
+    /// Submits from where it is asked to.
+    pub(super) fn none() -> Threads {
+        Threads {
+            runtime: None,
+            most: 4,
+            together: 32,
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Kept no longer than it is needed: it keeps descriptors of the runtime's.
+    runtime: Option<Handle>,
+    /// Not taken by a thread yet.
+    waiting: VecDeque<Parcel>,
+    /// Jobs that have been given to tokio and have not ended.
+    jobs: usize,
+    /// Of these, the ones that have not begun.
+    starting: usize,
+    /// Calls that are being made.
+    submitting: usize,
+    /// Files to which one of these calls appends.
+    appending: Vec<Arc<OpenFile>>,
+    /// Nothing is submitted any more.
+    closed: bool,
+    returned: Returned,
+    submissions: Submissions,
+}
+
+/// What a thread submits in one call.
+enum Load {
+    Some(Batch),
+    /// One at a time for each file, so that they land in the order in which they were made.
+    Append(Parcel),
+}
+
+impl State {
+    /// A fair share for one of `threads`, since a submission may keep it for long; at most `most`
+    /// requests. Appends wait for those before them on their file.
+    fn next_load(&mut self, threads: usize, most: usize) -> Option<Load> {
+        let share = self.waiting.len().div_ceil(threads).min(most);
+        let mut batch = Batch::new();
+        let mut next = 0;
+        while batch.len() < share && next < self.waiting.len() {
+            let file = &self.waiting[next].file;
+            let appends = self.waiting[next].appends();
+            let its_turn = !appends
+                || batch.is_empty() && !self.appending.iter().any(|other| Arc::ptr_eq(other, file));
+            if !its_turn {
+                next += 1;
+                continue;
+            }
+            let parcel = self.waiting.remove(next)?;
+            if appends {
+                self.appending.push(Arc::clone(&parcel.file));
+                return Some(Load::Append(parcel));
+            }
+            batch.push(parcel);
+        }
+        (!batch.is_empty()).then_some(Load::Some(batch))
+    }
+}
+
+/// Requests that did not get into the kernel.
+#[derive(Default)]
+pub(super) struct Returned {
+    /// By their data, with the errno.
+    pub(super) refused: Vec<(u64, i32)>,
+    /// The kernel has no room for these now; last first.
+    pub(super) unsent: Vec<Parcel>,
+    /// By their data: the runtime has shut down.
+    pub(super) stopped: Vec<u64>,
+}
+
+impl<K: Kernel> Pool<K> {
+    pub(super) fn new(
+        port: K::Port,
+        eventfd: Option<RawFd>,
+        bell: Arc<Bell>,
+        threads: Threads,
+    ) -> Arc<Pool<K>> {
+        Arc::new(Pool {
+            port,
+            eventfd,
+            bell,
+            most: threads.most,
+            together: threads.together,
+            owner: Process::current(),
+            state: Mutex::new(State {
+                runtime: threads.runtime,
+                ..State::default()
+            }),
+            has_returned: AtomicBool::new(false),
+            quiet: Condvar::new(),
+        })
+    }
+
+    /// Takes in a request, which is in flight by the table's account. [`Pool::dispatch`] is to
+    /// follow.
+    pub(super) fn push(&self, parcel: Parcel) {
+        if self.owner != Process::current() {
+            return self.give_back(Returned {
+                refused: vec![(parcel.iocb.data, libc::EINVAL)], // a child has no threads
+                ..Returned::default()
+            });
+        }
+        parcel.waits();
+        self.lock().waiting.push_back(parcel);
+    }
+
+    /// Takes a request back, if no thread has it yet.
+    pub(super) fn recall(&self, tag: u64) -> Option<Parcel> {
+        let mut state = self.lock();
+        let position = state.waiting.iter().position(|p| p.iocb.data == tag)?;
+        let parcel = state.waiting.remove(position)?;
+        parcel.has_left();
+        Some(parcel)
+    }
+
+    /// Has threads take what waits. Not to be called under the context's lock.
+    pub(super) fn dispatch(self: &Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            let enough = state.starting >= state.waiting.len();
+            if enough || state.jobs == self.most || state.closed {
+                return;
+            }
+            state.jobs += 1;
+            state.starting += 1;
+            let runtime = state.runtime.clone();
+            drop(state);
+            let job = Job {
+                pool: Arc::clone(self),
+                stage: Stage::Starting,
+            };
+            let Some(runtime) = runtime else {
+                job.run();
+                continue;
+            };
+            // tokio panics where it needs a thread and can have none.
+            let started = AssertUnwindSafe(|| drop(runtime.spawn_blocking(|| job.run())));
+            if panic::catch_unwind(started).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn has_returned(&self) -> bool {
+        self.has_returned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_returned(&self) -> Returned {
+        let mut state = self.lock();
+        self.has_returned.store(false, Ordering::Relaxed);
+        mem::take(&mut state.returned)
+    }
+
+    /// Requests that wait for a thread, and what was submitted so far.
+    pub(super) fn counts(&self) -> (usize, Submissions) {
+        let state = self.lock();
+        (state.waiting.len(), state.submissions)
+    }
+
+    /// From now on nothing goes to the kernel from here; what was going has gone. Waits.
+    pub(super) fn close(&self) {
+        if self.owner != Process::current() {
+            return; // its threads are the parent's
+        }
+        let mut state = self.lock();
+        state.closed = true;
+        let runtime = state.runtime.take();
+        let waiting = mem::take(&mut state.waiting);
+        while state.submitting > 0 {
+            state = self
+                .quiet
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        waiting.iter().for_each(Parcel::has_left);
+        drop(waiting); // closes files
+        drop(runtime);
+    }
+
+    /// The next requests for a thread. `None`: there are none for it, and it has ended.
+    fn take(&self, stage: &mut Stage) -> Option<Load> {
+        let mut state = self.lock();
+        if *stage == Stage::Starting {
+            state.starting -= 1;
+            *stage = Stage::Running;
+        }
+        let Some(load) = state.next_load(self.most, self.together) else {
+            state.jobs -= 1;
+            *stage = Stage::Ended;
+            return None;
+        };
+        state.submitting += 1;
+        Some(load)
+    }
+
+    #[allow(unsafe_code)]
+    fn submit(&self, load: Load) {
+        let (mut batch, append_to) = match load {
+            Load::Some(batch) => (batch, None),
+            Load::Append(parcel) => {
+                let file = Arc::clone(&parcel.file);
+                (Batch::of(parcel), Some(file))
+            }
+        };
+        let mut returned = Returned::default();
+        let watch = Watch::closely();
+        let refused = |tag, errno| returned.refused.push((tag, errno));
+        // SAFETY: requests reach a pool right from the table's launch, once, and leave it through
+        // `take` or `recall`. The kernel context outlives the call: it is counted in `submitting`,
+        // and `Remains::bury`, which destroys the context, waits for that in `Pool::close`, after
+        // which `take` finds nothing.
+        let sent = unsafe { submit::<K>(&self.port, self.eventfd, batch.iocbs(), refused) };
+        let effort = watch.stop();
+        batch.submitted_from_pool(effort.stay());
+        returned
+            .unsent
+            .extend(std::iter::from_fn(|| batch.pop_unsent(sent)));
+        let taken = sent - returned.refused.len();
+        if !returned.is_empty() {
+            self.give_back(returned);
+        }
+        drop(batch); // closes files, maybe
+        let mut state = self.lock();
+        if let Some(file) = &append_to {
+            state.appending.retain(|other| !Arc::ptr_eq(other, file));
+            file.append_has_left();
+        }
+        state.submissions.made(taken, &effort);
+        state.submitting -= 1;
+        if state.submitting == 0 {
+            self.quiet.notify_all();
+        }
+    }
+
+    fn give_back(&self, returned: Returned) {
+        {
+            let mut state = self.lock();
+            state.returned.refused.extend(returned.refused);
+            state.returned.unsent.extend(returned.unsent);
+            state.returned.stopped.extend(returned.stopped);
+            self.has_returned.store(true, Ordering::Release);
+        }
+        match self.eventfd {
+            Some(eventfd) => sys::signal(eventfd),
+            None => self.bell.wake_driver(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Returned {
+    fn is_empty(&self) -> bool {
+        self.refused.is_empty() && self.unsent.is_empty() && self.stopped.is_empty()
+    }
+}
+
+/// A thread's work, while there is some.
+struct Job<K: Kernel> {
+    pool: Arc<Pool<K>>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Ended,
+}
+
+impl<K: Kernel> Job<K> {
+    fn run(mut self) {
+        while let Some(load) = self.pool.take(&mut self.stage) {
+            self.pool.submit(load);
+        }
+    }
+}
+
+impl<K: Kernel> Drop for Job<K> {
+    /// A job that did not end by itself was dropped by its runtime, which shuts down, or has no
+    /// thread for it.
+    fn drop(&mut self) {
+        if self.stage == Stage::Ended {
+            return;
+        }
+        let mut state = self.pool.lock();
+        state.jobs -= 1;
+        state.starting -= usize::from(self.stage == Stage::Starting);
+        if state.jobs > 0 || state.waiting.is_empty() {
+            return;
+        }
+        let waiting = mem::take(&mut state.waiting);
+        drop(state);
+        waiting.iter().for_each(Parcel::has_left);
+        let tags = waiting.iter().map(|parcel| parcel.iocb.data);
+        let mut returned = Returned::default();
+        if std::thread::panicking() {
+            returned.refused = tags.map(|tag| (tag, libc::EAGAIN)).collect();
+        } else {
+            returned.stopped = tags.collect();
+        }
+        self.pool.give_back(returned);
+    }
+}

@@ -1,0 +1,153 @@
+//! [`LatencyHistogram`]: how long operations took.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Durations, counted in buckets that are an eighth of their power of two wide: what is read from
+/// it is at most an eighth too long.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LatencyHistogram {
+    /// By [`bucket`].
+    buckets: Box<[u64; BUCKETS]>,
+    max: Duration,
+}
+
+/// Buckets of a power of two.
+const PARTS: usize = 8;
+/// Powers of two of nanoseconds that are told apart; what is longer, some 18 minutes, is in the
+/// last one.
+const POWERS: usize = 40;
+const BUCKETS: usize = PARTS * (POWERS - 2);
+
+impl LatencyHistogram {
+    pub(crate) fn new() -> LatencyHistogram {
+        LatencyHistogram {
+            buckets: Box::new([0; BUCKETS]),
+            max: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn record(&mut self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(nanos)] += 1;
+        self.max = self.max.max(took);
+    }
+
+    pub(crate) fn add(&mut self, other: &LatencyHistogram) {
+        for (sum, count) in self.buckets.iter_mut().zip(&*other.buckets) {
+            *sum += count;
+        }
+        self.max = self.max.max(other.max);
+    }
+
+    /// Number of operations.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The longest one, exactly.
+    pub fn max(&self) -> Duration {
+        self.max
+    }
+
+    /// What `percent` of the operations, 0 to 100, did not exceed: the bound of a bucket, at most an
+    /// eighth too long, and no longer than the longest one. `None`: there was no operation.
+    pub fn percentile(&self, percent: f64) -> Option<Duration> {
+        let count = self.count();
+        let wanted = ((percent * count as f64 / 100.0).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        let found = self.buckets().find(|(_, count)| {
+            seen += count;
+            seen >= wanted
+        });
+        found.map(|(bound, _)| bound.min(self.max))
+    }
+
+    /// The buckets that are not empty, shortest first: a bound that the durations in it do not
+    /// exceed, and how many there are.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let counts = self.buckets.iter().enumerate();
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (Duration::from_nanos(bound(bucket)), *count))
+    }
+}
+
+impl fmt::Debug for LatencyHistogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatencyHistogram")
+            .field("count", &self.count())
+            .field("p50", &self.percentile(50.0))
+            .field("p99", &self.percentile(99.0))
+            .field("max", &self.max)
+            .finish()
+    }
+}
+
+/// Of the first two powers each value has its own; then a power of two has [`PARTS`].
+fn bucket(nanos: u64) -> usize {
+    if nanos < 2 * PARTS as u64 {
+        return nanos as usize;
+    }
+    let power = nanos.ilog2() as usize;
+    let part = (nanos >> (power - 3)) as usize - PARTS;
+    (PARTS * (power - 2) + part).min(BUCKETS - 1)
+}
+
+/// The largest value of a bucket.
+fn bound(bucket: usize) -> u64 {
+    if bucket < 2 * PARTS {
+        return bucket as u64;
+    }
+    let (power, part) = (bucket / PARTS + 2, (bucket % PARTS + PARTS) as u64);
+    ((part + 1) << (power - 3)) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_in_the_bucket_that_holds_it() {
+        let values = (0..5000).chain((12..39).flat_map(|power| {
+            let base = 1_u64 << power;
+            [base - 1, base, base + 1, base + base / 3, base + base / 2]
+        }));
+        for nanos in values {
+            let bucket = bucket(nanos);
+            assert!(nanos <= bound(bucket), "{nanos}");
+            assert!(bucket == 0 || nanos > bound(bucket - 1), "{nanos}");
+            assert!(bound(bucket) <= nanos + nanos / 8, "{nanos}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_in_the_last_bucket() {
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+        let mut latencies = LatencyHistogram::new();
+        latencies.record(Duration::MAX);
+        assert_eq!((latencies.count(), latencies.max()), (1, Duration::MAX));
+    }
+
+    #[test]
+    fn percentiles_are_of_all_that_was_recorded_and_added() {
+        let (mut latencies, mut others) = (LatencyHistogram::new(), LatencyHistogram::new());
+        assert_eq!(latencies.percentile(50.0), None);
+        for micros in 1..=50 {
+            latencies.record(Duration::from_micros(micros));
+            others.record(Duration::from_micros(50 + micros));
+        }
+        latencies.add(&others);
+        assert_eq!(latencies.count(), 100);
+        for percent in 1..=100_u64 {
+            let exact = Duration::from_micros(percent);
+            let told = latencies.percentile(percent as f64).unwrap();
+            assert!(
+                told >= exact && told <= exact + exact / 8,
+                "{percent}: {told:?}"
+            );
+        }
+        assert_eq!(latencies.percentile(0.0), latencies.percentile(1.0));
+        assert_eq!(latencies.percentile(100.0), Some(latencies.max()));
+    }
+}

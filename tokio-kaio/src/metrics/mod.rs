@@ -1,0 +1,156 @@
+//! [`Metrics`]: what a context has done.
+
+mod histogram;
+
+pub use histogram::LatencyHistogram;
+
+use std::time::Duration;
+
+/// What a context has done since it was made, and is doing now: a snapshot, from
+/// [`GenericAioContextHandle::metrics`](crate::GenericAioContextHandle::metrics).
+///
+/// Counters only grow. Each request counts once, however often it had to be submitted. The numbers
+/// are of one moment, but for a context with
+/// [shards](crate::AioContextBuilder::shards), whose numbers are added up one shard after another,
+/// and for what the threads of the blocking pool are just doing.
+///
+/// What keeps a program from getting what it expects of asynchronous I/O is in
+/// [`nowait_refusals`](Metrics::nowait_refusals), [`offloads`](Metrics::offloads),
+/// [`slow_submits`](Metrics::slow_submits), [`found_full`](Metrics::found_full) and
+/// [`ring`](Metrics::ring).
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioContextBuilder, File, LockedBuf, ReadFlags};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// # std::fs::write(&path, [0; 8192])?;
+/// let (context, handle) = AioContextBuilder::new(8).measure_latency(true).build()?;
+/// let file = File::open(path, false).await?;
+/// let mut buffer = LockedBuf::with_size(4096)?;
+/// for block in 0..2 {
+///     file.read_at(&handle, block * 4096, &mut buffer, 4096, ReadFlags::empty()).await?;
+/// }
+/// let metrics = handle.metrics();
+/// assert_eq!((metrics.submitted, metrics.completed, metrics.failed), (2, 2, 0));
+/// assert_eq!((metrics.queued, metrics.in_flight), (0, 0));
+/// if let Some(latency) = &metrics.latency {
+///     println!("median {:?}, longest {:?}", latency.percentile(50.0), latency.max());
+/// }
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Requests that the kernel took, or a thread of the
+    /// [thread pool](crate::Backend::ThreadPool).
+    pub submitted: u64,
+    /// Of these, the ones that are done, whatever they came to.
+    pub completed: u64,
+    /// Requests that ended with an errno: of its event, or because the kernel did not take them.
+    pub failed: u64,
+
+    /// Requests that wait to be submitted, for a slot or for company, now.
+    pub queued: usize,
+    /// Requests that the kernel has now, or that are on their way to it.
+    pub in_flight: usize,
+    /// Of those in flight, the ones that no future waits for: it was dropped.
+    pub abandoned_in_flight: usize,
+    /// Of those in flight, the ones that wait for a thread of the blocking pool.
+    pub waiting_for_thread: usize,
+
+    /// Futures that were dropped when the kernel had their request.
+    pub abandoned: u64,
+    /// Requests that found no free slot, and waited or failed.
+    pub found_full: u64,
+
+    /// Calls of `io_submit`; of the thread-pool backend, transfers and syncs.
+    pub batches: u64,
+    /// Calls by the number of requests that they took: up to 1, 2, 4, 8, 16, 32, 64.
+    pub batch_sizes: [u64; 7],
+
+    /// Events by what found them.
+    pub reaped: Reaped,
+    /// Whether events are taken out of a ring in user memory. `false`: by `io_getevents`, a system
+    /// call for each look, because the kernel maps no such ring (gVisor); or the backend is the
+    /// thread pool, which has none.
+    pub ring: bool,
+
+    /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`) under
+    /// [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
+    pub nowait_refusals: u64,
+    /// Requests that were given to the blocking pool.
+    pub offloads: u64,
+    /// Submissions that took longer than a millisecond, on a thread of the runtime.
+    pub slow_submits: u64,
+    /// The same on threads of the blocking pool, where they hold up nobody.
+    pub slow_offloads: u64,
+
+    /// Time that threads of the runtime spent inside `io_submit`, in
+    /// [`timed_submits`](Metrics::timed_submits) calls.
+    pub submit_time: Duration,
+    /// Calls that were timed: all but those to where requests have long been done when the call
+    /// returned, as on tmpfs. Of those, 1 in 251.
+    pub timed_submits: u64,
+
+    /// How long operations took, from the first poll of their future to their event. Where that is
+    /// [switched on](crate::AioContextBuilder::measure_latency).
+    pub latency: Option<LatencyHistogram>,
+}
+
+/// Events that were taken from the kernel, by what made the context look for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reaped {
+    /// A submission had just returned: they were done inside of it, or just then.
+    pub after_submit: u64,
+    /// The kernel had signalled.
+    pub by_signal: u64,
+    /// A future was polled.
+    pub by_poll: u64,
+    /// The background task ran.
+    pub by_driver: u64,
+    /// A future was dropped, a slot was looked for, or there were more than one look takes.
+    pub otherwise: u64,
+}
+
+impl Metrics {
+    /// Adds those of another shard.
+    pub(crate) fn add(&mut self, other: Metrics) {
+        self.submitted += other.submitted;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.queued += other.queued;
+        self.in_flight += other.in_flight;
+        self.abandoned_in_flight += other.abandoned_in_flight;
+        self.waiting_for_thread += other.waiting_for_thread;
+        self.abandoned += other.abandoned;
+        self.found_full += other.found_full;
+        self.batches += other.batches;
+        for (sum, calls) in self.batch_sizes.iter_mut().zip(other.batch_sizes) {
+            *sum += calls;
+        }
+        self.reaped.after_submit += other.reaped.after_submit;
+        self.reaped.by_signal += other.reaped.by_signal;
+        self.reaped.by_poll += other.reaped.by_poll;
+        self.reaped.by_driver += other.reaped.by_driver;
+        self.reaped.otherwise += other.reaped.otherwise;
+        self.ring &= other.ring;
+        self.nowait_refusals += other.nowait_refusals;
+        self.offloads += other.offloads;
+        self.slow_submits += other.slow_submits;
+        self.slow_offloads += other.slow_offloads;
+        self.submit_time += other.submit_time;
+        self.timed_submits += other.timed_submits;
+        match (&mut self.latency, other.latency) {
+            (Some(sum), Some(latency)) => sum.add(&latency),
+            (none, latency) => *none = latency,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! [`SubmitPolicy`] and [`Backend`]: how requests get to the kernel.
+
+/// On which thread a request is submitted, and whether that thread may have to wait there.
+///
+/// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html) is asynchronous as far
+/// as the file system is. Where it has to allocate blocks, read metadata, or wait for a lock, the
+/// journal or a request of the block device, it does so on the thread that calls it, and a worker of
+/// the runtime stands still for as long.
+///
+/// A context has one for all of its files
+/// ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)); a
+/// [`File`](crate::File) can have one of its own
+/// ([`File::set_submit_policy`](crate::File::set_submit_policy)). Whatever it is, a request is
+/// waited for, cancelled and counted in the same way. What was done is in
+/// [`Metrics`](crate::Metrics).
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioContextBuilder, AioOpenOptionsExt, LockedBuf, SubmitPolicy, WriteFlags};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let (table_path, log_path) = (dir.path().join("table"), dir.path().join("log"));
+/// // What is there is read and overwritten; the log grows with each write.
+/// let (context, handle) = AioContextBuilder::new(64)
+///     .submit_policy(SubmitPolicy::NoWaitFirst)
+///     .build()?;
+/// let mut options = std::fs::OpenOptions::new();
+/// options.read(true).write(true).create(true);
+/// let table = options.clone().aio_open(table_path, false).await?;
+/// let log = options.aio_open(log_path, false).await?;
+/// log.set_submit_policy(Some(SubmitPolicy::Offload));
+/// # table.set_submit_policy(Some(SubmitPolicy::Inline));
+///
+/// let block = LockedBuf::with_size(4096)?;
+/// log.write_at(&handle, 0, &block, 4096, WriteFlags::empty()).await?;
+/// # table.write_at(&handle, 0, &block, 4096, WriteFlags::empty()).await?;
+/// assert_eq!(handle.metrics().offloads, 1);
+/// context.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitPolicy {
+    /// On the thread that makes the request or runs the context's background task, which waits
+    /// where the kernel does. The least CPU, for files whose blocks are allocated, on file systems
+    /// that overwrite them asynchronously; and for programs that would rather wait.
+    Inline,
+
+    /// There too, but with `RWF_NOWAIT`, so that the kernel refuses what would have to wait
+    /// (`EAGAIN`), and from tokio's blocking pool what was refused. The default.
+    ///
+    /// Each file learns from that, separately for reads, for overwrites, and for writes to where it
+    /// is not known to have data:
+    ///
+    /// - After some refusals in a row the attempt is left out, and made again now and then.
+    /// - A file system that does not know the flag (`EOPNOTSUPP`: tmpfs, overlayfs), or refuses what
+    ///   it would not have waited for (XFS: nearly every overwrite), costs nothing for long: where
+    ///   submissions from the pool are seen not to sleep, further ones are made here without the
+    ///   flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one that sleeps,
+    ///   or takes more than a millisecond, sends those after it to the pool again.
+    ///
+    /// Syncs go to a work queue of the kernel's and are submitted inline; so are operations with
+    /// `NOWAIT` of their own, whose `EAGAIN` is the caller's.
+    #[default]
+    NoWaitFirst,
+
+    /// From tokio's blocking pool, always. No submission can hold up a worker; each costs a switch
+    /// to another thread and back.
+    Offload,
+}
+
+impl SubmitPolicy {
+    /// As a number that is not 0.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            SubmitPolicy::Inline => 1,
+            SubmitPolicy::NoWaitFirst => 2,
+            SubmitPolicy::Offload => 3,
+        }
+    }
+
+    /// The one of that [`code`](SubmitPolicy::code).
+    pub(crate) fn from_code(code: u8) -> Option<SubmitPolicy> {
+        [
+            SubmitPolicy::Inline,
+            SubmitPolicy::NoWaitFirst,
+            SubmitPolicy::Offload,
+        ]
+        .into_iter()
+        .find(|policy| policy.code() == code)
+    }
+}
+
+/// What runs the requests of a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The kernel's AIO: `io_submit` and the completion ring.
+    KernelAio,
+
+    /// Threads of tokio's blocking pool, each with one request at a time:
+    /// [`preadv2(2)`](https://man7.org/linux/man-pages/man2/preadv2.2.html), `pwritev2`, `fsync`,
+    /// `fdatasync`. Works wherever files do, for more CPU an operation, and no more in flight on the
+    /// device than there are threads
+    /// ([`AioContextBuilder::blocking_threads`](crate::AioContextBuilder::blocking_threads)).
+    ThreadPool,
+}

@@ -1,0 +1,206 @@
+//! [`OpenFile`]: a file as requests have it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use super::Order;
+use super::habit::Habit;
+use crate::SubmitPolicy;
+use crate::sys::abi;
+
+/// An open file, shared by its owner with the requests that are out for it, and what these have
+/// shown of it.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    file: File,
+    /// [`SubmitPolicy::code`]; 0: the context's.
+    policy: AtomicU8,
+    /// It stands for a descriptor of somebody else's, for one request: there is nothing to learn.
+    duplicate: bool,
+    reads: Habit,
+    overwrites: Habit,
+    /// Writes to where no data is known to be.
+    fresh: Habit,
+    /// The latest submission was slow.
+    suspect: AtomicBool,
+    /// Appends that are in the pool.
+    appends: AtomicUsize,
+    /// Up to here there have been data, as far as transfers have told.
+    known_end: AtomicU64,
+}
+
+/// How a request goes to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From the thread at hand, which may have to wait.
+    Inline,
+    /// From the thread at hand, with `RWF_NOWAIT`; what is refused takes the next one.
+    NoWait(Attempt),
+    /// From the blocking pool.
+    Pool,
+}
+
+/// A submission with `RWF_NOWAIT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) class: Class,
+    /// Made to see whether such are still refused.
+    pub(crate) probe: bool,
+}
+
+/// What a submission did to the thread that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Nothing to speak of, as far as was seen.
+    Short,
+    /// It took long.
+    Slow,
+    /// It put it to sleep.
+    Asleep,
+}
+
+/// Requests that the kernel is likely to treat alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Read,
+    Overwrite,
+    Fresh,
+}
+
+impl OpenFile {
+    pub(crate) fn new(file: File) -> OpenFile {
+        OpenFile {
+            file,
+            policy: AtomicU8::new(0),
+            duplicate: false,
+            reads: Habit::new(),
+            overwrites: Habit::new(),
+            fresh: Habit::new(),
+            suspect: AtomicBool::new(false),
+            appends: AtomicUsize::new(0),
+            known_end: AtomicU64::new(0),
+        }
+    }
+
+    /// For one request on a descriptor that the caller has lent.
+    pub(crate) fn duplicate(file: File) -> OpenFile {
+        OpenFile {
+            duplicate: true,
+            ..OpenFile::new(file)
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn policy(&self) -> Option<SubmitPolicy> {
+        SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed))
+    }
+
+    /// `None`: the context's.
+    pub(crate) fn set_policy(&self, policy: Option<SubmitPolicy>) {
+        let code = policy.map_or(0, SubmitPolicy::code);
+        self.policy.store(code, Ordering::Relaxed);
+    }
+
+    /// The way of a request, in a context with `policy`. `probe`: it is the turn of one to find out
+    /// whether the kernel still refuses.
+    #[inline]
+    pub(crate) fn way(&self, order: &Order, policy: SubmitPolicy, probe: bool) -> Way {
+        match self.policy().unwrap_or(policy) {
+            SubmitPolicy::Inline => Way::Inline,
+            SubmitPolicy::Offload => Way::Pool,
+            SubmitPolicy::NoWaitFirst => match self.class(order) {
+                Some(class) if order.rw_flags & abi::RWF_NOWAIT == 0 && !self.duplicate => {
+                    // One that goes at once would get ahead of those.
+                    match order.appends() && self.appends.load(Ordering::Acquire) > 0 {
+                        true => Way::Pool,
+                        false => self.habit(class).way(class, probe),
+                    }
+                }
+                _ => Way::Inline,
+            },
+        }
+    }
+
+    /// Whether its next submission is to be watched closely, in a context with `policy`. `due`: it
+    /// is the turn of one.
+    pub(crate) fn is_to_be_watched(&self, policy: SubmitPolicy, due: bool) -> bool {
+        (due || self.suspect.load(Ordering::Relaxed))
+            && self.policy().unwrap_or(policy) == SubmitPolicy::NoWaitFirst
+            && !self.duplicate
+    }
+
+    /// What [`way`](OpenFile::way) learns by; `None`: nothing is to be learnt.
+    pub(crate) fn class(&self, order: &Order) -> Option<Class> {
+        match order.opcode {
+            abi::IOCB_CMD_PREAD => Some(Class::Read),
+            abi::IOCB_CMD_PWRITE => {
+                let end = (order.offset as u64).saturating_add(order.nbytes);
+                let known = !order.appends() && end <= self.known_end.load(Ordering::Relaxed);
+                Some(if known {
+                    Class::Overwrite
+                } else {
+                    Class::Fresh
+                })
+            }
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn habit(&self, class: Class) -> &Habit {
+        match class {
+            Class::Read => &self.reads,
+            Class::Overwrite => &self.overwrites,
+            Class::Fresh => &self.fresh,
+        }
+    }
+
+    /// An append is in the pool from now on.
+    pub(super) fn append_waits(&self) {
+        self.appends.fetch_add(1, Ordering::Release);
+    }
+
+    /// An append is no longer in the pool.
+    pub(crate) fn append_has_left(&self) {
+        self.appends.fetch_sub(1, Ordering::Release);
+    }
+
+    /// What a submission of this, on a thread of the runtime, did to the thread. One that is slow
+    /// may have been kept from running; the next one is watched closely.
+    pub(crate) fn submitted(&self, order: &Order, stay: Stay) {
+        let suspect = self.suspect.swap(stay == Stay::Slow, Ordering::Relaxed);
+        let waited = stay == Stay::Asleep || stay == Stay::Slow && suspect;
+        if let (true, Some(class)) = (waited, self.class(order)) {
+            self.habit(class).submitted(true);
+        }
+    }
+
+    /// The same on a thread of the pool, where all are watched closely.
+    pub(crate) fn submitted_from_pool(&self, order: &Order, stay: Stay) {
+        if let Some(class) = self.class(order) {
+            self.habit(class).submitted(stay != Stay::Short);
+        }
+    }
+
+    /// A transfer has shown that there are data up to `end`.
+    pub(crate) fn has_data_to(&self, end: u64) {
+        if self.known_end.load(Ordering::Relaxed) < end {
+            self.known_end.fetch_max(end, Ordering::Relaxed);
+        }
+    }
+
+    /// There are no data from `end` on.
+    pub(crate) fn ends_at(&self, end: u64) {
+        self.known_end.fetch_min(end, Ordering::Relaxed);
+    }
+}
+
+impl AsRawFd for OpenFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

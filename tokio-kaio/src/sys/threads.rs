@@ -1,0 +1,122 @@
+//! [`Threads`]: a kernel of our own, whose submissions do the whole request with system calls that
+//! wait. For where AIO is forbidden.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::abi::{self, IoEvent, Iocb};
+use super::fork::Process;
+use super::{Events, Kernel, syscalls};
+
+/// Requests are done by the thread that submits them, before the submission returns. To be used
+/// from threads that may wait.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    port: Performer,
+}
+
+/// Does requests; see [`Threads`].
+#[derive(Clone, Debug)]
+pub(crate) struct Performer {
+    done: Arc<Mutex<VecDeque<IoEvent>>>,
+    owner: Process,
+}
+
+impl Threads {
+    pub(crate) fn new() -> Threads {
+        Threads {
+            port: Performer {
+                done: Arc::default(),
+                owner: Process::current(),
+            },
+        }
+    }
+}
+
+impl Kernel for Threads {
+    type Port = Performer;
+
+    fn port(&self) -> Performer {
+        self.port.clone()
+    }
+
+    /// Takes one request at a time: what is refused is to be told apart from what was done.
+    unsafe fn submit(port: &Performer, batch: &mut [Iocb]) -> io::Result<usize> {
+        let Some(iocb) = batch.first() else {
+            return Ok(0);
+        };
+        if port.owner != Process::current() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // SAFETY: the caller's promise: the memory is the request's own until its event is reaped,
+        // which is made below.
+        let res = match unsafe { perform(iocb) } {
+            Ok(moved) => moved as i64,
+            Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
+                errno if is_refusal(iocb, errno) => {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+                errno => -i64::from(errno),
+            },
+        };
+        port.lock().push_back(IoEvent {
+            data: iocb.data,
+            obj: 0,
+            res,
+            res2: 0,
+        });
+        if iocb.flags & abi::IOCB_FLAG_RESFD != 0 {
+            syscalls::signal(iocb.resfd as RawFd);
+        }
+        Ok(1)
+    }
+
+    fn reap(&mut self, events: &mut Events) -> io::Result<()> {
+        if self.port.owner != Process::current() {
+            return Ok(()); // the lock may have been taken when the child was made
+        }
+        let mut done = self.port.lock();
+        let fit = done.len().min(events.remaining_capacity());
+        events.extend(done.drain(..fit));
+        Ok(())
+    }
+}
+
+impl Performer {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<IoEvent>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html) would not take
+/// the request, rather than take it and have it fail.
+fn is_refusal(iocb: &Iocb, errno: i32) -> bool {
+    let transfer = matches!(iocb.lio_opcode, abi::IOCB_CMD_PREAD | abi::IOCB_CMD_PWRITE);
+    match errno {
+        libc::EBADF | libc::EOPNOTSUPP => true,
+        // Of a transfer that is well-formed, it is the alignment; that comes as an event.
+        libc::EINVAL => !transfer || iocb.offset < 0,
+        _ => false,
+    }
+}
+
+/// Does what `iocb` says; returns the bytes moved.
+///
+/// # Safety
+///
+/// The memory that it names is valid, and for reads unobserved.
+unsafe fn perform(iocb: &Iocb) -> io::Result<usize> {
+    let fd = iocb.fildes as RawFd;
+    match iocb.lio_opcode {
+        abi::IOCB_CMD_FSYNC => syscalls::fsync(fd).map(|()| 0),
+        abi::IOCB_CMD_FDSYNC => syscalls::fdatasync(fd).map(|()| 0),
+        // SAFETY: the caller's promise.
+        abi::IOCB_CMD_PREAD => unsafe { syscalls::read_at(fd, iocb) },
+        // SAFETY: the caller's promise.
+        abi::IOCB_CMD_PWRITE => unsafe { syscalls::write_at(fd, iocb) },
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
