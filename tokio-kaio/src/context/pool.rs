@@ -80,10 +80,10 @@ struct State {
 }
 
 /// What a thread submits in one call.
-enum Load {
-    Some(Batch),
-    /// One at a time for each file, so that they land in the order in which they were made.
-    Append(Parcel),
+struct Load {
+    batch: Batch,
+    /// It is an append to this, alone: those of one file land in the order in which they were made.
+    append_to: Option<Arc<OpenFile>>,
 }
 
 impl State {
@@ -103,13 +103,15 @@ impl State {
                 continue;
             }
             let parcel = self.waiting.remove(next)?;
-            if appends {
-                self.appending.push(Arc::clone(&parcel.file));
-                return Some(Load::Append(parcel));
-            }
+            let append_to = appends.then(|| Arc::clone(&parcel.file));
             batch.push(parcel);
+            if append_to.is_some() {
+                self.appending.extend(append_to.clone());
+                return Some(Load { batch, append_to });
+            }
         }
-        (!batch.is_empty()).then_some(Load::Some(batch))
+        let append_to = None;
+        (!batch.is_empty()).then_some(Load { batch, append_to })
     }
 }
 
@@ -252,13 +254,10 @@ impl<K: Kernel> Pool<K> {
 
     #[allow(unsafe_code)]
     fn submit(&self, load: Load) {
-        let (mut batch, append_to) = match load {
-            Load::Some(batch) => (batch, None),
-            Load::Append(parcel) => {
-                let file = Arc::clone(&parcel.file);
-                (Batch::of(parcel), Some(file))
-            }
-        };
+        let Load {
+            mut batch,
+            append_to,
+        } = load;
         let mut returned = Returned::default();
         let watch = Watch::closely();
         let refused = |tag, errno| returned.refused.push((tag, errno));

@@ -54,13 +54,6 @@ impl Batch {
         }
     }
 
-    /// Of one request.
-    pub(crate) fn of(parcel: Parcel) -> Batch {
-        let mut batch = Batch::new();
-        batch.push(parcel);
-        batch
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.iocbs.is_empty()
     }
