@@ -29,7 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
-    RawCommand, ReadFlags, WriteFlags, aio_context, local_aio_context,
+    RawCommand, ReadFlags, WriteFlags, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
