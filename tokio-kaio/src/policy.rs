@@ -85,13 +85,12 @@ impl SubmitPolicy {
 
     /// The one of that [`code`](SubmitPolicy::code).
     pub(crate) fn from_code(code: u8) -> Option<SubmitPolicy> {
-        [
-            SubmitPolicy::Inline,
-            SubmitPolicy::NoWaitFirst,
-            SubmitPolicy::Offload,
-        ]
-        .into_iter()
-        .find(|policy| policy.code() == code)
+        match code {
+            1 => Some(SubmitPolicy::Inline),
+            2 => Some(SubmitPolicy::NoWaitFirst),
+            3 => Some(SubmitPolicy::Offload),
+            _ => None,
+        }
     }
 }
 

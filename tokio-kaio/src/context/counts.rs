@@ -28,14 +28,14 @@ pub(super) const SIZES: usize = 7;
 impl Submissions {
     /// A call was made, and took `requests`.
     #[inline]
-    pub(super) fn made(&mut self, requests: usize, effort: &Effort) {
+    pub(super) fn made(&mut self, requests: usize, effort: Option<&Effort>) {
         self.requests += requests as u64;
         self.calls += 1;
-        let size = requests.max(1).next_power_of_two().trailing_zeros() as usize;
-        self.by_size[size.min(SIZES - 1)] += 1;
-        if let Some(time) = effort.time {
+        let bits = usize::BITS - requests.saturating_sub(1).leading_zeros();
+        self.by_size[(bits as usize).min(SIZES - 1)] += 1;
+        if let Some(effort) = effort {
             self.timed += 1;
-            self.time += time;
+            self.time += effort.time;
             self.slow += u64::from(effort.is_slow());
         }
     }

@@ -11,31 +11,22 @@ pub(super) const SLOW: Duration = Duration::from_millis(1);
 /// Looks at a thread while it submits.
 #[derive(Debug)]
 pub(super) struct Watch {
-    began: Option<Instant>,
+    began: Instant,
     slept: Option<i64>,
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// `None`: nobody looked.
-    pub(super) time: Option<Duration>,
+    pub(super) time: Duration,
     slept: bool,
 }
 
 impl Watch {
-    /// Sees nothing.
-    pub(super) fn not() -> Watch {
-        Watch {
-            began: None,
-            slept: None,
-        }
-    }
-
     /// Sees how long it takes. Costs twice a look at the clock.
     pub(super) fn by_the_clock() -> Watch {
         Watch {
-            began: Some(Instant::now()),
+            began: Instant::now(),
             slept: None,
         }
     }
@@ -50,7 +41,7 @@ impl Watch {
 
     pub(super) fn stop(self) -> Effort {
         Effort {
-            time: self.began.map(|began| began.elapsed()),
+            time: self.began.elapsed(),
             slept: self
                 .slept
                 .is_some_and(|before| sys::times_slept().is_ok_and(|now| now != before)),
@@ -60,7 +51,7 @@ impl Watch {
 
 impl Effort {
     pub(super) fn is_slow(&self) -> bool {
-        self.time.is_some_and(|time| time >= SLOW)
+        self.time >= SLOW
     }
 
     pub(super) fn stay(&self) -> Stay {

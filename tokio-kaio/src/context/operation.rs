@@ -139,6 +139,7 @@ impl<'a, F: Flavour> Operation<'a, F> {
     }
 
     /// Takes in what a look brought.
+    #[inline(always)]
     fn take(
         &mut self,
         looked: Looked<F>,
@@ -161,6 +162,7 @@ impl<'a, F: Flavour> Operation<'a, F> {
         }
     }
 
+    #[inline]
     fn result(&self, outcome: Outcome, transfer: Option<Transfer>) -> Result<u64, AioCommandError> {
         match outcome {
             Outcome::Completed(res @ 0..) => {
@@ -231,6 +233,7 @@ impl<F: Flavour> Future for Operation<'_, F> {
 }
 
 impl<F: Flavour> Drop for Operation<'_, F> {
+    #[inline]
     fn drop(&mut self) {
         if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
             lease.settle(self.shard.withdraw(ticket));

@@ -281,7 +281,7 @@ impl<K: Kernel> Pool<K> {
             state.appending.retain(|other| !Arc::ptr_eq(other, file));
             file.append_has_left();
         }
-        state.submissions.made(taken, &effort);
+        state.submissions.made(taken, Some(&effort));
         state.submitting -= 1;
         if state.submitting == 0 {
             self.quiet.notify_all();

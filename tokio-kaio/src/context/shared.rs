@@ -23,7 +23,7 @@ use super::route::Launched;
 use super::state::{Admitted, Driven, Limits, Phase, State};
 use super::teardown::Remains;
 use crate::Metrics;
-use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Payload, Stay, Ticket};
+use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Payload, Ticket};
 use crate::sync::{EventFd, watch};
 use crate::sys::{Kernel, MAX_BATCH};
 
@@ -133,19 +133,17 @@ impl<F: Flavour> Shared<F> {
             waker,
         } = launched;
         let mut refused = None;
-        let order = Order::of(&iocb);
-        let (sent, effort) = route.submit::<F>(std::slice::from_mut(&mut iocb), |_, errno| {
+        let (sent, effort) = route.submit(std::slice::from_mut(&mut iocb), |_, errno| {
             refused = Some(errno);
         });
-        let stay = effort.stay();
-        if route.closely || stay != Stay::Short {
-            descriptor.submitted(&order, stay);
+        if let Some(stay) = route.is_news(effort.as_ref()) {
+            descriptor.submitted(&Order::of(&iocb), stay);
         }
         let keep_open = (sent == 0).then(|| descriptor.hold());
         let (looked, _unused) = self.with(|state, aftermath| {
             state.submitting -= 1;
             let taken = sent - usize::from(refused.is_some());
-            state.counts.submissions.made(taken, &effort);
+            state.counts.submissions.made(taken, effort.as_ref());
             if let Some(errno) = refused {
                 state.refuse(iocb.data, errno, aftermath);
             }
@@ -198,17 +196,15 @@ impl<F: Flavour> Shared<F> {
             return false;
         };
         let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
-        let (sent, effort) =
-            route.submit::<F>(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
-        let stay = effort.stay();
-        if route.closely || stay != Stay::Short {
+        let (sent, effort) = route.submit(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
+        if let Some(stay) = route.is_news(effort.as_ref()) {
             batch.submitted(stay);
         }
         let stalled = sent < batch.iocbs().len();
         let (progress, more) = self.locked(&mut aftermath, |state, aftermath| {
             state.submitting -= 1;
             let taken = sent - refused.len();
-            state.counts.submissions.made(taken, &effort);
+            state.counts.submissions.made(taken, effort.as_ref());
             for (tag, errno) in refused {
                 state.refuse(tag, errno, aftermath);
             }

@@ -29,6 +29,16 @@ const DEFAULT_MAX_BATCH: usize = 16;
 /// prime, so that it falls on each of several files that take turns.
 const OBSERVE_EVERY: u32 = 251;
 
+/// What a launch is used for, to learn of the files in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Nothing,
+    /// It is watched closely.
+    Watch,
+    /// It tries whether `RWF_NOWAIT` is still refused.
+    Probe,
+}
+
 /// What a context is made with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -60,7 +70,7 @@ pub(super) struct State<F: Flavour> {
     /// them.
     pub(super) submitting: usize,
     /// Reaps that found events. Wraps.
-    pub(super) reaps: u64,
+    pub(super) reaps: u32,
     /// Where requests go that would have to wait in their submission.
     pub(super) pool: Arc<Pool<F::Kernel>>,
     pub(super) counts: Counts,
@@ -144,6 +154,7 @@ impl<F: Flavour> State<F> {
         self.limits.slots.saturating_sub(taken)
     }
 
+    #[inline(always)] // what it gives is large to move
     pub(super) fn admit(
         &mut self,
         payload: Payload,
@@ -163,50 +174,35 @@ impl<F: Flavour> State<F> {
         if full && !may_wait {
             return Admitted::Full(payload, waker);
         }
-        self.counts.found_full += u64::from(full);
         if full && !self.limits.waits {
+            self.counts.found_full += 1;
             let error = AioCommandError::CapacityExceeded;
             return Admitted::Refused(error, payload.into_memory(), waker);
         }
-        let way = self.way_of(descriptor, payload.order());
+        let file = descriptor.file();
+        let turn = self.turn();
+        let way = self.way_of(file, payload.order(), turn);
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
-        let company = !full && self.driven && way != Way::Pool && descriptor.file().is_some() && {
+        let company = !full && self.driven && !matches!(way, Way::Pool) && file.is_some() && {
             let apart = self.tasks_are_apart();
             self.batching
                 .should_wait(self.table.in_flight(), &waker, apart)
         };
-        if full || company || way == Way::Pool {
-            let Some(file) = descriptor.file() else {
-                return Admitted::WantsFile(payload, waker);
+        if full || company || matches!(way, Way::Pool) {
+            return match file {
+                Some(file) => self.queue(payload, file, waker, full, way, aftermath),
+                None => Admitted::WantsFile(payload, waker),
             };
-            // In turn: it is not to get ahead of those that are queued.
-            if way == Way::Pool && !full && self.table.queued() == 0 {
-                let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
-                self.offload(parcel, aftermath);
-                return Admitted::Queued(ticket);
-            }
-            self.batching.queued(&waker);
-            let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
-            // A device should not wait for the rest. But where requests are done at once, a flush
-            // wakes their tasks, this one among them, which costs least from the driver's.
-            let at_once = self.may_be_quiet();
-            if self.table.queued() >= self.batch_limit() && !full && !at_once {
-                aftermath.flush = true;
-            } else {
-                self.request_flush(aftermath);
-            }
-            return Admitted::Queued(ticket);
         }
         let quiet = self.may_be_quiet();
-        let attempt = match (way, descriptor.file()) {
+        let attempt = match (way, file) {
             (Way::NoWait(attempt), Some(file)) => Some((attempt, file)),
             _ => None,
         };
         let (ticket, iocb) = self.table.launch(payload, descriptor.fd(), attempt);
-        let closely = descriptor
-            .file()
-            .is_some_and(|file| file.is_to_be_watched(self.limits.policy, self.is_watch_due()));
+        let closely =
+            file.is_some_and(|file| file.is_to_be_watched(self.limits.policy, turn == Turn::Watch));
         match self.route(quiet, closely) {
             Some(route) => Admitted::Launched(Launched {
                 ticket,
@@ -218,28 +214,63 @@ impl<F: Flavour> State<F> {
         }
     }
 
+    /// Takes in a request that waits, for a slot or for company, or goes from the pool.
+    #[inline(never)]
+    fn queue(
+        &mut self,
+        payload: Payload,
+        file: &Arc<OpenFile>,
+        waker: Waker,
+        full: bool,
+        way: Way,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Admitted<F> {
+        let file = Arc::clone(file);
+        // In turn: it is not to get ahead of those that are queued.
+        if matches!(way, Way::Pool) && !full && self.table.queued() == 0 {
+            let (ticket, parcel) = self.table.launch_pooled(payload, file, waker);
+            self.offload(parcel, aftermath);
+            return Admitted::Queued(ticket);
+        }
+        self.counts.found_full += u64::from(full);
+        self.batching.queued(&waker);
+        let ticket = self.table.enqueue(payload, file, waker);
+        // A device should not wait for the rest. But where requests are done at once, a flush
+        // wakes their tasks, this one among them, which costs least from the driver's.
+        let at_once = self.may_be_quiet();
+        if self.table.queued() >= self.batch_limit() && !full && !at_once {
+            aftermath.flush = true;
+        } else {
+            self.request_flush(aftermath);
+        }
+        Admitted::Queued(ticket)
+    }
+
     /// How a new request goes to the kernel if it goes now.
-    fn way_of(&self, descriptor: &Descriptor<'_>, order: &Order) -> Way {
-        match (self.limits.backend, descriptor.file()) {
+    #[inline]
+    fn way_of(&self, file: Option<&Arc<OpenFile>>, order: &Order, turn: Turn) -> Way {
+        let policy = self.limits.policy;
+        match (self.limits.backend, file) {
             (Backend::ThreadPool, _) => Way::Pool,
-            (_, Some(file)) => file.way(order, self.limits.policy, self.is_probe_due()),
+            (_, Some(file)) => file.way(order, policy, turn == Turn::Probe),
             // One that goes to the pool wants a file that can be held.
-            (_, None) if self.limits.policy == SubmitPolicy::Offload => Way::Pool,
+            (_, None) if policy == SubmitPolicy::Offload => Way::Pool,
             (_, None) => Way::Inline,
         }
     }
 
-    /// Whether the next launch is one of the few that try whether `RWF_NOWAIT` is still refused.
-    fn is_probe_due(&self) -> bool {
-        self.table.latest_launch() % OBSERVE_EVERY == OBSERVE_EVERY / 2
-    }
-
-    /// Whether the launch at hand is one of the few that are watched closely.
-    fn is_watch_due(&self) -> bool {
-        self.table.latest_launch() % OBSERVE_EVERY == 0
+    /// What the next launch is to be used for, besides.
+    #[inline]
+    fn turn(&self) -> Turn {
+        match self.table.latest_launch() % OBSERVE_EVERY {
+            0 => Turn::Watch,
+            1 => Turn::Probe,
+            _ => Turn::Nothing,
+        }
     }
 
     /// Has the pool submit a request that is in flight by the table's account.
+    #[cold]
     fn offload(&mut self, parcel: Parcel, aftermath: &mut Aftermath<F::Kernel>) {
         self.counts.offloads += 1;
         self.pool.push(parcel);
@@ -251,10 +282,9 @@ impl<F: Flavour> State<F> {
     fn route(&mut self, quiet: bool, closely: bool) -> Option<Route<F::Kernel>> {
         let live = self.phase.live()?;
         self.submitting += 1;
-        let signal = live.signal.as_ref().filter(|_| !quiet);
         Some(Route {
             port: live.kernel.port(),
-            eventfd: signal.map(|signal| signal.as_raw_fd()),
+            eventfd: live.signal.as_ref().map_or(-1, |signal| signal.as_raw_fd()),
             quiet,
             closely,
             launch: self.table.latest_launch(),
@@ -323,15 +353,14 @@ impl<F: Flavour> State<F> {
         let Limits {
             policy, backend, ..
         } = self.limits;
-        let probe = self.is_probe_due();
-        let watch = self.is_watch_due();
+        let turn = self.turn();
         let mut closely = false;
         let way = |file: &OpenFile, order: &Order| {
             if backend == Backend::ThreadPool {
                 return Way::Pool;
             }
-            closely |= file.is_to_be_watched(policy, watch);
-            file.way(order, policy, probe)
+            closely |= file.is_to_be_watched(policy, turn == Turn::Watch);
+            file.way(order, policy, turn == Turn::Probe)
         };
         let mut pooled = 0;
         let pool = |parcel| {
@@ -381,6 +410,7 @@ impl<F: Flavour> State<F> {
     }
 
     /// See [`Table::complete`]; what the kernel would not wait for goes to the pool.
+    #[inline(always)]
     fn complete(&mut self, tag: u64, outcome: Outcome, aftermath: &mut Aftermath<F::Kernel>) {
         let counts = &mut self.counts;
         match self.table.complete(tag, outcome, &mut aftermath.released) {

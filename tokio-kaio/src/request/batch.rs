@@ -114,6 +114,7 @@ impl Batch {
 /// `iocbs` are out of [`Table::launch`](super::Table::launch) or
 /// [`Table::launch_queued`](super::Table::launch_queued) and have not been submitted, and the
 /// kernel context of `port` is not dropped before this returns.
+#[inline(always)]
 pub(crate) unsafe fn submit<K: Kernel>(
     port: &K::Port,
     eventfd: Option<i32>,

@@ -99,6 +99,12 @@ impl OpenFile {
         SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed))
     }
 
+    /// Its own one, or that of the context.
+    #[inline(always)]
+    fn policy_within(&self, context: SubmitPolicy) -> SubmitPolicy {
+        SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed)).unwrap_or(context)
+    }
+
     /// `None`: the context's.
     pub(crate) fn set_policy(&self, policy: Option<SubmitPolicy>) {
         let code = policy.map_or(0, SubmitPolicy::code);
@@ -109,7 +115,7 @@ impl OpenFile {
     /// whether the kernel still refuses.
     #[inline]
     pub(crate) fn way(&self, order: &Order, policy: SubmitPolicy, probe: bool) -> Way {
-        match self.policy().unwrap_or(policy) {
+        match self.policy_within(policy) {
             SubmitPolicy::Inline => Way::Inline,
             SubmitPolicy::Offload => Way::Pool,
             SubmitPolicy::NoWaitFirst => match self.class(order) {
@@ -127,13 +133,15 @@ impl OpenFile {
 
     /// Whether its next submission is to be watched closely, in a context with `policy`. `due`: it
     /// is the turn of one.
+    #[inline]
     pub(crate) fn is_to_be_watched(&self, policy: SubmitPolicy, due: bool) -> bool {
         (due || self.suspect.load(Ordering::Relaxed))
-            && self.policy().unwrap_or(policy) == SubmitPolicy::NoWaitFirst
+            && self.policy_within(policy) == SubmitPolicy::NoWaitFirst
             && !self.duplicate
     }
 
     /// What [`way`](OpenFile::way) learns by; `None`: nothing is to be learnt.
+    #[inline]
     pub(crate) fn class(&self, order: &Order) -> Option<Class> {
         match order.opcode {
             abi::IOCB_CMD_PREAD => Some(Class::Read),
@@ -187,6 +195,7 @@ impl OpenFile {
     }
 
     /// A transfer has shown that there are data up to `end`.
+    #[inline]
     pub(crate) fn has_data_to(&self, end: u64) {
         if self.known_end.load(Ordering::Relaxed) < end {
             self.known_end.fetch_max(end, Ordering::Relaxed);

@@ -4,7 +4,6 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::{PhantomData, PhantomPinned};
 use std::mem;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -14,7 +13,7 @@ use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
 use super::open_file::{Attempt, OpenFile};
-use super::{Memory, Order, Parcel};
+use super::{Memory, Order};
 use crate::sync::contain;
 use crate::sys::REAP_BATCH;
 
@@ -27,7 +26,7 @@ pub struct Request<M: RawMutex, L: DefaultLinkOps + Default> {
     /// Where the request hangs in its context's queue.
     pub link: L,
     /// Reached through [`Table`](super::Table) alone, which is behind the context's lock.
-    pub(super) state: UnsafeCell<State>,
+    pub(super) life: UnsafeCell<Life>,
     lock: PhantomData<fn() -> M>,
     /// The table looks at a request while it is in the queue, which has it as a `Box`: that must not
     /// mean that nobody else does.
@@ -38,7 +37,11 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> Request<M, L> {
     pub(super) fn new() -> Request<M, L> {
         Request {
             link: L::default(),
-            state: UnsafeCell::new(State::Ready),
+            life: UnsafeCell::new(Life {
+                state: State::Ready,
+                again: None,
+                since: None,
+            }),
             lock: PhantomData,
             _shared: PhantomPinned,
         }
@@ -49,6 +52,18 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> fmt::Debug for Request<M, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request").finish_non_exhaustive()
     }
+}
+
+/// What there is to know of a request.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) state: State,
+    /// In flight, or abandoned there: what it takes to submit it once more, if the kernel refuses
+    /// this attempt because it would have to wait. Beside the state, which is moved about with
+    /// every change, so that those pay for it that need it.
+    pub(super) again: Option<Again>,
+    /// When it came in, if latencies are asked for.
+    pub(super) since: Option<Instant>,
 }
 
 /// Where a request is in its life; each state owns what it needs. In flight it is from the moment
@@ -75,8 +90,6 @@ pub(super) enum State {
         /// Open, whatever becomes of the future and the caller's file.
         file: Arc<OpenFile>,
         waker: Option<Waker>,
-        /// See [`Flight::since`].
-        since: Option<Instant>,
     },
     /// The kernel has it, and a future waits.
     InFlight {
@@ -84,17 +97,9 @@ pub(super) enum State {
         flight: Flight,
         /// `None` while its own task submits it.
         waker: Option<Waker>,
-        /// What it takes to submit it once more, if the kernel refuses it now because it would
-        /// have to wait.
-        again: Option<Again>,
     },
     /// The kernel has it, and nobody waits.
-    Abandoned {
-        memory: Memory,
-        flight: Flight,
-        /// For a write, which is to land all the same.
-        again: Option<Again>,
-    },
+    Abandoned { memory: Memory, flight: Flight },
     /// The kernel is done with it, and a future has yet to look.
     Done { outcome: Outcome, memory: Memory },
 }
@@ -117,8 +122,6 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub(super) launch: u32,
-    /// When it came in, if latencies are asked for.
-    pub(super) since: Option<Instant>,
     /// No signal will tell that it is done, and it was not when its submission returned.
     pub(super) overlooked: bool,
     /// It goes from the pool, where it may still be found, and taken back.
@@ -131,16 +134,6 @@ pub(super) struct Again {
     pub(super) order: Order,
     pub(super) file: Arc<OpenFile>,
     pub(super) attempt: Attempt,
-}
-
-impl Again {
-    pub(super) fn without_the_flag(self, memory: &Memory, tag: u64) -> Parcel {
-        let iocb = self.order.iocb(self.file.as_raw_fd(), memory, tag);
-        Parcel {
-            iocb,
-            file: self.file,
-        }
-    }
 }
 
 /// How a request ended.

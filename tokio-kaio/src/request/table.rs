@@ -14,7 +14,7 @@ use std::time::Instant;
 use intrusive_collections::linked_list::LinkedList;
 
 use super::Way;
-use super::request::{Again, Flight, Outcome, Released, Request, State};
+use super::request::{Again, Flight, Life, Outcome, Released, Request, State};
 use super::{Attempt, Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
 use crate::LatencyHistogram;
 use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb, RWF_NOWAIT};
@@ -116,11 +116,6 @@ impl<F: Flavour> Table<F> {
         self.latency.as_ref()
     }
 
-    /// When a request comes in, if that is asked for.
-    fn now(&self) -> Option<Instant> {
-        self.latency.is_some().then(Instant::now)
-    }
-
     /// Has a request at hand that is `Ready`, so that the next one taken in is not made then: that
     /// runs code of the user's, a link's `default`, which may panic.
     pub(crate) fn make_ready(&mut self) {
@@ -135,6 +130,7 @@ impl<F: Flavour> Table<F> {
     /// [`Table::rewake`].
     ///
     /// With `attempt`, on the file behind `fd`, the kernel may refuse it: see [`Table::complete`].
+    #[inline(always)]
     pub(crate) fn launch(
         &mut self,
         payload: Payload,
@@ -144,22 +140,22 @@ impl<F: Flavour> Table<F> {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
         let mut iocb = order.iocb(fd, &memory, ticket.tag());
-        let again = attempt.map(|(attempt, file)| {
-            iocb.rw_flags |= RWF_NOWAIT;
-            Again {
-                order,
-                file: Arc::clone(file),
-                attempt,
-            }
-        });
-        let flight = self.next_flight(self.now());
+        let flight = self.next_flight();
         self.in_flight += 1;
-        self.state(&ticket).fill(State::InFlight {
+        self.arrived(&ticket).fill(State::InFlight {
             memory,
             flight,
             waker: None,
-            again,
         });
+        if let Some((attempt, file)) = attempt {
+            iocb.rw_flags |= RWF_NOWAIT;
+            let file = Arc::clone(file);
+            self.life(&ticket).again = Some(Again {
+                order,
+                file,
+                attempt,
+            });
+        }
         (ticket, iocb)
     }
 
@@ -173,13 +169,12 @@ impl<F: Flavour> Table<F> {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
         let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
-        let flight = self.pooled_flight(self.now());
+        let flight = self.pooled_flight();
         self.in_flight += 1;
-        self.state(&ticket).fill(State::InFlight {
+        self.arrived(&ticket).fill(State::InFlight {
             memory,
             flight,
             waker: Some(waker),
-            again: None,
         });
         (ticket, Parcel { iocb, file })
     }
@@ -193,13 +188,11 @@ impl<F: Flavour> Table<F> {
     ) -> Ticket<F> {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
-        let since = self.now();
-        self.state(&ticket).fill(State::Queued {
+        self.arrived(&ticket).fill(State::Queued {
             order,
             memory,
             file,
             waker: Some(waker),
-            since,
         });
         let request = self.onto_queue(&ticket);
         self.queued.push_back(request);
@@ -217,7 +210,7 @@ impl<F: Flavour> Table<F> {
         mut way: impl FnMut(&OpenFile, &Order) -> Way,
         mut pooled: impl FnMut(Parcel),
     ) {
-        let flight = self.next_flight(None);
+        let flight = self.next_flight();
         while self.in_flight < slots && batch.len() < limit {
             let Some(request) = self.queued.pop_front() else {
                 break;
@@ -225,40 +218,35 @@ impl<F: Flavour> Table<F> {
             let ticket = self.off_queue(request);
             self.in_flight += 1;
             let tag = ticket.tag();
-            let state = self.state(&ticket);
+            let life = self.life(&ticket);
             let State::Queued {
                 order,
                 memory,
                 file,
                 waker,
-                since,
-            } = state.take()
+            } = life.state.take()
             else {
                 unreachable!("not queued, in the queue");
             };
             let mut iocb = order.iocb(file.as_raw_fd(), &memory, tag);
             let way = way(&file, &order);
-            let again = match way {
-                Way::NoWait(attempt) => {
-                    iocb.rw_flags |= RWF_NOWAIT;
-                    Some(Again {
-                        order,
-                        file: Arc::clone(&file),
-                        attempt,
-                    })
-                }
-                Way::Inline | Way::Pool => None,
-            };
+            if let Way::NoWait(attempt) = way {
+                iocb.rw_flags |= RWF_NOWAIT;
+                let file = Arc::clone(&file);
+                life.again = Some(Again {
+                    order,
+                    file,
+                    attempt,
+                });
+            }
             let flight = Flight {
-                pooled: way == Way::Pool,
-                since,
+                pooled: matches!(way, Way::Pool),
                 ..flight
             };
-            state.fill(State::InFlight {
+            life.state.fill(State::InFlight {
                 memory,
                 flight,
                 waker,
-                again,
             });
             match way {
                 Way::Pool => pooled(Parcel { iocb, file }),
@@ -300,27 +288,26 @@ impl<F: Flavour> Table<F> {
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return released.drop(None, Memory::None, Some(file));
         };
-        let state = self.state(&ticket);
-        match state.take() {
+        let life = self.life(&ticket);
+        let again = life.again.take();
+        match life.state.take() {
             State::InFlight {
                 memory,
                 flight,
                 waker,
-                again,
             } => {
                 let order = again.map_or_else(|| Order::of(&iocb), |again| again.order);
-                state.fill(State::Queued {
+                life.state.fill(State::Queued {
                     order,
                     memory,
                     file,
                     waker,
-                    since: flight.since,
                 });
                 self.landed(flight);
                 let request = self.onto_queue(&ticket);
                 self.queued.push_front(request);
             }
-            State::Abandoned { memory, flight, .. } => {
+            State::Abandoned { memory, flight } => {
                 self.abandoned -= 1;
                 self.landed(flight);
                 self.ready.push(ticket);
@@ -334,6 +321,7 @@ impl<F: Flavour> Table<F> {
     /// that was refused.
     ///
     /// An attempt that the kernel refused stays in flight; it is given back to go from the pool.
+    #[inline(always)]
     pub(crate) fn complete(
         &mut self,
         tag: u64,
@@ -343,56 +331,34 @@ impl<F: Flavour> Table<F> {
         let Some(ticket) = Ticket::from_tag(tag) else {
             return Landing::Nothing;
         };
+        match self.life(&ticket).again.take() {
+            None => self.land(ticket, outcome, released),
+            Some(again) => self.land_attempt(ticket, again, outcome, released),
+        }
+    }
+
+    #[inline(always)]
+    fn land(&mut self, ticket: Ticket<F>, outcome: Outcome, released: &mut Released) -> Landing {
         let state = self.state(&ticket);
         match state.take() {
             State::InFlight {
                 memory,
                 flight,
                 waker,
-                again,
             } => {
-                let again = match settle(again, outcome, released) {
-                    None => {
-                        state.fill(State::Done { outcome, memory });
-                        self.done(flight);
-                        released.wake(waker);
-                        return Landing::Done;
-                    }
-                    Some(again) => again,
-                };
-                let parcel = again.without_the_flag(&memory, tag);
-                let flight = self.once_more(flight);
-                self.state(&ticket).fill(State::InFlight {
-                    memory,
-                    flight,
-                    waker,
-                    again: None,
-                });
-                Landing::Again(parcel)
+                state.fill(State::Done { outcome, memory });
+                self.landed(flight);
+                self.took(&ticket);
+                released.wake(waker);
+                Landing::Done
             }
-            State::Abandoned {
-                memory,
-                flight,
-                again,
-            } => {
-                let again = match settle(again, outcome, released) {
-                    None => {
-                        self.abandoned -= 1;
-                        self.done(flight);
-                        self.ready.push(ticket);
-                        released.drop(None, memory, None);
-                        return Landing::Done;
-                    }
-                    Some(again) => again,
-                };
-                let parcel = again.without_the_flag(&memory, tag);
-                let flight = self.once_more(flight);
-                self.state(&ticket).fill(State::Abandoned {
-                    memory,
-                    flight,
-                    again: None,
-                });
-                Landing::Again(parcel)
+            State::Abandoned { memory, flight } => {
+                self.abandoned -= 1;
+                self.landed(flight);
+                self.took(&ticket);
+                self.ready.push(ticket);
+                released.drop(None, memory, None);
+                Landing::Done
             }
             // A second event for one request, which no kernel is known to send.
             other => {
@@ -400,6 +366,38 @@ impl<F: Flavour> Table<F> {
                 Landing::Nothing
             }
         }
+    }
+
+    #[inline(never)]
+    fn land_attempt(
+        &mut self,
+        ticket: Ticket<F>,
+        again: Again,
+        outcome: Outcome,
+        released: &mut Released,
+    ) -> Landing {
+        let Again {
+            order,
+            file,
+            attempt,
+        } = again;
+        let habit = file.habit(attempt.class);
+        let Some(unknown) = outcome.is_refused_attempt() else {
+            habit.taken(attempt.probe);
+            released.drop_file(file);
+            return self.land(ticket, outcome, released);
+        };
+        habit.refused(unknown);
+        let next = self.pooled_flight();
+        let (State::InFlight { memory, flight, .. } | State::Abandoned { memory, flight }) =
+            self.state(&ticket)
+        else {
+            return Landing::Nothing; // an attempt is one of these
+        };
+        let iocb = order.iocb(file.as_raw_fd(), memory, ticket.tag());
+        let refused = mem::replace(flight, next);
+        self.overlooked -= usize::from(refused.overlooked);
+        Landing::Again(Parcel { iocb, file })
     }
 
     /// The tag of a request that may still be in the pool, and be taken back from there. Not of a
@@ -415,13 +413,11 @@ impl<F: Flavour> Table<F> {
 
     /// *In flight → ready*, for a request that was taken back from the pool. Gives its memory.
     pub(crate) fn recalled(&mut self, ticket: Ticket<F>, released: &mut Released) -> Memory {
-        let state = self.state(&ticket);
-        match state.take() {
+        match self.state(&ticket).take() {
             State::InFlight {
                 memory,
                 flight,
                 waker,
-                ..
             } => {
                 self.landed(flight);
                 self.ready.push(ticket);
@@ -486,20 +482,17 @@ impl<F: Flavour> Table<F> {
                 mut memory,
                 flight,
                 waker,
-                again,
             } => {
                 let stands_in = memory.keep();
-                let (again, unused) = match again {
-                    Some(again) if again.order.opcode == IOCB_CMD_PWRITE => (Some(again), None),
-                    again => (None, again),
-                };
                 state.fill(State::Abandoned {
                     memory: mem::replace(&mut memory, stands_in),
                     flight,
-                    again,
                 });
                 self.abandoned += 1;
-                released.drop(waker, Memory::None, unused.map(|again| again.file));
+                // A write that was submitted is to land, also if this attempt is refused.
+                let again = &mut self.life(&ticket).again;
+                let unwanted = again.take_if(|again| again.order.opcode != IOCB_CMD_PWRITE);
+                released.drop(waker, Memory::None, unwanted.map(|again| again.file));
                 memory
             }
             State::Done { memory, .. } => {
@@ -532,30 +525,24 @@ impl<F: Flavour> Table<F> {
         let mut kept = Vec::new();
         let tickets: Vec<_> = self.made.tickets().collect();
         for ticket in tickets {
-            let state = self.state(&ticket);
-            match state.take() {
+            let life = self.life(&ticket);
+            if let Some(again) = life.again.take() {
+                released.drop(None, Memory::None, Some(again.file));
+            }
+            match life.state.take() {
                 State::InFlight {
-                    mut memory,
-                    waker,
-                    again,
-                    ..
+                    mut memory, waker, ..
                 } => {
                     let stands_in = memory.keep();
                     kept.push(mem::replace(&mut memory, stands_in));
-                    state.fill(State::Done { outcome, memory });
+                    life.state.fill(State::Done { outcome, memory });
                     released.wake(waker);
-                    if let Some(again) = again {
-                        released.drop(None, Memory::None, Some(again.file));
-                    }
                 }
-                State::Abandoned { memory, again, .. } => {
+                State::Abandoned { memory, .. } => {
                     kept.push(memory);
                     self.ready.push(ticket);
-                    if let Some(again) = again {
-                        released.drop(None, Memory::None, Some(again.file));
-                    }
                 }
-                other => state.fill(other),
+                other => life.state.fill(other),
             }
         }
         self.in_flight = 0;
@@ -564,18 +551,15 @@ impl<F: Flavour> Table<F> {
         kept
     }
 
-    /// A request that the kernel refused for now goes on from the pool.
-    fn once_more(&mut self, refused: Flight) -> Flight {
-        self.overlooked -= usize::from(refused.overlooked);
-        self.pooled_flight(refused.since)
-    }
-
     /// The kernel is done with a request.
-    fn done(&mut self, flight: Flight) {
-        if let (Some(latency), Some(since)) = (&mut self.latency, flight.since) {
+    fn took(&mut self, ticket: &Ticket<F>) {
+        if self.latency.is_none() {
+            return;
+        }
+        let since = self.life(ticket).since.take();
+        if let (Some(latency), Some(since)) = (&mut self.latency, since) {
             latency.record(since.elapsed());
         }
-        self.landed(flight);
     }
 
     /// The kernel no longer has a request that it had.
@@ -584,21 +568,19 @@ impl<F: Flavour> Table<F> {
         self.overlooked -= usize::from(flight.overlooked);
     }
 
-    /// `since`: when the request came in.
-    fn next_flight(&mut self, since: Option<Instant>) -> Flight {
+    fn next_flight(&mut self) -> Flight {
         self.launches = self.launches.wrapping_add(1);
         Flight {
-            since,
             launch: self.launches,
             overlooked: false,
             pooled: false,
         }
     }
 
-    fn pooled_flight(&mut self, since: Option<Instant>) -> Flight {
+    fn pooled_flight(&mut self) -> Flight {
         Flight {
             pooled: true,
-            ..self.next_flight(since)
+            ..self.next_flight()
         }
     }
 
@@ -640,13 +622,27 @@ impl<F: Flavour> Table<F> {
         }
     }
 
+    /// The state of a request that comes in now.
+    fn arrived(&mut self, ticket: &Ticket<F>) -> &mut State {
+        let now = self.latency.is_some().then(Instant::now);
+        let life = self.life(ticket);
+        if now.is_some() {
+            life.since = now;
+        }
+        &mut life.state
+    }
+
     fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
+        &mut self.life(ticket).state
+    }
+
+    fn life(&mut self, ticket: &Ticket<F>) -> &mut Life {
         // SAFETY: a ticket names a request that this table has made, and keeps until it is
         // dropped. A queued one is a `Box` to the queue, as a pointer; no such `Box` is in
         // anybody's hands while a state is looked at.
         let request = unsafe { ticket.0.as_ref() };
         // SAFETY: all access to states is through `&mut` of the table, so this is the only one.
-        unsafe { &mut *request.state.get() }
+        unsafe { &mut *request.life.get() }
     }
 
     /// The request of `ticket`, for the queue, which it must not be in. It comes back through
@@ -670,24 +666,6 @@ impl<F: Flavour> Table<F> {
         let mut at = unsafe { self.queued.cursor_mut_from_ptr(ticket.0.as_ptr()) };
         if let Some(request) = at.remove() {
             self.off_queue(request);
-        }
-    }
-}
-
-/// Has the file of an attempt learn from its outcome. `Some`: it was refused.
-#[inline]
-fn settle(again: Option<Again>, outcome: Outcome, released: &mut Released) -> Option<Again> {
-    let again = again?;
-    let habit = again.file.habit(again.attempt.class);
-    match outcome.is_refused_attempt() {
-        Some(unknown) => {
-            habit.refused(unknown);
-            Some(again)
-        }
-        None => {
-            habit.taken(again.attempt.probe);
-            released.drop_file(again.file);
-            None
         }
     }
 }
