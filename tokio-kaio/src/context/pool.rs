@@ -69,7 +69,7 @@ struct State {
     jobs: usize,
     /// Of these, the ones that have not begun.
     starting: usize,
-    /// Calls that are being made.
+    /// Calls that are being made. The context is not destroyed meanwhile.
     submitting: usize,
     /// Files to which one of these calls appends.
     appending: Vec<Arc<OpenFile>>,
@@ -282,12 +282,18 @@ impl<K: Kernel> Pool<K> {
             file.append_has_left();
         }
         state.submissions.made(taken, Some(&effort));
+        self.has_submitted(state);
+    }
+
+    fn has_submitted(&self, mut state: MutexGuard<'_, State>) {
         state.submitting -= 1;
         if state.submitting == 0 {
             self.quiet.notify_all();
         }
     }
 
+    /// To be called while the context is there: from under its lock, or counted in
+    /// [`State::submitting`]. Its eventfd's number may be another file's afterwards.
     fn give_back(&self, returned: Returned) {
         {
             let mut state = self.lock();
@@ -349,6 +355,7 @@ impl<K: Kernel> Drop for Job<K> {
             return;
         }
         let waiting = mem::take(&mut state.waiting);
+        state.submitting += 1; // the context is to stay until they are given back
         drop(state);
         waiting.iter().for_each(Parcel::has_left);
         let tags = waiting.iter().map(|parcel| parcel.iocb.data);
@@ -359,5 +366,7 @@ impl<K: Kernel> Drop for Job<K> {
             returned.stopped = tags.collect();
         }
         self.pool.give_back(returned);
+        drop(waiting); // closes files, maybe
+        self.pool.has_submitted(self.pool.lock());
     }
 }

@@ -275,6 +275,7 @@ impl<F: Flavour> State<F> {
         self.counts.offloads += 1;
         self.pool.push(parcel);
         aftermath.dispatch = true;
+        aftermath.more |= self.pool.has_returned(); // it did not take it
     }
 
     /// Where to submit; counts as submitting until the caller takes that back.
