@@ -22,7 +22,8 @@
 //! - other systems than Linux, where the crate is empty.
 //!
 //! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
-//! write. The README has a table.
+//! write. Unless told, such requests are submitted from tokio's blocking pool instead: see
+//! [`SubmitPolicy`]. The README has a table of what file systems do.
 //!
 //! # First steps
 //!
@@ -62,7 +63,8 @@
 //! `examples/quickstart.rs` does so, `examples/wal.rs` is a log with group commit.
 //!
 //! [`aio_context`] is for any runtime. [`local_aio_context`] saves the lock where everything stays
-//! on one thread. [`AioContextBuilder`] offers more choices.
+//! on one thread. [`AioContextBuilder`] offers more choices: where requests are submitted
+//! ([`SubmitPolicy`]), what runs them ([`Backend`]), how many share a system call.
 //!
 //! # How it works
 //!
@@ -73,6 +75,9 @@
 //! 2. A request that comes alone goes to the kernel there and then. Requests that come together, in
 //!    the same turn of the runtime, are queued, and the context's background task submits them with
 //!    one system call, up to 16 ([`AioContextBuilder::max_batch`]) at a time.
+//!    It carries `RWF_NOWAIT`, where that is worth a try: what the kernel refuses, because it would
+//!    have to wait inside the submission, is submitted once more without, from tokio's blocking pool
+//!    ([`SubmitPolicy`]).
 //! 3. What completes inside the submission, as on tmpfs, is found right after it. Otherwise the
 //!    kernel writes an event to a ring that it shares with the process, and signals an eventfd
 //!    among those that tokio's I/O driver waits for. The events are taken out of the ring without a
@@ -95,6 +100,12 @@
 //! read gets other memory then; [`LockedBuf`](LockedBuf#while-an-operation-runs) has the details. A
 //! dropped write may still land, even after one that was submitted later: before you
 //! write the same place again, wait for it instead of dropping it.
+//!
+//! # What it does, seen
+//!
+//! [`GenericAioContextHandle::metrics`] gives a snapshot of what a context has done and is doing:
+//! requests, batches, what found their events, refusals, what went from the blocking pool, slow
+//! submissions; latencies if asked for.
 //!
 //! # Errors
 //!

@@ -82,8 +82,10 @@ where
     ///
     /// [`File`](crate::File) opens files so, and its requests go to the kernel in batches. Those
     /// made here go before `poll` returns, one at a time, because nothing else would be sure to
-    /// keep `fd` open. Where no slot is free, the request waits on a duplicate of it; closing that
-    /// releases the process' POSIX record locks on the file, see
+    /// keep `fd` open. Where no slot is free, or the request goes from the blocking pool
+    /// ([`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload),
+    /// [`Backend::ThreadPool`](crate::Backend::ThreadPool)), it does so on a duplicate of it; closing
+    /// that releases the process' POSIX record locks on the file, see
     /// [`F_SETLK(2const)`](https://man7.org/linux/man-pages/man2/F_SETLK.2const.html).
     ///
     /// A bare number ([`RawFd`](std::os::fd::RawFd)) is a descriptor too, and it is the caller's

@@ -72,6 +72,10 @@ pub type LocalAioContext = GenericAioContext<NoopLock, LocalRequestAdapter, link
 /// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free. More can be
 /// chosen with [`AioContextBuilder`].
 ///
+/// Requests run on [kernel AIO](crate::Backend::KernelAio), or making the context fails; what would
+/// have to wait in its submission goes from the blocking pool
+/// ([`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst)).
+///
 /// `nr` is taken off `fs.aio-max-nr`, a limit for the whole machine (65536 by default), until the
 /// context has ended.
 ///

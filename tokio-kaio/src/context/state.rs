@@ -372,6 +372,7 @@ impl<F: Flavour> State<F> {
             .launch_queued(batch, limit, self.limits.slots, way, pool);
         self.counts.offloads += pooled;
         aftermath.dispatch |= pooled > 0;
+        aftermath.more |= self.pool.has_returned();
         if batch.is_empty() {
             return None;
         }

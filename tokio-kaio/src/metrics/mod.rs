@@ -85,7 +85,7 @@ pub struct Metrics {
     /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`) under
     /// [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
     pub nowait_refusals: u64,
-    /// Requests that were given to the blocking pool.
+    /// Requests that were given to the blocking pool: all, if the backend is the thread pool.
     pub offloads: u64,
     /// Submissions that took longer than a millisecond, on a thread of the runtime.
     pub slow_submits: u64,

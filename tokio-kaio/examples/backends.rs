@@ -1,0 +1,63 @@
+//! A program that runs wherever it is put: on kernel AIO where that can be had, on threads where a
+//! sandbox forbids it or other programs have used up `fs.aio-max-nr`.
+//!
+//! ```sh
+//! cargo run --release --example backends
+//! docker run --security-opt seccomp=profile.json …   # one that denies io_setup
+//! ```
+
+use std::error::Error;
+use std::path::Path;
+
+use tokio_kaio::{
+    AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend, LockedBuf, ReadFlags,
+    WriteFlags,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+
+    let (context, handle) = AioContextBuilder::new(64).automatic_backend().build()?;
+    match context.backend() {
+        Backend::KernelAio => println!("automatic: kernel AIO"),
+        Backend::ThreadPool => println!("automatic: a thread pool, for AIO can't be had here"),
+        other => println!("automatic: {other:?}"),
+    }
+    round_trip(&handle, dir.path()).await?;
+    context.close().await;
+
+    // The same program, whatever runs it.
+    let (context, handle) = AioContextBuilder::new(64)
+        .backend(Backend::ThreadPool)
+        .blocking_threads(4)
+        .build()?;
+    round_trip(&handle, dir.path()).await?;
+    context.close().await;
+    Ok(())
+}
+
+/// Writes a block, makes it durable and reads it back.
+async fn round_trip(handle: &AioContextHandle, dir: &Path) -> Result<(), Box<dyn Error>> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true);
+    let file = options.aio_open(dir.join("block"), false).await?;
+
+    let mut buffer = LockedBuf::with_size(4096)?;
+    buffer.as_mut().fill(7);
+    file.write_at(handle, 0, &buffer, 4096, WriteFlags::DSYNC)
+        .await?;
+    buffer.as_mut().fill(0);
+    file.read_at(handle, 0, &mut buffer, 4096, ReadFlags::empty())
+        .await?;
+    assert!(buffer.as_ref().iter().all(|&byte| byte == 7));
+
+    let metrics = handle.metrics();
+    println!(
+        "{:?}: {} requests, {} from the blocking pool",
+        handle.backend(),
+        metrics.completed,
+        metrics.offloads
+    );
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What the submit policies do with a file that grows: each appends blocks to one, then overwrites
+//! them, beside a task that does nothing but let others run and see how long it has to wait.
+//!
+//! ```sh
+//! cargo run --release --example policies -- /mnt/data
+//! ```
+//!
+//! Without a directory, files are made in the target directory's file system, and removed.
+
+use std::env;
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio_kaio::{
+    AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File, LockedBuf, SubmitPolicy,
+    WriteFlags,
+};
+
+const BLOCK: u64 = 64 * 1024;
+const BLOCKS: u64 = 512;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let dir = directory()?;
+    println!(
+        "{:<12} {:>9} {:>9} {:>9} {:>13} {:>13}",
+        "policy", "refusals", "offloads", "slow", "in io_submit", "longest wait"
+    );
+    for policy in [
+        SubmitPolicy::Inline,
+        SubmitPolicy::NoWaitFirst,
+        SubmitPolicy::Offload,
+    ] {
+        let (context, handle) = AioContextBuilder::new(32).submit_policy(policy).build()?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.aio_open(dir.path().join("log"), false).await?;
+
+        let done = Arc::new(AtomicBool::new(false));
+        let bystander = tokio::spawn(longest_wait(Arc::clone(&done)));
+        write_all(&handle, &file).await?; // each write extends the file
+        write_all(&handle, &file).await?; // none does
+        done.store(true, Ordering::Relaxed);
+        let longest_wait = bystander.await?;
+
+        let metrics = handle.metrics();
+        println!(
+            "{:<12} {:>9} {:>9} {:>9} {:>13.2?} {:>13.2?}",
+            format!("{policy:?}"),
+            metrics.nowait_refusals,
+            metrics.offloads,
+            metrics.slow_submits,
+            metrics.submit_time,
+            longest_wait,
+        );
+        context.close().await;
+    }
+    Ok(())
+}
+
+async fn write_all(handle: &AioContextHandle, file: &File) -> Result<(), Box<dyn Error>> {
+    let mut block = LockedBuf::with_size(BLOCK as usize)?;
+    block.as_mut().fill(1);
+    for i in 0..BLOCKS {
+        let written = file.write_at(handle, i * BLOCK, &block, BLOCK, WriteFlags::empty());
+        assert_eq!(written.await?, BLOCK);
+    }
+    Ok(())
+}
+
+/// The longest time between two turns of a task that is always ready.
+async fn longest_wait(done: Arc<AtomicBool>) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !done.load(Ordering::Relaxed) {
+        let last = Instant::now();
+        tokio::task::yield_now().await;
+        longest = longest.max(last.elapsed());
+    }
+    longest
+}
+
+/// Where to write: a directory of its own in the one that was given.
+fn directory() -> Result<TempDir, Box<dyn Error>> {
+    let place = env::args_os().nth(1).map(PathBuf::from);
+    let place = place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    tempfile::tempdir_in(&place).map_err(|error| format!("{}: {error}", place.display()).into())
+}
