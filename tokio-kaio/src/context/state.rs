@@ -196,11 +196,7 @@ impl<F: Flavour> State<F> {
             };
         }
         let quiet = self.may_be_quiet();
-        let attempt = match (way, file) {
-            (Way::NoWait(attempt), Some(file)) => Some((attempt, file)),
-            _ => None,
-        };
-        let (ticket, iocb) = self.table.launch(payload, descriptor.fd(), attempt);
+        let (ticket, iocb) = self.table.launch(payload, descriptor.fd(), file, way);
         let closely =
             file.is_some_and(|file| file.is_to_be_watched(self.limits.policy, turn == Turn::Watch));
         match self.route(quiet, closely) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use super::open_file::{Attempt, Class, Way};
+use super::open_file::Way;
 
 /// Learns where requests are best submitted from, by what became of those before them.
 ///
@@ -33,7 +33,7 @@ const REFUSALS: u8 = 4;
 const DID_NOT_WAIT: u8 = 8;
 
 impl Habit {
-    pub(super) fn new() -> Habit {
+    pub(super) const fn new() -> Habit {
         Habit {
             stage: AtomicU8::new(TRY),
             run: AtomicU8::new(0),
@@ -43,15 +43,10 @@ impl Habit {
 
     /// The way of the next request; `probe`: it is to find out whether attempts are still refused.
     #[inline]
-    pub(super) fn way(&self, class: Class, probe: bool) -> Way {
+    pub(super) fn way(&self, probe: bool) -> Way {
         match self.stage() {
-            TRY => Way::NoWait(Attempt {
-                class,
-                probe: false,
-            }),
-            _ if probe && !self.flag_unknown.load(Ordering::Relaxed) => {
-                Way::NoWait(Attempt { class, probe })
-            }
+            TRY => Way::NoWait,
+            _ if probe && !self.flag_unknown.load(Ordering::Relaxed) => Way::Probe,
             POOL => Way::Pool,
             _ => Way::Inline,
         }
@@ -108,26 +103,16 @@ mod tests {
     use super::*;
 
     fn way(habit: &Habit) -> Way {
-        habit.way(Class::Read, false)
+        habit.way(false)
     }
 
     fn probe(habit: &Habit) -> Way {
-        habit.way(Class::Read, true)
-    }
-
-    const NO_WAIT: Way = attempt(false);
-    const PROBE: Way = attempt(true);
-
-    const fn attempt(probe: bool) -> Way {
-        Way::NoWait(Attempt {
-            class: Class::Read,
-            probe,
-        })
+        habit.way(true)
     }
 
     fn refuse_for_good(habit: &Habit) {
         for _ in 0..REFUSALS {
-            assert_eq!(way(habit), NO_WAIT);
+            assert_eq!(way(habit), Way::NoWait);
             habit.refused(false);
         }
         assert_eq!(way(habit), Way::Pool);
@@ -147,11 +132,11 @@ mod tests {
     fn an_attempt_that_is_taken_brings_them_back() {
         let habit = Habit::new();
         refuse_for_good(&habit);
-        assert_eq!(probe(&habit), PROBE);
+        assert_eq!(probe(&habit), Way::Probe);
         habit.refused(false);
         assert_eq!(way(&habit), Way::Pool);
         habit.taken(true);
-        assert_eq!(way(&habit), NO_WAIT);
+        assert_eq!(way(&habit), Way::NoWait);
     }
 
     #[test]
@@ -167,7 +152,7 @@ mod tests {
             habit.submitted(false);
         }
         assert_eq!(way(&habit), Way::Inline);
-        assert_eq!(probe(&habit), PROBE);
+        assert_eq!(probe(&habit), Way::Probe);
         habit.submitted(true);
         assert_eq!(way(&habit), Way::Pool);
     }
@@ -185,7 +170,7 @@ mod tests {
     fn an_attempt_that_waited_all_the_same_sends_the_next_ones_to_the_pool() {
         let habit = Habit::new();
         habit.submitted(false);
-        assert_eq!(way(&habit), NO_WAIT);
+        assert_eq!(way(&habit), Way::NoWait);
         habit.submitted(true);
         assert_eq!(way(&habit), Way::Pool);
         habit.taken(false); // made before that

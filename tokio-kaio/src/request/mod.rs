@@ -13,7 +13,7 @@ mod table;
 pub use adapter::{IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 pub(crate) use batch::{Batch, Parcel, submit};
 pub(crate) use flavour::{Flavour, Of};
-pub(crate) use open_file::{Attempt, OpenFile, Stay, Way};
+pub(crate) use open_file::{OpenFile, Stay, Way};
 pub(crate) use payload::{Lease, Memory, Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};

@@ -18,10 +18,8 @@ pub(crate) struct OpenFile {
     policy: AtomicU8,
     /// It stands for a descriptor of somebody else's, for one request: there is nothing to learn.
     duplicate: bool,
-    reads: Habit,
-    overwrites: Habit,
-    /// Writes to where no data is known to be.
-    fresh: Habit,
+    /// By [`Class`].
+    habits: [Habit; 3],
     /// The latest submission was slow.
     suspect: AtomicBool,
     /// Appends that are in the pool.
@@ -35,18 +33,12 @@ pub(crate) struct OpenFile {
 pub(crate) enum Way {
     /// From the thread at hand, which may have to wait.
     Inline,
-    /// From the thread at hand, with `RWF_NOWAIT`; what is refused takes the next one.
-    NoWait(Attempt),
+    /// From the thread at hand, with `RWF_NOWAIT`; what is refused takes the last one.
+    NoWait,
+    /// The same, to see whether such are still refused.
+    Probe,
     /// From the blocking pool.
     Pool,
-}
-
-/// A submission with `RWF_NOWAIT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Attempt {
-    pub(crate) class: Class,
-    /// Made to see whether such are still refused.
-    pub(crate) probe: bool,
 }
 
 /// What a submission did to the thread that made it.
@@ -65,6 +57,7 @@ pub(crate) enum Stay {
 pub(crate) enum Class {
     Read,
     Overwrite,
+    /// A write to where no data is known to be.
     Fresh,
 }
 
@@ -74,9 +67,7 @@ impl OpenFile {
             file,
             policy: AtomicU8::new(0),
             duplicate: false,
-            reads: Habit::new(),
-            overwrites: Habit::new(),
-            fresh: Habit::new(),
+            habits: [const { Habit::new() }; 3],
             suspect: AtomicBool::new(false),
             appends: AtomicUsize::new(0),
             known_end: AtomicU64::new(0),
@@ -123,7 +114,7 @@ impl OpenFile {
                     // One that goes at once would get ahead of those.
                     match order.appends() && self.appends.load(Ordering::Acquire) > 0 {
                         true => Way::Pool,
-                        false => self.habit(class).way(class, probe),
+                        false => self.habit(class).way(probe),
                     }
                 }
                 _ => Way::Inline,
@@ -160,11 +151,7 @@ impl OpenFile {
 
     #[inline]
     pub(crate) fn habit(&self, class: Class) -> &Habit {
-        match class {
-            Class::Read => &self.reads,
-            Class::Overwrite => &self.overwrites,
-            Class::Fresh => &self.fresh,
-        }
+        &self.habits[class as usize]
     }
 
     /// An append is in the pool from now on.

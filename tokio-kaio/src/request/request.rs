@@ -12,10 +12,11 @@ use arrayvec::ArrayVec;
 use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
-use super::open_file::{Attempt, OpenFile};
-use super::{Memory, Order};
+use super::open_file::{Class, OpenFile};
+use super::{Memory, Order, Way};
 use crate::sync::contain;
 use crate::sys::REAP_BATCH;
+use crate::sys::abi::{Iocb, RWF_NOWAIT};
 
 /// One operation between its future and the kernel.
 ///
@@ -133,7 +134,35 @@ pub(super) struct Flight {
 pub(super) struct Again {
     pub(super) order: Order,
     pub(super) file: Arc<OpenFile>,
-    pub(super) attempt: Attempt,
+    /// What it was when it was submitted.
+    pub(super) class: Class,
+    /// See [`Way::Probe`](super::Way::Probe).
+    pub(super) probe: bool,
+}
+
+impl Again {
+    /// For a request that goes out in this way. Has it carry the flag.
+    #[inline]
+    pub(super) fn of(
+        order: &Order,
+        file: &Arc<OpenFile>,
+        way: Way,
+        iocb: &mut Iocb,
+    ) -> Option<Again> {
+        let probe = match way {
+            Way::Inline | Way::Pool => return None,
+            Way::NoWait => false,
+            Way::Probe => true,
+        };
+        let class = file.class(order)?;
+        iocb.rw_flags |= RWF_NOWAIT;
+        Some(Again {
+            order: *order,
+            file: Arc::clone(file),
+            class,
+            probe,
+        })
+    }
 }
 
 /// How a request ended.

@@ -15,9 +15,9 @@ use intrusive_collections::linked_list::LinkedList;
 
 use super::Way;
 use super::request::{Again, Flight, Life, Outcome, Released, Request, State};
-use super::{Attempt, Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
+use super::{Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
 use crate::LatencyHistogram;
-use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb, RWF_NOWAIT};
+use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb};
 
 type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 
@@ -129,13 +129,15 @@ impl<F: Flavour> Table<F> {
     /// the future. The iocb, on descriptor `fd`, is the caller's to submit. It wakes nobody until
     /// [`Table::rewake`].
     ///
-    /// With `attempt`, on the file behind `fd`, the kernel may refuse it: see [`Table::complete`].
+    /// `file` is the one behind `fd`, if that is known; by `way` the kernel may refuse it for now:
+    /// see [`Table::complete`].
     #[inline(always)]
     pub(crate) fn launch(
         &mut self,
         payload: Payload,
         fd: RawFd,
-        attempt: Option<(Attempt, &Arc<OpenFile>)>,
+        file: Option<&Arc<OpenFile>>,
+        way: Way,
     ) -> (Ticket<F>, Iocb) {
         let (order, memory) = payload.into_parts();
         let ticket = self.ready_one();
@@ -147,14 +149,9 @@ impl<F: Flavour> Table<F> {
             flight,
             waker: None,
         });
-        if let Some((attempt, file)) = attempt {
-            iocb.rw_flags |= RWF_NOWAIT;
-            let file = Arc::clone(file);
-            self.life(&ticket).again = Some(Again {
-                order,
-                file,
-                attempt,
-            });
+        let again = file.and_then(|file| Again::of(&order, file, way, &mut iocb));
+        if again.is_some() {
+            self.life(&ticket).again = again;
         }
         (ticket, iocb)
     }
@@ -230,15 +227,7 @@ impl<F: Flavour> Table<F> {
             };
             let mut iocb = order.iocb(file.as_raw_fd(), &memory, tag);
             let way = way(&file, &order);
-            if let Way::NoWait(attempt) = way {
-                iocb.rw_flags |= RWF_NOWAIT;
-                let file = Arc::clone(&file);
-                life.again = Some(Again {
-                    order,
-                    file,
-                    attempt,
-                });
-            }
+            life.again = Again::of(&order, &file, way, &mut iocb);
             let flight = Flight {
                 pooled: matches!(way, Way::Pool),
                 ..flight
@@ -379,11 +368,12 @@ impl<F: Flavour> Table<F> {
         let Again {
             order,
             file,
-            attempt,
+            class,
+            probe,
         } = again;
-        let habit = file.habit(attempt.class);
+        let habit = file.habit(class);
         let Some(unknown) = outcome.is_refused_attempt() else {
-            habit.taken(attempt.probe);
+            habit.taken(probe);
             released.drop_file(file);
             return self.land(ticket, outcome, released);
         };
