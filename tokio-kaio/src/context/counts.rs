@@ -67,8 +67,6 @@ pub(super) struct Counts {
     pub(super) completed: u64,
     pub(super) failed: u64,
     pub(super) nowait_refusals: u64,
-    /// Of these, the ones that the kernel had taken first.
-    pub(super) taken_in_vain: u64,
     pub(super) offloads: u64,
     pub(super) abandoned: u64,
     pub(super) found_full: u64,
@@ -88,7 +86,8 @@ impl<F: Flavour> State<F> {
             *sum += calls;
         }
         Metrics {
-            submitted: submissions.requests + offloaded.requests - self.counts.taken_in_vain,
+            // A thread counts when it is back from the call, which may be after the event.
+            submitted: (submissions.requests + offloaded.requests).max(self.counts.completed),
             completed: self.counts.completed,
             failed: self.counts.failed,
             queued: self.table.queued(),

@@ -82,6 +82,8 @@ struct State {
 /// What a thread submits in one call.
 struct Load {
     batch: Batch,
+    /// Requests of it that have been counted.
+    counted: usize,
     /// It is an append to this, alone: those of one file land in the order in which they were made.
     append_to: Option<Arc<OpenFile>>,
 }
@@ -92,6 +94,7 @@ impl State {
     fn next_load(&mut self, threads: usize, most: usize) -> Option<Load> {
         let share = self.waiting.len().div_ceil(threads).min(most);
         let mut batch = Batch::new();
+        let mut counted = 0;
         let mut next = 0;
         while batch.len() < share && next < self.waiting.len() {
             let file = &self.waiting[next].file;
@@ -104,14 +107,22 @@ impl State {
             }
             let parcel = self.waiting.remove(next)?;
             let append_to = appends.then(|| Arc::clone(&parcel.file));
+            counted += usize::from(parcel.counted);
             batch.push(parcel);
             if append_to.is_some() {
                 self.appending.extend(append_to.clone());
-                return Some(Load { batch, append_to });
+                return Some(Load {
+                    batch,
+                    counted,
+                    append_to,
+                });
             }
         }
-        let append_to = None;
-        (!batch.is_empty()).then_some(Load { batch, append_to })
+        (!batch.is_empty()).then_some(Load {
+            batch,
+            counted,
+            append_to: None,
+        })
     }
 }
 
@@ -256,6 +267,7 @@ impl<K: Kernel> Pool<K> {
     fn submit(&self, load: Load) {
         let Load {
             mut batch,
+            counted,
             append_to,
         } = load;
         let mut returned = Returned::default();
@@ -282,6 +294,7 @@ impl<K: Kernel> Pool<K> {
             file.append_has_left();
         }
         state.submissions.made(taken, Some(&effort));
+        state.submissions.requests -= counted.min(taken) as u64;
         self.has_submitted(state);
     }
 

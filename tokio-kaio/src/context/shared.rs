@@ -149,7 +149,7 @@ impl<F: Flavour> Shared<F> {
             }
             let reaped = state.reaped_since(&route, aftermath);
             match keep_open {
-                Some(Ok(file)) => state.put_back([Parcel { iocb, file }], reaped, aftermath),
+                Some(Ok(file)) => state.put_back([Parcel::new(iocb, file)], reaped, aftermath),
                 Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
                 None => {}
             }

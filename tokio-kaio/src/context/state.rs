@@ -422,7 +422,6 @@ impl<F: Flavour> State<F> {
             },
             Landing::Again(parcel) => {
                 counts.nowait_refusals += 1;
-                counts.taken_in_vain += u64::from(matches!(outcome, Outcome::Completed(_)));
                 self.offload(parcel, aftermath);
             }
             Landing::Nothing => {}
@@ -512,7 +511,7 @@ impl<F: Flavour> State<F> {
                 self.table.requeue(parcel, &mut aftermath.released);
                 continue;
             }
-            let Parcel { iocb, file } = parcel;
+            let Parcel { iocb, file, .. } = parcel;
             aftermath.released.drop(None, Memory::None, Some(file));
             if !ended {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);

@@ -14,9 +14,20 @@ use crate::sys::{Kernel, MAX_BATCH};
 pub(crate) struct Parcel {
     pub(crate) iocb: Iocb,
     pub(crate) file: Arc<OpenFile>,
+    /// The kernel took an attempt of it before: it is not to be counted once more.
+    pub(crate) counted: bool,
 }
 
 impl Parcel {
+    /// For the first time.
+    pub(crate) fn new(iocb: Iocb, file: Arc<OpenFile>) -> Parcel {
+        Parcel {
+            iocb,
+            file,
+            counted: false,
+        }
+    }
+
     /// See [`Order::appends`].
     pub(crate) fn appends(&self) -> bool {
         Order::of(&self.iocb).appends()
@@ -77,10 +88,7 @@ impl Batch {
         if self.iocbs.len() <= sent {
             return None;
         }
-        Some(Parcel {
-            iocb: self.iocbs.pop()?,
-            file: self.files.pop()?,
-        })
+        Some(Parcel::new(self.iocbs.pop()?, self.files.pop()?))
     }
 
     /// See [`OpenFile::submitted`].

@@ -173,7 +173,7 @@ impl<F: Flavour> Table<F> {
             flight,
             waker: Some(waker),
         });
-        (ticket, Parcel { iocb, file })
+        (ticket, Parcel::new(iocb, file))
     }
 
     /// *Ready → queued*, to go out on `file`.
@@ -238,8 +238,8 @@ impl<F: Flavour> Table<F> {
                 waker,
             });
             match way {
-                Way::Pool => pooled(Parcel { iocb, file }),
-                _ => batch.push(Parcel { iocb, file }),
+                Way::Pool => pooled(Parcel::new(iocb, file)),
+                _ => batch.push(Parcel::new(iocb, file)),
             }
         }
     }
@@ -273,7 +273,7 @@ impl<F: Flavour> Table<F> {
     /// *In flight → queued*, at the front: the kernel has no room for it now. One that was
     /// abandoned meanwhile is done with instead.
     pub(crate) fn requeue(&mut self, parcel: Parcel, released: &mut Released) {
-        let Parcel { iocb, file } = parcel;
+        let Parcel { iocb, file, .. } = parcel;
         let Some(ticket) = Ticket::from_tag(iocb.data) else {
             return released.drop(None, Memory::None, Some(file));
         };
@@ -387,7 +387,10 @@ impl<F: Flavour> Table<F> {
         let iocb = order.iocb(file.as_raw_fd(), memory, ticket.tag());
         let refused = mem::replace(flight, next);
         self.overlooked -= usize::from(refused.overlooked);
-        Landing::Again(Parcel { iocb, file })
+        Landing::Again(Parcel {
+            counted: matches!(outcome, Outcome::Completed(_)),
+            ..Parcel::new(iocb, file)
+        })
     }
 
     /// The tag of a request that may still be in the pool, and be taken back from there. Not of a
