@@ -141,8 +141,8 @@ mod tests {
 
     /// The iocb as the kernel gets it, of a command that is well-formed.
     fn encoded(command: RawCommand<'_>) -> Iocb {
-        let (payload, lease) = command.payload().unwrap();
-        let (order, memory) = payload.into_parts();
+        let (mut payload, lease) = command.payload().unwrap();
+        let (order, memory) = payload.take();
         let mut iocb = order.iocb(5, &memory, 3);
         lease.settle(memory);
         assert_eq!(iocb.flags, 0, "RWF flags put here would be lost");

@@ -44,11 +44,12 @@
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(u8)]
 pub enum SubmitPolicy {
     /// On the thread that makes the request or runs the context's background task, which waits
     /// where the kernel does. The least CPU, for files whose blocks are allocated, on file systems
     /// that overwrite them asynchronously; and for programs that would rather wait.
-    Inline,
+    Inline = 1,
 
     /// There too, but with `RWF_NOWAIT`, so that the kernel refuses what would have to wait
     /// (`EAGAIN`), and from tokio's blocking pool what was refused. The default.
@@ -66,31 +67,25 @@ pub enum SubmitPolicy {
     /// Syncs go to a work queue of the kernel's and are submitted inline; so are operations with
     /// `NOWAIT` of their own, whose `EAGAIN` is the caller's.
     #[default]
-    NoWaitFirst,
+    NoWaitFirst = 2,
 
     /// From tokio's blocking pool, always. No submission can hold up a worker; each costs a switch
     /// to another thread and back.
-    Offload,
+    Offload = 3,
 }
 
 impl SubmitPolicy {
     /// As a number that is not 0.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            SubmitPolicy::Inline => 1,
-            SubmitPolicy::NoWaitFirst => 2,
-            SubmitPolicy::Offload => 3,
-        }
+    pub(crate) const fn code(self) -> u8 {
+        self as u8
     }
 
     /// The one of that [`code`](SubmitPolicy::code).
     pub(crate) fn from_code(code: u8) -> Option<SubmitPolicy> {
-        match code {
-            1 => Some(SubmitPolicy::Inline),
-            2 => Some(SubmitPolicy::NoWaitFirst),
-            3 => Some(SubmitPolicy::Offload),
-            _ => None,
-        }
+        use SubmitPolicy::{Inline, NoWaitFirst, Offload};
+        [Inline, NoWaitFirst, Offload]
+            .into_iter()
+            .find(|policy| policy.code() == code)
     }
 }
 

@@ -13,7 +13,6 @@ use crate::request::Flavour;
 pub(super) struct Submissions {
     /// That the kernel took.
     pub(super) requests: u64,
-    pub(super) calls: u64,
     /// Calls by the requests that they took: 1 or none, 2, up to 4, 8, 16, 32, 64.
     pub(super) by_size: [u64; SIZES],
     /// Calls that were timed.
@@ -30,7 +29,6 @@ impl Submissions {
     #[inline]
     pub(super) fn made(&mut self, requests: usize, effort: Option<&Effort>) {
         self.requests += requests as u64;
-        self.calls += 1;
         let bits = usize::BITS - requests.saturating_sub(1).leading_zeros();
         self.by_size[(bits as usize).min(SIZES - 1)] += 1;
         if let Some(effort) = effort {
@@ -96,7 +94,7 @@ impl<F: Flavour> State<F> {
             waiting_for_thread,
             abandoned: self.counts.abandoned,
             found_full: self.counts.found_full,
-            batches: submissions.calls + offloaded.calls,
+            batches: batch_sizes.iter().sum(),
             batch_sizes,
             reaped: Reaped {
                 after_submit,

@@ -2,18 +2,21 @@
 
 use std::future::Future;
 use std::io;
+use std::iter;
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
 use super::descriptor::Descriptor;
+use super::route::Route;
 use super::shards::Shards;
 use super::shared::Shared;
-use super::state::Admitted;
+use super::state::{Admitted, Arrival};
 use crate::error::{Transfer, explain};
-use crate::request::{Flavour, Lease, Memory, Outcome, Payload, Ticket};
+use crate::request::{Flavour, Lease, Memory, Outcome, Ticket};
 use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the bytes that were moved. Takes part in tokio's cooperative budget.
@@ -69,19 +72,13 @@ impl<'a, F: Flavour> Operation<'a, F> {
             Ok(parts) => parts,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        let waker = cx.waker().clone();
-        let looked = match self.admit(payload, waker) {
-            Admitted::Launched(launched) => self.shard.send(launched, &self.descriptor),
-            Admitted::Queued(ticket) => Err(ticket),
-            Admitted::Full(..) => unreachable!("it was told to wait"),
-            Admitted::Refused(error, memory, _waker) => {
-                lease.settle(memory);
-                return Poll::Ready(Err(error));
-            }
-            Admitted::WantsFile(payload, waker) => match self.hold(payload, waker) {
+        let mut arrival = Arrival::new(payload, cx.waker().clone());
+        let looked = match self.admit(&mut arrival) {
+            Admitted::Launched(ticket, route) => self.send(ticket, &route, &mut arrival),
+            admitted => match self.wait(admitted, &mut arrival) {
                 Ok(looked) => looked,
-                Err((error, memory)) => {
-                    lease.settle(memory);
+                Err(error) => {
+                    lease.settle(arrival.payload.into_memory());
                     return Poll::Ready(Err(error));
                 }
             },
@@ -89,53 +86,56 @@ impl<'a, F: Flavour> Operation<'a, F> {
         self.take(looked, lease, transfer)
     }
 
-    #[inline(always)] // what it gives is large to move
-    fn admit(&mut self, payload: Payload, waker: Waker) -> Admitted<F> {
+    #[inline(always)]
+    fn send(&self, ticket: Ticket<F>, route: &Route, arrival: &mut Arrival) -> Looked<F> {
+        self.shard.send(ticket, route, arrival, &self.descriptor)
+    }
+
+    #[inline(always)]
+    fn admit(&mut self, arrival: &mut Arrival) -> Admitted<F> {
         match self.others {
-            None => self.shard.admit(payload, &self.descriptor, waker, true),
-            Some(others) => self.admit_somewhere(payload, waker, others),
+            None => self.shard.admit(arrival, &self.descriptor, true),
+            Some(others) => self.admit_somewhere(arrival, others),
+        }
+    }
+
+    /// The request did not go to the kernel right away.
+    #[inline(never)]
+    fn wait(
+        &mut self,
+        admitted: Admitted<F>,
+        arrival: &mut Arrival,
+    ) -> Result<Looked<F>, AioCommandError> {
+        match admitted {
+            Admitted::Queued(ticket) => Ok(Err(ticket)),
+            Admitted::Refused(error) => Err(error),
+            // On a descriptor that may be closed meanwhile.
+            Admitted::WantsFile => {
+                let file = self.descriptor.hold().map_err(AioCommandError::IoSubmit)?;
+                self.descriptor = Descriptor::Held(file);
+                let admitted = self.shard.admit(arrival, &self.descriptor, true);
+                self.wait(admitted, arrival)
+            }
+            // A slot is free again.
+            Admitted::Launched(ticket, route) => Ok(self.send(ticket, &route, arrival)),
+            Admitted::Full => unreachable!("it was told to wait"),
         }
     }
 
     /// Where its shard is full, it goes to one that is not, and else waits at its own.
     #[inline(never)]
-    fn admit_somewhere(
-        &mut self,
-        payload: Payload,
-        waker: Waker,
-        others: &'a Shards<F>,
-    ) -> Admitted<F> {
-        let mut parts = match self.shard.admit(payload, &self.descriptor, waker, false) {
-            Admitted::Full(payload, waker) => (payload, waker),
-            admitted => return admitted,
-        };
-        for shard in others.all() {
-            match shard.admit(parts.0, &self.descriptor, parts.1, false) {
-                Admitted::Full(payload, waker) => parts = (payload, waker),
+    fn admit_somewhere(&mut self, arrival: &mut Arrival, others: &'a Shards<F>) -> Admitted<F> {
+        let own = self.shard;
+        for shard in iter::once(own).chain(others.all().iter().map(Arc::as_ref)) {
+            match shard.admit(arrival, &self.descriptor, false) {
+                Admitted::Full => {}
                 admitted => {
                     self.shard = shard;
                     return admitted;
                 }
             }
         }
-        self.shard.admit(parts.0, &self.descriptor, parts.1, true)
-    }
-
-    /// The request has to wait for a slot, on a descriptor that may be closed meanwhile.
-    #[cold]
-    fn hold(&mut self, payload: Payload, waker: Waker) -> Result<Looked<F>, Failed> {
-        let file = match self.descriptor.hold() {
-            Ok(file) => file,
-            Err(error) => return Err((AioCommandError::IoSubmit(error), payload.into_memory())),
-        };
-        self.descriptor = Descriptor::Held(file);
-        match self.shard.admit(payload, &self.descriptor, waker, true) {
-            Admitted::Launched(launched) => Ok(self.shard.send(launched, &self.descriptor)),
-            Admitted::Queued(ticket) => Ok(Err(ticket)),
-            Admitted::Refused(error, memory, _waker) => Err((error, memory)),
-            Admitted::WantsFile(..) => unreachable!("it has one"),
-            Admitted::Full(..) => unreachable!("it was told to wait"),
-        }
+        own.admit(arrival, &self.descriptor, true)
     }
 
     /// Takes in what a look brought.
@@ -159,6 +159,14 @@ impl<'a, F: Flavour> Operation<'a, F> {
                 };
                 Poll::Pending
             }
+        }
+    }
+
+    /// The future is dropped before the request is done.
+    #[inline(never)]
+    fn withdraw(&mut self) {
+        if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
+            lease.settle(self.shard.withdraw(ticket));
         }
     }
 
@@ -204,9 +212,6 @@ impl<F: Flavour> Operation<'_, F> {
 /// What a look at a request brought: how it ended, or the ticket for the next look.
 type Looked<F> = Result<(Outcome, Memory), Ticket<F>>;
 
-/// A request that did not get into the table.
-type Failed = (AioCommandError, Memory);
-
 impl<F: Flavour> Future for Operation<'_, F> {
     type Output = Result<u64, AioCommandError>;
 
@@ -235,8 +240,8 @@ impl<F: Flavour> Future for Operation<'_, F> {
 impl<F: Flavour> Drop for Operation<'_, F> {
     #[inline]
     fn drop(&mut self) {
-        if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
-            lease.settle(self.shard.withdraw(ticket));
+        if let Stage::Sent { .. } = self.stage {
+            self.withdraw();
         }
     }
 }

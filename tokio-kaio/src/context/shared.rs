@@ -6,7 +6,8 @@
 //! made under the lock by [`Shared::with`]; what it sets free is woken and dropped after the lock.
 
 use std::mem;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::slice;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -17,20 +18,25 @@ use super::aftermath::Aftermath;
 use super::counts::Look;
 use super::descriptor::Descriptor;
 use super::driver::Turn;
+use super::effort::{Effort, Watch};
 use super::pool::{Pool, Threads};
 use super::reaper::Reaper;
-use super::route::Launched;
-use super::state::{Admitted, Driven, Limits, Phase, State};
+use super::route::Route;
+use super::state::{Admitted, Arrival, Driven, Limits, Phase, State};
 use super::teardown::Remains;
 use crate::Metrics;
-use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Payload, Ticket};
+use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Ticket, submit};
 use crate::sync::{EventFd, watch};
+use crate::sys::abi::Iocb;
 use crate::sys::{Kernel, MAX_BATCH};
 
 pub(crate) struct Shared<F: Flavour> {
     state: Mutex<F::Lock, State<F>>,
     pub(super) reaper: Arc<Reaper<F>>,
     gone: watch::Receiver<()>,
+    port: <F::Kernel as Kernel>::Port,
+    /// What the kernel signals; open as long as the kernel context is.
+    eventfd: Option<RawFd>,
     pool: Arc<Pool<F::Kernel>>,
     pub(super) limits: Limits,
 }
@@ -50,12 +56,15 @@ impl<F: Flavour> Shared<F> {
         Arc::new_cyclic(|weak| {
             let reaper = reaper(Weak::clone(weak));
             let eventfd = signal.as_ref().map(|signal| signal.as_raw_fd());
-            let pool = Pool::new(kernel.port(), eventfd, reaper.bell(), threads);
+            let port = kernel.port();
+            let pool = Pool::new(port.clone(), eventfd, reaper.bell(), threads);
             let state = State::new(limits, kernel, signal, gone, Arc::clone(&pool));
             Shared {
                 state: Mutex::new(state),
                 reaper: Arc::new(reaper),
                 gone: watch_gone,
+                port,
+                eventfd,
                 pool,
                 limits,
             }
@@ -68,8 +77,8 @@ impl<F: Flavour> Shared<F> {
         let result = self.locked(&mut aftermath, change);
         if aftermath.is_nothing() {
             mem::forget(aftermath); // owns nothing
-        } else if self.follow_up(&mut aftermath) {
-            self.flush();
+        } else {
+            self.conclude(&mut aftermath);
         }
         result
     }
@@ -84,6 +93,13 @@ impl<F: Flavour> Shared<F> {
         let result = change(&mut state, aftermath);
         state.end_if_due(aftermath);
         result
+    }
+
+    /// Does what follows from a change that was made under the lock.
+    fn conclude(&self, aftermath: &mut Aftermath<F::Kernel>) {
+        if self.follow_up(aftermath) {
+            self.flush();
+        }
     }
 
     /// Does what follows from a change, but for a flush. Returns whether that is due.
@@ -108,62 +124,97 @@ impl<F: Flavour> Shared<F> {
         }
     }
 
-    /// Takes in a new request; `waker` is woken when it is done. `may_wait`: there is no other
-    /// context that it could go to.
+    // The two that each request goes through are spelled out: what a closure takes along costs as
+    // much as what it does.
+
+    /// Takes in a new request. `may_wait`: there is no other context that it could go to.
+    #[inline(always)]
     pub(super) fn admit(
         &self,
-        payload: Payload,
+        arrival: &mut Arrival,
         descriptor: &Descriptor<'_>,
-        waker: Waker,
         may_wait: bool,
     ) -> Admitted<F> {
-        self.with(|state, aftermath| state.admit(payload, descriptor, waker, may_wait, aftermath))
+        let mut aftermath = Aftermath::new();
+        let mut state = self.state.lock();
+        let admitted = state.admit(arrival, descriptor, may_wait, &mut aftermath);
+        state.end_if_due(&mut aftermath);
+        drop(state);
+        if aftermath.is_nothing() {
+            mem::forget(aftermath); // owns nothing
+        } else {
+            self.conclude(&mut aftermath);
+        }
+        admitted
     }
 
     /// Hands a launched request to the kernel. `Ok`: it is done already.
     pub(super) fn send(
         &self,
-        launched: Launched<F>,
+        ticket: Ticket<F>,
+        route: &Route,
+        arrival: &mut Arrival,
         descriptor: &Descriptor<'_>,
     ) -> Result<(Outcome, Memory), Ticket<F>> {
-        let Launched {
-            ticket,
-            mut iocb,
-            route,
-            waker,
-        } = launched;
+        let Arrival { iocb, waker, .. } = arrival;
         let mut refused = None;
-        let (sent, effort) = route.submit(std::slice::from_mut(&mut iocb), |_, errno| {
+        let (sent, effort) = self.submit(route, slice::from_mut(iocb), |_, errno| {
             refused = Some(errno);
         });
         if let Some(stay) = route.is_news(effort.as_ref()) {
-            descriptor.submitted(&Order::of(&iocb), stay);
+            descriptor.submitted(&Order::of(iocb), stay);
         }
         let keep_open = (sent == 0).then(|| descriptor.hold());
-        let (looked, _unused) = self.with(|state, aftermath| {
-            state.submitting -= 1;
-            let taken = sent - usize::from(refused.is_some());
-            state.counts.submissions.made(taken, effort.as_ref());
-            if let Some(errno) = refused {
-                state.refuse(iocb.data, errno, aftermath);
-            }
-            let reaped = state.reaped_since(&route, aftermath);
-            match keep_open {
-                Some(Ok(file)) => state.put_back([Parcel::new(iocb, file)], reaped, aftermath),
-                Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
-                None => {}
-            }
-            if taken > 0 {
-                state.sent(std::slice::from_ref(&iocb), &route, aftermath);
-            }
-            let looked = state.table.collect(ticket);
-            let unused = match &looked {
-                Ok(_) => Some(waker),
-                Err(ticket) => state.table.rewake(ticket, waker),
-            };
-            (looked, unused)
-        });
+        let mut aftermath = Aftermath::new();
+        let mut state = self.state.lock();
+        state.submitting -= 1;
+        let taken = sent - usize::from(refused.is_some());
+        state.counts.submissions.made(taken, effort.as_ref());
+        if let Some(errno) = refused {
+            state.refuse(iocb.data, errno, &mut aftermath);
+        }
+        let reaped = state.reaped_since(route, &mut aftermath);
+        match keep_open {
+            None => {}
+            Some(Ok(file)) => state.put_back([Parcel::new(*iocb, file)], reaped, &mut aftermath),
+            Some(Err(_)) => state.refuse(iocb.data, libc::EAGAIN, &mut aftermath),
+        }
+        if taken > 0 {
+            state.sent(slice::from_ref(iocb), route, &mut aftermath);
+        }
+        let looked = state.table.collect(ticket);
+        if let Err(ticket) = &looked {
+            // Where it is done, its own task needs no waking.
+            let wanted = waker.take();
+            *waker = wanted.and_then(|waker| state.table.rewake(ticket, waker));
+        }
+        state.end_if_due(&mut aftermath);
+        drop(state);
+        if aftermath.is_nothing() {
+            mem::forget(aftermath); // owns nothing
+        } else {
+            self.conclude(&mut aftermath);
+        }
         looked
+    }
+
+    /// See [`submit`]. Tells what it did to the thread, too, if that was looked at.
+    #[inline(always)]
+    fn submit(
+        &self,
+        route: &Route,
+        iocbs: &mut [Iocb],
+        refused: impl FnMut(u64, i32),
+    ) -> (usize, Option<Effort>) {
+        let watch = route.watch();
+        let eventfd = self.eventfd.filter(|_| !route.quiet);
+        #[allow(unsafe_code)]
+        // SAFETY: iocbs reach this point right from the table's launch, once. The kernel context
+        // outlives the call: a route counts in `State::submitting`, and `try_to_end`, the only
+        // place that gives the kernel away, waits for that to be 0. (Nothing between the launch
+        // and the end of this call runs code of others that could panic.)
+        let sent = unsafe { submit::<F::Kernel>(&self.port, eventfd, iocbs, refused) };
+        (sent, watch.map(Watch::stop))
     }
 
     /// Submits what is queued, as far as there are slots. Leaves it to the driver where others keep
@@ -196,7 +247,8 @@ impl<F: Flavour> Shared<F> {
             return false;
         };
         let mut refused = ArrayVec::<(u64, i32), MAX_BATCH>::new();
-        let (sent, effort) = route.submit(batch.iocbs(), |tag, errno| refused.push((tag, errno)));
+        let refuse = |tag, errno| refused.push((tag, errno));
+        let (sent, effort) = self.submit(&route, batch.iocbs(), refuse);
         if let Some(stay) = route.is_news(effort.as_ref()) {
             batch.submitted(stay);
         }

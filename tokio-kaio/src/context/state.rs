@@ -1,7 +1,6 @@
 //! What a context has behind its one lock, and every way in which it changes.
 
 use std::mem;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -10,7 +9,7 @@ use super::batching::Batching;
 use super::counts::{Counts, Look};
 use super::descriptor::Descriptor;
 use super::pool::Pool;
-use super::route::{Launched, Route};
+use super::route::Route;
 use super::signalling::Signalling;
 use super::teardown::Remains;
 use crate::request::{
@@ -24,10 +23,6 @@ use crate::{AioCommandError, Backend, SubmitPolicy};
 /// Most requests that go to the kernel in one call, unless told. With more, the device is idle for
 /// longer while they are put together, and the CPU that is saved is little.
 const DEFAULT_MAX_BATCH: usize = 16;
-
-/// One in so many launches is watched closely, and one tries `RWF_NOWAIT` where it was refused. A
-/// prime, so that it falls on each of several files that take turns.
-const OBSERVE_EVERY: u32 = 251;
 
 /// What a launch is used for, to learn of the files in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,16 +90,37 @@ pub(super) struct Live<K> {
     pub(super) gone: watch::Sender<()>,
 }
 
+/// A new request. Changed in place: it is large to move.
+pub(super) struct Arrival {
+    /// Without its memory when the table has taken it in.
+    pub(super) payload: Payload,
+    /// For the table. Still here if that does not want it yet.
+    pub(super) waker: Option<Waker>,
+    /// Blank; for the kernel, where it goes there now.
+    pub(super) iocb: Iocb,
+}
+
+impl Arrival {
+    #[inline(always)]
+    pub(super) fn new(payload: Payload, waker: Waker) -> Arrival {
+        Arrival {
+            payload,
+            waker: Some(waker),
+            iocb: Iocb::default(),
+        }
+    }
+}
+
 /// What became of a new request.
 pub(super) enum Admitted<F: Flavour> {
-    /// Goes to the kernel now: [`Shared::send`].
-    Launched(Launched<F>),
+    /// Goes to the kernel now: [`Shared::send`](super::shared::Shared::send).
+    Launched(Ticket<F>, Route),
     Queued(Ticket<F>),
     /// Has to wait, and wants something that keeps its descriptor open meanwhile.
-    WantsFile(Payload, Waker),
-    Refused(AioCommandError, Memory, Waker),
+    WantsFile,
+    Refused(AioCommandError),
     /// There is no free slot, and it may not wait.
-    Full(Payload, Waker),
+    Full,
 }
 
 /// What the driver has to know of its context.
@@ -154,12 +170,11 @@ impl<F: Flavour> State<F> {
         self.limits.slots.saturating_sub(taken)
     }
 
-    #[inline(always)] // what it gives is large to move
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
-        payload: Payload,
+        arrival: &mut Arrival,
         descriptor: &Descriptor<'_>,
-        waker: Waker,
         may_wait: bool,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
@@ -168,60 +183,54 @@ impl<F: Flavour> State<F> {
             self.reap(Look::Other, aftermath);
         }
         if !matches!(self.phase, Phase::Open(_)) {
-            return Admitted::Refused(AioCommandError::AioStopped, payload.into_memory(), waker);
+            return Admitted::Refused(AioCommandError::AioStopped);
         }
         let full = self.free_slots() == 0;
         if full && !may_wait {
-            return Admitted::Full(payload, waker);
+            return Admitted::Full;
         }
         if full && !self.limits.waits {
             self.counts.found_full += 1;
-            let error = AioCommandError::CapacityExceeded;
-            return Admitted::Refused(error, payload.into_memory(), waker);
+            return Admitted::Refused(AioCommandError::CapacityExceeded);
         }
         let file = descriptor.file();
         let turn = self.turn();
-        let way = self.way_of(file, payload.order(), turn);
+        let way = self.way_of(file, arrival.payload.order(), turn);
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
         let company = !full && self.driven && !matches!(way, Way::Pool) && file.is_some() && {
             let apart = self.tasks_are_apart();
-            self.batching
-                .should_wait(self.table.in_flight(), &waker, apart)
+            let in_flight = self.table.in_flight();
+            let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
+            self.batching.should_wait(in_flight, waker, apart)
         };
         if full || company || matches!(way, Way::Pool) {
             return match file {
-                Some(file) => self.queue(payload, file, waker, full, way, aftermath),
-                None => Admitted::WantsFile(payload, waker),
+                Some(file) => self.queue(arrival, file, full, way, aftermath),
+                None => Admitted::WantsFile,
             };
         }
         let quiet = self.may_be_quiet();
-        let (ticket, iocb) = self.table.launch(payload, descriptor.fd(), file, way);
+        let Arrival { payload, iocb, .. } = arrival;
+        let ticket = self.table.launch(payload, descriptor.fd(), file, way, iocb);
         let closely =
             file.is_some_and(|file| file.is_to_be_watched(self.limits.policy, turn == Turn::Watch));
-        match self.route(quiet, closely) {
-            Some(route) => Admitted::Launched(Launched {
-                ticket,
-                iocb,
-                route,
-                waker,
-            }),
-            None => unreachable!("the context is open"),
-        }
+        Admitted::Launched(ticket, self.route(quiet, closely))
     }
 
     /// Takes in a request that waits, for a slot or for company, or goes from the pool.
     #[inline(never)]
     fn queue(
         &mut self,
-        payload: Payload,
+        arrival: &mut Arrival,
         file: &Arc<OpenFile>,
-        waker: Waker,
         full: bool,
         way: Way,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
         let file = Arc::clone(file);
+        let payload = &mut arrival.payload;
+        let waker = arrival.waker.take();
         // In turn: it is not to get ahead of those that are queued.
         if matches!(way, Way::Pool) && !full && self.table.queued() == 0 {
             let (ticket, parcel) = self.table.launch_pooled(payload, file, waker);
@@ -229,7 +238,8 @@ impl<F: Flavour> State<F> {
             return Admitted::Queued(ticket);
         }
         self.counts.found_full += u64::from(full);
-        self.batching.queued(&waker);
+        self.batching
+            .queued(waker.as_ref().unwrap_or(Waker::noop()));
         let ticket = self.table.enqueue(payload, file, waker);
         // A device should not wait for the rest. But where requests are done at once, a flush
         // wakes their tasks, this one among them, which costs least from the driver's.
@@ -255,10 +265,11 @@ impl<F: Flavour> State<F> {
         }
     }
 
-    /// What the next launch is to be used for, besides.
+    /// What the next launch is to be used for, besides: one in 256 for either. Spread by the golden
+    /// ratio, so that they fall on each of several files that take turns.
     #[inline]
     fn turn(&self) -> Turn {
-        match self.table.latest_launch() % OBSERVE_EVERY {
+        match self.table.latest_launch().wrapping_mul(0x9e37_79b9) >> 24 {
             0 => Turn::Watch,
             1 => Turn::Probe,
             _ => Turn::Nothing,
@@ -274,19 +285,16 @@ impl<F: Flavour> State<F> {
         aftermath.more |= self.pool.has_returned(); // it did not take it
     }
 
-    /// Where to submit; counts as submitting until the caller takes that back.
+    /// For a submission while the context lives; counts as submitting until the caller takes that back.
     /// `closely`: see [`Route::closely`].
-    fn route(&mut self, quiet: bool, closely: bool) -> Option<Route<F::Kernel>> {
-        let live = self.phase.live()?;
+    fn route(&mut self, quiet: bool, closely: bool) -> Route {
         self.submitting += 1;
-        Some(Route {
-            port: live.kernel.port(),
-            eventfd: live.signal.as_ref().map_or(-1, |signal| signal.as_raw_fd()),
+        Route {
             quiet,
             closely,
             launch: self.table.latest_launch(),
             reaps: self.reaps,
-        })
+        }
     }
 
     /// Whether the next requests may go out without a signal. Only where a driver runs, which
@@ -314,10 +322,11 @@ impl<F: Flavour> State<F> {
 
     /// `iocbs` went to the kernel, and what was done by then has been reaped, or as much of it as
     /// one reap takes.
+    #[inline(always)]
     pub(super) fn sent(
         &mut self,
         iocbs: &[Iocb],
-        route: &Route<F::Kernel>,
+        route: &Route,
         aftermath: &mut Aftermath<F::Kernel>,
     ) {
         if aftermath.more && self.table.is_any_left(iocbs, route.launch) {
@@ -338,7 +347,7 @@ impl<F: Flavour> State<F> {
         &mut self,
         batch: &mut Batch,
         aftermath: &mut Aftermath<F::Kernel>,
-    ) -> Option<Route<F::Kernel>> {
+    ) -> Option<Route> {
         self.flush_requested = false;
         if self.table.queued() == 0 || self.phase.live().is_none() {
             return None;
@@ -372,7 +381,7 @@ impl<F: Flavour> State<F> {
         if batch.is_empty() {
             return None;
         }
-        self.route(quiet, closely)
+        Some(self.route(quiet, closely))
     }
 
     /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.
@@ -446,7 +455,7 @@ impl<F: Flavour> State<F> {
     /// others.
     pub(super) fn reaped_since(
         &mut self,
-        route: &Route<F::Kernel>,
+        route: &Route,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> bool {
         self.reap(Look::Submission, aftermath);

@@ -41,6 +41,15 @@ impl Habit {
         }
     }
 
+    /// Not to be tried, and fit to go from where it is made.
+    pub(super) const fn plain() -> Habit {
+        Habit {
+            stage: AtomicU8::new(PLAIN),
+            run: AtomicU8::new(0),
+            flag_unknown: AtomicBool::new(true),
+        }
+    }
+
     /// The way of the next request; `probe`: it is to find out whether attempts are still refused.
     #[inline]
     pub(super) fn way(&self, probe: bool) -> Way {

@@ -16,8 +16,6 @@ pub(crate) struct OpenFile {
     file: File,
     /// [`SubmitPolicy::code`]; 0: the context's.
     policy: AtomicU8,
-    /// It stands for a descriptor of somebody else's, for one request: there is nothing to learn.
-    duplicate: bool,
     /// By [`Class`].
     habits: [Habit; 3],
     /// The latest submission was slow.
@@ -66,7 +64,6 @@ impl OpenFile {
         OpenFile {
             file,
             policy: AtomicU8::new(0),
-            duplicate: false,
             habits: [const { Habit::new() }; 3],
             suspect: AtomicBool::new(false),
             appends: AtomicUsize::new(0),
@@ -77,7 +74,7 @@ impl OpenFile {
     /// For one request on a descriptor that the caller has lent.
     pub(crate) fn duplicate(file: File) -> OpenFile {
         OpenFile {
-            duplicate: true,
+            habits: [const { Habit::plain() }; 3], // there is nothing to learn of one request
             ..OpenFile::new(file)
         }
     }
@@ -90,10 +87,13 @@ impl OpenFile {
         SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed))
     }
 
-    /// Its own one, or that of the context.
+    /// The code of its own one, or of that of the context.
     #[inline(always)]
-    fn policy_within(&self, context: SubmitPolicy) -> SubmitPolicy {
-        SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed)).unwrap_or(context)
+    fn policy_within(&self, context: SubmitPolicy) -> u8 {
+        match self.policy.load(Ordering::Relaxed) {
+            0 => context.code(),
+            own => own,
+        }
     }
 
     /// `None`: the context's.
@@ -106,13 +106,14 @@ impl OpenFile {
     /// whether the kernel still refuses.
     #[inline]
     pub(crate) fn way(&self, order: &Order, policy: SubmitPolicy, probe: bool) -> Way {
+        const INLINE: u8 = SubmitPolicy::Inline.code();
+        const OFFLOAD: u8 = SubmitPolicy::Offload.code();
         match self.policy_within(policy) {
-            SubmitPolicy::Inline => Way::Inline,
-            SubmitPolicy::Offload => Way::Pool,
-            SubmitPolicy::NoWaitFirst => match self.class(order) {
-                Some(class) if order.rw_flags & abi::RWF_NOWAIT == 0 && !self.duplicate => {
-                    // One that goes at once would get ahead of those.
-                    match order.appends() && self.appends.load(Ordering::Acquire) > 0 {
+            INLINE => Way::Inline,
+            OFFLOAD => Way::Pool,
+            _ => match self.class(order) {
+                Some(class) if order.rw_flags & abi::RWF_NOWAIT == 0 => {
+                    match class == Class::Fresh && self.must_follow(order) {
                         true => Way::Pool,
                         false => self.habit(class).way(probe),
                     }
@@ -122,13 +123,17 @@ impl OpenFile {
         }
     }
 
+    /// Whether it is an append, and would get ahead of others if it went at once.
+    fn must_follow(&self, order: &Order) -> bool {
+        order.appends() && self.appends.load(Ordering::Acquire) > 0
+    }
+
     /// Whether its next submission is to be watched closely, in a context with `policy`. `due`: it
     /// is the turn of one.
     #[inline]
     pub(crate) fn is_to_be_watched(&self, policy: SubmitPolicy, due: bool) -> bool {
         (due || self.suspect.load(Ordering::Relaxed))
-            && self.policy_within(policy) == SubmitPolicy::NoWaitFirst
-            && !self.duplicate
+            && self.policy_within(policy) == SubmitPolicy::NoWaitFirst.code()
     }
 
     /// What [`way`](OpenFile::way) learns by; `None`: nothing is to be learnt.

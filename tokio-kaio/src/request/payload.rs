@@ -1,6 +1,7 @@
 //! What a request carries: what the kernel is to do, and the memory that it does it with.
 
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -77,13 +78,21 @@ impl Order {
     /// As the kernel takes it. It names no memory but `memory`, which has that many bytes, and
     /// comes back as `tag`.
     pub(crate) fn iocb(&self, fd: RawFd, memory: &Memory, tag: u64) -> Iocb {
-        let mut iocb = Iocb::new(self.opcode, fd);
+        let mut iocb = Iocb::default();
+        self.fill(&mut iocb, fd, memory, tag);
+        iocb
+    }
+
+    /// The same in a place that is there already, and blank.
+    #[inline(always)]
+    pub(crate) fn fill(&self, iocb: &mut Iocb, fd: RawFd, memory: &Memory, tag: u64) {
+        iocb.lio_opcode = self.opcode;
+        iocb.fildes = fd as u32;
         iocb.data = tag;
         iocb.rw_flags = self.rw_flags;
         iocb.buf = memory.address();
         iocb.nbytes = self.nbytes;
         iocb.offset = self.offset;
-        iocb
     }
 }
 
@@ -135,8 +144,10 @@ impl Payload {
         Payload { order, memory }
     }
 
-    pub(crate) fn into_parts(self) -> (Order, Memory) {
-        (self.order, self.memory)
+    /// What it is to do, and its memory, which leaves it.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> (Order, Memory) {
+        (self.order, mem::replace(&mut self.memory, Memory::None))
     }
 
     pub(crate) fn order(&self) -> &Order {

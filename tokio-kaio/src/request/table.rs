@@ -126,22 +126,23 @@ impl<F: Flavour> Table<F> {
     }
 
     /// *Ready → in flight*, for a request that goes to the kernel before anything else happens to
-    /// the future. The iocb, on descriptor `fd`, is the caller's to submit. It wakes nobody until
-    /// [`Table::rewake`].
+    /// the future. `iocb`, a blank one, becomes what is the caller's to submit, on descriptor `fd`. It wakes nobody
+    /// until [`Table::rewake`].
     ///
     /// `file` is the one behind `fd`, if that is known; by `way` the kernel may refuse it for now:
     /// see [`Table::complete`].
     #[inline(always)]
     pub(crate) fn launch(
         &mut self,
-        payload: Payload,
+        payload: &mut Payload,
         fd: RawFd,
         file: Option<&Arc<OpenFile>>,
         way: Way,
-    ) -> (Ticket<F>, Iocb) {
-        let (order, memory) = payload.into_parts();
+        iocb: &mut Iocb,
+    ) -> Ticket<F> {
+        let (order, memory) = payload.take();
         let ticket = self.ready_one();
-        let mut iocb = order.iocb(fd, &memory, ticket.tag());
+        order.fill(iocb, fd, &memory, ticket.tag());
         let flight = self.next_flight();
         self.in_flight += 1;
         self.arrived(&ticket).fill(State::InFlight {
@@ -149,21 +150,20 @@ impl<F: Flavour> Table<F> {
             flight,
             waker: None,
         });
-        let again = file.and_then(|file| Again::of(&order, file, way, &mut iocb));
-        if again.is_some() {
-            self.life(&ticket).again = again;
+        if let (Way::NoWait | Way::Probe, Some(file)) = (way, file) {
+            self.life(&ticket).again = Again::of(&order, file, way, iocb);
         }
-        (ticket, iocb)
+        ticket
     }
 
     /// *Ready → in flight*, for a request that goes to the kernel from the pool.
     pub(crate) fn launch_pooled(
         &mut self,
-        payload: Payload,
+        payload: &mut Payload,
         file: Arc<OpenFile>,
-        waker: Waker,
+        waker: Option<Waker>,
     ) -> (Ticket<F>, Parcel) {
-        let (order, memory) = payload.into_parts();
+        let (order, memory) = payload.take();
         let ticket = self.ready_one();
         let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
         let flight = self.pooled_flight();
@@ -171,7 +171,7 @@ impl<F: Flavour> Table<F> {
         self.arrived(&ticket).fill(State::InFlight {
             memory,
             flight,
-            waker: Some(waker),
+            waker,
         });
         (ticket, Parcel::new(iocb, file))
     }
@@ -179,17 +179,17 @@ impl<F: Flavour> Table<F> {
     /// *Ready → queued*, to go out on `file`.
     pub(crate) fn enqueue(
         &mut self,
-        payload: Payload,
+        payload: &mut Payload,
         file: Arc<OpenFile>,
-        waker: Waker,
+        waker: Option<Waker>,
     ) -> Ticket<F> {
-        let (order, memory) = payload.into_parts();
+        let (order, memory) = payload.take();
         let ticket = self.ready_one();
         self.arrived(&ticket).fill(State::Queued {
             order,
             memory,
             file,
-            waker: Some(waker),
+            waker,
         });
         let request = self.onto_queue(&ticket);
         self.queued.push_back(request);
@@ -441,6 +441,7 @@ impl<F: Flavour> Table<F> {
     }
 
     /// *Done → ready*. `Err` gives the ticket back: not done.
+    #[inline(always)]
     pub(crate) fn collect(&mut self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
         let state = self.state(&ticket);
         if !matches!(state, State::Done { .. }) {

@@ -5,7 +5,7 @@ use std::mem::{align_of, offset_of, size_of};
 
 /// `struct iocb`: one request as `io_submit(2)` takes it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Iocb {
     /// Comes back in the event.
     pub(crate) data: u64,
@@ -117,24 +117,6 @@ pub(crate) const RWF_NOWAIT: i32 = 0x08;
 pub(crate) const RWF_APPEND: i32 = 0x10;
 
 impl Iocb {
-    /// A request that moves no data, on descriptor `fildes`.
-    pub(crate) fn new(lio_opcode: u16, fildes: i32) -> Iocb {
-        Iocb {
-            data: 0,
-            key: 0,
-            rw_flags: 0,
-            lio_opcode,
-            reqprio: 0,
-            fildes: fildes as u32,
-            buf: 0,
-            nbytes: 0,
-            offset: 0,
-            reserved2: 0,
-            flags: 0,
-            resfd: 0,
-        }
-    }
-
     /// Has the kernel signal `eventfd` when the request is done.
     pub(crate) fn notify(&mut self, eventfd: i32) {
         self.flags |= IOCB_FLAG_RESFD;
