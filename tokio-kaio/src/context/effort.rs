@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::request::Stay;
-use crate::sys;
+use crate::sys::{self, ThreadUsage};
 
 /// A submission that takes longer is slow: no task should keep a worker for that long.
 pub(super) const SLOW: Duration = Duration::from_millis(1);
@@ -12,14 +12,14 @@ pub(super) const SLOW: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Watch {
     began: Instant,
-    slept: Option<i64>,
+    usage: Option<ThreadUsage>,
 }
 
 /// What was seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
     pub(super) time: Duration,
-    slept: bool,
+    stay: Stay,
 }
 
 impl Watch {
@@ -27,38 +27,47 @@ impl Watch {
     pub(super) fn by_the_clock() -> Watch {
         Watch {
             began: Instant::now(),
-            slept: None,
+            usage: None,
         }
     }
 
-    /// Sees whether the thread sleeps, too. Costs two system calls.
+    /// Sees whether the thread sleeps, too, and for how long it runs. Costs two system calls.
     pub(super) fn closely() -> Watch {
         Watch {
-            slept: sys::times_slept().ok(),
+            usage: sys::thread_usage().ok(),
             ..Watch::by_the_clock()
         }
     }
 
     pub(super) fn stop(self) -> Effort {
-        Effort {
-            time: self.began.elapsed(),
-            slept: self
-                .slept
-                .is_some_and(|before| sys::times_slept().is_ok_and(|now| now != before)),
+        let time = self.began.elapsed();
+        let stay = match self.usage {
+            None if time >= SLOW => Stay::Long,
+            None => Stay::Short,
+            Some(before) => sys::thread_usage().map_or(Stay::Short, |now| before.until(now)),
+        };
+        Effort { time, stay }
+    }
+}
+
+impl ThreadUsage {
+    /// What the thread did between two looks. That others were let run in its place says nothing.
+    fn until(self, later: ThreadUsage) -> Stay {
+        let waited = later.sleeps != self.sleeps || later.cpu.saturating_sub(self.cpu) >= SLOW;
+        match waited {
+            true => Stay::Waited,
+            false => Stay::Short,
         }
     }
 }
 
 impl Effort {
+    /// By the clock, whatever the reason.
     pub(super) fn is_slow(&self) -> bool {
         self.time >= SLOW
     }
 
     pub(super) fn stay(&self) -> Stay {
-        match self.slept {
-            true => Stay::Asleep,
-            false if self.is_slow() => Stay::Slow,
-            false => Stay::Short,
-        }
+        self.stay
     }
 }

@@ -75,6 +75,7 @@ impl<'a, F: Flavour> Operation<'a, F> {
         let mut arrival = Arrival::new(payload, cx.waker().clone());
         let looked = match self.admit(&mut arrival) {
             Admitted::Launched(ticket, route) => self.send(ticket, &route, &mut arrival),
+            Admitted::Queued(ticket) => Err(ticket),
             admitted => match self.wait(admitted, &mut arrival) {
                 Ok(looked) => looked,
                 Err(error) => {
@@ -99,8 +100,8 @@ impl<'a, F: Flavour> Operation<'a, F> {
         }
     }
 
-    /// The request did not go to the kernel right away.
-    #[inline(never)]
+    /// The request was not taken in, at first.
+    #[cold]
     fn wait(
         &mut self,
         admitted: Admitted<F>,

@@ -108,7 +108,7 @@ impl State {
             let parcel = self.waiting.remove(next)?;
             let append_to = appends.then(|| Arc::clone(&parcel.file));
             counted += usize::from(parcel.counted);
-            batch.push(parcel);
+            batch.push(parcel.iocb, parcel.file);
             if append_to.is_some() {
                 self.appending.extend(append_to.clone());
                 return Some(Load {

@@ -272,16 +272,23 @@ impl<F: Flavour> Shared<F> {
     }
 
     /// Looks whether a request is done; if not, has `waker` woken when it is.
+    #[inline(always)]
     pub(super) fn poll(
         &self,
         ticket: Ticket<F>,
         waker: &Waker,
     ) -> Result<(Outcome, Memory), Ticket<F>> {
+        let ticket = match self.state.lock().table.collect(ticket) {
+            Ok(done) => return Ok(done),
+            Err(ticket) => ticket,
+        };
+        self.look(ticket, waker)
+    }
+
+    /// The same for a request that is not known to be done.
+    #[inline(never)]
+    fn look(&self, ticket: Ticket<F>, waker: &Waker) -> Result<(Outcome, Memory), Ticket<F>> {
         let (looked, wakes, _unused) = self.with(|state, aftermath| {
-            let ticket = match state.table.collect(ticket) {
-                Ok(done) => return (Ok(done), true, None),
-                Err(ticket) => ticket,
-            };
             let set = state.table.mute(&ticket); // this is the task that it would wake
             state.reap(Look::Poll, aftermath);
             match (state.table.collect(ticket), set) {

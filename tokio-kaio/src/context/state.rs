@@ -194,19 +194,25 @@ impl<F: Flavour> State<F> {
             return Admitted::Refused(AioCommandError::CapacityExceeded);
         }
         let file = descriptor.file();
-        let turn = self.turn();
-        let way = self.way_of(file, arrival.payload.order(), turn);
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
-        let company = !full && self.driven && !matches!(way, Way::Pool) && file.is_some() && {
+        let company = !full && self.driven && file.is_some() && {
             let apart = self.tasks_are_apart();
             let in_flight = self.table.in_flight();
             let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
             self.batching.should_wait(in_flight, waker, apart)
         };
-        if full || company || matches!(way, Way::Pool) {
+        if full || company {
             return match file {
-                Some(file) => self.queue(arrival, file, full, way, aftermath),
+                Some(file) => self.queue(arrival, file, full, aftermath),
+                None => Admitted::WantsFile,
+            };
+        }
+        let turn = self.turn();
+        let way = self.way_of(file, arrival.payload.order(), turn);
+        if matches!(way, Way::Pool) {
+            return match file {
+                Some(file) => self.queue_for_pool(arrival, file, aftermath),
                 None => Admitted::WantsFile,
             };
         }
@@ -218,29 +224,38 @@ impl<F: Flavour> State<F> {
         Admitted::Launched(ticket, self.route(quiet, closely))
     }
 
-    /// Takes in a request that waits, for a slot or for company, or goes from the pool.
+    /// Takes in a request that goes from the pool, now if none is queued: it is not to get ahead of
+    /// those.
+    #[inline(never)]
+    fn queue_for_pool(
+        &mut self,
+        arrival: &mut Arrival,
+        file: &Arc<OpenFile>,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Admitted<F> {
+        if self.table.queued() > 0 {
+            return self.queue(arrival, file, false, aftermath);
+        }
+        let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
+        let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
+        self.offload(parcel, aftermath);
+        Admitted::Queued(ticket)
+    }
+
+    /// Takes in a request that waits, for a slot or for company.
     #[inline(never)]
     fn queue(
         &mut self,
         arrival: &mut Arrival,
         file: &Arc<OpenFile>,
         full: bool,
-        way: Way,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
-        let file = Arc::clone(file);
-        let payload = &mut arrival.payload;
-        let waker = arrival.waker.take();
-        // In turn: it is not to get ahead of those that are queued.
-        if matches!(way, Way::Pool) && !full && self.table.queued() == 0 {
-            let (ticket, parcel) = self.table.launch_pooled(payload, file, waker);
-            self.offload(parcel, aftermath);
-            return Admitted::Queued(ticket);
-        }
+        let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
         self.counts.found_full += u64::from(full);
         self.batching
             .queued(waker.as_ref().unwrap_or(Waker::noop()));
-        let ticket = self.table.enqueue(payload, file, waker);
+        let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
         // A device should not wait for the rest. But where requests are done at once, a flush
         // wakes their tasks, this one among them, which costs least from the driver's.
         let at_once = self.may_be_quiet();

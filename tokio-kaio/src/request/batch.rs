@@ -73,9 +73,10 @@ impl Batch {
         self.iocbs.len()
     }
 
-    pub(crate) fn push(&mut self, parcel: Parcel) {
-        self.iocbs.push(parcel.iocb);
-        self.files.push(parcel.file);
+    #[inline]
+    pub(crate) fn push(&mut self, iocb: Iocb, file: Arc<OpenFile>) {
+        self.iocbs.push(iocb);
+        self.files.push(file);
     }
 
     /// The requests, in the order in which they were queued.

@@ -18,7 +18,7 @@ pub(crate) struct OpenFile {
     policy: AtomicU8,
     /// By [`Class`].
     habits: [Habit; 3],
-    /// The latest submission was slow.
+    /// The latest submission took long by the clock.
     suspect: AtomicBool,
     /// Appends that are in the pool.
     appends: AtomicUsize,
@@ -44,10 +44,10 @@ pub(crate) enum Way {
 pub(crate) enum Stay {
     /// Nothing to speak of, as far as was seen.
     Short,
-    /// It took long.
-    Slow,
-    /// It put it to sleep.
-    Asleep,
+    /// It took long by the clock. The thread may have waited, or others may have run in its place.
+    Long,
+    /// It put the thread to sleep, or kept it running for long: that was watched closely.
+    Waited,
 }
 
 /// Requests that the kernel is likely to treat alike.
@@ -169,12 +169,11 @@ impl OpenFile {
         self.appends.fetch_sub(1, Ordering::Release);
     }
 
-    /// What a submission of this, on a thread of the runtime, did to the thread. One that is slow
-    /// may have been kept from running; the next one is watched closely.
+    /// What a submission of this, on a thread of the runtime, did to the thread. After one that was
+    /// long by the clock, the next one is watched closely.
     pub(crate) fn submitted(&self, order: &Order, stay: Stay) {
-        let suspect = self.suspect.swap(stay == Stay::Slow, Ordering::Relaxed);
-        let waited = stay == Stay::Asleep || stay == Stay::Slow && suspect;
-        if let (true, Some(class)) = (waited, self.class(order)) {
+        self.suspect.store(stay == Stay::Long, Ordering::Relaxed);
+        if let (Stay::Waited, Some(class)) = (stay, self.class(order)) {
             self.habit(class).submitted(true);
         }
     }
@@ -182,7 +181,7 @@ impl OpenFile {
     /// The same on a thread of the pool, where all are watched closely.
     pub(crate) fn submitted_from_pool(&self, order: &Order, stay: Stay) {
         if let Some(class) = self.class(order) {
-            self.habit(class).submitted(stay != Stay::Short);
+            self.habit(class).submitted(stay == Stay::Waited);
         }
     }
 

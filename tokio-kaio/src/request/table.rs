@@ -227,7 +227,9 @@ impl<F: Flavour> Table<F> {
             };
             let mut iocb = order.iocb(file.as_raw_fd(), &memory, tag);
             let way = way(&file, &order);
-            life.again = Again::of(&order, &file, way, &mut iocb);
+            if let Way::NoWait | Way::Probe = way {
+                life.again = Again::of(&order, &file, way, &mut iocb);
+            }
             let flight = Flight {
                 pooled: matches!(way, Way::Pool),
                 ..flight
@@ -239,7 +241,7 @@ impl<F: Flavour> Table<F> {
             });
             match way {
                 Way::Pool => pooled(Parcel::new(iocb, file)),
-                _ => batch.push(Parcel::new(iocb, file)),
+                _ => batch.push(iocb, file),
             }
         }
     }

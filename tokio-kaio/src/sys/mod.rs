@@ -19,7 +19,7 @@ pub(crate) use memory::Mapping;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
 pub(crate) use syscalls::{
-    create_eventfd, current_cpu, memlock_limit, set_direct, signal, times_slept,
+    ThreadUsage, create_eventfd, current_cpu, memlock_limit, set_direct, signal, thread_usage,
 };
 pub(crate) use system::System;
 pub(crate) use threads::Threads;

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use super::abi::{IoEvent, Iocb};
 
@@ -250,20 +251,35 @@ unsafe fn vectored_with_flags(number: libc::c_long, fd: RawFd, iocb: &Iocb) -> i
     syscall_result(code)
 }
 
-/// How often this thread has gone to sleep, so far: it had to wait for something.
-///
+/// What this thread has come to so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadUsage {
+    /// How often it has gone to sleep: it had to wait for something.
+    pub(crate) sleeps: i64,
+    /// For how long it has run.
+    pub(crate) cpu: Duration,
+}
+
 /// # References
 ///
-/// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html), `ru_nvcsw`
-pub(crate) fn times_slept() -> io::Result<i64> {
+/// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html): `ru_nvcsw`, `ru_utime`,
+/// `ru_stime`
+pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the kernel writes to a structure of ours.
     let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
     syscall_result(code.into())?;
     // SAFETY: all zeroes is a valid rusage, and the kernel has filled it in.
     let usage = unsafe { usage.assume_init() };
+    let duration = |time: libc::timeval| {
+        let (seconds, micros) = (time.tv_sec as u64, time.tv_usec as u64);
+        Duration::from_secs(seconds) + Duration::from_micros(micros)
+    };
     #[allow(clippy::useless_conversion)] // its width differs between targets
-    Ok(usage.ru_nvcsw.into())
+    Ok(ThreadUsage {
+        sleeps: usage.ru_nvcsw.into(),
+        cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
+    })
 }
 
 /// The CPU that runs this thread, or just did. 0 where it can't be told.
