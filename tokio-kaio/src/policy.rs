@@ -62,7 +62,7 @@ pub enum SubmitPolicy {
     ///   it would not have waited for (XFS: nearly every overwrite), costs nothing for long: where
     ///   submissions from the pool are seen not to sleep, further ones are made here without the
     ///   flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one that sleeps,
-    ///   or takes more than a millisecond, sends those after it to the pool again.
+    ///   or runs for more than a millisecond, sends those after it to the pool again.
     ///
     /// Syncs go to a work queue of the kernel's and are submitted inline; so are operations with
     /// `NOWAIT` of their own, whose `EAGAIN` is the caller's.

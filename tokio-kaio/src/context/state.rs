@@ -488,6 +488,7 @@ impl<F: Flavour> State<F> {
             .recallable(&ticket)
             .and_then(|tag| self.pool.recall(tag));
         if let Some(parcel) = recalled {
+            self.counts.completed += u64::from(parcel.counted); // refused, and that is all
             aftermath
                 .released
                 .drop(None, Memory::None, Some(parcel.file));
