@@ -55,6 +55,17 @@ pub enum RawCommand<'a> {
 }
 
 impl<'a> RawCommand<'a> {
+    /// What it is called.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            RawCommand::Pread { .. } => "read",
+            RawCommand::Pwrite { .. } => "write",
+            RawCommand::Fdsync => "fdsync",
+            RawCommand::Fsync => "fsync",
+        }
+    }
+
     /// Panics where `len` is larger than the buffer.
     pub(crate) fn check(&self) {
         let (len, size) = match self {

@@ -134,6 +134,7 @@ mod policy;
 mod request;
 mod sync;
 mod sys;
+mod trace;
 
 pub use buf::{LockedBuf, LockedBufError};
 pub use command::RawCommand;

@@ -3,10 +3,12 @@
 use super::teardown::Remains;
 use crate::request::Released;
 use crate::sys::Kernel;
+use crate::trace::Notices;
 
 /// What is to be done once the lock is released. Mostly nothing, and cheap then.
 pub(super) struct Aftermath<K: Kernel> {
     pub(super) released: Released,
+    pub(super) notices: Notices,
     pub(super) remains: Option<Box<Remains<K>>>,
     pub(super) wake_driver: bool,
     /// The queue is to be flushed here and now.
@@ -21,6 +23,7 @@ impl<K: Kernel> Aftermath<K> {
     pub(super) fn new() -> Aftermath<K> {
         Aftermath {
             released: Released::new(),
+            notices: Notices::new(),
             remains: None,
             wake_driver: false,
             flush: false,
@@ -31,6 +34,6 @@ impl<K: Kernel> Aftermath<K> {
 
     pub(super) fn is_nothing(&self) -> bool {
         let quiet = !(self.wake_driver | self.flush | self.dispatch | self.more);
-        quiet && self.released.is_empty() && self.remains.is_none()
+        quiet && self.notices.is_empty() && self.released.is_empty() && self.remains.is_none()
     }
 }

@@ -19,7 +19,8 @@ use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHa
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::request::{Flavour, Of};
 use crate::sync::EventFd;
-use crate::sys::{Aio, MAX_BATCH, System};
+use crate::sys::{Aio, Kernel, MAX_BATCH, System};
+use crate::trace;
 use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
 
 /// Makes contexts.
@@ -311,6 +312,7 @@ impl AioContextBuilder {
             Err(AioContextError::IoSetup(error))
                 if self.else_threads && error.raw_os_error() != Some(libc::EINVAL) =>
             {
+                trace::without_aio(&error);
                 let limits = Limits {
                     backend: Backend::ThreadPool,
                     ..limits
@@ -347,7 +349,13 @@ where
     let nr = u32::try_from(limits.slots).ok().filter(|nr| *nr > 0);
     let nr = nr.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let kernel = match limits.backend {
-        Backend::KernelAio => System::Aio(Aio::setup(nr)?),
+        Backend::KernelAio => {
+            let aio = Aio::setup(nr)?;
+            if !aio.has_ring() {
+                trace::without_ring();
+            }
+            System::Aio(aio)
+        }
         Backend::ThreadPool => System::Threads(crate::sys::Threads::new()),
     };
     let shared = Shared::new(kernel, Some(signal), limits, threads, reaper);

@@ -13,6 +13,8 @@ use super::descriptor::Descriptor;
 use super::operation::Operation;
 use super::shards::Shards;
 use crate::request::Of;
+#[cfg(feature = "tracing")]
+use crate::trace;
 use crate::{
     AioCommandError, Backend, IntrusiveAdapter, LocalRequestAdapter, Metrics, RawCommand,
     SyncRequestAdapter,
@@ -70,6 +72,49 @@ where
     /// system call.
     pub fn metrics(&self) -> Metrics {
         self.shards.metrics()
+    }
+
+    /// [Publishes](Metrics::publish) the context's metrics every `interval`, and a last time when the
+    /// context has ended; then it resolves. With the feature `metrics`. To be spawned:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_kaio::aio_context;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let report = handle.clone().report_metrics("wal", Duration::from_secs(10));
+    /// let report = tokio::spawn(report);
+    /// // …
+    /// context.close().await;
+    /// report.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it publishes no more.
+    ///
+    /// # Panics
+    ///
+    /// In a runtime whose timer is not enabled.
+    #[cfg(feature = "metrics")]
+    pub async fn report_metrics(
+        self,
+        context: impl Into<::metrics::SharedString>,
+        interval: std::time::Duration,
+    ) {
+        crate::metrics::describe();
+        let context = context.into();
+        let mut ended = std::pin::pin!(self.shards.clone().given_back());
+        loop {
+            self.metrics().publish(context.clone());
+            if tokio::time::timeout(interval, ended.as_mut()).await.is_ok() {
+                return self.metrics().publish(context);
+            }
+        }
     }
 
     /// Runs one operation on the file behind `fd`; returns the number of bytes that were moved, 0
@@ -136,12 +181,13 @@ where
         descriptor: Descriptor<'a>,
         command: RawCommand<'a>,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        Operation::new(
-            self.shards.here(),
-            self.shards.others(),
-            descriptor,
-            command,
-        )
+        #[cfg(feature = "tracing")]
+        let span = trace::operation(&command, descriptor.fd());
+        let (shard, others) = (self.shards.here(), self.shards.others());
+        let operation = Operation::new(shard, others, descriptor, command);
+        #[cfg(feature = "tracing")]
+        let operation = trace::Spanned::new(span, operation);
+        operation
     }
 }
 

@@ -14,6 +14,7 @@ use super::effort::Watch;
 use super::reaper::Bell;
 use crate::request::{Batch, OpenFile, Parcel, submit};
 use crate::sys::{self, Kernel, Process};
+use crate::trace;
 
 /// Submits what would have to wait on threads that may.
 ///
@@ -288,6 +289,9 @@ impl<K: Kernel> Pool<K> {
             self.give_back(returned);
         }
         drop(batch); // closes files, maybe
+        if effort.is_slow() {
+            trace::slow_submit(taken, effort.time, true);
+        }
         let mut state = self.lock();
         if let Some(file) = &append_to {
             state.appending.retain(|other| !Arc::ptr_eq(other, file));

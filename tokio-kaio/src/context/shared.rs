@@ -24,11 +24,11 @@ use super::reaper::Reaper;
 use super::route::Route;
 use super::state::{Admitted, Arrival, Driven, Limits, Phase, State};
 use super::teardown::Remains;
-use crate::Metrics;
 use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Ticket, submit};
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
 use crate::sys::{Kernel, MAX_BATCH};
+use crate::{Metrics, trace};
 
 pub(crate) struct Shared<F: Flavour> {
     state: Mutex<F::Lock, State<F>>,
@@ -106,6 +106,7 @@ impl<F: Flavour> Shared<F> {
     fn follow_up(&self, aftermath: &mut Aftermath<F::Kernel>) -> bool {
         loop {
             aftermath.released.free();
+            aftermath.notices.tell();
             if let Some(remains) = aftermath.remains.take() {
                 Remains::bury(*remains);
             }
@@ -195,6 +196,7 @@ impl<F: Flavour> Shared<F> {
         } else {
             self.conclude(&mut aftermath);
         }
+        tell_if_slow(taken, effort.as_ref());
         looked
     }
 
@@ -266,6 +268,7 @@ impl<F: Flavour> Shared<F> {
             state.sent(batch.iocbs(), &route, aftermath);
             (!stalled || reaped, state.table.queued() > 0)
         });
+        tell_if_slow(batch.len(), effort.as_ref());
         batch.clear();
         // Where the kernel has no room, the next event makes some.
         self.follow_up(&mut aftermath) || progress && more
@@ -416,5 +419,13 @@ impl<F: Flavour> Shared<F> {
 impl<F: Flavour> Drop for Shared<F> {
     fn drop(&mut self) {
         self.orphan();
+    }
+}
+
+/// To be called when no lock is held.
+#[inline(always)]
+fn tell_if_slow(requests: usize, effort: Option<&Effort>) {
+    if let Some(effort) = effort.filter(|effort| effort.is_slow()) {
+        trace::slow_submit(requests, effort.time, false);
     }
 }

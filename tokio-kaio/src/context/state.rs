@@ -1,6 +1,7 @@
 //! What a context has behind its one lock, and every way in which it changes.
 
 use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -18,6 +19,7 @@ use crate::request::{
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
 use crate::sys::{Events, Kernel, MAX_BATCH};
+use crate::trace::Notice;
 use crate::{AioCommandError, Backend, SubmitPolicy};
 
 /// Most requests that go to the kernel in one call, unless told. With more, the device is idle for
@@ -189,8 +191,12 @@ impl<F: Flavour> State<F> {
         if full && !may_wait {
             return Admitted::Full;
         }
-        if full && !self.limits.waits {
+        if full {
             self.counts.found_full += 1;
+            let slots = self.limits.slots;
+            aftermath.notices.push(|| Notice::FoundFull { slots });
+        }
+        if full && !self.limits.waits {
             return Admitted::Refused(AioCommandError::CapacityExceeded);
         }
         let file = descriptor.file();
@@ -238,6 +244,8 @@ impl<F: Flavour> State<F> {
         }
         let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
         let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
+        let fd = file.as_raw_fd();
+        aftermath.notices.push(|| Notice::Offloaded { fd });
         self.offload(parcel, aftermath);
         Admitted::Queued(ticket)
     }
@@ -252,7 +260,6 @@ impl<F: Flavour> State<F> {
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
         let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
-        self.counts.found_full += u64::from(full);
         self.batching
             .queued(waker.as_ref().unwrap_or(Waker::noop()));
         let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
@@ -384,8 +391,10 @@ impl<F: Flavour> State<F> {
             file.way(order, policy, turn == Turn::Probe)
         };
         let mut pooled = 0;
-        let pool = |parcel| {
+        let pool = |parcel: Parcel| {
             pooled += 1;
+            let fd = parcel.file.as_raw_fd();
+            aftermath.notices.push(|| Notice::Offloaded { fd });
             self.pool.push(parcel);
         };
         self.table
@@ -446,6 +455,11 @@ impl<F: Flavour> State<F> {
             },
             Landing::Again(parcel) => {
                 counts.nowait_refusals += 1;
+                aftermath.notices.push(|| Notice::Refused {
+                    fd: parcel.iocb.fildes as RawFd,
+                    order: Order::of(&parcel.iocb),
+                    unknown: matches!(outcome, Outcome::Refused(_)),
+                });
                 self.offload(parcel, aftermath);
             }
             Landing::Nothing => {}

@@ -1,6 +1,11 @@
 //! [`Metrics`]: what a context has done.
 
+#[cfg(feature = "metrics")]
+mod facade;
 mod histogram;
+
+#[cfg(feature = "metrics")]
+pub(crate) use facade::describe;
 
 pub use histogram::LatencyHistogram;
 
@@ -118,6 +123,20 @@ pub struct Reaped {
     pub by_driver: u64,
     /// A future was dropped, a slot was looked for, or there were more than one look takes.
     pub otherwise: u64,
+}
+
+impl Reaped {
+    /// With names for the paths.
+    #[cfg(feature = "metrics")]
+    fn by_path(&self) -> [(&'static str, u64); 5] {
+        [
+            ("submit", self.after_submit),
+            ("signal", self.by_signal),
+            ("poll", self.by_poll),
+            ("driver", self.by_driver),
+            ("other", self.otherwise),
+        ]
+    }
 }
 
 impl Metrics {

@@ -1,0 +1,33 @@
+//! [`Notices`] and the rest, where nobody listens.
+
+use std::io;
+use std::time::Duration;
+
+use super::Notice;
+
+#[derive(Debug)]
+pub(crate) struct Notices;
+
+impl Notices {
+    pub(crate) const fn new() -> Notices {
+        Notices
+    }
+
+    #[inline(always)]
+    pub(crate) fn push(&mut self, _notice: impl FnOnce() -> Notice) {}
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    pub(crate) fn tell(&mut self) {}
+}
+
+#[inline(always)]
+pub(crate) fn slow_submit(_requests: usize, _took: Duration, _offloaded: bool) {}
+
+pub(crate) fn without_aio(_error: &io::Error) {}
+
+pub(crate) fn without_ring() {}

@@ -1,0 +1,175 @@
+//! [`Spanned`], [`Notices`] and single events.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tracing::field::Empty;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span, debug, debug_span, info, trace, warn};
+
+use super::Notice;
+use crate::request::Order;
+use crate::sync::contain;
+use crate::sys::abi;
+use crate::{AioCommandError, RawCommand};
+
+/// An operation in its span, which is entered for each poll and gets the result.
+#[derive(Debug)]
+pub(crate) struct Spanned<O> {
+    span: Span,
+    operation: O,
+    ended: bool,
+}
+
+impl<O> Spanned<O> {
+    pub(crate) fn new(span: Span, operation: O) -> Spanned<O> {
+        Spanned {
+            span,
+            operation,
+            ended: false,
+        }
+    }
+}
+
+impl<O> Future for Spanned<O>
+where
+    O: Future<Output = Result<u64, AioCommandError>> + Unpin,
+{
+    type Output = O::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O::Output> {
+        let this = self.get_mut();
+        let entered = this.span.enter();
+        let result = ready!(Pin::new(&mut this.operation).poll(cx));
+        this.ended = true;
+        match &result {
+            Ok(bytes) => this.span.record("bytes", bytes),
+            Err(error) => this.span.record("error", tracing::field::display(error)),
+        };
+        drop(entered);
+        Poll::Ready(result)
+    }
+}
+
+impl<O> Drop for Spanned<O> {
+    fn drop(&mut self) {
+        if !self.ended && !std::thread::panicking() {
+            let _entered = self.span.enter();
+            debug!(target: "tokio_kaio", "dropped before it was done");
+        }
+    }
+}
+
+/// The span of an operation on descriptor `fd`.
+pub(crate) fn operation(command: &RawCommand<'_>, fd: RawFd) -> Span {
+    let transfer = command.transfer();
+    debug_span!(
+        target: "tokio_kaio",
+        "aio",
+        op = command.name(),
+        fd,
+        offset = transfer.and_then(|transfer| transfer.offset),
+        len = transfer.map(|transfer| transfer.len),
+        bytes = Empty,
+        error = Empty,
+    )
+}
+
+/// What is to be told when no lock is held.
+#[derive(Debug)]
+pub(crate) struct Notices(Vec<Notice>);
+
+impl Notices {
+    pub(crate) const fn new() -> Notices {
+        Notices(Vec::new())
+    }
+
+    /// Takes one in, if somebody listens.
+    #[inline]
+    pub(crate) fn push(&mut self, notice: impl FnOnce() -> Notice) {
+        // That is a look at a number; the subscriber itself is asked later.
+        if LevelFilter::current() >= Level::DEBUG {
+            self.0.push(notice());
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells all of it.
+    pub(crate) fn tell(&mut self) {
+        for notice in self.0.drain(..) {
+            contain(|| tell(notice));
+        }
+    }
+}
+
+fn tell(notice: Notice) {
+    match notice {
+        Notice::Refused { fd, order, unknown } => debug!(
+            target: "tokio_kaio",
+            op = name(&order),
+            fd,
+            offset = order.offset,
+            len = order.nbytes,
+            errno = if unknown { "EOPNOTSUPP" } else { "EAGAIN" },
+            "the kernel refused RWF_NOWAIT: submitted from the blocking pool"
+        ),
+        Notice::Offloaded { fd } => {
+            trace!(target: "tokio_kaio", fd, "submitted from the blocking pool");
+        }
+        Notice::FoundFull { slots } => {
+            trace!(target: "tokio_kaio", slots, "no slot of the context was free");
+        }
+    }
+}
+
+fn name(order: &Order) -> &'static str {
+    match order.opcode {
+        abi::IOCB_CMD_PREAD => "read",
+        abi::IOCB_CMD_PWRITE => "write",
+        abi::IOCB_CMD_FDSYNC => "fdsync",
+        _ => "fsync",
+    }
+}
+
+/// A submission took long. `offloaded`: on a thread of the blocking pool, where that is no harm.
+pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
+    let micros = took.as_micros() as u64;
+    contain(|| match offloaded {
+        false => warn!(
+            target: "tokio_kaio",
+            requests,
+            micros,
+            "io_submit held up a thread of the runtime"
+        ),
+        true => debug!(
+            target: "tokio_kaio",
+            requests,
+            micros,
+            "io_submit took long on a thread of the blocking pool"
+        ),
+    });
+}
+
+/// A context runs on threads, because AIO can't be had.
+pub(crate) fn without_aio(error: &io::Error) {
+    warn!(
+        target: "tokio_kaio",
+        errno = error.raw_os_error(),
+        "kernel AIO can't be had: a context runs on the thread pool: {error}"
+    );
+}
+
+/// Events are fetched by system call.
+pub(crate) fn without_ring() {
+    info!(
+        target: "tokio_kaio",
+        "the kernel maps no completion ring that is known here: events are fetched with io_getevents"
+    );
+}
