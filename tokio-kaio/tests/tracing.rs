@@ -1,0 +1,243 @@
+//! What `tracing` is told.
+#![allow(unsafe_code)] // for what the tests share
+
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use common::*;
+use futures::FutureExt;
+use futures::future::join_all;
+use tokio::runtime::Builder;
+use tokio_kaio::{AioContextBuilder, AioContextHandle, Backend, SubmitPolicy, WriteFlags};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Registry;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+const LEN: u64 = BLOCK as u64;
+
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.into());
+    }
+}
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// Keeps what is told.
+#[derive(Clone, Default)]
+struct Keeper {
+    /// Spans that were closed.
+    spans: Arc<Mutex<Vec<Fields>>>,
+    events: Arc<Mutex<Vec<(Level, Fields)>>>,
+    /// Looked at with every event, as a subscriber that uses the crate might.
+    handle: Arc<Mutex<Option<AioContextHandle>>>,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.target() == "tokio_kaio"
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let span = context.span(id).unwrap();
+        assert_eq!(span.name(), "aio");
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let span = context.span(id).unwrap();
+        values.record(span.extensions_mut().get_mut::<Fields>().unwrap());
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let told = (*event.metadata().level(), fields);
+        self.events.lock().unwrap().push(told);
+        if let Some(handle) = &*self.handle.lock().unwrap() {
+            handle.metrics();
+        }
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).unwrap();
+        let fields = span.extensions_mut().remove::<Fields>().unwrap();
+        self.spans.lock().unwrap().push(fields);
+    }
+}
+
+impl Keeper {
+    fn spans(&self) -> Vec<Fields> {
+        self.spans.lock().unwrap().clone()
+    }
+
+    /// Events whose message has `text` in it.
+    fn events(&self, text: &str) -> Vec<(Level, Fields)> {
+        let events = self.events.lock().unwrap();
+        let wanted = |(_, fields): &&(Level, Fields)| {
+            fields
+                .get("message")
+                .is_some_and(|told| told.contains(text))
+        };
+        events.iter().filter(wanted).cloned().collect()
+    }
+}
+
+/// Runs `test` on this thread alone, and tells its keeper what it does.
+fn with_keeper(test: impl AsyncFnOnce(&Keeper)) {
+    let keeper = Keeper::default();
+    let subscriber = Registry::default().with(keeper.clone());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        runtime.block_on(within(test(&keeper)));
+    });
+}
+
+#[test]
+fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
+    with_keeper(async |keeper| {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 2).await;
+        let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+        let mut bytes = buffer(BLOCK);
+        read_block(&handle, &file, LEN, &mut bytes).await.unwrap();
+        let written = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty());
+        written.await.unwrap();
+        file.sync_all(&handle).await.unwrap();
+        file.sync_data(&handle).await.unwrap();
+        read_block(&handle, &file, 1, &mut bytes).await.unwrap_err();
+        context.close().await;
+
+        let spans = keeper.spans();
+        let told: Vec<_> = spans
+            .iter()
+            .map(|span| ["op", "offset", "len", "bytes"].map(|name| span.get(name)))
+            .collect();
+        let block = Some("4096");
+        assert_eq!(
+            told,
+            [
+                [Some("read"), block, block, block],
+                [Some("write"), Some("0"), block, block],
+                [Some("fsync"), None, None, Some("0")],
+                [Some("fdsync"), None, None, Some("0")],
+                [Some("read"), Some("1"), block, None],
+            ]
+        );
+        assert!(spans.iter().all(|span| span.get("fd").is_some()));
+        let error = spans[4].get("error").unwrap();
+        assert!(error.contains("Invalid argument"), "{error}");
+        assert!(spans[..4].iter().all(|span| span.get("error").is_none()));
+    });
+}
+
+#[test]
+fn an_operation_that_is_dropped_says_so() {
+    with_keeper(async |keeper| {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 1).await;
+        let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+        until_seen(async || {
+            let mut bytes = buffer(BLOCK);
+            let dropped = read_block(&handle, &file, 0, &mut bytes).now_or_never();
+            dropped.is_none().then_some(())
+        })
+        .await;
+        let told = keeper.events("dropped before it was done");
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].0, Level::DEBUG);
+        context.close().await;
+    });
+}
+
+#[test]
+fn a_refused_attempt_is_told_with_its_errno() {
+    let Some(dir) = on_tmpfs() else { return };
+    with_keeper(async |keeper| {
+        let file = patterned_file(&dir, 1).await;
+        let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+        if handle.backend() == Backend::ThreadPool {
+            eprintln!("skipped: threads make no attempts");
+            return;
+        }
+        *keeper.handle.lock().unwrap() = Some(handle.clone()); // it is told without a lock
+        let mut bytes = buffer(BLOCK);
+        for _ in 0..4 {
+            read_block(&handle, &file, 0, &mut bytes).await.unwrap();
+        }
+        let refusals = keeper.events("refused RWF_NOWAIT");
+        assert_eq!(refusals.len() as u64, handle.metrics().nowait_refusals);
+        assert_eq!(refusals.len(), 1, "it is learnt at once");
+        let (level, fields) = &refusals[0];
+        assert_eq!(*level, Level::DEBUG);
+        let told = ["op", "errno", "len"].map(|name| fields.get(name).unwrap());
+        assert_eq!(told, ["read", "EOPNOTSUPP", "4096"]);
+        let offloaded = keeper.events("submitted from the blocking pool");
+        assert_eq!(offloaded.len() as u64, handle.metrics().offloads);
+        *keeper.handle.lock().unwrap() = None;
+        context.close().await;
+    });
+}
+
+#[test]
+fn what_finds_no_slot_is_told() {
+    with_keeper(async |keeper| {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 8).await;
+        let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Inline);
+        let (context, handle) = builder.build().unwrap();
+        until_seen(async || {
+            let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
+            let reads = (0..).zip(&mut buffers);
+            let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
+            join_all(reads).await;
+            (handle.metrics().found_full > 0).then_some(())
+        })
+        .await;
+        let told = keeper.events("no slot");
+        assert_eq!(told.len() as u64, handle.metrics().found_full);
+        assert_eq!(told[0].0, Level::TRACE);
+        assert_eq!(told[0].1.get("slots"), Some("1"));
+        context.close().await;
+    });
+}
+
+#[test]
+fn a_context_that_takes_threads_for_want_of_aio_warns() {
+    with_keeper(async |keeper| {
+        let limit = std::fs::read_to_string("/proc/sys/fs/aio-max-nr").unwrap();
+        let more: usize = limit.trim().parse::<usize>().unwrap() + 1;
+        let builder = AioContextBuilder::new(more).automatic_backend();
+        let (context, handle) = builder.build().unwrap();
+        assert_eq!(handle.backend(), Backend::ThreadPool);
+        let told = keeper.events("can't be had");
+        if cfg!(kaio_force_threads) {
+            return eprintln!("skipped: AIO is not tried");
+        }
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].0, Level::WARN);
+        let errno = libc::EAGAIN.to_string();
+        assert!(told[0].1.get("errno").unwrap().contains(&errno), "{told:?}");
+        context.close().await;
+    });
+}
