@@ -107,6 +107,16 @@
 //! requests, batches, what found their events, refusals, what went from the blocking pool, slow
 //! submissions; latencies if asked for.
 //!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! - `metrics`: the same counters through the facade of the crate
+//!   [`metrics`](https://docs.rs/metrics), by `Metrics::publish`, or by
+//!   `GenericAioContextHandle::report_metrics` again and again.
+//! - `tracing`: a span of [`tracing`](https://docs.rs/tracing) for each operation, and events where
+//!   something is slower than it could be; target `tokio_kaio`.
+//!
 //! # Errors
 //!
 //! An operation fails with [`AioCommandError`], which fails nothing else: its context, its file and
