@@ -385,13 +385,13 @@ async fn watch<T>(handle: &AioContextHandle, request: impl Future<Output = T>) -
 }
 
 /// How often this thread has given up its CPU by itself.
-fn times_slept() -> i64 {
+fn times_slept() -> libc::c_long {
     // SAFETY: plain numbers, for which zero is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: a structure of ours to write to.
     let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
     assert_eq!(code, 0);
-    usage.ru_nvcsw.into()
+    usage.ru_nvcsw
 }
 
 /// What requests with `NOWAIT` came to. Each that is refused is made again without it, as under

@@ -1,6 +1,7 @@
 //! What the integration tests share.
 #![allow(dead_code, unreachable_pub, unsafe_code)] // each test binary uses its part
 
+use std::env;
 use std::ffi::{CStr, CString, c_void};
 use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
@@ -19,9 +20,26 @@ use tokio_kaio::{
 /// A block that every file system takes for direct I/O.
 pub const BLOCK: usize = 4096;
 
+/// Directories to test in instead of the build's disk and tmpfs, with colons between them.
+const DIRS: &str = "KAIO_TEST_DIRS";
+
+/// The directories that were given, each with one of its own made in it.
+fn given() -> Vec<TempDir> {
+    let dirs = env::var_os(DIRS).unwrap_or_default();
+    env::split_paths(&dirs)
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .map(|dir| {
+            let made = tempfile::tempdir_in(&dir);
+            made.unwrap_or_else(|error| panic!("{DIRS}: {}: {error}", dir.display()))
+        })
+        .collect()
+}
+
 /// A directory on the disk that the build is on: direct I/O completes later, as on a real device.
+/// Or in the first directory that was given.
 pub fn on_disk() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    let given = given().into_iter().next();
+    given.unwrap_or_else(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
 }
 
 /// A directory on tmpfs, where direct I/O completes inside the submission. `None`, and a line that
@@ -45,8 +63,12 @@ pub fn on_tmpfs() -> Option<TempDir> {
     direct
 }
 
-/// Both of the above, as far as they are there.
+/// All directories that were given; else both of the above, as far as they are there.
 pub fn everywhere() -> Vec<TempDir> {
+    let given = given();
+    if !given.is_empty() {
+        return given;
+    }
     [Some(on_disk()), on_tmpfs()]
         .into_iter()
         .flatten()
@@ -121,7 +143,7 @@ const CHILD: &str = "TOKIO_KAIO_TEST_CHILD";
 /// filters, forks. Returns `true` in that process; in the parent it checks that the child has
 /// passed, and returns `false`.
 pub fn in_child(name: &str) -> bool {
-    if std::env::var_os(CHILD).is_some() {
+    if env::var_os(CHILD).is_some() {
         return true;
     }
     let output = run_child(name);
@@ -141,7 +163,7 @@ pub fn in_child(name: &str) -> bool {
 }
 
 fn run_child(name: &str) -> Output {
-    Command::new(std::env::current_exe().unwrap())
+    Command::new(env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .output()
