@@ -36,7 +36,10 @@ use tokio_kaio::{
 
 const BLOCK: u64 = 4096;
 const REQUESTS: u64 = 1024;
-const SYNCS: u64 = 128;
+/// Of what takes longer.
+const FEW: u64 = 128;
+/// Longer than the kernel's clock ticks, by which file systems set time stamps.
+const PAUSE: Duration = Duration::from_millis(11);
 
 /// A class in which at least this share of the submissions slept blocks.
 const OFTEN: f64 = 0.1;
@@ -86,10 +89,10 @@ struct Row {
 
 impl Table {
     async fn measure(name: &str, dir: &Path) -> Result<Table> {
+        eprintln!("measuring: {name}");
         let dir = tempfile::tempdir_in(dir)?;
         let mut rows = vec![];
         for class in Class::ALL {
-            eprintln!("{name}: {}", class.name());
             rows.push(Row {
                 class,
                 bare: Bare::measure(dir.path(), class).await?,
@@ -151,6 +154,8 @@ fn print_summary(tables: &[Table]) {
 enum Class {
     Read,
     Overwrite,
+    /// After a pause.
+    Rare,
     Hole,
     Preallocated,
     Extending,
@@ -159,9 +164,10 @@ enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 7] = [
+    const ALL: [Class; 8] = [
         Class::Read,
         Class::Overwrite,
+        Class::Rare,
         Class::Hole,
         Class::Preallocated,
         Class::Extending,
@@ -173,6 +179,7 @@ impl Class {
         match self {
             Class::Read => "read",
             Class::Overwrite => "overwrite",
+            Class::Rare => "overwrite, rarely",
             Class::Hole => "into a hole",
             Class::Preallocated => "preallocated",
             Class::Extending => "extending",
@@ -183,7 +190,7 @@ impl Class {
 
     fn requests(self) -> u64 {
         match self {
-            Class::Sync => SYNCS,
+            Class::Sync | Class::Rare => FEW,
             _ => REQUESTS,
         }
     }
@@ -196,7 +203,7 @@ impl Class {
         let file = options.custom_flags(libc::O_DIRECT).open(path)?;
         let len = BLOCK * REQUESTS;
         match self {
-            Class::Read | Class::Overwrite | Class::Sync => {
+            Class::Read | Class::Overwrite | Class::Rare | Class::Sync => {
                 let bytes = block(1 << 20)?;
                 for at in (0..len).step_by(bytes.size()) {
                     file.write_all_at(bytes.as_ref(), at)?;
@@ -258,6 +265,9 @@ impl Subject {
 
     /// What has to be done before request `i`, and is no part of it.
     async fn prepare(&self, i: u64) -> Result<()> {
+        if self.class == Class::Rare {
+            tokio::time::sleep(PAUSE).await;
+        }
         if self.class == Class::Sync {
             let (at, flags) = (self.places[i as usize], WriteFlags::empty());
             let written = self
@@ -412,6 +422,7 @@ impl Answers {
         }
         let mut subject = Subject::new(dir, class, SubmitPolicy::Inline).await?;
         for i in 0..class.requests() {
+            subject.prepare(i).await?;
             let handle = subject.handle.clone();
             let watched = watch(&handle, subject.request(i, true)).await;
             match watched.result {

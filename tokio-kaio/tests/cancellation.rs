@@ -556,7 +556,7 @@ async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
     let dir = on_disk();
     sevens(&dir, LARGE);
     let file = open_rw(&dir, "file").await;
-    let (context, handle) = aio_context(4, true).unwrap();
+    let (context, handle) = inline_context(4);
     let mut zeroed = 0;
     for _ in 0..50 {
         let mut buffer = buffer(LARGE);

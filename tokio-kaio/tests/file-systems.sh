@@ -125,7 +125,10 @@ mount_image() {
     shift 3
     # Written in full, so that the image's own allocation is in nobody's way. (mkfs: no discard.)
     dd if=/dev/zero of="$image" bs=1M count="$image_mib" oflag=direct conv=fsync status=none
-    run "$@" "$image" >&2
+    run "$@" "$image" >"$scratch/log" || {
+        cat "$scratch/log" >&2
+        return 1
+    }
     device=$(losetup --find --show --direct-io=on "$image")
     mkdir "$scratch/$name"
     mount -t "$type" -o "$options" "$device" "$scratch/$name"
@@ -193,7 +196,7 @@ test_in() {
             say "$(basename "${program%-*}"): $(grep -o '[0-9]* passed' "$log")"
             grep '^skipped' "$log" | sort -u >&2 || true
         else
-            cat "$log" >&2
+            grep -v '^test .* ok$' "$log" >&2
             say "FAILED on $name: $(basename "${program%-*}")"
             failed=1
         fi
@@ -239,7 +242,7 @@ if ((measure)); then
     program=$(built build --release --example file_systems)
 fi
 if ((test)); then
-    mapfile -t programs < <(built test --no-run "${tests[@]/#/--test=}")
+    mapfile -t programs < <(built test --no-run "${tests[@]/#/--test=}" | sort)
     ((${#programs[@]} == ${#tests[@]})) || unable "the tests can't be built"
 fi
 
@@ -259,11 +262,14 @@ done
 failed=()
 if ((test)); then
     for i in "${!names[@]}"; do
+        if [[ ${dirs[i]} =~ /(disk|tmpfs)$ ]]; then
+            say "skipped: tests on ${names[i]}: \`cargo test\` has them"
+            continue
+        fi
         test_in "${names[i]}" "${dirs[i]}" || failed+=("${names[i]}")
     done
 fi
 if ((measure)); then
-    say "=== measuring"
     places=()
     for i in "${!names[@]}"; do
         places+=("${names[i]}=${dirs[i]}")

@@ -140,7 +140,9 @@ async fn errors_are_the_same_under_every_policy() {
         let file = patterned_file(&dir, 1).await;
         let mut bytes = buffer(BLOCK);
         let misaligned = within(read_block(&handle, &file, 1, &mut bytes)).await;
+        let aligned = misaligned.is_err();
         match misaligned {
+            Ok(_) => eprintln!("skipped: misaligned reads, which this file system serves"),
             Err(error @ AioCommandError::BadResult(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
                 assert!(error.to_string().contains("multiples"), "{error}");
@@ -170,7 +172,8 @@ async fn errors_are_the_same_under_every_policy() {
             other => panic!("{policy:?}: {other:?}"),
         }
         all_free(&handle, 4).await;
-        assert_eq!(handle.metrics().failed, 4, "{policy:?}");
+        let failed = 3 + u64::from(aligned);
+        assert_eq!(handle.metrics().failed, failed, "{policy:?}");
         within(context.close()).await;
     }
 }
@@ -200,6 +203,30 @@ async fn what_is_refused_goes_from_the_pool_and_is_counted() {
     within(context.close()).await;
 }
 
+/// Whether a submission without the flag sleeps, for writes to these blocks of a file: `None` if
+/// some do and some don't.
+async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
+    let (context, handle) = inline_context(4);
+    let file = open_rw(dir, "slept").await;
+    let bytes = patterned(0, BLOCK);
+    let (mut slept, all) = (0, blocks.end - blocks.start);
+    for block in blocks {
+        let mut written = pin!(write(&handle, &file, block, &bytes));
+        let before = times_slept();
+        let done = poll!(written.as_mut());
+        slept += u64::from(times_slept() != before);
+        if done.is_pending() {
+            within(written).await.unwrap();
+        }
+    }
+    within(context.close()).await;
+    match slept * 10 {
+        n if n <= all => Some(false),
+        n if n >= all * 9 => Some(true),
+        _ => None,
+    }
+}
+
 #[tokio::test]
 async fn a_file_learns_which_of_its_writes_would_wait() {
     if !on_kernel_aio() {
@@ -207,36 +234,39 @@ async fn a_file_learns_which_of_its_writes_would_wait() {
     }
     const WRITES: u64 = 100;
     let dir = on_disk();
+    // Extends a file, then overwrites it. ext4 waits for the first, btrfs for both, XFS for none.
+    let (extending, overwriting) = (sleeps(&dir, 0..WRITES).await, sleeps(&dir, 0..WRITES).await);
     let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
     let file = open_rw(&dir, "file").await;
     let bytes = patterned(0, BLOCK);
-    for block in 0..10 {
-        within(write(&handle, &file, block, &bytes)).await.unwrap();
+    for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
+        for block in 0..20 {
+            // It takes a few of them.
+            let block = if what == "extends" { block } else { block % 10 };
+            within(write(&handle, &file, block, &bytes)).await.unwrap();
+        }
+        let before = handle.metrics();
+        let first = if what == "extends" { 20 } else { 0 };
+        for block in first..first + WRITES {
+            within(write(&handle, &file, block, &bytes)).await.unwrap();
+        }
+        let (refusals, offloads) = since(&handle, &before);
+        match waits {
+            Some(true) => {
+                assert!(refusals <= 2, "{refusals} attempts, for {WRITES} writes");
+                assert!(
+                    offloads + 8 >= WRITES,
+                    "{offloads} of {WRITES} from the pool, where a write {what} the file"
+                );
+            }
+            // A submission may be kept from running for as long as a slow one takes.
+            Some(false) => assert!(
+                offloads <= WRITES / 4,
+                "{offloads} of {WRITES} from the pool, where a write {what} the file"
+            ),
+            None => eprintln!("skipped: where a write {what} the file, it sleeps now and then"),
+        }
     }
-    let before = handle.metrics();
-    if before.nowait_refusals == 0 {
-        eprintln!("skipped: this file system extends a file without waiting");
-        return;
-    }
-    for block in 10..10 + WRITES {
-        within(write(&handle, &file, block, &bytes)).await.unwrap();
-    }
-    let (refusals, offloads) = since(&handle, &before);
-    assert!(refusals <= 2, "{refusals} attempts, for {WRITES} writes");
-    assert!(
-        offloads + 8 >= WRITES,
-        "{offloads} of {WRITES} from the pool"
-    );
-
-    let before = handle.metrics();
-    for block in 0..WRITES {
-        within(write(&handle, &file, block, &bytes)).await.unwrap();
-    }
-    let (_, offloads) = since(&handle, &before);
-    assert!(
-        offloads <= 10,
-        "{offloads} of {WRITES} overwrites from the pool"
-    );
     within(context.close()).await;
 }
 
@@ -308,7 +338,11 @@ async fn a_nowait_of_the_callers_is_answered_to_the_caller() {
     let bytes = patterned(0, BLOCK);
     let extending = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT);
     match within(extending).await {
-        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{error}"),
+        Err(error) => {
+            // The second: this file system can't promise not to wait.
+            let refusals = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
+            assert!(refusals.contains(&error.raw_os_error()), "{error}");
+        }
         Ok(written) => assert_eq!(written, LEN, "a file system that does not wait"),
     }
     let metrics = handle.metrics();
@@ -362,7 +396,8 @@ fn appends_land_in_the_order_in_which_they_were_made() {
     {
         runtime.block_on(async {
             for dir in everywhere() {
-                for nr in [1, 4, 128] {
+                let most = if keeps_appends_apart(&dir) { 128 } else { 1 };
+                for nr in [1, 4, 128].into_iter().filter(|&nr| nr <= most) {
                     let (context, handle) = context(nr, policy);
                     let file = open_rw(&dir, &format!("{nr}")).await;
                     let all = join_all((0..APPENDS).map(async |i| {

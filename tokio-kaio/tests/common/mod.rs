@@ -75,6 +75,30 @@ pub fn everywhere() -> Vec<TempDir> {
         .collect()
 }
 
+/// Whether each of several appends that are in flight together gets a place of its own. Where not,
+/// says so.
+///
+/// XFS takes an append's place from the file's length, which changes when the append is done: those
+/// in flight together overwrite one another.
+pub fn keeps_appends_apart(dir: &TempDir) -> bool {
+    const XFS_MAGIC: i64 = 0x5846_5342;
+    let apart = file_system(dir.path()) != Some(XFS_MAGIC);
+    if !apart {
+        eprintln!("skipped: XFS writes appends that are in flight together to one place");
+    }
+    apart
+}
+
+/// How often this thread has given up its CPU by itself.
+pub fn times_slept() -> libc::c_long {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: a structure of ours to write to.
+    let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    assert_eq!(code, 0);
+    usage.ru_nvcsw
+}
+
 fn file_system(path: &Path) -> Option<i64> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: plain numbers, for which zero is a value.
