@@ -7,6 +7,7 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
+use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -496,6 +497,44 @@ fn a_read_dropped_before_a_thread_takes_it_gives_back_slot_and_memory() {
         drop(busy);
         within(context.close()).await;
         assert!(is_pattern(7, bytes.as_ref()));
+    });
+}
+
+#[test]
+fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
+    if !on_kernel_aio() {
+        return;
+    }
+    one_blocking_thread().block_on(async {
+        for dir in everywhere() {
+            let file = patterned_file(&dir, 2).await;
+            let (context, handle) = context(2, SubmitPolicy::NoWaitFirst);
+            let busy = busy().await;
+            // A dirty page is in the way of an attempt, which the kernel takes and then refuses.
+            let cached = OpenOptions::new()
+                .write(true)
+                .open(dir.path().join("blocks"));
+            cached
+                .unwrap()
+                .write_all_at(patterned(0, BLOCK).as_ref(), 0)
+                .unwrap();
+            let mut bytes = buffer(BLOCK);
+            {
+                let mut read = pin!(read_block(&handle, &file, 0, &mut bytes));
+                let _ = poll!(read.as_mut());
+                let at_rest = || {
+                    let metrics = handle.metrics();
+                    metrics.waiting_for_thread == 1 || metrics.completed == 1
+                };
+                until(at_rest, || handle.metrics()).await;
+                if handle.metrics().nowait_refusals == 0 {
+                    eprintln!("skipped: this file system reads past a dirty page without waiting");
+                }
+            }
+            drop(busy);
+            is_idle(&handle, 2).await;
+            within(context.close()).await;
+        }
     });
 }
 
