@@ -41,9 +41,8 @@ const FEW: u64 = 128;
 /// Longer than the kernel's clock ticks, by which file systems set time stamps.
 const PAUSE: Duration = Duration::from_millis(11);
 
-/// A class in which at least this share of the submissions slept blocks.
-const OFTEN: f64 = 0.1;
-/// So does one that spends more than this share of its time inside of them, unless it is done then.
+/// A class blocks if at least this share of its submissions slept, or if more of its time went by
+/// inside of them, unless it is done then.
 const MOST: f64 = 0.5;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -143,7 +142,8 @@ fn print_summary(tables: &[Table]) {
     for table in tables {
         print!("| {} |", table.name);
         for row in &table.rows {
-            print!(" {}; {} |", row.bare.verdict(), row.nowait);
+            let Row { bare, nowait, .. } = row;
+            print!(" {}{}; {nowait} |", bare.verdict(), bare.exceptions());
         }
         println!();
     }
@@ -154,7 +154,7 @@ fn print_summary(tables: &[Table]) {
 enum Class {
     Read,
     Overwrite,
-    /// After a pause.
+    /// An overwrite after a pause.
     Rare,
     Hole,
     Preallocated,
@@ -179,7 +179,7 @@ impl Class {
         match self {
             Class::Read => "read",
             Class::Overwrite => "overwrite",
-            Class::Rare => "overwrite, rarely",
+            Class::Rare => "overwrite after a pause",
             Class::Hole => "into a hole",
             Class::Preallocated => "preallocated",
             Class::Extending => "extending",
@@ -347,14 +347,22 @@ impl Bare {
 
     fn verdict(&self) -> &'static str {
         let of_all = |n: u64| n as f64 / self.seen as f64;
-        if of_all(self.slept) >= OFTEN {
+        if of_all(self.slept) >= MOST {
             "**blocks**"
-        } else if of_all(self.done) >= 0.5 {
+        } else if of_all(self.done) >= MOST {
             "inline"
         } else if self.share_inside() > MOST {
             "**blocks**"
         } else {
             "async"
+        }
+    }
+
+    /// The share of the submissions that slept, where that is not told by the verdict.
+    fn exceptions(&self) -> String {
+        match self.slept as f64 / self.seen as f64 {
+            0.01..MOST => format!(" ({} slept)", percent(self.slept, self.seen)),
+            _ => String::new(),
         }
     }
 }
@@ -448,8 +456,8 @@ impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.taken + self.would_wait + self.unknown;
         let answers = [
-            (self.taken, "taken"),
-            (self.slept, "taken, and slept"),
+            (self.taken - self.slept, "taken"),
+            (self.slept, "taken, but slept"),
             (self.would_wait, "`EAGAIN`"),
             (self.unknown, "`EOPNOTSUPP`"),
         ];
