@@ -31,6 +31,9 @@ bitflags! {
     pub struct WriteFlags: isize {
         /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
         /// With direct I/O the end must be aligned as an offset must be.
+        ///
+        /// On XFS the end moves when a write is done: appends that are in flight together are
+        /// written to one place, and all but one are lost. Wait for each there before the next.
         const APPEND = abi::RWF_APPEND as isize;
 
         /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.
@@ -41,7 +44,7 @@ bitflags! {
 
         /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
         /// for every write that extends the file or fills a hole), for pages of the file in the
-        /// page cache, for a change of the file's time stamp (on XFS that is nearly every write),
+        /// page cache, for a change of the file's time stamp (on XFS that is the first write within each tick of the kernel's clock),
         /// for a lock, for a request of the block device's. Trying again with the flag may never
         /// succeed: submit it again without. Where the file system can't promise not to wait:
         /// `EOPNOTSUPP`.
