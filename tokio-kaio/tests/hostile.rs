@@ -606,11 +606,6 @@ fn open_anonymous() -> Vec<String> {
     anonymous
 }
 
-fn rings() -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|line| line.contains("/[aio]")).count()
-}
-
 /// Waits without a runtime until `done`.
 fn until_here<S: std::fmt::Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
     let start = Instant::now();

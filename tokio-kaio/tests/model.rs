@@ -375,12 +375,6 @@ fn open(case: &Case) -> (AioContext, AioContextHandle) {
         .unwrap()
 }
 
-/// Completion rings of this process.
-fn rings() -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|line| line.contains("/[aio]")).count()
-}
-
 /// Polls `operation` as often as `how` says, with a turn of the runtime after each.
 async fn give_up<T>(operation: impl Future<Output = T>, how: GivenUp) -> Option<T> {
     let mut operation = Box::pin(operation);

@@ -24,24 +24,9 @@ use tokio_kaio::{
 };
 
 const LEN: u64 = BLOCK as u64;
-const POLICIES: [SubmitPolicy; 3] = [
-    SubmitPolicy::Inline,
-    SubmitPolicy::NoWaitFirst,
-    SubmitPolicy::Offload,
-];
-
 fn context(nr: usize, policy: SubmitPolicy) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(nr).submit_policy(policy);
     builder.build().unwrap()
-}
-
-/// Where submissions are is of no interest to threads that do it all.
-fn on_kernel_aio() -> bool {
-    let threads = cfg!(kaio_force_threads);
-    if threads {
-        eprintln!("skipped: on the thread-pool backend, all requests go from the pool");
-    }
-    !threads
 }
 
 async fn write(
@@ -68,23 +53,6 @@ fn since(handle: &AioContextHandle, before: &Metrics) -> (u64, u64) {
         now.nowait_refusals - before.nowait_refusals,
         now.offloads - before.offloads,
     )
-}
-
-/// Asserts that a context has nothing left to do, and that its counters say so.
-async fn is_idle(handle: &AioContextHandle, slots: usize) {
-    all_free(handle, slots).await;
-    let metrics = handle.metrics();
-    assert_eq!(metrics.submitted, metrics.completed, "{metrics:?}");
-    assert_eq!(
-        (
-            metrics.queued,
-            metrics.in_flight,
-            metrics.waiting_for_thread
-        ),
-        (0, 0, 0),
-        "{metrics:?}"
-    );
-    assert_eq!(metrics.abandoned_in_flight, 0, "{metrics:?}");
 }
 
 #[tokio::test]
@@ -584,12 +552,6 @@ fn slots_are_taken_by_what_waits_for_a_thread() {
             .unwrap();
         within(context.close()).await;
     });
-}
-
-/// Completion rings of this process, and requests of the machine's contexts.
-fn rings() -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|line| line.contains("/[aio]")).count()
 }
 
 #[test]

@@ -104,12 +104,6 @@ enum How {
     CloseLocal,
 }
 
-/// Completion rings of this process.
-fn rings() -> usize {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|line| line.contains("/[aio]")).count()
-}
-
 /// Nobody else keeps the machine from giving us a few long gaps, so a measurement counts if it is
 /// good once. A system call on the runtime's thread would show up every time, once a context.
 const ATTEMPTS: usize = 8;

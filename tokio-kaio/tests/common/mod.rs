@@ -1,5 +1,9 @@
 //! What the integration tests share.
-#![allow(dead_code, unreachable_pub, unsafe_code)] // each test binary uses its part
+#![allow(dead_code, unused_imports, unreachable_pub, unsafe_code)] // each test binary uses its part
+
+mod limits;
+
+pub use limits::*;
 
 use std::env;
 use std::ffi::{CStr, CString, c_void};
@@ -13,8 +17,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 use tokio_kaio::{
-    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File,
-    LockedBuf, ReadFlags, SubmitPolicy,
+    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend,
+    File, LockedBuf, ReadFlags, SubmitPolicy,
 };
 
 /// A block that every file system takes for direct I/O.
@@ -154,6 +158,17 @@ pub fn patterned(seed: u64, size: usize) -> LockedBuf {
     buffer
 }
 
+/// Descriptors of this process, and completion rings in its memory.
+pub fn held() -> (usize, usize) {
+    (fs::read_dir("/proc/self/fd").unwrap().count(), rings())
+}
+
+/// Completion rings in the memory of this process.
+pub fn rings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("/[aio]")).count()
+}
+
 /// Requests of all contexts on the machine.
 pub fn aio_nr() -> u64 {
     let text = fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
@@ -276,6 +291,49 @@ pub async fn read_block(
         .await
 }
 
+/// Whether contexts are the kernel's. Else the build has them all on threads, and a line says that a
+/// test of what only the kernel's have is skipped.
+pub fn on_kernel_aio() -> bool {
+    let threads = cfg!(kaio_force_threads);
+    if threads {
+        eprintln!("skipped on threads: about the kernel's AIO");
+    }
+    !threads
+}
+
+pub const POLICIES: [SubmitPolicy; 3] = [
+    SubmitPolicy::Inline,
+    SubmitPolicy::NoWaitFirst,
+    SubmitPolicy::Offload,
+];
+
+/// Those that this build has.
+pub const BACKENDS: &[Backend] = match cfg!(kaio_force_threads) {
+    true => &[Backend::ThreadPool],
+    false => &[Backend::KernelAio, Backend::ThreadPool],
+};
+
+/// Every policy on every backend. Threads have no use for a policy.
+pub fn ways() -> impl Iterator<Item = (Backend, SubmitPolicy)> {
+    let of = |&backend| {
+        let policies = match backend {
+            Backend::KernelAio => &POLICIES[..],
+            _ => &POLICIES[1..2],
+        };
+        policies.iter().map(move |&policy| (backend, policy))
+    };
+    BACKENDS.iter().flat_map(of)
+}
+
+/// A context with up to `nr` requests in flight, which go that way.
+pub fn context_by(
+    (backend, policy): (Backend, SubmitPolicy),
+    nr: usize,
+) -> (AioContext, AioContextHandle) {
+    let builder = AioContextBuilder::new(nr).backend(backend);
+    builder.submit_policy(policy).build().unwrap()
+}
+
 /// A context whose requests are submitted where they are made, for tests of how that is done.
 pub fn inline_context(nr: usize) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(nr).submit_policy(SubmitPolicy::Inline);
@@ -286,4 +344,21 @@ pub fn inline_context(nr: usize) -> (AioContext, AioContextHandle) {
 pub async fn all_free(handle: &AioContextHandle, slots: usize) {
     let free = || handle.available_slots();
     until(|| free() == Some(slots), free).await;
+}
+
+/// Asserts that a context has nothing left to do, and that its counters say so.
+pub async fn is_idle(handle: &AioContextHandle, slots: usize) {
+    all_free(handle, slots).await;
+    let metrics = handle.metrics();
+    assert_eq!(metrics.submitted, metrics.completed, "{metrics:?}");
+    assert_eq!(
+        (
+            metrics.queued,
+            metrics.in_flight,
+            metrics.waiting_for_thread
+        ),
+        (0, 0, 0),
+        "{metrics:?}"
+    );
+    assert_eq!(metrics.abandoned_in_flight, 0, "{metrics:?}");
 }

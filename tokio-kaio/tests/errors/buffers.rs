@@ -29,20 +29,6 @@ fn a_buffer_of_absurd_size_is_an_error() {
     }
 }
 
-/// Gives up what allows a process to lock memory past the limit. `false`: could not.
-fn obey_memlock() -> bool {
-    const NOBODY: libc::uid_t = 65534;
-    // SAFETY: changes who this process is.
-    if is_root() && unsafe { libc::setuid(NOBODY) } != 0 {
-        eprintln!(
-            "skipped: can't give up root: {}",
-            io::Error::last_os_error()
-        );
-        return false;
-    }
-    true
-}
-
 /// Address space of this process, and what of it is locked, in KiB.
 fn memory() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -53,7 +39,7 @@ fn memory() -> Vec<String> {
 #[test]
 fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
     if !in_child("buffers::past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit")
-        || !obey_memlock()
+        || !obey_limits()
     {
         return;
     }
@@ -81,7 +67,7 @@ fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
 #[test]
 fn with_a_memlock_limit_of_zero_a_buffer_is_an_error_that_names_the_limit() {
     if !in_child("buffers::with_a_memlock_limit_of_zero_a_buffer_is_an_error_that_names_the_limit")
-        || !obey_memlock()
+        || !obey_limits()
     {
         return;
     }
