@@ -19,9 +19,10 @@ pub enum AioCommandError {
     /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
     /// mode), `EINVAL` (offset past `i64::MAX`, or an operation that the file does not have),
     /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
-    /// for the request); or it did not get that far: `EMFILE` (no descriptor left for the
-    /// duplicate that a request needs while it waits for a slot), `ENOMEM` (no memory for the copy
-    /// of a buffer that an abandoned write still reads). See
+    /// for the request); or it did not get that far: `EAGAIN` (tokio's blocking pool has no thread,
+    /// and the system has none to give), `EMFILE` (no descriptor left for the duplicate that a
+    /// request needs while it waits for a slot), `ENOMEM` (no memory for the copy of a buffer that
+    /// an abandoned write still reads). See
     /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
     #[error("the kernel did not take the request: {0}{hint}", hint = SubmitHint(.0))]
     IoSubmit(#[source] io::Error),
@@ -99,7 +100,10 @@ impl fmt::Display for SubmitHint<'_> {
                 "a flag of the request is not known to the kernel, or not possible on this file \
                  system; submit it without"
             }
-            Some(libc::EAGAIN) => "the kernel has no memory for the request now; try again later",
+            Some(libc::EAGAIN) => {
+                "the kernel has no memory for the request now, or there is no thread to be had for \
+                 it; try again later"
+            }
             Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or have fewer requests wait",
             _ => return Ok(()),
         };

@@ -203,10 +203,20 @@ impl<K: Kernel> Pool<K> {
                 job.run();
                 continue;
             };
-            // tokio panics where it needs a thread and can have none.
-            let started = AssertUnwindSafe(|| drop(runtime.spawn_blocking(|| job.run())));
-            if panic::catch_unwind(started).is_err() {
-                return;
+            // tokio panics where it needs a thread and can have none, and keeps what it was given
+            // for a thread that may never come.
+            let offer = Arc::new(Mutex::new(Some(job)));
+            let taken = Arc::clone(&offer);
+            let run = move || {
+                let job = lock(&taken).take();
+                if let Some(job) = job {
+                    job.run();
+                }
+            };
+            let spawn = AssertUnwindSafe(|| drop(runtime.spawn_blocking(run)));
+            if panic::catch_unwind(spawn).is_err() {
+                let job = lock(&offer).take();
+                return job.map_or((), Job::had_no_thread);
             }
         }
     }
@@ -326,9 +336,13 @@ impl<K: Kernel> Pool<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+/// Nothing panics while holding one of these.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Returned {
@@ -356,18 +370,23 @@ impl<K: Kernel> Job<K> {
             self.pool.submit(load);
         }
     }
-}
 
-impl<K: Kernel> Drop for Job<K> {
-    /// A job that did not end by itself was dropped by its runtime, which shuts down, or has no
-    /// thread for it.
-    fn drop(&mut self) {
+    /// What waits for this one fails, unless others are there to take it.
+    fn had_no_thread(mut self) {
+        self.end(|tags| Returned {
+            refused: tags.map(|tag| (tag, libc::EAGAIN)).collect(),
+            ..Returned::default()
+        });
+    }
+
+    fn end(&mut self, as_returned: impl FnOnce(&mut dyn Iterator<Item = u64>) -> Returned) {
         if self.stage == Stage::Ended {
             return;
         }
         let mut state = self.pool.lock();
         state.jobs -= 1;
         state.starting -= usize::from(self.stage == Stage::Starting);
+        self.stage = Stage::Ended;
         if state.jobs > 0 || state.waiting.is_empty() {
             return;
         }
@@ -375,15 +394,19 @@ impl<K: Kernel> Drop for Job<K> {
         state.submitting += 1; // the context is to stay until they are given back
         drop(state);
         waiting.iter().for_each(Parcel::has_left);
-        let tags = waiting.iter().map(|parcel| parcel.iocb.data);
-        let mut returned = Returned::default();
-        if std::thread::panicking() {
-            returned.refused = tags.map(|tag| (tag, libc::EAGAIN)).collect();
-        } else {
-            returned.stopped = tags.collect();
-        }
-        self.pool.give_back(returned);
+        let mut tags = waiting.iter().map(|parcel| parcel.iocb.data);
+        self.pool.give_back(as_returned(&mut tags));
         drop(waiting); // closes files, maybe
         self.pool.has_submitted(self.pool.lock());
+    }
+}
+
+impl<K: Kernel> Drop for Job<K> {
+    /// A job that did not end by itself was dropped by its runtime, which shuts down.
+    fn drop(&mut self) {
+        self.end(|tags| Returned {
+            stopped: tags.collect(),
+            ..Returned::default()
+        });
     }
 }

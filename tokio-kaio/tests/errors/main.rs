@@ -10,6 +10,7 @@ mod buffers;
 mod contexts;
 mod disks;
 mod later;
+mod pool;
 mod requests;
 mod stopped;
 
