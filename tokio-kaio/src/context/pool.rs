@@ -161,21 +161,28 @@ impl<K: Kernel> Pool<K> {
         })
     }
 
-    /// Takes in a request, which is in flight by the table's account. [`Pool::dispatch`] is to
-    /// follow.
-    pub(super) fn push(&self, parcel: Parcel) {
-        if self.owner != Process::current() {
-            return self.give_back(Returned {
-                refused: vec![(parcel.iocb.data, libc::EINVAL)], // a child has no threads
-                ..Returned::default()
-            });
+    /// Whether this process has made it. A child has none of its threads, one of which may have had
+    /// its lock when the child was made.
+    fn is_ours(&self) -> bool {
+        self.owner == Process::current()
+    }
+
+    /// Takes in a request, which is in flight by the table's account; [`Pool::dispatch`] is to
+    /// follow. Or gives the errno with which it is refused.
+    pub(super) fn push(&self, parcel: Parcel) -> Result<(), i32> {
+        if !self.is_ours() {
+            return Err(libc::EINVAL);
         }
         parcel.waits();
         self.lock().waiting.push_back(parcel);
+        Ok(())
     }
 
     /// Takes a request back, if no thread has it yet.
     pub(super) fn recall(&self, tag: u64) -> Option<Parcel> {
+        if !self.is_ours() {
+            return None;
+        }
         let mut state = self.lock();
         let position = state.waiting.iter().position(|p| p.iocb.data == tag)?;
         let parcel = state.waiting.remove(position)?;
@@ -185,6 +192,9 @@ impl<K: Kernel> Pool<K> {
 
     /// Has threads take what waits. Not to be called under the context's lock.
     pub(super) fn dispatch(self: &Arc<Self>) {
+        if !self.is_ours() {
+            return;
+        }
         loop {
             let mut state = self.lock();
             let enough = state.starting >= state.waiting.len();
@@ -222,7 +232,7 @@ impl<K: Kernel> Pool<K> {
     }
 
     pub(super) fn has_returned(&self) -> bool {
-        self.has_returned.load(Ordering::Acquire)
+        self.has_returned.load(Ordering::Acquire) && self.is_ours()
     }
 
     pub(super) fn take_returned(&self) -> Returned {
@@ -233,14 +243,17 @@ impl<K: Kernel> Pool<K> {
 
     /// Requests that wait for a thread, and what was submitted so far.
     pub(super) fn counts(&self) -> (usize, Submissions) {
+        if !self.is_ours() {
+            return Default::default();
+        }
         let state = self.lock();
         (state.waiting.len(), state.submissions)
     }
 
     /// From now on nothing goes to the kernel from here; what was going has gone. Waits.
     pub(super) fn close(&self) {
-        if self.owner != Process::current() {
-            return; // its threads are the parent's
+        if !self.is_ours() {
+            return;
         }
         let mut state = self.lock();
         state.closed = true;
@@ -380,7 +393,7 @@ impl<K: Kernel> Job<K> {
     }
 
     fn end(&mut self, as_returned: impl FnOnce(&mut dyn Iterator<Item = u64>) -> Returned) {
-        if self.stage == Stage::Ended {
+        if self.stage == Stage::Ended || !self.pool.is_ours() {
             return;
         }
         let mut state = self.pool.lock();
@@ -408,5 +421,48 @@ impl<K: Kernel> Drop for Job<K> {
             stopped: tags.collect(),
             ..Returned::default()
         });
+    }
+}
+
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::sys::Threads as Performers;
+    use crate::sys::abi::{IOCB_CMD_FSYNC, Iocb};
+
+    fn parcel() -> Parcel {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let iocb = Iocb::new(IOCB_CMD_FSYNC, file.as_raw_fd());
+        Parcel::new(iocb, Arc::new(OpenFile::new(file)))
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_child_made_while_a_thread_has_the_lock_does_not_wait_for_it() {
+        let port = Performers::new().port();
+        let pool = Pool::<Performers>::new(port, None, Arc::new(Bell::new()), Threads::none());
+        let (first, second) = (parcel(), parcel());
+        pool.push(first).unwrap();
+        let locked = pool.lock();
+        // SAFETY: the child uses what it has of its own, then ends without further ado.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: takes a number. It ends a child that waits.
+            unsafe { libc::alarm(20) };
+            let refused = pool.push(second) == Err(libc::EINVAL);
+            let nothing = pool.recall(0).is_none() && pool.counts().0 == 0 && !pool.has_returned();
+            pool.dispatch();
+            pool.close();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!(refused && nothing))) };
+        }
+        drop(locked);
+        let mut status = 0;
+        // SAFETY: waits for the child that was just made.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child waited, or did not see that it is one");
+        assert!(pool.recall(0).is_some());
     }
 }

@@ -58,11 +58,7 @@ impl<F: Flavour> Reaper<F> {
         Reaper {
             shared,
             reach,
-            bell: Arc::new(Bell {
-                driver: AtomicWaker::new(),
-                pausing: AtomicBool::new(false),
-                signalled: AtomicBool::new(false),
-            }),
+            bell: Arc::new(Bell::new()),
         }
     }
 
@@ -128,6 +124,14 @@ impl<F: Flavour> Reaper<F> {
 }
 
 impl Bell {
+    pub(super) fn new() -> Bell {
+        Bell {
+            driver: AtomicWaker::new(),
+            pausing: AtomicBool::new(false),
+            signalled: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn wake_driver(&self) {
         contain(|| self.driver.wake());
     }

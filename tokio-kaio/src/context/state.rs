@@ -301,10 +301,14 @@ impl<F: Flavour> State<F> {
     /// Has the pool submit a request that is in flight by the table's account.
     #[cold]
     fn offload(&mut self, parcel: Parcel, aftermath: &mut Aftermath<F::Kernel>) {
-        self.counts.offloads += 1;
-        self.pool.push(parcel);
-        aftermath.dispatch = true;
-        aftermath.more |= self.pool.has_returned(); // it did not take it
+        let tag = parcel.iocb.data;
+        match self.pool.push(parcel) {
+            Ok(()) => {
+                self.counts.offloads += 1;
+                aftermath.dispatch = true;
+            }
+            Err(errno) => self.refuse(tag, errno, aftermath),
+        }
     }
 
     /// For a submission while the context lives; counts as submitting until the caller takes that back.
@@ -391,17 +395,24 @@ impl<F: Flavour> State<F> {
             file.way(order, policy, turn == Turn::Probe)
         };
         let mut pooled = 0;
+        let mut refused = Vec::new();
         let pool = |parcel: Parcel| {
-            pooled += 1;
-            let fd = parcel.file.as_raw_fd();
-            aftermath.notices.push(|| Notice::Offloaded { fd });
-            self.pool.push(parcel);
+            let (tag, fd) = (parcel.iocb.data, parcel.file.as_raw_fd());
+            match self.pool.push(parcel) {
+                Ok(()) => {
+                    pooled += 1;
+                    aftermath.notices.push(|| Notice::Offloaded { fd });
+                }
+                Err(errno) => refused.push((tag, errno)),
+            }
         };
         self.table
             .launch_queued(batch, limit, self.limits.slots, way, pool);
         self.counts.offloads += pooled;
         aftermath.dispatch |= pooled > 0;
-        aftermath.more |= self.pool.has_returned();
+        for (tag, errno) in refused {
+            self.refuse(tag, errno, aftermath);
+        }
         if batch.is_empty() {
             return None;
         }
