@@ -56,6 +56,8 @@ impl Kernel for Threads {
         let res = match unsafe { perform(iocb) } {
             Ok(moved) => moved as i64,
             Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
+                // What AIO says of a directory.
+                libc::EISDIR => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
                 errno if is_refusal(iocb, errno) => {
                     return Err(io::Error::from_raw_os_error(errno));
                 }
