@@ -185,17 +185,26 @@ fn the_allocator_of_this_test_counts() {
 
 #[test]
 fn operations_on_disk_allocate_nothing() {
+    if !on_kernel_aio() {
+        return;
+    }
     on_a_shared_context(&on_disk(), TOGETHER);
 }
 
 #[test]
 fn operations_on_tmpfs_allocate_nothing() {
+    if !on_kernel_aio() {
+        return;
+    }
     let Some(dir) = on_tmpfs() else { return };
     on_a_shared_context(&dir, TOGETHER);
 }
 
 #[test]
 fn operations_that_wait_for_a_slot_allocate_nothing() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         on_a_shared_context(&dir, TOGETHER / 8);
     }
@@ -203,6 +212,9 @@ fn operations_that_wait_for_a_slot_allocate_nothing() {
 
 #[test]
 fn operations_on_a_local_context_allocate_nothing() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         on_a_local_context(&dir, TOGETHER);
     }

@@ -563,7 +563,12 @@ async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
         buffer.as_mut().fill(UNREAD);
         let pending = {
             let read = file.read_at(&handle, 0, &mut buffer, LARGE as u64, ReadFlags::empty());
-            starts(pin!(read))
+            let mut read = pin!(read);
+            let pending = starts(read.as_mut());
+            while handle.metrics().waiting_for_thread > 0 {
+                std::thread::yield_now(); // it would be taken back from the pool
+            }
+            pending
         };
         assert_eq!(buffer.size(), LARGE);
         if pending && is_filled(&buffer, 0) {

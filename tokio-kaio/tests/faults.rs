@@ -58,6 +58,9 @@ fn open_plain(path: &Path) -> fs::File {
 
 #[tokio::test]
 async fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = inline_context(8);
@@ -90,6 +93,9 @@ async fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served(
 /// is room.
 #[tokio::test]
 async fn a_request_put_back_after_eagain_stays_on_its_file() {
+    if !on_kernel_aio() {
+        return;
+    }
     let dir = on_disk();
     let busy = patterned_file(&dir, BLOCKS).await;
     let data = patterned(7, BLOCK);
@@ -138,6 +144,9 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
 
 #[tokio::test]
 async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = inline_context(4);
@@ -158,6 +167,9 @@ async fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on(
 
 #[tokio::test]
 async fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = inline_context(8);
@@ -188,6 +200,9 @@ async fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error(
 
 #[tokio::test]
 async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_waiting() {
+    if !on_kernel_aio() {
+        return;
+    }
     let dir = on_disk();
     let file = patterned_file(&dir, BLOCKS).await;
     let (_context, handle, _never_polled) = local_aio_context(1, true).unwrap();
@@ -219,6 +234,9 @@ async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_wa
 
 #[tokio::test]
 async fn a_batch_that_is_taken_in_parts_is_served_whole() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         let file = patterned_file(&dir, BLOCKS).await;
         let (context, handle) = inline_context(64);
@@ -270,6 +288,9 @@ impl Busy {
 
 #[test]
 fn a_flush_ends_although_others_keep_queueing() {
+    if !on_kernel_aio() {
+        return;
+    }
     const MOST: usize = 1000;
     let dir = on_disk();
     one_thread().block_on(async {
@@ -348,6 +369,9 @@ async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {
 
 #[tokio::test]
 async fn a_request_whose_context_ends_while_it_is_submitted_is_stopped() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         ended_under_a_submission(&dir, None).await;
     }
@@ -355,6 +379,9 @@ async fn a_request_whose_context_ends_while_it_is_submitted_is_stopped() {
 
 #[tokio::test]
 async fn a_request_whose_context_ends_while_it_meets_eagain_is_stopped() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         ended_under_a_submission(&dir, Some(Fault::NoRoom)).await;
     }
@@ -362,6 +389,9 @@ async fn a_request_whose_context_ends_while_it_meets_eagain_is_stopped() {
 
 #[test]
 fn a_context_closed_while_a_request_is_submitted_serves_it() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         LocalSet::new().block_on(&one_thread(), async {
             let file = patterned_file(&dir, BLOCKS).await;
@@ -383,6 +413,9 @@ fn a_context_closed_while_a_request_is_submitted_serves_it() {
 /// room for it: it is not put back.
 #[tokio::test]
 async fn a_request_dropped_while_it_meets_eagain_never_reaches_the_kernel() {
+    if !on_kernel_aio() {
+        return;
+    }
     let dir = on_disk();
     let file = Arc::new(patterned_file(&dir, BLOCKS).await);
     let (context, handle) = inline_context(2);
@@ -549,6 +582,9 @@ fn storm_over(dir: &TempDir) {
 
 #[test]
 fn a_storm_of_faults_leaves_everything_right() {
+    if !on_kernel_aio() {
+        return;
+    }
     for dir in everywhere() {
         storm_over(&dir);
     }

@@ -391,6 +391,9 @@ fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
 /// The only thread that the runtime may block waits for a request that went out quietly.
 #[test]
 fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait_for_it() {
+    if !on_kernel_aio() {
+        return;
+    }
     let dir = on_disk();
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
         builder
@@ -474,6 +477,10 @@ fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitte
 
 #[test]
 fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
+    // By itself: another test's thread would end it on its way.
+    if !in_child("a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can") {
+        return;
+    }
     one_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
@@ -534,7 +541,10 @@ fn panicking_wakers_of_a_close_leave_others_able_to_close() {
             let bomb = Arc::new(Bomb(AtomicUsize::new(0)));
             let waker = Waker::from(Arc::clone(&bomb));
             let polled = close.as_mut().poll(&mut Context::from_waker(&waker));
-            assert!(polled.is_pending());
+            if polled.is_ready() {
+                assert!(cfg!(kaio_force_threads), "io_destroy takes longer");
+                continue;
+            }
             drop(background);
             let woken = || bomb.0.load(Ordering::SeqCst);
             until(|| woken() > 0, woken).await;
@@ -549,6 +559,9 @@ fn panicking_wakers_of_a_close_leave_others_able_to_close() {
 /// More than one reap takes out of the ring.
 #[test]
 fn the_free_slots_count_all_that_is_done_whoever_asks_first() {
+    if !on_kernel_aio() {
+        return;
+    }
     const REQUESTS: usize = 200;
     let dir = on_disk();
     one_thread().block_on(async {

@@ -97,8 +97,10 @@ async fn many(file: &Arc<File>, close: bool) {
     let contexts: Vec<_> = (0..CONTEXTS)
         .map(|_| aio_context(SLOTS, true).unwrap())
         .collect();
-    assert_eq!(Holdings::now().rings, CONTEXTS);
-    assert!(aio_nr() >= (CONTEXTS * SLOTS) as u64);
+    if !cfg!(kaio_force_threads) {
+        assert_eq!(Holdings::now().rings, CONTEXTS);
+        assert!(aio_nr() >= (CONTEXTS * SLOTS) as u64);
+    }
     join_all(
         contexts
             .iter()

@@ -288,11 +288,13 @@ impl Model {
             Step::Settle => self.settle().await,
             Step::Reopen { dropped } => {
                 let (context, handle) = self.context.take().unwrap();
+                let eventfds = common::eventfds();
                 if dropped {
                     drop(context);
                     // Those that were queued when it was dropped go out still, so that there is
-                    // no telling here when the last one is done: only the end of the rings tells.
-                    until(|| rings() == 0, rings).await;
+                    // no telling here when the last one is done: only the end of its eventfd tells.
+                    let one_less = eventfds - 1;
+                    until(|| common::eventfds() == one_less, common::eventfds).await;
                 } else {
                     context.close().await;
                 }
@@ -423,8 +425,8 @@ fn hold(dir: &TempDir) {
     }
 }
 
-/// One test for both file systems: contexts that are dropped are waited for by the rings of the
-/// process.
+/// One test for both file systems: contexts that are dropped are waited for by the eventfds of
+/// the process.
 #[test]
 fn random_operations_leave_a_file_as_they_leave_its_twin() {
     for dir in everywhere() {

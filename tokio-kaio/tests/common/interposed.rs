@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{CStr, c_int, c_long, c_void};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -78,7 +78,7 @@ pub fn random() -> u64 {
 ///
 /// What is submitted at [`Gate::offset`] becomes a poll (`IOCB_CMD_POLL`) of an eventfd, whatever
 /// it was: it moves no data, and is done with result 1 when the gate is opened; at once where it
-/// is open already.
+/// is open already. A thread that is to read or write there waits likewise.
 pub struct Gate(File);
 
 /// Marks offsets that are a gate's; the rest is its descriptor.
@@ -115,7 +115,8 @@ impl Gate {
         GATE | self.0.as_raw_fd() as u64
     }
 
-    /// For each request that went to the kernel here, the eventfd that it signals.
+    /// For each request that went to the kernel here, the eventfd that it signals. Of what a thread
+    /// does that is not known.
     pub fn held(&self) -> Vec<Option<RawFd>> {
         let gate = self.0.as_raw_fd();
         let held = HELD.lock().unwrap();
@@ -126,6 +127,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        self.open(); // a thread that waits would do so for ever
         let gate = self.0.as_raw_fd();
         HELD.lock().unwrap().retain(|held| held.gate != gate);
     }
@@ -161,10 +163,7 @@ const IOCB_FLAG_RESFD: u32 = 1;
 
 impl Iocb {
     fn gate(&self) -> Option<RawFd> {
-        let marked = self.offset & GATE != 0 && self.offset >> 63 == 0;
-        marked
-            .then(|| (self.offset & !GATE).try_into().ok())
-            .flatten()
+        gate_at(self.offset)
     }
 
     /// What goes to the kernel in place of this.
@@ -182,23 +181,80 @@ impl Iocb {
     }
 }
 
+fn gate_at(offset: u64) -> Option<RawFd> {
+    let marked = offset & GATE != 0 && offset >> 63 == 0;
+    marked.then(|| (offset & !GATE).try_into().ok()).flatten()
+}
+
+/// What a thread does that reads or writes at a gate. `None`: it is none.
+fn wait_at_gate(offset: u64) -> Option<isize> {
+    let gate = gate_at(offset)?;
+    HELD.lock().unwrap().push(Held {
+        gate,
+        eventfd: None,
+    });
+    let mut poll = libc::pollfd {
+        fd: gate,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one structure of ours.
+    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 {}
+    Some(1)
+}
+
+type Transfer = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pread64(fd: c_int, memory: *mut c_void, len: usize, offset: i64) -> isize {
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    wait_at_gate(offset as u64).unwrap_or_else(|| {
+        // SAFETY: the type of the C library's function.
+        let real = unsafe { real_function::<Transfer>(&REAL, c"pread64") };
+        // SAFETY: the caller's arguments, passed on.
+        unsafe { real(fd, memory, len, offset) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite64(fd: c_int, memory: *mut c_void, len: usize, offset: i64) -> isize {
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    wait_at_gate(offset as u64).unwrap_or_else(|| {
+        // SAFETY: the type of the C library's function.
+        let real = unsafe { real_function::<Transfer>(&REAL, c"pwrite64") };
+        // SAFETY: the caller's arguments, passed on.
+        unsafe { real(fd, memory, len, offset) }
+    })
+}
+
 // ---- The system call --------------------------------------------------------------------------
 
 type Syscall =
     unsafe extern "C" fn(c_long, c_long, c_long, c_long, c_long, c_long, c_long) -> c_long;
 
-/// The C library's `syscall`. Without a lock: those of the standard library make system calls.
-fn real() -> Syscall {
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    let mut symbol = REAL.load(Ordering::Relaxed);
+/// The C library's function of this name, kept in `place`. Without a lock: those of the standard
+/// library make system calls.
+///
+/// # Safety
+///
+/// `F` is the type of a pointer to it.
+unsafe fn real_function<F: Copy>(place: &AtomicPtr<c_void>, name: &CStr) -> F {
+    let mut symbol = place.load(Ordering::Relaxed);
     if symbol.is_null() {
         // SAFETY: asks for a symbol by its name.
-        symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, c"syscall".as_ptr()) };
+        symbol = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
         assert!(!symbol.is_null());
-        REAL.store(symbol, Ordering::Relaxed);
+        place.store(symbol, Ordering::Relaxed);
     }
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
+    // SAFETY: the caller's word.
+    unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+fn real() -> Syscall {
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
     // SAFETY: what the C library's function takes; one with "..." is called like this too.
-    unsafe { std::mem::transmute::<*mut c_void, Syscall>(symbol) }
+    unsafe { real_function(&REAL, c"syscall") }
 }
 
 #[unsafe(no_mangle)]

@@ -163,6 +163,15 @@ pub fn held() -> (usize, usize) {
     (fs::read_dir("/proc/self/fd").unwrap().count(), rings())
 }
 
+/// Eventfds of this process: one a shard, and those of its runtimes.
+pub fn eventfds() -> usize {
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_str() == Some("anon_inode:[eventfd]"))
+        .count()
+}
+
 /// Completion rings in the memory of this process.
 pub fn rings() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();

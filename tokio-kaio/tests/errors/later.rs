@@ -4,6 +4,9 @@ use super::*;
 
 #[test]
 fn io_submit_that_fails_later_is_an_error_to_every_request() {
+    if !common::on_kernel_aio() {
+        return;
+    }
     if !in_child("later::io_submit_that_fails_later_is_an_error_to_every_request") {
         return;
     }
