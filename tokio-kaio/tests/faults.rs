@@ -345,6 +345,53 @@ fn a_flush_ends_although_others_keep_queueing() {
 
 // ---- While a submission is on its way ---------------------------------------------------------
 
+#[tokio::test]
+async fn an_append_made_while_another_is_submitted_stays_behind_it() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for dir in everywhere() {
+        let file = Arc::new(open_rw(&dir, "log").await);
+        let (context, handle) = inline_context(2);
+        yield_now().await; // the driver has run
+        let gate = Gate::closed();
+        let mut targets = [(); 2].map(|()| buffer(BLOCK));
+        let mut held: Vec<_> = targets
+            .iter_mut()
+            .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
+            .collect();
+        for read in &mut held {
+            assert!(poll!(read).is_pending());
+        }
+        until(|| gate.held().len() == 2, || gate.held()).await;
+        let append = |i| {
+            let (handle, file) = (handle.clone(), Arc::clone(&file));
+            Box::pin(async move {
+                let (bytes, flags) = (patterned(i, BLOCK), WriteFlags::APPEND);
+                file.write_at(&handle, 0, &bytes, LEN, flags).await.unwrap()
+            })
+        };
+        let mut first = append(0);
+        assert!(poll!(&mut first).is_pending());
+        let late = Rc::new(RefCell::new(append(1)));
+        let made = Rc::clone(&late);
+        next_submissions_meet([Fault::first(move || {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(made.borrow_mut().as_mut().poll(&mut cx).is_pending());
+        })]);
+        gate.open(); // the driver submits the first one, and there is another slot
+        until(|| faults_to_come() == 0, faults_to_come).await;
+        all_free(&handle, 2).await;
+        let log = fs::read(dir.path().join("log")).unwrap();
+        assert_eq!(log.len(), 2 * BLOCK);
+        for (i, block) in (0..).zip(log.chunks(BLOCK)) {
+            assert!(is_pattern(i, block), "block {i}");
+        }
+        drop((held, first, late));
+        within(context.close()).await;
+    }
+}
+
 /// A local context whose future can be dropped at any moment, and what that brings to a read that
 /// is just being submitted, and meets `then`.
 async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {

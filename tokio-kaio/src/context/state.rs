@@ -208,7 +208,7 @@ impl<F: Flavour> State<F> {
             let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
             self.batching.should_wait(in_flight, waker, apart)
         };
-        if full || company {
+        if full || company || self.is_to_stay_behind(arrival.payload.order()) {
             return match file {
                 Some(file) => self.queue(arrival, file, full, aftermath),
                 None => Admitted::WantsFile,
@@ -272,6 +272,13 @@ impl<F: Flavour> State<F> {
             self.request_flush(aftermath);
         }
         Admitted::Queued(ticket)
+    }
+
+    /// Whether a new request would get ahead of others that it must not: an append, of those that
+    /// are queued, or that another thread is just submitting.
+    #[inline]
+    fn is_to_stay_behind(&self, order: &Order) -> bool {
+        order.appends() && (self.table.queued() > 0 || self.submitting > 0)
     }
 
     /// How a new request goes to the kernel if it goes now.
