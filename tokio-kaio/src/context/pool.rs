@@ -136,6 +136,8 @@ pub(super) struct Returned {
     pub(super) unsent: Vec<Parcel>,
     /// By their data: the runtime has shut down.
     pub(super) stopped: Vec<u64>,
+    /// How many of these have been counted as submitted: an attempt was, and is all of them.
+    pub(super) counted: u64,
 }
 
 impl<K: Kernel> Pool<K> {
@@ -308,6 +310,7 @@ impl<K: Kernel> Pool<K> {
             .unsent
             .extend(std::iter::from_fn(|| batch.pop_unsent(sent)));
         let taken = sent - returned.refused.len();
+        returned.counted = counted.saturating_sub(taken) as u64;
         if !returned.is_empty() {
             self.give_back(returned);
         }
@@ -340,6 +343,7 @@ impl<K: Kernel> Pool<K> {
             state.returned.refused.extend(returned.refused);
             state.returned.unsent.extend(returned.unsent);
             state.returned.stopped.extend(returned.stopped);
+            state.returned.counted += returned.counted;
             self.has_returned.store(true, Ordering::Release);
         }
         match self.eventfd {
@@ -408,7 +412,9 @@ impl<K: Kernel> Job<K> {
         drop(state);
         waiting.iter().for_each(Parcel::has_left);
         let mut tags = waiting.iter().map(|parcel| parcel.iocb.data);
-        self.pool.give_back(as_returned(&mut tags));
+        let mut returned = as_returned(&mut tags);
+        returned.counted = waiting.iter().filter(|parcel| parcel.counted).count() as u64;
+        self.pool.give_back(returned);
         drop(waiting); // closes files, maybe
         self.pool.has_submitted(self.pool.lock());
     }
