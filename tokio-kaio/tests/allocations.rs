@@ -13,7 +13,7 @@ use common::*;
 use tempfile::TempDir;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
-    AioCommandError, File, LockedBuf, ReadFlags, WriteFlags, aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, File, LockedBuf, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 /// Counts what each thread allocates, so that tests can run side by side.
@@ -161,7 +161,7 @@ macro_rules! check {
 
 fn on_a_shared_context(dir: &TempDir, slots: usize) {
     one_thread().block_on(async {
-        let (context, handle) = aio_context(slots, true).unwrap();
+        let (context, handle) = inline_context(slots); // a job of the pool is an allocation
         check!(dir, handle);
         within(context.close()).await;
     });
@@ -169,7 +169,8 @@ fn on_a_shared_context(dir: &TempDir, slots: usize) {
 
 fn on_a_local_context(dir: &TempDir, slots: usize) {
     one_thread().block_on(LocalSet::new().run_until(async {
-        let (context, handle, background) = local_aio_context(slots, true).unwrap();
+        let builder = AioContextBuilder::new(slots).submit_policy(SubmitPolicy::Inline);
+        let (context, handle, background) = builder.build_local().unwrap();
         spawn_local(background);
         check!(dir, handle);
         within(context.close()).await;
