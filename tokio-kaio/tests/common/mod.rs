@@ -322,8 +322,11 @@ pub const BACKENDS: &[Backend] = match cfg!(kaio_force_threads) {
     false => &[Backend::KernelAio, Backend::ThreadPool],
 };
 
+/// What runs requests, and where they are submitted.
+pub type Way = (Backend, SubmitPolicy);
+
 /// Every policy on every backend. Threads have no use for a policy.
-pub fn ways() -> impl Iterator<Item = (Backend, SubmitPolicy)> {
+pub fn ways() -> impl Iterator<Item = Way> {
     let of = |&backend| {
         let policies = match backend {
             Backend::KernelAio => &POLICIES[..],
@@ -335,10 +338,7 @@ pub fn ways() -> impl Iterator<Item = (Backend, SubmitPolicy)> {
 }
 
 /// A context with up to `nr` requests in flight, which go that way.
-pub fn context_by(
-    (backend, policy): (Backend, SubmitPolicy),
-    nr: usize,
-) -> (AioContext, AioContextHandle) {
+pub fn context_by((backend, policy): Way, nr: usize) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(nr).backend(backend);
     builder.submit_policy(policy).build().unwrap()
 }

@@ -1,5 +1,11 @@
 //! Disks that can't.
 
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{context_by, ways};
+use tempfile::TempDir;
+
 use super::*;
 
 #[test]
@@ -10,11 +16,16 @@ fn a_write_past_the_file_size_limit_is_efbig_alone() {
     // SAFETY: the signal that comes along is ignored.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     run(async {
-        for dir in common::everywhere() {
+        let dirs = common::everywhere();
+        for (dir, way) in dirs
+            .iter()
+            .flat_map(|dir| ways().map(move |way| (dir, way)))
+        {
             common::write_patterned(&dir.path().join("data"), 8);
             limit(libc::RLIMIT_FSIZE, 16 * LEN);
-            let (context, handle) = aio_context(32, true).unwrap();
-            let file = open_rw(&dir, "data").await;
+            let before = held();
+            let (context, handle) = context_by(way, 32);
+            let file = open_rw(dir, "data").await;
             let far = patterned(1, BLOCK);
             for _wave in 0..3 {
                 let past = async {
@@ -34,18 +45,19 @@ fn a_write_past_the_file_size_limit_is_efbig_alone() {
             }
             let across = write(&handle, &file, 15, &patterned(2, 2 * BLOCK)).await;
             assert_eq!(across.unwrap(), LEN, "a write across the limit is short");
-            assert_eq!(handle.available_slots(), Some(32));
-            context.close().await;
+            drop(file);
+            nothing_is_left(context, handle, 6, before).await;
             limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
         }
     });
 }
 
-/// A tmpfs of `blocks` blocks over `at`, which only this process sees. `false`, and a line that
-/// says so, where it can't be had.
-fn mount_small(at: &Path, blocks: usize) -> bool {
+/// A file system over `at`, which only this process sees. `false`, and a line that says so, where
+/// it can't be had.
+fn mount(source: &Path, at: &Path, kind: &str, options: &str) -> bool {
+    let source = CString::new(source.as_os_str().as_bytes()).unwrap();
     let at = CString::new(at.as_os_str().as_bytes()).unwrap();
-    let options = CString::new(format!("size={}", blocks * BLOCK)).unwrap();
+    let [kind_name, options] = [kind, options].map(|text| CString::new(text).unwrap());
     let private = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: this thread, and those that it starts from now on, get mounts of their own.
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
@@ -53,75 +65,129 @@ fn mount_small(at: &Path, blocks: usize) -> bool {
     // SAFETY: strings that live through the call; null where it takes none.
     let kept_apart =
         unshared && unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) } == 0;
-    let name = c"tmpfs".as_ptr();
+    let (source, kind_name, options) = (source.as_ptr(), kind_name.as_ptr(), options.as_ptr());
     // SAFETY: as above.
     let mounted = kept_apart
-        && unsafe { libc::mount(name, at.as_ptr(), name, 0, options.as_ptr().cast()) } == 0;
+        && unsafe { libc::mount(source, at.as_ptr(), kind_name, 0, options.cast()) } == 0;
     if !mounted {
         eprintln!(
-            "skipped: can't mount a small tmpfs: {}",
+            "skipped: can't mount a small {kind}: {}",
             io::Error::last_os_error()
         );
     }
     mounted
 }
 
+/// A mount point in `dir`.
+fn mount_point(dir: &TempDir) -> PathBuf {
+    let at = dir.path().join("small");
+    fs::create_dir(&at).unwrap();
+    at
+}
+
+/// So that what it is in can go.
+fn unmount(at: &Path) {
+    let at = CString::new(at.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a string that lives through the call.
+    assert_eq!(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) }, 0);
+}
+
 #[test]
-fn a_full_disk_is_enospc_alone() {
-    if !in_child("disks::a_full_disk_is_enospc_alone") {
+fn a_full_tmpfs_is_enospc_alone() {
+    if !in_child("disks::a_full_tmpfs_is_enospc_alone") {
         return;
     }
     let dir = common::on_disk();
-    let small = dir.path().join("small");
-    fs::create_dir(&small).unwrap();
-    if !mount_small(&small, 16) {
+    let small = mount_point(&dir);
+    let options = format!("size={}", 16 * BLOCK);
+    if mount(Path::new("tmpfs"), &small, "tmpfs", &options) {
+        ways().for_each(|way| run(fills_up(&small, way)));
+        unmount(&small);
+    }
+}
+
+#[test]
+fn a_full_ext4_is_enospc_alone() {
+    if !in_child("disks::a_full_ext4_is_enospc_alone") {
         return;
     }
-    run(async {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true);
-        let file = match options.aio_open(small.join("data"), false).await {
-            Ok(file) => file,
-            Err(error) => {
-                eprintln!("skipped: tmpfs can't do direct I/O: {error}");
-                return;
+    let dir = common::on_disk();
+    let path = dir.path().join("backing");
+    let backing = fs::File::create_new(&path).unwrap();
+    backing.set_len(4 << 20).unwrap();
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(&path)
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no mkfs.ext4");
+        return;
+    }
+    let backing = fs::File::options().read(true).write(true).open(&path);
+    let Some((device, name)) = loop_device(&backing.unwrap()) else {
+        return;
+    };
+    let small = mount_point(&dir);
+    if mount(&name, &small, "ext4", "") {
+        ways().for_each(|way| run(fills_up(&small, way)));
+        unmount(&small);
+    }
+    drop(device);
+}
+
+/// Fills the file system at `small`, and goes on.
+async fn fills_up(small: &Path, way: common::Way) {
+    let before = held();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    let file = match options.aio_open(small.join("data"), false).await {
+        Ok(file) => file,
+        Err(error) => {
+            eprintln!("skipped: {} can't do direct I/O: {error}", small.display());
+            return;
+        }
+    };
+    let (context, handle) = context_by(way, 32);
+    for i in 0..8 {
+        let written = write(&handle, &file, i, &patterned(i, BLOCK)).await;
+        assert_eq!(written.unwrap(), LEN);
+    }
+    // Large ones until one is short, or there is nothing left at all; then single ones.
+    let (mut end, mut failed) = (8, 0);
+    for blocks in [64, 1] {
+        let rest = buffer(blocks * BLOCK);
+        loop {
+            let written = match write(&handle, &file, end, &rest).await {
+                Ok(written) => written / LEN,
+                full => {
+                    assert_eq!(result_errno(full), Some(libc::ENOSPC), "{way:?}");
+                    failed += 1;
+                    break;
+                }
+            };
+            end += written;
+            if written < blocks as u64 {
+                break;
             }
+        }
+    }
+    let more = patterned(5, BLOCK);
+    for _wave in 0..3 {
+        let full = join_all((0..4).map(async |i| {
+            let refused = write(&handle, &file, end + 100 + i, &more).await;
+            let text = format!("{refused:?}");
+            assert_eq!(result_errno(refused), Some(libc::ENOSPC), "{way:?}");
+            assert!(text.contains("No space left"), "{text}");
+        }));
+        let beside = join_all((0..8).map(|i| read_is_served(&handle, &file, i)));
+        let overwrite = async {
+            assert_eq!(write(&handle, &file, 5, &more).await.unwrap(), LEN);
         };
-        let (context, handle) = aio_context(32, true).unwrap();
-        for i in 0..8 {
-            assert_eq!(
-                write(&handle, &file, i, &patterned(i, BLOCK))
-                    .await
-                    .unwrap(),
-                LEN
-            );
-        }
-        let rest = buffer(64 * BLOCK);
-        let rest = write(&handle, &file, 8, &rest).await.unwrap();
-        assert!(
-            rest > 0 && rest < 64 * LEN,
-            "the write that fills the disk is short: {rest}"
-        );
-        let more = patterned(5, BLOCK);
-        for _wave in 0..3 {
-            let full = async {
-                let refused = write(&handle, &file, 100, &more).await;
-                let text = format!("{refused:?}");
-                assert_eq!(result_errno(refused), Some(libc::ENOSPC));
-                assert!(text.contains("No space left"), "{text}");
-            };
-            let beside = join_all((0..8).map(|i| read_is_served(&handle, &file, i)));
-            let overwrite = async {
-                assert_eq!(write(&handle, &file, 5, &more).await.unwrap(), LEN);
-            };
-            futures::future::join3(full, beside, overwrite).await;
-        }
-        assert_eq!(handle.available_slots(), Some(32));
-        context.close().await;
-    });
-    let small = CString::new(small.as_os_str().as_bytes()).unwrap();
-    // SAFETY: a string that lives through the call.
-    unsafe { libc::umount2(small.as_ptr(), libc::MNT_DETACH) }; // so that `dir` can go
+        futures::future::join3(full, beside, overwrite).await;
+    }
+    drop(file);
+    fs::remove_file(small.join("data")).unwrap();
+    nothing_is_left(context, handle, failed + 12, before).await;
 }
 
 /// `struct loop_config` of `linux/loop.h`.
@@ -144,7 +210,7 @@ const _: () = assert!(size_of::<LoopConfig>() == 304);
 
 /// A loop device over `file`, as an open descriptor and its path. It ends with the descriptor.
 /// `None`, and a line that says so, where it can't be had.
-fn loop_device(file: &fs::File) -> Option<(fs::File, std::path::PathBuf)> {
+fn loop_device(file: &fs::File) -> Option<(fs::File, PathBuf)> {
     const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
     const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
     const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -202,40 +268,47 @@ fn an_io_error_of_the_device_is_eio_alone() {
     let Some((device, name)) = loop_device(&backing) else {
         return;
     };
-    run(async {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let file = options.aio_open(name, false).await.unwrap();
-        let (context, handle) = aio_context(64, true).unwrap();
-        join_all((0..64).map(|i| read_is_served(&handle, &file, i))).await;
-        backing.set_len(32 * LEN).unwrap(); // the device loses its second half
-        for _wave in 0..3 {
-            let requests = (0..64).map(|i| {
-                let (handle, file) = (&handle, &file);
-                async move {
-                    if i < 32 {
-                        return read_is_served(handle, file, i).await;
-                    }
-                    let mut bytes = buffer(BLOCK);
-                    let lost = read(handle, file, i, &mut bytes).await;
-                    assert_eq!(result_errno(lost), Some(libc::EIO), "block {i}");
-                    assert_eq!(bytes.size(), BLOCK, "the buffer is back");
-                }
-            });
-            join_all(requests).await;
-            assert_eq!(handle.available_slots(), Some(64));
-        }
-        let past = write(&handle, &file, 64, &buffer(BLOCK)).await;
-        assert_eq!(
-            result_errno(past),
-            Some(libc::ENOSPC),
-            "past the end of the device"
-        );
-        assert_eq!(
-            read(&handle, &file, 64, &mut buffer(BLOCK)).await.unwrap(),
-            0
-        );
-        context.close().await;
-    });
+    for way in ways() {
+        common::write_patterned(&path, 64);
+        run(loses_its_second_half(&backing, &name, way));
+    }
     drop(device);
+}
+
+async fn loses_its_second_half(backing: &fs::File, device: &Path, way: common::Way) {
+    let before = held();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let file = options.aio_open(device.into(), false).await.unwrap();
+    let (context, handle) = context_by(way, 64);
+    join_all((0..64).map(|i| read_is_served(&handle, &file, i))).await;
+    backing.set_len(32 * LEN).unwrap(); // the device loses its second half
+    for _wave in 0..3 {
+        let requests = (0..64).map(|i| {
+            let (handle, file) = (&handle, &file);
+            async move {
+                if i < 32 {
+                    return read_is_served(handle, file, i).await;
+                }
+                let mut bytes = buffer(BLOCK);
+                let lost = read(handle, file, i, &mut bytes).await;
+                assert_eq!(result_errno(lost), Some(libc::EIO), "block {i}");
+                assert_eq!(bytes.size(), BLOCK, "the buffer is back");
+            }
+        });
+        join_all(requests).await;
+        assert_eq!(handle.available_slots(), Some(64));
+    }
+    let past = write(&handle, &file, 64, &buffer(BLOCK)).await;
+    assert_eq!(
+        result_errno(past),
+        Some(libc::ENOSPC),
+        "past the end of the device"
+    );
+    assert_eq!(
+        read(&handle, &file, 64, &mut buffer(BLOCK)).await.unwrap(),
+        0
+    );
+    drop(file);
+    nothing_is_left(context, handle, 3 * 32 + 1, before).await;
 }

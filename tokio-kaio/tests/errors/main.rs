@@ -34,8 +34,9 @@ use futures::future::join_all;
 use futures::{FutureExt, poll};
 use tokio::task::JoinSet;
 use tokio_kaio::{
-    AioCommandError, AioContextError, AioContextHandle, AioOpenOptionsExt, EventFd, File,
-    LockedBuf, LockedBufError, RawCommand, ReadFlags, WriteFlags, aio_context, local_aio_context,
+    AioCommandError, AioContext, AioContextError, AioContextHandle, AioOpenOptionsExt, EventFd,
+    File, LockedBuf, LockedBufError, RawCommand, ReadFlags, WriteFlags, aio_context,
+    local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -124,6 +125,22 @@ async fn write(
         WriteFlags::empty(),
     )
     .await
+}
+
+/// Asserts that a context on which `failed` requests have failed has nothing left to do, and closes
+/// it; that leaves nothing of what came after `before` was held.
+async fn nothing_is_left(
+    context: AioContext,
+    handle: AioContextHandle,
+    failed: u64,
+    before: (usize, usize),
+) {
+    let slots = context.available_slots().unwrap();
+    common::is_idle(&handle, slots).await;
+    assert_eq!(handle.metrics().failed, failed);
+    within(context.close()).await;
+    assert_eq!(handle.available_slots(), None);
+    assert_eq!(held(), before, "descriptors and rings");
 }
 
 /// Reads block `i`, which must hold pattern `i`.
