@@ -619,16 +619,6 @@ fn open_anonymous() -> Vec<String> {
     anonymous
 }
 
-/// Waits without a runtime until `done`.
-fn until_here<S: std::fmt::Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
-    let start = Instant::now();
-    while !done() {
-        let hangs = start.elapsed() > Duration::from_secs(60);
-        assert!(!hangs, "still {:?}", state());
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors() {
     if !in_child("the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors") {

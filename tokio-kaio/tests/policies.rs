@@ -10,14 +10,13 @@ use std::future::Future;
 use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
 
 use common::*;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::task::{JoinSet, LocalSet, spawn_blocking, spawn_local, yield_now};
+use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File,
     LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
@@ -385,29 +384,6 @@ fn appends_land_in_the_order_in_which_they_were_made() {
             }
         });
     }
-}
-
-/// A runtime with one blocking thread.
-fn one_blocking_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// Keeps the runtime's only blocking thread busy until it is dropped.
-struct Busy(#[allow(dead_code, reason = "its end is the signal")] Sender<()>);
-
-async fn busy() -> Busy {
-    let (release, released) = mpsc::channel::<()>();
-    let (began, begun) = tokio::sync::oneshot::channel();
-    spawn_blocking(move || {
-        began.send(()).unwrap();
-        released.recv().unwrap_err();
-    });
-    begun.await.unwrap();
-    Busy(release)
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -370,4 +371,37 @@ pub async fn is_idle(handle: &AioContextHandle, slots: usize) {
         "{metrics:?}"
     );
     assert_eq!(metrics.abandoned_in_flight, 0, "{metrics:?}");
+}
+
+/// A runtime with one blocking thread.
+pub fn one_blocking_thread() -> Runtime {
+    runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Keeps the runtime's only blocking thread busy until it is dropped.
+pub struct Busy(pub mpsc::Sender<()>);
+
+pub async fn busy() -> Busy {
+    let (release, released) = mpsc::channel::<()>();
+    let (began, begun) = tokio::sync::oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        began.send(()).unwrap();
+        released.recv().unwrap_err();
+    });
+    begun.await.unwrap();
+    Busy(release)
+}
+
+/// Waits without a runtime until `done`.
+pub fn until_here<S: std::fmt::Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
+    let start = Instant::now();
+    while !done() {
+        let hangs = start.elapsed() > Duration::from_secs(60);
+        assert!(!hangs, "still {:?}", state());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

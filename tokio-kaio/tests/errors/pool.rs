@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 
-use tokio_kaio::{AioContextBuilder, SubmitPolicy};
+use common::{context_by, one_blocking_thread, ways};
+use tokio_kaio::{AioContextBuilder, Backend, SubmitPolicy};
 
 use super::*;
 
@@ -85,5 +86,79 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
             within(context.close()).await;
             assert_eq!(held(), before);
         });
+    }
+}
+
+/// Ways on which every transfer takes a thread of the pool.
+fn ways_of_the_pool() -> impl Iterator<Item = common::Way> {
+    ways().filter(|way| way.0 == Backend::ThreadPool || way.1 == SubmitPolicy::Offload)
+}
+
+#[test]
+fn where_the_only_thread_is_busy_requests_wait_for_it_and_are_served() {
+    one_blocking_thread().block_on(async {
+        let dir = common::on_disk();
+        let file = common::patterned_file(&dir, 8).await;
+        for way in ways_of_the_pool() {
+            let (context, handle) = context_by(way, 4);
+            tokio::task::yield_now().await; // the driver has run
+            let busy = common::busy().await;
+            let reads = join_all((0..8).map(|block| read_is_served(&handle, &file, block)));
+            let mut reads = pin!(reads);
+            for _ in 0..100 {
+                assert!(poll!(reads.as_mut()).is_pending());
+                tokio::task::yield_now().await; // which other tasks do meanwhile
+            }
+            let metrics = handle.metrics();
+            assert_eq!(metrics.waiting_for_thread, 4, "{way:?}");
+            assert_eq!((metrics.in_flight, metrics.queued), (4, 4), "{way:?}");
+            assert_eq!((metrics.submitted, metrics.failed), (0, 0), "{way:?}");
+            drop(busy);
+            within(reads).await;
+            common::is_idle(&handle, 4).await;
+            assert_eq!(handle.metrics().completed, 8, "{way:?}");
+            within(context.close()).await;
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_a_thread_is_stopped_when_its_runtime_shuts_down() {
+    if !in_child("pool::what_waits_for_a_thread_is_stopped_when_its_runtime_shuts_down") {
+        return;
+    }
+    let dir = common::on_disk();
+    drop(one_blocking_thread()); // the first one makes what all of a process share
+    let before = held();
+    for way in ways_of_the_pool() {
+        let home = one_blocking_thread();
+        let (context, handle, file, busy) = home.block_on(async {
+            let file = common::patterned_file(&dir, 8).await;
+            let (context, handle) = context_by(way, 4);
+            (context, handle, file, common::busy().await)
+        });
+        let mut targets: Vec<_> = (0..8).map(|_| patterned(99, BLOCK)).collect();
+        let stopped = {
+            let reads = (0..).zip(&mut targets);
+            let reads = reads.map(|(block, bytes)| read(&handle, &file, block, bytes));
+            let mut reads = Box::pin(join_all(reads));
+            home.block_on(async {
+                assert!(poll!(reads.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            });
+            home.shutdown_background();
+            run(reads)
+        };
+        for stopped in stopped {
+            assert!(
+                matches!(stopped, Err(AioCommandError::AioStopped)),
+                "{way:?}: {stopped:?}"
+            );
+        }
+        drop(busy);
+        assert_eq!(handle.available_slots(), None);
+        drop((context, handle, file));
+        common::until_here(|| held() == before, held);
+        assert!(targets.iter().all(|bytes| bytes.size() == BLOCK));
     }
 }
