@@ -435,12 +435,13 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::request::{Memory, Order};
     use crate::sys::Threads as Performers;
-    use crate::sys::abi::{IOCB_CMD_FSYNC, Iocb};
+    use crate::sys::abi::IOCB_CMD_FSYNC;
 
     fn parcel() -> Parcel {
         let file = std::fs::File::open("/dev/null").unwrap();
-        let iocb = Iocb::new(IOCB_CMD_FSYNC, file.as_raw_fd());
+        let iocb = Order::bare(IOCB_CMD_FSYNC).iocb(file.as_raw_fd(), &Memory::None, 0);
         Parcel::new(iocb, Arc::new(OpenFile::new(file)))
     }
 
