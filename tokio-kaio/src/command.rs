@@ -66,6 +66,11 @@ impl<'a> RawCommand<'a> {
         }
     }
 
+    /// Whether it is a write to the end of the file, wherever that is when it is made.
+    pub(crate) fn appends(&self) -> bool {
+        matches!(self, RawCommand::Pwrite { flags, .. } if flags.contains(WriteFlags::APPEND))
+    }
+
     /// Panics where `len` is larger than the buffer.
     pub(crate) fn check(&self) {
         let (len, size) = match self {

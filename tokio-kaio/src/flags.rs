@@ -32,8 +32,11 @@ bitflags! {
         /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
         /// With direct I/O the end must be aligned as an offset must be.
         ///
-        /// On XFS the end moves when a write is done: appends that are in flight together are
-        /// written to one place, and all but one are lost. Wait for each there before the next.
+        /// On XFS the end moves when a write is done, and all but one are lost of those that are in
+        /// flight together. [`File::write_at`](crate::File::write_at) has one of a context in flight
+        /// at a time. Those of several contexts or processes, and those made with
+        /// [`submit_request`](crate::GenericAioContextHandle::submit_request), are the caller's to
+        /// keep apart.
         const APPEND = abi::RWF_APPEND as isize;
 
         /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.

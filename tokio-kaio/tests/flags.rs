@@ -73,9 +73,6 @@ async fn without_append_offset_zero_is_overwritten() {
 async fn concurrent_appends_each_get_a_place_of_their_own() {
     const APPENDS: u64 = 40;
     for dir in common::everywhere() {
-        if !common::keeps_appends_apart(&dir) {
-            continue;
-        }
         let (context, handle) = aio_context(8, true).unwrap();
         let file = open_rw(&dir, "data").await;
         let appends = (0..APPENDS).map(|i| {
@@ -311,9 +308,6 @@ async fn durable_and_high_priority_operations_move_their_data() {
 #[tokio::test]
 async fn flags_are_those_of_their_own_request_within_a_batch() {
     for dir in common::everywhere() {
-        if !common::keeps_appends_apart(&dir) {
-            continue;
-        }
         common::write_patterned(&dir.path().join("data"), 4);
         let (context, handle) = aio_context(32, true).unwrap();
         let file: File = open_rw(&dir, "data").await;

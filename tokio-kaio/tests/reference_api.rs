@@ -251,12 +251,7 @@ async fn append_in_tasks(nr: usize, dir: &tempfile::TempDir) {
 #[tokio::test]
 async fn requests_are_submitted_in_the_order_in_which_they_were_made() {
     for dir in common::everywhere() {
-        let most = if common::keeps_appends_apart(&dir) {
-            4
-        } else {
-            1
-        };
-        for nr in 1..=most {
+        for nr in 1..=4 {
             within(append_in_tasks(nr, &dir)).await;
         }
     }

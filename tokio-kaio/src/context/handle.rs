@@ -176,6 +176,7 @@ where
     }
 
     /// See [`submit_request`](Self::submit_request).
+    #[inline(always)]
     pub(crate) fn operation<'a>(
         &'a self,
         descriptor: Descriptor<'a>,
@@ -183,7 +184,7 @@ where
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
         #[cfg(feature = "tracing")]
         let span = trace::operation(&command, descriptor.fd());
-        let (shard, others) = (self.shards.here(), self.shards.others());
+        let (shard, others) = self.shards.for_command(&command);
         let operation = Operation::new(shard, others, descriptor, command);
         #[cfg(feature = "tracing")]
         let operation = trace::Spanned::new(span, operation);

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::counts::Submissions;
 use super::effort::Watch;
 use super::reaper::Bell;
-use crate::request::{Batch, OpenFile, Parcel, submit};
+use crate::request::{Batch, Parcel, submit};
 use crate::sys::{self, Kernel, Process};
 use crate::trace;
 
@@ -72,8 +72,6 @@ struct State {
     starting: usize,
     /// Calls that are being made. The context is not destroyed meanwhile.
     submitting: usize,
-    /// Files to which one of these calls appends.
-    appending: Vec<Arc<OpenFile>>,
     /// Nothing is submitted any more.
     closed: bool,
     returned: Returned,
@@ -85,45 +83,22 @@ struct Load {
     batch: Batch,
     /// Requests of it that have been counted.
     counted: usize,
-    /// It is an append to this, alone: those of one file land in the order in which they were made.
-    append_to: Option<Arc<OpenFile>>,
 }
 
 impl State {
     /// A fair share for one of `threads`, since a submission may keep it for long; at most `most`
-    /// requests. Appends wait for those before them on their file.
+    /// requests.
     fn next_load(&mut self, threads: usize, most: usize) -> Option<Load> {
         let share = self.waiting.len().div_ceil(threads).min(most);
-        let mut batch = Batch::new();
-        let mut counted = 0;
-        let mut next = 0;
-        while batch.len() < share && next < self.waiting.len() {
-            let file = &self.waiting[next].file;
-            let appends = self.waiting[next].appends();
-            let its_turn = !appends
-                || batch.is_empty() && !self.appending.iter().any(|other| Arc::ptr_eq(other, file));
-            if !its_turn {
-                next += 1;
-                continue;
-            }
-            let parcel = self.waiting.remove(next)?;
-            let append_to = appends.then(|| Arc::clone(&parcel.file));
-            counted += usize::from(parcel.counted);
-            batch.push(parcel.iocb, parcel.file);
-            if append_to.is_some() {
-                self.appending.extend(append_to.clone());
-                return Some(Load {
-                    batch,
-                    counted,
-                    append_to,
-                });
-            }
+        let mut load = Load {
+            batch: Batch::new(),
+            counted: 0,
+        };
+        for parcel in self.waiting.drain(..share) {
+            load.counted += usize::from(parcel.counted);
+            load.batch.push(parcel.iocb, parcel.file);
         }
-        (!batch.is_empty()).then_some(Load {
-            batch,
-            counted,
-            append_to: None,
-        })
+        (share > 0).then_some(load)
     }
 }
 
@@ -175,7 +150,6 @@ impl<K: Kernel> Pool<K> {
         if !self.is_ours() {
             return Err(libc::EINVAL);
         }
-        parcel.waits();
         self.lock().waiting.push_back(parcel);
         Ok(())
     }
@@ -188,7 +162,6 @@ impl<K: Kernel> Pool<K> {
         let mut state = self.lock();
         let position = state.waiting.iter().position(|p| p.iocb.data == tag)?;
         let parcel = state.waiting.remove(position)?;
-        parcel.has_left();
         Some(parcel)
     }
 
@@ -268,7 +241,6 @@ impl<K: Kernel> Pool<K> {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        waiting.iter().for_each(Parcel::has_left);
         drop(waiting); // closes files
         drop(runtime);
     }
@@ -291,11 +263,7 @@ impl<K: Kernel> Pool<K> {
 
     #[allow(unsafe_code)]
     fn submit(&self, load: Load) {
-        let Load {
-            mut batch,
-            counted,
-            append_to,
-        } = load;
+        let Load { mut batch, counted } = load;
         let mut returned = Returned::default();
         let watch = Watch::closely();
         let refused = |tag, errno| returned.refused.push((tag, errno));
@@ -319,10 +287,6 @@ impl<K: Kernel> Pool<K> {
             trace::slow_submit(taken, effort.time, true);
         }
         let mut state = self.lock();
-        if let Some(file) = &append_to {
-            state.appending.retain(|other| !Arc::ptr_eq(other, file));
-            file.append_has_left();
-        }
         state.submissions.made(taken, Some(&effort));
         state.submissions.requests -= counted.min(taken) as u64;
         self.has_submitted(state);
@@ -410,7 +374,6 @@ impl<K: Kernel> Job<K> {
         let waiting = mem::take(&mut state.waiting);
         state.submitting += 1; // the context is to stay until they are given back
         drop(state);
-        waiting.iter().for_each(Parcel::has_left);
         let mut tags = waiting.iter().map(|parcel| parcel.iocb.data);
         let mut returned = as_returned(&mut tags);
         returned.counted = waiting.iter().filter(|parcel| parcel.counted).count() as u64;
@@ -435,7 +398,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::request::{Memory, Order};
+    use crate::request::{Memory, OpenFile, Order};
     use crate::sys::Threads as Performers;
     use crate::sys::abi::IOCB_CMD_FSYNC;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::shared::Shared;
 use super::state::Limits;
 use super::teardown::given_back;
-use crate::Metrics;
 use crate::request::Flavour;
 use crate::sys::current_cpu;
+use crate::{Metrics, RawCommand};
 
 /// The contexts behind a handle: at least one. With several, a request goes to that of the CPU on
 /// which it is made, so that workers neither wait for one another's lock nor submit what is in
@@ -42,17 +42,23 @@ impl<F: Flavour> Shards<F> {
         &self.0
     }
 
-    /// The one for requests that are made here and now.
-    pub(super) fn here(&self) -> &Shared<F> {
+    /// The one for a command that is made here and now, and all of them, in case that is full.
+    /// `None`: it may go there only.
+    #[inline]
+    pub(super) fn for_command(&self, command: &RawCommand<'_>) -> (&Shared<F>, Option<&Shards<F>>) {
         match &*self.0 {
-            [only] => only,
-            several => &several[current_cpu() % several.len()],
+            [only] => (only, None),
+            _ => self.among_several(command),
         }
     }
 
-    /// All of them, for requests whose own is full. `None`: there is only one.
-    pub(super) fn others(&self) -> Option<&Shards<F>> {
-        (self.0.len() > 1).then_some(self)
+    #[inline(never)]
+    fn among_several(&self, command: &RawCommand<'_>) -> (&Shared<F>, Option<&Shards<F>>) {
+        match command.appends() {
+            // They go one after another to each file, and a shard knows only its own ones.
+            true => (&self.0[0], None),
+            false => (&self.0[current_cpu() % self.0.len()], Some(self)),
+        }
     }
 
     /// No new requests from now on.

@@ -266,7 +266,7 @@ impl<F: Flavour> Shared<F> {
             let unsent = std::iter::from_fn(|| batch.pop_unsent(sent));
             state.put_back(unsent, reaped, aftermath);
             state.sent(batch.iocbs(), &route, aftermath);
-            (!stalled || reaped, state.table.queued() > 0)
+            (!stalled || reaped, state.table.launchable() > 0)
         });
         tell_if_slow(batch.len(), effort.as_ref());
         batch.clear();
@@ -343,7 +343,7 @@ impl<F: Flavour> Shared<F> {
                 state.arm(waker, aftermath);
             }
             state.reap(Look::Driver, aftermath);
-            let queued = state.table.queued();
+            let queued = state.table.launchable();
             let apart = state.tasks_are_apart();
             let early = turn == Turn::Early && queued > 0 && state.batching.is_early(queued, apart);
             state.flush_requested = early; // it goes on

@@ -208,7 +208,7 @@ impl<F: Flavour> State<F> {
             let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
             self.batching.should_wait(in_flight, waker, apart)
         };
-        if full || company || self.is_to_stay_behind(arrival.payload.order()) {
+        if full || company || self.table.is_to_stay_behind(arrival.payload.order(), file) {
             return match file {
                 Some(file) => self.queue(arrival, file, full, aftermath),
                 None => Admitted::WantsFile,
@@ -239,7 +239,7 @@ impl<F: Flavour> State<F> {
         file: &Arc<OpenFile>,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
-        if self.table.queued() > 0 {
+        if self.table.launchable() > 0 {
             return self.queue(arrival, file, false, aftermath);
         }
         let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
@@ -266,19 +266,12 @@ impl<F: Flavour> State<F> {
         // A device should not wait for the rest. But where requests are done at once, a flush
         // wakes their tasks, this one among them, which costs least from the driver's.
         let at_once = self.may_be_quiet();
-        if self.table.queued() >= self.batch_limit() && !full && !at_once {
+        if self.table.launchable() >= self.batch_limit() && !full && !at_once {
             aftermath.flush = true;
         } else {
             self.request_flush(aftermath);
         }
         Admitted::Queued(ticket)
-    }
-
-    /// Whether a new request would get ahead of others that it must not: an append, of those that
-    /// are queued, or that another thread is just submitting.
-    #[inline]
-    fn is_to_stay_behind(&self, order: &Order) -> bool {
-        order.appends() && (self.table.queued() > 0 || self.submitting > 0)
     }
 
     /// How a new request goes to the kernel if it goes now.
@@ -382,12 +375,12 @@ impl<F: Flavour> State<F> {
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Option<Route> {
         self.flush_requested = false;
-        if self.table.queued() == 0 || self.phase.live().is_none() {
+        if self.table.launchable() == 0 || self.phase.live().is_none() {
             return None;
         }
         let quiet = self.may_be_quiet();
         let apart = self.tasks_are_apart();
-        self.batching.flushed(self.table.queued(), apart);
+        self.batching.flushed(self.table.launchable(), apart);
         let limit = self.batch_limit();
         let Limits {
             policy, backend, ..
@@ -536,7 +529,7 @@ impl<F: Flavour> State<F> {
 
     /// Has what is queued submitted, if there are slots for it.
     pub(super) fn request_flush(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
-        if self.table.queued() == 0 || self.table.in_flight() >= self.limits.slots {
+        if self.table.launchable() == 0 || self.table.in_flight() >= self.limits.slots {
             return;
         }
         if !self.driven {

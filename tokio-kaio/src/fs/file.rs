@@ -54,12 +54,15 @@ use crate::{
 pub struct File {
     /// Shared with the requests that are queued for it.
     inner: Arc<OpenFile>,
+    /// It was opened with `O_APPEND`.
+    appends: bool,
 }
 
 impl File {
-    pub(super) fn new(file: std::fs::File) -> File {
+    pub(super) fn new(file: std::fs::File, appends: bool) -> File {
         File {
             inner: Arc::new(OpenFile::new(file)),
+            appends,
         }
     }
 
@@ -214,6 +217,12 @@ impl File {
     /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
     /// can be fewer, as where the disk fills up. See [`RawCommand::Pwrite`].
     ///
+    /// With [`WriteFlags::APPEND`], or on a file that was opened with
+    /// [`append`](std::fs::OpenOptions::append), at its end, whatever `offset` is. Those of one file
+    /// that one context makes are submitted one after another, in the order in which they were made,
+    /// each when the one before it is done: on some file systems (XFS) the end of the file moves only
+    /// then, and those in flight together would be written over one another.
+    ///
     /// # Errors
     ///
     /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
@@ -244,7 +253,11 @@ impl File {
         let command = RawCommand::Pwrite {
             offset,
             buffer,
-            flags,
+            // The kernel does so anyway; told of it, the context can see to the order.
+            flags: match self.appends {
+                true => flags | WriteFlags::APPEND,
+                false => flags,
+            },
             len,
         };
         aio_handle.operation(Descriptor::File(&self.inner), command)

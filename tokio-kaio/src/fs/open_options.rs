@@ -68,8 +68,9 @@ impl AioOpenOptionsExt for OpenOptions {
         off_runtime(move || {
             let file = self.open(&path)?;
             // Not through `custom_flags`, which would replace the caller's.
-            sys::set_direct(&file).map_err(|error| no_direct_io(error, &file, path))?;
-            Ok(File::new(file))
+            let appends = sys::set_direct(&file);
+            let appends = appends.map_err(|error| no_direct_io(error, &file, path))?;
+            Ok(File::new(file, appends))
         })
         .await
     }

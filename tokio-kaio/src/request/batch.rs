@@ -27,25 +27,6 @@ impl Parcel {
             counted: false,
         }
     }
-
-    /// See [`Order::appends`].
-    pub(crate) fn appends(&self) -> bool {
-        Order::of(&self.iocb).appends()
-    }
-
-    /// It is in a pool from now on.
-    pub(crate) fn waits(&self) {
-        if self.appends() {
-            self.file.append_waits();
-        }
-    }
-
-    /// It was in a pool.
-    pub(crate) fn has_left(&self) {
-        if self.appends() {
-            self.file.append_has_left();
-        }
-    }
 }
 
 /// Requests that are in flight by the table's account and go to the kernel next, outside any lock.

@@ -43,8 +43,17 @@ impl Habit {
 
     /// Not to be tried, and fit to go from where it is made.
     pub(super) const fn plain() -> Habit {
+        Habit::without_attempts(PLAIN)
+    }
+
+    /// Not to be tried, and in need of the pool, as long as nothing else is seen.
+    pub(super) const fn in_pool() -> Habit {
+        Habit::without_attempts(POOL)
+    }
+
+    const fn without_attempts(stage: u8) -> Habit {
         Habit {
-            stage: AtomicU8::new(PLAIN),
+            stage: AtomicU8::new(stage),
             run: AtomicU8::new(0),
             flag_unknown: AtomicBool::new(true),
         }

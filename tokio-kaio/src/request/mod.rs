@@ -6,9 +6,11 @@ mod flavour;
 mod habit;
 mod open_file;
 mod payload;
+mod queue;
 #[allow(clippy::module_inception)]
 mod request;
 mod table;
+mod ticket;
 
 pub use adapter::{IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 pub(crate) use batch::{Batch, Parcel, submit};
@@ -17,4 +19,5 @@ pub(crate) use open_file::{OpenFile, Stay, Way};
 pub(crate) use payload::{Lease, Memory, Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};
-pub(crate) use table::{Landing, Table, Ticket};
+pub(crate) use table::{Landing, Table};
+pub(crate) use ticket::Ticket;

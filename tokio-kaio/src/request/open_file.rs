@@ -17,11 +17,11 @@ pub(crate) struct OpenFile {
     /// [`SubmitPolicy::code`]; 0: the context's.
     policy: AtomicU8,
     /// By [`Class`].
-    habits: [Habit; 3],
+    habits: [Habit; 4],
     /// The latest submission took long by the clock.
     suspect: AtomicBool,
-    /// Appends that are in the pool.
-    appends: AtomicUsize,
+    /// The number of the table that has an append out on this file; 0: none has.
+    appending: AtomicUsize,
     /// Up to here there have been data, as far as transfers have told.
     known_end: AtomicU64,
 }
@@ -57,6 +57,21 @@ pub(crate) enum Class {
     Overwrite,
     /// A write to where no data is known to be.
     Fresh,
+    /// One that extends the file, for sure.
+    Append,
+}
+
+/// Whose turn it is to append to a file. The kernel takes the file's length for the place of an
+/// append when it is submitted, and on some file systems (XFS) makes the file longer when it is
+/// done: of two that are out together, one would be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Its own, until [`OpenFile::end_append`].
+    Taken,
+    /// That of another append of its table.
+    Busy,
+    /// That of another table's, which nothing is known of here.
+    Elsewhere,
 }
 
 impl OpenFile {
@@ -64,9 +79,9 @@ impl OpenFile {
         OpenFile {
             file,
             policy: AtomicU8::new(0),
-            habits: [const { Habit::new() }; 3],
+            habits: [Habit::new(), Habit::new(), Habit::new(), Habit::in_pool()],
             suspect: AtomicBool::new(false),
-            appends: AtomicUsize::new(0),
+            appending: AtomicUsize::new(0),
             known_end: AtomicU64::new(0),
         }
     }
@@ -74,7 +89,7 @@ impl OpenFile {
     /// For one request on a descriptor that the caller has lent.
     pub(crate) fn duplicate(file: File) -> OpenFile {
         OpenFile {
-            habits: [const { Habit::plain() }; 3], // there is nothing to learn of one request
+            habits: [const { Habit::plain() }; 4], // there is nothing to learn of one request
             ..OpenFile::new(file)
         }
     }
@@ -113,19 +128,11 @@ impl OpenFile {
             OFFLOAD => Way::Pool,
             _ => match self.class(order) {
                 Some(class) if order.rw_flags & abi::RWF_NOWAIT == 0 => {
-                    match class == Class::Fresh && self.must_follow(order) {
-                        true => Way::Pool,
-                        false => self.habit(class).way(probe),
-                    }
+                    self.habit(class).way(probe)
                 }
                 _ => Way::Inline,
             },
         }
-    }
-
-    /// Whether it is an append, and would get ahead of others if it went at once.
-    fn must_follow(&self, order: &Order) -> bool {
-        order.appends() && self.appends.load(Ordering::Acquire) > 0
     }
 
     /// Whether its next submission is to be watched closely, in a context with `policy`. `due`: it
@@ -143,8 +150,9 @@ impl OpenFile {
             abi::IOCB_CMD_PREAD => Some(Class::Read),
             abi::IOCB_CMD_PWRITE => {
                 let end = (order.offset as u64).saturating_add(order.nbytes);
-                let known = !order.appends() && end <= self.known_end.load(Ordering::Relaxed);
-                Some(if known {
+                Some(if order.appends() {
+                    Class::Append
+                } else if end <= self.known_end.load(Ordering::Relaxed) {
                     Class::Overwrite
                 } else {
                     Class::Fresh
@@ -159,14 +167,24 @@ impl OpenFile {
         &self.habits[class as usize]
     }
 
-    /// An append is in the pool from now on.
-    pub(super) fn append_waits(&self) {
-        self.appends.fetch_add(1, Ordering::Release);
+    /// An append of `table` wants to go out.
+    pub(super) fn begin_append(&self, table: usize) -> Turn {
+        let (free, order) = (0, Ordering::Relaxed); // each table is behind its own lock
+        match self.appending.compare_exchange(free, table, order, order) {
+            Ok(_) => Turn::Taken,
+            Err(other) if other == table => Turn::Busy,
+            Err(_) => Turn::Elsewhere,
+        }
     }
 
-    /// An append is no longer in the pool.
-    pub(crate) fn append_has_left(&self) {
-        self.appends.fetch_sub(1, Ordering::Release);
+    /// Whether an append of `table` is out.
+    pub(super) fn is_appended_by(&self, table: usize) -> bool {
+        self.appending.load(Ordering::Relaxed) == table
+    }
+
+    /// The append that has [`Turn::Taken`] the turn is done.
+    pub(super) fn end_append(&self) {
+        self.appending.store(0, Ordering::Relaxed);
     }
 
     /// What a submission of this, on a thread of the runtime, did to the thread. After one that was

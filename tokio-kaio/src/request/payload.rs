@@ -62,7 +62,7 @@ impl Order {
 
     /// Whether it is a write to the end of the file, wherever that is when it is made.
     pub(crate) fn appends(&self) -> bool {
-        self.opcode == abi::IOCB_CMD_PWRITE && self.rw_flags & abi::RWF_APPEND != 0
+        self.rw_flags & abi::RWF_APPEND != 0 && self.opcode == abi::IOCB_CMD_PWRITE
     }
 
     /// What [`Order::iocb`] was made from.

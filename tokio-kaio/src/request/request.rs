@@ -40,7 +40,7 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> Request<M, L> {
             link: L::default(),
             life: UnsafeCell::new(Life {
                 state: State::Ready,
-                again: None,
+                due: None,
                 since: None,
             }),
             lock: PhantomData,
@@ -59,10 +59,9 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> fmt::Debug for Request<M, L> {
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) state: State,
-    /// In flight, or abandoned there: what it takes to submit it once more, if the kernel refuses
-    /// this attempt because it would have to wait. Beside the state, which is moved about with
-    /// every change, so that those pay for it that need it.
-    pub(super) again: Option<Again>,
+    /// In flight, or abandoned there: what its event sets off. Beside the state, which is moved about
+    /// with every change, so that those pay for it that need it.
+    pub(super) due: Option<Due>,
     /// When it came in, if latencies are asked for.
     pub(super) since: Option<Instant>,
 }
@@ -90,6 +89,7 @@ pub(super) enum State {
         memory: Memory,
         /// Open, whatever becomes of the future and the caller's file.
         file: Arc<OpenFile>,
+        standing: Standing,
         waker: Option<Waker>,
     },
     /// The kernel has it, and a future waits.
@@ -127,6 +127,35 @@ pub(super) struct Flight {
     pub(super) overlooked: bool,
     /// It goes from the pool, where it may still be found, and taken back.
     pub(super) pooled: bool,
+}
+
+/// Whether a queued request has to let others go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As far as is known, it has not.
+    Free,
+    /// It is an append, and another one of its file is out: it is among those that are held back.
+    Behind,
+    /// It is an append, and its turn.
+    Next,
+}
+
+/// What the event of a request sets off.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// It is submitted once more, if the kernel refuses this attempt because it would have to wait.
+    Again(Again),
+    /// The next append to this file has its turn.
+    NextAppend(Arc<OpenFile>),
+}
+
+impl Due {
+    pub(super) fn into_file(self) -> Arc<OpenFile> {
+        match self {
+            Due::Again(again) => again.file,
+            Due::NextAppend(file) => file,
+        }
+    }
 }
 
 /// A request that was submitted with `RWF_NOWAIT`, as it is without.

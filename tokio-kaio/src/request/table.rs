@@ -3,23 +3,21 @@
 //! All of it is behind the context's one lock.
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
 use intrusive_collections::linked_list::LinkedList;
 
 use super::Way;
-use super::request::{Again, Flight, Life, Outcome, Released, Request, State};
+use super::request::{Again, Due, Flight, Life, Outcome, Released, Standing, State};
+use super::ticket::{Made, Ticket};
 use super::{Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
 use crate::LatencyHistogram;
 use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb};
-
-type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 
 /// The requests of one context.
 pub(crate) struct Table<F: Flavour> {
@@ -28,9 +26,15 @@ pub(crate) struct Table<F: Flavour> {
     made: Made<F>,
     /// Those that are `Ready`.
     ready: Vec<Ticket<F>>,
-    /// Those that are `Queued`, oldest first.
-    queued: LinkedList<F::Adapter>,
-    queued_len: usize,
+    /// Those that are `Queued`, oldest first, but for:
+    pub(super) queued: LinkedList<F::Adapter>,
+    pub(super) queued_len: usize,
+    /// Those of them that are `Behind` another append, oldest first. Older than any append to the same
+    /// file in `queued`, except for the one that is `Next`.
+    pub(super) held: LinkedList<F::Adapter>,
+    pub(super) held_len: usize,
+    /// By which files know the table. Not 0.
+    pub(super) number: usize,
     in_flight: usize,
     /// Of those in flight, the ones that only another look will find done.
     overlooked: usize,
@@ -52,18 +56,11 @@ pub(crate) enum Landing {
     Nothing,
 }
 
+/// The number of the latest table.
+static LATEST: AtomicUsize = AtomicUsize::new(0);
+
 /// Most requests that a table starts with.
 const MADE_AHEAD: usize = 256;
-
-/// A claim on a request of the table that gave it. A future's: it is not `Ready` and not
-/// `Abandoned`, until [`Table::collect`] or [`Table::withdraw`] takes the ticket back.
-pub(crate) struct Ticket<F: Flavour>(NonNull<RequestOf<F>>);
-
-// SAFETY: a ticket is only the name of a request. What it names is reached through `&mut Table`,
-// which is behind the context's lock.
-unsafe impl<F: Flavour> Send for Ticket<F> {}
-// SAFETY: as above.
-unsafe impl<F: Flavour> Sync for Ticket<F> {}
 
 impl<F: Flavour> Table<F> {
     /// For `slots` requests in flight. What is beyond [`MADE_AHEAD`] is made when it is needed.
@@ -75,6 +72,9 @@ impl<F: Flavour> Table<F> {
             made,
             queued: LinkedList::new(F::Adapter::new()),
             queued_len: 0,
+            held: LinkedList::new(F::Adapter::new()),
+            held_len: 0,
+            number: LATEST.fetch_add(1, Ordering::Relaxed) + 1,
             in_flight: 0,
             overlooked: 0,
             abandoned: 0,
@@ -85,7 +85,20 @@ impl<F: Flavour> Table<F> {
 
     /// Requests that wait to go to the kernel.
     pub(crate) fn queued(&self) -> usize {
+        self.queued_len + self.held_len
+    }
+
+    /// Of these, the ones that could go if there are slots.
+    pub(crate) fn launchable(&self) -> usize {
         self.queued_len
+    }
+
+    /// Whether a new request would get ahead of others if it went now, as it must not: an append, of
+    /// those to its file that are queued or out.
+    #[inline]
+    pub(crate) fn is_to_stay_behind(&self, order: &Order, file: Option<&Arc<OpenFile>>) -> bool {
+        order.appends()
+            && (self.queued() > 0 || file.is_some_and(|file| file.is_appended_by(self.number)))
     }
 
     /// Requests that the kernel has, abandoned ones included.
@@ -151,7 +164,10 @@ impl<F: Flavour> Table<F> {
             waker: None,
         });
         if let (Way::NoWait | Way::Probe, Some(file)) = (way, file) {
-            self.life(&ticket).again = Again::of(&order, file, way, iocb);
+            self.life(&ticket).due = Again::of(&order, file, way, iocb).map(Due::Again);
+        }
+        if let (true, Some(file)) = (order.appends(), file) {
+            self.begin_append(&ticket, file);
         }
         ticket
     }
@@ -173,6 +189,9 @@ impl<F: Flavour> Table<F> {
             flight,
             waker,
         });
+        if order.appends() {
+            self.begin_append(&ticket, &file);
+        }
         (ticket, Parcel::new(iocb, file))
     }
 
@@ -185,14 +204,20 @@ impl<F: Flavour> Table<F> {
     ) -> Ticket<F> {
         let (order, memory) = payload.take();
         let ticket = self.ready_one();
+        // Behind those that are held already, if there are any.
+        let behind = order.appends() && self.queued_len == 0 && file.is_appended_by(self.number);
         self.arrived(&ticket).fill(State::Queued {
             order,
             memory,
             file,
+            standing: Standing::Free,
             waker,
         });
-        let request = self.onto_queue(&ticket);
-        self.queued.push_back(request);
+        let request = self.listed(&ticket);
+        match behind {
+            true => self.hold(request),
+            false => self.push_back(request),
+        }
         ticket
     }
 
@@ -209,10 +234,9 @@ impl<F: Flavour> Table<F> {
     ) {
         let flight = self.next_flight();
         while self.in_flight < slots && batch.len() < limit {
-            let Some(request) = self.queued.pop_front() else {
+            let Some(ticket) = self.pop_launchable() else {
                 break;
             };
-            let ticket = self.off_queue(request);
             self.in_flight += 1;
             let tag = ticket.tag();
             let life = self.life(&ticket);
@@ -221,6 +245,7 @@ impl<F: Flavour> Table<F> {
                 memory,
                 file,
                 waker,
+                ..
             } = life.state.take()
             else {
                 unreachable!("not queued, in the queue");
@@ -228,7 +253,7 @@ impl<F: Flavour> Table<F> {
             let mut iocb = order.iocb(file.as_raw_fd(), &memory, tag);
             let way = way(&file, &order);
             if let Way::NoWait | Way::Probe = way {
-                life.again = Again::of(&order, &file, way, &mut iocb);
+                life.due = Again::of(&order, &file, way, &mut iocb).map(Due::Again);
             }
             let flight = Flight {
                 pooled: matches!(way, Way::Pool),
@@ -280,28 +305,36 @@ impl<F: Flavour> Table<F> {
             return released.drop(None, Memory::None, Some(file));
         };
         let life = self.life(&ticket);
-        let again = life.again.take();
+        let due = life.due.take();
         match life.state.take() {
             State::InFlight {
                 memory,
                 flight,
                 waker,
             } => {
-                let order = again.map_or_else(|| Order::of(&iocb), |again| again.order);
+                let (order, standing) = match due {
+                    Some(Due::Again(again)) => (again.order, Standing::Free),
+                    Some(Due::NextAppend(_)) => (Order::of(&iocb), Standing::Next),
+                    None => (Order::of(&iocb), Standing::Free),
+                };
                 life.state.fill(State::Queued {
                     order,
                     memory,
                     file,
+                    standing,
                     waker,
                 });
                 self.landed(flight);
-                let request = self.onto_queue(&ticket);
-                self.queued.push_front(request);
+                let request = self.listed(&ticket);
+                self.push_front(request);
             }
             State::Abandoned { memory, flight } => {
                 self.abandoned -= 1;
                 self.landed(flight);
                 self.ready.push(ticket);
+                if let Some(Due::NextAppend(file)) = due {
+                    self.next_append(&file);
+                }
                 released.drop(None, memory, Some(file));
             }
             other => unreachable!("{other:?} was just being submitted"),
@@ -322,9 +355,27 @@ impl<F: Flavour> Table<F> {
         let Some(ticket) = Ticket::from_tag(tag) else {
             return Landing::Nothing;
         };
-        match self.life(&ticket).again.take() {
+        match self.life(&ticket).due.take() {
             None => self.land(ticket, outcome, released),
-            Some(again) => self.land_attempt(ticket, again, outcome, released),
+            Some(due) => self.land_with(due, ticket, outcome, released),
+        }
+    }
+
+    #[inline(never)]
+    fn land_with(
+        &mut self,
+        due: Due,
+        ticket: Ticket<F>,
+        outcome: Outcome,
+        released: &mut Released,
+    ) -> Landing {
+        match due {
+            Due::Again(again) => self.land_attempt(ticket, again, outcome, released),
+            Due::NextAppend(file) => {
+                self.next_append(&file);
+                released.drop_file(file);
+                self.land(ticket, outcome, released)
+            }
         }
     }
 
@@ -359,7 +410,6 @@ impl<F: Flavour> Table<F> {
         }
     }
 
-    #[inline(never)]
     fn land_attempt(
         &mut self,
         ticket: Ticket<F>,
@@ -466,11 +516,15 @@ impl<F: Flavour> Table<F> {
             State::Queued {
                 memory,
                 file,
+                standing,
                 waker,
                 ..
             } => {
-                self.unlink(&ticket);
+                self.unlink(&ticket, standing);
                 self.ready.push(ticket);
+                if standing == Standing::Next {
+                    self.next_append(&file);
+                }
                 released.drop(waker, Memory::None, Some(file));
                 memory
             }
@@ -486,9 +540,10 @@ impl<F: Flavour> Table<F> {
                 });
                 self.abandoned += 1;
                 // A write that was submitted is to land, also if this attempt is refused.
-                let again = &mut self.life(&ticket).again;
-                let unwanted = again.take_if(|again| again.order.opcode != IOCB_CMD_PWRITE);
-                released.drop(waker, Memory::None, unwanted.map(|again| again.file));
+                let due = &mut self.life(&ticket).due;
+                let is_unwanted = |due: &mut Due| matches!(due, Due::Again(again) if again.order.opcode != IOCB_CMD_PWRITE);
+                let unwanted = due.take_if(is_unwanted).map(Due::into_file);
+                released.drop(waker, Memory::None, unwanted);
                 memory
             }
             State::Done { memory, .. } => {
@@ -501,11 +556,10 @@ impl<F: Flavour> Table<F> {
 
     /// *Queued → done*, stopped, for those that would go past `slots` in flight.
     pub(crate) fn turn_away(&mut self, slots: usize, released: &mut Released) {
-        while self.queued_len + self.in_flight > slots {
-            let Some(request) = self.queued.pop_back() else {
+        while self.queued() + self.in_flight > slots {
+            let Some(ticket) = self.pop_back() else {
                 break;
             };
-            let ticket = self.off_queue(request);
             self.stop_queued(&ticket, released);
         }
     }
@@ -514,16 +568,18 @@ impl<F: Flavour> Table<F> {
     /// `outcome`; *abandoned → ready*. Gives what the kernel may still touch: to be kept until it
     /// can't.
     pub(crate) fn orphan(&mut self, outcome: Outcome, released: &mut Released) -> Vec<Memory> {
-        while let Some(request) = self.queued.pop_front() {
-            let ticket = self.off_queue(request);
+        while let Some(ticket) = self.pop_back() {
             self.stop_queued(&ticket, released);
         }
         let mut kept = Vec::new();
         let tickets: Vec<_> = self.made.tickets().collect();
         for ticket in tickets {
             let life = self.life(&ticket);
-            if let Some(again) = life.again.take() {
-                released.drop(None, Memory::None, Some(again.file));
+            if let Some(due) = life.due.take() {
+                if let Due::NextAppend(file) = &due {
+                    file.end_append();
+                }
+                released.drop(None, Memory::None, Some(due.into_file()));
             }
             match life.state.take() {
                 State::InFlight {
@@ -604,6 +660,7 @@ impl<F: Flavour> Table<F> {
             State::Queued {
                 memory,
                 file,
+                standing,
                 waker,
                 ..
             } => {
@@ -611,6 +668,9 @@ impl<F: Flavour> Table<F> {
                     outcome: Outcome::Stopped,
                     memory,
                 });
+                if standing == Standing::Next {
+                    self.next_append(&file);
+                }
                 released.wake(waker);
                 released.drop(None, Memory::None, Some(file));
             }
@@ -628,11 +688,11 @@ impl<F: Flavour> Table<F> {
         &mut life.state
     }
 
-    fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
+    pub(super) fn state(&mut self, ticket: &Ticket<F>) -> &mut State {
         &mut self.life(ticket).state
     }
 
-    fn life(&mut self, ticket: &Ticket<F>) -> &mut Life {
+    pub(super) fn life(&mut self, ticket: &Ticket<F>) -> &mut Life {
         // SAFETY: a ticket names a request that this table has made, and keeps until it is
         // dropped. A queued one is a `Box` to the queue, as a pointer; no such `Box` is in
         // anybody's hands while a state is looked at.
@@ -640,89 +700,11 @@ impl<F: Flavour> Table<F> {
         // SAFETY: all access to states is through `&mut` of the table, so this is the only one.
         unsafe { &mut *request.life.get() }
     }
-
-    /// The request of `ticket`, for the queue, which it must not be in. It comes back through
-    /// [`Table::off_queue`].
-    fn onto_queue(&mut self, ticket: &Ticket<F>) -> Box<RequestOf<F>> {
-        self.queued_len += 1;
-        // SAFETY: made by `Box::into_raw` and kept by the table. The queue only ever gives its
-        // boxes to `off_queue`, so that none is dropped.
-        unsafe { Box::from_raw(ticket.0.as_ptr()) }
-    }
-
-    /// Takes back what was just taken off the queue.
-    fn off_queue(&mut self, request: Box<RequestOf<F>>) -> Ticket<F> {
-        self.queued_len -= 1;
-        Ticket::of(request)
-    }
-
-    /// The request of `ticket` must be in `queued`.
-    fn unlink(&mut self, ticket: &Ticket<F>) {
-        // SAFETY: the caller's word, kept by the states: `Queued` ones are there.
-        let mut at = unsafe { self.queued.cursor_mut_from_ptr(ticket.0.as_ptr()) };
-        if let Some(request) = at.remove() {
-            self.off_queue(request);
-        }
-    }
 }
 
 impl<F: Flavour> Drop for Table<F> {
     fn drop(&mut self) {
-        // The table's are the requests; the queue would drop its own.
-        while let Some(request) = self.queued.pop_front() {
-            self.off_queue(request);
-        }
-    }
-}
-
-impl<F: Flavour> Ticket<F> {
-    fn of(request: Box<RequestOf<F>>) -> Ticket<F> {
-        Ticket(NonNull::from(Box::leak(request)))
-    }
-
-    /// What the kernel hands back in the event.
-    fn tag(&self) -> u64 {
-        self.0.as_ptr().expose_provenance() as u64
-    }
-
-    /// For a tag of [`Ticket::tag`] whose request the kernel has; 0 is none.
-    fn from_tag(tag: u64) -> Option<Ticket<F>> {
-        NonNull::new(ptr::with_exposed_provenance_mut(tag as usize)).map(Ticket)
-    }
-}
-
-/// Owns requests until it is dropped.
-struct Made<F: Flavour> {
-    requests: Vec<Ticket<F>>,
-    /// A ticket alone is `Send`.
-    owns: PhantomData<Box<RequestOf<F>>>,
-}
-
-impl<F: Flavour> Made<F> {
-    fn new() -> Made<F> {
-        Made {
-            requests: Vec::new(),
-            owns: PhantomData,
-        }
-    }
-
-    fn one_more(&mut self) -> Ticket<F> {
-        let ticket = Ticket::of(Box::new(Request::new()));
-        self.requests.push(Ticket(ticket.0));
-        ticket
-    }
-
-    fn tickets(&self) -> impl Iterator<Item = Ticket<F>> {
-        self.requests.iter().map(|ticket| Ticket(ticket.0))
-    }
-}
-
-impl<F: Flavour> Drop for Made<F> {
-    fn drop(&mut self) {
-        for ticket in self.requests.drain(..) {
-            // SAFETY: leaked by `one_more`, and dropped here only: the table has taken back what
-            // was in its queue, and its tickets are worth nothing without it.
-            drop(unsafe { Box::from_raw(ticket.0.as_ptr()) });
-        }
+        // The table's are the requests; the lists would drop theirs.
+        while self.pop_back().is_some() {}
     }
 }

@@ -139,7 +139,8 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Adds `O_DIRECT` to the status flags of an open file, leaving the others as they are.
+/// Adds `O_DIRECT` to the status flags of an open file, leaving the others as they are. Returns
+/// whether `O_APPEND` is one of them.
 ///
 /// # Errors
 ///
@@ -148,14 +149,15 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
 /// # References
 ///
 /// [`F_SETFL(2const)`](https://man7.org/linux/man-pages/man2/F_SETFL.2const.html)
-pub(crate) fn set_direct(file: impl AsFd) -> io::Result<()> {
+pub(crate) fn set_direct(file: impl AsFd) -> io::Result<bool> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: asks for the flags of a descriptor that is open.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     syscall_result(flags.into())?;
     // SAFETY: sets flags, no memory is involved.
     let code = unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_DIRECT) };
-    syscall_result(code.into()).map(drop)
+    syscall_result(code.into())?;
+    Ok(flags & libc::O_APPEND != 0)
 }
 
 /// Adds one to `eventfd`. A full one is left as it is, and so is one that is none: who waits has

@@ -80,20 +80,6 @@ pub fn everywhere() -> Vec<TempDir> {
         .collect()
 }
 
-/// Whether each of several appends that are in flight together gets a place of its own. Where not,
-/// says so.
-///
-/// XFS takes an append's place from the file's length, which changes when the append is done: those
-/// in flight together overwrite one another.
-pub fn keeps_appends_apart(dir: &TempDir) -> bool {
-    const XFS_MAGIC: i64 = 0x5846_5342;
-    let apart = file_system(dir.path()) != Some(XFS_MAGIC);
-    if !apart {
-        eprintln!("skipped: XFS writes appends that are in flight together to one place");
-    }
-    apart
-}
-
 /// How often this thread has given up its CPU by itself.
 pub fn times_slept() -> libc::c_long {
     // SAFETY: plain numbers, for which zero is a value.

@@ -2,6 +2,8 @@
 //! every order.
 
 #[cfg(not(kaio_loom))]
+mod appends;
+#[cfg(not(kaio_loom))]
 mod driver;
 #[cfg(not(kaio_loom))]
 mod ending;

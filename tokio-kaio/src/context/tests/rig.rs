@@ -69,7 +69,7 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
         Rig {
             shared: Shared::new(fake, None, limits, Threads::none(), reaper),
             kernel,
-            file: Arc::new(OpenFile::new(File::open("/dev/null").unwrap())),
+            file: Self::another_file(),
             nothing: LockedBuf::with_size(1).unwrap(),
         }
     }
@@ -103,6 +103,22 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
             buffer,
         };
         self.task(Descriptor::File(&self.file), command)
+    }
+
+    /// An append of no bytes to `file`.
+    pub(super) fn append<'a>(&'a self, file: &'a Arc<OpenFile>, label: i64) -> Task<'a, F> {
+        let command = RawCommand::Pwrite {
+            offset: label as u64,
+            buffer: &self.nothing,
+            flags: WriteFlags::APPEND,
+            len: 0,
+        };
+        self.task(Descriptor::File(file), command)
+    }
+
+    /// Another file than [`Rig::file`].
+    pub(super) fn another_file() -> Arc<OpenFile> {
+        Arc::new(OpenFile::new(File::open("/dev/null").unwrap()))
     }
 
     /// A write of all of `buffer`.
