@@ -75,7 +75,10 @@ async fn those_that_wait_for_a_slot_are_stopped(closed: bool) {
         }
         tokio::task::yield_now().await; // they come to wait
         if context.available_slots() != Some(0) || poll!(running.as_mut()).is_ready() {
-            return None; // too late: the first one is done
+            // Too late: the first one is done. A write that went is not to land in the next attempt.
+            waiting.shutdown().await;
+            context.close().await;
+            return None;
         }
         let mut close = pin!(async {
             if closed {
