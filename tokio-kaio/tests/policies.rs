@@ -386,6 +386,36 @@ fn appends_land_in_the_order_in_which_they_were_made() {
 }
 
 #[test]
+fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
+    const WRITES: u64 = 32;
+    for runtime in [one_thread(), two_workers()] {
+        runtime.block_on(async {
+            for dir in everywhere() {
+                for policy in POLICIES {
+                    let (context, handle) = context(16, policy);
+                    let mut options = OpenOptions::new();
+                    options.append(true).create(true);
+                    let path = dir.path().join("log");
+                    let file = options.aio_open(path.clone(), false).await.unwrap();
+                    let all = join_all((0..WRITES).map(async |i| {
+                        let bytes = patterned(i, BLOCK);
+                        assert_eq!(write(&handle, &file, 7, &bytes).await.unwrap(), LEN);
+                    }));
+                    within(all).await;
+                    let appended = fs::read(&path).unwrap();
+                    assert_eq!(appended.len(), WRITES as usize * BLOCK);
+                    for (i, block) in (0..).zip(appended.chunks(BLOCK)) {
+                        assert!(is_pattern(i, block), "{policy:?}: block {i}");
+                    }
+                    fs::remove_file(path).unwrap();
+                    within(context.close()).await;
+                }
+            }
+        });
+    }
+}
+
+#[test]
 fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
     if !on_kernel_aio() {
         return;

@@ -13,6 +13,7 @@ use lock_api::RawMutex;
 use super::AioOpenOptionsExt;
 use crate::context::Descriptor;
 use crate::request::OpenFile;
+use crate::sys::abi;
 use crate::{
     AioCommandError, GenericAioContextHandle, IntrusiveAdapter, LockedBuf, RawCommand, ReadFlags,
     SubmitPolicy, WriteFlags,
@@ -80,6 +81,16 @@ impl File {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+    }
+
+    /// With `APPEND` where the kernel appends anyway: told of it, the context can see to the order.
+    #[inline]
+    fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
+        let not = abi::RWF_NOAPPEND as isize;
+        match self.appends && flags.bits() & not == 0 {
+            true => flags | WriteFlags::APPEND,
+            false => flags,
+        }
     }
 
     /// How operations on this file are submitted from now on; `None`, as at first: as the context
@@ -253,11 +264,7 @@ impl File {
         let command = RawCommand::Pwrite {
             offset,
             buffer,
-            // The kernel does so anyway; told of it, the context can see to the order.
-            flags: match self.appends {
-                true => flags | WriteFlags::APPEND,
-                false => flags,
-            },
+            flags: self.write_flags(flags),
             len,
         };
         aio_handle.operation(Descriptor::File(&self.inner), command)

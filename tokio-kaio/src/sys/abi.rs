@@ -115,6 +115,7 @@ pub(crate) const RWF_DSYNC: i32 = 0x02;
 pub(crate) const RWF_SYNC: i32 = 0x04;
 pub(crate) const RWF_NOWAIT: i32 = 0x08;
 pub(crate) const RWF_APPEND: i32 = 0x10;
+pub(crate) const RWF_NOAPPEND: i32 = 0x20;
 
 impl Iocb {
     /// Has the kernel signal `eventfd` when the request is done.
