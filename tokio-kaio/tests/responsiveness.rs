@@ -78,14 +78,23 @@ async fn gaps(done: Arc<AtomicBool>) -> (Duration, Duration) {
     (Duration::from_secs_f64(squares / sum), longest)
 }
 
-/// What else the machine does makes gaps too, in any round; so the best round of each counts.
-const MOST_ROUNDS: usize = 12;
+/// What else the machine does makes gaps too. So rounds go on until one with the default is good, as
+/// it can't be if submissions are what holds up the others; inline, it is the typical round that
+/// counts.
+const MOST_ROUNDS: usize = 30;
+/// How much longer gaps are, at least, with submissions that are inline.
+const RATIO: f64 = 4.0;
 
 #[test]
 fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
     let dir = on_disk();
     let (mut inline, mut default) = (Vec::new(), Vec::new());
-    let best = |rounds: &[Round]| rounds.iter().map(|round| round.gap).min().unwrap();
+    let ratio = |inline: &[Round], default: &[Round]| {
+        let mut typical: Vec<_> = inline.iter().map(|round| round.gap).collect();
+        typical.sort();
+        let best = default.iter().map(|round| round.gap).min().unwrap();
+        typical[typical.len() / 2].as_secs_f64() / best.as_secs_f64()
+    };
     for _ in 0..MOST_ROUNDS {
         inline.push(round(&dir, SubmitPolicy::Inline));
         default.push(round(&dir, SubmitPolicy::default()));
@@ -94,7 +103,7 @@ fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
             eprintln!("skipped: this file system extends files without waiting, or on threads");
             return;
         }
-        if best(&inline) > best(&default) * 4 {
+        if ratio(&inline, &default) > RATIO {
             break;
         }
     }
@@ -106,9 +115,9 @@ fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
             );
         }
     }
-    let ratio = best(&inline).as_secs_f64() / best(&default).as_secs_f64();
+    let ratio = ratio(&inline, &default);
     println!("inline against default: {ratio:.1}");
-    assert!(ratio > 4.0, "{ratio:.1}");
+    assert!(ratio > RATIO, "{ratio:.1}");
     // So much for the clock; this is exact.
     for round in &default {
         let metrics = &round.metrics;
