@@ -150,6 +150,13 @@ pub fn held() -> (usize, usize) {
     (fs::read_dir("/proc/self/fd").unwrap().count(), rings())
 }
 
+/// Whether nothing is left of what came after `before` was held. Less may be held than that: a
+/// thread that gave a context back has its runtime's waker for a moment longer.
+pub fn is_back(before: (usize, usize)) -> bool {
+    let now = held();
+    now.0 <= before.0 && now.1 <= before.1
+}
+
 /// Eventfds of this process: one a shard, and those of its runtimes.
 pub fn eventfds() -> usize {
     let entries = fs::read_dir("/proc/self/fd").unwrap();

@@ -84,7 +84,7 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
             );
             assert!(is_pattern(1, bytes.as_ref()));
             within(context.close()).await;
-            assert_eq!(held(), before);
+            assert!(common::is_back(before), "{before:?}, then {:?}", held());
         });
     }
 }
