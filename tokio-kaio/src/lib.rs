@@ -86,7 +86,7 @@
 //! 4. The future is polled again, and the memory moves back to the buffer.
 //!
 //! A write is the same, but that it shares the memory, which nobody can change meanwhile. In steady
-//! state, nothing is allocated on the way.
+//! state, nothing is allocated on the way, unless a thread of the blocking pool has to be called.
 //!
 //! A context ends on a thread of its own, because
 //! [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps:
