@@ -106,7 +106,12 @@ impl Metrics {
     /// Gives these counters to the recorder of the crate [`metrics`](https://docs.rs/metrics), under
     /// names that begin with `tokio_kaio_`, with the label `context` to tell contexts apart.
     /// Counters are set to what they are (`absolute`), so that it may be called at any time, again
-    /// and again; [`report_metrics`](crate::GenericAioContextHandle::report_metrics) does that.
+    /// and again; [`report_metrics`](crate::GenericAioContextHandle::report_metrics) does that. With
+    /// the feature `metrics`.
+    ///
+    /// `up_to` is not cumulative, as a Prometheus `le` would be. The latencies are of all operations
+    /// since the context was made, not of those since the last call. Time inside `io_submit` is in
+    /// nanoseconds, because a counter of the facade is an integer.
     ///
     /// | name | kind | what |
     /// |---|---|---|

@@ -24,6 +24,21 @@ use std::time::Duration;
 /// [`slow_submits`](Metrics::slow_submits), [`found_full`](Metrics::found_full) and
 /// [`ring`](Metrics::ring).
 ///
+/// # Rates and averages
+///
+/// From two snapshots, `now` and `before`, with `Δ` for the difference of a counter:
+///
+/// - operations a second: `Δcompleted / Δt`;
+/// - requests a call: `Δsubmitted / Δbatches`, a little less than it was where
+///   [`nowait_refusals`](Metrics::nowait_refusals) grows: what was refused is in two calls;
+/// - mean time of a call on the runtime's threads: `Δsubmit_time / Δtimed_submits`. Many calls that
+///   wait for less than a millisecond each are seen here, not in
+///   [`slow_submits`](Metrics::slow_submits);
+/// - share of a thread that goes into such calls: `Δsubmit_time / Δt`, where all are timed.
+///
+/// [`latency`](Metrics::latency) too is since the context was made: for the percentiles of an
+/// interval, take the counts of [`buckets`](LatencyHistogram::buckets) of `before` off those of `now`.
+///
 /// # Examples
 ///
 /// ```
@@ -59,6 +74,7 @@ pub struct Metrics {
     /// Of these, the ones that are done, whatever they came to.
     pub completed: u64,
     /// Requests that ended with an errno: of its event, or because the kernel did not take them.
+    /// An `EAGAIN` to a `NOWAIT` of the caller's own is one.
     pub failed: u64,
 
     /// Requests that wait to be submitted, for a slot or for company, now.
@@ -75,9 +91,10 @@ pub struct Metrics {
     /// Requests that found no free slot, and waited or failed.
     pub found_full: u64,
 
-    /// Calls of `io_submit`; of the thread-pool backend, transfers and syncs.
+    /// Calls of `io_submit`, on whatever thread; of the thread-pool backend, transfers and syncs.
     pub batches: u64,
-    /// Calls by the number of requests that they took: up to 1, 2, 4, 8, 16, 32, 64.
+    /// Calls by the number of requests that they took: 1, 2, up to 4, 8, 16, 32, 64. Each call is in
+    /// one of them: 3 requests count for *up to 4* alone.
     pub batch_sizes: [u64; 7],
 
     /// Events by what found them.
@@ -94,17 +111,19 @@ pub struct Metrics {
     pub offloads: u64,
     /// Submissions that took longer than a millisecond, on a thread of the runtime.
     pub slow_submits: u64,
-    /// The same on threads of the blocking pool, where they hold up nobody.
+    /// The same on threads of the blocking pool, where they hold up nobody. Of the thread-pool
+    /// backend, whole transfers and syncs.
     pub slow_offloads: u64,
 
     /// Time that threads of the runtime spent inside `io_submit`, in
     /// [`timed_submits`](Metrics::timed_submits) calls.
     pub submit_time: Duration,
     /// Calls that were timed: all but those to where requests have long been done when the call
-    /// returned, as on tmpfs. Of those, 1 in 251.
+    /// returned, as on tmpfs. Of those, 1 in 251. None on threads of the blocking pool.
     pub timed_submits: u64,
 
-    /// How long operations took, from the first poll of their future to their event. Where that is
+    /// How long operations took, from the first poll of their future to their event: all since the
+    /// context was made. Where that is
     /// [switched on](crate::AioContextBuilder::measure_latency).
     pub latency: Option<LatencyHistogram>,
 }
