@@ -35,7 +35,8 @@ pub enum RawCommand<'a> {
     /// moved to the front of the buffer for the next write. As
     /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html).
     Pwrite {
-        /// Where in the file, bytes. Ignored with [`WriteFlags::APPEND`].
+        /// Where in the file, bytes. Ignored with [`WriteFlags::APPEND`], and where the file was
+        /// opened with `O_APPEND`.
         offset: u64,
         /// Where from.
         buffer: &'a LockedBuf,

@@ -39,7 +39,8 @@ pub enum AioCommandError {
     #[error("a request that moves no data returned a non-zero code")]
     NonZeroCode,
 
-    /// All slots of the context are taken, and it was made with `use_semaphore` `false`.
+    /// All slots of the context are taken, and it was made with `use_semaphore` `false`, or
+    /// [`wait_for_slot(false)`](crate::AioContextBuilder::wait_for_slot).
     #[error(
         "all slots of the AIO context are in use: wait for one of the operations, make the context \
          with a larger `nr`, or with `use_semaphore` set to wait for a slot"

@@ -49,6 +49,10 @@ pub enum SubmitPolicy {
     /// On the thread that makes the request or runs the context's background task, which waits
     /// where the kernel does. The least CPU, for files whose blocks are allocated, on file systems
     /// that overwrite them asynchronously; and for programs that would rather wait.
+    ///
+    /// A request that is done inside its submission is ready at once. A task that makes one after
+    /// another gives way when tokio's [budget](tokio::task::coop) is used up, after 128: that is how
+    /// many submissions in a row others may have to wait for.
     Inline = 1,
 
     /// There too, but with `RWF_NOWAIT`, so that the kernel refuses what would have to wait

@@ -123,6 +123,8 @@ impl AioContextBuilder {
     }
 
     /// What runs the requests: by default [`Backend::KernelAio`], or else making the context fails.
+    /// [`Backend::ThreadPool`] takes nothing off `fs.aio-max-nr`; that `nr` is 0 is an error
+    /// (`IoSetup` with `EINVAL`) there too.
     ///
     /// # Examples
     ///
@@ -148,7 +150,9 @@ impl AioContextBuilder {
 
     /// The kernel's AIO where `io_setup` works, else [`Backend::ThreadPool`]:
     /// [`GenericAioContext::backend`] tells which it is. For programs that run in sandboxes of
-    /// others, and next to programs that use up `fs.aio-max-nr`.
+    /// others, and next to programs that use up `fs.aio-max-nr`. An `nr` that is more than what is
+    /// left of that is a reason too, even if a smaller one would have got the kernel's AIO. Why it is
+    /// threads is told by the feature `tracing`, as a `WARN`, and nowhere else.
     ///
     /// What `io_setup` refuses as such (`EINVAL`: `nr` is 0, or absurd) remains an error.
     ///
