@@ -24,7 +24,8 @@ use tokio_kaio::{
 const BLOCK: u64 = 64 * 1024;
 const BLOCKS: u64 = 512;
 
-#[tokio::main(worker_threads = 2)]
+// One thread, so that what holds it up holds up the other task: with more, others may be free.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let dir = directory()?;
     println!(
