@@ -70,7 +70,9 @@ impl AioCommandError {
     }
 }
 
-/// Why a context could not be made. Nothing is left behind.
+/// Why a context could not be made. Nothing is left behind; but with
+/// [shards](crate::AioContextBuilder::shards), what the first ones took of `fs.aio-max-nr` is back
+/// only some 32 ms later, so that a second attempt, with a smaller `nr`, can fail until then.
 #[derive(Error, Debug)]
 pub enum AioContextError {
     /// No eventfd, or no tokio runtime to wait for it.
