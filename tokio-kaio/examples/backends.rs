@@ -2,12 +2,14 @@
 //! sandbox forbids it or other programs have used up `fs.aio-max-nr`.
 //!
 //! ```sh
-//! cargo run --release --example backends
-//! docker run --security-opt seccomp=profile.json …   # one that denies io_setup
+//! cargo run --release --example backends -- /mnt/data
 //! ```
+//!
+//! Without a directory, a file is made in the target directory's file system, and removed.
 
+use std::env;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio_kaio::{
     AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend, LockedBuf, ReadFlags,
@@ -16,7 +18,9 @@ use tokio_kaio::{
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    let place = env::args_os().nth(1).map(PathBuf::from);
+    let place = place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    let dir = tempfile::tempdir_in(&place).map_err(|e| format!("{}: {e}", place.display()))?;
 
     let (context, handle) = AioContextBuilder::new(64).automatic_backend().build()?;
     match context.backend() {

@@ -62,7 +62,7 @@ impl<'a> RawCommand<'a> {
         match self {
             RawCommand::Pread { .. } => "read",
             RawCommand::Pwrite { .. } => "write",
-            RawCommand::Fdsync => "fdsync",
+            RawCommand::Fdsync => "fdatasync",
             RawCommand::Fsync => "fsync",
         }
     }

@@ -43,7 +43,8 @@ pub enum AioCommandError {
     /// [`wait_for_slot(false)`](crate::AioContextBuilder::wait_for_slot).
     #[error(
         "all slots of the AIO context are in use: wait for one of the operations, make the context \
-         with a larger `nr`, or with `use_semaphore` set to wait for a slot"
+         with a larger `nr`, or have requests wait for a slot (`use_semaphore`, \
+         `AioContextBuilder::wait_for_slot`)"
     )]
     CapacityExceeded,
 }

@@ -320,3 +320,39 @@ async fn what_is_on_its_way_is_told() {
     .await;
     within(context.close()).await;
 }
+
+#[tokio::test]
+async fn what_came_after_a_snapshot_is_told_apart() {
+    let dir = on_disk();
+    let file = patterned_file(&dir, 8).await;
+    let builder = AioContextBuilder::new(8).submit_policy(SubmitPolicy::Inline);
+    let (context, handle) = builder.measure_latency(true).build().unwrap();
+    let read = async |blocks| {
+        let mut bytes = buffer(BLOCK);
+        for block in 0..blocks {
+            let read = read_block(&handle, &file, block * LEN, &mut bytes);
+            within(read).await.unwrap();
+        }
+    };
+    assert_eq!(handle.metrics().mean_batch(), None);
+    assert_eq!(handle.metrics().mean_submit(), None);
+    read(5).await;
+    let before = handle.metrics();
+    read(3).await;
+    let now = handle.metrics();
+    let since = now.since(&before);
+    assert_eq!((since.submitted, since.completed), (3, 3));
+    assert_eq!(since.batches, now.batches - before.batches);
+    assert_eq!(since.submit_time, now.submit_time - before.submit_time);
+    assert_eq!(events(&since), 3);
+    assert_eq!(since.ring, now.ring);
+    let latency = since.latency.as_ref().unwrap();
+    assert_eq!(latency.count(), 3);
+    assert!(latency.mean().unwrap() <= latency.max());
+    if handle.backend() == Backend::KernelAio {
+        assert_eq!(since.mean_batch(), Some(1.0));
+        let calls = u32::try_from(since.timed_submits).unwrap();
+        assert_eq!(since.mean_submit(), Some(since.submit_time / calls));
+    }
+    within(context.close()).await;
+}

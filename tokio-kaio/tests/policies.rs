@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
-    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File,
-    LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
+    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend,
+    File, LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -262,6 +262,31 @@ async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
     let (refusals, offloads) = since(&handle, &before);
     assert_eq!(refusals, 0, "the flag is not tried again");
     assert!(offloads <= 50, "{offloads} of 200 from the pool");
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_file_learns_nothing_from_threads_that_do_all_of_the_work() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let dir = on_disk();
+    let file = patterned_file(&dir, 8).await;
+    let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
+    let (threads, handle) = threads.build().unwrap();
+    let mut bytes = buffer(BLOCK);
+    for block in 0..8 {
+        within(read_block(&handle, &file, block * LEN, &mut bytes))
+            .await
+            .unwrap();
+    }
+    within(threads.close()).await;
+    let (context, handle) = context(4, SubmitPolicy::NoWaitFirst);
+    within(read_block(&handle, &file, 0, &mut bytes))
+        .await
+        .unwrap();
+    let metrics = handle.metrics();
+    assert_eq!(metrics.offloads, metrics.nowait_refusals, "{metrics:?}");
     within(context.close()).await;
 }
 

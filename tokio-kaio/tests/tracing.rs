@@ -140,7 +140,7 @@ fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
                 [Some("read"), block, block, block],
                 [Some("write"), Some("0"), block, block],
                 [Some("fsync"), None, None, Some("0")],
-                [Some("fdsync"), None, None, Some("0")],
+                [Some("fdatasync"), None, None, Some("0")],
                 [Some("read"), Some("1"), block, None],
             ]
         );
@@ -238,6 +238,8 @@ fn a_context_that_takes_threads_for_want_of_aio_warns() {
         assert_eq!(told[0].0, Level::WARN);
         let errno = libc::EAGAIN.to_string();
         assert!(told[0].1.get("errno").unwrap().contains(&errno), "{told:?}");
+        let message = told[0].1.get("message").unwrap();
+        assert!(message.contains("fs.aio-max-nr"), "{message}");
         context.close().await;
     });
 }

@@ -123,6 +123,7 @@ impl AioContextBuilder {
     }
 
     /// What runs the requests: by default [`Backend::KernelAio`], or else making the context fails.
+    /// Of this and [`automatic_backend`](Self::automatic_backend), the one that is called last counts.
     /// [`Backend::ThreadPool`] takes nothing off `fs.aio-max-nr`; that `nr` is 0 is an error
     /// (`IoSetup` with `EINVAL`) there too.
     ///
@@ -313,10 +314,8 @@ impl AioContextBuilder {
             ..self.limits
         };
         match open(limits, self.threads(limits)) {
-            Err(AioContextError::IoSetup(error))
-                if self.else_threads && error.raw_os_error() != Some(libc::EINVAL) =>
-            {
-                trace::without_aio(&error);
+            Err(error) if self.else_threads && is_for_want_of_aio(&error) => {
+                trace::without_aio(limits.slots, &error);
                 let limits = Limits {
                     backend: Backend::ThreadPool,
                     ..limits
@@ -336,7 +335,16 @@ impl AioContextBuilder {
             runtime: Handle::try_current().ok(),
             most: self.blocking_threads.unwrap_or(most),
             together,
+            tell: limits.backend == Backend::KernelAio,
         }
+    }
+}
+
+/// Whether the kernel makes no context, for reasons that lie outside of what was asked for.
+fn is_for_want_of_aio(error: &AioContextError) -> bool {
+    match error {
+        AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),
+        AioContextError::EventFd(_) => false,
     }
 }
 

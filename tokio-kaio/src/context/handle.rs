@@ -74,8 +74,9 @@ where
         self.shards.metrics()
     }
 
-    /// [Publishes](Metrics::publish) the context's metrics every `interval`, and a last time when the
-    /// context has ended; then it resolves. With the feature `metrics`. To be spawned:
+    /// [Publishes](Metrics::publish) the context's metrics every `interval`, a millisecond at least, and
+    /// a last time when the context has ended; then it resolves. Latencies, if measured, are those of
+    /// the interval. With the feature `metrics`. To be spawned:
     ///
     /// ```
     /// use std::time::Duration;
@@ -108,11 +109,15 @@ where
     ) {
         crate::metrics::describe();
         let context = context.into();
+        let interval = interval.max(std::time::Duration::from_millis(1));
         let mut ended = std::pin::pin!(self.shards.clone().given_back());
+        let mut last = None;
         loop {
-            self.metrics().publish(context.clone());
+            let now = self.metrics();
+            now.publish_since(last.as_ref(), context.clone());
+            last = Some(now);
             if tokio::time::timeout(interval, ended.as_mut()).await.is_ok() {
-                return self.metrics().publish(context);
+                return self.metrics().publish_since(last.as_ref(), context);
             }
         }
     }

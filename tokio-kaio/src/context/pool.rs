@@ -29,6 +29,8 @@ pub(super) struct Pool<K: Kernel> {
     most: usize,
     /// Most requests that one submits in one call.
     together: usize,
+    /// See [`Threads::tell`].
+    tell: bool,
     owner: Process,
     state: Mutex<State>,
     /// `state` has something in [`State::returned`].
@@ -46,6 +48,9 @@ pub(crate) struct Threads {
     pub(crate) most: usize,
     /// Most requests that one of them submits in one call.
     pub(crate) together: usize,
+    /// What a submission does to its thread tells something of the file: not where it does all of
+    /// the I/O.
+    pub(crate) tell: bool,
 }
 
 #[cfg(test)]
@@ -56,6 +61,7 @@ impl Threads {
             runtime: None,
             most: 4,
             together: 32,
+            tell: true,
         }
     }
 }
@@ -128,6 +134,7 @@ impl<K: Kernel> Pool<K> {
             bell,
             most: threads.most,
             together: threads.together,
+            tell: threads.tell,
             owner: Process::current(),
             state: Mutex::new(State {
                 runtime: threads.runtime,
@@ -273,7 +280,9 @@ impl<K: Kernel> Pool<K> {
         // which `take` finds nothing.
         let sent = unsafe { submit::<K>(&self.port, self.eventfd, batch.iocbs(), refused) };
         let effort = watch.stop();
-        batch.submitted_from_pool(effort.stay());
+        if self.tell {
+            batch.submitted_from_pool(effort.stay());
+        }
         returned
             .unsent
             .extend(std::iter::from_fn(|| batch.pop_unsent(sent)));

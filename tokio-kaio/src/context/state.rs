@@ -244,8 +244,8 @@ impl<F: Flavour> State<F> {
         }
         let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
         let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
-        let fd = file.as_raw_fd();
-        aftermath.notices.push(|| Notice::Offloaded { fd });
+        let (fd, order) = (file.as_raw_fd(), *arrival.payload.order());
+        aftermath.notices.push(|| Notice::Offloaded { fd, order });
         self.offload(parcel, aftermath);
         Admitted::Queued(ticket)
     }
@@ -398,10 +398,11 @@ impl<F: Flavour> State<F> {
         let mut refused = Vec::new();
         let pool = |parcel: Parcel| {
             let (tag, fd) = (parcel.iocb.data, parcel.file.as_raw_fd());
+            let order = Order::of(&parcel.iocb);
             match self.pool.push(parcel) {
                 Ok(()) => {
                     pooled += 1;
-                    aftermath.notices.push(|| Notice::Offloaded { fd });
+                    aftermath.notices.push(|| Notice::Offloaded { fd, order });
                 }
                 Err(errno) => refused.push((tag, errno)),
             }

@@ -133,7 +133,7 @@ impl Metrics {
     /// | `tokio_kaio_abandoned_in_flight` | gauge | [`abandoned_in_flight`](Metrics::abandoned_in_flight) |
     /// | `tokio_kaio_waiting_for_thread` | gauge | [`waiting_for_thread`](Metrics::waiting_for_thread) |
     /// | `tokio_kaio_ring` | gauge, 0 or 1 | [`ring`](Metrics::ring) |
-    /// | `tokio_kaio_latency_seconds` | gauge, label `quantile`: 0.5, 0.99, 0.999, 1 | [`latency`](Metrics::latency), if measured |
+    /// | `tokio_kaio_latency_seconds` | gauge, label `quantile`: 0.5, 0.99, 0.999, 1 | [`latency`](Metrics::latency), if measured: of all operations, or with `report_metrics` of those of the interval |
     ///
     /// # Examples
     ///
@@ -147,7 +147,11 @@ impl Metrics {
     /// # }
     /// ```
     pub fn publish(&self, context: impl Into<SharedString>) {
-        let context: SharedString = context.into();
+        self.publish_since(None, context.into());
+    }
+
+    /// The same, but with the latencies since `earlier`, if there is such.
+    pub(crate) fn publish_since(&self, earlier: Option<&Metrics>, context: SharedString) {
         for (name, _, read) in COUNTERS {
             counter!(name, "context" => context.clone()).absolute(read(self));
         }
@@ -163,6 +167,8 @@ impl Metrics {
             gauge!(name, "context" => context.clone()).set(read(self));
         }
         let Some(latency) = &self.latency else { return };
+        let earlier = earlier.and_then(|earlier| earlier.latency.as_ref());
+        let latency = &earlier.map_or_else(|| latency.clone(), |earlier| latency.since(earlier));
         for (quantile, percent) in QUANTILES {
             if let Some(duration) = latency.percentile(percent) {
                 let labels = [("context", context.clone()), ("quantile", quantile.into())];

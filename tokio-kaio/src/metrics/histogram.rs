@@ -9,6 +9,7 @@ use std::time::Duration;
 pub struct LatencyHistogram {
     /// By [`bucket`].
     buckets: Box<[u64; BUCKETS]>,
+    sum: Duration,
     max: Duration,
 }
 
@@ -23,6 +24,7 @@ impl LatencyHistogram {
     pub(crate) fn new() -> LatencyHistogram {
         LatencyHistogram {
             buckets: Box::new([0; BUCKETS]),
+            sum: Duration::ZERO,
             max: Duration::ZERO,
         }
     }
@@ -30,6 +32,7 @@ impl LatencyHistogram {
     pub(crate) fn record(&mut self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket(nanos)] += 1;
+        self.sum = self.sum.saturating_add(took);
         self.max = self.max.max(took);
     }
 
@@ -37,12 +40,37 @@ impl LatencyHistogram {
         for (sum, count) in self.buckets.iter_mut().zip(&*other.buckets) {
             *sum += count;
         }
+        self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
+    }
+
+    /// What was recorded since `earlier`, an older snapshot of the same context.
+    /// [`max`](LatencyHistogram::max) is then a bound like those of
+    /// [`buckets`](LatencyHistogram::buckets), no longer exact.
+    pub fn since(&self, earlier: &LatencyHistogram) -> LatencyHistogram {
+        let mut since = self.clone();
+        for (count, earlier) in since.buckets.iter_mut().zip(&*earlier.buckets) {
+            *count = count.saturating_sub(*earlier);
+        }
+        since.sum = self.sum.saturating_sub(earlier.sum);
+        since.max = since
+            .buckets()
+            .last()
+            .map_or(Duration::ZERO, |(bound, _)| bound.min(self.max));
+        since
     }
 
     /// Number of operations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// The average. `None`: there was no operation.
+    pub fn mean(&self) -> Option<Duration> {
+        let nanos = self.sum.as_nanos().checked_div(self.count().into())?;
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
     }
 
     /// The longest one, exactly.
@@ -127,6 +155,27 @@ mod tests {
         let mut latencies = LatencyHistogram::new();
         latencies.record(Duration::MAX);
         assert_eq!((latencies.count(), latencies.max()), (1, Duration::MAX));
+    }
+
+    #[test]
+    fn what_was_recorded_since_is_told_apart() {
+        let mut latencies = LatencyHistogram::new();
+        assert_eq!(latencies.mean(), None);
+        latencies.record(Duration::from_millis(30));
+        let earlier = latencies.clone();
+        for micros in [10, 20, 30] {
+            latencies.record(Duration::from_micros(micros));
+        }
+        let since = latencies.since(&earlier);
+        assert_eq!((since.count(), latencies.count()), (3, 4));
+        assert_eq!(since.mean(), Some(Duration::from_micros(20)));
+        let max = since.max();
+        assert!(
+            max >= Duration::from_micros(30) && max <= Duration::from_micros(34),
+            "{max:?}"
+        );
+        assert_eq!(latencies.since(&latencies).max(), Duration::ZERO);
+        assert_eq!(latencies.since(&latencies).percentile(50.0), None);
     }
 
     #[test]

@@ -26,18 +26,15 @@ use std::time::Duration;
 ///
 /// # Rates and averages
 ///
-/// From two snapshots, `now` and `before`, with `Δ` for the difference of a counter:
+/// [`since`](Metrics::since) gives what has happened between two snapshots; then
 ///
-/// - operations a second: `Δcompleted / Δt`;
-/// - requests a call: `Δsubmitted / Δbatches`, a little less than it was where
-///   [`nowait_refusals`](Metrics::nowait_refusals) grows: what was refused is in two calls;
-/// - mean time of a call on the runtime's threads: `Δsubmit_time / Δtimed_submits`. Many calls that
+/// - operations a second: `completed` by the time between them;
+/// - requests a call: [`mean_batch`](Metrics::mean_batch);
+/// - time of a call on the runtime's threads: [`mean_submit`](Metrics::mean_submit). Many calls that
 ///   wait for less than a millisecond each are seen here, not in
 ///   [`slow_submits`](Metrics::slow_submits);
-/// - share of a thread that goes into such calls: `Δsubmit_time / Δt`, where all are timed.
-///
-/// [`latency`](Metrics::latency) too is since the context was made: for the percentiles of an
-/// interval, take the counts of [`buckets`](LatencyHistogram::buckets) of `before` off those of `now`.
+/// - share of a thread that goes into such calls: `submit_time` by the time between, where all are
+///   timed.
 ///
 /// # Examples
 ///
@@ -61,6 +58,10 @@ use std::time::Duration;
 /// if let Some(latency) = &metrics.latency {
 ///     println!("median {:?}, longest {:?}", latency.percentile(50.0), latency.max());
 /// }
+/// // What comes from here on, apart from what was before.
+/// let before = metrics;
+/// file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;
+/// assert_eq!(handle.metrics().since(&before).completed, 1);
 /// context.close().await;
 /// # Ok(())
 /// # }
@@ -159,36 +160,79 @@ impl Reaped {
 }
 
 impl Metrics {
+    /// What has happened since `earlier`, an older snapshot of the same context. What is a state, not
+    /// a counter (`queued`, `in_flight`, `abandoned_in_flight`, `waiting_for_thread`, `ring`), is that
+    /// of `self`.
+    #[must_use]
+    pub fn since(&self, earlier: &Metrics) -> Metrics {
+        let (mut since, mut earlier) = (self.clone(), earlier.clone());
+        for (now, before) in since.counters().zip(earlier.counters()) {
+            *now = now.saturating_sub(*before);
+        }
+        since.submit_time = self.submit_time.saturating_sub(earlier.submit_time);
+        if let (Some(now), Some(before)) = (&self.latency, &earlier.latency) {
+            since.latency = Some(now.since(before));
+        }
+        since
+    }
+
+    /// How many requests a call took, on average. `None`: there was no call. A little less than it was
+    /// where attempts were refused ([`nowait_refusals`](Metrics::nowait_refusals)): what was refused is
+    /// in two calls, and counts once.
+    pub fn mean_batch(&self) -> Option<f64> {
+        (self.batches > 0).then(|| self.submitted as f64 / self.batches as f64)
+    }
+
+    /// How long a call took on a thread of the runtime, on average. `None`: none was timed.
+    pub fn mean_submit(&self) -> Option<Duration> {
+        let nanos = self
+            .submit_time
+            .as_nanos()
+            .checked_div(self.timed_submits.into())?;
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
+    }
+
     /// Adds those of another shard.
-    pub(crate) fn add(&mut self, other: Metrics) {
-        self.submitted += other.submitted;
-        self.completed += other.completed;
-        self.failed += other.failed;
+    pub(crate) fn add(&mut self, mut other: Metrics) {
+        for (sum, count) in self.counters().zip(other.counters()) {
+            *sum += *count;
+        }
         self.queued += other.queued;
         self.in_flight += other.in_flight;
         self.abandoned_in_flight += other.abandoned_in_flight;
         self.waiting_for_thread += other.waiting_for_thread;
-        self.abandoned += other.abandoned;
-        self.found_full += other.found_full;
-        self.batches += other.batches;
-        for (sum, calls) in self.batch_sizes.iter_mut().zip(other.batch_sizes) {
-            *sum += calls;
-        }
-        self.reaped.after_submit += other.reaped.after_submit;
-        self.reaped.by_signal += other.reaped.by_signal;
-        self.reaped.by_poll += other.reaped.by_poll;
-        self.reaped.by_driver += other.reaped.by_driver;
-        self.reaped.otherwise += other.reaped.otherwise;
         self.ring &= other.ring;
-        self.nowait_refusals += other.nowait_refusals;
-        self.offloads += other.offloads;
-        self.slow_submits += other.slow_submits;
-        self.slow_offloads += other.slow_offloads;
         self.submit_time += other.submit_time;
-        self.timed_submits += other.timed_submits;
         match (&mut self.latency, other.latency) {
             (Some(sum), Some(latency)) => sum.add(&latency),
             (none, latency) => *none = latency,
         }
+    }
+
+    /// All that only grows, but for times.
+    fn counters(&mut self) -> impl Iterator<Item = &mut u64> {
+        let reaped = &mut self.reaped;
+        [
+            &mut self.submitted,
+            &mut self.completed,
+            &mut self.failed,
+            &mut self.abandoned,
+            &mut self.found_full,
+            &mut self.batches,
+            &mut self.nowait_refusals,
+            &mut self.offloads,
+            &mut self.slow_submits,
+            &mut self.slow_offloads,
+            &mut self.timed_submits,
+            &mut reaped.after_submit,
+            &mut reaped.by_signal,
+            &mut reaped.by_poll,
+            &mut reaped.by_driver,
+            &mut reaped.otherwise,
+        ]
+        .into_iter()
+        .chain(&mut self.batch_sizes)
     }
 }

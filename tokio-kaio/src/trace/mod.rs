@@ -29,7 +29,7 @@ pub(crate) enum Notice {
         unknown: bool,
     },
     /// A request goes from the blocking pool, without an attempt.
-    Offloaded { fd: RawFd },
+    Offloaded { fd: RawFd, order: Order },
     /// A request found no free slot.
     FoundFull { slots: usize },
 }

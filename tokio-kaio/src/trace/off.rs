@@ -1,9 +1,9 @@
 //! [`Notices`] and the rest, where nobody listens.
 
-use std::io;
 use std::time::Duration;
 
 use super::Notice;
+use crate::AioContextError;
 
 #[derive(Debug)]
 pub(crate) struct Notices;
@@ -28,6 +28,6 @@ impl Notices {
 #[inline(always)]
 pub(crate) fn slow_submit(_requests: usize, _took: Duration, _offloaded: bool) {}
 
-pub(crate) fn without_aio(_error: &io::Error) {}
+pub(crate) fn without_aio(_nr: usize, _error: &AioContextError) {}
 
 pub(crate) fn without_ring() {}

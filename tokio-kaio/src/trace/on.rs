@@ -1,7 +1,6 @@
 //! [`Spanned`], [`Notices`] and single events.
 
 use std::future::Future;
-use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,7 +14,7 @@ use super::Notice;
 use crate::request::Order;
 use crate::sync::contain;
 use crate::sys::abi;
-use crate::{AioCommandError, RawCommand};
+use crate::{AioCommandError, AioContextError, RawCommand};
 
 /// An operation in its span, which is entered for each poll and gets the result.
 #[derive(Debug)]
@@ -120,9 +119,14 @@ fn tell(notice: Notice) {
             errno = if unknown { "EOPNOTSUPP" } else { "EAGAIN" },
             "the kernel refused RWF_NOWAIT: submitted from the blocking pool"
         ),
-        Notice::Offloaded { fd } => {
-            trace!(target: "tokio_kaio", fd, "submitted from the blocking pool");
-        }
+        Notice::Offloaded { fd, order } => trace!(
+            target: "tokio_kaio",
+            op = name(&order),
+            fd,
+            offset = order.offset,
+            len = order.nbytes,
+            "submitted from the blocking pool"
+        ),
         Notice::FoundFull { slots } => {
             trace!(target: "tokio_kaio", slots, "no slot of the context was free");
         }
@@ -133,20 +137,29 @@ fn name(order: &Order) -> &'static str {
     match order.opcode {
         abi::IOCB_CMD_PREAD => "read",
         abi::IOCB_CMD_PWRITE => "write",
-        abi::IOCB_CMD_FDSYNC => "fdsync",
+        abi::IOCB_CMD_FDSYNC => "fdatasync",
         _ => "fsync",
     }
 }
+
+/// A submission that takes longer than this is worth a warning.
+const LONG: Duration = Duration::from_millis(10);
 
 /// A submission took long. `offloaded`: on a thread of the blocking pool, where that is no harm.
 pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
     let micros = took.as_micros() as u64;
     contain(|| match offloaded {
-        false => warn!(
+        false if took >= LONG => warn!(
             target: "tokio_kaio",
             requests,
             micros,
             "io_submit held up a thread of the runtime"
+        ),
+        false => debug!(
+            target: "tokio_kaio",
+            requests,
+            micros,
+            "io_submit took long on a thread of the runtime"
         ),
         true => debug!(
             target: "tokio_kaio",
@@ -158,10 +171,15 @@ pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
 }
 
 /// A context runs on threads, because AIO can't be had.
-pub(crate) fn without_aio(error: &io::Error) {
+pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
+    let errno = match error {
+        AioContextError::IoSetup(error) => error.raw_os_error(),
+        AioContextError::EventFd(_) => None,
+    };
     warn!(
         target: "tokio_kaio",
-        errno = error.raw_os_error(),
+        nr,
+        errno,
         "kernel AIO can't be had: a context runs on the thread pool: {error}"
     );
 }
