@@ -556,6 +556,35 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
 }
 
 #[test]
+fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_next() {
+    one_blocking_thread().block_on(async {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 1).await;
+        let (context, handle) = context(4, SubmitPolicy::Offload);
+        let mut empty = buffer(BLOCK);
+        let mut forgotten = Box::pin(read_block(&handle, &file, 0, &mut empty));
+        assert!(poll!(forgotten.as_mut()).is_pending());
+        std::mem::forget(forgotten);
+        assert_eq!(empty.size(), 0, "it has no memory to be kept");
+        is_idle(&handle, 4).await;
+
+        let busy = busy().await;
+        let bytes = patterned(7, BLOCK);
+        let mut first = Box::pin(append(&handle, &file, &empty));
+        assert!(poll!(first.as_mut()).is_pending());
+        let mut second = Box::pin(append(&handle, &file, &bytes));
+        assert!(poll!(second.as_mut()).is_pending());
+        drop(first);
+        drop(busy);
+        assert_eq!(within(second).await, LEN);
+        is_idle(&handle, 4).await;
+        within(context.close()).await;
+        let written = fs::read(dir.path().join("blocks")).unwrap();
+        assert!(is_pattern(7, &written[BLOCK..]));
+    });
+}
+
+#[test]
 fn slots_are_taken_by_what_waits_for_a_thread() {
     one_blocking_thread().block_on(async {
         let dir = on_disk();

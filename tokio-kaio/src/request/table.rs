@@ -446,14 +446,16 @@ impl<F: Flavour> Table<F> {
     }
 
     /// The tag of a request that may still be in the pool, and be taken back from there. Not of a
-    /// write: one that has left the queue lands.
+    /// write: one that has left the queue lands. One of no bytes may have no memory to be known by; if
+    /// it is an append, others wait for its end.
     pub(crate) fn recallable(&mut self, ticket: &Ticket<F>) -> Option<u64> {
+        let Life { state, due, .. } = self.life(ticket);
         let recallable = matches!(
-            self.state(ticket),
+            state,
             State::InFlight { flight, memory, .. }
                 if flight.pooled && !matches!(memory, Memory::Sending(_))
         );
-        recallable.then(|| ticket.tag())
+        (recallable && due.is_none()).then(|| ticket.tag())
     }
 
     /// *In flight → ready*, for a request that was taken back from the pool. Gives its memory.
