@@ -88,15 +88,33 @@ impl<F: Flavour> Table<F> {
         turn != Turn::Busy
     }
 
-    /// The youngest request that is queued.
+    /// The youngest request that is queued. An append that is next is older than those behind it.
     pub(super) fn pop_back(&mut self) -> Option<Ticket<F>> {
-        if let Some(request) = self.queued.pop_back() {
-            self.queued_len -= 1;
-            return Some(Ticket::of(request));
+        if self.held_len == 0 || !self.is_next_the_last() {
+            if let Some(request) = self.queued.pop_back() {
+                self.queued_len -= 1;
+                return Some(Ticket::of(request));
+            }
         }
         let request = self.held.pop_back()?;
         self.held_len -= 1;
         Some(Ticket::of(request))
+    }
+
+    /// Whether the last one in `queued` is an append whose turn it is.
+    fn is_next_the_last(&self) -> bool {
+        let Some(request) = self.queued.back().get() else {
+            return false;
+        };
+        // SAFETY: as in `next_append`; and nobody changes it while `&self` is here.
+        let life = unsafe { &*request.life.get() };
+        matches!(
+            life.state,
+            State::Queued {
+                standing: Standing::Next,
+                ..
+            }
+        )
     }
 
     pub(super) fn push_back(&mut self, request: Box<RequestOf<F>>) {

@@ -142,6 +142,24 @@ fn a_context_that_stops_serves_them_one_after_another() {
 }
 
 #[test]
+fn a_context_that_stops_turns_away_the_latest_whoever_has_the_turn() {
+    let rig = Rig::new(limits(2));
+    let mut driver = rig.driven();
+    let ops = appends(&rig, 0..4);
+    assert!(driver.poll().is_pending());
+    rig.kernel.complete(0);
+    rig.signal(); // 1 has its turn, and is not out yet
+    rig.shared.stop();
+    assert_eq!(rig.serve_all(&mut driver), []);
+    assert!(driver.poll().is_pending());
+    assert_eq!(rig.serve_all(&mut driver), [1, 2]);
+    let outcomes: Vec<_> = ops.into_iter().map(|op| outcome(op.ready())).collect();
+    assert_eq!(outcomes, [Ok(0), Ok(0), Ok(0), Err("stopped".into())]);
+    rig.wait_until_gone();
+    rig.assert_idle();
+}
+
+#[test]
 fn a_file_outlives_a_context_that_leaves_one_out() {
     let rig = Rig::new(limits(4));
     let file = Rig::<Local>::another_file();
