@@ -482,6 +482,7 @@ impl<F: Flavour> State<F> {
     #[cold]
     fn take_returned(&mut self, aftermath: &mut Aftermath<F::Kernel>) {
         let returned = self.pool.take_returned();
+        self.counts.completed += returned.counted; // refused, and that is all
         for (tag, errno) in returned.refused {
             self.refuse(tag, errno, aftermath);
         }

@@ -6,6 +6,7 @@ use std::thread;
 
 use super::fake::Call;
 use super::rig::{Rig, limits, outcome};
+use crate::SubmitPolicy;
 use crate::context::descriptor::Descriptor;
 use crate::context::state::Limits;
 use crate::sys::REAP_BATCH;
@@ -346,6 +347,31 @@ fn one_signal_takes_all_events_however_many() {
         assert_eq!(op.woken(), 1);
         assert_eq!(outcome(op.ready()), Ok(label));
     }
+    rig.assert_idle();
+}
+
+#[test]
+fn an_attempt_counts_as_done_whatever_becomes_of_its_request_in_the_pool() {
+    let rig = Rig::new(Limits {
+        policy: SubmitPolicy::NoWaitFirst,
+        ..limits(8)
+    });
+    let mut driver = rig.driven();
+    let ops = rig.started([0]);
+    rig.kernel.refuse(0, libc::EBADF); // from now on
+    rig.kernel.complete_with(0, -i64::from(libc::EAGAIN));
+    rig.signal();
+    assert!(driver.poll().is_pending());
+    for op in ops {
+        let refused = Err(format!("submit {}", libc::EBADF));
+        assert_eq!(outcome(op.ready()), refused);
+    }
+    let metrics = rig.shared.metrics();
+    assert_eq!(metrics.nowait_refusals, 1);
+    assert_eq!(
+        (metrics.submitted, metrics.completed, metrics.failed),
+        (1, 1, 1)
+    );
     rig.assert_idle();
 }
 
