@@ -488,9 +488,9 @@ impl<F: Flavour> State<F> {
         }
         for tag in returned.stopped {
             self.complete(tag, Outcome::Stopped, aftermath);
+            self.request_flush(aftermath);
         }
         self.put_back(returned.unsent, false, aftermath);
-        self.request_flush(aftermath);
     }
 
     /// Reaps after a call; returns whether events were taken since it was decided on, here or by

@@ -351,6 +351,27 @@ fn one_signal_takes_all_events_however_many() {
 }
 
 #[test]
+fn from_the_pool_too_what_there_is_no_room_for_waits_for_the_next_event() {
+    let rig = Rig::new(Limits {
+        policy: SubmitPolicy::Offload,
+        ..limits(8)
+    });
+    let mut driver = rig.driven();
+    let first = rig.started([0]);
+    rig.kernel.set_room(1);
+    let second = rig.started([1]);
+    assert_eq!(driver.woken(), 1, "in place of the signal");
+    rig.signal();
+    assert_eq!(driver.woken(), 0, "nothing has made room");
+    assert_eq!(rig.kernel.in_flight(), [0]);
+    assert_eq!(rig.serve_all(&mut driver), [0, 1]);
+    for op in first.into_iter().chain(second) {
+        assert_eq!(outcome(op.ready()), Ok(0));
+    }
+    rig.assert_idle();
+}
+
+#[test]
 fn an_attempt_counts_as_done_whatever_becomes_of_its_request_in_the_pool() {
     let rig = Rig::new(Limits {
         policy: SubmitPolicy::NoWaitFirst,
