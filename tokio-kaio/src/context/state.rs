@@ -70,6 +70,8 @@ pub(super) struct State<F: Flavour> {
     pub(super) reaps: u32,
     /// Where requests go that would have to wait in their submission.
     pub(super) pool: Arc<Pool<F::Kernel>>,
+    /// [`State::reaps`] when the pool last gave back requests for which there was no room.
+    pub(super) no_room_at: u32,
     pub(super) counts: Counts,
     /// Events are taken out of a ring in user memory.
     pub(super) ring: bool,
@@ -163,6 +165,7 @@ impl<F: Flavour> State<F> {
             submitting: 0,
             reaps: 0,
             pool,
+            no_room_at: 0,
             counts: Counts::default(),
         }
     }
@@ -490,7 +493,12 @@ impl<F: Flavour> State<F> {
             self.complete(tag, Outcome::Stopped, aftermath);
             self.request_flush(aftermath);
         }
-        self.put_back(returned.unsent, false, aftermath);
+        if !returned.unsent.is_empty() {
+            // Events that were taken during the call have made room; others may have been taken
+            // before it, which costs one more call.
+            let reaped = mem::replace(&mut self.no_room_at, self.reaps) != self.reaps;
+            self.put_back(returned.unsent, reaped, aftermath);
+        }
     }
 
     /// Reaps after a call; returns whether events were taken since it was decided on, here or by

@@ -372,6 +372,39 @@ fn from_the_pool_too_what_there_is_no_room_for_waits_for_the_next_event() {
 }
 
 #[test]
+fn room_that_was_made_during_a_call_of_the_pools_is_not_missed() {
+    let rig = Rig::sync(Limits {
+        policy: SubmitPolicy::Offload,
+        ..limits(4)
+    });
+    let mut driver = rig.driven();
+    let first = rig.started([0]);
+    rig.kernel.take_at_most([0, 0]);
+    let second = thread::scope(|scope| {
+        let held = rig.kernel.hold_submits();
+        let ops = rig.started([1]);
+        let flushing = scope.spawn(|| rig.shared.flush());
+        rig.kernel.wait_for_submit();
+        rig.kernel.complete(0);
+        rig.signal();
+        drop(held);
+        flushing.join().unwrap();
+        ops
+    });
+    rig.signal();
+    assert!(driver.poll().is_pending());
+    for op in &second {
+        assert_eq!(op.woken(), 0, "it is tried once more");
+    }
+    rig.signal();
+    let no_room = Err(format!("submit {}", libc::EAGAIN));
+    for (op, expected) in first.into_iter().chain(second).zip([Ok(0), no_room]) {
+        assert_eq!(outcome(op.ready()), expected);
+    }
+    rig.assert_idle();
+}
+
+#[test]
 fn an_attempt_counts_as_done_whatever_becomes_of_its_request_in_the_pool() {
     let rig = Rig::new(Limits {
         policy: SubmitPolicy::NoWaitFirst,
