@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::*;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::JoinSet;
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, Backend, Metrics, ReadFlags, SubmitPolicy, WriteFlags,
     aio_context,
@@ -112,16 +112,20 @@ async fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
         eprintln!("skipped: threads take one request at a time");
         return;
     }
-    yield_now().await; // before the background task has run, each request goes alone
-    for _ in 0..4 {
+    // Before the background task has run, each request goes alone, and some waves come in parts.
+    until_seen(async || {
         let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
         let reads = (0..).zip(&mut buffers);
         let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
+        let before = handle.metrics();
         within(join_all(reads)).await;
-    }
-    let metrics = handle.metrics();
-    assert!(metrics.batch_sizes[5] >= 2, "17 to 32: {metrics:?}");
-    assert!(metrics.batches < 16, "{metrics:?}");
+        let wave = handle.metrics().since(&before);
+        assert_eq!(wave.submitted, 32);
+        let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];
+        assert!(!in_one || wave.mean_batch() == Some(32.0), "{wave:?}");
+        in_one.then_some(())
+    })
+    .await;
     within(context.close()).await;
 }
 

@@ -292,13 +292,14 @@ impl<K: Kernel> Pool<K> {
             self.give_back(returned);
         }
         drop(batch); // closes files, maybe
-        if effort.is_slow() {
-            trace::slow_submit(taken, effort.time, true);
-        }
         let mut state = self.lock();
         state.submissions.made(taken, Some(&effort));
         state.submissions.requests -= counted.min(taken) as u64;
         self.has_submitted(state);
+        // Subscribers may wait for the context's end, which has waited for this.
+        if effort.is_slow() {
+            trace::slow_submit(taken, effort.time, true);
+        }
     }
 
     fn has_submitted(&self, mut state: MutexGuard<'_, State>) {

@@ -425,7 +425,9 @@ impl<F: Flavour> Table<F> {
         } = again;
         let habit = file.habit(class);
         let Some(unknown) = outcome.is_refused_attempt() else {
-            habit.taken(probe);
+            if matches!(outcome, Outcome::Completed(_)) {
+                habit.taken(probe);
+            }
             released.drop_file(file);
             return self.land(ticket, outcome, released);
         };

@@ -202,10 +202,10 @@ fn contexts_that_share_a_file_do_not_wait_for_one_another() {
 }
 
 /// Numbers that look random.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         ((self.0 >> 33) % n as u64) as usize
     }

@@ -15,3 +15,5 @@ mod loom_models;
 mod reentrance;
 #[cfg(not(kaio_loom))]
 mod rig;
+#[cfg(not(kaio_loom))]
+mod storm;
