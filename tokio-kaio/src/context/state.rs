@@ -247,9 +247,7 @@ impl<F: Flavour> State<F> {
         }
         let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
         let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
-        let (fd, order) = (file.as_raw_fd(), *arrival.payload.order());
-        aftermath.notices.push(|| Notice::Offloaded { fd, order });
-        self.offload(parcel, aftermath);
+        self.offload_unattempted(parcel, aftermath);
         Admitted::Queued(ticket)
     }
 
@@ -299,6 +297,16 @@ impl<F: Flavour> State<F> {
             1 => Turn::Probe,
             _ => Turn::Nothing,
         }
+    }
+
+    /// As [`State::offload`], for one that the kernel has not refused.
+    #[inline(never)]
+    fn offload_unattempted(&mut self, parcel: Parcel, aftermath: &mut Aftermath<F::Kernel>) {
+        aftermath.notices.push(|| Notice::Offloaded {
+            fd: parcel.file.as_raw_fd(),
+            order: Order::of(&parcel.iocb),
+        });
+        self.offload(parcel, aftermath);
     }
 
     /// Has the pool submit a request that is in flight by the table's account.
@@ -397,25 +405,12 @@ impl<F: Flavour> State<F> {
             closely |= file.is_to_be_watched(policy, turn == Turn::Watch);
             file.way(order, policy, turn == Turn::Probe)
         };
-        let mut pooled = 0;
-        let mut refused = Vec::new();
-        let pool = |parcel: Parcel| {
-            let (tag, fd) = (parcel.iocb.data, parcel.file.as_raw_fd());
-            let order = Order::of(&parcel.iocb);
-            match self.pool.push(parcel) {
-                Ok(()) => {
-                    pooled += 1;
-                    aftermath.notices.push(|| Notice::Offloaded { fd, order });
-                }
-                Err(errno) => refused.push((tag, errno)),
-            }
-        };
+        let mut pooled = Vec::new();
+        let slots = self.limits.slots;
         self.table
-            .launch_queued(batch, limit, self.limits.slots, way, pool);
-        self.counts.offloads += pooled;
-        aftermath.dispatch |= pooled > 0;
-        for (tag, errno) in refused {
-            self.refuse(tag, errno, aftermath);
+            .launch_queued(batch, limit, slots, way, &mut pooled);
+        for parcel in pooled {
+            self.offload_unattempted(parcel, aftermath);
         }
         if batch.is_empty() {
             return None;

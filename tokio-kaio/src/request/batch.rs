@@ -54,7 +54,7 @@ impl Batch {
         self.iocbs.len()
     }
 
-    #[inline]
+    #[inline(always)] // what it takes is large to move
     pub(crate) fn push(&mut self, iocb: Iocb, file: Arc<OpenFile>) {
         self.iocbs.push(iocb);
         self.files.push(file);

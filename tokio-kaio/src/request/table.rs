@@ -230,7 +230,7 @@ impl<F: Flavour> Table<F> {
         limit: usize,
         slots: usize,
         mut way: impl FnMut(&OpenFile, &Order) -> Way,
-        mut pooled: impl FnMut(Parcel),
+        pooled: &mut Vec<Parcel>,
     ) {
         let flight = self.next_flight();
         while self.in_flight < slots && batch.len() < limit {
@@ -265,7 +265,7 @@ impl<F: Flavour> Table<F> {
                 waker,
             });
             match way {
-                Way::Pool => pooled(Parcel::new(iocb, file)),
+                Way::Pool => pooled.push(Parcel::new(iocb, file)),
                 _ => batch.push(iocb, file),
             }
         }
