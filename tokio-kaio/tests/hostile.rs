@@ -49,6 +49,109 @@ fn look<F: Future>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
     future.as_mut().poll(&mut Context::from_waker(waker))
 }
 
+// ---- Slots ------------------------------------------------------------------------------------
+
+/// All slots are taken, by requests that are not done for long.
+async fn busy_slots(dir: &TempDir, (backend, policy): Way, waits: bool) {
+    const SLOTS: usize = 3;
+    let way = (backend, policy);
+    let file = patterned_file(dir, BLOCKS).await;
+    let before = held();
+    let builder = AioContextBuilder::new(SLOTS)
+        .backend(backend)
+        .submit_policy(policy)
+        .wait_for_slot(waits);
+    let (context, handle) = builder.build().unwrap();
+    let (other, other_handle) = context_by(way, SLOTS);
+    yield_now().await;
+
+    let gate = Gate::closed();
+    let mut targets = [(); SLOTS].map(|()| buffer(BLOCK));
+    let mut busy: Vec<_> = targets
+        .iter_mut()
+        .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
+        .collect();
+    for read in &mut busy {
+        assert!(poll!(read).is_pending());
+    }
+    let mut more: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
+    let mut waiting: Vec<_> = (0..)
+        .zip(&mut more)
+        .map(|(i, target)| Box::pin(read_block(&handle, &file, i * LEN, target)))
+        .collect();
+    if waits {
+        for read in &mut waiting {
+            assert!(poll!(read).is_pending());
+        }
+        drop(waiting.pop()); // gives up
+        let out = || handle.metrics().in_flight;
+        until(|| out() == SLOTS, out).await;
+        for _ in 0..200 {
+            yield_now().await;
+        }
+        for read in &mut waiting {
+            assert!(poll!(read).is_pending(), "{way:?}");
+        }
+        assert_eq!(handle.available_slots(), Some(0));
+        let metrics = handle.metrics();
+        assert_eq!(
+            (metrics.in_flight, metrics.queued),
+            (SLOTS, 7),
+            "{metrics:?}"
+        );
+        assert_eq!(metrics.found_full, 8);
+    } else {
+        for read in waiting.drain(..) {
+            let full = within(read).await;
+            assert!(
+                matches!(full, Err(AioCommandError::CapacityExceeded)),
+                "{full:?}"
+            );
+        }
+        assert_eq!(handle.metrics().found_full, 8);
+    }
+    // Whoever has slots goes on.
+    let mut target = buffer(BLOCK);
+    let beside = read_block(&other_handle, &file, 9 * LEN, &mut target);
+    assert_eq!(within(beside).await.unwrap(), LEN);
+    assert!(is_pattern(9, target.as_ref()));
+
+    gate.open();
+    for read in busy {
+        within(read).await.unwrap();
+    }
+    for read in waiting {
+        assert_eq!(within(read).await.unwrap(), LEN);
+    }
+    for (i, bytes) in (0..7).zip(&more) {
+        assert_eq!(is_pattern(i, bytes.as_ref()), waits, "{way:?}: block {i}");
+    }
+    if waits {
+        is_idle(&handle, SLOTS).await;
+    }
+    within(read_block(&handle, &file, LEN, &mut target))
+        .await
+        .unwrap();
+    assert!(is_pattern(1, target.as_ref()));
+    within(context.close()).await;
+    within(other.close()).await;
+    drop(gate);
+    until(|| is_back(before), held).await;
+}
+
+#[test]
+fn slots_that_are_busy_for_long_stall_nobody_else_and_come_back() {
+    if !in_child("slots_that_are_busy_for_long_stall_nobody_else_and_come_back") {
+        return;
+    }
+    for dir in everywhere() {
+        for (way, waits) in ways().flat_map(|way| [(way, true), (way, false)]) {
+            threads(2).block_on(busy_slots(&dir, way, waits));
+            one_thread().block_on(busy_slots(&dir, way, waits));
+        }
+    }
+}
+
 // ---- Wakers -----------------------------------------------------------------------------------
 
 /// Counts, and panics.
