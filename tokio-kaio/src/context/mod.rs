@@ -1,5 +1,6 @@
 //! Contexts: what submits requests to the kernel and brings back what they came to.
 
+mod admission;
 mod aftermath;
 mod batching;
 mod builder;

@@ -10,11 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
+use super::admission::{Admitted, Arrival};
 use super::descriptor::Descriptor;
 use super::route::Route;
 use super::shards::Shards;
 use super::shared::Shared;
-use super::state::{Admitted, Arrival};
 use crate::error::{Transfer, explain};
 use crate::request::{Flavour, Lease, Memory, Outcome, Ticket};
 use crate::{AioCommandError, RawCommand};

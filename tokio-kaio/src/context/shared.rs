@@ -14,6 +14,7 @@ use std::task::Waker;
 use arrayvec::ArrayVec;
 use lock_api::Mutex;
 
+use super::admission::{Admitted, Arrival};
 use super::aftermath::Aftermath;
 use super::counts::Look;
 use super::descriptor::Descriptor;
@@ -22,7 +23,7 @@ use super::effort::{Effort, Watch};
 use super::pool::{Pool, Threads};
 use super::reaper::Reaper;
 use super::route::Route;
-use super::state::{Admitted, Arrival, Driven, Limits, Phase, State};
+use super::state::{Driven, Limits, Phase, State};
 use super::teardown::Remains;
 use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Ticket, submit};
 use crate::sync::{EventFd, watch};

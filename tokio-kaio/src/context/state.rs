@@ -8,19 +8,18 @@ use std::task::{Context, Waker};
 use super::aftermath::Aftermath;
 use super::batching::Batching;
 use super::counts::{Counts, Look};
-use super::descriptor::Descriptor;
 use super::pool::Pool;
 use super::route::Route;
 use super::signalling::Signalling;
 use super::teardown::Remains;
 use crate::request::{
-    Batch, Flavour, Landing, Memory, OpenFile, Order, Outcome, Parcel, Payload, Table, Ticket, Way,
+    Batch, Flavour, Landing, Memory, OpenFile, Order, Outcome, Parcel, Table, Ticket, Way,
 };
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
 use crate::sys::{Events, Kernel, MAX_BATCH};
 use crate::trace::Notice;
-use crate::{AioCommandError, Backend, SubmitPolicy};
+use crate::{Backend, SubmitPolicy};
 
 /// Most requests that go to the kernel in one call, unless told. With more, the device is idle for
 /// longer while they are put together, and the CPU that is saved is little.
@@ -28,7 +27,7 @@ const DEFAULT_MAX_BATCH: usize = 16;
 
 /// What a launch is used for, to learn of the files in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Nothing,
     /// It is watched closely.
     Watch,
@@ -94,39 +93,6 @@ pub(super) struct Live<K> {
     pub(super) gone: watch::Sender<()>,
 }
 
-/// A new request. Changed in place: it is large to move.
-pub(super) struct Arrival {
-    /// Without its memory when the table has taken it in.
-    pub(super) payload: Payload,
-    /// For the table. Still here if that does not want it yet.
-    pub(super) waker: Option<Waker>,
-    /// Blank; for the kernel, where it goes there now.
-    pub(super) iocb: Iocb,
-}
-
-impl Arrival {
-    #[inline(always)]
-    pub(super) fn new(payload: Payload, waker: Waker) -> Arrival {
-        Arrival {
-            payload,
-            waker: Some(waker),
-            iocb: Iocb::default(),
-        }
-    }
-}
-
-/// What became of a new request.
-pub(super) enum Admitted<F: Flavour> {
-    /// Goes to the kernel now: [`Shared::send`](super::shared::Shared::send).
-    Launched(Ticket<F>, Route),
-    Queued(Ticket<F>),
-    /// Has to wait, and wants something that keeps its descriptor open meanwhile.
-    WantsFile,
-    Refused(AioCommandError),
-    /// There is no free slot, and it may not wait.
-    Full,
-}
-
 /// What the driver has to know of its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driven {
@@ -175,123 +141,10 @@ impl<F: Flavour> State<F> {
         self.limits.slots.saturating_sub(taken)
     }
 
-    #[inline(always)]
-    pub(super) fn admit(
-        &mut self,
-        arrival: &mut Arrival,
-        descriptor: &Descriptor<'_>,
-        may_wait: bool,
-        aftermath: &mut Aftermath<F::Kernel>,
-    ) -> Admitted<F> {
-        if self.free_slots() == 0 {
-            self.table.make_ready(); // before there are others to be woken
-            self.reap(Look::Other, aftermath);
-        }
-        if !matches!(self.phase, Phase::Open(_)) {
-            return Admitted::Refused(AioCommandError::AioStopped);
-        }
-        let full = self.free_slots() == 0;
-        if full && !may_wait {
-            return Admitted::Full;
-        }
-        if full {
-            self.counts.found_full += 1;
-            let slots = self.limits.slots;
-            aftermath.notices.push(|| Notice::FoundFull { slots });
-        }
-        if full && !self.limits.waits {
-            return Admitted::Refused(AioCommandError::CapacityExceeded);
-        }
-        let file = descriptor.file();
-        // A descriptor that nothing keeps open once the future is forgotten can't wait for
-        // company.
-        let company = !full && self.driven && file.is_some() && {
-            let apart = self.tasks_are_apart();
-            let in_flight = self.table.in_flight();
-            let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
-            self.batching.should_wait(in_flight, waker, apart)
-        };
-        if full || company || self.table.is_to_stay_behind(arrival.payload.order(), file) {
-            return match file {
-                Some(file) => self.queue(arrival, file, full, aftermath),
-                None => Admitted::WantsFile,
-            };
-        }
-        let turn = self.turn();
-        let way = self.way_of(file, arrival.payload.order(), turn);
-        if matches!(way, Way::Pool) {
-            return match file {
-                Some(file) => self.queue_for_pool(arrival, file, aftermath),
-                None => Admitted::WantsFile,
-            };
-        }
-        let quiet = self.may_be_quiet();
-        let Arrival { payload, iocb, .. } = arrival;
-        let ticket = self.table.launch(payload, descriptor.fd(), file, way, iocb);
-        let closely =
-            file.is_some_and(|file| file.is_to_be_watched(self.limits.policy, turn == Turn::Watch));
-        Admitted::Launched(ticket, self.route(quiet, closely))
-    }
-
-    /// Takes in a request that goes from the pool, now if none is queued: it is not to get ahead of
-    /// those.
-    #[inline(never)]
-    fn queue_for_pool(
-        &mut self,
-        arrival: &mut Arrival,
-        file: &Arc<OpenFile>,
-        aftermath: &mut Aftermath<F::Kernel>,
-    ) -> Admitted<F> {
-        if self.table.launchable() > 0 {
-            return self.queue(arrival, file, false, aftermath);
-        }
-        let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
-        let (ticket, parcel) = self.table.launch_pooled(payload, Arc::clone(file), waker);
-        self.offload_unattempted(parcel, aftermath);
-        Admitted::Queued(ticket)
-    }
-
-    /// Takes in a request that waits, for a slot or for company.
-    #[inline(never)]
-    fn queue(
-        &mut self,
-        arrival: &mut Arrival,
-        file: &Arc<OpenFile>,
-        full: bool,
-        aftermath: &mut Aftermath<F::Kernel>,
-    ) -> Admitted<F> {
-        let (payload, waker) = (&mut arrival.payload, arrival.waker.take());
-        self.batching
-            .queued(waker.as_ref().unwrap_or(Waker::noop()));
-        let ticket = self.table.enqueue(payload, Arc::clone(file), waker);
-        // A device should not wait for the rest. But where requests are done at once, a flush
-        // wakes their tasks, this one among them, which costs least from the driver's.
-        let at_once = self.may_be_quiet();
-        if self.table.launchable() >= self.batch_limit() && !full && !at_once {
-            aftermath.flush = true;
-        } else {
-            self.request_flush(aftermath);
-        }
-        Admitted::Queued(ticket)
-    }
-
-    /// How a new request goes to the kernel if it goes now.
-    #[inline]
-    fn way_of(&self, file: Option<&Arc<OpenFile>>, order: &Order, turn: Turn) -> Way {
-        let policy = self.limits.policy;
-        match (self.limits.backend, file) {
-            (Backend::ThreadPool, _) => Way::Pool,
-            (_, Some(file)) => file.way(order, policy, turn == Turn::Probe),
-            // One that goes to the pool wants a file that can be held.
-            (_, None) if policy == SubmitPolicy::Offload => Way::Pool,
-            (_, None) => Way::Inline,
-        }
-    }
-
     /// What the next launch is to be used for, besides: one in 256 for either. Spread by the golden
     /// ratio, so that they fall on each of several files that take turns.
     #[inline]
-    fn turn(&self) -> Turn {
+    pub(super) fn turn(&self) -> Turn {
         match self.table.latest_launch().wrapping_mul(0x9e37_79b9) >> 24 {
             0 => Turn::Watch,
             1 => Turn::Probe,
@@ -301,7 +154,11 @@ impl<F: Flavour> State<F> {
 
     /// As [`State::offload`], for one that the kernel has not refused.
     #[inline(never)]
-    fn offload_unattempted(&mut self, parcel: Parcel, aftermath: &mut Aftermath<F::Kernel>) {
+    pub(super) fn offload_unattempted(
+        &mut self,
+        parcel: Parcel,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) {
         aftermath.notices.push(|| Notice::Offloaded {
             fd: parcel.file.as_raw_fd(),
             order: Order::of(&parcel.iocb),
@@ -324,7 +181,7 @@ impl<F: Flavour> State<F> {
 
     /// For a submission while the context lives; counts as submitting until the caller takes that back.
     /// `closely`: see [`Route::closely`].
-    fn route(&mut self, quiet: bool, closely: bool) -> Route {
+    pub(super) fn route(&mut self, quiet: bool, closely: bool) -> Route {
         self.submitting += 1;
         Route {
             quiet,
@@ -336,13 +193,13 @@ impl<F: Flavour> State<F> {
 
     /// Whether the next requests may go out without a signal. Only where a driver runs, which
     /// finds those for which that was a mistake.
-    fn may_be_quiet(&self) -> bool {
+    pub(super) fn may_be_quiet(&self) -> bool {
         self.driven && self.signalling.may_be_quiet()
     }
 
     /// Most requests that go to the kernel in one call now. Unless told, a device gets work to do
     /// while the rest is put together; one that is done with it at once is idle anyway.
-    fn batch_limit(&self) -> usize {
+    pub(super) fn batch_limit(&self) -> usize {
         match self.limits.max_batch {
             Some(limit) => limit,
             None if self.may_be_quiet() => MAX_BATCH,
