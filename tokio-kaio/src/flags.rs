@@ -47,10 +47,10 @@ bitflags! {
 
         /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
         /// for every write that extends the file or fills a hole), for pages of the file in the
-        /// page cache, for a change of the file's time stamp (on XFS that is the first write within each tick of the kernel's clock),
-        /// for a lock, for a request of the block device's. Trying again with the flag may never
-        /// succeed: submit it again without. Where the file system can't promise not to wait:
-        /// `EOPNOTSUPP`.
+        /// page cache, for a change of the file's time stamp (on XFS the first write within each
+        /// tick of the kernel's clock), for a lock, for a request of the block device's. Trying
+        /// again with the flag may never succeed: submit it again without. Where the file system
+        /// can't promise not to wait: `EOPNOTSUPP`.
         const NOWAIT = abi::RWF_NOWAIT as isize;
 
         /// Complete when data and metadata are durable, as `O_SYNC` does: a `fsync` of this write.

@@ -63,10 +63,12 @@ pub enum SubmitPolicy {
     ///
     /// - After some refusals in a row the attempt is left out, and made again now and then.
     /// - A file system that does not know the flag (`EOPNOTSUPP`: tmpfs, overlayfs), or refuses what
-    ///   it would not have waited for (XFS: what sets a time stamp or allocates), costs nothing for long: where
-    ///   submissions from the pool are seen not to sleep, further ones are made here without the
-    ///   flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one that sleeps,
-    ///   or runs for more than a millisecond, sends those after it to the pool again.
+    ///   it would not have waited for (XFS: what sets a time stamp or allocates), costs nothing for
+    ///   long: where submissions from the pool are seen not to sleep, further ones are made here
+    ///   without the flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one
+    ///   that sleeps, or runs for more than a millisecond, sends those after it to the pool again.
+    /// - Appends, which always extend the file, are learned of apart and make no attempt: they start
+    ///   in the pool.
     ///
     /// Syncs go to a work queue of the kernel's and are submitted inline; so are operations with
     /// `NOWAIT` of their own, whose `EAGAIN` is the caller's.
