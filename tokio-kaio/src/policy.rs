@@ -107,5 +107,8 @@ pub enum Backend {
     /// `fdatasync`. Works wherever files do, for more CPU an operation, and no more in flight on the
     /// device than there are threads
     /// ([`AioContextBuilder::blocking_threads`](crate::AioContextBuilder::blocking_threads)).
+    ///
+    /// Dropping the runtime waits for the transfers that threads are in, as for anything in tokio's
+    /// blocking pool; [`shutdown_background`](tokio::runtime::Runtime::shutdown_background) does not.
     ThreadPool,
 }
