@@ -357,6 +357,7 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
             if poll!(read.as_mut()).is_ready() {
                 return None;
             }
+            common::all_have_threads(&handle).await;
         }
         assert_eq!(bytes.size(), LONG, "the buffer has memory again");
         let in_flight = context.available_slots() == Some(1);

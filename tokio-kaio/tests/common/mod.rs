@@ -239,6 +239,14 @@ pub async fn until<S: std::fmt::Debug>(mut done: impl FnMut() -> bool, state: im
 /// the memlock limit that users have.
 pub const LONG: usize = 1 << 20;
 
+/// Waits until no request of `handle`'s waits for a thread of the blocking pool, from where it could
+/// be taken back.
+pub async fn all_have_threads(handle: &AioContextHandle) {
+    while handle.metrics().waiting_for_thread > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Tries until `attempt` has seen what it waits for: a request that is still in flight can't be
 /// had for certain.
 pub async fn until_seen<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
