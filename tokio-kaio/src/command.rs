@@ -56,14 +56,13 @@ pub enum RawCommand<'a> {
 }
 
 impl<'a> RawCommand<'a> {
-    /// What it is called.
-    #[cfg(feature = "tracing")]
-    pub(crate) fn name(&self) -> &'static str {
+    /// `IOCB_CMD_*`.
+    pub(crate) fn opcode(&self) -> u16 {
         match self {
-            RawCommand::Pread { .. } => "read",
-            RawCommand::Pwrite { .. } => "write",
-            RawCommand::Fdsync => "fdatasync",
-            RawCommand::Fsync => "fsync",
+            RawCommand::Pread { .. } => abi::IOCB_CMD_PREAD,
+            RawCommand::Pwrite { .. } => abi::IOCB_CMD_PWRITE,
+            RawCommand::Fdsync => abi::IOCB_CMD_FDSYNC,
+            RawCommand::Fsync => abi::IOCB_CMD_FSYNC,
         }
     }
 
@@ -108,6 +107,7 @@ impl<'a> RawCommand<'a> {
     /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, `EOPNOTSUPP` for flags that
     /// no kernel could know.
     pub(crate) fn payload(self) -> Result<(Payload, Lease<'a>), AioCommandError> {
+        let opcode = self.opcode();
         Ok(match self {
             RawCommand::Pread {
                 offset,
@@ -116,7 +116,7 @@ impl<'a> RawCommand<'a> {
                 len,
             } => {
                 let order = Order {
-                    opcode: abi::IOCB_CMD_PREAD,
+                    opcode,
                     rw_flags: rw_flags(flags.bits())?,
                     nbytes: len,
                     offset: offset as i64,
@@ -130,15 +130,14 @@ impl<'a> RawCommand<'a> {
                 len,
             } => {
                 let order = Order {
-                    opcode: abi::IOCB_CMD_PWRITE,
+                    opcode,
                     rw_flags: rw_flags(flags.bits())?,
                     nbytes: len,
                     offset: offset as i64,
                 };
                 (Payload::write(order, buffer), Lease::None)
             }
-            RawCommand::Fdsync => (Payload::bare(abi::IOCB_CMD_FDSYNC), Lease::None),
-            RawCommand::Fsync => (Payload::bare(abi::IOCB_CMD_FSYNC), Lease::None),
+            RawCommand::Fdsync | RawCommand::Fsync => (Payload::bare(opcode), Lease::None),
         })
     }
 }

@@ -4,12 +4,10 @@ mod common;
 
 use std::fs;
 use std::pin::pin;
-use std::sync::Arc;
 
 use common::*;
 use futures::future::join_all;
 use futures::poll;
-use tokio::task::JoinSet;
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, Backend, Metrics, ReadFlags, SubmitPolicy, WriteFlags,
     aio_context,
@@ -20,10 +18,6 @@ const LEN: u64 = BLOCK as u64;
 fn events(metrics: &Metrics) -> u64 {
     let reaped = metrics.reaped;
     reaped.after_submit + reaped.by_signal + reaped.by_poll + reaped.by_driver + reaped.otherwise
-}
-
-fn backends() -> [Backend; 2] {
-    [Backend::KernelAio, Backend::ThreadPool]
 }
 
 #[tokio::test]
@@ -39,19 +33,11 @@ async fn a_new_context_has_done_nothing() {
 #[tokio::test]
 async fn each_request_counts_once_whatever_its_way() {
     for dir in everywhere() {
-        for (backend, policy) in backends().into_iter().flat_map(|backend| {
-            [
-                SubmitPolicy::Inline,
-                SubmitPolicy::NoWaitFirst,
-                SubmitPolicy::Offload,
-            ]
-            .map(|policy| (backend, policy))
-        }) {
-            let (context, handle) = AioContextBuilder::new(16)
-                .backend(backend)
-                .submit_policy(policy)
-                .build()
-                .unwrap();
+        let ways = BACKENDS
+            .iter()
+            .flat_map(|&backend| POLICIES.map(|policy| (backend, policy)));
+        for (backend, policy) in ways {
+            let (context, handle) = context_by((backend, policy), 16);
             let file = open_rw(&dir, "file").await;
             let block = patterned(0, BLOCK);
             for wave in 0..4 {
@@ -133,7 +119,7 @@ async fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
 async fn failures_are_counted_by_whoever_found_them() {
     let dir = on_disk();
     let file = patterned_file(&dir, 1).await;
-    for backend in backends() {
+    for &backend in BACKENDS {
         let (context, handle) = AioContextBuilder::new(4).backend(backend).build().unwrap();
         let mut bytes = buffer(BLOCK);
         within(read_block(&handle, &file, 1, &mut bytes))
@@ -223,7 +209,7 @@ async fn requests_that_are_given_up_in_flight_are_counted_while_they_are_and_aft
 async fn latencies_are_measured_where_they_are_asked_for() {
     let dir = on_disk();
     let file = patterned_file(&dir, 8).await;
-    for backend in backends() {
+    for &backend in BACKENDS {
         let builder = AioContextBuilder::new(8).backend(backend);
         let (plain, plain_handle) = builder.clone().build().unwrap();
         let (measured, handle) = builder.measure_latency(true).build().unwrap();
@@ -263,7 +249,7 @@ async fn a_context_that_has_ended_still_tells_what_it_did() {
 
 #[tokio::test]
 async fn whether_there_is_a_ring_is_told() {
-    for backend in backends() {
+    for &backend in BACKENDS {
         let (context, handle) = AioContextBuilder::new(8).backend(backend).build().unwrap();
         let ring = handle.backend() == Backend::KernelAio && !cfg!(kaio_force_getevents);
         assert_eq!(handle.metrics().ring, ring, "{backend:?}");
@@ -275,19 +261,10 @@ async fn whether_there_is_a_ring_is_told() {
 fn shards_are_added_up() {
     two_workers().block_on(async {
         let dir = on_disk();
-        let file = Arc::new(patterned_file(&dir, 64).await);
+        let file = patterned_file(&dir, 64).await;
         let builder = AioContextBuilder::new(16).shards(2).measure_latency(true);
         let (context, handle) = builder.build().unwrap();
-        let mut tasks = JoinSet::new();
-        for block in 0..64 {
-            let (handle, file) = (handle.clone(), Arc::clone(&file));
-            tasks.spawn(async move {
-                let mut bytes = buffer(BLOCK);
-                let read = read_block(&handle, &file, block * LEN, &mut bytes).await;
-                assert_eq!(read.unwrap(), LEN);
-            });
-        }
-        within(tasks.join_all()).await;
+        read_in_tasks(&handle, file, 64).await;
         let metrics = handle.metrics();
         assert_eq!((metrics.submitted, metrics.completed), (64, 64));
         assert_eq!(metrics.latency.unwrap().count(), 64);

@@ -28,17 +28,6 @@ fn context(nr: usize, policy: SubmitPolicy) -> (AioContext, AioContextHandle) {
     builder.build().unwrap()
 }
 
-async fn write(
-    handle: &AioContextHandle,
-    file: &File,
-    block: u64,
-    bytes: &LockedBuf,
-) -> Result<u64, AioCommandError> {
-    let len = bytes.size() as u64;
-    file.write_at(handle, block * LEN, bytes, len, WriteFlags::empty())
-        .await
-}
-
 async fn append(handle: &AioContextHandle, file: &File, bytes: &LockedBuf) -> u64 {
     let len = bytes.size() as u64;
     let appended = file.write_at(handle, 0, bytes, len, WriteFlags::APPEND);
@@ -47,11 +36,8 @@ async fn append(handle: &AioContextHandle, file: &File, bytes: &LockedBuf) -> u6
 
 /// What `handle` has counted since `before`: refusals and offloads.
 fn since(handle: &AioContextHandle, before: &Metrics) -> (u64, u64) {
-    let now = handle.metrics();
-    (
-        now.nowait_refusals - before.nowait_refusals,
-        now.offloads - before.offloads,
-    )
+    let since = handle.metrics().since(before);
+    (since.nowait_refusals, since.offloads)
 }
 
 #[tokio::test]
@@ -728,18 +714,8 @@ fn shards_share_out_the_threads() {
             .submit_policy(SubmitPolicy::Offload)
             .build()
             .unwrap();
-        let file = Arc::new(patterned_file(&dir, 64).await);
-        let mut tasks = JoinSet::new();
-        for block in 0..64 {
-            let (handle, file) = (handle.clone(), Arc::clone(&file));
-            tasks.spawn(async move {
-                let mut bytes = buffer(BLOCK);
-                let read = read_block(&handle, &file, block * LEN, &mut bytes).await;
-                assert_eq!(read.unwrap(), LEN);
-                assert!(is_pattern(block, bytes.as_ref()));
-            });
-        }
-        within(tasks.join_all()).await;
+        let file = patterned_file(&dir, 64).await;
+        read_in_tasks(&handle, file, 64).await;
         assert_eq!(handle.metrics().offloads, 64);
         is_idle(&handle, 32).await;
         within(context.close()).await;

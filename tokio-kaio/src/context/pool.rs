@@ -168,8 +168,7 @@ impl<K: Kernel> Pool<K> {
         }
         let mut state = self.lock();
         let position = state.waiting.iter().position(|p| p.iocb.data == tag)?;
-        let parcel = state.waiting.remove(position)?;
-        Some(parcel)
+        state.waiting.remove(position)
     }
 
     /// Has threads take what waits. Not to be called under the context's lock.

@@ -11,7 +11,6 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug, debug_span, info, trace, warn};
 
 use super::Notice;
-use crate::request::Order;
 use crate::sync::contain;
 use crate::sys::abi;
 use crate::{AioCommandError, AioContextError, RawCommand};
@@ -69,7 +68,7 @@ pub(crate) fn operation(command: &RawCommand<'_>, fd: RawFd) -> Span {
     debug_span!(
         target: "tokio_kaio",
         "aio",
-        op = command.name(),
+        op = name(command.opcode()),
         fd,
         offset = transfer.and_then(|transfer| transfer.offset),
         len = transfer.map(|transfer| transfer.len),
@@ -112,7 +111,7 @@ fn tell(notice: Notice) {
     match notice {
         Notice::Refused { fd, order, unknown } => debug!(
             target: "tokio_kaio",
-            op = name(&order),
+            op = name(order.opcode),
             fd,
             offset = order.offset,
             len = order.nbytes,
@@ -121,7 +120,7 @@ fn tell(notice: Notice) {
         ),
         Notice::Offloaded { fd, order } => trace!(
             target: "tokio_kaio",
-            op = name(&order),
+            op = name(order.opcode),
             fd,
             offset = order.offset,
             len = order.nbytes,
@@ -133,8 +132,8 @@ fn tell(notice: Notice) {
     }
 }
 
-fn name(order: &Order) -> &'static str {
-    match order.opcode {
+fn name(opcode: u16) -> &'static str {
+    match opcode {
         abi::IOCB_CMD_PREAD => "read",
         abi::IOCB_CMD_PWRITE => "write",
         abi::IOCB_CMD_FDSYNC => "fdatasync",

@@ -12,14 +12,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
+use tokio::task::JoinSet;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend,
-    File, LockedBuf, ReadFlags, SubmitPolicy,
+    File, LockedBuf, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 /// A block that every file system takes for direct I/O.
@@ -343,6 +344,34 @@ pub fn ways() -> impl Iterator<Item = Way> {
 pub fn context_by((backend, policy): Way, nr: usize) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(nr).backend(backend);
     builder.submit_policy(policy).build().unwrap()
+}
+
+/// Writes all of `bytes` at a block.
+pub async fn write(
+    handle: &AioContextHandle,
+    file: &File,
+    block: u64,
+    bytes: &LockedBuf,
+) -> Result<u64, AioCommandError> {
+    let (offset, len) = (block * BLOCK as u64, bytes.size() as u64);
+    file.write_at(handle, offset, bytes, len, WriteFlags::empty())
+        .await
+}
+
+/// Reads the first `blocks` of a patterned file, each in a task of its own.
+pub async fn read_in_tasks(handle: &AioContextHandle, file: File, blocks: u64) {
+    let file = Arc::new(file);
+    let mut tasks = JoinSet::new();
+    for block in 0..blocks {
+        let (handle, file) = (handle.clone(), Arc::clone(&file));
+        tasks.spawn(async move {
+            let mut bytes = buffer(BLOCK);
+            let read = read_block(&handle, &file, block * BLOCK as u64, &mut bytes).await;
+            assert_eq!(read.unwrap(), BLOCK as u64);
+            assert!(is_pattern(block, bytes.as_ref()));
+        });
+    }
+    within(tasks.join_all()).await;
 }
 
 /// A context whose requests are submitted where they are made, for tests of how that is done.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use common::{
     BLOCK, LONG, buffer, forbid, held, in_child, is_pattern, is_root, limit, obey_limits, open_rw,
-    patterned, within,
+    patterned, within, write,
 };
 use futures::future::join_all;
 use futures::{FutureExt, poll};
@@ -107,22 +107,6 @@ async fn read(
         bytes,
         bytes.size() as u64,
         ReadFlags::empty(),
-    )
-    .await
-}
-
-async fn write(
-    handle: &AioContextHandle,
-    file: &File,
-    block: u64,
-    bytes: &LockedBuf,
-) -> Result<u64, AioCommandError> {
-    file.write_at(
-        handle,
-        block * LEN,
-        bytes,
-        bytes.size() as u64,
-        WriteFlags::empty(),
     )
     .await
 }
