@@ -1,8 +1,9 @@
 //! [`RawCommand`]: one operation as the caller states it.
 
+#[cfg(feature = "tracing")]
 use crate::error::Transfer;
 use crate::flags::{ReadFlags, WriteFlags};
-use crate::{AioCommandError, LockedBuf};
+use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
 use crate::request::{Lease, Order, Payload};
 use crate::sys::abi;
@@ -23,7 +24,7 @@ pub enum RawCommand<'a> {
         offset: u64,
         /// Where to. Of the `len` bytes, those after the ones that were read can have been zeroed;
         /// the rest of the buffer is left as it was.
-        buffer: &'a mut LockedBuf,
+        buffer: &'a mut AlignedBuf,
         /// How.
         flags: ReadFlags,
         /// How many bytes, at most the buffer's size.
@@ -39,11 +40,37 @@ pub enum RawCommand<'a> {
         /// opened with `O_APPEND`.
         offset: u64,
         /// Where from.
-        buffer: &'a LockedBuf,
+        buffer: &'a AlignedBuf,
         /// How.
         flags: WriteFlags,
         /// How many bytes, at most the buffer's size.
         len: u64,
+    },
+
+    /// Read at `offset` to each of `buffers`, one after the other. Completes with the number of bytes
+    /// read, as [`Pread`](RawCommand::Pread) does. As
+    /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html), but of more than
+    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done.
+    Preadv {
+        /// Where in the file, bytes.
+        offset: u64,
+        /// Where to: whole buffers or ranges of them. With direct I/O each must be aligned.
+        buffers: &'a mut [PartMut<'a>],
+        /// How.
+        flags: ReadFlags,
+    },
+
+    /// Write each of `buffers` at `offset`, one after the other. Completes with the number of bytes
+    /// written, as [`Pwrite`](RawCommand::Pwrite) does. As
+    /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html), but of more than
+    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done.
+    Pwritev {
+        /// Where in the file, bytes; as in [`Pwrite`](RawCommand::Pwrite).
+        offset: u64,
+        /// Where from: whole buffers or ranges of them. With direct I/O each must be aligned.
+        buffers: &'a [Part<'a>],
+        /// How.
+        flags: WriteFlags,
     },
 
     /// Make the file's data durable. Covers the writes that have completed before it is submitted.
@@ -56,27 +83,35 @@ pub enum RawCommand<'a> {
 }
 
 impl<'a> RawCommand<'a> {
-    /// `IOCB_CMD_*`.
-    pub(crate) fn opcode(&self) -> u16 {
+    /// What it is called in traces.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn name(&self) -> &'static str {
         match self {
-            RawCommand::Pread { .. } => abi::IOCB_CMD_PREAD,
-            RawCommand::Pwrite { .. } => abi::IOCB_CMD_PWRITE,
-            RawCommand::Fdsync => abi::IOCB_CMD_FDSYNC,
-            RawCommand::Fsync => abi::IOCB_CMD_FSYNC,
+            RawCommand::Pread { .. } => "read",
+            RawCommand::Pwrite { .. } => "write",
+            RawCommand::Preadv { .. } => "readv",
+            RawCommand::Pwritev { .. } => "writev",
+            RawCommand::Fdsync => "fdatasync",
+            RawCommand::Fsync => "fsync",
         }
     }
 
     /// Whether it is a write to the end of the file, wherever that is when it is made.
     pub(crate) fn appends(&self) -> bool {
-        matches!(self, RawCommand::Pwrite { flags, .. } if flags.contains(WriteFlags::APPEND))
+        matches!(
+            self,
+            RawCommand::Pwrite { flags, .. } | RawCommand::Pwritev { flags, .. }
+                if flags.contains(WriteFlags::APPEND)
+        )
     }
 
     /// Panics where `len` is larger than the buffer.
+    #[inline]
     pub(crate) fn check(&self) {
         let (len, size) = match self {
             RawCommand::Pread { len, buffer, .. } => (*len, buffer.size()),
             RawCommand::Pwrite { len, buffer, .. } => (*len, buffer.size()),
-            RawCommand::Fdsync | RawCommand::Fsync => return,
+            _ => return,
         };
         assert!(
             len <= size as u64,
@@ -84,20 +119,23 @@ impl<'a> RawCommand<'a> {
         );
     }
 
+    #[cfg(feature = "tracing")]
     pub(crate) fn transfer(&self) -> Option<Transfer> {
-        match *self {
-            RawCommand::Pread { offset, len, .. } => Some(Transfer {
-                offset: Some(offset),
-                len,
-            }),
-            RawCommand::Pwrite {
-                offset, len, flags, ..
-            } => Some(Transfer {
-                offset: (!flags.contains(WriteFlags::APPEND)).then_some(offset),
-                len,
-            }),
-            RawCommand::Fdsync | RawCommand::Fsync => None,
-        }
+        let (offset, len) = match self {
+            RawCommand::Pread { offset, len, .. } => (*offset, *len),
+            RawCommand::Pwrite { offset, len, .. } => (*offset, *len),
+            RawCommand::Preadv {
+                offset, buffers, ..
+            } => (*offset, buffers.iter().map(|part| part.len() as u64).sum()),
+            RawCommand::Pwritev {
+                offset, buffers, ..
+            } => (*offset, buffers.iter().map(|part| part.len() as u64).sum()),
+            RawCommand::Fdsync | RawCommand::Fsync => return None,
+        };
+        Some(Transfer {
+            offset: (!self.appends()).then_some(offset),
+            len,
+        })
     }
 
     /// What goes to the kernel, with the memory for it leased from the buffer.
@@ -106,8 +144,9 @@ impl<'a> RawCommand<'a> {
     ///
     /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, `EOPNOTSUPP` for flags that
     /// no kernel could know.
+    #[inline(always)]
     pub(crate) fn payload(self) -> Result<(Payload, Lease<'a>), AioCommandError> {
-        let opcode = self.opcode();
+        let no_memory = AioCommandError::IoSubmit;
         Ok(match self {
             RawCommand::Pread {
                 offset,
@@ -115,13 +154,8 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let order = Order {
-                    opcode,
-                    rw_flags: rw_flags(flags.bits())?,
-                    nbytes: len,
-                    offset: offset as i64,
-                };
-                Payload::read(order, buffer).map_err(AioCommandError::IoSubmit)?
+                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, len)?;
+                Payload::read(order, buffer).map_err(no_memory)?
             }
             RawCommand::Pwrite {
                 offset,
@@ -129,17 +163,48 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let order = Order {
-                    opcode,
-                    rw_flags: rw_flags(flags.bits())?,
-                    nbytes: len,
-                    offset: offset as i64,
-                };
+                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, len)?;
                 (Payload::write(order, buffer), Lease::None)
             }
-            RawCommand::Fdsync | RawCommand::Fsync => (Payload::bare(opcode), Lease::None),
+            RawCommand::Preadv {
+                offset,
+                buffers,
+                flags,
+            } => {
+                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, 0)?;
+                Payload::read_parts(order, buffers).map_err(no_memory)?
+            }
+            RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            } => {
+                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, 0)?;
+                (Payload::write_parts(order, buffers), Lease::None)
+            }
+            RawCommand::Fdsync => (Payload::bare(abi::IOCB_CMD_FDSYNC), Lease::None),
+            RawCommand::Fsync => (Payload::bare(abi::IOCB_CMD_FSYNC), Lease::None),
         })
     }
+}
+
+/// # Errors
+///
+/// `IoSubmit`, `EOPNOTSUPP`: flags that no kernel could know.
+#[inline(always)]
+pub(crate) fn order(
+    opcode: u16,
+    flags: isize,
+    offset: u64,
+    nbytes: u64,
+) -> Result<Order, AioCommandError> {
+    Ok(Order {
+        opcode,
+        priority: 0,
+        rw_flags: rw_flags(flags)?,
+        nbytes,
+        offset: offset as i64,
+    })
 }
 
 /// No bit is dropped on the way to the kernel.
@@ -172,7 +237,7 @@ mod tests {
         iocb
     }
 
-    fn read(buffer: &mut LockedBuf, flags: ReadFlags) -> RawCommand<'_> {
+    fn read(buffer: &mut AlignedBuf, flags: ReadFlags) -> RawCommand<'_> {
         RawCommand::Pread {
             offset: 8192,
             buffer,
@@ -181,7 +246,7 @@ mod tests {
         }
     }
 
-    fn write(buffer: &LockedBuf, flags: WriteFlags) -> RawCommand<'_> {
+    fn write(buffer: &AlignedBuf, flags: WriteFlags) -> RawCommand<'_> {
         RawCommand::Pwrite {
             offset: 8192,
             buffer,
@@ -192,12 +257,13 @@ mod tests {
 
     #[test]
     fn every_read_flag_is_in_rw_flags_and_nowhere_else() {
-        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        let mut buffer = AlignedBuf::new(4096).unwrap();
         for (flag, bits) in [
             (ReadFlags::empty(), 0),
             (ReadFlags::HIPRI, libc::RWF_HIPRI),
             (ReadFlags::NOWAIT, libc::RWF_NOWAIT),
-            (ReadFlags::all(), libc::RWF_HIPRI | libc::RWF_NOWAIT),
+            (ReadFlags::DONTCACHE, 0x80),
+            (ReadFlags::all(), 0x80 | libc::RWF_HIPRI | libc::RWF_NOWAIT),
             (ReadFlags::from_bits_retain(1 << 30), 1 << 30),
         ] {
             let iocb = encoded(read(&mut buffer, flag));
@@ -207,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_write_flag_is_in_rw_flags_and_nowhere_else() {
-        let buffer = LockedBuf::with_size(4096).unwrap();
+        let buffer = AlignedBuf::new(4096).unwrap();
         for (flag, bits) in [
             (WriteFlags::empty(), 0),
             (WriteFlags::APPEND, libc::RWF_APPEND),
@@ -215,8 +281,11 @@ mod tests {
             (WriteFlags::HIPRI, libc::RWF_HIPRI),
             (WriteFlags::NOWAIT, libc::RWF_NOWAIT),
             (WriteFlags::SYNC, libc::RWF_SYNC),
-            (WriteFlags::all(), 0x1f),
-            (WriteFlags::from_bits_retain(0x20), 0x20),
+            (WriteFlags::NOAPPEND, 0x20),
+            (WriteFlags::ATOMIC, 0x40),
+            (WriteFlags::DONTCACHE, 0x80),
+            (WriteFlags::all(), 0xff),
+            (WriteFlags::from_bits_retain(0x100), 0x100),
         ] {
             let iocb = encoded(write(&buffer, flag));
             assert_eq!(iocb.rw_flags, bits, "{flag:?}");
@@ -225,7 +294,7 @@ mod tests {
 
     #[test]
     fn bits_that_do_not_fit_are_refused_and_the_buffer_stays() {
-        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        let mut buffer = AlignedBuf::new(4096).unwrap();
         for bits in (31..isize::BITS).map(|bit| 1_isize << bit) {
             let flags = ReadFlags::from_bits_retain(bits);
             let error = read(&mut buffer, flags).payload().unwrap_err();
@@ -239,7 +308,7 @@ mod tests {
 
     #[test]
     fn transfers_name_their_place_and_memory() {
-        let mut buffer = LockedBuf::with_size(4096).unwrap();
+        let mut buffer = AlignedBuf::new(4096).unwrap();
         let address = buffer.as_ref().as_ptr().addr() as u64;
         let iocb = encoded(write(&buffer, WriteFlags::empty()));
         assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PWRITE);

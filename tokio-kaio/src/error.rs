@@ -5,6 +5,7 @@ use std::{fmt, fs, io};
 use thiserror::Error;
 
 use crate::eventfd::EventFdError;
+use crate::request::Order;
 use crate::sys::{self, DirectIo};
 
 /// Why an operation failed. Its buffer is back with the caller, and the context goes on. A
@@ -38,6 +39,15 @@ pub enum AioCommandError {
     /// An operation that moves no data reported a number of bytes. No kernel is known to do this.
     #[error("a request that moves no data returned a non-zero code")]
     NonZeroCode,
+
+    /// The operation was not done at its deadline
+    /// ([`with_deadline`](crate::GenericAioContextHandle::with_deadline),
+    /// [`with_timeout`](crate::GenericAioContextHandle::with_timeout)). One that still waited for a slot
+    /// never reaches the kernel. One that the kernel has goes on without anybody waiting for it, as if
+    /// its future had been dropped: a write may still land
+    /// ([`File::drain`](crate::File::drain) waits for that).
+    #[error("the operation was not done at its deadline; if the kernel has it, it goes on")]
+    TimedOut,
 
     /// All slots of the context are taken, and it was made with `use_semaphore` `false`, or
     /// [`wait_for_slot(false)`](crate::AioContextBuilder::wait_for_slot).
@@ -178,6 +188,16 @@ pub(crate) struct Transfer {
     /// `None`: at the end of the file.
     pub(crate) offset: Option<u64>,
     pub(crate) len: u64,
+}
+
+impl Transfer {
+    /// `None`: it moves no data.
+    pub(crate) fn of(order: &Order) -> Option<Transfer> {
+        order.is_transfer().then(|| Transfer {
+            offset: (!order.appends()).then_some(order.offset as u64),
+            len: order.nbytes,
+        })
+    }
 }
 
 /// An `EINVAL` of direct I/O and what the file wants.

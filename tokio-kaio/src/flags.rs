@@ -18,6 +18,11 @@ bitflags! {
         /// Fail with `EAGAIN` instead of waiting inside the submission, for a lock or a request of
         /// the block device's. Where the file system can't promise that: `EOPNOTSUPP`.
         const NOWAIT = abi::RWF_NOWAIT as isize;
+
+        /// Of a file without direct I/O: leave nothing of this in the page cache that was not there
+        /// before. Since Linux 6.14, on file systems that know it; `EOPNOTSUPP` elsewhere. With direct
+        /// I/O, which passes by the page cache, there is nothing to leave.
+        const DONTCACHE = abi::RWF_DONTCACHE as isize;
     }
 }
 
@@ -39,11 +44,26 @@ bitflags! {
         /// keep apart.
         const APPEND = abi::RWF_APPEND as isize;
 
+        /// All of the write or, after a crash or a loss of power, nothing of it. Since Linux 6.11, with
+        /// direct I/O, on devices and file systems that can do it, for a length that is a power of two
+        /// within limits of the file, at an offset that is a multiple of the length: `EINVAL` for
+        /// others, `EOPNOTSUPP` where the file can't. See
+        /// `File::atomic_writes`.
+        const ATOMIC = abi::RWF_ATOMIC as isize;
+
+        /// Of a file without direct I/O: leave nothing of this in the page cache that was not there
+        /// before. Since Linux 6.14, on file systems that know it; `EOPNOTSUPP` elsewhere. With direct
+        /// I/O, which passes by the page cache, there is nothing to leave.
+        const DONTCACHE = abi::RWF_DONTCACHE as isize;
+
         /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.
         const DSYNC = abi::RWF_DSYNC as isize;
 
         /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
         const HIPRI = abi::RWF_HIPRI as isize;
+
+        /// Write at the offset, also where the file was opened with `O_APPEND`. Since Linux 6.9.
+        const NOAPPEND = abi::RWF_NOAPPEND as isize;
 
         /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
         /// for every write that extends the file or fills a hole), for pages of the file in the

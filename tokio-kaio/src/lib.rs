@@ -141,12 +141,16 @@ mod flags;
 mod fs;
 mod metrics;
 mod policy;
+mod priority;
 mod request;
 mod sync;
 mod sys;
 mod trace;
 
-pub use buf::{LockedBuf, LockedBufError};
+pub use buf::{
+    AlignedBuf, BufferPool, BufferPoolBuilder, IoBuf, IoBufMut, LockedBuf, LockedBufError, Part,
+    PartMut, Slice,
+};
 pub use command::RawCommand;
 pub use context::{
     AioContext, AioContextBuilder, AioContextHandle, GenericAioContext, GenericAioContextHandle,
@@ -160,6 +164,7 @@ pub use fs::{AioOpenOptionsExt, File};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
 pub use policy::{Backend, SubmitPolicy};
+pub use priority::{IoClass, IoPriority};
 pub use request::{IntrusiveAdapter, LocalRequestAdapter, Request, SyncRequestAdapter};
 
 /// Compiles and runs the README's code.

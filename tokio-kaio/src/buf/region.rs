@@ -1,4 +1,4 @@
-//! One piece of page-aligned memory, and who may touch it.
+//! One piece of memory that the kernel may touch, and who else may.
 //!
 //! A [`Region`] is always behind an `Arc`. What the kernel *reads* (a write's data) is shared with
 //! the request: [`Region::bytes`] may be looked at meanwhile, nobody can change them. What the
@@ -7,88 +7,81 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering};
 
+use super::pool::Place;
 use crate::sys::{Mapping, Process};
 
-/// Zeroed, page-aligned memory that a forked child does not inherit.
+/// Memory that is initialized, aligned as its [`Shape`] says, and not inherited by a forked child.
 #[derive(Debug)]
 pub(crate) struct Region {
-    mapping: ManuallyDrop<Mapping>,
-    len: usize,
-    locked: bool,
+    start: NonNull<u8>,
+    shape: Shape,
+    source: ManuallyDrop<Source>,
     owner: Process,
 }
 
-impl Region {
-    /// `len` bytes, not locked.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL`: `len` is 0. `ENOMEM`: there is no such room.
-    pub(crate) fn new(len: usize) -> io::Result<Region> {
-        let mapping = Mapping::anonymous(len)?;
-        // Kernels that can't would also hand the pages to a child; nothing here breaks then.
-        let _ = mapping.dont_fork();
-        Ok(Region {
-            mapping: ManuallyDrop::new(mapping),
-            len,
-            locked: false,
-            owner: Process::current(),
-        })
-    }
+// SAFETY: plain memory, not bound to a thread. It is written through `&mut Region` or by the kernel,
+// which has an `Exclusive` then.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
 
-    /// Locks the memory into RAM.
-    ///
-    /// # Errors
-    ///
-    /// See [`Mapping::lock`].
-    pub(crate) fn lock(&mut self) -> io::Result<()> {
-        self.mapping.lock()?;
-        self.locked = true;
-        Ok(())
+/// What the memory goes back to.
+#[derive(Debug)]
+enum Source {
+    /// The system.
+    Mapping(#[allow(dead_code, reason = "unmapped when it is dropped")] Mapping),
+    /// A pool.
+    Place(#[allow(dead_code, reason = "free again when it is dropped")] Place),
+}
+
+impl Region {
+    /// A place in a pool's memory: `shape.len` bytes at `start`, which are valid and nobody else's as
+    /// long as `place` is there.
+    pub(super) fn placed(start: NonNull<u8>, shape: Shape, place: Place) -> Region {
+        Region {
+            start,
+            shape,
+            source: ManuallyDrop::new(Source::Place(place)),
+            owner: Process::current(),
+        }
     }
 
     pub(crate) fn shape(&self) -> Shape {
-        Shape {
-            len: self.len,
-            locked: self.locked,
-        }
+        self.shape
     }
 
     /// A copy of this one; locked if this one is and the limit allows it.
     pub(crate) fn copy(&self) -> io::Result<Region> {
-        let mut region = self.shape().make()?;
+        let mut region = self.shape.make()?;
         region.bytes_mut().copy_from_slice(self.bytes());
         Ok(region)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn is_locked(&self) -> bool {
-        self.locked
+        self.shape.len
     }
 
     /// For the kernel, which makes a pointer of it.
     pub(crate) fn address(&self) -> u64 {
-        self.mapping.start().as_ptr().expose_provenance() as u64
+        self.start.as_ptr().expose_provenance() as u64
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` mapped bytes. Nobody writes them while `self` is borrowed: `bytes_mut`
-        // wants `&mut`, and the kernel writes only to a region inside `Exclusive`, which has no
-        // way to a `&Region`.
-        unsafe { slice::from_raw_parts(self.mapping.start().as_ptr(), self.len) }
+        // SAFETY: `len` bytes of its own, initialized when they were mapped. Nobody writes them
+        // while `self` is borrowed: `bytes_mut` wants `&mut`, and the kernel writes only to a region
+        // inside `Exclusive`, which has no way to a `&Region`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.shape.len) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `len` mapped bytes, and `&mut self`: no other reference, no request (it would
+        // SAFETY: `len` bytes of its own, and `&mut self`: no other reference, no request (it would
         // hold another `Arc`, or be an `Exclusive`).
-        unsafe { slice::from_raw_parts_mut(self.mapping.start().as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.shape.len) }
     }
 }
 
@@ -97,28 +90,88 @@ impl Drop for Region {
         // In a forked child the addresses may by now belong to something else.
         if self.owner == Process::current() {
             // SAFETY: dropped here only, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.mapping) };
+            unsafe { ManuallyDrop::drop(&mut self.source) };
         }
     }
 }
 
-/// What it takes to make a region like another.
-#[derive(Clone, Copy, Debug)]
+/// What it takes to make a region, or one like another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    len: usize,
-    locked: bool,
+    /// Bytes, at least 1.
+    pub(crate) len: usize,
+    /// Of its address: a power of two.
+    pub(crate) alignment: usize,
+    /// In RAM to stay.
+    pub(crate) locked: bool,
+    /// On huge pages, as far as there are any.
+    pub(crate) huge: bool,
 }
 
 impl Shape {
-    /// Zeroed memory of this shape; not locked where the limit does not allow it.
-    pub(crate) fn make(self) -> io::Result<Region> {
-        let mut region = Region::new(self.len)?;
-        if self.locked {
-            // Locking is a convenience: the kernel pins the pages of every transfer.
-            let _ = region.lock();
+    /// `len` bytes as they come from the system.
+    pub(crate) fn plain(len: usize) -> Shape {
+        Shape {
+            len,
+            alignment: 1,
+            locked: false,
+            huge: false,
         }
-        Ok(region)
     }
+
+    /// Panics if `alignment` is no power of two.
+    pub(super) fn aligned_to(self, alignment: usize) -> Shape {
+        assert!(
+            alignment.is_power_of_two(),
+            "an alignment should be a power of two, not {alignment}"
+        );
+        Shape { alignment, ..self }
+    }
+
+    /// Zeroed memory of this shape; not locked where the limit does not allow it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: no bytes. `ENOMEM`: there is no such room.
+    pub(crate) fn make(self) -> io::Result<Region> {
+        let made = self.make_mapped()?;
+        // Locking is a convenience: the kernel pins the pages of every transfer.
+        let locked = self.locked && made.lock().is_ok();
+        Ok(self.region(made, locked))
+    }
+
+    /// The same, locked if it is to be, or not at all.
+    pub(crate) fn make_strictly(self) -> Result<Region, Unmade> {
+        let made = self.make_mapped().map_err(Unmade::NoMemory)?;
+        if self.locked {
+            made.lock().map_err(Unmade::NotLocked)?;
+        }
+        Ok(self.region(made, self.locked))
+    }
+
+    /// Mapped, not locked yet.
+    pub(super) fn make_mapped(self) -> io::Result<Mapping> {
+        let mapping = Mapping::aligned(self.len, self.alignment, self.huge)?;
+        // Kernels that can't would also hand the pages to a child; nothing here breaks then.
+        let _ = mapping.dont_fork();
+        Ok(mapping)
+    }
+
+    fn region(self, mapping: Mapping, locked: bool) -> Region {
+        Region {
+            start: mapping.start(),
+            shape: Shape { locked, ..self },
+            source: ManuallyDrop::new(Source::Mapping(mapping)),
+            owner: Process::current(),
+        }
+    }
+}
+
+/// Why there is no region.
+#[derive(Debug)]
+pub(crate) enum Unmade {
+    NoMemory(io::Error),
+    NotLocked(io::Error),
 }
 
 /// The only handle on a region, and no way to look into it: the kernel may be writing there.
@@ -142,6 +195,10 @@ impl Exclusive {
         self.0.address()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn shape(&self) -> Shape {
         self.0.shape()
     }
@@ -160,15 +217,29 @@ mod tests {
 
     #[test]
     fn a_region_is_zeroed_and_page_aligned() {
-        let region = Region::new(10_000).unwrap();
+        let region = Shape::plain(10_000).make().unwrap();
         assert_eq!(region.bytes().len(), 10_000);
         assert!(region.bytes().iter().all(|&b| b == 0));
         assert_eq!(region.address() % 4096, 0);
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri unmaps whole mappings only")]
+    fn a_region_is_aligned_as_its_shape_says() {
+        for alignment in [1, 512, 4096, 1 << 16, 1 << 21, 1 << 24] {
+            let shape = Shape {
+                alignment,
+                ..Shape::plain(3 << 12)
+            };
+            let mut region = shape.make().unwrap();
+            assert_eq!(region.address() % alignment as u64, 0, "{alignment}");
+            region.bytes_mut().fill(7);
+        }
+    }
+
+    #[test]
     fn a_shared_region_is_not_exclusive() {
-        let region = Arc::new(Region::new(1).unwrap());
+        let region = Arc::new(Shape::plain(1).make().unwrap());
         let shared = region.clone();
         let region = Exclusive::new(region).unwrap_err();
         drop(shared);
@@ -178,7 +249,12 @@ mod tests {
     #[test]
     fn absurd_sizes_are_errors() {
         for len in [0, usize::MAX, usize::MAX / 2] {
-            Region::new(len).unwrap_err();
+            Shape::plain(len).make().unwrap_err();
+            let aligned = Shape {
+                alignment: 1 << 30,
+                ..Shape::plain(len)
+            };
+            aligned.make().unwrap_err();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How a new request comes into a context: to the kernel at once, into the queue, to the pool, or not
 //! at all.
 
+use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -9,7 +10,7 @@ use super::counts::Look;
 use super::descriptor::Descriptor;
 use super::route::Route;
 use super::state::{Phase, State, Turn};
-use crate::request::{Flavour, OpenFile, Order, Payload, Ticket, Way};
+use crate::request::{Flavour, Memory, OpenFile, Order, Payload, Ticket, Way};
 use crate::sys::abi::Iocb;
 use crate::trace::Notice;
 use crate::{AioCommandError, Backend, SubmitPolicy};
@@ -32,6 +33,15 @@ impl Arrival {
             waker: Some(waker),
             iocb: Iocb::default(),
         }
+    }
+
+    /// The table has taken it in: of what it owned, only the waker may be left.
+    #[inline(always)]
+    pub(super) fn taken(self) {
+        debug_assert!(matches!(self.payload.memory(), Memory::None));
+        let Arrival { payload, waker, .. } = self;
+        mem::forget(payload); // owns nothing
+        drop(waker);
     }
 }
 

@@ -1,7 +1,6 @@
 //! [`GenericAioContextHandle`]: the way to a context.
 
 use std::fmt;
-use std::future::Future;
 use std::os::fd::AsRawFd;
 
 use intrusive_collections::DefaultLinkOps;
@@ -9,15 +8,17 @@ use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
 use super::NoopLock;
+use super::course::Extent;
 use super::descriptor::Descriptor;
 use super::operation::Operation;
+use super::options::{Limit, Options};
 use super::shards::Shards;
-use crate::request::Of;
+use crate::request::{Lease, Of, Payload};
 #[cfg(feature = "tracing")]
 use crate::trace;
 use crate::{
-    AioCommandError, Backend, IntrusiveAdapter, LocalRequestAdapter, Metrics, RawCommand,
-    SyncRequestAdapter,
+    AioCommandError, Backend, IntrusiveAdapter, IoPriority, LocalRequestAdapter, Metrics,
+    RawCommand, SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -29,6 +30,7 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     shards: Shards<Of<M, A, L>>,
+    options: Options,
 }
 
 /// The handle of an [`AioContext`](crate::AioContext).
@@ -39,6 +41,13 @@ pub type AioContextHandle =
 pub type LocalAioContextHandle =
     GenericAioContextHandle<NoopLock, LocalRequestAdapter, linked_list::Link>;
 
+/// An operation, in its span where there are any.
+#[cfg(feature = "tracing")]
+pub(crate) type Told<'h, 'a, F> = trace::Spanned<Operation<'h, 'a, F>>;
+/// An operation.
+#[cfg(not(feature = "tracing"))]
+pub(crate) type Told<'h, 'a, F> = Operation<'h, 'a, F>;
+
 impl<M, A, L> GenericAioContextHandle<M, A, L>
 where
     M: RawMutex,
@@ -47,7 +56,97 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     pub(super) fn new(shards: Shards<Of<M, A, L>>) -> Self {
-        GenericAioContextHandle { shards }
+        GenericAioContextHandle {
+            shards,
+            options: *Options::NONE,
+        }
+    }
+
+    /// A handle on the same context whose operations have this I/O priority, as far as the block
+    /// device's scheduler heeds it. With a handle as it comes, they have that of the thread that
+    /// submits them.
+    ///
+    /// # Errors
+    ///
+    /// None here; operations fail with `IoSubmit` and `EPERM` where the process may not use the class:
+    /// [`RealTime`](crate::IoClass::RealTime) wants `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, IoPriority, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let in_the_background = handle.with_priority(IoPriority::idle());
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// let flags = ReadFlags::empty();
+    /// file.read_at(&in_the_background, 0, &mut buffer, 4096, flags).await?;
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_priority(&self, priority: IoPriority) -> Self {
+        let mut handle = self.clone();
+        handle.options.priority = priority.to_kernel();
+        handle
+    }
+
+    /// A handle on the same context whose operations end at `deadline` at the latest: those that are
+    /// not done then fail with [`TimedOut`](AioCommandError::TimedOut), also when the disk is stuck.
+    ///
+    /// What the kernel has by then goes on, holds its slot, and keeps its memory until the kernel is
+    /// done, as if its future had been dropped
+    /// ([`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs) tells what becomes of the buffer).
+    /// One whose deadline has passed before it starts is not submitted.
+    ///
+    /// A submission that blocks its thread ([`SubmitPolicy::Inline`](crate::SubmitPolicy::Inline))
+    /// holds up the timer with it.
+    ///
+    /// # Panics
+    ///
+    /// Operations do in a runtime whose timer is not enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio::time::Instant;
+    /// use tokio_kaio::{AioCommandError, AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// let request = handle.with_deadline(Instant::now() + Duration::from_secs(5));
+    /// match file.read_at(&request, 0, &mut buffer, 4096, ReadFlags::empty()).await {
+    ///     Err(AioCommandError::TimedOut) => println!("somebody else may have it"),
+    ///     read => assert_eq!(read?, 4096),
+    /// }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_deadline(&self, deadline: tokio::time::Instant) -> Self {
+        let mut handle = self.clone();
+        handle.options.limit = Limit::At(deadline);
+        handle
+    }
+
+    /// The same, with a time that each operation has from when it is first polled.
+    pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
+        let mut handle = self.clone();
+        handle.options.limit = Limit::Within(timeout);
+        handle
     }
 
     /// Number of requests that can be made now without waiting. A slot is taken from the moment
@@ -182,15 +281,43 @@ where
 
     /// See [`submit_request`](Self::submit_request).
     #[inline(always)]
-    pub(crate) fn operation<'a>(
-        &'a self,
-        descriptor: Descriptor<'a>,
+    pub(crate) fn operation<'h, 'a>(
+        &'h self,
+        descriptor: Descriptor<'h>,
         command: RawCommand<'a>,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
+    ) -> Told<'h, 'a, Of<M, A, L>> {
         #[cfg(feature = "tracing")]
         let span = trace::operation(&command, descriptor.fd());
         let (shard, others) = self.shards.for_command(&command);
-        let operation = Operation::new(shard, others, descriptor, command);
+        let operation = Operation::new(shard, others, &self.options, descriptor, command);
+        #[cfg(feature = "tracing")]
+        let operation = trace::Spanned::new(span, operation);
+        operation
+    }
+
+    /// The same until all bytes that `command` asks for are moved.
+    pub(crate) async fn whole(
+        &self,
+        descriptor: Descriptor<'_>,
+        command: RawCommand<'_>,
+    ) -> Result<(), AioCommandError> {
+        command.check();
+        let (payload, lease) = command.payload()?;
+        let prepared = (payload, lease, Extent::Exact);
+        self.prepared(descriptor, prepared).await.map(drop)
+    }
+
+    /// The same for what is no command.
+    pub(crate) fn prepared<'h, 'a>(
+        &'h self,
+        descriptor: Descriptor<'h>,
+        (payload, lease, extent): (Payload, Lease<'a>, Extent),
+    ) -> Told<'h, 'a, Of<M, A, L>> {
+        #[cfg(feature = "tracing")]
+        let span = trace::prepared(payload.order(), descriptor.fd());
+        let (shard, others) = self.shards.for_order(payload.order());
+        let prepared = (payload, lease, extent);
+        let operation = Operation::prepared(shard, others, &self.options, descriptor, prepared);
         #[cfg(feature = "tracing")]
         let operation = trace::Spanned::new(span, operation);
         operation
@@ -207,6 +334,7 @@ where
     fn clone(&self) -> Self {
         GenericAioContextHandle {
             shards: self.shards.clone(),
+            options: self.options,
         }
     }
 }

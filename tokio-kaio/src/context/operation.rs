@@ -9,26 +9,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
+use tokio::time::Sleep;
 
 use super::admission::{Admitted, Arrival};
+use super::course::{After, Course, Extent};
 use super::descriptor::Descriptor;
+use super::options::Options;
 use super::route::Route;
 use super::shards::Shards;
 use super::shared::Shared;
 use crate::error::{Transfer, explain};
-use crate::request::{Flavour, Lease, Memory, Outcome, Ticket};
+use crate::request::{Flavour, Lease, Memory, Outcome, Payload, Ticket};
 use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the bytes that were moved. Takes part in tokio's cooperative budget.
 ///
 /// One future for the whole way, not futures in one another: an operation is made, moved and
 /// polled for every block that is read.
-pub(crate) struct Operation<'a, F: Flavour> {
+pub(crate) struct Operation<'h, 'a, F: Flavour> {
     /// Where the request goes, or is.
-    shard: &'a Shared<F>,
+    shard: &'h Shared<F>,
     /// Where it may go instead if that is full.
-    others: Option<&'a Shards<F>>,
-    descriptor: Descriptor<'a>,
+    others: Option<&'h Shards<F>>,
+    options: &'h Options,
+    descriptor: Descriptor<'h>,
+    /// Of the request that is under way.
+    course: Course,
     stage: Stage<'a, F>,
 }
 
@@ -39,39 +45,96 @@ enum Stage<'a, F: Flavour> {
     Sent {
         ticket: Ticket<F>,
         lease: Lease<'a>,
-        transfer: Option<Transfer>,
+        /// Of an operation that has a limit, once it has to wait.
+        timer: Timer,
+    },
+    /// Memory is here: of one that the context has not seen yet, or that has ended and whose caller
+    /// is to have it ([`Lease::Owned`]).
+    Holding {
+        memory: Memory,
+        lease: Lease<'a>,
+        ended: bool,
     },
     Ended,
 }
 
-impl<'a, F: Flavour> Operation<'a, F> {
+type Timer = Option<Pin<Box<Sleep>>>;
+
+impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
     /// For `shard`, or for one of `others` if that is full.
+    #[inline(always)]
     pub(super) fn new(
-        shard: &'a Shared<F>,
-        others: Option<&'a Shards<F>>,
-        descriptor: Descriptor<'a>,
+        shard: &'h Shared<F>,
+        others: Option<&'h Shards<F>>,
+        options: &'h Options,
+        descriptor: Descriptor<'h>,
         command: RawCommand<'a>,
-    ) -> Operation<'a, F> {
+    ) -> Operation<'h, 'a, F> {
         Operation {
             shard,
             others,
+            options,
             descriptor,
+            course: Course::NEW,
             stage: Stage::New(command),
         }
     }
 
+    /// The same, for what is no command.
+    pub(super) fn prepared(
+        shard: &'h Shared<F>,
+        others: Option<&'h Shards<F>>,
+        options: &'h Options,
+        descriptor: Descriptor<'h>,
+        (payload, lease, extent): (Payload, Lease<'a>, Extent),
+    ) -> Operation<'h, 'a, F> {
+        Operation {
+            shard,
+            others,
+            options,
+            descriptor,
+            course: Course::of(payload.order(), extent),
+            stage: Stage::Holding {
+                memory: payload.into_memory(),
+                lease,
+                ended: false,
+            },
+        }
+    }
+
+    /// The memory that the caller was to have, once the operation has ended. `None`: the kernel has
+    /// kept it.
+    pub(crate) fn take_returned(&mut self) -> Option<Memory> {
+        match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Holding { memory, .. } => Some(memory),
+            _ => None,
+        }
+    }
+
     /// The first look: the request goes to the context, and to the kernel if it does not wait.
+    #[inline]
     fn start(
         &mut self,
         command: RawCommand<'a>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         command.check();
-        let transfer = command.transfer();
         let (payload, lease) = match command.payload() {
             Ok(parts) => parts,
             Err(error) => return Poll::Ready(Err(error)),
         };
+        self.go(payload, lease, cx)
+    }
+
+    #[inline(always)]
+    fn go(
+        &mut self,
+        mut payload: Payload,
+        lease: Lease<'a>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        payload.set_priority(self.options.priority);
+        self.course.begin(&payload);
         let mut arrival = Arrival::new(payload, cx.waker().clone());
         let looked = match self.admit(&mut arrival) {
             Admitted::Launched(ticket, route) => self.send(ticket, &route, &mut arrival),
@@ -79,12 +142,13 @@ impl<'a, F: Flavour> Operation<'a, F> {
             admitted => match self.wait(admitted, &mut arrival) {
                 Ok(looked) => looked,
                 Err(error) => {
-                    lease.settle(arrival.payload.into_memory());
+                    self.end(lease, arrival.payload.into_memory());
                     return Poll::Ready(Err(error));
                 }
             },
         };
-        self.take(looked, lease, transfer)
+        arrival.taken();
+        self.take(looked, lease, None, cx)
     }
 
     #[inline(always)]
@@ -125,7 +189,7 @@ impl<'a, F: Flavour> Operation<'a, F> {
 
     /// Where its shard is full, it goes to one that is not, and else waits at its own.
     #[inline(never)]
-    fn admit_somewhere(&mut self, arrival: &mut Arrival, others: &'a Shards<F>) -> Admitted<F> {
+    fn admit_somewhere(&mut self, arrival: &mut Arrival, others: &'h Shards<F>) -> Admitted<F> {
         let own = self.shard;
         for shard in iter::once(own).chain(others.all().iter().map(Arc::as_ref)) {
             match shard.admit(arrival, &self.descriptor, false) {
@@ -145,46 +209,138 @@ impl<'a, F: Flavour> Operation<'a, F> {
         &mut self,
         looked: Looked<F>,
         lease: Lease<'a>,
-        transfer: Option<Transfer>,
+        timer: Timer,
+        cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         match looked {
             Ok((outcome, memory)) => {
-                lease.settle(memory);
-                Poll::Ready(self.result(outcome, transfer))
+                if self.course.extent != Extent::Once {
+                    return self.go_on(outcome, memory, lease, timer, cx);
+                }
+                self.end(lease, memory);
+                Poll::Ready(self.result(outcome))
             }
             Err(ticket) => {
-                self.stage = Stage::Sent {
+                self.enter(Stage::Sent {
                     ticket,
                     lease,
-                    transfer,
-                };
+                    timer,
+                });
                 Poll::Pending
             }
         }
     }
 
-    /// The future is dropped before the request is done.
+    /// A request is done, of an operation that may take several.
+    #[inline(never)]
+    fn go_on(
+        &mut self,
+        mut outcome: Outcome,
+        mut memory: Memory,
+        lease: Lease<'a>,
+        timer: Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        loop {
+            let result = self.result(outcome);
+            let rest = match self.course.after(result, memory) {
+                After::Rest(payload) => payload,
+                After::End(result, memory) => {
+                    self.end(lease, memory);
+                    return Poll::Ready(result);
+                }
+            };
+            let mut arrival = Arrival::new(rest, cx.waker().clone());
+            let arrived = match self.admit(&mut arrival) {
+                Admitted::Launched(ticket, route) => Ok(self.send(ticket, &route, &mut arrival)),
+                admitted => self.wait(admitted, &mut arrival),
+            };
+            match arrived {
+                Ok(Ok(done)) => (outcome, memory) = done,
+                Ok(Err(ticket)) => {
+                    self.enter(Stage::Sent {
+                        ticket,
+                        lease,
+                        timer,
+                    });
+                    return Poll::Pending;
+                }
+                Err(error) => {
+                    self.end(lease, arrival.payload.into_memory());
+                    return Poll::Ready(self.course.failed(error));
+                }
+            }
+        }
+    }
+
+    /// Leaves [`Stage::Ended`], which owns nothing to be dropped.
+    #[inline(always)]
+    fn enter(&mut self, stage: Stage<'a, F>) {
+        let ended = mem::replace(&mut self.stage, stage);
+        debug_assert!(matches!(ended, Stage::Ended));
+        mem::forget(ended);
+    }
+
+    /// The memory goes where it belongs.
+    #[inline(always)]
+    fn end(&mut self, lease: Lease<'a>, memory: Memory) {
+        if let Some(memory) = lease.settle(memory) {
+            self.enter(Stage::Holding {
+                memory,
+                lease: Lease::Owned,
+                ended: true,
+            });
+        }
+    }
+
+    /// Whether its time is up. If not, `cx` is woken when it is.
+    #[cold]
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        let Stage::Sent { timer, .. } = &mut self.stage else {
+            return true; // it has not been submitted because of that
+        };
+        let timer = match (timer, self.options.limit.timer()) {
+            (Some(timer), _) => timer,
+            (none, Some(timer)) => none.insert(timer),
+            (None, None) => return false,
+        };
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// Nobody waits for the request any longer.
     #[inline(never)]
     fn withdraw(&mut self) {
-        if let Stage::Sent { ticket, lease, .. } = mem::replace(&mut self.stage, Stage::Ended) {
-            lease.settle(self.shard.withdraw(ticket));
+        match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Sent { ticket, lease, .. } => {
+                let memory = self.shard.withdraw(ticket);
+                self.end(lease, memory);
+            }
+            Stage::New(_) => {}
+            Stage::Holding {
+                memory,
+                lease,
+                ended: false,
+            } => self.end(lease, memory),
+            ended => self.enter(ended),
         }
     }
 
     #[inline]
-    fn result(&self, outcome: Outcome, transfer: Option<Transfer>) -> Result<u64, AioCommandError> {
+    fn result(&self, outcome: Outcome) -> Result<u64, AioCommandError> {
         match outcome {
             Outcome::Completed(res @ 0..) => {
-                self.has_moved(res as u64, transfer);
+                self.has_moved(res as u64);
                 Ok(res as u64)
             }
             Outcome::Completed(res) => {
                 let errno = i32::try_from(res.unsigned_abs()).unwrap_or(libc::EIO);
                 let error = io::Error::from_raw_os_error(errno);
-                Err(AioCommandError::BadResult(match transfer {
-                    Some(transfer) => explain(error, self.descriptor.fd(), transfer),
-                    None => error,
-                }))
+                Err(AioCommandError::BadResult(
+                    match Transfer::of(&self.course.order) {
+                        Some(transfer) => explain(error, self.descriptor.fd(), transfer),
+                        None => error,
+                    },
+                ))
             }
             Outcome::Refused(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -197,51 +353,71 @@ impl<'a, F: Flavour> Operation<'a, F> {
             }
         }
     }
-}
 
-impl<F: Flavour> Operation<'_, F> {
     /// The file has data there: what is written to them later is an overwrite.
     #[inline]
-    fn has_moved(&self, bytes: u64, transfer: Option<Transfer>) {
-        let end = transfer.and_then(|transfer| transfer.offset?.checked_add(bytes));
-        if let (Some(end), Descriptor::File(file)) = (end, &self.descriptor) {
+    fn has_moved(&self, bytes: u64) {
+        if let (Descriptor::File(file), Some(end)) = (&self.descriptor, self.course.end(bytes)) {
             file.has_data_to(end);
         }
+    }
+}
+
+impl<'h, 'a, F: Flavour> AsMut<Operation<'h, 'a, F>> for Operation<'h, 'a, F> {
+    fn as_mut(&mut self) -> &mut Self {
+        self
     }
 }
 
 /// What a look at a request brought: how it ended, or the ticket for the next look.
 type Looked<F> = Result<(Outcome, Memory), Ticket<F>>;
 
-impl<F: Flavour> Future for Operation<'_, F> {
+impl<F: Flavour> Future for Operation<'_, '_, F> {
     type Output = Result<u64, AioCommandError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let budget = ready!(coop::poll_proceed(cx));
         let this = self.get_mut();
         let polled = match mem::replace(&mut this.stage, Stage::Ended) {
-            Stage::New(command) => this.start(command, cx),
             Stage::Sent {
                 ticket,
                 lease,
-                transfer,
+                timer,
             } => {
                 let looked = this.shard.poll(ticket, cx.waker());
-                this.take(looked, lease, transfer)
+                this.take(looked, lease, timer, cx)
             }
-            Stage::Ended => panic!("an operation was polled after it had completed"),
+            new @ (Stage::New(_) | Stage::Holding { ended: false, .. })
+                if this.options.limit.has_passed() =>
+            {
+                this.enter(new);
+                Poll::Pending
+            }
+            Stage::New(command) => this.start(command, cx),
+            Stage::Holding {
+                memory,
+                lease,
+                ended: false,
+            } => this.go(Payload::new(this.course.order, memory), lease, cx),
+            Stage::Holding { .. } | Stage::Ended => {
+                panic!("an operation was polled after it had completed")
+            }
         };
         if polled.is_ready() {
             budget.made_progress();
+        } else if this.options.is_limited() && this.is_overdue(cx) {
+            budget.made_progress();
+            this.withdraw();
+            return Poll::Ready(Err(AioCommandError::TimedOut));
         }
         polled
     }
 }
 
-impl<F: Flavour> Drop for Operation<'_, F> {
+impl<F: Flavour> Drop for Operation<'_, '_, F> {
     #[inline]
     fn drop(&mut self) {
-        if let Stage::Sent { .. } = self.stage {
+        if !matches!(self.stage, Stage::Ended | Stage::New(_)) {
             self.withdraw();
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::shared::Shared;
 use super::state::Limits;
 use super::teardown::given_back;
-use crate::request::Flavour;
+use crate::request::{Flavour, Order};
 use crate::sys::current_cpu;
 use crate::{Metrics, RawCommand};
 
@@ -48,13 +48,21 @@ impl<F: Flavour> Shards<F> {
     pub(super) fn for_command(&self, command: &RawCommand<'_>) -> (&Shared<F>, Option<&Shards<F>>) {
         match &*self.0 {
             [only] => (only, None),
-            _ => self.among_several(command),
+            _ => self.among_several(command.appends()),
+        }
+    }
+
+    /// The same for what is no command.
+    pub(super) fn for_order(&self, order: &Order) -> (&Shared<F>, Option<&Shards<F>>) {
+        match &*self.0 {
+            [only] => (only, None),
+            _ => self.among_several(order.appends()),
         }
     }
 
     #[inline(never)]
-    fn among_several(&self, command: &RawCommand<'_>) -> (&Shared<F>, Option<&Shards<F>>) {
-        match command.appends() {
+    fn among_several(&self, appends: bool) -> (&Shared<F>, Option<&Shards<F>>) {
+        match appends {
             // They go one after another to each file, and a shard knows only its own ones.
             true => (&self.0[0], None),
             false => (&self.0[current_cpu() % self.0.len()], Some(self)),

@@ -13,16 +13,15 @@ use lock_api::RawMutex;
 use super::AioOpenOptionsExt;
 use crate::context::Descriptor;
 use crate::request::OpenFile;
-use crate::sys::abi;
 use crate::{
-    AioCommandError, GenericAioContextHandle, IntrusiveAdapter, LockedBuf, RawCommand, ReadFlags,
-    SubmitPolicy, WriteFlags,
+    AioCommandError, GenericAioContextHandle, IntrusiveAdapter, RawCommand, SubmitPolicy,
+    WriteFlags,
 };
 
 /// A file that is read and written directly, past the page cache, at positions.
 ///
 /// Opened with `O_DIRECT`: offsets and lengths must be multiples of what the file system wants,
-/// 512 or 4096 mostly; [`LockedBuf`] is aligned for it. Reads and writes take a
+/// 512 or 4096 mostly; [`LockedBuf`](crate::LockedBuf) is aligned for it. Reads and writes take a
 /// [handle](GenericAioContextHandle) of the context that is to run them, of any flavour. There is
 /// no position that they would share, so any number may run at once.
 ///
@@ -54,7 +53,7 @@ use crate::{
 #[derive(Debug)]
 pub struct File {
     /// Shared with the requests that are queued for it.
-    inner: Arc<OpenFile>,
+    pub(super) inner: Arc<OpenFile>,
     /// It was opened with `O_APPEND`.
     appends: bool,
 }
@@ -85,9 +84,8 @@ impl File {
 
     /// With `APPEND` where the kernel appends anyway: told of it, the context can see to the order.
     #[inline]
-    fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
-        let not = abi::RWF_NOAPPEND as isize;
-        match self.appends && flags.bits() & not == 0 {
+    pub(super) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
+        match self.appends && !flags.contains(WriteFlags::NOAPPEND) {
             true => flags | WriteFlags::APPEND,
             false => flags,
         }
@@ -185,89 +183,6 @@ impl File {
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || file.file().set_permissions(perm)).await
-    }
-
-    /// Reads `len` bytes at `offset` to the front of `buffer`; returns how many were read: fewer
-    /// where the file ends, 0 at or past its end. See [`RawCommand::Pread`].
-    ///
-    /// # Errors
-    ///
-    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, the read leaves `buffer` with its old content, zeroes, or what was read; see
-    /// [`LockedBuf`](LockedBuf#while-an-operation-runs).
-    ///
-    /// # Panics
-    ///
-    /// If `len` is larger than the buffer, before anything is submitted.
-    pub fn read_at<'a, M, A, L>(
-        &'a self,
-        aio_handle: &'a GenericAioContextHandle<M, A, L>,
-        offset: u64,
-        buffer: &'a mut LockedBuf,
-        len: u64,
-        flags: ReadFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
-        let command = RawCommand::Pread {
-            offset,
-            buffer,
-            flags,
-            len,
-        };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
-    }
-
-    /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
-    /// can be fewer, as where the disk fills up. See [`RawCommand::Pwrite`].
-    ///
-    /// With [`WriteFlags::APPEND`], or on a file that was opened with
-    /// [`append`](std::fs::OpenOptions::append), at its end, whatever `offset` is. Those of one file
-    /// that one context makes are submitted one after another, in the order in which they were made,
-    /// each when the one before it is done: on some file systems (XFS) the end of the file moves only
-    /// then, and those in flight together would be written over one another.
-    ///
-    /// # Errors
-    ///
-    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped in flight, the write goes on with the bytes that it was submitted with, and may
-    /// land after one that is submitted later; see
-    /// [`submit_request`](GenericAioContextHandle::submit_request).
-    ///
-    /// # Panics
-    ///
-    /// If `len` is larger than the buffer, before anything is submitted.
-    pub fn write_at<'a, M, A, L>(
-        &'a self,
-        aio_handle: &'a GenericAioContextHandle<M, A, L>,
-        offset: u64,
-        buffer: &'a LockedBuf,
-        len: u64,
-        flags: WriteFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
-        let command = RawCommand::Pwrite {
-            offset,
-            buffer,
-            flags: self.write_flags(flags),
-            len,
-        };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
     }
 
     /// Makes data and metadata durable: those of the writes that have completed before. See

@@ -36,8 +36,8 @@ impl<F: Flavour> Table<F> {
             } => {
                 let (order, standing) = match due {
                     Some(Due::Again(again)) => (again.order, Standing::Free),
-                    Some(Due::NextAppend(_)) => (Order::of(&iocb), Standing::Next),
-                    None => (Order::of(&iocb), Standing::Free),
+                    Some(Due::NextAppend(_)) => (Order::of_both(&iocb, &memory), Standing::Next),
+                    None => (Order::of_both(&iocb, &memory), Standing::Free),
                 };
                 life.state.fill(State::Queued {
                     order,

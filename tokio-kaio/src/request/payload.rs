@@ -3,47 +3,19 @@
 use std::io;
 use std::mem;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
-use crate::LockedBuf;
-use crate::buf::{Exclusive, Region, Shape};
+use super::listed::Listed;
+use super::{Lease, Memory};
+use crate::buf::{AlignedBuf, Part, PartMut};
 use crate::sys::abi::{self, Iocb};
-
-/// A request's memory, which it keeps from leaving the caller's hands until the kernel is done.
-#[derive(Debug)]
-pub(crate) enum Memory {
-    None,
-    /// The kernel writes to it.
-    Filling(Exclusive),
-    /// The kernel reads it; so may others.
-    Sending(Arc<Region>),
-    /// Stands in for a read's memory that the kernel has kept. Boxed: it is rare, and memory is
-    /// moved about with every request.
-    Kept(Box<Shape>),
-}
-
-impl Memory {
-    fn address(&self) -> u64 {
-        match self {
-            Memory::Filling(region) => region.address(),
-            Memory::Sending(region) => region.address(),
-            Memory::None | Memory::Kept(_) => 0,
-        }
-    }
-
-    /// What the caller gets in place of this memory, which stays with the kernel.
-    pub(super) fn keep(&self) -> Memory {
-        match self {
-            Memory::Filling(region) => Memory::Kept(Box::new(region.shape())),
-            _ => Memory::None,
-        }
-    }
-}
 
 /// What the kernel is to do, but for the file and the memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
+    /// `PREAD` and `PWRITE` stand for the vectored ones, too: that is up to the memory.
     pub(crate) opcode: u16,
+    /// `IOPRIO_*`; 0: that of the thread that submits it.
+    pub(crate) priority: u16,
     pub(crate) rw_flags: i32,
     pub(crate) nbytes: u64,
     pub(crate) offset: i64,
@@ -51,9 +23,10 @@ pub(crate) struct Order {
 
 impl Order {
     /// One that moves no data.
-    pub(crate) fn bare(opcode: u16) -> Order {
+    pub(crate) const fn bare(opcode: u16) -> Order {
         Order {
             opcode,
+            priority: 0,
             rw_flags: 0,
             nbytes: 0,
             offset: 0,
@@ -65,13 +38,35 @@ impl Order {
         self.rw_flags & abi::RWF_APPEND != 0 && self.opcode == abi::IOCB_CMD_PWRITE
     }
 
-    /// What [`Order::iocb`] was made from.
+    pub(crate) fn is_transfer(&self) -> bool {
+        matches!(self.opcode, abi::IOCB_CMD_PREAD | abi::IOCB_CMD_PWRITE)
+    }
+
+    /// What [`Order::iocb`] was made from; of a vectored one it does not tell how many bytes it moves.
     pub(crate) fn of(iocb: &Iocb) -> Order {
+        let (opcode, nbytes) = match iocb.lio_opcode {
+            abi::IOCB_CMD_PREADV => (abi::IOCB_CMD_PREAD, 0),
+            abi::IOCB_CMD_PWRITEV => (abi::IOCB_CMD_PWRITE, 0),
+            plain => (plain, iocb.nbytes),
+        };
         Order {
-            opcode: iocb.lio_opcode,
+            opcode,
+            priority: iocb.reqprio as u16,
             rw_flags: iocb.rw_flags,
-            nbytes: iocb.nbytes,
+            nbytes,
             offset: iocb.offset,
+        }
+    }
+
+    /// What [`Order::iocb`] was made from, with `memory`.
+    pub(super) fn of_both(iocb: &Iocb, memory: &Memory) -> Order {
+        let order = Order::of(iocb);
+        match memory {
+            Memory::Listed(listed) => Order {
+                nbytes: listed.len(),
+                ..order
+            },
+            _ => order,
         }
     }
 
@@ -90,9 +85,9 @@ impl Order {
         iocb.fildes = fd as u32;
         iocb.data = tag;
         iocb.rw_flags = self.rw_flags;
-        iocb.buf = memory.address();
-        iocb.nbytes = self.nbytes;
+        iocb.set_priority(self.priority);
         iocb.offset = self.offset;
+        memory.fill(iocb, self.nbytes);
     }
 }
 
@@ -102,13 +97,6 @@ pub(crate) struct Payload {
     order: Order,
     /// Has the bytes that `order` moves.
     memory: Memory,
-}
-
-/// The buffer that a request's memory goes back to.
-#[derive(Debug)]
-pub(crate) enum Lease<'a> {
-    None,
-    Read(&'a mut LockedBuf),
 }
 
 impl Payload {
@@ -124,8 +112,9 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// See [`LockedBuf::take`].
-    pub(crate) fn read(order: Order, buffer: &mut LockedBuf) -> io::Result<(Payload, Lease<'_>)> {
+    /// See [`AlignedBuf::take`].
+    #[inline(always)]
+    pub(crate) fn read(order: Order, buffer: &mut AlignedBuf) -> io::Result<(Payload, Lease<'_>)> {
         assert!(order.nbytes <= buffer.size() as u64);
         let memory = match buffer.take()? {
             Some(region) => Memory::Filling(region),
@@ -135,13 +124,77 @@ impl Payload {
     }
 
     /// A write of `order.nbytes` from `buffer`, which must have that many.
-    pub(crate) fn write(order: Order, buffer: &LockedBuf) -> Payload {
+    #[inline(always)]
+    pub(crate) fn write(order: Order, buffer: &AlignedBuf) -> Payload {
         assert!(order.nbytes <= buffer.size() as u64);
         let memory = match buffer.share() {
             Some(region) => Memory::Sending(region),
             None => Memory::None, // no bytes
         };
         Payload { order, memory }
+    }
+
+    /// A read into `parts`, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// See [`AlignedBuf::take`].
+    #[inline(never)]
+    pub(crate) fn read_parts<'a>(
+        order: Order,
+        parts: &'a mut [PartMut<'a>],
+    ) -> io::Result<(Payload, Lease<'a>)> {
+        let mut taken = Vec::with_capacity(parts.len());
+        let mut failed = None;
+        for part in &mut *parts {
+            match part.buffer.take() {
+                Ok(region) => taken.push((region, part.range.start, part.range.len())),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let memory = Memory::Listed(Box::new(Listed::filling(taken)));
+        let lease = Lease::ReadParts(parts);
+        match failed {
+            None => Ok((Payload::listed(order, memory), lease)),
+            Some(error) => {
+                lease.settle(memory);
+                Err(error)
+            }
+        }
+    }
+
+    /// A write from `parts`, one after the other.
+    #[inline(never)]
+    pub(crate) fn write_parts(order: Order, parts: &[Part<'_>]) -> Payload {
+        let shared = parts.iter().filter_map(|part| {
+            let region = part.buffer.share()?;
+            Some((region, part.range.start, part.range.len()))
+        });
+        let memory = Listed::sending(shared.collect());
+        Payload::listed(order, Memory::Listed(Box::new(memory)))
+    }
+
+    /// `order`, for as many bytes as `memory` has.
+    pub(super) fn listed(order: Order, memory: Memory) -> Payload {
+        let order = match &memory {
+            Memory::Listed(listed) => Order {
+                nbytes: listed.len(),
+                ..order
+            },
+            _ => order,
+        };
+        Payload { order, memory }
+    }
+
+    pub(crate) fn new(order: Order, memory: Memory) -> Payload {
+        Payload { order, memory }
+    }
+
+    pub(crate) fn set_priority(&mut self, priority: u16) {
+        self.order.priority = priority;
     }
 
     /// What it is to do, and its memory, which leaves it.
@@ -154,19 +207,37 @@ impl Payload {
         &self.order
     }
 
+    /// Whether it takes more than one request.
+    #[inline]
+    pub(crate) fn is_long(&self) -> bool {
+        match &self.memory {
+            Memory::Listed(_) => self.memory.reach(self.order.nbytes) < self.order.nbytes,
+            _ => self.order.nbytes > abi::MAX_RW_COUNT,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     pub(crate) fn into_memory(self) -> Memory {
         self.memory
     }
-}
 
-impl Lease<'_> {
-    /// Ends the lease: the buffer gets its memory back, or new memory where the kernel has kept
-    /// it.
-    pub(crate) fn settle(self, memory: Memory) {
-        match (self, memory) {
-            (Lease::Read(buffer), Memory::Filling(region)) => buffer.give_back(region),
-            (Lease::Read(buffer), Memory::Kept(shape)) => buffer.replace(*shape),
-            _ => {}
+    /// Bytes that a request with `memory`, for `nbytes`, moves if nothing stops it.
+    pub(crate) fn reach(memory: &Memory, nbytes: u64) -> u64 {
+        memory.reach(nbytes)
+    }
+
+    /// What is left of `order` when a request for it, with `memory`, has moved `moved` bytes.
+    pub(crate) fn rest(order: &Order, memory: Memory, moved: u64) -> Payload {
+        Payload {
+            order: Order {
+                nbytes: order.nbytes.saturating_sub(moved),
+                offset: order.offset.saturating_add_unsigned(moved),
+                ..*order
+            },
+            memory: memory.advanced(moved),
         }
     }
 }

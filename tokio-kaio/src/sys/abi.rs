@@ -108,7 +108,16 @@ pub(crate) const IOCB_CMD_PWRITE: u16 = 1;
 pub(crate) const IOCB_CMD_FSYNC: u16 = 2;
 pub(crate) const IOCB_CMD_FDSYNC: u16 = 3;
 
+pub(crate) const IOCB_CMD_PREADV: u16 = 7;
+pub(crate) const IOCB_CMD_PWRITEV: u16 = 8;
+
 pub(crate) const IOCB_FLAG_RESFD: u32 = 1;
+pub(crate) const IOCB_FLAG_IOPRIO: u32 = 2;
+
+/// Most pieces of memory that one vectored request has.
+pub(crate) const IOV_MAX: usize = 1024;
+/// Most bytes that one request moves: it is cut short there.
+pub(crate) const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
 pub(crate) const RWF_HIPRI: i32 = 0x01;
 pub(crate) const RWF_DSYNC: i32 = 0x02;
@@ -116,8 +125,17 @@ pub(crate) const RWF_SYNC: i32 = 0x04;
 pub(crate) const RWF_NOWAIT: i32 = 0x08;
 pub(crate) const RWF_APPEND: i32 = 0x10;
 pub(crate) const RWF_NOAPPEND: i32 = 0x20;
+pub(crate) const RWF_ATOMIC: i32 = 0x40;
+pub(crate) const RWF_DONTCACHE: i32 = 0x80;
 
 impl Iocb {
+    /// `priority`: 0 for that of the thread that submits it.
+    #[inline(always)]
+    pub(crate) fn set_priority(&mut self, priority: u16) {
+        self.reqprio = priority as i16;
+        self.flags = u32::from(priority != 0) * IOCB_FLAG_IOPRIO;
+    }
+
     /// Has the kernel signal `eventfd` when the request is done.
     pub(crate) fn notify(&mut self, eventfd: i32) {
         self.flags |= IOCB_FLAG_RESFD;

@@ -53,6 +53,52 @@ impl Mapping {
         }
     }
 
+    /// At least `len` bytes at an address that is a multiple of `alignment`, a power of two. `huge`:
+    /// on huge pages, where the system has some to give; such a mapping consists of whole ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::anonymous`].
+    pub(crate) fn aligned(len: usize, alignment: usize, huge: bool) -> io::Result<Mapping> {
+        let alignment = match huge {
+            true => alignment.max(HUGE_PAGE),
+            false => alignment,
+        };
+        if alignment <= page_size() {
+            return Mapping::anonymous(len);
+        }
+        let no_room = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let whole = if huge { HUGE_PAGE } else { page_size() };
+        let rounded = len.checked_next_multiple_of(whole).ok_or_else(no_room)?;
+        let more = rounded.checked_add(alignment).ok_or_else(no_room)?;
+        if len == 0 {
+            return Mapping::anonymous(0);
+        }
+        let mapping = Mapping::anonymous(more)?.trimmed(rounded, alignment);
+        if huge {
+            // Where the system has none to give, small ones do as well.
+            let _ = mapping.advise(libc::MADV_HUGEPAGE);
+        }
+        Ok(mapping)
+    }
+
+    /// The first `len` bytes that start at a multiple of `alignment`, which must be in it. The rest
+    /// is unmapped.
+    fn trimmed(self, len: usize, alignment: usize) -> Mapping {
+        let before = self.start.as_ptr().align_offset(alignment);
+        let whole = std::mem::ManuallyDrop::new(self);
+        let after = whole.len - before - len; // what was mapped is longer by `alignment`
+        // SAFETY: within the mapping.
+        let start = unsafe { whole.start.add(before) };
+        // SAFETY: within the mapping, or right behind it.
+        let end = unsafe { start.add(len) };
+        // Each part is a mapping by itself, whole pages of the one that is forgotten here.
+        let part = |start, len| Mapping { start, len };
+        drop((before > 0).then(|| part(whole.start, before)));
+        drop((after > 0).then(|| part(end, after)));
+        part(start, len)
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
@@ -99,11 +145,14 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly what `anonymous` mapped; whoever drops the mapping has no pointer into
+        // SAFETY: what `anonymous` mapped, or the part that `trimmed` kept of it; whoever drops the mapping has no pointer into
         // it left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+/// The size of a huge page, as x86-64 and 64-bit ARM with 4 KiB pages have them.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 pub(crate) fn page_size() -> usize {
     // SAFETY: only asks.

@@ -11,6 +11,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug, debug_span, info, trace, warn};
 
 use super::Notice;
+use crate::error::Transfer;
+use crate::request::Order;
 use crate::sync::contain;
 use crate::sys::abi;
 use crate::{AioCommandError, AioContextError, RawCommand};
@@ -30,6 +32,12 @@ impl<O> Spanned<O> {
             operation,
             ended: false,
         }
+    }
+}
+
+impl<O> AsMut<O> for Spanned<O> {
+    fn as_mut(&mut self) -> &mut O {
+        &mut self.operation
     }
 }
 
@@ -64,11 +72,19 @@ impl<O> Drop for Spanned<O> {
 
 /// The span of an operation on descriptor `fd`.
 pub(crate) fn operation(command: &RawCommand<'_>, fd: RawFd) -> Span {
-    let transfer = command.transfer();
+    span(command.name(), command.transfer(), fd)
+}
+
+/// The span of an operation that is no command.
+pub(crate) fn prepared(order: &Order, fd: RawFd) -> Span {
+    span(name(order.opcode), Transfer::of(order), fd)
+}
+
+fn span(op: &'static str, transfer: Option<Transfer>, fd: RawFd) -> Span {
     debug_span!(
         target: "tokio_kaio",
         "aio",
-        op = name(command.opcode()),
+        op,
         fd,
         offset = transfer.and_then(|transfer| transfer.offset),
         len = transfer.map(|transfer| transfer.len),

@@ -31,6 +31,7 @@ use super::fake::{FILE_BYTE, Fake, Port};
 use crate::context::descriptor::Descriptor;
 use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
+use crate::context::options::Options;
 use crate::context::pool::Threads;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
@@ -215,24 +216,36 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
         thread::spawn(move || block_on(driver).unwrap())
     }
 
-    fn op(&self, label: i64) -> Operation<'_, F> {
+    fn op(&self, label: i64) -> Operation<'_, '_, F> {
         let command = RawCommand::Pwrite {
             offset: label as u64,
             buffer: &self.nothing,
             flags: WriteFlags::empty(),
             len: 0,
         };
-        Operation::new(&self.shared, None, Descriptor::File(file()), command)
+        Operation::new(
+            &self.shared,
+            None,
+            Options::NONE,
+            Descriptor::File(file()),
+            command,
+        )
     }
 
-    fn read<'a>(&'a self, label: i64, buffer: &'a mut LockedBuf) -> Operation<'a, F> {
+    fn read<'a>(&'a self, label: i64, buffer: &'a mut LockedBuf) -> Operation<'a, 'a, F> {
         let command = RawCommand::Pread {
             offset: label as u64,
             len: buffer.size() as u64,
             flags: ReadFlags::empty(),
             buffer,
         };
-        Operation::new(&self.shared, None, Descriptor::File(file()), command)
+        Operation::new(
+            &self.shared,
+            None,
+            Options::NONE,
+            Descriptor::File(file()),
+            command,
+        )
     }
 
     /// What closing a context is: no new requests, and wait until everything is given back. Then

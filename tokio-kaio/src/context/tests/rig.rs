@@ -14,6 +14,7 @@ use super::fake::{Fake, Port};
 use crate::context::descriptor::Descriptor;
 use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
+use crate::context::options::Options;
 use crate::context::pool::Threads;
 use crate::context::reaper::Reaper;
 use crate::context::shared::Shared;
@@ -128,7 +129,13 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     }
 
     fn task<'a>(&'a self, descriptor: Descriptor<'a>, command: RawCommand<'a>) -> Task<'a, F> {
-        Task::new(Operation::new(&self.shared, None, descriptor, command))
+        Task::new(Operation::new(
+            &self.shared,
+            None,
+            Options::NONE,
+            descriptor,
+            command,
+        ))
     }
 
     /// The background task, not polled yet.
@@ -205,7 +212,7 @@ fn write(label: i64, buffer: &LockedBuf, len: usize) -> RawCommand<'_> {
 }
 
 /// A future with a waker that counts.
-pub(super) struct Task<'a, F: Flavour, T = Operation<'a, F>> {
+pub(super) struct Task<'a, F: Flavour, T = Operation<'a, 'a, F>> {
     future: Pin<Box<T>>,
     woken: Arc<Count>,
     _of: std::marker::PhantomData<&'a F>,

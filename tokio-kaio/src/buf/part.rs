@@ -1,0 +1,120 @@
+//! [`Part`] and [`PartMut`]: ranges of buffers, for vectored operations.
+
+use std::ops::{Bound, Range, RangeBounds};
+
+use super::AlignedBuf;
+
+/// A range of a buffer, to be written from: [`AlignedBuf::part`]. A whole buffer is one by
+/// [`From`].
+#[derive(Clone, Debug)]
+pub struct Part<'a> {
+    pub(crate) buffer: &'a AlignedBuf,
+    pub(crate) range: Range<usize>,
+}
+
+/// A range of a buffer, to be read into: [`AlignedBuf::part_mut`]. A whole buffer is one by
+/// [`From`].
+///
+/// A dropped read does to the whole buffer what it does
+/// [to any](AlignedBuf#while-an-operation-runs).
+#[derive(Debug)]
+pub struct PartMut<'a> {
+    pub(crate) buffer: &'a mut AlignedBuf,
+    pub(crate) range: Range<usize>,
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn new(buffer: &'a AlignedBuf, range: impl RangeBounds<usize>) -> Part<'a> {
+        let range = within(range, buffer.size());
+        Part { buffer, range }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+impl<'a> PartMut<'a> {
+    pub(super) fn new(buffer: &'a mut AlignedBuf, range: impl RangeBounds<usize>) -> PartMut<'a> {
+        let range = within(range, buffer.size());
+        PartMut { buffer, range }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+impl<'a> From<&'a AlignedBuf> for Part<'a> {
+    fn from(buffer: &'a AlignedBuf) -> Part<'a> {
+        Part::new(buffer, ..)
+    }
+}
+
+impl<'a> From<&'a mut AlignedBuf> for PartMut<'a> {
+    fn from(buffer: &'a mut AlignedBuf) -> PartMut<'a> {
+        PartMut::new(buffer, ..)
+    }
+}
+
+/// `range` of something of `size` bytes.
+///
+/// # Panics
+///
+/// If it is not within.
+pub(super) fn within(range: impl RangeBounds<usize>, size: usize) -> Range<usize> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => Some(start),
+        Bound::Excluded(&before) => before.checked_add(1),
+        Bound::Unbounded => Some(0),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.checked_add(1),
+        Bound::Excluded(&end) => Some(end),
+        Bound::Unbounded => Some(size),
+    };
+    match (start, end) {
+        (Some(start), Some(end)) if start <= end && end <= size => start..end,
+        _ => panic!(
+            "range {:?}..{:?} is not within a buffer of {size} bytes",
+            range.start_bound(),
+            range.end_bound()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_every_kind_are_understood() {
+        assert_eq!(within(.., 5), 0..5);
+        assert_eq!(within(1..3, 5), 1..3);
+        assert_eq!(within(1..=3, 5), 1..4);
+        assert_eq!(within(5.., 5), 5..5);
+        let after_one = (Bound::Excluded(1), Bound::Unbounded);
+        assert_eq!(within(after_one, 5), 2..5);
+    }
+
+    #[test]
+    fn what_is_not_within_panics() {
+        #[allow(clippy::reversed_empty_ranges)]
+        for range in [0..6, 6..6, 3..2, 0..usize::MAX] {
+            std::panic::catch_unwind(|| within(range, 5)).unwrap_err();
+        }
+        std::panic::catch_unwind(|| within(0..=usize::MAX, 5)).unwrap_err();
+    }
+}

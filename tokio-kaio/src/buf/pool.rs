@@ -1,0 +1,255 @@
+//! [`BufferPool`]: buffers over a piece of memory of fixed size.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::{AlignedBuf, LockedBufError, Region, Shape};
+use crate::sys::{Mapping, Process};
+
+/// A fixed number of buffers of one size, made at once, to be used again and again.
+///
+/// A buffer is taken with [`get`](BufferPool::get), which waits for one, or
+/// [`try_get`](BufferPool::try_get), and goes back when it is dropped; where an abandoned operation is
+/// still in flight on it, when the kernel is done with it. So the memory under I/O never grows past
+/// what the pool was made with, but for the
+/// [replacement](AlignedBuf#while-an-operation-runs) of a buffer whose read was dropped while the
+/// caller kept the buffer. Taking one costs no system call and no page fault.
+///
+/// Buffers are [`AlignedBuf`]s like any other, and have the content that they had when they went
+/// back. They keep the pool's memory: the pool itself, which is cheap to clone, may be dropped
+/// before them.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::BufferPool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = BufferPool::new(2, 64 << 10)?;
+/// let (first, second) = (pool.get().await, pool.get().await);
+/// assert_eq!(second.size(), 64 << 10);
+/// assert!(pool.try_get().is_none());
+/// drop(first);
+/// assert_eq!(pool.available(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BufferPool {
+    inner: Arc<Inner>,
+}
+
+/// How a [`BufferPool`] is made, where [`BufferPool::new`] does not do.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::BufferPoolBuilder;
+///
+/// let pool = BufferPoolBuilder::new(32, 512).alignment(512).build()?;
+/// assert_eq!((pool.capacity(), pool.buffer_size()), (32, 512));
+/// # Ok::<(), tokio_kaio::LockedBufError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BufferPoolBuilder {
+    count: usize,
+    shape: Shape,
+}
+
+impl BufferPoolBuilder {
+    /// `count` buffers of `size` bytes.
+    pub fn new(count: usize, size: usize) -> BufferPoolBuilder {
+        BufferPoolBuilder {
+            count,
+            shape: Shape::plain(size).aligned_to(4096),
+        }
+    }
+
+    /// Has each buffer at a multiple of `alignment`; 4096 unless told. With less, small buffers take
+    /// less memory: 512 is what many devices want.
+    ///
+    /// # Panics
+    ///
+    /// If `alignment` is no power of two.
+    pub fn alignment(mut self, alignment: usize) -> BufferPoolBuilder {
+        self.shape = self.shape.aligned_to(alignment);
+        self
+    }
+
+    /// Locks the memory into RAM, as with [`LockedBuf`](crate::LockedBuf); it is not unless told.
+    pub fn locked(mut self, locked: bool) -> BufferPoolBuilder {
+        self.shape.locked = locked;
+        self
+    }
+
+    /// Has it on huge pages, as far as there are any, as with [`AlignedBuf::huge`]; it is not unless
+    /// told.
+    pub fn huge_pages(mut self, huge: bool) -> BufferPoolBuilder {
+        self.shape.huge = huge;
+        self
+    }
+
+    /// Makes the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`LockedBufError::MapAnon`] for a size or number of 0, or where there is no room for all;
+    /// [`LockedBufError::MemLock`] where it is to be locked and `RLIMIT_MEMLOCK` does not allow it.
+    pub fn build(self) -> Result<BufferPool, LockedBufError> {
+        let BufferPoolBuilder { count, shape } = self;
+        if count == 0 || shape.len == 0 {
+            return Err(LockedBufError::no_size());
+        }
+        let stride = shape.len.checked_next_multiple_of(shape.alignment);
+        let total = stride.and_then(|stride| stride.checked_mul(count));
+        let fits = count <= Semaphore::MAX_PERMITS && u32::try_from(count).is_ok();
+        let (Some(stride), Some(total), true) = (stride, total, fits) else {
+            let error = std::io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(LockedBufError::MapAnon(error));
+        };
+        let whole = Shape {
+            len: total,
+            ..shape
+        };
+        let mapping = whole.make_mapped().map_err(LockedBufError::MapAnon)?;
+        if shape.locked {
+            mapping.lock().map_err(LockedBufError::MemLock)?;
+        }
+        let inner = Inner {
+            mapping: ManuallyDrop::new(mapping),
+            owner: Process::current(),
+            stride,
+            count,
+            shape,
+            free: Mutex::new((0..count as u32).rev().collect()),
+            permits: Semaphore::new(count),
+        };
+        Ok(BufferPool {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+struct Inner {
+    /// `count` times `stride` bytes.
+    mapping: ManuallyDrop<Mapping>,
+    owner: Process,
+    stride: usize,
+    count: usize,
+    /// Of each buffer.
+    shape: Shape,
+    /// The places that no buffer has. Never fewer than there are permits.
+    free: Mutex<Vec<u32>>,
+    permits: Semaphore,
+}
+
+/// One buffer's place in a pool, which is free again when this is dropped.
+pub(super) struct Place {
+    pool: Arc<Inner>,
+    index: u32,
+}
+
+impl BufferPool {
+    /// `count` buffers of `size` bytes, each at a multiple of 4096. See [`BufferPoolBuilder`] for
+    /// more choices.
+    ///
+    /// # Errors
+    ///
+    /// [`LockedBufError::MapAnon`] for a size or number of 0, or where there is no room for all.
+    pub fn new(count: usize, size: usize) -> Result<BufferPool, LockedBufError> {
+        BufferPoolBuilder::new(count, size).build()
+    }
+
+    /// A buffer; waits until there is one, in the order in which it was asked for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it loses its place in the line, and nothing else.
+    pub async fn get(&self) -> AlignedBuf {
+        match self.inner.permits.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => unreachable!("it is never closed"),
+        }
+        self.take()
+    }
+
+    /// A buffer, if there is one now that nobody waits for.
+    pub fn try_get(&self) -> Option<AlignedBuf> {
+        self.inner.permits.try_acquire().ok()?.forget();
+        Some(self.take())
+    }
+
+    /// Number of buffers that could be had now without waiting.
+    pub fn available(&self) -> usize {
+        self.inner.permits.available_permits()
+    }
+
+    /// Number of buffers in all.
+    pub fn capacity(&self) -> usize {
+        self.inner.count
+    }
+
+    /// Size of each, bytes.
+    pub fn buffer_size(&self) -> usize {
+        self.inner.shape.len
+    }
+
+    /// To be called with a permit, which is spent.
+    fn take(&self) -> AlignedBuf {
+        let Some(index) = self.inner.free().pop() else {
+            unreachable!("a permit stands for a place");
+        };
+        let place = Place {
+            pool: Arc::clone(&self.inner),
+            index,
+        };
+        let start = self.inner.mapping.start();
+        // SAFETY: `index` is below `count`, so it is within the mapping.
+        let start = unsafe { start.add(index as usize * self.inner.stride) };
+        AlignedBuf::on(Region::placed(start, self.inner.shape, place))
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool")
+            .field("capacity", &self.capacity())
+            .field("buffer_size", &self.buffer_size())
+            .field("available", &self.available())
+            .finish()
+    }
+}
+
+impl Inner {
+    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A forked child does not have the memory; others may be where it was.
+        if self.owner == Process::current() {
+            // SAFETY: dropped here only. No buffer is left, each would have a `Place`.
+            unsafe { ManuallyDrop::drop(&mut self.mapping) };
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.free().push(self.index);
+        self.pool.permits.add_permits(1); // wakes who waits: not under the lock
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.index).finish()
+    }
+}

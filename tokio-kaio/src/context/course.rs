@@ -1,0 +1,131 @@
+//! [`Course`]: how far an operation is that may take several requests.
+
+use std::io;
+
+use crate::AioCommandError;
+use crate::request::{Memory, Order, Payload};
+use crate::sys::abi;
+
+/// How many requests an operation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// One.
+    Once,
+    /// As many as the kernel's limits make of it. What stops one stops all.
+    Long,
+    /// As many as it takes to move all bytes.
+    Exact,
+}
+
+/// An operation whose request is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course {
+    /// Of the request, and all that comes after it.
+    pub(super) order: Order,
+    /// Bytes that those before it have moved.
+    done: u64,
+    pub(super) extent: Extent,
+}
+
+/// What comes after a request.
+pub(super) enum After {
+    /// One for what is left.
+    Rest(Payload),
+    End(Result<u64, AioCommandError>, Memory),
+}
+
+impl Course {
+    /// Of a command that nobody has looked at yet.
+    pub(super) const NEW: Course = Course {
+        order: Order::bare(0),
+        done: 0,
+        extent: Extent::Once,
+    };
+
+    pub(super) fn of(order: &Order, extent: Extent) -> Course {
+        Course {
+            order: *order,
+            done: 0,
+            extent,
+        }
+    }
+
+    /// The first request is about to go.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, payload: &Payload) {
+        self.order = *payload.order();
+        if payload.is_long() && self.extent == Extent::Once {
+            self.extent = Extent::Long;
+        }
+    }
+
+    /// Where a transfer ends that has moved `bytes`. `None`: it is none, or its place is not known.
+    #[inline]
+    pub(super) fn end(&self, bytes: u64) -> Option<u64> {
+        let has_place = self.order.is_transfer() && !self.order.appends();
+        has_place.then(|| (self.order.offset as u64).saturating_add(bytes))
+    }
+
+    /// `memory` is what the request had that came to `result`.
+    pub(super) fn after(&mut self, result: Result<u64, AioCommandError>, memory: Memory) -> After {
+        let wanted = self.order.nbytes;
+        let moved = match result {
+            Ok(moved) => moved,
+            Err(error) => return After::End(self.failed(error), memory),
+        };
+        let goes_on = moved < wanted
+            && match self.extent {
+                Extent::Exact if moved == 0 => return After::End(Err(self.incomplete()), memory),
+                Extent::Exact => true,
+                Extent::Long => moved > 0 && moved == Payload::reach(&memory, wanted),
+                Extent::Once => false,
+            };
+        if !goes_on {
+            return After::End(Ok(self.done + moved), memory);
+        }
+        let rest = Payload::rest(&self.order, memory, moved);
+        self.order = *rest.order();
+        self.done += moved;
+        After::Rest(rest)
+    }
+
+    /// The operation comes to an end with an error of its latest request.
+    pub(super) fn failed(&self, error: AioCommandError) -> Result<u64, AioCommandError> {
+        match self.extent {
+            _ if self.done == 0 => Err(error),
+            Extent::Once => Err(error),
+            // Short, as if it had been one; who goes on meets the error.
+            Extent::Long => Ok(self.done),
+            // What is left after a read that was cut short by the end of the file may not be aligned.
+            Extent::Exact if self.is_read() && error.raw_os_error() == Some(libc::EINVAL) => {
+                Err(self.incomplete())
+            }
+            Extent::Exact => Err(error),
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        self.order.opcode == abi::IOCB_CMD_PREAD
+    }
+
+    /// Nothing more is to be had.
+    fn incomplete(&self) -> AioCommandError {
+        let (done, left, at) = (self.done, self.order.nbytes, self.order.offset);
+        AioCommandError::BadResult(match self.is_read() {
+            true => io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!(
+                    "the file ends at offset {at}, after {done} bytes of the {} asked for",
+                    done + left
+                ),
+            ),
+            false => io::Error::new(
+                io::ErrorKind::WriteZero,
+                format!(
+                    "no more is written at offset {at}, after {done} bytes of {}",
+                    done + left
+                ),
+            ),
+        })
+    }
+}

@@ -1,0 +1,322 @@
+//! Reads and writes on buffers that are handed over: `(result, buffer)`.
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::LinkedListOps;
+use lock_api::RawMutex;
+
+use super::File;
+use crate::command::order;
+use crate::context::{Descriptor, Extent};
+use crate::request::{Lease, Loan, Loans, Memory, Payload};
+use crate::sys::abi::{IOCB_CMD_PREAD, IOCB_CMD_PWRITE};
+use crate::{
+    AioCommandError, GenericAioContextHandle, IntrusiveAdapter, IoBuf, IoBufMut, ReadFlags,
+    WriteFlags,
+};
+
+/// Operations on buffers of the caller's own, which are handed over and come back with the result.
+///
+/// What is said of errors and flags at [`read_at`](File::read_at) and [`write_at`](File::write_at) holds
+/// here, too.
+///
+/// # Cancel safety
+///
+/// Dropped in flight, an operation goes on, with the buffer, which is dropped when the kernel is done
+/// with it: one of a [`BufferPool`](crate::BufferPool) goes back there then.
+impl File {
+    /// Reads at `offset` as many bytes as `buffer` has room for; returns how many were read, and the
+    /// buffer.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. The buffer comes back in any case, but for
+    /// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in
+    /// flight: then an empty one does, as the kernel has the other.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in flight, the buffer is dropped when the kernel is done with it.
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    ///
+    /// # Examples
+    ///
+    /// A buffer of a pool, given away as `Bytes` (feature `bytes`) and back in the pool when nobody has
+    /// any of it:
+    ///
+    /// ```
+    /// use tokio_kaio::{BufferPool, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let pool = BufferPool::new(4, 4096)?;
+    /// let buffer = pool.get().await;
+    /// let (read, buffer) = file.read_owned_at(&handle, 0, buffer, ReadFlags::empty()).await;
+    /// # #[cfg(feature = "bytes")] {
+    /// let bytes = bytes::Bytes::from(buffer).slice(..read? as usize);
+    /// assert_eq!((bytes.len(), pool.available()), (4096, 3));
+    /// drop(bytes);
+    /// assert_eq!(pool.available(), 4);
+    /// # }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn read_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: ReadFlags,
+    ) -> (Result<u64, AioCommandError>, B)
+    where
+        B: IoBufMut,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        self.read_into(aio_handle, offset, buffer, flags, Extent::Once)
+            .await
+    }
+
+    /// The same, until the buffer is full: a read that comes back short is resumed.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_owned_at`](File::read_owned_at), and `BadResult` with
+    /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) where the file ends before.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`read_owned_at`](File::read_owned_at).
+    pub async fn read_exact_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: ReadFlags,
+    ) -> (Result<(), AioCommandError>, B)
+    where
+        B: IoBufMut,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let (result, buffer) = self
+            .read_into(aio_handle, offset, buffer, flags, Extent::Exact)
+            .await;
+        (result.map(drop), buffer)
+    }
+
+    /// Writes all bytes of `buffer` at `offset`; returns how many were written, which can be fewer,
+    /// and the buffer.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in flight, the write goes on, and may land after one that is submitted later; the
+    /// buffer is dropped when the kernel is done with it.
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    pub async fn write_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: WriteFlags,
+    ) -> (Result<u64, AioCommandError>, B)
+    where
+        B: IoBuf,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        self.write_from(aio_handle, offset, buffer, flags, Extent::Once)
+            .await
+    }
+
+    /// The same, until all is written: a write that comes back short is resumed.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_owned_at`](File::read_owned_at); what was written before stays.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`write_owned_at`](File::write_owned_at).
+    pub async fn write_all_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: WriteFlags,
+    ) -> (Result<(), AioCommandError>, B)
+    where
+        B: IoBuf,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let (result, buffer) = self
+            .write_from(aio_handle, offset, buffer, flags, Extent::Exact)
+            .await;
+        (result.map(drop), buffer)
+    }
+
+    /// Reads at `offset` to each of `buffers`, one after the other, as many bytes as they have room
+    /// for; returns how many were read, and the buffers. Of more than `IOV_MAX`, 1024, a request is made
+    /// for each 1024, one when the one before is done. See
+    /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html).
+    ///
+    /// # Errors
+    ///
+    /// As [`read_owned_at`](File::read_owned_at), but that no buffers come back where the kernel has
+    /// them.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`read_owned_at`](File::read_owned_at).
+    pub async fn read_vectored_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffers: Vec<B>,
+        flags: ReadFlags,
+    ) -> (Result<u64, AioCommandError>, Vec<B>)
+    where
+        B: IoBufMut,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let payload = match order(IOCB_CMD_PREAD, flags.bits(), offset, 0) {
+            Ok(order) => Loans::read(order, buffers),
+            Err(error) => return (Err(error), buffers),
+        };
+        let (result, memory) = self.run(aio_handle, payload, Extent::Once).await;
+        let moved = *result.as_ref().unwrap_or(&0);
+        (result, Loans::filled(memory, moved))
+    }
+
+    /// Writes all bytes of each of `buffers` at `offset`, one after the other; returns how many were
+    /// written, and the buffers. Of more than `IOV_MAX`, 1024, a request is made for each 1024, one when
+    /// the one before is done. See
+    /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html).
+    ///
+    /// # Errors
+    ///
+    /// As [`read_vectored_owned_at`](File::read_vectored_owned_at).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`write_owned_at`](File::write_owned_at).
+    pub async fn write_vectored_owned_at<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffers: Vec<B>,
+        flags: WriteFlags,
+    ) -> (Result<u64, AioCommandError>, Vec<B>)
+    where
+        B: IoBuf,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let flags = self.write_flags(flags);
+        let payload = match order(IOCB_CMD_PWRITE, flags.bits(), offset, 0) {
+            Ok(order) => Loans::write(order, buffers),
+            Err(error) => return (Err(error), buffers),
+        };
+        let (result, memory) = self.run(aio_handle, payload, Extent::Once).await;
+        (result, Loans::end(memory))
+    }
+
+    async fn read_into<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: ReadFlags,
+        extent: Extent,
+    ) -> (Result<u64, AioCommandError>, B)
+    where
+        B: IoBufMut,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let (payload, loan) = match order(IOCB_CMD_PREAD, flags.bits(), offset, 0) {
+            Ok(order) => match Loan::read(order, buffer) {
+                Ok(lent) => lent,
+                Err((error, buffer)) => return (Err(AioCommandError::IoSubmit(error)), buffer),
+            },
+            Err(error) => return (Err(error), buffer),
+        };
+        let (result, memory) = self.run(aio_handle, payload, extent).await;
+        let moved = *result.as_ref().unwrap_or(&0);
+        (result, loan.filled(memory, moved))
+    }
+
+    async fn write_from<B, M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: WriteFlags,
+        extent: Extent,
+    ) -> (Result<u64, AioCommandError>, B)
+    where
+        B: IoBuf,
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let flags = self.write_flags(flags);
+        let (payload, loan) = match order(IOCB_CMD_PWRITE, flags.bits(), offset, 0) {
+            Ok(order) => Loan::write(order, buffer),
+            Err(error) => return (Err(error), buffer),
+        };
+        let (result, memory) = self.run(aio_handle, payload, extent).await;
+        (result, loan.end(memory))
+    }
+
+    /// Runs what has the caller's memory; gives that back, unless the kernel has kept it.
+    pub(super) async fn run<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        payload: Payload,
+        extent: Extent,
+    ) -> (Result<u64, AioCommandError>, Option<Memory>)
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let prepared = (payload, Lease::Owned, extent);
+        let mut operation = aio_handle.prepared(Descriptor::File(&self.inner), prepared);
+        let result = (&mut operation).await;
+        (result, operation.as_mut().take_returned())
+    }
+}

@@ -1,0 +1,264 @@
+//! Reads and writes on buffers that the caller keeps.
+
+use std::future::Future;
+
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::LinkedListOps;
+use lock_api::RawMutex;
+
+use super::File;
+use crate::context::Descriptor;
+use crate::{
+    AioCommandError, AlignedBuf, GenericAioContextHandle, IntrusiveAdapter, Part, PartMut,
+    RawCommand, ReadFlags, WriteFlags,
+};
+
+impl File {
+    /// Reads `len` bytes at `offset` to the front of `buffer`; returns how many were read: fewer
+    /// where the file ends, 0 at or past its end. See [`RawCommand::Pread`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the read leaves `buffer` with its old content, zeroes, or what was read; see
+    /// [`AlignedBuf`](AlignedBuf#while-an-operation-runs).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub fn read_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &'a mut AlignedBuf,
+        len: u64,
+        flags: ReadFlags,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        aio_handle.operation(Descriptor::File(&self.inner), command)
+    }
+
+    /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
+    /// can be fewer, as where the disk fills up. See [`RawCommand::Pwrite`].
+    ///
+    /// With [`WriteFlags::APPEND`], or on a file that was opened with
+    /// [`append`](std::fs::OpenOptions::append), at its end, whatever `offset` is. Those of one file
+    /// that one context makes are submitted one after another, in the order in which they were made,
+    /// each when the one before it is done: on some file systems (XFS) the end of the file moves only
+    /// then, and those in flight together would be written over one another.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped in flight, the write goes on with the bytes that it was submitted with, and may
+    /// land after one that is submitted later; see
+    /// [`submit_request`](GenericAioContextHandle::submit_request).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub fn write_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &'a AlignedBuf,
+        len: u64,
+        flags: WriteFlags,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags: self.write_flags(flags),
+            len,
+        };
+        aio_handle.operation(Descriptor::File(&self.inner), command)
+    }
+
+    /// Reads exactly `len` bytes at `offset` to the front of `buffer`. A read that comes back short is
+    /// resumed where it stopped.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. `BadResult` with [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof)
+    /// where the file ends before; the buffer has what there was.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`read_at`](File::read_at).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub async fn read_exact_at<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &mut AlignedBuf,
+        len: u64,
+        flags: ReadFlags,
+    ) -> Result<(), AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        aio_handle
+            .whole(Descriptor::File(&self.inner), command)
+            .await
+    }
+
+    /// Writes all of the first `len` bytes of `buffer` at `offset`. A write that comes back short is
+    /// resumed where it stopped.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]: `ENOSPC` where the disk is full; what was written before stays.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`write_at`](File::write_at); of a write that takes several requests, those that have not
+    /// been submitted are not.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer, before anything is submitted.
+    pub async fn write_all_at<M, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &AlignedBuf,
+        len: u64,
+        flags: WriteFlags,
+    ) -> Result<(), AioCommandError>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags: self.write_flags(flags),
+            len,
+        };
+        aio_handle
+            .whole(Descriptor::File(&self.inner), command)
+            .await
+    }
+
+    /// Reads at `offset` to each of `buffers`, one after the other; returns how many bytes were read.
+    /// See [`RawCommand::Preadv`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`read_at`](File::read_at), for each of the buffers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 12288])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut header = AlignedBuf::new(4096)?;
+    /// let mut body = AlignedBuf::new(65536)?;
+    /// let buffers = &mut [header.part_mut(..), body.part_mut(..8192)];
+    /// let read = file.read_vectored_at(&handle, 0, buffers, ReadFlags::empty()).await?;
+    /// assert_eq!(read, 12288);
+    /// # assert!(header.iter().chain(&body[..8192]).all(|&byte| byte == 7));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_vectored_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffers: &'a mut [PartMut<'a>],
+        flags: ReadFlags,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Preadv {
+            offset,
+            buffers,
+            flags,
+        };
+        aio_handle.operation(Descriptor::File(&self.inner), command)
+    }
+
+    /// Writes each of `buffers` at `offset`, one after the other; returns how many bytes were
+    /// written. See [`RawCommand::Pwritev`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`write_at`](File::write_at).
+    pub fn write_vectored_at<'a, M, A, L>(
+        &'a self,
+        aio_handle: &'a GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffers: &'a [Part<'a>],
+        flags: WriteFlags,
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        let command = RawCommand::Pwritev {
+            offset,
+            buffers,
+            flags: self.write_flags(flags),
+        };
+        aio_handle.operation(Descriptor::File(&self.inner), command)
+    }
+}
