@@ -4,6 +4,8 @@ mod file;
 mod open_options;
 mod owned;
 mod transfer;
+mod space;
 
 pub use file::File;
 pub use open_options::AioOpenOptionsExt;
+pub use space::{Advice, Allocate, SyncRange};

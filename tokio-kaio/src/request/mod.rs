@@ -22,6 +22,8 @@ pub(crate) use flavour::{Flavour, Of};
 pub(crate) use landing::Landing;
 pub(crate) use loan::{Loan, Loans};
 pub(crate) use memory::{Lease, Memory};
+#[cfg(test)]
+pub(crate) use open_file::Class;
 pub(crate) use open_file::{OpenFile, Stay, Way};
 pub(crate) use payload::{Order, Payload};
 pub use request::Request;

@@ -8,6 +8,7 @@ mod memory;
 #[cfg(test)]
 mod model_ring;
 mod ring;
+mod space;
 mod syscalls;
 mod system;
 mod threads;
@@ -18,6 +19,7 @@ pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
+pub(crate) use space::{advise, allocate, sync_file_range};
 pub(crate) use syscalls::{
     ThreadUsage, create_eventfd, current_cpu, memlock_limit, set_direct, signal, thread_usage,
 };

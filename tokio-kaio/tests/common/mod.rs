@@ -8,6 +8,7 @@ pub use limits::*;
 use std::env;
 use std::ffi::{CStr, CString, c_void};
 use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -30,7 +31,7 @@ pub const BLOCK: usize = 4096;
 const DIRS: &str = "KAIO_TEST_DIRS";
 
 /// The directories that were given, each with one of its own made in it.
-fn given() -> Vec<TempDir> {
+pub fn given() -> Vec<TempDir> {
     let dirs = env::var_os(DIRS).unwrap_or_default();
     env::split_paths(&dirs)
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -91,7 +92,10 @@ pub fn times_slept() -> libc::c_long {
     usage.ru_nvcsw
 }
 
-fn file_system(path: &Path) -> Option<i64> {
+/// What [`file_system`] finds on ext4.
+pub const EXT4_MAGIC: i64 = 0xef53;
+
+pub fn file_system(path: &Path) -> Option<i64> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: plain numbers, for which zero is a value.
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
@@ -99,6 +103,37 @@ fn file_system(path: &Path) -> Option<i64> {
     let code = unsafe { libc::statfs(path.as_ptr(), &mut status) };
     #[allow(clippy::useless_conversion)] // its width differs between targets
     (code == 0).then(|| status.f_type.into())
+}
+
+/// Makes a file whose data are journaled, for which ext4 takes `O_DIRECT` and does without. Where
+/// the mount (`data=journal`) does that for all of them, it is one anyway.
+pub fn journaled(path: &Path) -> Result<(), String> {
+    if file_system(path.parent().unwrap()) != Some(EXT4_MAGIC) {
+        return Err(format!(
+            "data are journaled on ext4, which {path:?} is not on"
+        ));
+    }
+    fs::write(path, []).unwrap();
+    if told_alignment(&fs::File::open(path).unwrap()) == Some(0) {
+        return Ok(());
+    }
+    let chattr = Command::new("chattr").arg("+j").arg(path).output();
+    match chattr {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
+        Err(error) => Err(format!("chattr: {error}")),
+    }
+}
+
+/// The alignment of offsets that `statx` tells; 0: there is no direct I/O; `None`: it doesn't tell.
+pub fn told_alignment(file: &fs::File) -> Option<u32> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    let (fd, flags, wanted) = (file.as_raw_fd(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
+    // SAFETY: an empty string, and a structure of ours to write to.
+    let code = unsafe { libc::statx(fd, c"".as_ptr(), flags, wanted, &mut status) };
+    let told = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
+    told.then_some(status.stx_dio_offset_align)
 }
 
 /// Opens (and makes) `name` in `dir` for reading and writing.
