@@ -25,7 +25,7 @@ all=(disk ext4 xfs btrfs nodatacow overlay tmpfs)
 image_mib=512
 # What is about requests on files. The others are about processes and limits, or count what only
 # depends on whether requests are done at once: the disk of the build and tmpfs are enough for them.
-tests=(cancellation errors faults files flags generic_context hostile leaks lifecycle model policies
+tests=(cancellation conversions errors faults files flags generic_context hostile leaks lifecycle model policies
     reference_api shards space surface)
 
 usage() {

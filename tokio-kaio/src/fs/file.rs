@@ -55,7 +55,7 @@ pub struct File {
     /// Shared with the requests that are queued for it.
     pub(super) inner: Arc<OpenFile>,
     /// It was opened with `O_APPEND`.
-    appends: bool,
+    pub(super) appends: bool,
 }
 
 impl File {

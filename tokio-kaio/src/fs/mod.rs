@@ -1,5 +1,6 @@
 //! Files for direct I/O.
 
+mod convert;
 mod file;
 mod open_options;
 mod owned;

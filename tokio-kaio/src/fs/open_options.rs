@@ -1,8 +1,9 @@
 //! [`AioOpenOptionsExt`]: opening files for direct I/O.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -87,8 +88,14 @@ impl AioOpenOptionsExt for &mut OpenOptions {
     }
 }
 
+/// The name that `file` was opened by, or has now; for the text of an error.
+pub(super) fn name_of(file: &fs::File) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::read_link(&link).unwrap_or_else(|_| link.into())
+}
+
 /// Explains an `EINVAL`.
-fn no_direct_io(error: io::Error, file: &std::fs::File, path: PathBuf) -> io::Error {
+pub(super) fn no_direct_io(error: io::Error, file: &fs::File, path: PathBuf) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) {
         return error;
     }

@@ -98,6 +98,10 @@ impl OpenFile {
         &self.file
     }
 
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
     pub(crate) fn policy(&self) -> Option<SubmitPolicy> {
         SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed))
     }
