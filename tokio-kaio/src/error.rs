@@ -233,9 +233,10 @@ impl std::error::Error for Misaligned {
     }
 }
 
-/// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met.
+/// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met. A file that
+/// is not open for direct I/O wants nothing.
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Error {
-    if error.raw_os_error() != Some(libc::EINVAL) {
+    if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;
     }
     let Ok(Some(file)) = sys::direct_io(fd) else {

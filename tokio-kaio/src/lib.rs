@@ -132,6 +132,7 @@
 //! child that goes on to `exec`, as [`std::process::Command`]'s does, is not concerned.
 #![cfg(target_os = "linux")]
 
+mod alignment;
 mod buf;
 mod command;
 mod context;
@@ -151,6 +152,8 @@ pub use buf::{
     AlignedBuf, BufferPool, BufferPoolBuilder, IoBuf, IoBufMut, LockedBuf, LockedBufError, Part,
     PartMut, Slice,
 };
+pub use alignment::{Alignment, AlignmentSource, AtomicWrites};
+pub use buf::{LockedBuf, LockedBufError};
 pub use command::RawCommand;
 pub use context::{
     AioContext, AioContextBuilder, AioContextHandle, GenericAioContext, GenericAioContextHandle,

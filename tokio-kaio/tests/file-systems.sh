@@ -25,8 +25,8 @@ all=(disk ext4 xfs btrfs nodatacow overlay tmpfs)
 image_mib=512
 # What is about requests on files. The others are about processes and limits, or count what only
 # depends on whether requests are done at once: the disk of the build and tmpfs are enough for them.
-tests=(cancellation conversions errors faults files flags generic_context hostile leaks lifecycle model policies
-    reference_api shards space surface)
+tests=(alignment buffered cancellation conversions errors faults files flags generic_context hostile
+    leaks lifecycle model policies reference_api shards space surface)
 
 usage() {
     sed -n '2,/^set /{ /^#/s/^# \{0,1\}//p }' "$script"

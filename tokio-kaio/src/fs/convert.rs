@@ -80,8 +80,9 @@ impl File {
         }
     }
 
-    /// The file as the standard library has it. It still has `O_DIRECT`: what is read and
-    /// written through it must be aligned, memory included, or is refused with `EINVAL`.
+    /// The file as the standard library has it. It still has `O_DIRECT`, unless it never had
+    /// ([`File::is_direct`]): what is read and written through it must be aligned, memory included,
+    /// or is refused with `EINVAL`.
     ///
     /// Its descriptor is the one that this file has, or a duplicate where that is in use: by a
     /// [clone](File::try_clone), or by requests that are still out, their futures dropped or not.

@@ -56,6 +56,8 @@ pub struct File {
     pub(super) inner: Arc<OpenFile>,
     /// It was opened with `O_APPEND`.
     pub(super) appends: bool,
+    /// It has `O_DIRECT`.
+    pub(super) is_direct: bool,
 }
 
 impl File {
@@ -63,6 +65,7 @@ impl File {
         File {
             inner: Arc::new(OpenFile::new(file)),
             appends,
+            is_direct: true,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Files for direct I/O.
 
+mod alignment;
+mod buffered;
 mod convert;
 mod file;
 mod open_options;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::File;
+use super::alignment::takes_direct_io;
 use super::file::off_runtime;
 use crate::sys;
 
@@ -44,7 +45,7 @@ pub trait AioOpenOptionsExt {
     /// # Examples
     ///
     /// ```no_run
-    /// use std::fs::OpenOptions;
+    /// use std::fs::{self, OpenOptions};
     /// use tokio_kaio::AioOpenOptionsExt;
     ///
     /// # async fn open() -> std::io::Result<()> {
@@ -55,6 +56,67 @@ pub trait AioOpenOptionsExt {
     /// # }
     /// ```
     fn aio_open(
+        self,
+        path: PathBuf,
+        is_sync: bool,
+    ) -> impl Future<Output = io::Result<File>> + Send;
+
+    /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, or, where there is
+    /// no direct I/O, for buffered I/O, as the same options without `O_DIRECT` do.
+    /// [`File::is_direct`] tells which it has become.
+    ///
+    /// Buffered it is where the file system refuses `O_DIRECT`, and also where it takes the flag and
+    /// then does without: where `statx` tells that the file has no direct I/O (ext4 with data
+    /// journaling, for one), or, where `statx` is silent, an aligned read is refused with `EINVAL`.
+    ///
+    /// `O_DIRECT` among flags of one's own is asked for in the opening itself, and nothing falls back
+    /// from that.
+    ///
+    /// A buffered file is used like any other. What differs:
+    ///
+    /// - Its [submit policy](File::set_submit_policy) is
+    ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does the whole of a
+    ///   buffered request inside its submission, so that has to be on a thread of the blocking pool.
+    ///   Where nearly all reads are of what the page cache has,
+    ///   [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) has these done at once.
+    /// - Its [`alignment`](File::alignment) is 1.
+    /// - Writes are in the page cache when they are done. A failure to write them out later is
+    ///   reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`aio_open`](AioOpenOptionsExt::aio_open).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// [`io::ErrorKind::InvalidInput`] with a text that says so: what is there is neither a regular
+    /// file nor a block device, and has no direct I/O.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::{self, OpenOptions};
+    /// use tokio_kaio::AioOpenOptionsExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let mut options = OpenOptions::new();
+    /// options.read(true).write(true).create(true);
+    /// let file = options.aio_open_or_buffered(path.clone(), false).await?;
+    /// if !file.is_direct() {
+    ///     eprintln!("{}: no direct I/O here, it will be slower", path.display());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn aio_open_or_buffered(
         self,
         path: PathBuf,
         is_sync: bool,
@@ -75,6 +137,24 @@ impl AioOpenOptionsExt for OpenOptions {
         })
         .await
     }
+
+    async fn aio_open_or_buffered(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
+        if is_sync {
+            self.custom_flags(libc::O_SYNC);
+        }
+        off_runtime(move || {
+            let file = self.open(&path)?;
+            match sys::set_direct(&file) {
+                Ok(appends) if takes_direct_io(&file) => Ok(File::new(file, appends)),
+                Ok(_) => File::buffered(file),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && has_blocks(&file) => {
+                    File::buffered(file)
+                }
+                Err(error) => Err(no_direct_io(error, &file, path)),
+            }
+        })
+        .await
+    }
 }
 
 /// So that the options need no name: `OpenOptions::new().read(true).aio_open(…)`.
@@ -86,6 +166,14 @@ impl AioOpenOptionsExt for &mut OpenOptions {
     ) -> impl Future<Output = io::Result<File>> + Send {
         self.clone().aio_open(path, is_sync)
     }
+
+    fn aio_open_or_buffered(
+        self,
+        path: PathBuf,
+        is_sync: bool,
+    ) -> impl Future<Output = io::Result<File>> + Send {
+        self.clone().aio_open_or_buffered(path, is_sync)
+    }
 }
 
 /// The name that `file` was opened by, or has now; for the text of an error.
@@ -94,16 +182,20 @@ pub(super) fn name_of(file: &fs::File) -> PathBuf {
     fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
+/// Whether it is a file in the narrow sense: a regular one, or a block device.
+fn has_blocks(file: &fs::File) -> bool {
+    let kind = file.metadata().map(|metadata| metadata.file_type());
+    kind.map_or(true, |kind| kind.is_file() || kind.is_block_device())
+}
+
 /// Explains an `EINVAL`.
 pub(super) fn no_direct_io(error: io::Error, file: &fs::File, path: PathBuf) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) {
         return error;
     }
-    let kind = file.metadata().map(|metadata| metadata.file_type());
-    let has_blocks = kind.map_or(true, |kind| kind.is_file() || kind.is_block_device());
-    let why = if has_blocks {
+    let why = if has_blocks(file) {
         "the file system can't do direct I/O (O_DIRECT); put the file on one that can, such as \
-         ext4, XFS or btrfs"
+         ext4, XFS or btrfs, or open it with aio_open_or_buffered"
     } else {
         "direct I/O (O_DIRECT) is for regular files and block devices, and this is neither"
     };

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::Order;
 use super::habit::Habit;
-use crate::SubmitPolicy;
 use crate::sys::abi;
+use crate::{Alignment, SubmitPolicy};
 
 /// An open file, shared by its owner with the requests that are out for it, and what these have
 /// shown of it.
@@ -24,6 +25,8 @@ pub(crate) struct OpenFile {
     appending: AtomicUsize,
     /// Up to here there have been data, as far as transfers have told.
     known_end: AtomicU64,
+    /// Once somebody has asked for it.
+    alignment: OnceLock<Alignment>,
 }
 
 /// How a request goes to the kernel.
@@ -83,6 +86,7 @@ impl OpenFile {
             suspect: AtomicBool::new(false),
             appending: AtomicUsize::new(0),
             known_end: AtomicU64::new(0),
+            alignment: OnceLock::new(),
         }
     }
 
@@ -100,6 +104,11 @@ impl OpenFile {
 
     pub(crate) fn into_file(self) -> File {
         self.file
+    }
+
+    /// What direct I/O on it wants, as far as that is known.
+    pub(crate) fn alignment(&self) -> &OnceLock<Alignment> {
+        &self.alignment
     }
 
     pub(crate) fn policy(&self) -> Option<SubmitPolicy> {

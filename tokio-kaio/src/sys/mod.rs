@@ -14,14 +14,15 @@ mod system;
 mod threads;
 
 pub(crate) use aio::{Aio, MAX_BATCH};
-pub(crate) use dio::{DirectIo, direct_io};
+pub(crate) use dio::{DirectIo, atomic_sizes, direct_io, logical_block_size, try_read};
 pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
 pub(crate) use space::{advise, allocate, sync_file_range};
 pub(crate) use syscalls::{
-    ThreadUsage, create_eventfd, current_cpu, memlock_limit, set_direct, signal, thread_usage,
+    ThreadUsage, clear_direct, create_eventfd, current_cpu, is_direct, memlock_limit, set_direct,
+    signal, thread_usage,
 };
 pub(crate) use system::System;
 pub(crate) use threads::Threads;

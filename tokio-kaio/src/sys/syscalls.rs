@@ -150,14 +150,39 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
 ///
 /// [`F_SETFL(2const)`](https://man7.org/linux/man-pages/man2/F_SETFL.2const.html)
 pub(crate) fn set_direct(file: impl AsFd) -> io::Result<bool> {
-    let fd = file.as_fd().as_raw_fd();
-    // SAFETY: asks for the flags of a descriptor that is open.
+    let flags = status_flags(file.as_fd().as_raw_fd())?;
+    set_status_flags(&file, flags | libc::O_DIRECT)?;
+    Ok(flags & libc::O_APPEND != 0)
+}
+
+/// Takes `O_DIRECT` from them again. Returns the same.
+pub(crate) fn clear_direct(file: impl AsFd) -> io::Result<bool> {
+    let flags = status_flags(file.as_fd().as_raw_fd())?;
+    set_status_flags(&file, flags & !libc::O_DIRECT)?;
+    Ok(flags & libc::O_APPEND != 0)
+}
+
+/// Whether the file behind `fd` has `O_DIRECT`.
+pub(crate) fn is_direct(fd: RawFd) -> io::Result<bool> {
+    Ok(status_flags(fd)? & libc::O_DIRECT != 0)
+}
+
+/// The access mode and status flags of an open file.
+///
+/// # References
+///
+/// [`F_GETFL(2const)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html)
+fn status_flags(fd: RawFd) -> io::Result<libc::c_int> {
+    // SAFETY: asks for the flags of a descriptor; a closed one is EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     syscall_result(flags.into())?;
-    // SAFETY: sets flags, no memory is involved.
-    let code = unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_DIRECT) };
-    syscall_result(code.into())?;
-    Ok(flags & libc::O_APPEND != 0)
+    Ok(flags)
+}
+
+fn set_status_flags(file: impl AsFd, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: sets flags of a descriptor that is open; no memory is involved.
+    let code = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_SETFL, flags) };
+    syscall_result(code.into()).map(drop)
 }
 
 /// Adds one to `eventfd`. A full one is left as it is, and so is one that is none: who waits has
