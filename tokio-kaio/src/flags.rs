@@ -48,7 +48,7 @@ bitflags! {
         /// direct I/O, on devices and file systems that can do it, for a length that is a power of two
         /// within limits of the file, at an offset that is a multiple of the length: `EINVAL` for
         /// others, `EOPNOTSUPP` where the file can't. See
-        /// `File::atomic_writes`.
+        /// [`File::atomic_writes`](crate::File::atomic_writes).
         const ATOMIC = abi::RWF_ATOMIC as isize;
 
         /// Of a file without direct I/O: leave nothing of this in the page cache that was not there

@@ -148,12 +148,11 @@ mod sync;
 mod sys;
 mod trace;
 
+pub use alignment::{Alignment, AlignmentSource, AtomicWrites};
 pub use buf::{
     AlignedBuf, BufferPool, BufferPoolBuilder, IoBuf, IoBufMut, LockedBuf, LockedBufError, Part,
     PartMut, Slice,
 };
-pub use alignment::{Alignment, AlignmentSource, AtomicWrites};
-pub use buf::{LockedBuf, LockedBufError};
 pub use command::RawCommand;
 pub use context::{
     AioContext, AioContextBuilder, AioContextHandle, GenericAioContext, GenericAioContextHandle,

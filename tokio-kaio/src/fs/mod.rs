@@ -6,8 +6,8 @@ mod convert;
 mod file;
 mod open_options;
 mod owned;
-mod transfer;
 mod space;
+mod transfer;
 
 pub use file::File;
 pub use open_options::AioOpenOptionsExt;
