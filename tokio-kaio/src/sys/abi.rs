@@ -17,6 +17,7 @@ pub(crate) struct Iocb {
     #[cfg(target_endian = "big")]
     pub(crate) key: u32,
     pub(crate) lio_opcode: u16,
+    /// An I/O priority, if [`IOCB_FLAG_IOPRIO`] is set.
     pub(crate) reqprio: i16,
     pub(crate) fildes: u32,
     pub(crate) buf: u64,
@@ -107,15 +108,17 @@ pub(crate) const IOCB_CMD_PREAD: u16 = 0;
 pub(crate) const IOCB_CMD_PWRITE: u16 = 1;
 pub(crate) const IOCB_CMD_FSYNC: u16 = 2;
 pub(crate) const IOCB_CMD_FDSYNC: u16 = 3;
-
+/// [`Iocb::buf`] is the address of [`Iocb::nbytes`] iovecs; likewise of the next.
 pub(crate) const IOCB_CMD_PREADV: u16 = 7;
 pub(crate) const IOCB_CMD_PWRITEV: u16 = 8;
 
+/// Most iovecs of one request.
+pub(crate) const UIO_MAXIOV: usize = 1024;
+
 pub(crate) const IOCB_FLAG_RESFD: u32 = 1;
+/// Since Linux 4.18; ignored before.
 pub(crate) const IOCB_FLAG_IOPRIO: u32 = 2;
 
-/// Most pieces of memory that one vectored request has.
-pub(crate) const IOV_MAX: usize = 1024;
 /// Most bytes that one request moves: it is cut short there.
 pub(crate) const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
@@ -125,8 +128,19 @@ pub(crate) const RWF_SYNC: i32 = 0x04;
 pub(crate) const RWF_NOWAIT: i32 = 0x08;
 pub(crate) const RWF_APPEND: i32 = 0x10;
 pub(crate) const RWF_NOAPPEND: i32 = 0x20;
+/// Since Linux 6.11, for writes.
 pub(crate) const RWF_ATOMIC: i32 = 0x40;
+/// Since Linux 6.14.
 pub(crate) const RWF_DONTCACHE: i32 = 0x80;
+
+// `linux/ioprio.h`: a class, shifted, and in the lower bits a level of 0 (first) to 7.
+pub(crate) const IOPRIO_CLASS_SHIFT: u32 = 13;
+/// None of its own: it follows from how the thread is scheduled.
+pub(crate) const IOPRIO_CLASS_NONE: u16 = 0;
+/// Wants `CAP_SYS_ADMIN` or `CAP_SYS_NICE`.
+pub(crate) const IOPRIO_CLASS_RT: u16 = 1;
+pub(crate) const IOPRIO_CLASS_BE: u16 = 2;
+pub(crate) const IOPRIO_CLASS_IDLE: u16 = 3;
 
 impl Iocb {
     /// `priority`: 0 for that of the thread that submits it.
@@ -140,5 +154,23 @@ impl Iocb {
     pub(crate) fn notify(&mut self, eventfd: i32) {
         self.flags |= IOCB_FLAG_RESFD;
         self.resfd = eventfd as u32;
+    }
+
+    /// What the kernel is to signal.
+    pub(crate) fn notifies(&self) -> Option<i32> {
+        (self.flags & IOCB_FLAG_RESFD != 0).then_some(self.resfd as i32)
+    }
+
+    /// Whether it moves data.
+    pub(crate) fn is_transfer(&self) -> bool {
+        matches!(
+            self.lio_opcode,
+            IOCB_CMD_PREAD | IOCB_CMD_PWRITE | IOCB_CMD_PREADV | IOCB_CMD_PWRITEV
+        )
+    }
+
+    /// Whether its memory is that of iovecs.
+    pub(crate) fn is_vectored(&self) -> bool {
+        matches!(self.lio_opcode, IOCB_CMD_PREADV | IOCB_CMD_PWRITEV)
     }
 }

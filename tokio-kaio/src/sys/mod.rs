@@ -7,11 +7,15 @@ mod fork;
 mod memory;
 #[cfg(test)]
 mod model_ring;
+mod priority;
 mod ring;
 mod space;
 mod syscalls;
 mod system;
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+mod tests;
 mod threads;
+mod transfers;
 
 pub(crate) use aio::{Aio, MAX_BATCH};
 pub(crate) use dio::{DirectIo, atomic_sizes, direct_io, logical_block_size, try_read};
@@ -59,8 +63,8 @@ pub(crate) trait Kernel: Send + 'static {
     /// # Safety
     ///
     /// The memory that each of `batch` names stays valid, and for reads unobserved, until the
-    /// request's event was reaped or this `Kernel` was dropped; the `Kernel` that gave `port` has
-    /// not been dropped.
+    /// request's event was reaped or this `Kernel` was dropped; iovecs stay until this returns. The
+    /// `Kernel` that gave `port` has not been dropped.
     unsafe fn submit(port: &Self::Port, batch: &mut [Iocb]) -> io::Result<usize>;
 
     /// Appends events that have arrived to `events`, as many as fit. Never waits.

@@ -197,6 +197,33 @@ pub(crate) fn signal(eventfd: RawFd) {
     let _ = unsafe { libc::write(eventfd, (&raw const one).cast(), size_of::<u64>()) };
 }
 
+/// Waits until one of `fds` is ready, or not at all: forever is the other choice.
+///
+/// # References
+///
+/// [`poll(2)`](https://man7.org/linux/man-pages/man2/poll.2.html)
+#[allow(dead_code)] // tests do
+pub(crate) fn poll(fds: &mut [libc::pollfd], wait: bool) -> io::Result<usize> {
+    let timeout = if wait { -1 } else { 0 };
+    loop {
+        // SAFETY: the kernel reads and writes the structures of the slice.
+        let code = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        match syscall_result(code.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Takes what `eventfd`, which does not wait, has counted.
+#[allow(dead_code)] // tests do
+pub(crate) fn drain(eventfd: impl AsFd) {
+    let mut count = 0_u64;
+    let fd = eventfd.as_fd().as_raw_fd();
+    // SAFETY: eight bytes of ours are written.
+    let _ = unsafe { libc::read(fd, (&raw mut count).cast(), size_of::<u64>()) };
+}
+
 /// [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html). Waits.
 pub(crate) fn fsync(fd: RawFd) -> io::Result<()> {
     // SAFETY: takes a number.
@@ -209,73 +236,6 @@ pub(crate) fn fdatasync(fd: RawFd) -> io::Result<()> {
     // SAFETY: takes a number.
     let code = unsafe { libc::fdatasync(fd) };
     syscall_result(code.into()).map(drop)
-}
-
-/// The read that `iocb` describes, from `fd`. Waits. `preadv2` only where there are flags: a
-/// sandbox may know `pread64` alone.
-///
-/// # Safety
-///
-/// The memory that `iocb` names is valid, and observed by nobody.
-///
-/// # References
-///
-/// [`preadv2(2)`](https://man7.org/linux/man-pages/man2/preadv2.2.html)
-pub(crate) unsafe fn read_at(fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
-    if iocb.rw_flags == 0 {
-        let (memory, len) = (iocb.buf as usize as *mut libc::c_void, iocb.nbytes as usize);
-        // SAFETY: the caller's promise.
-        let code = unsafe { libc::pread64(fd, memory, len, iocb.offset) };
-        return usize::try_from(code).map_err(|_| io::Error::last_os_error());
-    }
-    // SAFETY: the caller's promise.
-    unsafe { vectored_with_flags(libc::SYS_preadv2, fd, iocb) }
-}
-
-/// The write that `iocb` describes, to `fd`. Waits. `pwritev2` only where there are flags.
-///
-/// # Safety
-///
-/// The memory that `iocb` names is valid, and nobody writes to it.
-///
-/// # References
-///
-/// [`pwritev2(2)`](https://man7.org/linux/man-pages/man2/pwritev2.2.html)
-pub(crate) unsafe fn write_at(fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
-    if iocb.rw_flags == 0 {
-        let (memory, len) = (
-            iocb.buf as usize as *const libc::c_void,
-            iocb.nbytes as usize,
-        );
-        // SAFETY: the caller's promise.
-        let code = unsafe { libc::pwrite64(fd, memory, len, iocb.offset) };
-        return usize::try_from(code).map_err(|_| io::Error::last_os_error());
-    }
-    // SAFETY: the caller's promise.
-    unsafe { vectored_with_flags(libc::SYS_pwritev2, fd, iocb) }
-}
-
-/// # Safety
-///
-/// As [`read_at`] and [`write_at`], whichever `number` is.
-unsafe fn vectored_with_flags(number: libc::c_long, fd: RawFd, iocb: &Iocb) -> io::Result<usize> {
-    if iocb.offset < 0 {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL)); // -1 would be "where the file is"
-    }
-    let memory = libc::iovec {
-        iov_base: iocb.buf as usize as *mut libc::c_void,
-        iov_len: iocb.nbytes as usize,
-    };
-    // Two registers of 32 bits, or the first one alone: what the second says is shifted out then.
-    let (low, high) = (
-        iocb.offset as libc::c_long,
-        (iocb.offset >> 32) as libc::c_long,
-    );
-    let one: libc::c_long = 1;
-    let flags: libc::c_long = iocb.rw_flags.into();
-    // SAFETY: the caller's promise; the iovec lives through the call.
-    let code = unsafe { libc::syscall(number, fd, &raw const memory, one, low, high, flags) };
-    syscall_result(code)
 }
 
 /// What this thread has come to so far.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::abi::{self, IoEvent, Iocb};
 use super::fork::Process;
-use super::{Events, Kernel, syscalls};
+use super::priority::Borrowed;
+use super::{Events, Kernel, syscalls, transfers};
 
 /// Requests are done by the thread that submits them, before the submission returns. To be used
 /// from threads that may wait.
@@ -51,9 +52,13 @@ impl Kernel for Threads {
         if port.owner != Process::current() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
+        let priority = iocb.flags & abi::IOCB_FLAG_IOPRIO != 0 && iocb.is_transfer();
+        let borrowed = priority.then(|| Borrowed::new(iocb.reqprio)).transpose()?;
         // SAFETY: the caller's promise: the memory is the request's own until its event is reaped,
         // which is made below.
-        let res = match unsafe { perform(iocb) } {
+        let performed = unsafe { perform(iocb) };
+        drop(borrowed);
+        let res = match performed {
             Ok(moved) => moved as i64,
             Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
                 // What AIO says of a directory.
@@ -70,8 +75,8 @@ impl Kernel for Threads {
             res,
             res2: 0,
         });
-        if iocb.flags & abi::IOCB_FLAG_RESFD != 0 {
-            syscalls::signal(iocb.resfd as RawFd);
+        if let Some(eventfd) = iocb.notifies() {
+            syscalls::signal(eventfd);
         }
         Ok(1)
     }
@@ -96,11 +101,11 @@ impl Performer {
 /// Whether [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html) would not take
 /// the request, rather than take it and have it fail.
 fn is_refusal(iocb: &Iocb, errno: i32) -> bool {
-    let transfer = matches!(iocb.lio_opcode, abi::IOCB_CMD_PREAD | abi::IOCB_CMD_PWRITE);
+    let too_many = iocb.is_vectored() && iocb.nbytes > abi::UIO_MAXIOV;
     match errno {
         libc::EBADF | libc::EOPNOTSUPP => true,
         // Of a transfer that is well-formed, it is the alignment; that comes as an event.
-        libc::EINVAL => !transfer || iocb.offset < 0,
+        libc::EINVAL => !iocb.is_transfer() || iocb.offset < 0 || too_many,
         _ => false,
     }
 }
@@ -116,9 +121,13 @@ unsafe fn perform(iocb: &Iocb) -> io::Result<usize> {
         abi::IOCB_CMD_FSYNC => syscalls::fsync(fd).map(|()| 0),
         abi::IOCB_CMD_FDSYNC => syscalls::fdatasync(fd).map(|()| 0),
         // SAFETY: the caller's promise.
-        abi::IOCB_CMD_PREAD => unsafe { syscalls::read_at(fd, iocb) },
+        abi::IOCB_CMD_PREAD => unsafe { transfers::read_at(fd, iocb) },
         // SAFETY: the caller's promise.
-        abi::IOCB_CMD_PWRITE => unsafe { syscalls::write_at(fd, iocb) },
+        abi::IOCB_CMD_PWRITE => unsafe { transfers::write_at(fd, iocb) },
+        // SAFETY: the caller's promise.
+        abi::IOCB_CMD_PREADV => unsafe { transfers::read_vectored_at(fd, iocb) },
+        // SAFETY: the caller's promise.
+        abi::IOCB_CMD_PWRITEV => unsafe { transfers::write_vectored_at(fd, iocb) },
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
