@@ -108,9 +108,13 @@ pub(crate) const IOCB_CMD_PREAD: u16 = 0;
 pub(crate) const IOCB_CMD_PWRITE: u16 = 1;
 pub(crate) const IOCB_CMD_FSYNC: u16 = 2;
 pub(crate) const IOCB_CMD_FDSYNC: u16 = 3;
+/// Since Linux 4.18. [`Iocb::buf`] is what to wait for, as `poll(2)` has it.
+pub(crate) const IOCB_CMD_POLL: u16 = 5;
 /// [`Iocb::buf`] is the address of [`Iocb::nbytes`] iovecs; likewise of the next.
 pub(crate) const IOCB_CMD_PREADV: u16 = 7;
 pub(crate) const IOCB_CMD_PWRITEV: u16 = 8;
+/// Not the kernel's: see [`Iocb::stand_in`].
+pub(crate) const IOCB_CMD_STAND_IN: u16 = u16::MAX;
 
 /// Most iovecs of one request.
 pub(crate) const UIO_MAXIOV: usize = 1024;

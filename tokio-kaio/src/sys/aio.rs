@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 
 use super::abi::{self, IoEvent, Iocb, RingHeader};
+use super::fixed_iocb::place;
 use super::fork::Process;
 use super::memory::page_size;
 use super::ring::{self, RingMemory};
 use super::syscalls::{self, ContextId};
-use super::{Events, Kernel};
+use super::{Events, FixedIocb, Kernel};
 
 /// A context of the kernel's.
 ///
@@ -79,8 +80,16 @@ impl Kernel for Aio {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let mut pointers = ArrayVec::<*mut Iocb, MAX_BATCH>::new(); // `collect` would copy it
-        let batch = batch.iter_mut().take(MAX_BATCH);
-        pointers.extend(batch.map(|iocb| &raw mut *iocb));
+        let mut stand_ins = false;
+        pointers.extend(batch.iter_mut().take(MAX_BATCH).map(|iocb| {
+            stand_ins |= iocb.is_stand_in();
+            &raw mut *iocb
+        }));
+        if stand_ins {
+            // SAFETY: the pointers are valid, and what stand-ins stand for is this call's, by the
+            // caller's promise.
+            unsafe { place(&mut pointers) };
+        }
         // SAFETY: the pointers are valid for the call, after which the kernel no longer needs
         // them; the rest is the caller's promise.
         unsafe { syscalls::io_submit(port.id, &mut pointers) }
@@ -97,6 +106,12 @@ impl Kernel for Aio {
             }
             None => self.fetch(events),
         }
+    }
+
+    fn cancel(port: &Port, poll: &FixedIocb) -> bool {
+        // A kernel that can't leaves the poll as it is: it will have its event some time.
+        port.owner == Process::current()
+            && syscalls::io_cancel(port.id, poll.as_ptr()).unwrap_or(false)
     }
 
     fn has_ring(&self) -> bool {

@@ -3,10 +3,12 @@
 pub(crate) mod abi;
 mod aio;
 mod dio;
+mod fixed_iocb;
 mod fork;
 mod memory;
 #[cfg(test)]
 mod model_ring;
+mod poller;
 mod priority;
 mod ring;
 mod space;
@@ -19,6 +21,7 @@ mod transfers;
 
 pub(crate) use aio::{Aio, MAX_BATCH};
 pub(crate) use dio::{DirectIo, atomic_sizes, direct_io, logical_block_size, try_read};
+pub(crate) use fixed_iocb::FixedIocb;
 pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
 #[cfg(test)]
@@ -54,7 +57,8 @@ pub(crate) trait Kernel: Send + 'static {
 
     fn port(&self) -> Self::Port;
 
-    /// Hands `batch` to the kernel; returns how many of its first requests were taken.
+    /// Hands `batch` to the kernel; returns how many of its first requests were taken. A
+    /// [stand-in](Iocb::stand_in) is the poll that it stands for.
     ///
     /// # Errors
     ///
@@ -64,8 +68,20 @@ pub(crate) trait Kernel: Send + 'static {
     ///
     /// The memory that each of `batch` names stays valid, and for reads unobserved, until the
     /// request's event was reaped or this `Kernel` was dropped; iovecs stay until this returns. The
-    /// `Kernel` that gave `port` has not been dropped.
+    /// `Kernel` that gave `port` has not been dropped, and what it signals stays open until it is.
+    ///
+    /// The [`FixedIocb`] that a stand-in names belongs to this one request, which keeps it just as
+    /// long as its memory, and it is used with no other `Kernel`.
     unsafe fn submit(port: &Self::Port, batch: &mut [Iocb]) -> io::Result<usize>;
+
+    /// Asks for the end of the poll that was submitted from `poll`. Its event still comes, with a
+    /// `res` of 0, or of what it found meanwhile. Never waits.
+    ///
+    /// Returns whether it was there. It is not where it is done, or not submitted yet: another
+    /// thread may be about to. Asking again when that has returned finds it, if it was taken. Some
+    /// kernels can't cancel, and never find one.
+    #[allow(dead_code)] // nobody polls yet
+    fn cancel(port: &Self::Port, poll: &FixedIocb) -> bool;
 
     /// Appends events that have arrived to `events`, as many as fit. Never waits.
     ///

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use super::abi::{IoEvent, Iocb};
@@ -79,6 +80,32 @@ pub(crate) unsafe fn io_submit(id: ContextId, iocbs: &mut [*mut Iocb]) -> io::Re
         )
     };
     syscall_result(code)
+}
+
+/// Asks for the end of the request that was submitted from the address `iocb`. Only a poll can be
+/// ended so; its event comes as any other does. Does not wait. Returns whether there was one.
+///
+/// # Errors
+///
+/// Those of a kernel that can't. `EINVAL` is none: the request is done, or not there yet.
+///
+/// # References
+///
+/// [`io_cancel(2)`](https://man7.org/linux/man-pages/man2/io_cancel.2.html)
+pub(crate) fn io_cancel(id: ContextId, iocb: NonNull<Iocb>) -> io::Result<bool> {
+    let mut unused = MaybeUninit::<IoEvent>::zeroed(); // kernels before 3.10 wrote to it
+    // SAFETY: an `id` that is no context is told from one. The kernel reads a word of `iocb`, as far
+    // as there is one, and writes to an event of ours.
+    let code =
+        unsafe { libc::syscall(libc::SYS_io_cancel, id, iocb.as_ptr(), unused.as_mut_ptr()) };
+    match syscall_result(code) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINPROGRESS) => Ok(true), // what Linux says of every one
+            Some(libc::EINVAL | libc::EAGAIN) => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Takes up to `room` events that have arrived into `events`; does not wait.
@@ -197,12 +224,24 @@ pub(crate) fn signal(eventfd: RawFd) {
     let _ = unsafe { libc::write(eventfd, (&raw const one).cast(), size_of::<u64>()) };
 }
 
+/// Another descriptor of the same open file.
+///
+/// # References
+///
+/// [`F_DUPFD_CLOEXEC(2const)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html)
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers; a closed one is EBADF.
+    let code = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    syscall_result(code.into())?;
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(code) })
+}
+
 /// Waits until one of `fds` is ready, or not at all: forever is the other choice.
 ///
 /// # References
 ///
 /// [`poll(2)`](https://man7.org/linux/man-pages/man2/poll.2.html)
-#[allow(dead_code)] // tests do
 pub(crate) fn poll(fds: &mut [libc::pollfd], wait: bool) -> io::Result<usize> {
     let timeout = if wait { -1 } else { 0 };
     loop {
@@ -216,7 +255,6 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], wait: bool) -> io::Result<usize> {
 }
 
 /// Takes what `eventfd`, which does not wait, has counted.
-#[allow(dead_code)] // tests do
 pub(crate) fn drain(eventfd: impl AsFd) {
     let mut count = 0_u64;
     let fd = eventfd.as_fd().as_raw_fd();

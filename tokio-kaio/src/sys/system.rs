@@ -4,7 +4,7 @@
 use std::io;
 
 use super::abi::Iocb;
-use super::{Aio, Events, Kernel, Threads};
+use super::{Aio, Events, FixedIocb, Kernel, Threads};
 
 /// One kernel or the other.
 #[derive(Debug)]
@@ -46,6 +46,13 @@ impl Kernel for System {
         match self {
             System::Aio(aio) => aio.reap(events),
             System::Threads(threads) => threads.reap(events),
+        }
+    }
+
+    fn cancel(port: &SystemPort, poll: &FixedIocb) -> bool {
+        match port {
+            SystemPort::Aio(port) => Aio::cancel(port, poll),
+            SystemPort::Threads(port) => Threads::cancel(port, poll),
         }
     }
 

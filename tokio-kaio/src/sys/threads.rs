@@ -2,18 +2,18 @@
 //! wait. For where AIO is forbidden.
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::abi::{self, IoEvent, Iocb};
 use super::fork::Process;
+use super::poller::Poller;
 use super::priority::Borrowed;
-use super::{Events, Kernel, syscalls, transfers};
+use super::{Events, FixedIocb, Kernel, syscalls, transfers};
 
 /// Requests are done by the thread that submits them, before the submission returns. To be used
-/// from threads that may wait.
+/// from threads that may wait. Polls, which may take for ever, have a [thread](Poller) of their own.
 #[derive(Debug)]
 pub(crate) struct Threads {
     port: Performer,
@@ -22,7 +22,7 @@ pub(crate) struct Threads {
 /// Does requests; see [`Threads`].
 #[derive(Clone, Debug)]
 pub(crate) struct Performer {
-    done: Arc<Mutex<VecDeque<IoEvent>>>,
+    poller: Arc<Poller>,
     owner: Process,
 }
 
@@ -30,10 +30,15 @@ impl Threads {
     pub(crate) fn new() -> Threads {
         Threads {
             port: Performer {
-                done: Arc::default(),
+                poller: Arc::default(),
                 owner: Process::current(),
             },
         }
+    }
+
+    #[cfg(all(test, not(kaio_loom), not(miri)))]
+    pub(super) fn poller(&self) -> &Arc<Poller> {
+        &self.port.poller
     }
 }
 
@@ -49,8 +54,13 @@ impl Kernel for Threads {
         let Some(iocb) = batch.first() else {
             return Ok(0);
         };
-        if port.owner != Process::current() {
+        if !port.is_ours() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        if let Some(poll) = iocb.poll() {
+            // SAFETY: what a stand-in stands for lives, by the caller's promise.
+            unsafe { port.poller.submit(&poll, iocb.fixed()) }?;
+            return Ok(1);
         }
         let priority = iocb.flags & abi::IOCB_FLAG_IOPRIO != 0 && iocb.is_transfer();
         let borrowed = priority.then(|| Borrowed::new(iocb.reqprio)).transpose()?;
@@ -69,7 +79,7 @@ impl Kernel for Threads {
                 errno => -i64::from(errno),
             },
         };
-        port.lock().push_back(IoEvent {
+        port.poller.post(IoEvent {
             data: iocb.data,
             obj: 0,
             res,
@@ -82,19 +92,31 @@ impl Kernel for Threads {
     }
 
     fn reap(&mut self, events: &mut Events) -> io::Result<()> {
-        if self.port.owner != Process::current() {
-            return Ok(()); // the lock may have been taken when the child was made
+        if self.port.is_ours() {
+            self.port.poller.take(events);
         }
-        let mut done = self.port.lock();
-        let fit = done.len().min(events.remaining_capacity());
-        events.extend(done.drain(..fit));
         Ok(())
+    }
+
+    /// A poll that is not there yet ends as soon as it is.
+    fn cancel(port: &Performer, poll: &FixedIocb) -> bool {
+        port.is_ours() && port.poller.cancel(poll)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if self.port.is_ours() {
+            self.port.poller.close();
+        }
     }
 }
 
 impl Performer {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<IoEvent>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether this process has made it. In a child the lock may have been taken when it was made,
+    /// by a thread that it has not.
+    fn is_ours(&self) -> bool {
+        self.owner == Process::current()
     }
 }
 

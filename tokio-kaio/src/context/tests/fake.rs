@@ -14,8 +14,8 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 #[cfg(kaio_loom)]
 use crate::sys::abi::IOCB_FLAG_RESFD;
-use crate::sys::abi::{IOCB_CMD_PREAD, IoEvent, Iocb};
-use crate::sys::{Events, Kernel, ModelRing};
+use crate::sys::abi::{IOCB_CMD_PREAD, IOCB_CMD_STAND_IN, IoEvent, Iocb};
+use crate::sys::{Events, FixedIocb, Kernel, ModelRing};
 
 /// What a context has of the kernel. A test steers it through its [`Port`].
 ///
@@ -158,6 +158,14 @@ impl Kernel for Fake {
         let unreaped = &self.0.0.unreaped;
         unreaped.fetch_sub(events.len(), Ordering::Relaxed);
         Ok(())
+    }
+
+    fn cancel(port: &Port, poll: &FixedIocb) -> bool {
+        let mut state = port.state();
+        let is_it =
+            |iocb: &Iocb| iocb.lio_opcode == IOCB_CMD_STAND_IN && iocb.buf == poll.address();
+        let found = state.in_flight.iter().position(is_it);
+        found.is_some_and(|position| port.complete_one(&mut state, position, Some(0)))
     }
 }
 
@@ -379,7 +387,7 @@ impl Port {
 
 /// Moves the data of a request: a read's memory is filled.
 fn transfer(iocb: &Iocb) {
-    if iocb.buf == 0 {
+    if iocb.buf == 0 || iocb.lio_opcode == IOCB_CMD_STAND_IN {
         return;
     }
     assert!(is_mapped(iocb), "{iocb:?} has lost its memory");

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::sys::abi::{IOCB_CMD_FSYNC, Iocb};
-use crate::sys::{Aio, Events, Kernel, System, Threads, create_eventfd, syscalls};
+use crate::sys::{Aio, Events, FixedIocb, Kernel, System, Threads, create_eventfd, syscalls};
 
 /// A kernel, and the eventfd that it signals.
 pub(super) struct Rig {
@@ -53,6 +53,31 @@ impl Rig {
         Ok(())
     }
 
+    /// Submits a poll, which comes back as `tag`.
+    ///
+    /// # Safety
+    ///
+    /// `fixed` stays until the event.
+    pub(super) unsafe fn poll(
+        &self,
+        fixed: &FixedIocb,
+        file: &impl AsRawFd,
+        events: i16,
+        tag: u64,
+    ) -> Result<(), i32> {
+        let stand_in = Iocb {
+            fildes: file.as_raw_fd() as u32,
+            data: tag,
+            ..Iocb::stand_in(fixed, events as u16)
+        };
+        // SAFETY: the caller's promise; a poll has no memory.
+        unsafe { self.submit(&mut [stand_in]) }
+    }
+
+    pub(super) fn cancel(&self, fixed: &FixedIocb) -> bool {
+        System::cancel(&self.kernel.port(), fixed)
+    }
+
     /// Waits for so many events; each as its tag and its result, by tags. There are no more.
     pub(super) fn events(&mut self, wanted: usize) -> Vec<(u64, i64)> {
         let mut events = Events::new();
@@ -94,6 +119,17 @@ pub(super) fn sync(file: &impl AsRawFd, tag: u64) -> Iocb {
         data: tag,
         ..Iocb::default()
     }
+}
+
+/// What is written to the second is read from the first.
+pub(super) fn pipe() -> (File, File) {
+    let mut fds = [-1; 2];
+    // SAFETY: the kernel writes two numbers.
+    let code = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(code, 0);
+    // SAFETY: the kernel has just made them, and nobody else knows them.
+    let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
+    (reader, writer)
 }
 
 /// A file with `content` that has no name.
