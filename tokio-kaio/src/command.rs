@@ -2,7 +2,7 @@
 
 #[cfg(feature = "tracing")]
 use crate::error::Transfer;
-use crate::flags::{ReadFlags, WriteFlags};
+use crate::flags::{PollEvents, ReadFlags, WriteFlags};
 use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
 use crate::request::{Lease, Order, Payload};
@@ -73,6 +73,19 @@ pub enum RawCommand<'a> {
         flags: WriteFlags,
     },
 
+    /// Wait until one of `events` is there on a pipe, a socket, a device, an eventfd. Completes with
+    /// those that are, and [`ERR`](PollEvents::ERR) and [`HUP`](PollEvents::HUP) if they are, as
+    /// [`PollEvents::bits`]: see [`poll`](crate::GenericAioContextHandle::poll), which gives them as
+    /// such. Of a regular file all are there at once.
+    ///
+    /// It has a slot while it waits. Alone among the operations it can be recalled: dropped, it is
+    /// cancelled. A context that is closed does not wait for those that are out, which fail with
+    /// [`AioStopped`](AioCommandError::AioStopped). Since Linux 4.18.
+    Poll {
+        /// What to wait for.
+        events: PollEvents,
+    },
+
     /// Make the file's data durable. Covers the writes that have completed before it is submitted.
     /// As [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html).
     Fdsync,
@@ -91,6 +104,7 @@ impl<'a> RawCommand<'a> {
             RawCommand::Pwrite { .. } => "write",
             RawCommand::Preadv { .. } => "readv",
             RawCommand::Pwritev { .. } => "writev",
+            RawCommand::Poll { .. } => "poll",
             RawCommand::Fdsync => "fdatasync",
             RawCommand::Fsync => "fsync",
         }
@@ -130,7 +144,7 @@ impl<'a> RawCommand<'a> {
             RawCommand::Pwritev {
                 offset, buffers, ..
             } => (*offset, buffers.iter().map(|part| part.len() as u64).sum()),
-            RawCommand::Fdsync | RawCommand::Fsync => return None,
+            RawCommand::Poll { .. } | RawCommand::Fdsync | RawCommand::Fsync => return None,
         };
         Some(Transfer {
             offset: (!self.appends()).then_some(offset),
@@ -182,6 +196,7 @@ impl<'a> RawCommand<'a> {
                 let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, 0)?;
                 (Payload::write_parts(order, buffers), Lease::None)
             }
+            RawCommand::Poll { events } => (Payload::poll(events.bits()), Lease::None),
             RawCommand::Fdsync => (Payload::bare(abi::IOCB_CMD_FDSYNC), Lease::None),
             RawCommand::Fsync => (Payload::bare(abi::IOCB_CMD_FSYNC), Lease::None),
         })

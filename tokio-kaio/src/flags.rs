@@ -1,4 +1,4 @@
-//! The `RWF_*` flags of a single operation.
+//! The `RWF_*` flags of a single operation, and what a poll waits for.
 
 use bitflags::bitflags;
 
@@ -75,5 +75,30 @@ bitflags! {
 
         /// Complete when data and metadata are durable, as `O_SYNC` does: a `fsync` of this write.
         const SYNC = abi::RWF_SYNC as isize;
+    }
+}
+
+bitflags! {
+    /// What a [poll](crate::RawCommand::Poll) waits for, and finds: `POLL*` of
+    /// [`poll(2)`](https://man7.org/linux/man-pages/man2/poll.2.html).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct PollEvents: u16 {
+        /// There is something to read.
+        const IN = libc::POLLIN as u16;
+
+        /// There is something exceptional: out-of-band data of a socket.
+        const PRI = libc::POLLPRI as u16;
+
+        /// There is room to write.
+        const OUT = libc::POLLOUT as u16;
+
+        /// An error; of a pipe, that nobody reads. Found also if it is not asked for.
+        const ERR = libc::POLLERR as u16;
+
+        /// The other side has hung up. Found also if it is not asked for.
+        const HUP = libc::POLLHUP as u16;
+
+        /// The other side of a socket writes no more.
+        const RDHUP = libc::POLLRDHUP as u16;
     }
 }

@@ -161,7 +161,7 @@ pub use context::{
 };
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};
-pub use flags::{ReadFlags, WriteFlags};
+pub use flags::{PollEvents, ReadFlags, WriteFlags};
 pub use fs::{Advice, AioOpenOptionsExt, Allocate, File, SyncRange};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};

@@ -1,5 +1,7 @@
 //! [`IoPriority`]: which requests a block device's scheduler puts first.
 
+use crate::sys::abi;
+
 /// I/O priority of operations: class and level, as
 /// [`ioprio_set(2)`](https://man7.org/linux/man-pages/man2/ioprio_set.2.html) has them.
 ///
@@ -25,14 +27,14 @@ pub struct IoPriority {
 /// Class of an [`IoPriority`]: `IOPRIO_CLASS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-#[repr(u8)]
+#[repr(u16)]
 pub enum IoClass {
     /// Before all others, whatever becomes of them. Wants `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
-    RealTime = 1,
+    RealTime = abi::IOPRIO_CLASS_RT,
     /// As threads are by default.
-    BestEffort = 2,
+    BestEffort = abi::IOPRIO_CLASS_BE,
     /// When the disk has nothing else to do.
-    Idle = 3,
+    Idle = abi::IOPRIO_CLASS_IDLE,
 }
 
 impl IoPriority {
@@ -81,6 +83,6 @@ impl IoPriority {
 
     /// As `reqprio` of a request. Not 0.
     pub(crate) const fn to_kernel(self) -> u16 {
-        (self.class as u16) << 13 | self.level as u16
+        (self.class as u16) << abi::IOPRIO_CLASS_SHIFT | self.level as u16
     }
 }

@@ -108,7 +108,8 @@ impl<F: Flavour> State<F> {
                 None => Admitted::WantsFile,
             };
         }
-        let quiet = self.may_be_quiet();
+        // Nobody knows when a poll is done.
+        let quiet = self.may_be_quiet() && !arrival.payload.order().is_poll();
         let Arrival { payload, iocb, .. } = arrival;
         let ticket = self.table.launch(payload, descriptor.fd(), file, way, iocb);
         let closely =
@@ -166,7 +167,7 @@ impl<F: Flavour> State<F> {
             (Backend::ThreadPool, _) => Way::Pool,
             (_, Some(file)) => file.way(order, policy, turn == Turn::Probe),
             // One that goes to the pool wants a file that can be held.
-            (_, None) if policy == SubmitPolicy::Offload => Way::Pool,
+            (_, None) if policy == SubmitPolicy::Offload && !order.is_poll() => Way::Pool,
             (_, None) => Way::Inline,
         }
     }

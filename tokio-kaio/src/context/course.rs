@@ -15,7 +15,12 @@ pub(crate) enum Extent {
     Long,
     /// As many as it takes to move all bytes.
     Exact,
+    /// One, a poll, which ends with what is ready.
+    Poll,
 }
+
+/// What a poll tells of whether it is asked or not.
+const EVER_READY: u64 = (libc::POLLERR | libc::POLLHUP) as u64;
 
 /// An operation whose request is under way.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +59,16 @@ impl Course {
     #[inline(always)]
     pub(super) fn begin(&mut self, payload: &Payload) {
         self.order = *payload.order();
-        if payload.is_long() && self.extent == Extent::Once {
+        if payload.is_special() {
+            self.classify(payload);
+        }
+    }
+
+    #[inline(never)]
+    fn classify(&mut self, payload: &Payload) {
+        if self.order.is_poll() {
+            self.extent = Extent::Poll;
+        } else if self.extent == Extent::Once && payload.is_long() {
             self.extent = Extent::Long;
         }
     }
@@ -73,12 +87,22 @@ impl Course {
             Ok(moved) => moved,
             Err(error) => return After::End(self.failed(error), memory),
         };
+        if self.extent == Extent::Poll {
+            // The kernel may tell of more than it was asked for, and of nothing when it was
+            // cancelled: under a future that still waits that is the context's end.
+            let ready = moved & (wanted | EVER_READY);
+            let stopped = ready == 0;
+            let result = (!stopped)
+                .then_some(ready)
+                .ok_or(AioCommandError::AioStopped);
+            return After::End(result, memory);
+        }
         let goes_on = moved < wanted
             && match self.extent {
                 Extent::Exact if moved == 0 => return After::End(Err(self.incomplete()), memory),
                 Extent::Exact => true,
                 Extent::Long => moved > 0 && moved == Payload::reach(&memory, wanted),
-                Extent::Once => false,
+                Extent::Once | Extent::Poll => false,
             };
         if !goes_on {
             return After::End(Ok(self.done + moved), memory);
@@ -93,7 +117,7 @@ impl Course {
     pub(super) fn failed(&self, error: AioCommandError) -> Result<u64, AioCommandError> {
         match self.extent {
             _ if self.done == 0 => Err(error),
-            Extent::Once => Err(error),
+            Extent::Once | Extent::Poll => Err(error),
             // Short, as if it had been one; who goes on meets the error.
             Extent::Long => Ok(self.done),
             // What is left after a read that was cut short by the end of the file may not be aligned.

@@ -18,7 +18,7 @@ use crate::request::{Lease, Of, Payload};
 use crate::trace;
 use crate::{
     AioCommandError, Backend, IntrusiveAdapter, IoPriority, LocalRequestAdapter, Metrics,
-    RawCommand, SyncRequestAdapter,
+    PollEvents, RawCommand, SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -277,6 +277,42 @@ where
     ) -> Result<u64, AioCommandError> {
         let descriptor = Descriptor::Borrowed(fd.as_raw_fd());
         self.operation(descriptor, command).await
+    }
+
+    /// Waits until one of `events` is there on the file behind `fd`; returns those that are. See
+    /// [`RawCommand::Poll`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]: `EBADF`; `EINVAL` where the kernel is older than 4.18.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it is cancelled, and its slot free soon.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use tokio_kaio::{PollEvents, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let (reader, mut writer) = std::os::unix::net::UnixStream::pair()?;
+    /// writer.write_all(b"hello")?;
+    /// assert_eq!(handle.poll(&reader, PollEvents::IN).await?, PollEvents::IN);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn poll(
+        &self,
+        fd: &impl AsRawFd,
+        events: PollEvents,
+    ) -> Result<PollEvents, AioCommandError> {
+        let ready = self.submit_request(fd, RawCommand::Poll { events }).await?;
+        Ok(PollEvents::from_bits_retain(ready as u16))
     }
 
     /// See [`submit_request`](Self::submit_request).

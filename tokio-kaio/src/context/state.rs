@@ -17,7 +17,7 @@ use crate::request::{
 };
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
-use crate::sys::{Events, Kernel, MAX_BATCH};
+use crate::sys::{Events, FixedIocb, Kernel, MAX_BATCH};
 use crate::trace::Notice;
 use crate::{Backend, SubmitPolicy};
 
@@ -272,7 +272,8 @@ impl<F: Flavour> State<F> {
         if batch.is_empty() {
             return None;
         }
-        Some(self.route(quiet, closely))
+        let polls = batch.iocbs().iter().any(|iocb| Order::of(iocb).is_poll());
+        Some(self.route(quiet && !polls, closely))
     }
 
     /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.
@@ -383,10 +384,28 @@ impl<F: Flavour> State<F> {
             self.request_flush(aftermath); // a slot is free
             return memory;
         }
+        if let (Some(poll), Some(live)) = (self.table.poll_in_flight(&ticket), self.phase.live()) {
+            // Its event is to come, which sets the slot free.
+            F::Kernel::cancel(&live.kernel.port(), poll);
+        }
         let before = self.table.abandoned();
         let memory = self.table.withdraw(ticket, &mut aftermath.released);
         self.counts.abandoned += (self.table.abandoned() - before) as u64;
         memory
+    }
+
+    /// Requests were submitted outside the lock. Those polls among them that were given up meanwhile
+    /// could not be cancelled then.
+    pub(super) fn cancel_strays(&mut self, iocbs: &[Iocb]) {
+        let open = matches!(self.phase, Phase::Open(_));
+        let Some(live) = self.phase.live() else {
+            return;
+        };
+        for iocb in iocbs.iter().filter(|iocb| Order::of(iocb).is_poll()) {
+            if let Some(poll) = self.table.stray_poll(iocb.data, !open) {
+                F::Kernel::cancel(&live.kernel.port(), poll);
+            }
+        }
     }
 
     /// Has what is queued submitted, if there are slots for it.
@@ -449,6 +468,13 @@ impl<F: Flavour> State<F> {
             Phase::Open(live) => Phase::Stopping(live),
             other => other,
         };
+        if let Some(live) = self.phase.live() {
+            let port = live.kernel.port();
+            let cancel = |poll: &FixedIocb| {
+                F::Kernel::cancel(&port, poll);
+            };
+            self.table.stop_polls(cancel, &mut aftermath.released);
+        }
         self.table
             .turn_away(self.limits.slots, &mut aftermath.released);
         self.reap(Look::Other, aftermath);

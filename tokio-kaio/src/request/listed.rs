@@ -17,6 +17,9 @@ pub(crate) struct Listed {
     owner: Owner,
 }
 
+/// Most that one request has.
+const MOST_PIECES: usize = abi::UIO_MAXIOV as usize;
+
 #[derive(Debug)]
 enum Pieces {
     One(libc::iovec),
@@ -137,7 +140,7 @@ impl Listed {
     /// What goes to the kernel in one request.
     fn window(&self) -> &[libc::iovec] {
         let left = self.left();
-        &left[..left.len().min(abi::UIO_MAXIOV)]
+        &left[..left.len().min(MOST_PIECES)]
     }
 
     fn left(&self) -> &[libc::iovec] {
@@ -303,12 +306,12 @@ mod tests {
 
     #[test]
     fn one_request_has_as_many_pieces_as_the_kernel_takes() {
-        let mut list = listed(&vec![2; abi::UIO_MAXIOV + 7]);
+        let mut list = listed(&vec![2; MOST_PIECES + 7]);
         let (mut iocb, all) = (Iocb::default(), list.len());
         list.fill(&mut iocb, all);
         assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PREADV);
-        assert_eq!(iocb.nbytes, abi::UIO_MAXIOV as u64);
-        assert_eq!(list.reach(), 2 * abi::UIO_MAXIOV as u64);
+        assert_eq!(iocb.nbytes, abi::UIO_MAXIOV);
+        assert_eq!(list.reach(), 2 * abi::UIO_MAXIOV);
         list.advance(list.reach());
         let (mut iocb, rest) = (Iocb::default(), list.len());
         list.fill(&mut iocb, rest);

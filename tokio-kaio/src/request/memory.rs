@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::listed::Listed;
 use crate::buf::{AlignedBuf, Exclusive, PartMut, Region, Shape};
+use crate::sys::FixedIocb;
 use crate::sys::abi::{self, Iocb};
 
 /// A request's memory, which it keeps from leaving the caller's hands until the kernel is done.
@@ -16,6 +17,8 @@ pub(crate) enum Memory {
     Sending(Arc<Region>),
     /// Anything else, either way.
     Listed(Box<Listed>),
+    /// None that is anybody's: where a poll is submitted from.
+    Polling(FixedIocb),
     /// Stands in for a read's memory that the kernel has kept. Boxed: it is rare, and memory is
     /// moved about with every request.
     Kept(Box<Kept>),
@@ -38,6 +41,7 @@ impl Memory {
             Memory::Filling(region) => region.address(),
             Memory::Sending(region) => region.address(),
             Memory::None | Memory::Kept(_) => 0,
+            Memory::Polling(fixed) => fixed.address(),
             Memory::Listed(listed) => return listed.fill(iocb, nbytes),
         };
     }
@@ -133,7 +137,7 @@ fn settle_each<'a>(buffers: impl Iterator<Item = &'a mut AlignedBuf>, memory: Me
             Kept::One(shape) => replace(buffers, [Some(shape)]),
             Kept::Several(shapes) => replace(buffers, shapes),
         },
-        Memory::None | Memory::Sending(_) => {}
+        Memory::None | Memory::Sending(_) | Memory::Polling(_) => {}
     }
 }
 

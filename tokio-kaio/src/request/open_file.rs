@@ -138,7 +138,7 @@ impl OpenFile {
         const OFFLOAD: u8 = SubmitPolicy::Offload.code();
         match self.policy_within(policy) {
             INLINE => Way::Inline,
-            OFFLOAD => Way::Pool,
+            OFFLOAD if !order.is_poll() => Way::Pool, // a poll never waits in its submission
             _ => match self.class(order) {
                 Some(class) if order.rw_flags & abi::RWF_NOWAIT == 0 => {
                     self.habit(class).way(probe)

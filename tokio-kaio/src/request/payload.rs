@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use super::listed::Listed;
 use super::{Lease, Memory};
 use crate::buf::{AlignedBuf, Part, PartMut};
+use crate::sys::FixedIocb;
 use crate::sys::abi::{self, Iocb};
 
 /// What the kernel is to do, but for the file and the memory.
@@ -36,6 +37,10 @@ impl Order {
     /// Whether it is a write to the end of the file, wherever that is when it is made.
     pub(crate) fn appends(&self) -> bool {
         self.rw_flags & abi::RWF_APPEND != 0 && self.opcode == abi::IOCB_CMD_PWRITE
+    }
+
+    pub(crate) fn is_poll(&self) -> bool {
+        self.opcode == abi::IOCB_CMD_STAND_IN
     }
 
     pub(crate) fn is_transfer(&self) -> bool {
@@ -207,13 +212,27 @@ impl Payload {
         &self.order
     }
 
-    /// Whether it takes more than one request.
-    #[inline]
-    pub(crate) fn is_long(&self) -> bool {
-        match &self.memory {
-            Memory::Listed(_) => self.memory.reach(self.order.nbytes) < self.order.nbytes,
-            _ => self.order.nbytes > abi::MAX_RW_COUNT,
+    /// A poll for `events`.
+    pub(crate) fn poll(events: u16) -> Payload {
+        Payload {
+            order: Order {
+                nbytes: events.into(),
+                ..Order::bare(abi::IOCB_CMD_STAND_IN)
+            },
+            memory: Memory::Polling(FixedIocb::new()),
         }
+    }
+
+    /// Whether it is a transfer that may take more than one request, or none at all.
+    #[inline(always)]
+    pub(crate) fn is_special(&self) -> bool {
+        matches!(self.memory, Memory::Listed(_) | Memory::Polling(_))
+            || self.order.nbytes > abi::MAX_RW_COUNT
+    }
+
+    /// Whether it takes more than one request.
+    pub(crate) fn is_long(&self) -> bool {
+        self.order.is_transfer() && self.memory.reach(self.order.nbytes) < self.order.nbytes
     }
 
     pub(crate) fn memory(&self) -> &Memory {

@@ -17,6 +17,7 @@ use super::request::{Again, Due, Flight, Life, Outcome, Released, Standing, Stat
 use super::ticket::{Made, Ticket};
 use super::{Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
 use crate::LatencyHistogram;
+use crate::sys::FixedIocb;
 use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb};
 
 /// The requests of one context.
@@ -298,6 +299,65 @@ impl<F: Flavour> Table<F> {
                 if flight.pooled && !matches!(memory, Memory::Sending(_))
         );
         (recallable && due.is_none()).then(|| ticket.tag())
+    }
+
+    /// The poll that `ticket` names, if it is one in flight.
+    pub(crate) fn poll_in_flight(&mut self, ticket: &Ticket<F>) -> Option<&FixedIocb> {
+        match self.state(ticket) {
+            State::InFlight {
+                memory: Memory::Polling(fixed),
+                ..
+            } => Some(fixed),
+            _ => None,
+        }
+    }
+
+    /// The same by the tag of a request that has just been submitted, if `unwanted` or if nobody waits
+    /// for it.
+    pub(crate) fn stray_poll(&mut self, tag: u64, unwanted: bool) -> Option<&FixedIocb> {
+        let ticket = Ticket::from_tag(tag)?;
+        match self.state(&ticket) {
+            State::InFlight {
+                memory: Memory::Polling(fixed),
+                ..
+            } if unwanted => Some(fixed),
+            State::Abandoned {
+                memory: Memory::Polling(fixed),
+                ..
+            } => Some(fixed),
+            _ => None,
+        }
+    }
+
+    /// No poll is to go on: *queued → done*, stopped, and `cancel` for those in flight.
+    pub(crate) fn stop_polls(
+        &mut self,
+        mut cancel: impl FnMut(&FixedIocb),
+        released: &mut Released,
+    ) {
+        let tickets: Vec<_> = self.made.tickets().collect();
+        for ticket in tickets {
+            match self.state(&ticket) {
+                State::Queued {
+                    memory: Memory::Polling(_),
+                    standing,
+                    ..
+                } => {
+                    let standing = *standing;
+                    self.unlink(&ticket, standing);
+                    self.stop_queued(&ticket, released);
+                }
+                State::InFlight {
+                    memory: Memory::Polling(fixed),
+                    ..
+                }
+                | State::Abandoned {
+                    memory: Memory::Polling(fixed),
+                    ..
+                } => cancel(fixed),
+                _ => {}
+            }
+        }
     }
 
     /// *In flight → ready*, for a request that was taken back from the pool. Gives its memory.

@@ -117,7 +117,7 @@ pub(crate) const IOCB_CMD_PWRITEV: u16 = 8;
 pub(crate) const IOCB_CMD_STAND_IN: u16 = u16::MAX;
 
 /// Most iovecs of one request.
-pub(crate) const UIO_MAXIOV: usize = 1024;
+pub(crate) const UIO_MAXIOV: u64 = 1024;
 
 pub(crate) const IOCB_FLAG_RESFD: u32 = 1;
 /// Since Linux 4.18; ignored before.

@@ -22,7 +22,6 @@ unsafe impl Send for FixedIocb {}
 unsafe impl Sync for FixedIocb {}
 
 impl FixedIocb {
-    #[allow(dead_code)] // nobody polls yet
     pub(crate) fn new() -> FixedIocb {
         FixedIocb(NonNull::from(Box::leak(Box::default())))
     }
@@ -60,7 +59,7 @@ impl Iocb {
     /// What stands in a batch for a poll that is submitted from `fixed`. It says all there is to
     /// say about the request, as a poll does, but that `buf` is the address of `fixed`, and what to
     /// wait for is in `nbytes`.
-    #[allow(dead_code)] // nobody polls yet
+    #[cfg(test)]
     pub(crate) fn stand_in(fixed: &FixedIocb, events: u16) -> Iocb {
         Iocb {
             lio_opcode: abi::IOCB_CMD_STAND_IN,

@@ -80,7 +80,6 @@ pub(crate) trait Kernel: Send + 'static {
     /// Returns whether it was there. It is not where it is done, or not submitted yet: another
     /// thread may be about to. Asking again when that has returned finds it, if it was taken. Some
     /// kernels can't cancel, and never find one.
-    #[allow(dead_code)] // nobody polls yet
     fn cancel(port: &Self::Port, poll: &FixedIocb) -> bool;
 
     /// Appends events that have arrived to `events`, as many as fit. Never waits.

@@ -153,6 +153,7 @@ fn name(opcode: u16) -> &'static str {
         abi::IOCB_CMD_PREAD => "read",
         abi::IOCB_CMD_PWRITE => "write",
         abi::IOCB_CMD_FDSYNC => "fdatasync",
+        abi::IOCB_CMD_STAND_IN => "poll",
         _ => "fsync",
     }
 }
