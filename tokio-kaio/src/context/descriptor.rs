@@ -58,9 +58,9 @@ impl Descriptor<'_> {
                 #[allow(unsafe_code)]
                 // SAFETY: not -1, and borrowed for the time of this call; where `AsRawFd` lied and
                 // it is closed, duplicating it is EBADF.
-                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-                let file = File::from(fd.try_clone_to_owned()?);
-                Ok(Arc::new(OpenFile::duplicate(file)))
+                let lent = unsafe { BorrowedFd::borrow_raw(*fd) };
+                let file = File::from(lent.try_clone_to_owned()?);
+                Ok(Arc::new(OpenFile::duplicate(file, *fd)))
             }
         }
     }

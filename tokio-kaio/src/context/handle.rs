@@ -1,7 +1,7 @@
 //! [`GenericAioContextHandle`]: the way to a context.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
@@ -10,6 +10,7 @@ use lock_api::RawMutex;
 use super::NoopLock;
 use super::course::Extent;
 use super::descriptor::Descriptor;
+use super::drain::drain;
 use super::operation::Operation;
 use super::options::{Limit, Options};
 use super::shards::Shards;
@@ -329,6 +330,11 @@ where
         #[cfg(feature = "tracing")]
         let operation = trace::Spanned::new(span, operation);
         operation
+    }
+
+    /// See [`File::drain`](crate::File::drain).
+    pub(crate) async fn drain(&self, fd: RawFd) {
+        drain(&self.shards, fd).await;
     }
 
     /// The same until all bytes that `command` asks for are moved.

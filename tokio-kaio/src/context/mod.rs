@@ -7,6 +7,7 @@ mod builder;
 mod counts;
 mod course;
 mod descriptor;
+mod drain;
 mod driver;
 mod effort;
 mod handle;

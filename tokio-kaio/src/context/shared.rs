@@ -73,7 +73,10 @@ impl<F: Flavour> Shared<F> {
     }
 
     /// Makes a change under the lock, then does what follows from it.
-    fn with<R>(&self, change: impl FnOnce(&mut State<F>, &mut Aftermath<F::Kernel>) -> R) -> R {
+    pub(super) fn with<R>(
+        &self,
+        change: impl FnOnce(&mut State<F>, &mut Aftermath<F::Kernel>) -> R,
+    ) -> R {
         let mut aftermath = Aftermath::new();
         let result = self.locked(&mut aftermath, change);
         if aftermath.is_nothing() {
@@ -376,6 +379,11 @@ impl<F: Flavour> Shared<F> {
     /// Ends the context at once: nobody drives it any more.
     pub(super) fn orphan(&self) {
         self.with(|state, aftermath| state.orphan(Outcome::Stopped, aftermath));
+    }
+
+    /// Whether what the kernel has of it still comes back.
+    pub(super) fn is_live(&self) -> bool {
+        self.state.lock().phase.live().is_some()
     }
 
     /// Closes when everything has been given back to the system.

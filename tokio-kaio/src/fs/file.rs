@@ -188,6 +188,51 @@ impl File {
         off_runtime(move || file.file().set_permissions(perm)).await
     }
 
+    /// Waits until nothing is queued or in flight any more of what was submitted through this file, by
+    /// this context, before: reads, writes and syncs, also those whose future was dropped or ran into
+    /// its deadline. Operations that are made meanwhile go on beside it, and are not waited for.
+    ///
+    /// What is cancelled is only abandoned: a write that was dropped may land later, over one that was
+    /// submitted after it. Drained, the file has seen the last of it, and the place can be written again.
+    /// Clones of the file ([`try_clone`](File::try_clone)) are this file too.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost. It begins when it is first polled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_kaio::{AioCommandError, AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(path, false).await?;
+    /// let (first, second) = (AlignedBuf::new(4096)?, AlignedBuf::new(4096)?);
+    /// let hasty = handle.with_timeout(Duration::from_millis(50));
+    /// let written = file.write_at(&hasty, 0, &first, 4096, WriteFlags::DSYNC).await;
+    /// if let Err(AioCommandError::TimedOut) = written {
+    ///     file.drain(&handle).await; // it may have landed by now, and can't any more
+    ///     file.write_at(&handle, 0, &second, 4096, WriteFlags::DSYNC).await?;
+    /// }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn drain<M, A, L>(&self, aio_handle: &GenericAioContextHandle<M, A, L>)
+    where
+        M: RawMutex,
+        A: IntrusiveAdapter<M, L>,
+        A::LinkOps: LinkedListOps + Default,
+        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+    {
+        aio_handle.drain(self.inner.known_as()).await;
+    }
+
     /// Makes data and metadata durable: those of the writes that have completed before. See
     /// [`RawCommand::Fsync`].
     ///

@@ -53,6 +53,7 @@ impl<F: Flavour> Table<F> {
             State::Abandoned { memory, flight } => {
                 self.abandoned -= 1;
                 self.landed(flight);
+                self.is_over(&ticket, released);
                 self.ready.push(ticket);
                 if let Some(Due::NextAppend(file)) = due {
                     self.next_append(&file);
@@ -113,6 +114,7 @@ impl<F: Flavour> Table<F> {
                 state.fill(State::Done { outcome, memory });
                 self.landed(flight);
                 self.took(&ticket);
+                self.is_over(&ticket, released);
                 released.wake(waker);
                 Landing::Done
             }
@@ -120,6 +122,7 @@ impl<F: Flavour> Table<F> {
                 self.abandoned -= 1;
                 self.landed(flight);
                 self.took(&ticket);
+                self.is_over(&ticket, released);
                 self.ready.push(ticket);
                 released.drop(None, memory, None);
                 Landing::Done
@@ -154,7 +157,7 @@ impl<F: Flavour> Table<F> {
             return self.land(ticket, outcome, released);
         };
         habit.refused(unknown);
-        let next = self.pooled_flight();
+        let next = self.pooled_flight(file.known_as());
         let (State::InFlight { memory, flight, .. } | State::Abandoned { memory, flight }) =
             self.state(&ticket)
         else {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod batch;
+mod drain;
 mod flavour;
 mod habit;
 mod landing;

@@ -15,6 +15,7 @@ use crate::{Alignment, SubmitPolicy};
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     file: File,
+    known_as: RawFd,
     /// [`SubmitPolicy::code`]; 0: the context's.
     policy: AtomicU8,
     /// By [`Class`].
@@ -80,6 +81,7 @@ pub(super) enum Turn {
 impl OpenFile {
     pub(crate) fn new(file: File) -> OpenFile {
         OpenFile {
+            known_as: file.as_raw_fd(),
             file,
             policy: AtomicU8::new(0),
             habits: [Habit::new(), Habit::new(), Habit::new(), Habit::in_pool()],
@@ -90,12 +92,19 @@ impl OpenFile {
         }
     }
 
-    /// For one request on a descriptor that the caller has lent.
-    pub(crate) fn duplicate(file: File) -> OpenFile {
+    /// For one request on a descriptor that the caller has lent, of which `file` is a duplicate.
+    pub(crate) fn duplicate(file: File, of: RawFd) -> OpenFile {
         OpenFile {
+            known_as: of,
             habits: [const { Habit::plain() }; 4], // there is nothing to learn of one request
             ..OpenFile::new(file)
         }
+    }
+
+    /// The descriptor by which the callers of its requests know it.
+    #[inline(always)]
+    pub(crate) fn known_as(&self) -> RawFd {
+        self.known_as
     }
 
     pub(crate) fn file(&self) -> &File {

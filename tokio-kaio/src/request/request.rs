@@ -4,6 +4,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::{PhantomData, PhantomPinned};
 use std::mem;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -123,6 +124,8 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub(super) launch: u32,
+    /// The descriptor by which its callers know the file.
+    pub(super) file: RawFd,
     /// No signal will tell that it is done, and it was not when its submission returned.
     pub(super) overlooked: bool,
     /// It goes from the pool, where it may still be found, and taken back.

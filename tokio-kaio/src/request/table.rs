@@ -13,6 +13,7 @@ use std::time::Instant;
 use intrusive_collections::linked_list::LinkedList;
 
 use super::Way;
+use super::drain::Drains;
 use super::request::{Again, Due, Flight, Life, Outcome, Released, Standing, State};
 use super::ticket::{Made, Ticket};
 use super::{Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
@@ -24,7 +25,7 @@ use crate::sys::abi::{IOCB_CMD_PWRITE, Iocb};
 pub(crate) struct Table<F: Flavour> {
     /// Every request, whatever its state. Grows to the most operations that ever waited at once,
     /// and stays: no allocation an operation.
-    made: Made<F>,
+    pub(super) made: Made<F>,
     /// Those that are `Ready`.
     pub(super) ready: Vec<Ticket<F>>,
     /// Those that are `Queued`, oldest first, but for:
@@ -43,6 +44,7 @@ pub(crate) struct Table<F: Flavour> {
     pub(super) abandoned: usize,
     /// Launches so far. Wraps.
     launches: u32,
+    pub(super) drains: Drains,
     /// How long requests took, if that is asked for.
     pub(super) latency: Option<LatencyHistogram>,
 }
@@ -70,6 +72,7 @@ impl<F: Flavour> Table<F> {
             overlooked: 0,
             abandoned: 0,
             launches: 0,
+            drains: Drains::default(),
             latency: measure_latency.then(LatencyHistogram::new),
         }
     }
@@ -147,7 +150,7 @@ impl<F: Flavour> Table<F> {
         let (order, memory) = payload.take();
         let ticket = self.ready_one();
         order.fill(iocb, fd, &memory, ticket.tag());
-        let flight = self.next_flight();
+        let flight = self.next_flight(file.map_or(fd, |file| file.known_as()));
         self.in_flight += 1;
         self.arrived(&ticket).fill(State::InFlight {
             memory,
@@ -173,7 +176,7 @@ impl<F: Flavour> Table<F> {
         let (order, memory) = payload.take();
         let ticket = self.ready_one();
         let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
-        let flight = self.pooled_flight();
+        let flight = self.pooled_flight(file.known_as());
         self.in_flight += 1;
         self.arrived(&ticket).fill(State::InFlight {
             memory,
@@ -223,7 +226,7 @@ impl<F: Flavour> Table<F> {
         mut way: impl FnMut(&OpenFile, &Order) -> Way,
         pooled: &mut Vec<Parcel>,
     ) {
-        let flight = self.next_flight();
+        let flight = self.next_flight(-1);
         while self.in_flight < slots && batch.len() < limit {
             let Some(ticket) = self.pop_launchable() else {
                 break;
@@ -248,6 +251,7 @@ impl<F: Flavour> Table<F> {
             }
             let flight = Flight {
                 pooled: matches!(way, Way::Pool),
+                file: file.known_as(),
                 ..flight
             };
             life.state.fill(State::InFlight {
@@ -369,6 +373,7 @@ impl<F: Flavour> Table<F> {
                 waker,
             } => {
                 self.landed(flight);
+                self.is_over(&ticket, released);
                 self.ready.push(ticket);
                 released.drop(waker, Memory::None, None);
                 memory
@@ -425,6 +430,7 @@ impl<F: Flavour> Table<F> {
                 ..
             } => {
                 self.unlink(&ticket, standing);
+                self.is_over(&ticket, released);
                 self.ready.push(ticket);
                 if standing == Standing::Next {
                     self.next_append(&file);
@@ -501,25 +507,28 @@ impl<F: Flavour> Table<F> {
                 other => life.state.fill(other),
             }
         }
+        self.all_are_over(released);
         self.in_flight = 0;
         self.overlooked = 0;
         self.abandoned = 0;
         kept
     }
 
-    fn next_flight(&mut self) -> Flight {
+    #[inline(always)]
+    fn next_flight(&mut self, file: RawFd) -> Flight {
         self.launches = self.launches.wrapping_add(1);
         Flight {
             launch: self.launches,
+            file,
             overlooked: false,
             pooled: false,
         }
     }
 
-    pub(super) fn pooled_flight(&mut self) -> Flight {
+    pub(super) fn pooled_flight(&mut self, file: RawFd) -> Flight {
         Flight {
             pooled: true,
-            ..self.next_flight()
+            ..self.next_flight(file)
         }
     }
 
@@ -558,6 +567,7 @@ impl<F: Flavour> Table<F> {
                 if standing == Standing::Next {
                     self.next_append(&file);
                 }
+                self.is_over(ticket, released);
                 released.wake(waker);
                 released.drop(None, Memory::None, Some(file));
             }
