@@ -155,9 +155,9 @@ pub use buf::{
 };
 pub use command::RawCommand;
 pub use context::{
-    AioContext, AioContextBuilder, AioContextHandle, GenericAioContext, GenericAioContextHandle,
-    LocalAioContext, LocalAioContextHandle, NoopLock, aio_context, generic_aio_context,
-    local_aio_context,
+    AioContext, AioContextBuilder, AioContextHandle, Batch, BatchResults, GenericAioContext,
+    GenericAioContextHandle, LocalAioContext, LocalAioContextHandle, NoopLock, StillOut,
+    aio_context, generic_aio_context, local_aio_context,
 };
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};

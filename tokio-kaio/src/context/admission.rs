@@ -10,7 +10,7 @@ use super::counts::Look;
 use super::descriptor::Descriptor;
 use super::route::Route;
 use super::state::{Phase, State, Turn};
-use crate::request::{Flavour, Memory, OpenFile, Order, Payload, Ticket, Way};
+use crate::request::{Flavour, Memory, OpenFile, Order, Payload, Ticket, Way, With};
 use crate::sys::abi::Iocb;
 use crate::trace::Notice;
 use crate::{AioCommandError, Backend, SubmitPolicy};
@@ -45,6 +45,17 @@ impl Arrival {
     }
 }
 
+/// What a new request goes to the kernel with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// There may be more to come that it could wait for.
+    Unknown,
+    /// It is the first of several that come together.
+    First,
+    /// Another one of them. Those before it have been launched and not submitted.
+    Further,
+}
+
 /// What became of a new request.
 pub(super) enum Admitted<F: Flavour> {
     /// Goes to the kernel now: [`Shared::send`](super::shared::Shared::send).
@@ -64,10 +75,11 @@ impl<F: Flavour> State<F> {
         arrival: &mut Arrival,
         descriptor: &Descriptor<'_>,
         may_wait: bool,
+        together: Company,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Admitted<F> {
         if self.free_slots() == 0 {
-            self.table.make_ready(); // before there are others to be woken
+            self.table.make_ready(1); // before there are others to be woken
             self.reap(Look::Other, aftermath);
         }
         if !matches!(self.phase, Phase::Open(_)) {
@@ -88,7 +100,8 @@ impl<F: Flavour> State<F> {
         let file = descriptor.file();
         // A descriptor that nothing keeps open once the future is forgotten can't wait for
         // company.
-        let company = !full && self.driven && file.is_some() && {
+        let alone = together == Company::Unknown;
+        let company = alone && !full && self.driven && file.is_some() && {
             let apart = self.tasks_are_apart();
             let in_flight = self.table.in_flight();
             let waker = arrival.waker.as_ref().unwrap_or(Waker::noop());
@@ -111,7 +124,13 @@ impl<F: Flavour> State<F> {
         // Nobody knows when a poll is done.
         let quiet = self.may_be_quiet() && !arrival.payload.order().is_poll();
         let Arrival { payload, iocb, .. } = arrival;
-        let ticket = self.table.launch(payload, descriptor.fd(), file, way, iocb);
+        let with = match together {
+            Company::Further => With::TheLast,
+            Company::Unknown | Company::First => With::Nothing,
+        };
+        let ticket = self
+            .table
+            .launch(payload, descriptor.fd(), file, way, with, iocb);
         let closely =
             file.is_some_and(|file| file.is_to_be_watched(self.limits.policy, turn == Turn::Watch));
         Admitted::Launched(ticket, self.route(quiet, closely))

@@ -8,6 +8,7 @@ use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
 use super::NoopLock;
+use super::batch::Batch;
 use super::course::Extent;
 use super::descriptor::Descriptor;
 use super::drain::drain;
@@ -314,6 +315,26 @@ where
     ) -> Result<PollEvents, AioCommandError> {
         let ready = self.submit_request(fd, RawCommand::Poll { events }).await?;
         Ok(PollEvents::from_bits_retain(ready as u16))
+    }
+
+    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
+    pub fn batch(&self) -> Batch<'_, M, A, L> {
+        Batch::new(self)
+    }
+
+    /// Whether operations have a limit, and what is ready when it is reached.
+    pub(super) fn limit(&self) -> &Limit {
+        &self.options.limit
+    }
+
+    /// See [`submit_request`](Self::submit_request); in no span.
+    pub(super) fn bare_operation<'a>(
+        &'a self,
+        descriptor: Descriptor<'a>,
+        command: RawCommand<'a>,
+    ) -> Operation<'a, 'a, Of<M, A, L>> {
+        let (shard, others) = self.shards.for_command(&command);
+        Operation::new(shard, others, &self.options, descriptor, command)
     }
 
     /// See [`submit_request`](Self::submit_request).

@@ -2,6 +2,7 @@
 
 mod admission;
 mod aftermath;
+mod batch;
 mod batching;
 mod builder;
 mod counts;
@@ -21,19 +22,24 @@ mod shards;
 mod shared;
 mod signalling;
 mod state;
+mod still_out;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod together;
 
+pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;
 pub(crate) use course::Extent;
 pub(crate) use descriptor::Descriptor;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 pub use noop_lock::NoopLock;
+pub use still_out::StillOut;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
@@ -243,6 +249,45 @@ where
         let shards = self.shards.clone();
         drop(self);
         shards.given_back().await;
+    }
+
+    /// The same, for at most `limit`: a disk may be stuck, and an operation on it never end.
+    ///
+    /// # Errors
+    ///
+    /// [`StillOut`] says what is still out then. The context goes on to end by itself, and keeps what
+    /// the kernel may use until it is done with that: memory, files, its share of `fs.aio-max-nr`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`close`](Self::close).
+    ///
+    /// # Panics
+    ///
+    /// In a runtime whose timer is not enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_kaio::aio_context;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, _handle) = aio_context(8, true)?;
+    /// if let Err(still_out) = context.close_timeout(Duration::from_secs(10)).await {
+    ///     eprintln!("{still_out}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn close_timeout(self, limit: Duration) -> Result<(), StillOut> {
+        let shards = self.shards.clone();
+        drop(self);
+        match tokio::time::timeout(limit, shards.clone().given_back()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(shards.still_out()),
+        }
     }
 }
 

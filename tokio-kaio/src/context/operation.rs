@@ -6,7 +6,7 @@ use std::iter;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
 use tokio::time::Sleep;
@@ -18,6 +18,7 @@ use super::options::Options;
 use super::route::Route;
 use super::shards::Shards;
 use super::shared::Shared;
+use super::together::Fate;
 use crate::error::{Transfer, explain};
 use crate::request::{Flavour, Lease, Memory, Outcome, Payload, Ticket};
 use crate::{AioCommandError, RawCommand};
@@ -109,6 +110,75 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
             Stage::Holding { memory, .. } => Some(memory),
             _ => None,
         }
+    }
+
+    pub(super) fn shard(&self) -> &'h Shared<F> {
+        self.shard
+    }
+
+    pub(super) fn descriptor(&self) -> &Descriptor<'h> {
+        &self.descriptor
+    }
+
+    /// The request that is out, if one is.
+    pub(super) fn ticket(&self) -> Option<&Ticket<F>> {
+        match &self.stage {
+            Stage::Sent { ticket, .. } => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// Its request, for which the caller does what the first poll would have done, and tells with
+    /// [`met`](Operation::met) what came of it.
+    pub(super) fn request(&mut self, waker: Waker) -> Result<Arrival, AioCommandError> {
+        let Stage::New(command) = mem::replace(&mut self.stage, Stage::Ended) else {
+            unreachable!("it has not been polled");
+        };
+        let (mut payload, lease) = command.payload()?;
+        payload.set_priority(self.options.priority);
+        self.course.begin(&payload);
+        self.hold(Memory::None, lease);
+        Ok(Arrival::new(payload, waker))
+    }
+
+    /// `None`: it is to be polled.
+    pub(super) fn met(
+        &mut self,
+        arrival: Arrival,
+        fate: Fate<F>,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<u64, AioCommandError>>> {
+        let Stage::Holding { lease, .. } = mem::replace(&mut self.stage, Stage::Ended) else {
+            unreachable!("its request was given away");
+        };
+        Some(match fate {
+            Fate::Alone => {
+                self.hold(arrival.payload.into_memory(), lease);
+                return None;
+            }
+            Fate::Refused(error) => {
+                self.end(lease, arrival.payload.into_memory());
+                Poll::Ready(Err(error))
+            }
+            Fate::Queued(ticket) | Fate::Launched(ticket) => {
+                self.take(Err(ticket), lease, None, cx)
+            }
+            Fate::Done(outcome, memory) => self.take(Ok((outcome, memory)), lease, None, cx),
+        })
+    }
+
+    fn hold(&mut self, memory: Memory, lease: Lease<'a>) {
+        self.enter(Stage::Holding {
+            memory,
+            lease,
+            ended: false,
+        });
+    }
+
+    /// Gives it up: its time is over.
+    pub(super) fn time_out(&mut self) -> AioCommandError {
+        self.withdraw();
+        AioCommandError::TimedOut
     }
 
     /// The first look: the request goes to the context, and to the kernel if it does not wait.
@@ -407,8 +477,7 @@ impl<F: Flavour> Future for Operation<'_, '_, F> {
             budget.made_progress();
         } else if this.options.is_limited() && this.is_overdue(cx) {
             budget.made_progress();
-            this.withdraw();
-            return Poll::Ready(Err(AioCommandError::TimedOut));
+            return Poll::Ready(Err(this.time_out()));
         }
         polled
     }

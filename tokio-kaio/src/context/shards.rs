@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::shared::Shared;
 use super::state::Limits;
+use super::still_out::StillOut;
 use super::teardown::given_back;
 use crate::request::{Flavour, Order};
 use crate::sys::current_cpu;
@@ -84,6 +85,14 @@ impl<F: Flavour> Shards<F> {
         let mut shards = self.0.iter().map(|shard| shard.metrics());
         let mut sum = shards.next().unwrap_or_default();
         shards.for_each(|shard| sum.add(shard));
+        sum
+    }
+
+    pub(super) fn still_out(&self) -> StillOut {
+        let mut sum = StillOut::default();
+        for shard in self.all() {
+            sum.add(shard.with(|state, _| state.still_out()));
+        }
         sum
     }
 

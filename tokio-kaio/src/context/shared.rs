@@ -14,7 +14,7 @@ use std::task::Waker;
 use arrayvec::ArrayVec;
 use lock_api::Mutex;
 
-use super::admission::{Admitted, Arrival};
+use super::admission::{Admitted, Arrival, Company};
 use super::aftermath::Aftermath;
 use super::counts::Look;
 use super::descriptor::Descriptor;
@@ -142,7 +142,8 @@ impl<F: Flavour> Shared<F> {
     ) -> Admitted<F> {
         let mut aftermath = Aftermath::new();
         let mut state = self.state.lock();
-        let admitted = state.admit(arrival, descriptor, may_wait, &mut aftermath);
+        let company = Company::Unknown;
+        let admitted = state.admit(arrival, descriptor, may_wait, company, &mut aftermath);
         state.end_if_due(&mut aftermath);
         drop(state);
         if aftermath.is_nothing() {
@@ -206,7 +207,7 @@ impl<F: Flavour> Shared<F> {
 
     /// See [`submit`]. Tells what it did to the thread, too, if that was looked at.
     #[inline(always)]
-    fn submit(
+    pub(super) fn submit(
         &self,
         route: &Route,
         iocbs: &mut [Iocb],
@@ -434,7 +435,7 @@ impl<F: Flavour> Drop for Shared<F> {
 
 /// To be called when no lock is held.
 #[inline(always)]
-fn tell_if_slow(requests: usize, effort: Option<&Effort>) {
+pub(super) fn tell_if_slow(requests: usize, effort: Option<&Effort>) {
     if let Some(effort) = effort.filter(|effort| effort.is_slow()) {
         trace::slow_submit(requests, effort.time, false);
     }

@@ -11,6 +11,7 @@ use super::counts::{Counts, Look};
 use super::pool::Pool;
 use super::route::Route;
 use super::signalling::Signalling;
+use super::still_out::StillOut;
 use super::teardown::Remains;
 use crate::request::{
     Batch, Flavour, Landing, Memory, OpenFile, Order, Outcome, Parcel, Table, Ticket, Way,
@@ -139,6 +140,15 @@ impl<F: Flavour> State<F> {
     pub(super) fn free_slots(&self) -> usize {
         let taken = self.table.in_flight() + self.table.queued();
         self.limits.slots.saturating_sub(taken)
+    }
+
+    pub(super) fn still_out(&mut self) -> StillOut {
+        StillOut {
+            queued: self.table.queued(),
+            in_flight: self.table.in_flight(),
+            abandoned: self.table.abandoned(),
+            descriptors: self.table.files_in_flight(),
+        }
     }
 
     /// What the next launch is to be used for, besides: one in 256 for either. Spread by the golden

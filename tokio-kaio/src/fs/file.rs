@@ -85,6 +85,37 @@ impl File {
         options.aio_open(path.as_ref().to_path_buf(), is_sync).await
     }
 
+    pub(crate) fn descriptor(&self) -> Descriptor<'_> {
+        Descriptor::File(&self.inner)
+    }
+
+    /// See [`File::write_flags`].
+    pub(crate) fn as_appending<'a>(&self, command: RawCommand<'a>) -> RawCommand<'a> {
+        match command {
+            RawCommand::Pwrite {
+                offset,
+                buffer,
+                flags,
+                len,
+            } => RawCommand::Pwrite {
+                offset,
+                buffer,
+                flags: self.write_flags(flags),
+                len,
+            },
+            RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            } => RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags: self.write_flags(flags),
+            },
+            other => other,
+        }
+    }
+
     /// With `APPEND` where the kernel appends anyway: told of it, the context can see to the order.
     #[inline]
     pub(super) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {

@@ -29,5 +29,5 @@ pub(crate) use open_file::{OpenFile, Stay, Way};
 pub(crate) use payload::{Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};
-pub(crate) use table::Table;
+pub(crate) use table::{Table, With};
 pub(crate) use ticket::Ticket;

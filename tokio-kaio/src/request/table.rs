@@ -49,6 +49,15 @@ pub(crate) struct Table<F: Flavour> {
     pub(super) latency: Option<LatencyHistogram>,
 }
 
+/// What a request goes to the kernel with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum With {
+    /// By itself.
+    Nothing,
+    /// The one that was launched before it, of the same call.
+    TheLast,
+}
+
 /// The number of the latest table.
 static LATEST: AtomicUsize = AtomicUsize::new(0);
 
@@ -114,6 +123,16 @@ impl<F: Flavour> Table<F> {
         claims.count()
     }
 
+    /// The descriptors by which callers know the files of requests in flight.
+    pub(crate) fn files_in_flight(&mut self) -> Vec<RawFd> {
+        let tickets: Vec<_> = self.made.tickets().collect();
+        let file = |ticket: &Ticket<F>| match self.state(ticket) {
+            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => Some(flight.file),
+            _ => None,
+        };
+        tickets.iter().filter_map(file).collect()
+    }
+
     /// Requests in flight that [`Table::overlook`] has found.
     pub(crate) fn overlooked(&self) -> usize {
         self.overlooked
@@ -123,10 +142,10 @@ impl<F: Flavour> Table<F> {
         self.latency.as_ref()
     }
 
-    /// Has a request at hand that is `Ready`, so that the next one taken in is not made then: that
-    /// runs code of the user's, a link's `default`, which may panic.
-    pub(crate) fn make_ready(&mut self) {
-        if self.ready.is_empty() {
+    /// Has so many requests at hand that are `Ready`, so that the next ones taken in are not made then:
+    /// that runs code of the user's, a link's `default`, which may panic.
+    pub(crate) fn make_ready(&mut self, count: usize) {
+        while self.ready.len() < count {
             let ticket = self.made.one_more();
             self.ready.push(ticket);
         }
@@ -145,12 +164,17 @@ impl<F: Flavour> Table<F> {
         fd: RawFd,
         file: Option<&Arc<OpenFile>>,
         way: Way,
+        with: With,
         iocb: &mut Iocb,
     ) -> Ticket<F> {
         let (order, memory) = payload.take();
         let ticket = self.ready_one();
         order.fill(iocb, fd, &memory, ticket.tag());
-        let flight = self.next_flight(file.map_or(fd, |file| file.known_as()));
+        let known_as = file.map_or(fd, |file| file.known_as());
+        let flight = match with {
+            With::Nothing => self.next_flight(known_as),
+            With::TheLast => self.flight_with_the_last(known_as),
+        };
         self.in_flight += 1;
         self.arrived(&ticket).fill(State::InFlight {
             memory,
@@ -401,6 +425,11 @@ impl<F: Flavour> Table<F> {
         }
     }
 
+    /// Whether [`Table::collect`] would have it.
+    pub(crate) fn is_done(&mut self, ticket: &Ticket<F>) -> bool {
+        matches!(self.state(ticket), State::Done { .. })
+    }
+
     /// *Done → ready*. `Err` gives the ticket back: not done.
     #[inline(always)]
     pub(crate) fn collect(&mut self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
@@ -517,6 +546,11 @@ impl<F: Flavour> Table<F> {
     #[inline(always)]
     fn next_flight(&mut self, file: RawFd) -> Flight {
         self.launches = self.launches.wrapping_add(1);
+        self.flight_with_the_last(file)
+    }
+
+    #[inline(always)]
+    fn flight_with_the_last(&self, file: RawFd) -> Flight {
         Flight {
             launch: self.launches,
             file,

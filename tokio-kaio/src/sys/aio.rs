@@ -79,20 +79,31 @@ impl Kernel for Aio {
         if port.owner != Process::current() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let mut pointers = ArrayVec::<*mut Iocb, MAX_BATCH>::new(); // `collect` would copy it
         let mut stand_ins = false;
-        pointers.extend(batch.iter_mut().take(MAX_BATCH).map(|iocb| {
+        let point = batch.iter_mut().map(|iocb| {
             stand_ins |= iocb.is_stand_in();
             &raw mut *iocb
-        }));
+        });
+        let (mut few, mut many);
+        let pointers: &mut [*mut Iocb] = match point.len() {
+            0..=MAX_BATCH => {
+                few = ArrayVec::<*mut Iocb, MAX_BATCH>::new(); // `collect` would copy it
+                few.extend(point);
+                &mut few
+            }
+            _ => {
+                many = point.collect::<Vec<_>>();
+                &mut many
+            }
+        };
         if stand_ins {
             // SAFETY: the pointers are valid, and what stand-ins stand for is this call's, by the
             // caller's promise.
-            unsafe { place(&mut pointers) };
+            unsafe { place(pointers) };
         }
         // SAFETY: the pointers are valid for the call, after which the kernel no longer needs
         // them; the rest is the caller's promise.
-        unsafe { syscalls::io_submit(port.id, &mut pointers) }
+        unsafe { syscalls::io_submit(port.id, pointers) }
     }
 
     fn reap(&mut self, events: &mut Events) -> io::Result<()> {
@@ -119,7 +130,7 @@ impl Kernel for Aio {
     }
 }
 
-/// Most requests that go to the kernel in one call.
+/// Most requests that go to the kernel in one call, unless more of them come together.
 pub(crate) const MAX_BATCH: usize = 64;
 
 impl Drop for Aio {

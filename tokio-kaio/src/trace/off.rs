@@ -1,9 +1,10 @@
 //! [`Notices`] and the rest, where nobody listens.
 
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::Notice;
-use crate::AioContextError;
+use crate::{AioCommandError, AioContextError, RawCommand};
 
 #[derive(Debug)]
 pub(crate) struct Notices;
@@ -31,3 +32,15 @@ pub(crate) fn slow_submit(_requests: usize, _took: Duration, _offloaded: bool) {
 pub(crate) fn without_aio(_nr: usize, _error: &AioContextError) {}
 
 pub(crate) fn without_ring() {}
+
+/// An operation that somebody else polls.
+#[derive(Debug)]
+pub(crate) struct Told;
+
+impl Told {
+    pub(crate) fn of(_: &RawCommand<'_>, _: RawFd) -> Told {
+        Told
+    }
+
+    pub(crate) fn ended(&mut self, _: &Result<u64, AioCommandError>) {}
+}

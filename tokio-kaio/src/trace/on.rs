@@ -35,6 +35,26 @@ impl<O> Spanned<O> {
     }
 }
 
+/// An operation that somebody else polls, in its span.
+pub(crate) type Told = Spanned<()>;
+
+impl Told {
+    pub(crate) fn of(command: &RawCommand<'_>, fd: RawFd) -> Told {
+        Spanned::new(operation(command, fd), ())
+    }
+}
+
+impl<O> Spanned<O> {
+    /// It has come to `result`.
+    pub(crate) fn ended(&mut self, result: &Result<u64, AioCommandError>) {
+        self.ended = true;
+        match result {
+            Ok(bytes) => self.span.record("bytes", bytes),
+            Err(error) => self.span.record("error", tracing::field::display(error)),
+        };
+    }
+}
+
 impl<O> AsMut<O> for Spanned<O> {
     fn as_mut(&mut self) -> &mut O {
         &mut self.operation
@@ -51,12 +71,8 @@ where
         let this = self.get_mut();
         let entered = this.span.enter();
         let result = ready!(Pin::new(&mut this.operation).poll(cx));
-        this.ended = true;
-        match &result {
-            Ok(bytes) => this.span.record("bytes", bytes),
-            Err(error) => this.span.record("error", tracing::field::display(error)),
-        };
         drop(entered);
+        this.ended(&result);
         Poll::Ready(result)
     }
 }

@@ -1,0 +1,154 @@
+//! Requests that come together, and go to the kernel in one call.
+
+use std::mem;
+
+use super::admission::{Admitted, Arrival, Company};
+use super::aftermath::Aftermath;
+use super::counts::Look;
+use super::descriptor::Descriptor;
+use super::route::Route;
+use super::shared::{Shared, tell_if_slow};
+use super::state::State;
+use crate::AioCommandError;
+use crate::request::{Flavour, Memory, Order, Outcome, Parcel, Ticket};
+use crate::sys::abi::Iocb;
+
+/// One of several requests.
+pub(super) struct Member<'a, 'd, F: Flavour> {
+    pub(super) arrival: Arrival,
+    pub(super) descriptor: &'a Descriptor<'d>,
+    pub(super) fate: Fate<F>,
+}
+
+/// What became of one of several requests.
+pub(super) enum Fate<F: Flavour> {
+    /// It has to be tried by itself, with all that it had.
+    Alone,
+    /// It did not come in.
+    Refused(AioCommandError),
+    /// It waits, or goes by another way.
+    Queued(Ticket<F>),
+    /// It is in flight.
+    Launched(Ticket<F>),
+    Done(Outcome, Memory),
+}
+
+impl<F: Flavour> Shared<F> {
+    /// Takes in new requests, and hands to the kernel, in one call, those that need not wait.
+    pub(super) fn send_together(&self, members: &mut [Member<'_, '_, F>]) {
+        let mut iocbs = Vec::with_capacity(members.len());
+        let route = self.with(|state, aftermath| {
+            state.table.make_ready(members.len()); // nothing panics between launch and submission
+            state.admit_together(members, &mut iocbs, aftermath)
+        });
+        let Some(route) = route else {
+            return;
+        };
+        let mut refused = Vec::new();
+        let (sent, effort) =
+            self.submit(&route, &mut iocbs, |tag, errno| refused.push((tag, errno)));
+        let mut launched: Vec<_> = members
+            .iter_mut()
+            .filter(|member| matches!(member.fate, Fate::Launched(_)))
+            .collect();
+        if let Some(stay) = route.is_news(effort.as_ref()) {
+            for (member, iocb) in launched.iter().zip(&iocbs) {
+                member.descriptor.submitted(&Order::of(iocb), stay);
+            }
+        }
+        let unsent = launched.iter().zip(&iocbs).skip(sent).rev();
+        let unsent: Vec<_> = unsent
+            .map(|(member, iocb)| (*iocb, member.descriptor.hold()))
+            .collect();
+        let taken = sent - refused.len();
+        let unused = self.with(|state, aftermath| {
+            state.submitting -= 1;
+            state.counts.submissions.made(taken, effort.as_ref());
+            for (tag, errno) in refused {
+                state.refuse(tag, errno, aftermath);
+            }
+            let reaped = state.reaped_since(&route, aftermath);
+            let mut parcels = Vec::with_capacity(unsent.len());
+            for (iocb, file) in unsent {
+                match file {
+                    Ok(file) => parcels.push(Parcel::new(iocb, file)),
+                    Err(_) => state.refuse(iocb.data, libc::EAGAIN, aftermath),
+                }
+            }
+            state.put_back(parcels, reaped, aftermath);
+            state.sent(&iocbs, &route, aftermath);
+            let look = |member: &mut &mut Member<'_, '_, F>| {
+                let member = &mut **member;
+                let Fate::Launched(ticket) = mem::replace(&mut member.fate, Fate::Alone) else {
+                    return None;
+                };
+                let waker = member.arrival.waker.take();
+                let (fate, unused) = match state.table.collect(ticket) {
+                    Ok((outcome, memory)) => (Fate::Done(outcome, memory), waker),
+                    Err(ticket) => {
+                        let unused = waker.and_then(|waker| state.table.rewake(&ticket, waker));
+                        (Fate::Launched(ticket), unused)
+                    }
+                };
+                member.fate = fate;
+                unused
+            };
+            launched.iter_mut().filter_map(look).collect::<Vec<_>>()
+        });
+        drop(unused); // not under the lock
+        tell_if_slow(taken, effort.as_ref());
+    }
+
+    /// Tells of each of `tickets` whether it is done.
+    pub(super) fn look_together<'t>(
+        &self,
+        tickets: impl Iterator<Item = Option<&'t Ticket<F>>>,
+    ) -> Vec<bool>
+    where
+        F: 't,
+    {
+        self.with(|state, aftermath| {
+            state.reap_all(Look::Poll, aftermath);
+            let is_done =
+                |ticket: Option<&Ticket<F>>| ticket.is_none_or(|t| state.table.is_done(t));
+            tickets.map(is_done).collect()
+        })
+    }
+}
+
+impl<F: Flavour> State<F> {
+    /// Those that go to the kernel now are put to `iocbs`, for one call. `None`: there are none.
+    fn admit_together(
+        &mut self,
+        members: &mut [Member<'_, '_, F>],
+        iocbs: &mut Vec<Iocb>,
+        aftermath: &mut Aftermath<F::Kernel>,
+    ) -> Option<Route> {
+        let mut all: Option<Route> = None;
+        for member in members {
+            let company = match all {
+                None => Company::First,
+                Some(_) => Company::Further,
+            };
+            let (arrival, descriptor) = (&mut member.arrival, member.descriptor);
+            member.fate = match self.admit(arrival, descriptor, true, company, aftermath) {
+                Admitted::Launched(ticket, route) => {
+                    iocbs.push(arrival.iocb);
+                    match &mut all {
+                        None => all = Some(route),
+                        Some(all) => {
+                            self.submitting -= 1; // it is one submission
+                            all.quiet &= route.quiet;
+                            all.closely |= route.closely;
+                        }
+                    }
+                    Fate::Launched(ticket)
+                }
+                Admitted::Queued(ticket) => Fate::Queued(ticket),
+                Admitted::Refused(error) => Fate::Refused(error),
+                Admitted::WantsFile | Admitted::Full => Fate::Alone,
+            };
+        }
+        all
+    }
+}

@@ -1,0 +1,67 @@
+//! Closing a context whose disk is stuck.
+
+mod common;
+#[path = "common/interposed.rs"]
+mod interposed;
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use common::*;
+use futures::poll;
+use interposed::Gate;
+use tokio_kaio::{AioCommandError, File, ReadFlags, StillOut};
+
+const LEN: u64 = BLOCK as u64;
+
+#[test]
+fn an_idle_context_closes_in_time() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, _handle) = context_by(way, 4);
+            let closed = context.close_timeout(Duration::from_secs(60)).await;
+            assert_eq!(closed, Ok(()), "{way:?}");
+        });
+    }
+}
+
+#[test]
+fn what_is_still_out_is_told_and_the_context_ends_later() {
+    let dir = on_disk();
+    for way in ways() {
+        let before = held();
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let path = dir.path().join("file");
+            write_patterned(&path, 4);
+            let file = File::open(&path, false).await.unwrap();
+            let gate = Gate::closed();
+            let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
+            let flags = ReadFlags::empty();
+            let mut waited_for =
+                Box::pin(file.read_at(&handle, gate.offset(), &mut first, LEN, flags));
+            let mut dropped =
+                Box::pin(file.read_at(&handle, gate.offset(), &mut second, LEN, flags));
+            assert!(poll!(&mut waited_for).is_pending() && poll!(&mut dropped).is_pending());
+            until(|| handle.metrics().in_flight == 2, || handle.metrics()).await;
+            drop(dropped);
+
+            let closed = context.close_timeout(Duration::from_millis(5)).await;
+            let still_out: StillOut = closed.unwrap_err();
+            assert_eq!(still_out.queued(), 0, "{way:?}");
+            assert_eq!(still_out.in_flight(), 2);
+            assert_eq!(still_out.descriptors(), [file.as_raw_fd()]);
+            assert_eq!(still_out.abandoned(), 1);
+            assert!(still_out.to_string().contains("in flight"), "{still_out}");
+
+            // It takes nothing more; what runs goes on, and then it ends.
+            let refused = handle
+                .submit_request(&file, tokio_kaio::RawCommand::Fsync)
+                .await;
+            assert!(matches!(refused, Err(AioCommandError::AioStopped)));
+            gate.open();
+            waited_for.await.unwrap();
+        });
+        until_here(|| is_back(before), held);
+    }
+}
