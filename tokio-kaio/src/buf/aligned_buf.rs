@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::sync::Arc;
-use std::{fmt, io};
+use std::{fmt, io, mem};
 
 use super::part::{Part, PartMut};
 use super::region::Unmade;
@@ -223,8 +223,12 @@ impl AlignedBuf {
         Ok(Exclusive::new(Arc::new(copy?)).ok())
     }
 
+    /// Of memory that was taken: there is none now.
+    #[inline(always)]
     pub(crate) fn give_back(&mut self, region: Exclusive) {
-        self.region = Some(region.release());
+        let none = self.region.replace(region.release());
+        debug_assert!(none.is_none());
+        mem::forget(none); // nothing to drop
     }
 
     /// Makes up for memory that the kernel has kept.

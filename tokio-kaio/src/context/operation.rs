@@ -486,7 +486,7 @@ impl<F: Flavour> Future for Operation<'_, '_, F> {
 impl<F: Flavour> Drop for Operation<'_, '_, F> {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Ended | Stage::New(_)) {
+        if !matches!(self.stage, Stage::Ended) {
             self.withdraw();
         }
     }

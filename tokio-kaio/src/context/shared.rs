@@ -271,7 +271,9 @@ impl<F: Flavour> Shared<F> {
             let unsent = std::iter::from_fn(|| batch.pop_unsent(sent));
             state.put_back(unsent, reaped, aftermath);
             state.sent(batch.iocbs(), &route, aftermath);
-            state.cancel_strays(batch.iocbs());
+            if batch.has_polls() {
+                state.cancel_strays(batch.iocbs());
+            }
             (!stalled || reaped, state.table.launchable() > 0)
         });
         tell_if_slow(batch.len(), effort.as_ref());

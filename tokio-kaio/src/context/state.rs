@@ -282,8 +282,7 @@ impl<F: Flavour> State<F> {
         if batch.is_empty() {
             return None;
         }
-        let polls = batch.iocbs().iter().any(|iocb| Order::of(iocb).is_poll());
-        Some(self.route(quiet && !polls, closely))
+        Some(self.route(quiet && !batch.has_polls(), closely))
     }
 
     /// Takes events out of the ring, as many as one reap takes. Returns whether there were any.

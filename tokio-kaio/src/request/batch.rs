@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::{OpenFile, Order, Stay};
-use crate::sys::abi::Iocb;
+use crate::sys::abi::{IOCB_CMD_STAND_IN, Iocb};
 use crate::sys::{Kernel, MAX_BATCH};
 
 /// One request on its way into the kernel, with what keeps its descriptor open.
@@ -36,6 +36,8 @@ impl Parcel {
 pub(crate) struct Batch {
     iocbs: ArrayVec<Iocb, MAX_BATCH>,
     files: ArrayVec<Arc<OpenFile>, MAX_BATCH>,
+    /// There are polls among them.
+    polls: bool,
 }
 
 impl Batch {
@@ -43,6 +45,7 @@ impl Batch {
         Batch {
             iocbs: ArrayVec::new(),
             files: ArrayVec::new(),
+            polls: false,
         }
     }
 
@@ -56,8 +59,14 @@ impl Batch {
 
     #[inline(always)] // what it takes is large to move
     pub(crate) fn push(&mut self, iocb: Iocb, file: Arc<OpenFile>) {
+        self.polls |= iocb.lio_opcode == IOCB_CMD_STAND_IN;
         self.iocbs.push(iocb);
         self.files.push(file);
+    }
+
+    /// Whether any of them is a poll.
+    pub(crate) fn has_polls(&self) -> bool {
+        self.polls
     }
 
     /// The requests, in the order in which they were queued.
@@ -91,6 +100,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.iocbs.clear();
         self.files.clear();
+        self.polls = false;
     }
 }
 

@@ -97,7 +97,8 @@ impl Memory {
 pub(crate) enum Lease<'a> {
     None,
     Read(&'a mut AlignedBuf),
-    ReadParts(&'a mut [PartMut<'a>]),
+    #[allow(clippy::redundant_allocation)] // it is rarer, and leases are moved about
+    ReadParts(Box<&'a mut [PartMut<'a>]>),
     /// The caller of the operation asks for it.
     Owned,
 }

@@ -77,6 +77,7 @@ impl Order {
 
     /// As the kernel takes it. It names no memory but `memory`, which has that many bytes, and
     /// comes back as `tag`.
+    #[inline(always)]
     pub(crate) fn iocb(&self, fd: RawFd, memory: &Memory, tag: u64) -> Iocb {
         let mut iocb = Iocb::default();
         self.fill(&mut iocb, fd, memory, tag);
@@ -161,7 +162,7 @@ impl Payload {
             }
         }
         let memory = Memory::Listed(Box::new(Listed::filling(taken)));
-        let lease = Lease::ReadParts(parts);
+        let lease = Lease::ReadParts(Box::new(parts));
         match failed {
             None => Ok((Payload::listed(order, memory), lease)),
             Some(error) => {

@@ -147,11 +147,13 @@ pub(crate) const IOPRIO_CLASS_BE: u16 = 2;
 pub(crate) const IOPRIO_CLASS_IDLE: u16 = 3;
 
 impl Iocb {
-    /// `priority`: 0 for that of the thread that submits it.
+    /// Of a blank one. `priority`: 0 for that of the thread that submits it.
     #[inline(always)]
     pub(crate) fn set_priority(&mut self, priority: u16) {
-        self.reqprio = priority as i16;
-        self.flags = u32::from(priority != 0) * IOCB_FLAG_IOPRIO;
+        if priority != 0 {
+            self.reqprio = priority as i16;
+            self.flags = IOCB_FLAG_IOPRIO;
+        }
     }
 
     /// Has the kernel signal `eventfd` when the request is done.
