@@ -23,7 +23,8 @@ use tempfile::TempDir;
 use tokio::runtime;
 use tokio::task::yield_now;
 use tokio_kaio::{
-    AioContext, AioContextBuilder, AioContextHandle, File, LockedBuf, ReadFlags, WriteFlags,
+    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, Allocate, File, IoBuf,
+    LockedBuf, RawCommand, ReadFlags, WriteFlags,
 };
 
 /// Blocks of the file in which reads and writes start.
@@ -37,11 +38,19 @@ enum Step {
     Read {
         block: usize,
         blocks: usize,
+        form: Form,
     },
     Write {
         block: usize,
         blocks: usize,
+        form: Form,
         given_up: Option<GivenUp>,
+    },
+    /// A range within the file is made to read as zeroes, or blocks are allocated at its end.
+    Allocate {
+        block: usize,
+        blocks: usize,
+        mode: Allocate,
     },
     Append {
         blocks: usize,
@@ -63,11 +72,57 @@ enum Step {
     Sync {
         data_only: bool,
     },
-    /// Waits for what was given up.
-    Settle,
+    /// Waits for what was given up: for its slots, or for the file.
+    Settle {
+        drain: bool,
+    },
     Reopen {
         dropped: bool,
     },
+}
+
+/// How a transfer is made.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Plain,
+    Exact,
+    /// To or from ranges, of two buffers by turns, that are pieces of so many blocks.
+    Vectored {
+        piece: usize,
+    },
+    Owned,
+    OwnedExact,
+    /// A range of a larger buffer.
+    OwnedSlice,
+    /// In pieces of so many blocks.
+    OwnedVectored {
+        piece: usize,
+    },
+    /// By itself in a batch.
+    Batch,
+}
+
+fn form() -> impl Strategy<Value = Form> {
+    let piece = 1..=LONGEST;
+    prop_oneof![
+        3 => Just(Form::Plain),
+        1 => Just(Form::Exact),
+        2 => piece.clone().prop_map(|piece| Form::Vectored { piece }),
+        1 => Just(Form::Owned),
+        1 => Just(Form::OwnedExact),
+        1 => Just(Form::OwnedSlice),
+        1 => piece.prop_map(|piece| Form::OwnedVectored { piece }),
+        1 => Just(Form::Batch),
+    ]
+}
+
+fn allocate() -> impl Strategy<Value = Allocate> {
+    prop_oneof![
+        Just(Allocate::Extend),
+        Just(Allocate::KeepSize),
+        Just(Allocate::PunchHole),
+        Just(Allocate::ZeroRange),
+    ]
 }
 
 /// How an operation is given up.
@@ -85,9 +140,13 @@ fn step() -> impl Strategy<Value = Step> {
         || (0..4_usize, any::<bool>()).prop_map(|(polls, forgotten)| GivenUp { polls, forgotten });
     let perhaps = || proptest::option::of(given_up());
     prop_oneof![
-        4 => (block(), blocks()).prop_map(|(block, blocks)| Step::Read { block, blocks }),
-        8 => (block(), blocks(), perhaps())
-            .prop_map(|(block, blocks, given_up)| Step::Write { block, blocks, given_up }),
+        6 => (block(), blocks(), form())
+            .prop_map(|(block, blocks, form)| Step::Read { block, blocks, form }),
+        10 => (block(), blocks(), form(), perhaps()).prop_map(|(block, blocks, form, given_up)| {
+            Step::Write { block, blocks, form, given_up }
+        }),
+        2 => (block(), blocks(), allocate())
+            .prop_map(|(block, blocks, mode)| Step::Allocate { block, blocks, mode }),
         3 => (blocks(), perhaps())
             .prop_map(|(blocks, given_up)| Step::Append { blocks, given_up }),
         2 => (block(), given_up())
@@ -97,13 +156,14 @@ fn step() -> impl Strategy<Value = Step> {
         // Where a file does not end at a block's end.
         1 => (0..=BLOCKS as u64 * LEN).prop_map(|len| Step::Truncate { len }),
         1 => any::<bool>().prop_map(|data_only| Step::Sync { data_only }),
-        1 => Just(Step::Settle),
+        1 => any::<bool>().prop_map(|drain| Step::Settle { drain }),
         1 => any::<bool>().prop_map(|dropped| Step::Reopen { dropped }),
     ]
 }
 
 #[derive(Clone, Debug)]
 struct Case {
+    way: Way,
     slots: usize,
     max_batch: usize,
     steps: Vec<Step>,
@@ -111,7 +171,10 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let steps = proptest::collection::vec(step(), 1..40);
-    (1..=6_usize, 1..=8_usize, steps).prop_map(|(slots, max_batch, steps)| Case {
+    let ways: Vec<_> = ways().collect();
+    let way = proptest::sample::select(ways);
+    (way, 1..=6_usize, 1..=8_usize, steps).prop_map(|(way, slots, max_batch, steps)| Case {
+        way,
         slots,
         max_batch,
         steps,
@@ -172,20 +235,18 @@ impl Model {
     async fn step(&mut self, step: Step) {
         let handle = self.handle();
         match step {
-            Step::Read { block, blocks } => {
+            Step::Read {
+                block,
+                blocks,
+                form,
+            } => {
                 self.settle_if(block, blocks).await;
                 let (offset, size) = (block as u64 * LEN, blocks * BLOCK);
                 let mut target = buffer(size);
                 target.as_mut().fill(0xee);
                 let mut expected = vec![0xee; size];
-                let read = self.file.read_at(
-                    &handle,
-                    offset,
-                    &mut target,
-                    size as u64,
-                    ReadFlags::empty(),
-                );
-                let read = read.await.unwrap();
+                let read;
+                (read, target) = read_as(form, &self.file, &handle, offset, target).await;
                 let twin = self.twin.read_at(&mut expected, offset).unwrap();
                 assert_eq!(read, twin as u64, "bytes read at {offset}");
                 assert!(
@@ -206,14 +267,13 @@ impl Model {
             Step::Write {
                 block,
                 blocks,
+                form,
                 given_up,
             } => {
                 self.settle_if(block, blocks).await;
                 let data = self.data(blocks);
                 let (offset, len) = (block as u64 * LEN, data.size() as u64);
-                let write = self
-                    .file
-                    .write_at(&handle, offset, &data, len, WriteFlags::empty());
+                let write = write_as(form, &self.file, &handle, offset, &data);
                 let done = match given_up {
                     Some(how) => give_up(write, how).await,
                     None => Some(write.await),
@@ -283,9 +343,34 @@ impl Model {
                 self.twin.set_len(len).unwrap();
                 assert_eq!(self.file.metadata().await.unwrap().len(), len);
             }
+            Step::Allocate {
+                block,
+                blocks,
+                mode,
+            } => {
+                self.settle().await;
+                let (offset, len) = (block as u64 * LEN, blocks as u64 * LEN);
+                match self.file.allocate(mode, offset, len).await {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
+                    allocated => allocated.unwrap(),
+                }
+                let extends = matches!(mode, Allocate::Extend | Allocate::ZeroRange);
+                if extends && self.len() < offset + len {
+                    self.twin.set_len(offset + len).unwrap();
+                }
+                if matches!(mode, Allocate::PunchHole | Allocate::ZeroRange) {
+                    let end = self.len().min(offset + len);
+                    let zeroes = vec![0; end.saturating_sub(offset) as usize];
+                    self.twin.write_all_at(&zeroes, offset).unwrap();
+                }
+            }
             Step::Sync { data_only: true } => self.file.sync_data(&handle).await.unwrap(),
             Step::Sync { data_only: false } => self.file.sync_all(&handle).await.unwrap(),
-            Step::Settle => self.settle().await,
+            Step::Settle { drain: false } => self.settle().await,
+            Step::Settle { drain: true } => {
+                self.file.drain(&handle).await;
+                self.look();
+            }
             Step::Reopen { dropped } => {
                 let (context, handle) = self.context.take().unwrap();
                 let eventfds = common::eventfds();
@@ -370,8 +455,165 @@ impl Model {
     }
 }
 
+/// Reads all that `target` has room for; gives how much that was, and the buffer.
+async fn read_as(
+    form: Form,
+    file: &File,
+    handle: &AioContextHandle,
+    offset: u64,
+    mut target: LockedBuf,
+) -> (u64, LockedBuf) {
+    let (flags, size) = (ReadFlags::empty(), target.size());
+    let read = match form {
+        Form::Plain => {
+            file.read_at(handle, offset, &mut target, size as u64, flags)
+                .await
+        }
+        Form::Exact | Form::OwnedExact => {
+            let whole = match form {
+                Form::Exact => {
+                    let read = file.read_exact_at(handle, offset, &mut target, size as u64, flags);
+                    read.await
+                }
+                _ => {
+                    let whole;
+                    (whole, target) = file
+                        .read_exact_owned_at(handle, offset, target, flags)
+                        .await;
+                    whole
+                }
+            };
+            match whole {
+                Ok(()) => Ok(size as u64),
+                Err(AioCommandError::BadResult(error)) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
+                    let end = file.metadata().await.unwrap().len();
+                    Ok(end.saturating_sub(offset))
+                }
+                Err(error) => Err(error),
+            }
+        }
+        Form::Vectored { piece } => {
+            // To a buffer and a half: two ranges in one request.
+            let (mut one, mut two) = (buffer(size), buffer(size));
+            one.fill(0xee);
+            two.fill(0xee);
+            let middle = (piece * BLOCK).min(size);
+            let pieces = &mut [one.part_mut(..middle), two.part_mut(middle..)];
+            let read = file.read_vectored_at(handle, offset, pieces, flags).await;
+            let read = read.unwrap();
+            target[..middle].copy_from_slice(&one[..middle]);
+            target[middle..].copy_from_slice(&two[middle..]);
+            Ok(read)
+        }
+        Form::Owned => {
+            let read;
+            (read, target) = file.read_owned_at(handle, offset, target, flags).await;
+            read
+        }
+        Form::OwnedSlice => {
+            let larger = buffer(size + 2 * BLOCK).slice(BLOCK..BLOCK + size);
+            let (read, larger) = file.read_owned_at(handle, offset, larger, flags).await;
+            target.copy_from_slice(&larger.into_inner()[BLOCK..BLOCK + size]);
+            read
+        }
+        Form::OwnedVectored { piece } => {
+            let pieces = (0..size).step_by(piece * BLOCK);
+            let pieces = pieces
+                .map(|at| buffer((piece * BLOCK).min(size - at)))
+                .collect();
+            let (read, pieces) = file
+                .read_vectored_owned_at(handle, offset, pieces, flags)
+                .await;
+            for (at, from) in (0..size).step_by(piece * BLOCK).zip(pieces) {
+                target[at..at + from.size()].copy_from_slice(&from);
+            }
+            read
+        }
+        Form::Batch => {
+            let mut batch = handle.batch();
+            let (buffer, len) = (&mut target, size as u64);
+            let command = RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            };
+            batch.push(file, command);
+            batch.all().await.remove(0)
+        }
+    };
+    (read.unwrap(), target)
+}
+
+/// Writes all of `data`, in one request.
+async fn write_as(
+    form: Form,
+    file: &File,
+    handle: &AioContextHandle,
+    offset: u64,
+    data: &LockedBuf,
+) -> Result<u64, AioCommandError> {
+    let (flags, len) = (WriteFlags::empty(), data.size() as u64);
+    let copy = || {
+        let mut copy = buffer(data.size());
+        copy.copy_from_slice(data);
+        copy
+    };
+    let ranges = |piece: usize| {
+        let size = data.size();
+        let starts = (0..size).step_by(piece * BLOCK);
+        starts.map(move |at| at..(at + piece * BLOCK).min(size))
+    };
+    match form {
+        Form::Plain => file.write_at(handle, offset, data, len, flags).await,
+        Form::Exact => {
+            let written = file.write_all_at(handle, offset, data, len, flags).await;
+            written.map(|()| len)
+        }
+        Form::Vectored { piece } => {
+            let pieces: Vec<_> = ranges(piece).map(|range| data.part(range)).collect();
+            file.write_vectored_at(handle, offset, &pieces, flags).await
+        }
+        Form::Owned => file.write_owned_at(handle, offset, copy(), flags).await.0,
+        Form::OwnedExact => {
+            let written = file
+                .write_all_owned_at(handle, offset, copy(), flags)
+                .await
+                .0;
+            written.map(|()| len)
+        }
+        Form::OwnedSlice => {
+            let mut larger = buffer(data.size() + BLOCK);
+            larger[BLOCK..].copy_from_slice(data);
+            let slice = larger.slice(BLOCK..);
+            file.write_owned_at(handle, offset, slice, flags).await.0
+        }
+        Form::OwnedVectored { piece } => {
+            let pieces = ranges(piece).map(|range| copy().slice(range)).collect();
+            file.write_vectored_owned_at(handle, offset, pieces, flags)
+                .await
+                .0
+        }
+        Form::Batch => {
+            let mut batch = handle.batch();
+            let command = RawCommand::Pwrite {
+                offset,
+                buffer: data,
+                flags,
+                len,
+            };
+            batch.push(file, command);
+            batch.all().await.remove(0)
+        }
+    }
+}
+
 fn open(case: &Case) -> (AioContext, AioContextHandle) {
+    let (backend, policy) = case.way;
     AioContextBuilder::new(case.slots)
+        .backend(backend)
+        .submit_policy(policy)
         .max_batch(case.max_batch)
         .build()
         .unwrap()
@@ -412,7 +654,7 @@ fn hold(dir: &TempDir) {
         .ok()
         .and_then(|cases| cases.parse().ok());
     let config = Config {
-        cases: cases.unwrap_or(48),
+        cases: cases.unwrap_or(96),
         failure_persistence: None,
         ..Config::default()
     };
