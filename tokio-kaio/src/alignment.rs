@@ -51,7 +51,8 @@ pub enum AlignmentSource {
     /// and XFS want no more; another file system may.
     BlockDevice,
 
-    /// The smallest read at the start of the file that was not refused. Where the file begins with a
+    /// The smallest read at the start of the file that was not refused; on btrfs, its block, as it
+    /// takes less and does that through the page cache. Where the file begins with a
     /// hole, the kernel may have taken what it would refuse elsewhere.
     Probed,
 

@@ -14,8 +14,8 @@
 //!
 //! - files that should go through the page cache, which `O_DIRECT` passes by: without it the kernel
 //!   does all of an AIO request inside the submission. Use `tokio::fs`.
-//! - small files, and offsets or lengths that are no multiples of the file's block: direct I/O
-//!   refuses them.
+//! - small files, and mostly offsets or lengths that are no multiples of the file's block: direct I/O
+//!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] take them, at a price.
 //! - network file systems, pipes, sockets.
 //! - operations that AIO does not have (open, stat, allocate, truncate, rename; here they run on
 //!   tokio's blocking pool, or not at all), and programs that have io_uring and want its features.
@@ -92,14 +92,32 @@
 //! [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps:
 //! [`close`](GenericAioContext::close) waits for that, dropping the context does not.
 //!
+//! # Buffers
+//!
+//! Memory that the kernel is to write to can't just be borrowed: a future may be forgotten, and the
+//! borrow with it. There are three ways to give it:
+//!
+//! - An [`AlignedBuf`], borrowed. Its memory moves into the request and back. ([`LockedBuf`] is its
+//!   other name; [`BufferPool`] has such by the number.)
+//! - Any buffer ([`IoBuf`], [`IoBufMut`]), handed over; it comes back with the result:
+//!   [`File::read_owned_at`].
+//! - A plain slice, by way of a copy: [`File::read_bytes_at`].
+//!
+//! # Priority, deadline
+//!
+//! Both are the handle's: [`with_priority`](GenericAioContextHandle::with_priority),
+//! [`with_deadline`](GenericAioContextHandle::with_deadline) and
+//! [`with_timeout`](GenericAioContextHandle::with_timeout) give handles on the same context, whose
+//! operations have them.
+//!
 //! # Cancellation
 //!
 //! Any future may be dropped, forgotten or aborted at any time: memory stays sound. What the kernel
 //! has can't be recalled, so *cancelled* means *abandoned*: the read or write goes on, on memory
 //! that the request keeps, and holds its slot until the kernel is done. The buffer of a dropped
-//! read gets other memory then; [`LockedBuf`](LockedBuf#while-an-operation-runs) has the details. A
+//! read gets other memory then; [`AlignedBuf`](AlignedBuf#while-an-operation-runs) has the details. A
 //! dropped write may still land, even after one that was submitted later: before you
-//! write the same place again, wait for it instead of dropping it.
+//! write the same place again, wait for [`File::drain`].
 //!
 //! # What it does, seen
 //!
@@ -111,6 +129,8 @@
 //!
 //! None is on by default.
 //!
+//! - `bytes`: [`bytes::Bytes`](https://docs.rs/bytes) out of an [`AlignedBuf`] without a copy; `Bytes`
+//!   and `BytesMut` as buffers.
 //! - `metrics`: the same counters through the facade of the crate
 //!   [`metrics`](https://docs.rs/metrics), by `Metrics::publish`, or by
 //!   `GenericAioContextHandle::report_metrics` again and again.

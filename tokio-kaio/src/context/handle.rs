@@ -251,7 +251,7 @@ where
     /// Dropping the future before it is done abandons the operation. One that waits for a slot
     /// never reaches the kernel. One that the kernel has can't be recalled: it takes effect, or
     /// not, later, and holds its slot until then. What becomes of the buffer says
-    /// [`LockedBuf`](crate::LockedBuf#while-an-operation-runs).
+    /// [`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs).
     ///
     /// # Panics
     ///

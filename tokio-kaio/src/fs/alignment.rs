@@ -214,6 +214,9 @@ impl Sources for fs::File {
     }
 
     fn accepts(&self, size: u32) -> Option<bool> {
+        if size < sys::least_direct(self) {
+            return Some(false);
+        }
         match sys::try_read(self, size as usize) {
             Ok(0) => None, // at the end of a file, anything is fine
             Ok(_) => Some(true),

@@ -73,6 +73,27 @@ pub(crate) fn logical_block_size(device: impl AsFd) -> io::Result<u32> {
     u32::try_from(size).map_err(io::Error::other)
 }
 
+/// The least alignment, in bytes, with which I/O is direct on a file system that takes less, and does
+/// that through the page cache, silently: btrfs. 1 on others.
+///
+/// # References
+///
+/// [`fstatfs(2)`](https://man7.org/linux/man-pages/man2/fstatfs.2.html)
+pub(crate) fn least_direct(file: impl AsFd) -> u32 {
+    let fd = file.as_fd().as_raw_fd();
+    let mut status = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the kernel writes one structure to memory of ours.
+    let code = unsafe { libc::fstatfs(fd, status.as_mut_ptr()) };
+    // SAFETY: all zeroes is a valid statfs, and the kernel may have filled it in.
+    let status = unsafe { status.assume_init() };
+    #[allow(clippy::unnecessary_cast)] // their widths differ between targets
+    let (kind, block) = (status.f_type as i64, status.f_bsize as i64);
+    match code == 0 && kind == libc::BTRFS_SUPER_MAGIC as i64 {
+        true => u32::try_from(block).unwrap_or(1),
+        false => 1,
+    }
+}
+
 /// Reads `len` bytes at the start of `file` to memory that is aligned to `len` and to no more;
 /// returns how many there were. `len` is a power of two.
 ///

@@ -20,7 +20,9 @@ mod threads;
 mod transfers;
 
 pub(crate) use aio::{Aio, MAX_BATCH};
-pub(crate) use dio::{DirectIo, atomic_sizes, direct_io, logical_block_size, try_read};
+pub(crate) use dio::{
+    DirectIo, atomic_sizes, direct_io, least_direct, logical_block_size, try_read,
+};
 pub(crate) use fixed_iocb::FixedIocb;
 pub(crate) use fork::Process;
 pub(crate) use memory::Mapping;
