@@ -79,6 +79,7 @@ pub(crate) fn logical_block_size(device: impl AsFd) -> io::Result<u32> {
 /// # References
 ///
 /// [`fstatfs(2)`](https://man7.org/linux/man-pages/man2/fstatfs.2.html)
+#[allow(clippy::unnecessary_cast)] // widths differ between targets
 pub(crate) fn least_direct(file: impl AsFd) -> u32 {
     let fd = file.as_fd().as_raw_fd();
     let mut status = MaybeUninit::<libc::statfs>::zeroed();
@@ -86,7 +87,6 @@ pub(crate) fn least_direct(file: impl AsFd) -> u32 {
     let code = unsafe { libc::fstatfs(fd, status.as_mut_ptr()) };
     // SAFETY: all zeroes is a valid statfs, and the kernel may have filled it in.
     let status = unsafe { status.assume_init() };
-    #[allow(clippy::unnecessary_cast)] // their widths differ between targets
     let (kind, block) = (status.f_type as i64, status.f_bsize as i64);
     match code == 0 && kind == libc::BTRFS_SUPER_MAGIC as i64 {
         true => u32::try_from(block).unwrap_or(1),
