@@ -217,10 +217,14 @@ impl AlignedBuf {
             Ok(exclusive) => return Ok(Some(exclusive)),
             Err(shared) => shared,
         };
-        let copy = shared.copy();
-        self.region = Some(shared);
-        // Nobody else can have a copy that was made here.
-        Ok(Exclusive::new(Arc::new(copy?)).ok())
+        match shared.copy() {
+            // Nobody else can have a copy that was made here.
+            Ok(copy) => Ok(Exclusive::new(Arc::new(copy)).ok()),
+            Err(error) => {
+                self.region = Some(shared);
+                Err(error)
+            }
+        }
     }
 
     /// Of memory that was taken: there is none now.
