@@ -1,6 +1,8 @@
 //! Polls: they wait for events on descriptors, and are cancelled when nobody waits for them.
 
 mod common;
+#[path = "common/interposed.rs"]
+mod interposed;
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -8,8 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{all_free, buffer, context_by, is_idle, on_disk, one_thread, two_workers, ways};
+use common::{
+    all_free, buffer, context_by, is_idle, on_disk, on_kernel_aio, one_thread, two_workers, ways,
+    within,
+};
 use futures::poll;
+use interposed::{Fault, faults_to_come, next_submissions_meet};
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, File, PollEvents, RawCommand, ReadFlags, WriteFlags,
     local_aio_context,
@@ -136,6 +142,43 @@ fn a_context_that_is_closed_does_not_wait_for_polls() {
                     "{way:?}: {error}"
                 );
             }
+        });
+    }
+}
+
+/// It could not be cancelled yet when the context was told to stop.
+#[test]
+fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for together in [false, true] {
+        one_thread().block_on(async {
+            let (context, handle, background) = local_aio_context(4, true).unwrap();
+            let mut background = Box::pin(background);
+            assert!(poll!(&mut background).is_pending());
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            next_submissions_meet([Fault::first(move || drop(context))]);
+            let results = match together {
+                false => {
+                    let ready = within(handle.poll(&reader, PollEvents::IN)).await;
+                    vec![ready.map(|events| events.bits().into())]
+                }
+                true => {
+                    let mut batch = handle.batch();
+                    for _ in 0..3 {
+                        let events = PollEvents::IN;
+                        batch.push_fd(&reader, RawCommand::Poll { events });
+                    }
+                    within(batch.all()).await
+                }
+            };
+            for result in results {
+                let stopped = matches!(result, Err(AioCommandError::AioStopped));
+                assert!(stopped, "{together}: {result:?}");
+            }
+            assert_eq!(faults_to_come(), 0);
+            within(background).await.unwrap();
         });
     }
 }

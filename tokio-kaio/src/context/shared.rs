@@ -188,6 +188,9 @@ impl<F: Flavour> Shared<F> {
         if taken > 0 {
             state.sent(slice::from_ref(iocb), route, &mut aftermath);
         }
+        if !matches!(state.phase, Phase::Open(_)) {
+            state.cancel_strays(slice::from_ref(iocb));
+        }
         let looked = state.table.collect(ticket);
         if let Err(ticket) = &looked {
             // Where it is done, its own task needs no waking.

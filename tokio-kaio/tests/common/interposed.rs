@@ -283,13 +283,16 @@ unsafe extern "C" fn syscall(
         // SAFETY: the caller's iocb.
         iocbs.push(unsafe { pointer.read() });
     }
-    let eventfds: Vec<_> = iocbs.iter().map(|i| (i.gate(), i.signals())).collect();
+    let gates: Vec<_> = iocbs.iter().map(|i| (i.gate(), i.signals())).collect();
     let mut iocbs: Vec<_> = iocbs.into_iter().map(Iocb::at_its_gate).collect();
-    let mut pointers: Vec<*mut Iocb> = iocbs.iter_mut().map(|iocb| &raw mut *iocb).collect();
+    // What is at no gate goes from where it is: by that address it may be cancelled.
+    let mut pointers: Vec<*mut Iocb> = (iocbs.iter_mut().zip(pointers).zip(&gates))
+        .map(|((iocb, own), (gate, _))| gate.map_or(own.cast_mut(), |_| &raw mut *iocb))
+        .collect();
     let pointers = pointers.as_mut_ptr() as c_long;
     // SAFETY: valid iocbs of ours; what they name is the caller's.
     let code = unsafe { real()(number, a, taken as c_long, pointers, d, e, f) };
-    for (gate, eventfd) in eventfds.into_iter().take(code.max(0) as usize) {
+    for (gate, eventfd) in gates.into_iter().take(code.max(0) as usize) {
         if let Some(gate) = gate {
             HELD.lock().unwrap().push(Held { gate, eventfd });
         }
