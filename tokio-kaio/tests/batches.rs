@@ -357,6 +357,48 @@ fn what_a_short_submission_leaves_is_submitted_again() {
     });
 }
 
+/// Where requests have long been done at once, a batch goes out without a signal.
+#[test]
+fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
+    let Some(dir) = on_kernel_aio().then(on_tmpfs).flatten() else {
+        return;
+    };
+    one_thread().block_on(async {
+        let (context, handle) = inline_context(8);
+        let path = dir.path().join("file");
+        write_patterned(&path, 4);
+        let file = File::open(&path, false).await.unwrap();
+        let offloaded = File::open(&path, false).await.unwrap();
+        offloaded.set_submit_policy(Some(SubmitPolicy::Offload));
+        let mut buffers = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
+        for _ in 0..FAST_ONES {
+            let read = read_block(&handle, &file, 0, &mut buffers[0]).await;
+            assert_eq!(read.unwrap(), LEN);
+        }
+        let gate = Gate::closed();
+        let [first, second, third] = &mut buffers;
+        let mut batch = handle.batch();
+        batch.push(&file, read(0, first));
+        batch.push(&offloaded, read(0, second));
+        batch.push(&file, read(gate.offset(), third));
+        let mut results = batch.stream();
+        for _ in 0..2 {
+            within(results.next()).await.unwrap().1.unwrap();
+        }
+        assert_eq!(gate.held(), [None], "it is to be told of by a signal");
+        // While nobody looks.
+        let opener = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            gate.open();
+            gate
+        });
+        within(results.next()).await.unwrap().1.unwrap();
+        opener.join().unwrap();
+        drop(results);
+        context.close().await;
+    });
+}
+
 #[test]
 fn appends_of_a_batch_land_one_after_another() {
     for dir in everywhere() {

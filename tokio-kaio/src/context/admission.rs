@@ -52,8 +52,8 @@ pub(super) enum Company {
     Unknown,
     /// It is the first of several that come together.
     First,
-    /// Another one of them. Those before it have been launched and not submitted.
-    Further,
+    /// Another one of them. Those before it have been launched, with this number, and not submitted.
+    Further(u32),
 }
 
 /// What became of a new request.
@@ -125,7 +125,7 @@ impl<F: Flavour> State<F> {
         let quiet = self.may_be_quiet() && !arrival.payload.order().is_poll();
         let Arrival { payload, iocb, .. } = arrival;
         let with = match together {
-            Company::Further => With::TheLast,
+            Company::Further(launch) => With::Launch(launch),
             Company::Unknown | Company::First => With::Nothing,
         };
         let ticket = self

@@ -127,9 +127,9 @@ impl<F: Flavour> State<F> {
     ) -> Option<Route> {
         let mut all: Option<Route> = None;
         for member in members {
-            let company = match all {
+            let company = match &all {
                 None => Company::First,
-                Some(_) => Company::Further,
+                Some(route) => Company::Further(route.launch),
             };
             let (arrival, descriptor) = (&mut member.arrival, member.descriptor);
             member.fate = match self.admit(arrival, descriptor, true, company, aftermath) {

@@ -132,6 +132,18 @@ pub(super) struct Flight {
     pub(super) pooled: bool,
 }
 
+impl Flight {
+    #[inline(always)]
+    pub(super) fn of(launch: u32, file: RawFd) -> Flight {
+        Flight {
+            launch,
+            file,
+            overlooked: false,
+            pooled: false,
+        }
+    }
+}
+
 /// Whether a queued request has to let others go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {

@@ -54,8 +54,8 @@ pub(crate) struct Table<F: Flavour> {
 pub(crate) enum With {
     /// By itself.
     Nothing,
-    /// The one that was launched before it, of the same call.
-    TheLast,
+    /// Those that were launched with this number before it, of the same call.
+    Launch(u32),
 }
 
 /// The number of the latest table.
@@ -173,7 +173,7 @@ impl<F: Flavour> Table<F> {
         let known_as = file.map_or(fd, |file| file.known_as());
         let flight = match with {
             With::Nothing => self.next_flight(known_as),
-            With::TheLast => self.flight_with_the_last(known_as),
+            With::Launch(launch) => Flight::of(launch, known_as),
         };
         self.in_flight += 1;
         self.arrived(&ticket).fill(State::InFlight {
@@ -546,17 +546,7 @@ impl<F: Flavour> Table<F> {
     #[inline(always)]
     fn next_flight(&mut self, file: RawFd) -> Flight {
         self.launches = self.launches.wrapping_add(1);
-        self.flight_with_the_last(file)
-    }
-
-    #[inline(always)]
-    fn flight_with_the_last(&self, file: RawFd) -> Flight {
-        Flight {
-            launch: self.launches,
-            file,
-            overlooked: false,
-            pooled: false,
-        }
+        Flight::of(self.launches, file)
     }
 
     pub(super) fn pooled_flight(&mut self, file: RawFd) -> Flight {
