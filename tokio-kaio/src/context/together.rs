@@ -76,7 +76,7 @@ impl<F: Flavour> Shared<F> {
                 }
             }
             state.put_back(parcels, reaped, aftermath);
-            state.sent(&iocbs, &route, aftermath);
+            state.sent(&iocbs[..sent], &route, aftermath);
             state.cancel_strays(&iocbs);
             let look = |member: &mut &mut Member<'_, '_, F>| {
                 let member = &mut **member;
