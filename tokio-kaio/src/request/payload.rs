@@ -67,7 +67,8 @@ impl Order {
     pub(super) fn of_both(iocb: &Iocb, memory: &Memory) -> Order {
         let order = Order::of(iocb);
         match memory {
-            Memory::Listed(listed) => Order {
+            // A plain one may be for less than there is.
+            Memory::Listed(listed) if iocb.is_vectored() => Order {
                 nbytes: listed.len(),
                 ..order
             },

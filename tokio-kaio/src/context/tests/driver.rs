@@ -6,10 +6,10 @@ use std::thread;
 
 use super::fake::Call;
 use super::rig::{Rig, limits, outcome};
-use crate::SubmitPolicy;
 use crate::context::descriptor::Descriptor;
 use crate::context::state::Limits;
 use crate::sys::REAP_BATCH;
+use crate::{LockedBuf, SubmitPolicy};
 
 fn call(labels: impl IntoIterator<Item = i64>, answer: Result<usize, i32>) -> Call {
     Call {
@@ -187,6 +187,26 @@ fn a_lone_request_that_the_kernel_has_no_room_for_waits_for_the_next_event() {
     for op in ops {
         assert_eq!(outcome(op.ready()), Ok(0));
     }
+}
+
+#[test]
+fn what_is_left_of_a_write_that_the_kernel_has_no_room_for_is_written_and_no_more() {
+    let rig = Rig::new(limits(4));
+    let buffer = LockedBuf::with_size(16_384).unwrap();
+    let other = rig.started([1]);
+    let mut op = rig.write_all(10_000, &buffer, 12_288);
+    assert!(op.poll().is_pending());
+    rig.kernel.complete_with(10_000, 4096);
+    rig.kernel.take_at_most([0]);
+    assert!(op.poll().is_pending());
+    assert_eq!(rig.shared.census().0, 1, "it waits for room");
+    rig.kernel.complete(1);
+    rig.signal();
+    assert_eq!(rig.kernel.iocb(14_096).nbytes, 8192);
+    rig.kernel.complete(14_096);
+    assert_eq!(outcome(op.ready()), Ok(12_288));
+    other.into_iter().for_each(|op| drop(op.ready()));
+    rig.assert_idle();
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use intrusive_collections::linked_list::{AtomicLink, Link};
 
 use super::fake::{Fake, Port};
+use crate::context::course::Extent;
 use crate::context::descriptor::Descriptor;
 use crate::context::driver::{Driver, Turn};
 use crate::context::operation::Operation;
@@ -126,6 +127,23 @@ impl<F: Flavour<Kernel = Fake> + 'static> Rig<F> {
     pub(super) fn write<'a>(&'a self, label: i64, buffer: &'a LockedBuf) -> Task<'a, F> {
         let command = write(label, buffer, buffer.size());
         self.task(Descriptor::File(&self.file), command)
+    }
+
+    /// A write of the first `len` bytes of `buffer` that goes on until they are written.
+    pub(super) fn write_all<'a>(
+        &'a self,
+        label: i64,
+        buffer: &'a LockedBuf,
+        len: usize,
+    ) -> Task<'a, F> {
+        let (payload, lease) = write(label, buffer, len).payload().unwrap();
+        Task::new(Operation::prepared(
+            &self.shared,
+            None,
+            Options::NONE,
+            Descriptor::File(&self.file),
+            (payload, lease, Extent::Exact),
+        ))
     }
 
     fn task<'a>(&'a self, descriptor: Descriptor<'a>, command: RawCommand<'a>) -> Task<'a, F> {
