@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend,
-    File, LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
+    File, IoBuf, LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -526,17 +526,33 @@ fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
 fn a_write_dropped_before_a_thread_takes_it_lands() {
     one_blocking_thread().block_on(async {
         for dir in everywhere() {
-            let file = patterned_file(&dir, 2).await;
-            let (context, handle) = context(2, SubmitPolicy::Offload);
-            let busy = busy().await;
-            let mut bytes = patterned(9, BLOCK);
-            assert!(write(&handle, &file, 1, &bytes).now_or_never().is_none());
-            bytes.as_mut().fill(0);
-            assert_eq!(handle.available_slots(), Some(1));
-            drop(busy);
-            within(context.close()).await;
-            let written = fs::read(dir.path().join("blocks")).unwrap();
-            assert!(is_pattern(9, &written[BLOCK..]), "as it was submitted");
+            for form in 0..3 {
+                let file = patterned_file(&dir, 2).await;
+                let (context, handle) = context(2, SubmitPolicy::Offload);
+                let busy = busy().await;
+                let mut bytes = patterned(9, BLOCK);
+                let flags = WriteFlags::empty();
+                let parts = [bytes.part(..2048), bytes.part(2048..)];
+                let waits = match form {
+                    0 => write(&handle, &file, 1, &bytes).now_or_never().is_none(),
+                    1 => {
+                        let write = file.write_vectored_at(&handle, LEN, &parts, flags);
+                        write.now_or_never().is_none()
+                    }
+                    _ => {
+                        let owned = patterned(9, BLOCK).slice(..);
+                        let write = file.write_owned_at(&handle, LEN, owned, flags);
+                        write.now_or_never().is_none()
+                    }
+                };
+                assert!(waits);
+                bytes.as_mut().fill(0);
+                assert_eq!(handle.available_slots(), Some(1), "form {form}");
+                drop(busy);
+                within(context.close()).await;
+                let written = fs::read(dir.path().join("blocks")).unwrap();
+                assert!(is_pattern(9, &written[BLOCK..]), "as it was submitted");
+            }
         }
     });
 }

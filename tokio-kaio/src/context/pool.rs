@@ -161,13 +161,14 @@ impl<K: Kernel> Pool<K> {
         Ok(())
     }
 
-    /// Takes a request back, if no thread has it yet.
+    /// Takes a request back, if no thread has it yet. Not a write: one that has left the queue lands.
     pub(super) fn recall(&self, tag: u64) -> Option<Parcel> {
         if !self.is_ours() {
             return None;
         }
         let mut state = self.lock();
-        let position = state.waiting.iter().position(|p| p.iocb.data == tag)?;
+        let is_it = |parcel: &Parcel| parcel.iocb.data == tag && !parcel.iocb.is_write();
+        let position = state.waiting.iter().position(is_it)?;
         state.waiting.remove(position)
     }
 

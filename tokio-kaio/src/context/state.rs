@@ -382,7 +382,7 @@ impl<F: Flavour> State<F> {
     ) -> Memory {
         let recalled = self
             .table
-            .recallable(&ticket)
+            .pooled(&ticket)
             .and_then(|tag| self.pool.recall(tag));
         if let Some(parcel) = recalled {
             self.counts.completed += u64::from(parcel.counted); // refused, and that is all

@@ -316,17 +316,11 @@ impl<F: Flavour> Table<F> {
         left > 0
     }
 
-    /// The tag of a request that may still be in the pool, and be taken back from there. Not of a
-    /// write: one that has left the queue lands. One of no bytes may have no memory to be known by; if
-    /// it is an append, others wait for its end.
-    pub(crate) fn recallable(&mut self, ticket: &Ticket<F>) -> Option<u64> {
-        let Life { state, due, .. } = self.life(ticket);
-        let recallable = matches!(
-            state,
-            State::InFlight { flight, memory, .. }
-                if flight.pooled && !matches!(memory, Memory::Sending(_))
-        );
-        (recallable && due.is_none()).then(|| ticket.tag())
+    /// The tag of a request that may still be in the pool.
+    pub(crate) fn pooled(&mut self, ticket: &Ticket<F>) -> Option<u64> {
+        let state = self.state(ticket);
+        let pooled = matches!(state, State::InFlight { flight, .. } if flight.pooled);
+        pooled.then(|| ticket.tag())
     }
 
     /// The poll that `ticket` names, if it is one in flight.

@@ -175,6 +175,10 @@ impl Iocb {
         )
     }
 
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(self.lio_opcode, IOCB_CMD_PWRITE | IOCB_CMD_PWRITEV)
+    }
+
     /// Whether its memory is that of iovecs.
     pub(crate) fn is_vectored(&self) -> bool {
         matches!(self.lio_opcode, IOCB_CMD_PREADV | IOCB_CMD_PWRITEV)
