@@ -301,6 +301,53 @@ fn a_batch_goes_on_in_another_task() {
     }
 }
 
+/// More are done than a task may look at in a turn, and the rest is to wake another task than
+/// before.
+#[test]
+fn a_large_batch_goes_on_in_another_task() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 512);
+            let path = dir.path().join("file");
+            write_patterned(&path, 4);
+            let file = File::open(&path, false).await.unwrap();
+            let (open, last) = (Gate::closed(), Gate::closed());
+            let mut buffers: Vec<_> = (0..300).map(|_| buffer(512)).collect();
+            let mut batch = handle.batch();
+            let (bulk, rest) = buffers.split_at_mut(200);
+            for (index, buffer) in bulk.iter_mut().chain(rest).enumerate() {
+                let gate = if index < 200 { &open } else { &last };
+                batch.push(&file, read(gate.offset(), buffer));
+            }
+            let mut results = Box::pin(batch.stream());
+            assert!(poll!(results.next()).is_pending());
+            open.open();
+            let done = || handle.metrics().completed >= 200;
+            until(done, || handle.metrics()).await;
+            // As a task of its own.
+            let mut watch = futures::stream::FuturesUnordered::new();
+            watch.push(async {
+                let mut seen = 0;
+                while let Some((_, result)) = results.next().await {
+                    result.unwrap();
+                    seen += 1;
+                }
+                seen
+            });
+            let opener = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                last.open();
+                last
+            });
+            assert_eq!(within(watch.next()).await, Some(300), "{way:?}");
+            opener.join().unwrap();
+            drop(watch);
+            context.close().await;
+        });
+    }
+}
+
 #[test]
 fn what_a_short_submission_leaves_is_submitted_again() {
     if !on_kernel_aio() {

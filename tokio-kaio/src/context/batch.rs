@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -346,7 +345,8 @@ impl<'a, F: Flavour> Running<'a, F> {
 
     fn poll(&mut self, index: usize, cx: &mut Context<'_>) {
         if let Some((operation, _)) = &mut self.operations[index] {
-            let polled = Pin::new(operation).poll(cx);
+            // One that is left out, for want of budget, would go on waking the task before.
+            let polled = operation.look(cx);
             self.polled(index, polled);
         }
     }

@@ -181,6 +181,40 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         AioCommandError::TimedOut
     }
 
+    /// What a poll does, whatever is left of the task's budget.
+    #[inline(always)]
+    pub(super) fn look(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, AioCommandError>> {
+        let polled = match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Sent {
+                ticket,
+                lease,
+                timer,
+            } => {
+                let looked = self.shard.poll(ticket, cx.waker());
+                self.take(looked, lease, timer, cx)
+            }
+            new @ (Stage::New(_) | Stage::Holding { ended: false, .. })
+                if self.options.limit.has_passed() =>
+            {
+                self.enter(new);
+                Poll::Pending
+            }
+            Stage::New(command) => self.start(command, cx),
+            Stage::Holding {
+                memory,
+                lease,
+                ended: false,
+            } => self.go(Payload::new(self.course.order, memory), lease, cx),
+            Stage::Holding { .. } | Stage::Ended => {
+                panic!("an operation was polled after it had completed")
+            }
+        };
+        if polled.is_pending() && self.options.is_limited() && self.is_overdue(cx) {
+            return Poll::Ready(Err(self.time_out()));
+        }
+        polled
+    }
+
     /// The first look: the request goes to the context, and to the kernel if it does not wait.
     #[inline]
     fn start(
@@ -447,37 +481,9 @@ impl<F: Flavour> Future for Operation<'_, '_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let budget = ready!(coop::poll_proceed(cx));
-        let this = self.get_mut();
-        let polled = match mem::replace(&mut this.stage, Stage::Ended) {
-            Stage::Sent {
-                ticket,
-                lease,
-                timer,
-            } => {
-                let looked = this.shard.poll(ticket, cx.waker());
-                this.take(looked, lease, timer, cx)
-            }
-            new @ (Stage::New(_) | Stage::Holding { ended: false, .. })
-                if this.options.limit.has_passed() =>
-            {
-                this.enter(new);
-                Poll::Pending
-            }
-            Stage::New(command) => this.start(command, cx),
-            Stage::Holding {
-                memory,
-                lease,
-                ended: false,
-            } => this.go(Payload::new(this.course.order, memory), lease, cx),
-            Stage::Holding { .. } | Stage::Ended => {
-                panic!("an operation was polled after it had completed")
-            }
-        };
+        let polled = self.get_mut().look(cx);
         if polled.is_ready() {
             budget.made_progress();
-        } else if this.options.is_limited() && this.is_overdue(cx) {
-            budget.made_progress();
-            return Poll::Ready(Err(this.time_out()));
         }
         polled
     }
