@@ -1,10 +1,11 @@
 //! Stands between the library and the kernel's `io_submit`, so that a test can say what it meets
 //! there: no room, part of a batch taken, a moment in which something else happens, a request
-//! that is not done before the test wants it.
+//! that is not done before the test wants it, or that moves less than it is asked for.
 //!
 //! A binary with this module defines the C library's `syscall`, through which the library submits,
-//! and calls the real one. What is set here counts for the thread that sets it only; gates are
-//! found by their requests, on every thread.
+//! and calls the real one. So it does with what the threads of the thread pool call. What is set here
+//! counts for the thread that sets it only; gates are found by their requests, and watched files by
+//! their descriptors, on every thread.
 #![allow(dead_code, unreachable_pub, unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -158,8 +159,13 @@ struct Iocb {
     eventfd: u32,
 }
 
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_CMD_PWRITE: u16 = 1;
 const IOCB_CMD_POLL: u16 = 5;
+const IOCB_CMD_PREADV: u16 = 7;
+const IOCB_CMD_PWRITEV: u16 = 8;
 const IOCB_FLAG_RESFD: u32 = 1;
+const IOCB_FLAG_IOPRIO: u32 = 2;
 
 impl Iocb {
     fn gate(&self) -> Option<RawFd> {
@@ -203,28 +209,183 @@ fn wait_at_gate(offset: u64) -> Option<isize> {
     Some(1)
 }
 
-type Transfer = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
+// ---- Watched files ----------------------------------------------------------------------------
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn pread64(fd: c_int, memory: *mut c_void, len: usize, offset: i64) -> isize {
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    wait_at_gate(offset as u64).unwrap_or_else(|| {
-        // SAFETY: the type of the C library's function.
-        let real = unsafe { real_function::<Transfer>(&REAL, c"pread64") };
-        // SAFETY: the caller's arguments, passed on.
-        unsafe { real(fd, memory, len, offset) }
-    })
+/// Sees all transfers on a file that go to the kernel, and may have them come back short or refused.
+pub struct Watched(RawFd);
+
+/// A transfer as the kernel gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub writes: bool,
+    pub offset: u64,
+    /// Bytes; of a vectored one, pieces.
+    pub len: u64,
+    pub vectored: bool,
+    /// `RWF_*`.
+    pub flags: u32,
+    /// `IOPRIO_*`, where the request has one; on a thread, the thread's.
+    pub priority: Option<u16>,
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn pwrite64(fd: c_int, memory: *mut c_void, len: usize, offset: i64) -> isize {
-    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    wait_at_gate(offset as u64).unwrap_or_else(|| {
-        // SAFETY: the type of the C library's function.
-        let real = unsafe { real_function::<Transfer>(&REAL, c"pwrite64") };
-        // SAFETY: the caller's arguments, passed on.
-        unsafe { real(fd, memory, len, offset) }
-    })
+struct Watching {
+    fd: RawFd,
+    /// Bytes that one request moves.
+    most: usize,
+    /// Requests before the first that is refused.
+    good: usize,
+    seen: Vec<Seen>,
+}
+
+static WATCHING: Mutex<Vec<Watching>> = Mutex::new(Vec::new());
+
+impl Watched {
+    pub fn file(file: &impl AsRawFd) -> Watched {
+        let fd = file.as_raw_fd();
+        WATCHING.lock().unwrap().push(Watching {
+            fd,
+            most: usize::MAX,
+            good: usize::MAX,
+            seen: Vec::new(),
+        });
+        Watched(fd)
+    }
+
+    /// No request moves more than so many bytes from now on.
+    pub fn cut_to(&self, most: usize) {
+        self.with(|watching| watching.most = most);
+    }
+
+    /// All requests after the next `good` fail with `EBADF`.
+    pub fn refuse_after(&self, good: usize) {
+        self.with(|watching| watching.good = watching.seen.len() + good);
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.with(|watching| watching.seen.clone())
+    }
+
+    fn with<T>(&self, what: impl FnOnce(&mut Watching) -> T) -> T {
+        let mut watching = WATCHING.lock().unwrap();
+        what(watching.iter_mut().find(|w| w.fd == self.0).unwrap())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        WATCHING.lock().unwrap().retain(|w| w.fd != self.0);
+    }
+}
+
+/// Notes `seen` on `fd`; gives the descriptor that it is done on, and how many bytes it moves at most.
+fn watched(fd: RawFd, seen: impl FnOnce() -> Seen) -> (RawFd, usize) {
+    let mut watching = WATCHING.lock().unwrap();
+    let Some(watching) = watching.iter_mut().find(|w| w.fd == fd) else {
+        return (fd, usize::MAX);
+    };
+    let is_good = watching.seen.len() < watching.good;
+    watching.seen.push(seen());
+    (if is_good { fd } else { -1 }, watching.most)
+}
+
+/// The first `most` bytes of `pieces`.
+fn cut(pieces: &[libc::iovec], mut most: usize) -> Vec<libc::iovec> {
+    let mut kept = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let iov_len = piece.iov_len.min(most);
+        most -= iov_len;
+        kept.push(libc::iovec { iov_len, ..*piece });
+        if iov_len < piece.iov_len {
+            break;
+        }
+    }
+    kept
+}
+
+/// The I/O priority of this thread, if it has one of its own.
+fn own_priority() -> Option<u16> {
+    const WHO_PROCESS: c_long = 1;
+    // SAFETY: asks for a number.
+    let code = unsafe { real()(libc::SYS_ioprio_get, WHO_PROCESS, 0, 0, 0, 0, 0) };
+    (code > 0 && code >> 13 != 0).then_some(code as u16)
+}
+
+// ---- Transfers of threads ---------------------------------------------------------------------
+
+type Transfer = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
+type Vectored = unsafe extern "C" fn(c_int, *const libc::iovec, c_int, i64) -> isize;
+
+fn seen_on_thread(writes: bool, offset: i64, len: usize, vectored: bool, flags: u32) -> Seen {
+    Seen {
+        writes,
+        offset: offset as u64,
+        len: len as u64,
+        vectored,
+        flags,
+        priority: own_priority(),
+    }
+}
+
+/// Defines a function that waits at gates, is cut short, and goes on to the real one.
+macro_rules! plain {
+    ($name:ident, $writes:expr) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(fd: c_int, memory: *mut c_void, len: usize, at: i64) -> isize {
+            static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+            wait_at_gate(at as u64).unwrap_or_else(|| {
+                let (fd, most) = watched(fd, || seen_on_thread($writes, at, len, false, 0));
+                let name = concat!(stringify!($name), "\0");
+                let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
+                // SAFETY: the type of the C library's function.
+                let real = unsafe { real_function::<Transfer>(&REAL, name) };
+                // SAFETY: the caller's arguments, passed on, or a part of its memory.
+                unsafe { real(fd, memory, len.min(most), at) }
+            })
+        }
+    };
+}
+
+macro_rules! vectored {
+    ($name:ident, $writes:expr) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(
+            fd: c_int,
+            pieces: *const libc::iovec,
+            count: c_int,
+            at: i64,
+        ) -> isize {
+            static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+            wait_at_gate(at as u64).unwrap_or_else(|| {
+                let seen = || seen_on_thread($writes, at, count as usize, true, 0);
+                let (fd, most) = watched(fd, seen);
+                // SAFETY: the caller's, as many as it says.
+                let pieces = unsafe { iovecs(pieces, count as usize) };
+                let pieces = cut(pieces, most);
+                let name = concat!(stringify!($name), "\0");
+                let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
+                // SAFETY: the type of the C library's function.
+                let real = unsafe { real_function::<Vectored>(&REAL, name) };
+                // SAFETY: the caller's arguments, passed on, or a part of its memory.
+                unsafe { real(fd, pieces.as_ptr(), pieces.len() as c_int, at) }
+            })
+        }
+    };
+}
+
+plain!(pread64, false);
+plain!(pwrite64, true);
+vectored!(preadv64, false);
+vectored!(pwritev64, true);
+
+/// # Safety
+///
+/// There are `count` at `first`, if there are any.
+unsafe fn iovecs<'a>(first: *const libc::iovec, count: usize) -> &'a [libc::iovec] {
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's word.
+    unsafe { std::slice::from_raw_parts(first, count) }
 }
 
 // ---- The system call --------------------------------------------------------------------------
@@ -267,6 +428,28 @@ unsafe extern "C" fn syscall(
     e: c_long,
     f: c_long,
 ) -> c_long {
+    if let libc::SYS_preadv2 | libc::SYS_pwritev2 = number {
+        let writes = number == libc::SYS_pwritev2;
+        let offset = d as u64;
+        if let Some(waited) = wait_at_gate(offset) {
+            return waited as c_long;
+        }
+        let vectored = c != 1;
+        let seen = || {
+            let mut seen = seen_on_thread(writes, offset as i64, c as usize, vectored, f as u32);
+            if !vectored {
+                // SAFETY: the caller's one.
+                seen.len = unsafe { (*(b as *const libc::iovec)).iov_len } as u64;
+            }
+            seen
+        };
+        let (fd, most) = watched(a as RawFd, seen);
+        // SAFETY: the caller's, as many as it says.
+        let pieces = cut(unsafe { iovecs(b as *const _, c as usize) }, most);
+        let (b, c) = (pieces.as_ptr() as c_long, pieces.len() as c_long);
+        // SAFETY: the caller's arguments, passed on, or a part of its memory.
+        return unsafe { real()(number, fd.into(), b, c, d, e, f) };
+    }
     if number != libc::SYS_io_submit {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { real()(number, a, b, c, d, e, f) };
@@ -285,9 +468,13 @@ unsafe extern "C" fn syscall(
     }
     let gates: Vec<_> = iocbs.iter().map(|i| (i.gate(), i.signals())).collect();
     let mut iocbs: Vec<_> = iocbs.into_iter().map(Iocb::at_its_gate).collect();
-    // What is at no gate goes from where it is: by that address it may be cancelled.
+    let _cut: Vec<_> = iocbs.iter_mut().map(Iocb::be_watched).collect();
+    // A poll that is nobody's gate goes from where it is: by that address it may be cancelled.
     let mut pointers: Vec<*mut Iocb> = (iocbs.iter_mut().zip(pointers).zip(&gates))
-        .map(|((iocb, own), (gate, _))| gate.map_or(own.cast_mut(), |_| &raw mut *iocb))
+        .map(|((iocb, own), (gate, _))| match (iocb.opcode, gate) {
+            (IOCB_CMD_POLL, None) => own.cast_mut(),
+            _ => &raw mut *iocb,
+        })
         .collect();
     let pointers = pointers.as_mut_ptr() as c_long;
     // SAFETY: valid iocbs of ours; what they name is the caller's.
@@ -301,6 +488,36 @@ unsafe extern "C" fn syscall(
 }
 
 impl Iocb {
+    /// Notes a transfer on a watched file, and does to it what is to be done. Gives what is to be
+    /// kept until it has been submitted.
+    fn be_watched(&mut self) -> Vec<libc::iovec> {
+        let vectored = matches!(self.opcode, IOCB_CMD_PREADV | IOCB_CMD_PWRITEV);
+        let writes = matches!(self.opcode, IOCB_CMD_PWRITE | IOCB_CMD_PWRITEV);
+        if !vectored && !writes && self.opcode != IOCB_CMD_PREAD {
+            return Vec::new();
+        }
+        let has_priority = self.flags & IOCB_FLAG_IOPRIO != 0;
+        let (fd, most) = watched(self.fd as RawFd, || Seen {
+            writes,
+            offset: self.offset,
+            len: self.len,
+            vectored,
+            flags: self.key_and_flags[usize::from(cfg!(target_endian = "little"))],
+            priority: has_priority.then_some(self.priority as u16),
+        });
+        self.fd = fd as u32;
+        if !vectored {
+            self.len = self.len.min(most as u64);
+            return Vec::new();
+        }
+        // SAFETY: the caller's, as many as it says.
+        let pieces = unsafe { iovecs(self.buffer as usize as *const _, self.len as usize) };
+        let pieces = cut(pieces, most);
+        self.buffer = pieces.as_ptr().addr() as u64;
+        self.len = pieces.len() as u64;
+        pieces
+    }
+
     fn signals(&self) -> Option<RawFd> {
         (self.flags & IOCB_FLAG_RESFD != 0).then_some(self.eventfd as RawFd)
     }
