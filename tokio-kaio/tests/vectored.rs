@@ -231,6 +231,48 @@ async fn an_empty_list_moves_nothing() {
     }
 }
 
+/// Also where they fill a whole request, which moves nothing then though the file does not end.
+#[tokio::test]
+async fn pieces_without_bytes_are_passed_over() {
+    for dir in everywhere() {
+        for way in ways() {
+            let (context, handle) = context_by(way, 8);
+            for (before, between) in [(1, 1), (0, 5), (IOV_MAX, 0), (3 * IOV_MAX + 1, 1500)] {
+                let file = with_data(&dir, 0).await;
+                let expected = content(2 * BLOCK);
+                let mut source = AlignedBuf::new(2 * BLOCK).unwrap();
+                source.copy_from_slice(&expected);
+                let empty = || source.part(..0);
+                let mut parts: Vec<_> = (0..before).map(|_| empty()).collect();
+                parts.push(source.part(..BLOCK));
+                parts.extend((0..between).map(|_| empty()));
+                parts.extend([source.part(BLOCK..), empty()]);
+                assert!(parts[parts.len() - 1].is_empty());
+                let written = file.write_vectored_at(&handle, 0, &parts, WriteFlags::empty());
+                let written = within(written).await.unwrap();
+                assert_eq!(written, 2 * BLOCK as u64, "{way:?}: {before}, {between}");
+                assert!(on_file(&dir) == expected);
+
+                let none = || AlignedBuf::default();
+                let mut buffers: Vec<_> = (0..before).map(|_| none()).collect();
+                buffers.push(AlignedBuf::new(BLOCK).unwrap());
+                buffers.extend((0..between).map(|_| none()));
+                buffers.push(AlignedBuf::new(BLOCK).unwrap());
+                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+                let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
+                assert_eq!(within(read).await.unwrap(), 2 * BLOCK as u64, "{way:?}");
+                assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
+                buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+                let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
+                let (read, buffers) = within(read).await;
+                assert_eq!(read.unwrap(), 2 * BLOCK as u64, "{way:?}");
+                assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
+            }
+            within(context.close()).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_read_that_meets_the_end_of_the_file_is_short() {
     for dir in everywhere() {

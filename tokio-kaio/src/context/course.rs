@@ -101,7 +101,8 @@ impl Course {
             && match self.extent {
                 Extent::Exact if moved == 0 => return After::End(Err(self.incomplete()), memory),
                 Extent::Exact => true,
-                Extent::Long => moved > 0 && moved == Payload::reach(&memory, wanted),
+                // It may have moved nothing: all of its pieces were empty.
+                Extent::Long => moved == Payload::reach(&memory, wanted),
                 Extent::Once | Extent::Poll => false,
             };
         if !goes_on {
