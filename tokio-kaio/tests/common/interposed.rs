@@ -261,8 +261,24 @@ impl Watched {
         self.with(|watching| watching.good = watching.seen.len() + good);
     }
 
+    /// What went to the kernel. Of a request that it refused because it would have had to wait, and
+    /// that was submitted again, one after the other, only the second submission.
     pub fn seen(&self) -> Vec<Seen> {
-        self.with(|watching| watching.seen.clone())
+        let mut seen = self.with(|watching| watching.seen.clone());
+        let nowait = libc::RWF_NOWAIT as u32;
+        let mut after = None;
+        seen.reverse();
+        seen.retain(|&one| {
+            let repeats = Seen {
+                flags: one.flags & !nowait,
+                ..one
+            };
+            let refused = one.flags & nowait != 0 && after == Some(repeats);
+            after = Some(one);
+            !refused
+        });
+        seen.reverse();
+        seen
     }
 
     fn with<T>(&self, what: impl FnOnce(&mut Watching) -> T) -> T {
