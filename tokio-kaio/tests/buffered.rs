@@ -132,3 +132,27 @@ async fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
     );
     context.close().await;
 }
+
+/// As it is on ext4 with data journaling, where `O_DIRECT` is taken and does nothing: there, only the
+/// event of a write says that the kernel can't promise not to wait.
+#[tokio::test]
+async fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
+    for dir in common::everywhere() {
+        for way in common::ways() {
+            let file = common::open_rw(&dir, "data").await;
+            // SAFETY: changes the flags of a file that is open.
+            let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+            assert_eq!(code, 0);
+            let (context, handle) = common::context_by(way, 4);
+            for seed in 1..20 {
+                let bytes = patterned(seed, BLOCK);
+                let written = common::write(&handle, &file, 0, &bytes).await;
+                assert_eq!(written.unwrap(), BLOCK as u64, "{way:?}, write {seed}");
+                let found = fs::read(dir.path().join("data")).unwrap();
+                assert!(common::is_pattern(seed, &found));
+            }
+            common::is_idle(&handle, 4).await;
+            context.close().await;
+        }
+    }
+}

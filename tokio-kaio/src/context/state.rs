@@ -335,7 +335,7 @@ impl<F: Flavour> State<F> {
                 aftermath.notices.push(|| Notice::Refused {
                     fd: parcel.iocb.fildes as RawFd,
                     order: Order::of(&parcel.iocb),
-                    unknown: matches!(outcome, Outcome::Refused(_)),
+                    unknown: outcome.is_refused_attempt() == Some(true),
                 });
                 self.offload(parcel, aftermath);
             }

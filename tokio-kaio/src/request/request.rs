@@ -225,11 +225,13 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether the kernel refused an attempt: `Some(true)` where it does not know the flag for this
     /// file, `Some(false)` where the request would have had to wait.
-    pub(super) fn is_refused_attempt(&self) -> Option<bool> {
+    pub(crate) fn is_refused_attempt(&self) -> Option<bool> {
         const WOULD_WAIT: i64 = -(libc::EAGAIN as i64);
+        // Of a buffered write on ext4.
+        const UNKNOWN: i64 = -(libc::EOPNOTSUPP as i64);
         match *self {
             Outcome::Completed(WOULD_WAIT) => Some(false),
-            Outcome::Refused(libc::EOPNOTSUPP) => Some(true),
+            Outcome::Completed(UNKNOWN) | Outcome::Refused(libc::EOPNOTSUPP) => Some(true),
             _ => None,
         }
     }
