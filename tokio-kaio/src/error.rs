@@ -5,6 +5,8 @@ use std::{fmt, fs, io};
 use thiserror::Error;
 
 use crate::eventfd::EventFdError;
+#[cfg(doc)]
+use crate::request::Memory;
 use crate::request::Order;
 use crate::sys::{self, DirectIo};
 
@@ -234,8 +236,8 @@ impl std::error::Error for Misaligned {
 }
 
 /// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met. A file that
-/// is not open for direct I/O wants nothing.
-pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Error {
+/// is not open for direct I/O wants nothing. `memory`: see [`Memory::misalignment`].
+pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;
     }
@@ -244,7 +246,8 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer) -> io::Erro
     };
     let offset = transfer.offset.unwrap_or(file.size);
     let aligned = |value: u64| value.checked_rem(file.offset.into()) == Some(0);
-    if aligned(offset) && aligned(transfer.len) {
+    let memory_is_aligned = memory.checked_rem(file.memory.into()).unwrap_or(0) == 0;
+    if aligned(offset) && aligned(transfer.len) && memory_is_aligned {
         return error;
     }
     io::Error::new(

@@ -426,6 +426,39 @@ async fn the_buffer_comes_back_with_every_error() {
     .await;
 }
 
+/// Direct I/O wants aligned memory, which the allocator does not promise.
+#[tokio::test]
+async fn a_vector_that_is_not_aligned_is_an_error_that_explains_it() {
+    let dir = on_disk();
+    for way in ways() {
+        let (context, handle) = context_by(way, 8);
+        let file = direct(&dir, 2 * BLOCK).await;
+        let alignment = file.alignment().await.unwrap().memory;
+        if alignment == 1 {
+            eprintln!("skipped: memory at any address will do");
+            return;
+        }
+        let odd = vec![1; 2 * BLOCK + 2];
+        let start = odd.as_ptr().align_offset(BLOCK) + 1; // wherever it is, this is not aligned
+        let slice = odd.slice(start..start + BLOCK);
+        let (read, slice) = within(file.read_owned_at(&handle, 0, slice, READ)).await;
+        let explains = |error: AioCommandError| {
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
+            let told = error.to_string();
+            assert!(
+                told.contains(&format!("memory aligned to {alignment}")),
+                "{told}"
+            );
+        };
+        explains(read.unwrap_err());
+        let (written, slice) = within(file.write_owned_at(&handle, 0, slice, WRITE)).await;
+        explains(written.unwrap_err());
+        assert!(slice.into_inner().iter().all(|&byte| byte == 1));
+        assert!(on_file(&dir) == content(2 * BLOCK));
+        within(context.close()).await;
+    }
+}
+
 #[tokio::test]
 async fn an_end_of_file_within_an_exact_read_gives_the_buffer_back() {
     everywhere_by_all_ways(async |dir, way, handle| {

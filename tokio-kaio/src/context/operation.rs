@@ -321,8 +321,9 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 if self.course.extent != Extent::Once {
                     return self.go_on(outcome, memory, lease, timer, cx);
                 }
+                let result = self.result(outcome, &memory);
                 self.end(lease, memory);
-                Poll::Ready(self.result(outcome))
+                Poll::Ready(result)
             }
             Err(ticket) => {
                 self.enter(Stage::Sent {
@@ -346,7 +347,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         loop {
-            let result = self.result(outcome);
+            let result = self.result(outcome, &memory);
             let rest = match self.course.after(result, memory) {
                 After::Rest(payload) => payload,
                 After::End(result, memory) => {
@@ -430,7 +431,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
     }
 
     #[inline]
-    fn result(&self, outcome: Outcome) -> Result<u64, AioCommandError> {
+    fn result(&self, outcome: Outcome, memory: &Memory) -> Result<u64, AioCommandError> {
         match outcome {
             Outcome::Completed(res @ 0..) => {
                 self.has_moved(res as u64);
@@ -441,7 +442,10 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 let error = io::Error::from_raw_os_error(errno);
                 Err(AioCommandError::BadResult(
                     match Transfer::of(&self.course.order) {
-                        Some(transfer) => explain(error, self.descriptor.fd(), transfer),
+                        Some(transfer) => {
+                            let memory = memory.misalignment();
+                            explain(error, self.descriptor.fd(), transfer, memory)
+                        }
                         None => error,
                     },
                 ))

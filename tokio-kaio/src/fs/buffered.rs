@@ -96,7 +96,7 @@ mod tests {
                 len: 1,
             };
             let error = io::Error::from_raw_os_error(libc::EINVAL);
-            explain(error, file.as_raw_fd(), transfer).to_string()
+            explain(error, file.as_raw_fd(), transfer, 0).to_string()
         };
         assert!(!explained().contains("direct I/O"), "{}", explained());
         let tells = sys::direct_io(file.as_raw_fd()).unwrap().is_some();

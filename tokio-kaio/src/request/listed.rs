@@ -160,6 +160,13 @@ impl Listed {
         sum(self.window())
     }
 
+    /// See [`Memory::misalignment`](super::Memory::misalignment).
+    pub(super) fn misalignment(&self) -> u64 {
+        let pieces = self.window().iter().filter(|piece| piece.iov_len > 0);
+        let bits = pieces.map(|piece| (piece.iov_base.addr() | piece.iov_len) as u64);
+        bits.fold(0, |all, bits| all | bits)
+    }
+
     /// A request for it. `iocb` has the opcode of a plain transfer.
     #[cold]
     pub(super) fn fill(&self, iocb: &mut Iocb, nbytes: u64) {

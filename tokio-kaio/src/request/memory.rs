@@ -55,6 +55,18 @@ impl Memory {
         reach.min(abi::MAX_RW_COUNT)
     }
 
+    /// A multiple of all powers of two that its addresses, and the lengths of its pieces, are multiples
+    /// of, and of no greater one. 0 where there are none.
+    #[cold]
+    pub(crate) fn misalignment(&self) -> u64 {
+        match self {
+            Memory::Filling(region) => region.address(),
+            Memory::Sending(region) => region.address(),
+            Memory::Listed(listed) => listed.misalignment(),
+            Memory::None | Memory::Kept(_) | Memory::Polling(_) => 0,
+        }
+    }
+
     /// What is left of it when `moved` bytes are done with.
     pub(super) fn advanced(self, moved: u64) -> Memory {
         let start = usize::try_from(moved).unwrap_or(usize::MAX);
