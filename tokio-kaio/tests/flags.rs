@@ -1,19 +1,20 @@
 //! Flags of single operations take effect in the kernel, and none is dropped on the way to it.
+#![allow(unsafe_code)] // changes flags of a file, asks for pages in the page cache
 
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 
 use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
 
-use common::{BLOCK, buffer, is_pattern, open_rw, patterned};
+use common::{BLOCK, Way, buffer, is_pattern, open_rw, patterned};
 use futures::future::join_all;
+use tempfile::TempDir;
 use tokio_kaio::{
     AioCommandError, AioOpenOptionsExt, File, RawCommand, ReadFlags, WriteFlags, aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
-/// `RWF_NOAPPEND`, which has no name here.
-const NOAPPEND: isize = 0x20;
 
 fn refused_errno(result: Result<u64, AioCommandError>) -> Option<i32> {
     match &result {
@@ -245,10 +246,17 @@ async fn bits_that_no_kernel_knows_are_eopnotsupp() {
 }
 
 #[tokio::test]
-async fn a_bit_without_a_name_here_reaches_the_kernel() {
-    let dir = common::on_disk();
+async fn noappend_writes_at_its_offset_where_the_file_is_open_for_appending() {
+    for dir in common::everywhere() {
+        for way in common::ways() {
+            no_append(&dir, way).await;
+        }
+    }
+}
+
+async fn no_append(dir: &TempDir, way: Way) {
     common::write_patterned(&dir.path().join("data"), 2);
-    let (context, handle) = aio_context(4, true).unwrap();
+    let (context, handle) = common::context_by(way, 4);
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     let file = options
@@ -260,8 +268,10 @@ async fn a_bit_without_a_name_here_reaches_the_kernel() {
         .await
         .unwrap();
     let here = patterned(9, BLOCK);
-    let no_append = WriteFlags::from_bits_retain(NOAPPEND);
-    match file.write_at(&handle, 0, &here, LEN, no_append).await {
+    match file
+        .write_at(&handle, 0, &here, LEN, WriteFlags::NOAPPEND)
+        .await
+    {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             eprintln!("skipped: this kernel has no RWF_NOAPPEND");
             return;
@@ -275,6 +285,22 @@ async fn a_bit_without_a_name_here_reaches_the_kernel() {
         .map(|(i, b)| is_pattern(i, b))
         .collect();
     assert_eq!((found, written.len()), (vec![true; 3], 3 * BLOCK));
+    // Others go to the end again; both together are none.
+    let bytes = patterned(3, BLOCK);
+    let appended = file
+        .write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
+        .await;
+    assert_eq!(appended.unwrap(), LEN);
+    assert!(is_pattern(
+        3,
+        &fs::read(dir.path().join("data")).unwrap()[3 * BLOCK..]
+    ));
+    let both = WriteFlags::APPEND | WriteFlags::NOAPPEND;
+    let error = file
+        .write_at(&handle, 0, &bytes, LEN, both)
+        .await
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
     context.close().await;
 }
 
@@ -353,5 +379,140 @@ async fn flags_are_those_of_their_own_request_within_a_batch() {
                 .all(|block| is_pattern(0, block))
         );
         context.close().await;
+    }
+}
+
+#[tokio::test]
+async fn atomic_is_what_the_file_says_that_it_can() {
+    for dir in common::everywhere() {
+        for way in common::ways() {
+            let (context, handle) = common::context_by(way, 4);
+            common::write_patterned(&dir.path().join("data"), 16);
+            let file = open_rw(&dir, "data").await;
+            let Some(sizes) = file.atomic_writes().await.unwrap() else {
+                let bytes = patterned(17, BLOCK);
+                let written = file
+                    .write_at(&handle, 0, &bytes, LEN, WriteFlags::ATOMIC)
+                    .await;
+                assert_eq!(refused_errno(written), Some(libc::EOPNOTSUPP), "{way:?}");
+                assert!(is_pattern(
+                    0,
+                    &fs::read(dir.path().join("data")).unwrap()[..BLOCK]
+                ));
+                context.close().await;
+                continue;
+            };
+            let len = u64::from(sizes.unit_min);
+            let bytes = patterned(17, 4 * sizes.unit_min as usize);
+            let written = file
+                .write_at(&handle, 0, &bytes, len, WriteFlags::ATOMIC)
+                .await;
+            assert_eq!(written.unwrap(), len, "{way:?}");
+            // No power of two; not at a multiple of its length.
+            for (offset, len) in [(0, 3 * len), (len, 2 * len)] {
+                let written = file.write_at(&handle, offset, &bytes, len, WriteFlags::ATOMIC);
+                let error = written.await.unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
+            }
+            context.close().await;
+        }
+    }
+}
+
+/// Pages of a file in the page cache, as `cachestat(2)` counts them (Linux 6.5).
+fn cached(file: &impl AsRawFd) -> Option<u64> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let all = [0_u64; 2];
+    let mut counts = [0_u64; 5];
+    let (range, counts_) = (all.as_ptr(), counts.as_mut_ptr());
+    // SAFETY: a range and counts as the kernel has them.
+    let code = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range, counts_, 0) };
+    (code == 0).then_some(counts[0])
+}
+
+/// `None`, and a line that says so: the file system does not know the flag.
+fn known(result: Result<u64, AioCommandError>, dir: &TempDir) -> Option<u64> {
+    match result {
+        Err(error @ AioCommandError::IoSubmit(_))
+            if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+        {
+            eprintln!("skipped: {} has no DONTCACHE", dir.path().display());
+            None
+        }
+        result => Some(result.unwrap()),
+    }
+}
+
+#[tokio::test]
+async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
+    const BLOCKS: usize = 64;
+    const ALL: u64 = BLOCKS as u64 * LEN;
+    for dir in common::everywhere() {
+        for (i, way) in common::ways().enumerate() {
+            let (context, handle) = common::context_by(way, 4);
+            let file = open_rw(&dir, &format!("data{i}")).await;
+            // What was there before would stay, so it is a new file.
+            // SAFETY: changes the flags of a file that is open.
+            let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+            assert_eq!(code, 0);
+            let none = || async {
+                common::until(
+                    || cached(&file).is_none_or(|pages| pages == 0),
+                    || cached(&file),
+                )
+                .await;
+            };
+            let mut bytes = patterned(1, BLOCKS * BLOCK);
+            let written = file
+                .write_at(&handle, 0, &bytes, ALL, WriteFlags::DONTCACHE)
+                .await;
+            let Some(written) = known(written, &dir) else {
+                context.close().await;
+                continue;
+            };
+            assert_eq!(written, ALL);
+            // They go when they have been written.
+            file.sync_all(&handle).await.unwrap();
+            none().await;
+            bytes.fill(0);
+            let read = file
+                .read_at(&handle, 0, &mut bytes, ALL, ReadFlags::DONTCACHE)
+                .await;
+            assert_eq!(read.unwrap(), ALL, "{way:?}");
+            assert!(is_pattern(1, &bytes));
+            none().await;
+            // Without it they stay.
+            let read = file
+                .read_at(&handle, 0, &mut bytes, ALL, ReadFlags::empty())
+                .await;
+            assert_eq!(read.unwrap(), ALL, "{way:?}");
+            assert!(cached(&file).is_none_or(|pages| pages > 0), "{way:?}");
+            context.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn dontcache_is_taken_with_direct_io_by_those_who_know_it() {
+    for dir in common::everywhere() {
+        for way in common::ways() {
+            let (context, handle) = common::context_by(way, 4);
+            let file = open_rw(&dir, "data").await;
+            let mut bytes = patterned(1, BLOCK);
+            let written = file
+                .write_at(&handle, 0, &bytes, LEN, WriteFlags::DONTCACHE)
+                .await;
+            let read = file
+                .read_at(&handle, 0, &mut bytes, LEN, ReadFlags::DONTCACHE)
+                .await;
+            if known(written, &dir).is_some() {
+                assert_eq!(read.unwrap(), LEN, "{way:?}");
+                assert_eq!(cached(&file).unwrap_or(0), 0, "{way:?}");
+            } else {
+                assert_eq!(refused_errno(read), Some(libc::EOPNOTSUPP), "{way:?}");
+            }
+            assert!(is_pattern(1, &bytes), "{way:?}");
+            context.close().await;
+        }
     }
 }
