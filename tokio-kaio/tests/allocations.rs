@@ -8,12 +8,14 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use common::*;
 use tempfile::TempDir;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, File, LockedBuf, ReadFlags, SubmitPolicy, WriteFlags,
+    AioCommandError, AioContextBuilder, AioContextHandle, AlignedBuf, BufferPool, File, IoBuf,
+    IoBufMut, IoPriority, LockedBuf, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 /// Counts what each thread allocates, so that tests can run side by side.
@@ -182,6 +184,181 @@ fn the_allocator_of_this_test_counts() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get(), before + 1);
+}
+
+/// Allocations of one of many operations that all make as many.
+async fn each(operations: impl AsyncFnMut()) -> usize {
+    let all = within(allocations(operations)).await;
+    assert_eq!(all % MEASURED, 0, "{all} for {MEASURED}");
+    all / MEASURED
+}
+
+/// A buffer that goes out and comes back again and again.
+async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer: B) -> [usize; 4] {
+    let flags = (ReadFlags::empty(), WriteFlags::empty());
+    let mut place = Some(buffer);
+    let mut of = [0; 4];
+    of[0] = each(async || {
+        let (read, buffer) = file
+            .read_owned_at(handle, 0, place.take().unwrap(), flags.0)
+            .await;
+        assert_eq!(read.unwrap(), LEN);
+        place = Some(buffer);
+    })
+    .await;
+    of[1] = each(async || {
+        let (written, buffer) = file
+            .write_owned_at(handle, 0, place.take().unwrap(), flags.1)
+            .await;
+        assert_eq!(written.unwrap(), LEN);
+        place = Some(buffer);
+    })
+    .await;
+    of[2] = each(async || {
+        let buffer = place.take().unwrap();
+        let (read, buffer) = file.read_exact_owned_at(handle, 0, buffer, flags.0).await;
+        read.unwrap();
+        place = Some(buffer);
+    })
+    .await;
+    of[3] = each(async || {
+        let buffer = place.take().unwrap();
+        let (written, buffer) = file.write_all_owned_at(handle, 0, buffer, flags.1).await;
+        written.unwrap();
+        place = Some(buffer);
+    })
+    .await;
+    of
+}
+
+#[test]
+fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for dir in everywhere() {
+        one_thread().block_on(async {
+            let (context, handle) = inline_context(4);
+            let file = file(&dir).await;
+            let aligned = || AlignedBuf::new(BLOCK).unwrap();
+            assert_eq!(handed_over(&handle, &file, aligned()).await, [0; 4]);
+            let pool = BufferPool::new(1, BLOCK).unwrap();
+            let of_pool = pool.try_get().unwrap();
+            assert_eq!(handed_over(&handle, &file, of_pool).await, [0; 4]);
+            assert_eq!(
+                handed_over(&handle, &file, aligned().slice(..)).await,
+                [2; 4]
+            );
+            let vector = vec![0_u8; 2 * BLOCK];
+            let start = vector.as_ptr().align_offset(BLOCK);
+            let slice = vector.slice(start..start + BLOCK);
+            assert_eq!(handed_over(&handle, &file, slice).await, [2; 4]);
+            within(context.close()).await;
+        });
+    }
+}
+
+#[test]
+fn exact_transfers_allocate_nothing() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for dir in everywhere() {
+        one_thread().block_on(async {
+            let (context, handle) = inline_context(4);
+            let file = file(&dir).await;
+            let mut target = buffer(BLOCK);
+            let reads = each(async || {
+                let read = file.read_exact_at(&handle, 0, &mut target, LEN, ReadFlags::empty());
+                read.await.unwrap();
+            });
+            assert_eq!(reads.await, 0);
+            let source = patterned(0, BLOCK);
+            let writes = each(async || {
+                let write = file.write_all_at(&handle, 0, &source, LEN, WriteFlags::empty());
+                write.await.unwrap();
+            });
+            assert_eq!(writes.await, 0);
+            within(context.close()).await;
+        });
+    }
+}
+
+/// A list of them, its pieces, and what owns these.
+#[test]
+fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for dir in everywhere() {
+        one_thread().block_on(async {
+            let (context, handle) = inline_context(4);
+            let file = file(&dir).await;
+            for count in [2, 4, 8] {
+                let source = AlignedBuf::new(BLOCK).unwrap();
+                let part = |i| source.part(i * BLOCK / count..(i + 1) * BLOCK / count);
+                let parts: Vec<_> = (0..count).map(part).collect();
+                let writes = each(async || {
+                    let write = file.write_vectored_at(&handle, 0, &parts, WriteFlags::empty());
+                    assert_eq!(write.await.unwrap(), LEN);
+                });
+                let writes = writes.await;
+                assert!(writes <= 4 + count.ilog2() as usize, "{count}: {writes}");
+                let pool = BufferPool::new(count, BLOCK / count).unwrap();
+                let mut place = Some(
+                    (0..count)
+                        .map(|_| pool.try_get().unwrap())
+                        .collect::<Vec<_>>(),
+                );
+                let reads = each(async || {
+                    let buffers = place.take().unwrap();
+                    let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
+                    let (read, buffers) = read.await;
+                    assert_eq!(read.unwrap(), LEN);
+                    place = Some(buffers);
+                });
+                assert_eq!(reads.await, 3, "{count}");
+            }
+            within(context.close()).await;
+        });
+    }
+}
+
+#[test]
+fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for dir in everywhere() {
+        one_thread().block_on(async {
+            let (context, handle) = inline_context(4);
+            let file = file(&dir).await;
+            let mut target = buffer(BLOCK);
+            let idle = handle.with_priority(IoPriority::idle());
+            let reads = each(async || {
+                let read = file.read_at(&idle, 0, &mut target, LEN, ReadFlags::empty());
+                assert_eq!(read.await.unwrap(), LEN);
+            });
+            assert_eq!(reads.await, 0);
+            let limited = idle.with_timeout(Duration::from_secs(3600));
+            let reads = within(allocations(async || {
+                let read = file.read_at(&limited, 0, &mut target, LEN, ReadFlags::empty());
+                assert_eq!(read.await.unwrap(), LEN);
+            }));
+            let reads = reads.await;
+            assert!(reads <= MEASURED, "{reads} for {MEASURED}");
+            within(context.close()).await;
+        });
+    }
+}
+
+/// What a task has of it while it has one.
+#[test]
+fn a_buffer_of_a_pool_is_one_allocation() {
+    one_thread().block_on(async {
+        let pool = BufferPool::new(2, BLOCK).unwrap();
+        assert_eq!(each(async || drop(pool.get().await)).await, 1);
+    });
 }
 
 #[test]
