@@ -17,9 +17,7 @@ use futures::poll;
 use interposed::Gate;
 use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
-use tokio_kaio::{
-    AlignedBuf, BufferPool, BufferPoolBuilder, File, LockedBufError, ReadFlags, WriteFlags,
-};
+use tokio_kaio::{AlignedBuf, BufferPool, BufferPoolBuilder, File, LockedBufError, WriteFlags};
 
 const LEN: u64 = BLOCK as u64;
 
@@ -387,6 +385,7 @@ async fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_t
 #[tokio::test]
 async fn bytes_keep_the_place_of_their_buffer_until_the_last_of_them_is_dropped() {
     use bytes::Bytes;
+    use tokio_kaio::ReadFlags;
 
     let dir = on_disk();
     let (context, handle) = tokio_kaio::aio_context(8, true).unwrap();
