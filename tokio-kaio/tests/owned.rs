@@ -270,6 +270,15 @@ async fn a_vector_grows_by_what_is_read_into_its_spare_room() {
         assert_eq!((moved, vector.len()), (0, 0));
         let (moved, vector) = read(0, Vec::new()).await;
         assert_eq!((moved, vector.len()), (0, 0));
+        // Into a range of a range.
+        let nested = Vec::with_capacity(3000).slice(..200).slice(..100);
+        let (read, nested) = within(file.read_owned_at(handle, 0, nested, READ)).await;
+        assert_eq!(read.unwrap(), 100, "{way:?}");
+        let nested = nested.into_inner().into_inner().slice(50..).slice(50..80);
+        let (read, nested) = within(file.read_owned_at(handle, 100, nested, READ)).await;
+        assert_eq!(read.unwrap(), 30, "{way:?}");
+        let vector: Vec<u8> = nested.into_inner().into_inner();
+        assert!(vector.len() == 130 && vector == content(5000)[..130]);
         // Behind what is there.
         let mut vector = b"before".to_vec();
         vector.reserve(1000);
@@ -349,6 +358,12 @@ async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
     }
     // It would leave a hole that is not initialized.
     let hole = Vec::<u8>::with_capacity(BLOCK).slice(1..);
+    let (handle_, file_) = (handle.clone(), Arc::clone(&file));
+    panics(Box::pin(async move {
+        drop(file_.read_owned_at(&handle_, 0, hole, READ).await);
+    }))
+    .await;
+    let hole = Vec::<u8>::with_capacity(BLOCK).slice(..10).slice(1..);
     let (handle_, file_) = (handle.clone(), Arc::clone(&file));
     panics(Box::pin(async move {
         drop(file_.read_owned_at(&handle_, 0, hole, READ).await);

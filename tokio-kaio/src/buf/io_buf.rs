@@ -65,6 +65,12 @@ pub unsafe trait IoBuf: Default + Send + 'static {
         crate::Slice::new(self, range)
     }
 
+    /// As [`bytes_init`](IoBuf::bytes_init), but that a range which goes further is no mistake.
+    #[doc(hidden)]
+    fn bytes_init_so_far(&self) -> usize {
+        self.bytes_init()
+    }
+
     #[doc(hidden)]
     fn as_aligned(&mut self) -> Option<&mut AlignedBuf> {
         None

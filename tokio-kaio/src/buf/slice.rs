@@ -84,6 +84,12 @@ unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn bytes_init(&self) -> usize {
         self.len_of(self.buffer.bytes_init())
     }
+
+    fn bytes_init_so_far(&self) -> usize {
+        let init = self.buffer.bytes_init_so_far();
+        let end = self.end.unwrap_or(init);
+        init.min(end).saturating_sub(self.start)
+    }
 }
 
 // SAFETY: as above. A part that starts within what is initialized, or right behind it, leaves no hole.
@@ -97,7 +103,7 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
     /// If the range is not within the buffer, or starts behind what is initialized of it: there would
     /// be a hole.
     fn bytes_total(&self) -> usize {
-        let init = self.buffer.bytes_init();
+        let init = self.buffer.bytes_init_so_far();
         assert!(
             self.start <= init,
             "a slice from {} of a buffer of which {init} bytes are initialized",
