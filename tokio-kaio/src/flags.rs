@@ -41,7 +41,8 @@ bitflags! {
         /// flight together. [`File::write_at`](crate::File::write_at) has one of a context in flight
         /// at a time. Those of several contexts or processes, and those made with
         /// [`submit_request`](crate::GenericAioContextHandle::submit_request), are the caller's to
-        /// keep apart.
+        /// keep apart. Of one that takes several requests (more than 1024 pieces, more than 2 GiB, or
+        /// resumed after a short write), what others append may come in between.
         const APPEND = abi::RWF_APPEND as isize;
 
         /// All of the write or, after a crash or a loss of power, nothing of it. Since Linux 6.11, with
