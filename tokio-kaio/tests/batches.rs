@@ -586,3 +586,35 @@ fn a_batch_uses_any_of_several_shards() {
         context.close().await;
     });
 }
+
+#[test]
+fn without_waiting_a_batch_takes_the_slots_of_all_shards() {
+    let dir = on_disk();
+    for &backend in BACKENDS {
+        two_workers().block_on(async {
+            let builder = AioContextBuilder::new(6).shards(3).backend(backend);
+            let (context, handle) = builder.wait_for_slot(false).build().unwrap();
+            let path = dir.path().join("file");
+            write_patterned(&path, 4);
+            let file = File::open(&path, false).await.unwrap();
+            let gate = Gate::closed();
+            let mut buffers: Vec<_> = (0..7).map(|_| buffer(BLOCK)).collect();
+            let mut batch = handle.batch();
+            for buffer in &mut buffers {
+                batch.push(&file, read(gate.offset(), buffer));
+            }
+            let mut all = Box::pin(batch.all());
+            assert!(poll!(&mut all).is_pending());
+            let metrics = handle.metrics();
+            assert_eq!(metrics.in_flight + metrics.queued, 6);
+            gate.open();
+            let results = within(&mut all).await;
+            drop(all);
+            assert!(results[..6].iter().all(Result::is_ok), "{results:?}");
+            let full = matches!(results[6], Err(AioCommandError::CapacityExceeded));
+            assert!(full, "{results:?}");
+            assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
+            context.close().await;
+        });
+    }
+}

@@ -32,7 +32,7 @@ use crate::{AioCommandError, File, IntrusiveAdapter, RawCommand};
 /// kernel takes them in the order in which they were [pushed](Batch::push); they are done in any. Those
 /// for which there is no slot wait for one, and those that would have to wait in their submission go
 /// from the blocking pool, like any others. With several [shards](crate::AioContextBuilder::shards),
-/// they go to one of them.
+/// they go to one of them; those that may not wait for a slot there, to any that has one.
 ///
 /// # Cancel safety
 ///

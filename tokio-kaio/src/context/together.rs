@@ -126,13 +126,14 @@ impl<F: Flavour> State<F> {
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Option<Route> {
         let mut all: Option<Route> = None;
+        let may_wait = self.limits.waits; // else another context may have a slot
         for member in members {
             let company = match &all {
                 None => Company::First,
                 Some(route) => Company::Further(route.launch),
             };
             let (arrival, descriptor) = (&mut member.arrival, member.descriptor);
-            member.fate = match self.admit(arrival, descriptor, true, company, aftermath) {
+            member.fate = match self.admit(arrival, descriptor, may_wait, company, aftermath) {
                 Admitted::Launched(ticket, route) => {
                     iocbs.push(arrival.iocb);
                     match &mut all {
