@@ -70,11 +70,6 @@ pub unsafe trait IoBuf: Default + Send + 'static {
     fn bytes_init_so_far(&self) -> usize {
         self.bytes_init()
     }
-
-    #[doc(hidden)]
-    fn as_aligned(&mut self) -> Option<&mut AlignedBuf> {
-        None
-    }
 }
 
 /// A buffer that can be handed over, for the kernel to read a file's bytes into.
@@ -172,10 +167,6 @@ unsafe impl IoBuf for AlignedBuf {
 
     fn bytes_init(&self) -> usize {
         self.size()
-    }
-
-    fn as_aligned(&mut self) -> Option<&mut AlignedBuf> {
-        Some(self)
     }
 }
 

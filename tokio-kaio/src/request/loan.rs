@@ -1,9 +1,11 @@
 //! [`Loan`]: a buffer that its caller has handed over for an operation.
 #![allow(unsafe_code)]
 
+use std::any::Any;
+
 use super::listed::Listed;
 use super::{Lease, Memory, Order, Payload};
-use crate::buf::{IoBuf, IoBufMut};
+use crate::buf::{AlignedBuf, IoBuf, IoBufMut};
 
 /// What an operation has of a buffer that was handed over, to give it back.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl<B: IoBufMut> Loan<B> {
         order: Order,
         mut buffer: B,
     ) -> Result<(Payload, Loan<B>), (std::io::Error, B)> {
-        let Some(aligned) = buffer.as_aligned() else {
+        let Some(aligned) = as_aligned(&mut buffer) else {
             let memory = Memory::Listed(Box::new(Listed::filling_owned(buffer)));
             return Ok((Payload::listed(order, memory), Loan::Away));
         };
@@ -56,7 +58,7 @@ impl<B: IoBufMut> Loan<B> {
 impl<B: IoBuf> Loan<B> {
     /// A write of all that `buffer` has.
     pub(crate) fn write(order: Order, mut buffer: B) -> (Payload, Loan<B>) {
-        let Some(aligned) = buffer.as_aligned() else {
+        let Some(aligned) = as_aligned(&mut buffer) else {
             let memory = Memory::Listed(Box::new(Listed::sending_owned(buffer)));
             return (Payload::listed(order, memory), Loan::Away);
         };
@@ -79,12 +81,17 @@ impl<B: IoBuf> Loan<B> {
         };
         // A write has shared it. Of a read that the kernel has kept, the buffer is empty.
         if let Some(memory @ (Memory::Filling(_) | Memory::Listed(_))) = memory {
-            if let Some(aligned) = buffer.as_aligned() {
+            if let Some(aligned) = as_aligned(&mut buffer) {
                 Lease::Read(aligned).settle(memory);
             }
         }
         Some(buffer)
     }
+}
+
+/// The buffer as the one type of which the memory can go by itself.
+fn as_aligned<B: IoBuf>(buffer: &mut B) -> Option<&mut AlignedBuf> {
+    <dyn Any>::downcast_mut(buffer)
 }
 
 /// The same for several buffers, which go one after the other.
