@@ -77,13 +77,15 @@ pub fn random() -> u64 {
 
 /// Holds requests back for as long as the test wants.
 ///
-/// What is submitted at [`Gate::offset`] becomes a poll (`IOCB_CMD_POLL`) of an eventfd, whatever
+/// What is submitted in the block at [`Gate::offset`] becomes a poll (`IOCB_CMD_POLL`) of an eventfd, whatever
 /// it was: it moves no data, and is done with result 1 when the gate is opened; at once where it
 /// is open already. A thread that is to read or write there waits likewise.
 pub struct Gate(File);
 
-/// Marks offsets that are a gate's; the rest is its descriptor.
+/// Marks offsets that are a gate's; the block that they are in is its descriptor.
 const GATE: u64 = 1 << 62;
+
+const BLOCK: u64 = 4096;
 
 struct Held {
     gate: RawFd,
@@ -113,7 +115,7 @@ impl Gate {
     }
 
     pub fn offset(&self) -> u64 {
-        GATE | self.0.as_raw_fd() as u64
+        GATE | (self.0.as_raw_fd() as u64 * BLOCK)
     }
 
     /// For each request that went to the kernel here, the eventfd that it signals. Of what a thread
@@ -189,7 +191,8 @@ impl Iocb {
 
 fn gate_at(offset: u64) -> Option<RawFd> {
     let marked = offset & GATE != 0 && offset >> 63 == 0;
-    marked.then(|| (offset & !GATE).try_into().ok()).flatten()
+    let descriptor = (offset & !GATE) / BLOCK;
+    marked.then(|| descriptor.try_into().ok()).flatten()
 }
 
 /// What a thread does that reads or writes at a gate. `None`: it is none.
