@@ -77,8 +77,8 @@ impl AioCommandError {
             return None;
         };
         error.raw_os_error().or_else(|| {
-            let explained = error.get_ref()?.downcast_ref::<Misaligned>()?;
-            explained.error.raw_os_error()
+            let explained = error.get_ref()?.source()?;
+            explained.downcast_ref::<io::Error>()?.raw_os_error()
         })
     }
 }
