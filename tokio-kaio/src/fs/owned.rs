@@ -1,5 +1,7 @@
 //! Reads and writes on buffers that are handed over: `(result, buffer)`.
 
+use std::sync::Arc;
+
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
@@ -7,7 +9,7 @@ use lock_api::RawMutex;
 use super::File;
 use crate::command::order;
 use crate::context::{Descriptor, Extent};
-use crate::request::{Lease, Loan, Loans, Memory, Payload};
+use crate::request::{Lease, Loan, Loans, Memory, OpenFile, Payload};
 use crate::sys::abi::{IOCB_CMD_PREAD, IOCB_CMD_PWRITE};
 use crate::{
     AioCommandError, GenericAioContextHandle, IntrusiveAdapter, IoBuf, IoBufMut, ReadFlags,
@@ -210,7 +212,7 @@ impl File {
             Ok(order) => Loans::read(order, buffers),
             Err(error) => return (Err(error), buffers),
         };
-        let (result, memory) = self.run(aio_handle, payload, Extent::Once).await;
+        let (result, memory) = run_on(&self.inner, aio_handle, payload, Extent::Once).await;
         let moved = *result.as_ref().unwrap_or(&0);
         (result, Loans::filled(memory, moved))
     }
@@ -246,7 +248,7 @@ impl File {
             Ok(order) => Loans::write(order, buffers),
             Err(error) => return (Err(error), buffers),
         };
-        let (result, memory) = self.run(aio_handle, payload, Extent::Once).await;
+        let (result, memory) = run_on(&self.inner, aio_handle, payload, Extent::Once).await;
         (result, Loans::end(memory))
     }
 
@@ -272,7 +274,7 @@ impl File {
             },
             Err(error) => return (Err(error), buffer),
         };
-        let (result, memory) = self.run(aio_handle, payload, extent).await;
+        let (result, memory) = run_on(&self.inner, aio_handle, payload, extent).await;
         let moved = *result.as_ref().unwrap_or(&0);
         (result, loan.filled(memory, moved))
     }
@@ -297,26 +299,26 @@ impl File {
             Ok(order) => Loan::write(order, buffer),
             Err(error) => return (Err(error), buffer),
         };
-        let (result, memory) = self.run(aio_handle, payload, extent).await;
+        let (result, memory) = run_on(&self.inner, aio_handle, payload, extent).await;
         (result, loan.end(memory))
     }
+}
 
-    /// Runs what has the caller's memory; gives that back, unless the kernel has kept it.
-    pub(super) async fn run<M, A, L>(
-        &self,
-        aio_handle: &GenericAioContextHandle<M, A, L>,
-        payload: Payload,
-        extent: Extent,
-    ) -> (Result<u64, AioCommandError>, Option<Memory>)
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
-        let prepared = (payload, Lease::Owned, extent);
-        let mut operation = aio_handle.prepared(Descriptor::File(&self.inner), prepared);
-        let result = (&mut operation).await;
-        (result, operation.as_mut().take_returned())
-    }
+/// Runs what has the caller's memory; gives that back, unless the kernel has kept it.
+pub(super) async fn run_on<M, A, L>(
+    file: &Arc<OpenFile>,
+    aio_handle: &GenericAioContextHandle<M, A, L>,
+    payload: Payload,
+    extent: Extent,
+) -> (Result<u64, AioCommandError>, Option<Memory>)
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    let prepared = (payload, Lease::Owned, extent);
+    let mut operation = aio_handle.prepared(Descriptor::File(file), prepared);
+    let result = (&mut operation).await;
+    (result, operation.as_mut().take_returned())
 }
