@@ -14,8 +14,8 @@
 //!
 //! - files that should go through the page cache, which `O_DIRECT` passes by: without it the kernel
 //!   does all of an AIO request inside the submission. Use `tokio::fs`.
-//! - small files, and mostly offsets or lengths that are no multiples of the file's block: direct I/O
-//!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] take them, at a price.
+//! - small files, and offsets or lengths that mostly are no multiples of the file's block: direct I/O
+//!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] take any, and copy.
 //! - network file systems, pipes, sockets.
 //! - operations that AIO does not have (open, stat, allocate, truncate, rename; here they run on
 //!   tokio's blocking pool, or not at all), and programs that have io_uring and want its features.

@@ -26,7 +26,7 @@ image_mib=512
 # What is about requests on files. The others are about processes and limits, or count what only
 # depends on whether requests are done at once: the disk of the build and tmpfs are enough for them.
 tests=(alignment buffered cancellation conversions errors faults files flags generic_context hostile
-    leaks lifecycle model policies reference_api shards space surface)
+    leaks lifecycle model policies reference_api shards space surface unaligned)
 
 usage() {
     sed -n '2,/^set /{ /^#/s/^# \{0,1\}//p }' "$script"

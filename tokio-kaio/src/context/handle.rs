@@ -151,6 +151,13 @@ where
         handle
     }
 
+    /// For an operation of several requests, which starts now: when it has to end, and a handle whose
+    /// operations do so, too. `None`: it has all the time.
+    pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
+        let end = self.options.limit.end()?;
+        Some((end, self.with_deadline(end)))
+    }
+
     /// Number of requests that can be made now without waiting. A slot is taken from the moment
     /// its request is queued or submitted until the kernel is done with it, also if its future was
     /// dropped.

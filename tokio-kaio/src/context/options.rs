@@ -44,6 +44,15 @@ impl Limit {
         }
     }
 
+    /// When an operation that starts now has no more time. `None`: never.
+    pub(super) fn end(&self) -> Option<Instant> {
+        match *self {
+            Limit::None => None,
+            Limit::Within(time) => Instant::now().checked_add(time),
+            Limit::At(time) => Some(time),
+        }
+    }
+
     /// What is ready when an operation that starts now has no more time.
     pub(super) fn timer(&self) -> Option<Pin<Box<Sleep>>> {
         match *self {

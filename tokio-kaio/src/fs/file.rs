@@ -21,7 +21,8 @@ use crate::{
 /// A file that is read and written directly, past the page cache, at positions.
 ///
 /// Opened with `O_DIRECT`: offsets and lengths must be multiples of what the file system wants,
-/// 512 or 4096 mostly; [`LockedBuf`](crate::LockedBuf) is aligned for it. Reads and writes take a
+/// 512 or 4096 mostly; [`LockedBuf`](crate::LockedBuf) is aligned for it.
+/// ([`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at) take any.) Reads and writes take a
 /// [handle](GenericAioContextHandle) of the context that is to run them, of any flavour. There is
 /// no position that they would share, so any number may run at once.
 ///

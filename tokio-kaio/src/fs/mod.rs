@@ -2,10 +2,13 @@
 
 mod alignment;
 mod buffered;
+mod bytes;
+mod bytewise;
 mod convert;
 mod file;
 mod open_options;
 mod owned;
+mod page_cached;
 mod space;
 mod transfer;
 

@@ -2,10 +2,12 @@
 
 mod adapter;
 mod batch;
+mod bytewise;
 mod drain;
 mod flavour;
 mod habit;
 mod landing;
+mod line;
 mod listed;
 mod loan;
 mod memory;
@@ -19,8 +21,10 @@ mod ticket;
 
 pub use adapter::{IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
 pub(crate) use batch::{Batch, Parcel, submit};
+pub(crate) use bytewise::{Bounce, Bytewise, Grain};
 pub(crate) use flavour::{Flavour, Of};
 pub(crate) use landing::Landing;
+pub(crate) use line::Place;
 pub(crate) use loan::{Loan, Loans};
 pub(crate) use memory::{Lease, Memory};
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use super::Order;
 use super::habit::Habit;
+use super::{Bytewise, Order};
 use crate::sys::abi;
 use crate::{Alignment, SubmitPolicy};
 
@@ -28,6 +28,8 @@ pub(crate) struct OpenFile {
     known_end: AtomicU64,
     /// Once somebody has asked for it.
     alignment: OnceLock<Alignment>,
+    /// Once somebody writes to it what is not aligned.
+    bytewise: OnceLock<Box<Bytewise>>,
 }
 
 /// How a request goes to the kernel.
@@ -89,6 +91,7 @@ impl OpenFile {
             appending: AtomicUsize::new(0),
             known_end: AtomicU64::new(0),
             alignment: OnceLock::new(),
+            bytewise: OnceLock::new(),
         }
     }
 
@@ -118,6 +121,11 @@ impl OpenFile {
     /// What direct I/O on it wants, as far as that is known.
     pub(crate) fn alignment(&self) -> &OnceLock<Alignment> {
         &self.alignment
+    }
+
+    /// What transfers have that need not be aligned.
+    pub(crate) fn bytewise(&self) -> &Bytewise {
+        self.bytewise.get_or_init(Box::default)
     }
 
     pub(crate) fn policy(&self) -> Option<SubmitPolicy> {

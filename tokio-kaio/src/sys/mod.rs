@@ -25,13 +25,13 @@ pub(crate) use dio::{
 };
 pub(crate) use fixed_iocb::FixedIocb;
 pub(crate) use fork::Process;
-pub(crate) use memory::Mapping;
+pub(crate) use memory::{Mapping, page_size};
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
 pub(crate) use space::{advise, allocate, sync_file_range};
 pub(crate) use syscalls::{
     ThreadUsage, clear_direct, create_eventfd, current_cpu, is_direct, memlock_limit, set_direct,
-    signal, thread_usage,
+    signal, status_flags, thread_usage,
 };
 pub(crate) use system::System;
 pub(crate) use threads::Threads;

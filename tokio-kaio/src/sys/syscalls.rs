@@ -199,7 +199,7 @@ pub(crate) fn is_direct(fd: RawFd) -> io::Result<bool> {
 /// # References
 ///
 /// [`F_GETFL(2const)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html)
-fn status_flags(fd: RawFd) -> io::Result<libc::c_int> {
+pub(crate) fn status_flags(fd: RawFd) -> io::Result<libc::c_int> {
     // SAFETY: asks for the flags of a descriptor; a closed one is EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     syscall_result(flags.into())?;

@@ -1,0 +1,199 @@
+//! [`Bytewise`]: what a file has for transfers that need not be aligned; and [`Bounce`], the memory
+//! of their writes.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::OpenFile;
+use super::line::{Line, Place};
+use crate::buf::{AlignedBuf, IoBuf, LockedBufError};
+
+/// Made for the first such write of a file; others never meet it.
+#[derive(Debug, Default)]
+pub(crate) struct Bytewise {
+    /// The writes that are out, or wait for others.
+    pub(crate) line: Arc<Line>,
+    /// What they go by, once it is known for sure.
+    pub(crate) grain: OnceLock<Grain>,
+    /// The same file without `O_DIRECT`, once it was needed.
+    pub(crate) cached: OnceLock<Arc<OpenFile>>,
+    /// One thread at a time opens it: to close another one would take record locks from the process.
+    pub(crate) opening: Mutex<()>,
+    /// The kernel does not know `RWF_DONTCACHE` for it.
+    stays_cached: AtomicBool,
+    /// Where the file ended when that was last seen. Others may have moved its end since.
+    known_end: AtomicU64,
+    /// Memory that is used again.
+    spare: Mutex<Vec<AlignedBuf>>,
+}
+
+/// What is written and read of a file at least.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grain {
+    /// Of direct transfers: offset, length and, within memory, place.
+    pub(crate) block: u64,
+    /// Where writes that have none of these in common do not meet, be they direct or not.
+    pub(crate) apart: u64,
+    /// Of memory.
+    pub(crate) memory: usize,
+    /// It is open for reading.
+    pub(crate) readable: bool,
+    /// It is open for writing.
+    pub(crate) writable: bool,
+}
+
+/// The size of memory that is kept, which small transfers share.
+const SPARE: usize = 64 << 10;
+
+/// Most pieces of it that a file keeps.
+const MOST_SPARE: usize = 4;
+
+impl Bytewise {
+    /// Memory of `len` bytes at least, with anything in it, at a multiple of `alignment`.
+    ///
+    /// # Errors
+    ///
+    /// See [`AlignedBuf::with_alignment`].
+    pub(crate) fn memory(
+        &self,
+        len: usize,
+        alignment: usize,
+    ) -> Result<AlignedBuf, LockedBufError> {
+        let alignment = alignment.next_power_of_two();
+        if len > SPARE {
+            return AlignedBuf::with_alignment(len, alignment);
+        }
+        let kept = self.spares().pop();
+        match kept.filter(|buffer| buffer.as_ptr().addr() % alignment == 0) {
+            Some(buffer) => Ok(buffer),
+            None => AlignedBuf::with_alignment(SPARE, alignment),
+        }
+    }
+
+    /// Memory that nobody uses any more.
+    pub(crate) fn keep(&self, buffer: AlignedBuf) {
+        let mut spares = self.spares();
+        if buffer.size() == SPARE && spares.len() < MOST_SPARE {
+            spares.push(buffer);
+        }
+    }
+
+    fn spares(&self) -> std::sync::MutexGuard<'_, Vec<AlignedBuf>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is written to the page cache may be told not to stay there.
+    pub(crate) fn may_not_stay(&self) -> bool {
+        !self.stays_cached.load(Ordering::Relaxed)
+    }
+
+    /// It may not.
+    pub(crate) fn stays(&self) {
+        self.stays_cached.store(true, Ordering::Relaxed);
+    }
+
+    /// A read was cut short there.
+    pub(crate) fn ended_at(&self, end: u64) {
+        self.known_end.store(end, Ordering::Relaxed);
+    }
+
+    /// A write up to `end` went to the block where it ended.
+    pub(crate) fn reaches(&self, end: u64) {
+        self.known_end.fetch_max(end, Ordering::Relaxed);
+    }
+
+    /// Whether a write of `range` begins in the last block of the file, or right behind it, and goes
+    /// on past its end, as far as is known.
+    pub(crate) fn goes_on(&self, range: &Range<u64>, block: u64) -> bool {
+        let end = self.known_end.load(Ordering::Relaxed);
+        let last = end - end % block;
+        end > 0 && (last..=end).contains(&range.start) && range.end.next_multiple_of(block) > end
+    }
+}
+
+/// Memory that a write is made from, with the write's place in line: a request has both until the
+/// kernel is done, whatever becomes of the future.
+#[derive(Debug, Default)]
+pub(crate) struct Bounce {
+    pub(crate) buffer: AlignedBuf,
+    /// What is written of it.
+    pub(crate) range: Range<usize>,
+    pub(crate) place: Option<Place>,
+}
+
+// SAFETY: a part of an `AlignedBuf`, for which it holds; `within` has checked that it is one before
+// anybody is told of any byte.
+unsafe impl IoBuf for Bounce {
+    fn stable_ptr(&self) -> *const u8 {
+        self.within().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.within().len()
+    }
+}
+
+impl Bounce {
+    fn within(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_memory_is_used_again() {
+        let bytewise = Bytewise::default();
+        let address = |buffer: &AlignedBuf| buffer.as_ptr().addr();
+        let first = bytewise.memory(10, 512).unwrap();
+        let second = bytewise.memory(10, 512).unwrap();
+        let addresses = [address(&first), address(&second)];
+        bytewise.keep(first);
+        bytewise.keep(second);
+        bytewise.keep(AlignedBuf::default()); // of a read that was dropped, with no memory left
+        let again = [(); 2].map(|()| bytewise.memory(SPARE, 512).unwrap());
+        assert!(
+            again
+                .iter()
+                .all(|buffer| addresses.contains(&address(buffer)))
+        );
+        let large = bytewise.memory(SPARE + 1, 512).unwrap();
+        bytewise.keep(large);
+        assert!(bytewise.spares().is_empty());
+    }
+
+    #[test]
+    fn a_write_goes_on_where_the_file_is_known_to_end() {
+        let bytewise = Bytewise::default();
+        assert!(!bytewise.goes_on(&(0..10), 4096), "nothing is known");
+        bytewise.ended_at(4500);
+        bytewise.reaches(5000);
+        bytewise.reaches(4600); // within what there is
+        for (range, goes_on) in [
+            (5000..5001, true),
+            (5000..20_000, true),
+            (4096..4100, true), // all of that block has to be left to the page cache
+            (4095..5001, false), // begins before it
+            (5001..5002, false), // leaves a hole
+            (0..10, false),
+        ] {
+            assert_eq!(bytewise.goes_on(&range, 4096), goes_on, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_a_part_of_the_memory() {
+        let bounce = Bounce {
+            buffer: AlignedBuf::new(8192).unwrap(),
+            range: 512..1024,
+            place: None,
+        };
+        assert_eq!(bounce.stable_ptr(), bounce.buffer[512..].as_ptr());
+        assert_eq!(bounce.bytes_init(), 512);
+        assert_eq!(Bounce::default().bytes_init(), 0);
+    }
+}
