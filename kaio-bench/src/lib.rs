@@ -21,6 +21,9 @@
 //! | allocs | calls to the allocator a transfer |
 //! | switches | context switches a transfer, voluntary or not |
 //!
+//! A [`Pair`](pairs::Pair) is ways to do one thing with tokio-kaio that a program can choose from, such
+//! as a batch and its operations one by one. They are engines too, each pair with one workload.
+//!
 //! # How
 //!
 //! [`measure`] prepares all engines for a workload: what they need for a transfer is there before
@@ -68,6 +71,7 @@ pub mod engines;
 mod machine;
 mod measure;
 pub mod on_tokio;
+pub mod pairs;
 mod plots;
 mod report;
 mod stats;

@@ -162,8 +162,9 @@ impl EngineReport {
         }
     }
 
-    /// What is wrong with it: it could have run and has not, or a figure is missing.
-    fn flaw(&self) -> Option<String> {
+    /// What is wrong with it: it could have run and has not, or a figure is missing. Latencies may be,
+    /// unless they were to be taken.
+    pub(crate) fn flaw(&self, latencies: bool) -> Option<String> {
         let figures = match &self.outcome {
             Outcome::Measured(figures) => figures,
             Outcome::Skipped {
@@ -173,16 +174,19 @@ impl EngineReport {
         };
         let counts = &figures.counts;
         let summary = self.summary.as_ref();
-        let ratios = summary.map(|s| [s.cpu_ratio, s.iops_ratio, s.p99_ratio]);
+        let ratios = summary.map(|s| [s.cpu_ratio, s.iops_ratio, s.time_ratio]);
+        let p99 = summary.and_then(|summary| summary.p99_ratio);
         let missing = if summary.is_none_or(|s| s.cpu_ns.is_none() || s.iops.is_none()) {
             "CPU or IOPS"
-        } else if figures.latency.is_none() {
+        } else if latencies && figures.latency.is_none() {
             "latencies"
         } else if counts.calls.is_none() {
             "system calls"
         } else if counts.allocations.is_none() {
             "allocations"
-        } else if ratios.is_none_or(|ratios| ratios.iter().any(Option::is_none)) {
+        } else if ratios.is_none_or(|ratios| ratios.iter().any(Option::is_none))
+            || (latencies && p99.is_none())
+        {
             "ratios to the baseline"
         } else {
             return None;
@@ -194,21 +198,26 @@ impl EngineReport {
 impl Set {
     /// Makes the summaries, with ratios to engine `baseline`.
     pub fn summarize(&mut self, baseline: &str) {
-        let of = |report: &EngineReport| report.engine == baseline;
-        let baseline = self.engines.iter().find(|report| of(report));
-        let baseline = baseline.and_then(EngineReport::figures).cloned();
-        for report in &mut self.engines {
-            let summary = report
-                .figures()
-                .map(|figures| Summary::of(figures, baseline.as_ref()));
-            report.summary = summary;
-        }
+        summarize(&mut self.engines, baseline);
     }
 
     /// In words: `random-read, tasks, depth 32, disk`.
     pub fn title(&self) -> String {
         let (pattern, shape) = (self.pattern, self.shape);
         format!("{pattern}, {shape}, depth {}, {}", self.depth, self.place)
+    }
+}
+
+/// Makes the summaries of engines that have run by turns, with ratios to the one called `baseline`.
+pub(crate) fn summarize(engines: &mut [EngineReport], baseline: &str) {
+    let of = |report: &&EngineReport| report.engine == baseline;
+    let baseline = engines.iter().find(of);
+    let baseline = baseline.and_then(EngineReport::figures).cloned();
+    for report in engines {
+        let summary = report
+            .figures()
+            .map(|figures| Summary::of(figures, baseline.as_ref()));
+        report.summary = summary;
     }
 }
 
@@ -228,7 +237,7 @@ impl Report {
             .flat_map(|set| set.engines.iter().map(move |report| (set, report)));
         reports
             .filter_map(|(set, report)| {
-                let flaw = report.flaw()?;
+                let flaw = report.flaw(true)?;
                 Some(format!("{}: {}: {flaw}", set.title(), report.engine))
             })
             .collect()

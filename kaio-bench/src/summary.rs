@@ -25,6 +25,8 @@ pub struct Summary {
     pub machine_ratio: Option<f64>,
     /// Transfers a second, to the baseline's in the same round.
     pub iops_ratio: Option<Spread>,
+    /// Wall time a transfer, to the baseline's in the same round: how many a second, turned over.
+    pub time_ratio: Option<Spread>,
     /// The latency that 99 % did not exceed, to the baseline's in the same round.
     pub p99_ratio: Option<Spread>,
 }
@@ -51,6 +53,7 @@ impl Summary {
                 Some(machine_ns? / theirs)
             }),
             iops_ratio: ratio(Sample::iops),
+            time_ratio: ratio(|round| round.each(round.wall_ns)),
             p99_ratio: baseline.and_then(|baseline| {
                 let theirs = baseline.latency_rounds.iter().map(p99);
                 Spread::of_ratios(figures.latency_rounds.iter().map(p99), theirs)

@@ -13,10 +13,7 @@ pub struct Tables<'a>(pub &'a Report);
 impl Display for Tables<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Tables(report) = self;
-        header(f, &report.machine, &report.settings)?;
-        for place in &report.places {
-            writeln!(f, "{}", line_of(place))?;
-        }
+        header(f, &report.machine, &report.settings, &report.places)?;
         for set in &report.sets {
             write!(f, "\n{}", Table(set))?;
         }
@@ -24,7 +21,13 @@ impl Display for Tables<'_> {
     }
 }
 
-fn header(f: &mut Formatter<'_>, machine: &Machine, settings: &Settings) -> fmt::Result {
+/// Where it was measured, and how.
+pub(crate) fn header(
+    f: &mut Formatter<'_>,
+    machine: &Machine,
+    settings: &Settings,
+    places: &[Place],
+) -> fmt::Result {
     let gib = machine.memory as f64 / (1_u64 << 30) as f64;
     writeln!(f, "date        {}", machine.date)?;
     writeln!(f, "tokio-kaio  {}", machine.tokio_kaio)?;
@@ -49,6 +52,9 @@ fn header(f: &mut Formatter<'_>, machine: &Machine, settings: &Settings) -> fmt:
             f,
             "others      {percent:.0} % of the machine busy before the start"
         )?;
+    }
+    for place in places {
+        writeln!(f, "{}", line_of(place))?;
     }
     Ok(())
 }
@@ -89,63 +95,69 @@ const COLUMNS: [&str; 13] = [
 
 impl Display for Table<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let engines = &self.0.engines;
-        let rows: Vec<_> = engines.iter().filter_map(row).collect();
-        let names = engines.iter().map(|report| report.engine.chars().count());
-        let first = names.max().unwrap_or_default();
-        let widths: Vec<_> = (0..COLUMNS.len())
-            .map(|column| {
-                let cells = rows.iter().map(|(_, cells)| cells[column].chars().count());
-                cells.chain([COLUMNS[column].chars().count()]).max()
-            })
-            .map(Option::unwrap_or_default)
-            .collect();
-        let line = |f: &mut Formatter<'_>, name: &str, cells: &[String]| {
-            write!(f, "{name:<first$}")?;
-            for (cell, width) in cells.iter().zip(&widths) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)
-        };
         writeln!(f, "{}", self.0.title())?;
-        line(f, "", &COLUMNS.map(String::from))?;
-        for (name, cells) in &rows {
-            line(f, name, cells)?;
-        }
-        for report in engines {
-            if let Outcome::Skipped { error, .. } = &report.outcome {
-                writeln!(f, "{:<first$}  skipped: {error}", report.engine)?;
-            }
-        }
-        Ok(())
+        rows(f, &COLUMNS, &self.0.engines, |report| {
+            Some((row(report)?, String::new()))
+        })
     }
 }
 
-/// The name and the cells of one that was measured.
-fn row(report: &EngineReport) -> Option<(&str, Vec<String>)> {
-    let figures = report.figures()?;
-    let cells = report
-        .summary
-        .as_ref()
-        .map(|summary| cells(figures, summary));
-    let cells = cells.unwrap_or_else(|| vec![NONE.into(); COLUMNS.len()]);
-    Some((&report.engine, cells))
+/// A line for each engine, under the names of the columns. `row`: the cells of one that was measured, and
+/// what comes behind them.
+pub(crate) fn rows<const N: usize>(
+    f: &mut Formatter<'_>,
+    columns: &[&str; N],
+    engines: &[EngineReport],
+    row: impl Fn(&EngineReport) -> Option<([String; N], String)>,
+) -> fmt::Result {
+    let named = |report: &EngineReport| Some((report.engine.clone(), row(report)?));
+    let rows: Vec<_> = engines.iter().filter_map(named).collect();
+    let names = engines.iter().map(|report| report.engine.chars().count());
+    let first = names.max().unwrap_or_default();
+    let widths: [_; N] = std::array::from_fn(|column| {
+        let cells = rows
+            .iter()
+            .map(|(_, (cells, _))| cells[column].chars().count());
+        cells.fold(columns[column].chars().count(), usize::max)
+    });
+    let line = |f: &mut Formatter<'_>, name: &str, cells: &[String; N], more: &str| {
+        write!(f, "{name:<first$}")?;
+        for (cell, width) in cells.iter().zip(&widths) {
+            write!(f, "  {cell:>width$}")?;
+        }
+        match more {
+            "" => writeln!(f),
+            more => writeln!(f, "  {more}"),
+        }
+    };
+    line(f, "", &columns.map(String::from), "")?;
+    for (name, (cells, more)) in &rows {
+        line(f, name, cells, more)?;
+    }
+    for report in engines {
+        if let Outcome::Skipped { error, .. } = &report.outcome {
+            writeln!(f, "{:<first$}  skipped: {error}", report.engine)?;
+        }
+    }
+    Ok(())
 }
 
-fn cells(figures: &Figures, summary: &Summary) -> Vec<String> {
+/// The cells of one that was measured.
+fn row(report: &EngineReport) -> Option<[String; COLUMNS.len()]> {
+    let figures = report.figures()?;
+    let summary = report.summary.as_ref();
+    let cells = summary.map(|summary| cells(figures, summary));
+    Some(cells.unwrap_or_else(|| COLUMNS.map(|_| NONE.into())))
+}
+
+fn cells(figures: &Figures, summary: &Summary) -> [String; COLUMNS.len()] {
     let whole = |spread: Option<Spread>| or_none(spread, |s| format!("{:.0}", s.median));
-    let ratio = |spread: Option<Spread>| {
-        or_none(spread, |s| {
-            format!("{:.2} ({:.2}–{:.2})", s.median, s.q1, s.q3)
-        })
-    };
     let micros = |nanos: fn(&Quantiles) -> f64| {
         or_none(figures.latency, |latency| {
             format!("{:.1}", nanos(&latency) / 1000.0)
         })
     };
-    let count = |count| or_none(count, |count: f64| format!("{:.2}", count + 0.0));
-    vec![
+    [
         whole(summary.cpu_ns),
         or_none(summary.user_share, |share| {
             format!("{:.0} %", 100.0 * share)
@@ -164,8 +176,20 @@ fn cells(figures: &Figures, summary: &Summary) -> Vec<String> {
     ]
 }
 
-const NONE: &str = "–";
+/// A median, with the quartiles.
+pub(crate) fn ratio(spread: Option<Spread>) -> String {
+    or_none(spread, |s| {
+        format!("{:.2} ({:.2}–{:.2})", s.median, s.q1, s.q3)
+    })
+}
 
-fn or_none<T>(value: Option<T>, cell: impl FnOnce(T) -> String) -> String {
+/// What was counted a transfer.
+pub(crate) fn count(count: Option<f64>) -> String {
+    or_none(count, |count| format!("{:.2}", count + 0.0))
+}
+
+pub(crate) const NONE: &str = "–";
+
+pub(crate) fn or_none<T>(value: Option<T>, cell: impl FnOnce(T) -> String) -> String {
     value.map_or(NONE.into(), cell)
 }

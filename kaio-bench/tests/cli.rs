@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use kaio_bench::pairs::{self, PairReport};
 use kaio_bench::{Report, engines};
 
 fn run(args: &[&str]) -> Output {
@@ -91,6 +92,73 @@ fn a_measurement_goes_to_the_screen_to_json_and_into_plots() {
 }
 
 #[test]
+fn pairs_go_to_the_screen_and_to_json() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let json = dir.path().join("pairs.json");
+    let output = run(&[
+        "pairs",
+        "--dir",
+        ".",
+        "--rounds",
+        "2",
+        "--round-ms",
+        "20",
+        "--size",
+        "1",
+        "--strict",
+        "--json",
+        json.to_str().unwrap(),
+    ]);
+    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{complained}");
+    let report: PairReport = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let names = report.sets.iter().map(|set| set.pair.as_str());
+    assert!(names.eq(pairs::all().iter().map(|pair| pair.name)));
+    for set in &report.sets {
+        assert!(said.contains(&format!("\n{}\n", set.title())), "{said}");
+        for way in &set.ways {
+            assert_eq!(way.figures().unwrap().rounds.len(), 2);
+        }
+        let first = set.ways[0].summary.unwrap();
+        assert_eq!(first.time_ratio.unwrap().median, 1.0);
+        // What is said is what was measured.
+        for way in &set.ways[1..] {
+            let time = way.summary.unwrap().time_ratio.unwrap();
+            let cell = format!(" {:.2} ({:.2}–{:.2}) ", time.median, time.q1, time.q3);
+            let mut rows = said.lines().filter(|line| line.starts_with(&way.engine));
+            assert!(rows.any(|row| row.contains(&cell)), "{cell}: {said}");
+        }
+    }
+    assert!(said.contains("ratios to the first of each table"), "{said}");
+    assert!(said.contains("io_submit"), "{said}");
+}
+
+#[test]
+fn pairs_may_be_chosen_by_part_of_their_names() {
+    let args = "--dir . --rounds 1 --round-ms 1 --size 1 owned vectored";
+    let args: Vec<_> = ["pairs"].into_iter().chain(args.split(' ')).collect();
+    let said = text(&run(&args).stdout);
+    let heads = said.lines().filter(|line| line.contains(": random-"));
+    let names = heads.filter_map(|line| line.split(':').next());
+    assert!(
+        names.eq(["vectored-read", "vectored-write", "owned"]),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_help_tells_of_every_pair_and_way() {
+    let help = text(&run(&["pairs", "--help"]).stdout);
+    for pair in pairs::all() {
+        assert!(help.contains(pair.name), "{}", pair.name);
+        for way in &pair.ways {
+            let name = format!("`{}`", way.name());
+            assert!(help.contains(&name), "{}/{name}", pair.name);
+        }
+    }
+}
+
+#[test]
 fn an_engine_that_can_not_run_is_told_and_strictly_taken_is_a_failure() {
     // Too few descriptors for the one that opens the file once for each transfer in flight.
     let limited = |more: &str| {
@@ -142,6 +210,13 @@ fn the_loop_over_epoll_makes_one_call_more_for_each_time_that_it_waits() {
     let waits = count(&said, "epoll_wait").unwrap();
     assert!((10.0..=100.0).contains(&waits), "{said}");
     assert_eq!(count(&said, "io_getevents"), Some(waits), "{said}");
+}
+
+#[test]
+fn once_makes_the_transfers_of_a_way() {
+    let output = run(&["once", "batch/batch", "100", "--size", "1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(count(&text(&output.stdout), "transfers"), Some(128.0));
 }
 
 /// What `once` says of 100 transfers in waves.
@@ -240,6 +315,10 @@ fn what_can_not_be_done_is_said_in_a_line() {
             "/proc/x",
         ),
         (&["once", "magic", "1"], "magic"),
+        (&["once", "batch/magic", "1"], "batch/magic"),
+        (&["once", "batch/tasks", "1", "--depth", "8"], "of its own"),
+        (&["pairs", "magic"], "magic"),
+        (&["pairs", "--dir", "/nowhere"], "/nowhere"),
         (&["--baseline", "magic"], "magic"),
         (&["render", "--from", "/nowhere"], "/nowhere"),
         (
@@ -323,4 +402,9 @@ fn the_list_has_every_engine() {
             .iter()
             .all(|engine| list.contains(engine.name()))
     );
+    for pair in pairs::all() {
+        let ways: Vec<_> = pair.ways.iter().map(|way| way.name()).collect();
+        let line = format!("\n  {}: {}\n", pair.name, ways.join(", "));
+        assert!(list.contains(&line), "{list}");
+    }
 }

@@ -1,36 +1,12 @@
 //! Every engine does every pattern in both shapes, on a disk and in memory.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use common::{LEN, files};
 use kaio_bench::{Engine, Pattern, Run, Shape, Unavailable, Workload, engines};
-use tempfile::TempDir;
-
-const LEN: usize = 2 << 20;
-
-/// A directory on the disk that the build is on, and one on tmpfs if there is one that does direct
-/// I/O, with a file each.
-fn files() -> Vec<(TempDir, PathBuf)> {
-    let parents = [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"];
-    let mut files = Vec::new();
-    for parent in parents.map(Path::new) {
-        let Ok(dir) = tempfile::tempdir_in(parent) else {
-            eprintln!("skipped in {}: can't write there", parent.display());
-            continue;
-        };
-        let path = dir.path().join("blocks");
-        fs::write(&path, vec![7; LEN]).unwrap();
-        fs::File::open(&path).unwrap().sync_all().unwrap();
-        let workload = workload(&path, Pattern::RandomRead, Shape::Tasks, 1);
-        if let Err(error) = engines::open_direct(&workload, false) {
-            eprintln!("skipped in {}: {error}", parent.display());
-            continue;
-        }
-        files.push((dir, path));
-    }
-    assert!(!files.is_empty(), "no place with direct I/O");
-    files
-}
 
 fn workload(path: &Path, pattern: Pattern, shape: Shape, depth: usize) -> Workload {
     Workload {

@@ -48,5 +48,32 @@ Engines (`--list` has the names, and others if this binary has any):
   spawn-blocking/...  pread and pwrite on tokio's pool
   tokio-fs            tokio::fs, through the page cache: another job than the rest
 
+`pairs` measures ways to use tokio-kaio against each other: `pairs --help`.
+
 With all engines, patterns, shapes and depths it runs for half an hour or more. To begin with:
   --patterns random-read --depths 1,32 --rounds 5";
+
+pub(super) const PAIRS: &str = "\
+Pairs; ratios are to the first way, so that above 1.00 another costs more than that:
+  pool-4k, pool-128k  a read into a buffer of a `pool`; into a `fresh` AlignedBuf for each read; into
+                      one that is `kept`
+  batch               32 reads as a `batch`, waited for as a whole; `one-by-one`; with `join-all` of the
+                      crate futures; as `tasks`, one spawned for each read
+  vectored-read       64 KiB into 16 buffers: a `vectored` read; `read-and-copy`, from one buffer; a
+                      vectored read into an `owned-list` of buffers, which is handed over
+  vectored-write      the same from 16 buffers: `vectored`, `copy-and-write`, `owned-list`
+  owned               a read into an AlignedBuf that is handed over and comes back (`owned`), and into
+                      one that is `borrowed`; `owned-vec`, into the part of a Vec that is aligned
+
+All on the current-thread runtime, in one task but for `tasks`. A transfer is one read or write, also
+of pairs that make several a turn.
+
+Columns of the tables:
+  time ratio     wall time a transfer
+  CPU ratio      user and system time of the process, a transfer. Both are medians over rounds, with
+                 the quartiles in brackets: where these are far apart, it can't be told
+  machine ratio  time that the machine's CPUs were busy, with whatever it was, a transfer. Unless
+                 `others`, above the tables, is near 0 %, leave it alone
+  allocs, calls  allocations and system calls a transfer, counted one by one; then which calls
+
+Ratios are those of one run on one machine. kaio-bench/instructions.sh --pairs counts instructions.";

@@ -5,6 +5,7 @@ mod explained;
 mod leftovers;
 mod memlock;
 mod once;
+mod pairs;
 mod render;
 mod run;
 mod site;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::pairs::Pair;
 use crate::{Engine, Pattern, Result, Shape, engines};
 
 /// Measures ways to read and write a disk against the bare system calls.
@@ -32,9 +34,13 @@ struct Cli {
 enum Command {
     /// Makes tables and plots of an earlier measurement
     Render(RenderArgs),
-    /// Makes a number of transfers with one engine, and says which system calls they took: something
-    /// to hold strace, perf or callgrind against
+    /// Makes a number of transfers with one engine, or one way of a pair, and says which system calls
+    /// they took: something to hold strace, perf or callgrind against
     Once(OnceArgs),
+    /// Measures ways to do the same thing with tokio-kaio, such as a batch and its operations one by
+    /// one, by turns; all figures of time are ratios
+    #[command(after_long_help = explained::PAIRS)]
+    Pairs(PairsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -82,7 +88,7 @@ struct RunArgs {
     /// Fail unless every engine that can run here has run, and has all of its figures
     #[arg(long)]
     strict: bool,
-    /// List the engines, patterns and shapes, and measure nothing
+    /// List the engines, patterns, shapes and pairs, and measure nothing
     #[arg(long)]
     list: bool,
 }
@@ -105,18 +111,47 @@ struct RenderArgs {
 }
 
 #[derive(Debug, Args)]
+struct PairsArgs {
+    /// Pairs, by part of their names [default: all]
+    #[arg(value_name = "PART", value_parser = NonEmptyStringValueParser::new())]
+    pairs: Vec<String>,
+    /// Directory for the files; repeatable [default: `target` or else `.`, and /dev/shm if it has
+    /// direct I/O]
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    /// Rounds, in each of which every way of a pair runs once
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Milliseconds of a way's part of a round
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    round_ms: u32,
+    /// Size of the file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+    /// Write everything that was measured to a file, anew after each table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fail unless every way has run, and has all of its figures
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
 struct OnceArgs {
-    /// Name of the engine
+    /// Name of the engine; or of a pair's way, as `batch/join-all`, which has a workload of its own
     engine: String,
     /// Least number of transfers
     transfers: usize,
-    #[arg(long, default_value = "random-read")]
-    pattern: Pattern,
-    #[arg(long, default_value = "tasks")]
-    shape: Shape,
-    /// Transfers in flight
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    depth: u16,
+    /// [default: random-read]
+    #[arg(long)]
+    pattern: Option<Pattern>,
+    /// [default: tasks]
+    #[arg(long)]
+    shape: Option<Shape>,
+    /// Transfers in flight [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    depth: Option<u16>,
     /// Directory for the file
     #[arg(long, default_value = ".")]
     dir: PathBuf,
@@ -155,6 +190,7 @@ pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Render(args)) => render::render(args),
         Some(Command::Once(args)) => once::once(args, &all),
+        Some(Command::Pairs(args)) => pairs::pairs(args),
         None if cli.run.list => list(&all),
         None => run::run(&cli.run, &all),
     };
@@ -178,5 +214,10 @@ fn list(all: &[Box<dyn Engine>]) -> Result<()> {
         .try_for_each(|name| writeln!(out, "  {name}"))?;
     writeln!(out, "patterns: {}", patterns.join(", "))?;
     writeln!(out, "shapes: {}", shapes.join(", "))?;
+    writeln!(out, "pairs:")?;
+    for Pair { name, ways, .. } in crate::pairs::all() {
+        let ways: Vec<_> = ways.iter().map(|way| way.name()).collect();
+        writeln!(out, "  {name}: {}", ways.join(", "))?;
+    }
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::RunArgs;
 use super::choice::Choice;
 use super::memlock::raise_memlock;
@@ -16,7 +18,7 @@ use crate::{
 
 pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let chosen = choose(args, all)?;
-    let sites = sites(args)?;
+    let sites = Site::all(&args.dir, u64::from(args.size) << 20)?;
     raise_memlock();
     let mut report = Report {
         machine: Machine::here(),
@@ -31,7 +33,7 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
         sets: Vec::new(),
     };
     // Where results go is tried before anything is measured, for it may take long.
-    keep(&report, args)?;
+    keep(&report, args.json.as_deref())?;
     if let Some(dir) = &args.plots {
         fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
@@ -50,7 +52,7 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
             set.summarize(&report.settings.baseline);
             write!(out, "\n{}", Table(&set))?;
             report.sets.push(set);
-            keep(&report, args)?;
+            keep(&report, args.json.as_deref())?;
         }
     }
     draw(&report, args.plots.as_deref())?;
@@ -69,12 +71,17 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
 fn announce(args: &RunArgs, sites: &[Site], engines: usize) {
     let workloads: usize = sites.iter().map(|site| workloads(args, site).count()).sum();
     let rounds = usize::from(args.rounds) + usize::from(args.latency_rounds);
-    let seconds = (workloads * engines * rounds) as f64 * f64::from(args.round_ms) / 1000.0;
-    let time = match seconds {
+    let time = time_of(workloads * engines * rounds, args.round_ms);
+    eprintln!("tables: {workloads}, of {engines} engines each; takes {time} or more");
+}
+
+/// In words, what so many rounds take.
+pub(super) fn time_of(rounds: usize, round_ms: u32) -> String {
+    let seconds = rounds as f64 * f64::from(round_ms) / 1000.0;
+    match seconds {
         ..90.0 => format!("{seconds:.0} s"),
         _ => format!("{:.0} minutes", seconds / 60.0),
-    };
-    eprintln!("tables: {workloads}, of {engines} engines each; takes {time} or more");
+    }
 }
 
 /// The engines that are asked for, and the baseline in any case.
@@ -89,34 +96,6 @@ fn choose<'a>(args: &RunArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn 
         .map_err(|error| format!("{error}; try --list"))?;
     let engines = all.iter().map(|engine| &**engine);
     Ok(engines.filter(|engine| choice.has(engine.name())).collect())
-}
-
-fn sites(args: &RunArgs) -> Result<Vec<Site>> {
-    let mut sites: Vec<Site> = Vec::new();
-    let mut add = |parent: &Path| {
-        let mut site = Site::new(parent, u64::from(args.size) << 20)?;
-        let same = |other: &&Site| other.place.file_system == site.place.file_system;
-        let named = |other: &&Site| other.place.name.starts_with(&site.place.name) && same(other);
-        match sites.iter().filter(named).count() {
-            0 => {}
-            n => site.place.name = format!("{}-{}", site.place.name, n + 1),
-        }
-        sites.push(site);
-        Result::Ok(())
-    };
-    if args.dir.is_empty() {
-        let target = Path::new("target");
-        add(if target.is_dir() {
-            target
-        } else {
-            Path::new(".")
-        })?;
-        if let Err(error) = add(Path::new("/dev/shm")) {
-            eprintln!("without tmpfs: {error}");
-        }
-    }
-    args.dir.iter().try_for_each(|dir| add(dir))?;
-    Ok(sites)
 }
 
 fn workloads<'a>(args: &'a RunArgs, site: &'a Site) -> impl Iterator<Item = Workload> + 'a {
@@ -142,14 +121,14 @@ fn workloads<'a>(args: &'a RunArgs, site: &'a Site) -> impl Iterator<Item = Work
 }
 
 /// Writes what there is so far, if that is asked for.
-fn keep(report: &Report, args: &RunArgs) -> Result<()> {
-    if let Some(path) = &args.json {
+pub(super) fn keep(report: &impl Serialize, path: Option<&Path>) -> Result<()> {
+    if let Some(path) = path {
         save(report, path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
 }
 
-fn save(report: &Report, path: &Path) -> Result<()> {
+fn save(report: &impl Serialize, path: &Path) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     serde_json::to_writer_pretty(&mut file, report)?;
     writeln!(file)?;

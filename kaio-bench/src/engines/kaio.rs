@@ -196,7 +196,8 @@ macro_rules! transfers {
 transfers!(AioContextHandle);
 transfers!(LocalAioContextHandle);
 
-async fn open(workload: &Workload) -> Result<Arc<File>> {
+/// The workload's file.
+pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(workload.pattern.writes());
     let file = options.aio_open(workload.path.clone(), false).await?;

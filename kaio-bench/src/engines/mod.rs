@@ -17,6 +17,7 @@ use self::bare::{Bare, Waiting};
 use crate::{Engine, Unavailable};
 
 pub use flavour::Flavour;
+pub(crate) use kaio::open as open_kaio;
 pub use open::open_direct;
 
 /// Every engine of this crate, the baseline first.

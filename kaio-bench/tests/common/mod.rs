@@ -1,0 +1,40 @@
+//! Files to read and write.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kaio_bench::{Pattern, Shape, Workload, engines};
+use tempfile::TempDir;
+
+/// Length of each, bytes.
+pub(crate) const LEN: usize = 2 << 20;
+
+/// A directory on the disk that the build is on, and one on tmpfs if there is one that does direct
+/// I/O, with a file each.
+pub(crate) fn files() -> Vec<(TempDir, PathBuf)> {
+    let parents = [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"];
+    let mut files = Vec::new();
+    for parent in parents.map(Path::new) {
+        let Ok(dir) = tempfile::tempdir_in(parent) else {
+            eprintln!("skipped in {}: can't write there", parent.display());
+            continue;
+        };
+        let path = dir.path().join("blocks");
+        fs::write(&path, vec![7; LEN]).unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+        let workload = Workload {
+            pattern: Pattern::RandomRead,
+            shape: Shape::Tasks,
+            depth: 1,
+            path: path.clone(),
+            len: LEN as u64,
+        };
+        if let Err(error) = engines::open_direct(&workload, false) {
+            eprintln!("skipped in {}: {error}", parent.display());
+            continue;
+        }
+        files.push((dir, path));
+    }
+    assert!(!files.is_empty(), "no place with direct I/O");
+    files
+}
