@@ -7,6 +7,8 @@
 #   kaio-bench/instructions.sh --update    count, write instructions.txt
 #   kaio-bench/instructions.sh --dir DIR   count for a file in DIR instead of on tmpfs; nothing is
 #                                          compared, for on a disk the counts differ from run to run
+#   kaio-bench/instructions.sh --pairs     count for each way of each pair (`kaio-bench pairs`), with the
+#                                          ratio to the pair's first; nothing is compared
 #
 # Ends with 0: nothing is worse; 1: something is, or the program and instructions.txt have different
 # paths; 2: wrong use; 3: can't be counted here. Counts depend on the compiler and the C library, so
@@ -22,7 +24,7 @@ cd "$(dirname "$script")/.."
 # are in both. What a context learns as it goes (batching, signalling: 2^14 reads) is learned by
 # then. A multiple of every period in the library and in tokio.
 reads=32768
-# Name, engine of kaio-bench, shape, depth.
+# Name, engine of kaio-bench, shape, depth; of a pair's way, which has its own, no shape and depth.
 paths="bare/one bare tasks 1
 bare/waves-32 bare waves 32
 current-thread/one kaio/current-thread tasks 1
@@ -55,10 +57,10 @@ built_with() {
     getconf GNU_LIBC_VERSION 2>/dev/null || echo "another C library"
 }
 
-# Instructions of so many reads with an engine, a shape and a depth; of all threads.
+# Instructions of so many reads with an engine and, maybe, a shape and a depth; of all threads.
 count() {
     valgrind --command-line-only=yes --tool=callgrind --callgrind-out-file="$scratch/profile" \
-        "$program" once "$2" "$1" --shape "$3" --depth "$4" --dir "$scratch" --size 4 \
+        "$program" once "$2" "$1" ${3:+--shape "$3" --depth "$4"} --dir "$scratch" --size 4 \
         >"$scratch/log" 2>&1 || {
         cat "$scratch/log" >&2
         return 1
@@ -75,6 +77,20 @@ measure() {
         awk -v path="$path" -v more=$((twice - once)) -v reads="$reads" \
             'BEGIN { printf "%-24s %8.1f\n", path, more / reads }'
     done <<<"$paths"
+}
+
+# A line for each way of each pair, as paths have them.
+ways_of_pairs() {
+    "$program" --list | awk -F': ' '/^pairs:/ { pairs = 1; next }
+        pairs { pair = $1; sub(/^ +/, "", pair); n = split($2, ways, ", ")
+                for (i = 1; i <= n; i++) print pair "/" ways[i], pair "/" ways[i] }'
+}
+
+# Shows counts with their ratios to the first way of the same pair.
+show_pairs() {
+    awk '{ split($1, name, "/") }
+         name[1] != pair { pair = name[1]; first = $2 }
+         { printf "%-32s %10.1f %8.2f\n", $1, $2, $2 / first }' "$1"
 }
 
 # Shows counts beside those written down. Fails with 1 if any is worse, with 2 if the paths differ.
@@ -108,6 +124,7 @@ dir=/dev/shm
 case "$#:${1-}" in
     0:) ;;
     1:--update) mode=update ;;
+    1:--pairs) mode=pairs ;;
     2:--dir)
         mode=show
         # As seen from where it was called.
@@ -140,6 +157,7 @@ program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-ben
     --message-format json-render-diagnostics |
     grep -oP '"executable":"\K[^"]+/kaio-bench(?=")')
 
+[[ $mode != pairs ]] || paths=$(ways_of_pairs)
 toolchain=$(built_with)
 printf '%s\n' "$toolchain" "$(valgrind --version)" ''
 measure >"$scratch/counted"
@@ -147,6 +165,9 @@ measure >"$scratch/counted"
 case $mode in
     show)
         cat "$scratch/counted"
+        ;;
+    pairs)
+        show_pairs "$scratch/counted"
         ;;
     update)
         {
