@@ -321,9 +321,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 if self.course.extent != Extent::Once {
                     return self.go_on(outcome, memory, lease, timer, cx);
                 }
-                let result = self.result(outcome, &memory);
+                if !matches!(outcome, Outcome::Completed(0..)) {
+                    return Poll::Ready(self.fail(outcome, lease, memory));
+                }
                 self.end(lease, memory);
-                Poll::Ready(result)
+                Poll::Ready(self.result(outcome, 0))
             }
             Err(ticket) => {
                 self.enter(Stage::Sent {
@@ -334,6 +336,20 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 Poll::Pending
             }
         }
+    }
+
+    /// The request has failed, and its memory, which the error may tell of, goes back.
+    #[cold]
+    #[inline(never)]
+    fn fail(
+        &mut self,
+        outcome: Outcome,
+        lease: Lease<'a>,
+        memory: Memory,
+    ) -> Result<u64, AioCommandError> {
+        let result = self.result(outcome, memory.misalignment());
+        self.end(lease, memory);
+        result
     }
 
     /// A request is done, of an operation that may take several.
@@ -347,7 +363,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         loop {
-            let result = self.result(outcome, &memory);
+            let result = self.result(outcome, memory.misalignment());
             let rest = match self.course.after(result, memory) {
                 After::Rest(payload) => payload,
                 After::End(result, memory) => {
@@ -431,7 +447,8 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
     }
 
     #[inline]
-    fn result(&self, outcome: Outcome, memory: &Memory) -> Result<u64, AioCommandError> {
+    /// `misalignment`: of the memory that it had.
+    fn result(&self, outcome: Outcome, misalignment: u64) -> Result<u64, AioCommandError> {
         match outcome {
             Outcome::Completed(res @ 0..) => {
                 self.has_moved(res as u64);
@@ -443,8 +460,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 Err(AioCommandError::BadResult(
                     match Transfer::of(&self.course.order) {
                         Some(transfer) => {
-                            let memory = memory.misalignment();
-                            explain(error, self.descriptor.fd(), transfer, memory)
+                            explain(error, self.descriptor.fd(), transfer, misalignment)
                         }
                         None => error,
                     },
