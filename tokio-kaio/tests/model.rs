@@ -46,6 +46,16 @@ enum Step {
         form: Form,
         given_up: Option<GivenUp>,
     },
+    /// At any offset, of any length.
+    ReadBytes {
+        offset: u64,
+        len: usize,
+    },
+    WriteBytes {
+        offset: u64,
+        len: usize,
+        given_up: Option<GivenUp>,
+    },
     /// A range within the file is made to read as zeroes, or blocks are allocated at its end.
     Allocate {
         block: usize,
@@ -136,6 +146,7 @@ struct GivenUp {
 fn step() -> impl Strategy<Value = Step> {
     let block = || 0..BLOCKS;
     let blocks = || 1..=LONGEST;
+    let bytes = || 0..BLOCKS as u64 * LEN;
     let given_up =
         || (0..4_usize, any::<bool>()).prop_map(|(polls, forgotten)| GivenUp { polls, forgotten });
     let perhaps = || proptest::option::of(given_up());
@@ -145,6 +156,10 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (block(), blocks(), form(), perhaps()).prop_map(|(block, blocks, form, given_up)| {
             Step::Write { block, blocks, form, given_up }
         }),
+        3 => (bytes(), 0..LONGEST * BLOCK)
+            .prop_map(|(offset, len)| Step::ReadBytes { offset, len }),
+        5 => (bytes(), 0..LONGEST * BLOCK, perhaps())
+            .prop_map(|(offset, len, given_up)| Step::WriteBytes { offset, len, given_up }),
         2 => (block(), blocks(), allocate())
             .prop_map(|(block, blocks, mode)| Step::Allocate { block, blocks, mode }),
         3 => (blocks(), perhaps())
@@ -181,10 +196,12 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// A write that was given up, from block `block` on.
+/// A write that was given up.
 struct Open {
-    block: usize,
+    offset: usize,
     data: Vec<u8>,
+    /// It takes place as a whole or not at all; else that is so of each block of the disk.
+    whole: bool,
 }
 
 struct Model {
@@ -343,6 +360,47 @@ impl Model {
                 self.twin.set_len(len).unwrap();
                 assert_eq!(self.file.metadata().await.unwrap().len(), len);
             }
+            Step::ReadBytes { offset, len } => {
+                self.settle().await;
+                let mut target = vec![0xee; len];
+                let mut expected = vec![0xee; len];
+                let flags = ReadFlags::empty();
+                let read = self.file.read_bytes_at(&handle, offset, &mut target, flags);
+                let read = read.await.unwrap();
+                let twin = self.twin.read_at(&mut expected, offset).unwrap();
+                assert_eq!(read, twin as u64, "bytes read at {offset}");
+                assert!(target == expected, "content at {offset}");
+            }
+            Step::WriteBytes {
+                offset,
+                len,
+                given_up,
+            } => {
+                // Those that meet it, and are not of its kind, are to be kept apart from it.
+                self.settle().await;
+                let data = self.data(LONGEST)[..len].to_vec();
+                let flags = WriteFlags::empty();
+                let write = self.file.write_bytes_at(&handle, offset, &data, flags);
+                let done = match given_up {
+                    Some(how) if !how.forgotten => give_up(write, how).await,
+                    _ => Some(write.await),
+                };
+                match done {
+                    Some(result) => {
+                        result.unwrap();
+                        self.twin.write_all_at(&data, offset).unwrap();
+                    }
+                    None => {
+                        self.open.push(Open {
+                            offset: offset as usize,
+                            data,
+                            whole: false,
+                        });
+                        self.file.drain(&handle).await;
+                        self.look();
+                    }
+                }
+            }
             Step::Allocate {
                 block,
                 blocks,
@@ -399,8 +457,9 @@ impl Model {
         }
         let extends = ((block * BLOCK + submitted.len()) as u64) > self.len();
         self.open.push(Open {
-            block,
+            offset: block * BLOCK,
             data: submitted,
+            whole: true,
         });
         if extends {
             self.settle().await;
@@ -410,7 +469,8 @@ impl Model {
     /// Settles if something that was given up meets these blocks.
     async fn settle_if(&mut self, block: usize, blocks: usize) {
         let meets = |open: &Open| {
-            block < open.block + open.data.len() / BLOCK && open.block < block + blocks
+            let (start, end) = (block * BLOCK, (block + blocks) * BLOCK);
+            start < open.offset + open.data.len() && open.offset < end
         };
         if self.open.iter().any(meets) {
             self.settle().await;
@@ -429,10 +489,19 @@ impl Model {
     fn look(&mut self) {
         let bytes = fs::read(&self.path).unwrap();
         for open in mem::take(&mut self.open) {
-            let offset = open.block * BLOCK;
-            let end = offset + open.data.len();
-            if bytes.len() >= end && bytes[offset..end] == open.data {
-                self.twin.write_all_at(&open.data, offset as u64).unwrap();
+            let mut offset = open.offset;
+            let mut left = &open.data[..];
+            while !left.is_empty() {
+                let piece = match open.whole {
+                    true => left.len(),
+                    false => left.len().min(512 - offset % 512), // the least block
+                };
+                let (piece, rest) = left.split_at(piece);
+                let end = offset + piece.len();
+                if bytes.len() >= end && bytes[offset..end] == *piece {
+                    self.twin.write_all_at(piece, offset as u64).unwrap();
+                }
+                (offset, left) = (end, rest);
             }
         }
         self.compare(&bytes);
