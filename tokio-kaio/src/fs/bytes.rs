@@ -10,7 +10,7 @@ use lock_api::RawMutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::File;
-use super::bytewise::{PIECE, Writing, no_memory};
+use super::bytewise::{LARGEST, PIECE, Writing, no_memory};
 use crate::request::{Grain, Place};
 use crate::{AioCommandError, GenericAioContextHandle, IntrusiveAdapter, ReadFlags, WriteFlags};
 
@@ -127,8 +127,9 @@ impl File {
     /// A block is what [`alignment`](File::alignment) says, or a page or a block of the file system where
     /// these are larger: 4096 bytes mostly. All others that write there, by [`write_at`](File::write_at),
     /// through another open file or from another process, are yours to keep apart from these: what they
-    /// write to the same block meanwhile can be lost. The same holds for [`set_len`](File::set_len) and
-    /// [`allocate`](File::allocate).
+    /// write to the same block meanwhile can be lost. So are those to the block in which the file ended
+    /// before it got longer: the rest of that is zeroed, in the page cache. The same holds for
+    /// [`set_len`](File::set_len) and [`allocate`](File::allocate).
     ///
     /// # Flags
     ///
@@ -142,7 +143,7 @@ impl File {
     /// - [`NOWAIT`](WriteFlags::NOWAIT) is for what is submitted from this task; what goes through the
     ///   page cache does not, and is made without. Where one of its requests is refused, what others
     ///   have written stays.
-    /// - [`ATOMIC`](WriteFlags::ATOMIC) wants `offset` and length aligned, and no more than 1 MiB.
+    /// - [`ATOMIC`](WriteFlags::ATOMIC) wants `offset` and length in whole blocks, and no more than 1 MiB.
     ///
     /// # Errors
     ///
@@ -230,18 +231,19 @@ impl File {
         flags: WriteFlags,
     ) -> Result<Started, AioCommandError> {
         let appends = flags.contains(WriteFlags::APPEND);
-        let rounded = |apart: u64| match appends {
+        let rounded = |block: u64| match appends {
             true => 0..u64::MAX,
-            false => floor(range.start, apart)..range.end.next_multiple_of(apart),
+            false => floor(range.start, block)..range.end.next_multiple_of(block),
         };
         let bytewise = self.inner.bytewise();
-        // First of all, since this is what decides who goes first.
-        let apart = bytewise.grain.get().map_or(APART, |grain| grain.apart);
-        let mut place = bytewise.line.enter(rounded(apart));
+        // First of all, since this is what decides who goes first. As long as the block is not known, by
+        // what is a multiple of nearly all.
+        let known = bytewise.grain.get().map_or(LARGEST, |grain| grain.block);
+        let mut place = bytewise.line.enter(rounded(known));
         let grain = self.grain().await.map_err(AioCommandError::IoSubmit)?;
-        if apart % grain.apart != 0 {
+        if known % grain.block != 0 {
             drop(place);
-            place = bytewise.line.enter(rounded(grain.apart));
+            place = bytewise.line.enter(rounded(grain.block));
         }
         if !grain.writable {
             let error = io::Error::from_raw_os_error(libc::EBADF);
@@ -260,10 +262,6 @@ impl File {
         })
     }
 }
-
-/// Taken for [`Grain::apart`] as long as that is not known. It is a multiple of what nearly all files
-/// have.
-const APART: u64 = 64 << 10;
 
 /// A write whose turn it is.
 struct Started {

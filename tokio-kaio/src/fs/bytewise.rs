@@ -26,6 +26,9 @@ use crate::{
 /// Bytes that go at a time: the memory that a transfer takes, however long it is.
 pub(super) const PIECE: u64 = 1 << 20;
 
+/// Blocks of a file system are no larger.
+pub(super) const LARGEST: u64 = 64 << 10;
+
 /// Up to so many bytes, both ends of a write are read with all between them. To read more takes
 /// longer than to read twice.
 const TOGETHER: u64 = 16 << 10;
@@ -253,12 +256,12 @@ impl File {
         let file = Arc::clone(&self.inner);
         off_runtime(move || {
             let access = sys::status_flags(file.as_raw_fd())? & libc::O_ACCMODE;
-            // As one that the page cache fills, and writes out, at a time.
-            let cached = file.file().metadata()?.blksize().max(page_size() as u64);
-            let block = alignment.offset.max(alignment.memory as u64);
+            // Network file systems tell more than that; it is what they like best.
+            let preferred = file.file().metadata()?.blksize().min(LARGEST);
+            let cached = preferred.max(page_size() as u64);
+            let wanted = alignment.offset.max(alignment.memory as u64);
             let grain = Grain {
-                block,
-                apart: cached.next_multiple_of(block),
+                block: cached.next_multiple_of(wanted),
                 memory: alignment.memory,
                 readable: access != libc::O_WRONLY,
                 writable: access != libc::O_RDONLY,

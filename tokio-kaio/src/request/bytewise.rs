@@ -32,10 +32,10 @@ pub(crate) struct Bytewise {
 /// What is written and read of a file at least.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grain {
-    /// Of direct transfers: offset, length and, within memory, place.
+    /// Of offset, length and, within memory, place: what direct I/O wants, and what the page cache fills,
+    /// zeroes and writes out at a time, if that is more. A direct write to a part of such a block would
+    /// meet the page cache where the file ends in another part: to make it longer zeroes the rest.
     pub(crate) block: u64,
-    /// Where writes that have none of these in common do not meet, be they direct or not.
-    pub(crate) apart: u64,
     /// Of memory.
     pub(crate) memory: usize,
     /// It is open for reading.
