@@ -10,10 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{
-    all_free, buffer, context_by, is_idle, on_disk, on_kernel_aio, one_thread, two_workers, ways,
-    within,
-};
+use common::*;
 use futures::poll;
 use interposed::{Fault, faults_to_come, next_submissions_meet};
 use tokio_kaio::{
@@ -179,6 +176,27 @@ fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
             }
             assert_eq!(faults_to_come(), 0);
             within(background).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls() {
+    if !in_child("the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls") {
+        return;
+    }
+    for way in ways() {
+        one_thread().block_on(async {
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let before = held();
+            let (context, handle) = context_by(way, 2);
+            let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            until(|| handle.metrics().submitted == 1, || handle.metrics()).await;
+            within(context.close()).await;
+            drop(waiting);
+            until(|| is_back(before), held).await;
+            drop(handle);
         });
     }
 }

@@ -130,7 +130,9 @@ impl Poller {
         state.retired.extend(waiting.map(|poll| poll.descriptor));
         let thread = state.thread.take();
         state.ring();
+        let bell = state.bell.take(); // handles of a closed context keep the rest
         drop(state);
+        drop(bell);
         if let Some(thread) = thread {
             let _ = thread.join(); // nothing there panics
         }
