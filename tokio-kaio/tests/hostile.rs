@@ -29,8 +29,8 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, ReadFlags,
-    aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, PollEvents,
+    ReadFlags, aio_context, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -225,6 +225,35 @@ fn a_waker_that_panics_harms_only_itself() {
     let dir = on_disk();
     one_thread().block_on(bombs(&dir));
     threads(2).block_on(bombs(&dir));
+}
+
+/// Its clone is what panics.
+fn unclonable() -> Waker {
+    fn panics(_: *const ()) -> RawWaker {
+        panic!("a clone panics, as it is meant to");
+    }
+    fn nothing(_: *const ()) {}
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(panics, nothing, nothing, nothing);
+    // SAFETY: the functions do nothing with the pointer.
+    unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &VTABLE)) }
+}
+
+#[test]
+fn a_poll_whose_waker_panics_when_it_is_cloned_is_cancelled() {
+    for way in ways() {
+        threads(2).block_on(async {
+            let (context, handle) = context_by(way, 1);
+            let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
+            let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            let bad = unclonable();
+            let looked = catch_unwind(AssertUnwindSafe(|| look(&mut waiting, &bad)));
+            assert!(looked.is_err(), "{way:?}");
+            drop(waiting);
+            all_free(&handle, 1).await;
+            within(context.close()).await;
+        });
+    }
 }
 
 /// The kernel's events are found by a poll of another request, a look at the slots, a drop.

@@ -316,7 +316,11 @@ impl<F: Flavour> Shared<F> {
         match looked {
             // A waker's own code runs in its clone: not under the lock.
             Err(ticket) if !wakes => {
+                let mut unwatched = Unwatched(self, Some(ticket));
                 let waker = waker.clone();
+                let Some(ticket) = unwatched.1.take() else {
+                    unreachable!("it was just put there");
+                };
                 let (looked, _unused) = self.with(|state, _| {
                     let unused = state.table.rewake(&ticket, waker);
                     (state.table.collect(ticket), unused)
@@ -429,6 +433,17 @@ impl<F: Flavour> Shared<F> {
             state.reap_all(Look::Other, aftermath);
             matches!(state.phase, Phase::Open(_)).then(|| state.free_slots())
         })
+    }
+}
+
+/// A request whose future is lost if a waker's own code panics: it is withdrawn then.
+struct Unwatched<'a, F: Flavour>(&'a Shared<F>, Option<Ticket<F>>);
+
+impl<F: Flavour> Drop for Unwatched<'_, F> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.1.take() {
+            drop(self.0.withdraw(ticket));
+        }
     }
 }
 
