@@ -9,6 +9,7 @@ mod interposed;
 
 use std::fs::{self, OpenOptions};
 use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use common::{
 };
 use futures::future::join_all;
 use futures::poll;
-use interposed::Gate;
+use interposed::{Gate, Watched};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
@@ -707,6 +708,120 @@ fn appends_of_any_length_are_whole_and_in_order_of_their_making() {
                     file.write_bytes_at(&handle, 0, &long, flags).await.unwrap();
                     let expected = [expected, long].concat();
                     assert!(fs::read(&path).unwrap() == expected, "{way:?}");
+                    context.close().await;
+                }));
+            }
+        }
+    }
+}
+
+/// The descriptor of the same file that goes through the page cache.
+fn page_cached(file: &File) -> RawFd {
+    let link = |fd: RawFd| fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+    let path = link(file.as_raw_fd()).unwrap();
+    let all = fs::read_dir("/proc/self/fd").unwrap();
+    let all = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut others = all.filter(|&fd| fd != file.as_raw_fd() && link(fd).as_ref() == Some(&path));
+    others.next().unwrap()
+}
+
+#[test]
+fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
+    for dir in everywhere() {
+        for (i, way) in ways().enumerate() {
+            one_thread().block_on(within(async {
+                let (context, handle) = context_by(way, 4);
+                let file = open_rw(&dir, &format!("{i}")).await;
+                file.write_bytes_at(&handle, 0, b"x", NONE).await.unwrap();
+                let cached = page_cached(&file);
+                for flag in [WriteFlags::DSYNC, WriteFlags::SYNC] {
+                    let (direct, rest) = (Watched::file(&file), Watched::file(&cached));
+                    let data = bytes(1, 2 * BLOCK + 5);
+                    file.write_bytes_at(&handle, 0, &data, flag).await.unwrap();
+                    let of = |watched: &Watched| {
+                        let seen = watched.seen().into_iter().filter(|seen| seen.writes);
+                        let ours = seen.map(|seen| {
+                            let flag = seen.flags & flag.bits() as u32;
+                            (seen.offset, seen.len, flag != 0)
+                        });
+                        ours.collect::<Vec<_>>()
+                    };
+                    assert_eq!(of(&direct), [(0, 2 * LEN, true)], "{way:?}");
+                    assert_eq!(of(&rest), [(2 * LEN, 5, true)], "{way:?}");
+                    drop((direct, rest));
+                    file.set_len(1).await.unwrap();
+                }
+                context.close().await;
+            }));
+        }
+    }
+}
+
+#[test]
+fn what_comes_back_short_is_resumed() {
+    for dir in everywhere() {
+        let path = path_of(&dir, "data");
+        for way in ways() {
+            write_patterned(&path, 20);
+            let mut content = fs::read(&path).unwrap();
+            one_thread().block_on(within(async {
+                let (context, handle) = context_by(way, 4);
+                let file = open_rw(&dir, "data").await;
+                let watched = Watched::file(&file);
+                for (offset, len) in [(100, 50), (5000, 9000), (1, 80_000), (70_000, 20_000)] {
+                    watched.cut_to(BLOCK);
+                    let data = bytes(offset as u64, len);
+                    let written = file.write_bytes_at(&handle, offset as u64, &data, NONE);
+                    written.await.unwrap();
+                    content.resize(content.len().max(offset + len), 0);
+                    content[offset..][..len].copy_from_slice(&data);
+                    assert!(
+                        fs::read(&path).unwrap() == content,
+                        "{len} at {offset}, {way:?}"
+                    );
+                    assert!(read(&handle, &file, offset as u64, len).await == data);
+                    assert!(read(&handle, &file, 7, 100_000).await == content[7..]);
+                    watched.cut_to(usize::MAX);
+                }
+                context.close().await;
+            }));
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
+    for dir in everywhere() {
+        let path = path_of(&dir, "data");
+        for way in ways() {
+            for good in [0, 1, 2, 4] {
+                write_patterned(&path, 600);
+                let before = fs::read(&path).unwrap();
+                one_thread().block_on(within(async {
+                    let (context, handle) = context_by(way, 4);
+                    let file = open_rw(&dir, "data").await;
+                    file.alignment().await.unwrap();
+                    let watched = Watched::file(&file);
+                    watched.refuse_after(good);
+                    let data = bytes(3, (2 << 20) + 70);
+                    let written = file.write_bytes_at(&handle, 100, &data, NONE).await;
+                    let found = fs::read(&path).unwrap();
+                    let done = found[100..].iter().zip(&data).position(|(a, b)| a != b);
+                    let done = 100 + done.unwrap_or(data.len());
+                    match written {
+                        Ok(()) => assert_eq!(done, 100 + data.len()),
+                        Err(error) => {
+                            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
+                            // Where it got to, give or take a byte that was the same before.
+                            assert!(found[done..] == before[done..], "{good} {way:?}");
+                        }
+                    }
+                    assert!(found[..100] == before[..100] && found.len() == before.len());
+                    drop(watched);
+                    // Nobody is in the way of the next one.
+                    file.write_bytes_at(&handle, 100, &data, NONE)
+                        .await
+                        .unwrap();
                     context.close().await;
                 }));
             }
