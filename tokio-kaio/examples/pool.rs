@@ -11,10 +11,13 @@
 
 use std::env;
 use std::error::Error;
+use std::iter;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::poll;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_kaio::{AioContextHandle, BufferPool, File, ReadFlags, aio_context};
@@ -51,10 +54,25 @@ async fn main() -> Result<()> {
         content.len() >> 10,
         (BUFFERS * CHUNK) >> 10,
     );
-    assert!(waited > 0, "the consumers are slower than any disk");
 
+    wait_for_a_consumer(&pool).await;
     context.close().await;
     Ok(())
+}
+
+/// Where consumers have all buffers, there is a next one when the last `Bytes` of one is dropped.
+async fn wait_for_a_consumer(pool: &BufferPool) {
+    let buffers = iter::from_fn(|| pool.try_get());
+    let mut consumers: Vec<_> = buffers.map(Bytes::from).collect();
+    assert_eq!(consumers.len(), BUFFERS);
+    let mut next = pin!(pool.get());
+    assert!(poll!(&mut next).is_pending());
+
+    let header = consumers[0].slice(..16);
+    consumers.remove(0);
+    assert!(poll!(&mut next).is_pending()); // a few bytes keep all of it
+    drop(header);
+    assert_eq!(next.await.size(), CHUNK);
 }
 
 /// Reads the file from front to back, and sends each chunk to every consumer. Returns how often there

@@ -64,6 +64,9 @@ Pairs; ratios are to the first way, so that above 1.00 another costs more than t
   vectored-write      the same from 16 buffers: `vectored`, `copy-and-write`, `owned-list`
   owned               a read into an AlignedBuf that is handed over and comes back (`owned`), and into
                       one that is `borrowed`; `owned-vec`, into the part of a Vec that is aligned
+  unaligned-read      1000 bytes of a block to a slice (`unaligned`); all of it to an AlignedBuf
+                      (`aligned`); all of it to a slice (`copied`)
+  unaligned-write     the same from there: `unaligned` reads the block first
 
 All on the current-thread runtime, in one task but for `tasks`. A transfer is one read or write, also
 of pairs that make several a turn.

@@ -13,6 +13,7 @@ mod owned;
 mod pool;
 mod report;
 mod text;
+mod unaligned;
 mod vectored;
 mod way;
 
@@ -116,6 +117,26 @@ pub fn all() -> Vec<Pair> {
                 engine::<owned::Owned>(),
                 engine::<owned::Borrowed>(),
                 engine::<owned::OwnedVec>(),
+            ],
+        ),
+        pair(
+            "unaligned-read",
+            Pattern::RandomRead,
+            1,
+            vec![
+                engine::<unaligned::ReadUnaligned>(),
+                engine::<unaligned::ReadAligned>(),
+                engine::<unaligned::ReadCopied>(),
+            ],
+        ),
+        pair(
+            "unaligned-write",
+            Pattern::RandomWrite,
+            1,
+            vec![
+                engine::<unaligned::WriteUnaligned>(),
+                engine::<unaligned::WriteAligned>(),
+                engine::<unaligned::WriteCopied>(),
             ],
         ),
     ]
