@@ -75,7 +75,9 @@ impl Way for WriteAligned {
     const NAME: &'static str = "aligned";
 
     fn new(bench: &Bench) -> Result<WriteAligned> {
-        Ok(WriteAligned(AlignedBuf::new(bench.block)?))
+        let mut buffer = AlignedBuf::new(bench.block)?;
+        buffer.fill(0x5a);
+        Ok(WriteAligned(buffer))
     }
 
     async fn turn(&mut self, bench: &Bench, lane: &mut Lane) -> Result<()> {
