@@ -21,7 +21,8 @@ use crate::sys::{Mapping, Process};
 ///
 /// Buffers are [`AlignedBuf`]s like any other, and have the content that they had when they went
 /// back. They keep the pool's memory: the pool itself, which is cheap to clone, may be dropped
-/// before them.
+/// before them. A child made by `fork(2)` does not have the memory; one that takes a buffer out of an
+/// inherited pool and touches it gets a segmentation fault.
 ///
 /// # Examples
 ///

@@ -29,9 +29,9 @@ use crate::{AioCommandError, File, IntrusiveAdapter, RawCommand};
 /// there are slots for them. Made by [`batch`](GenericAioContextHandle::batch).
 ///
 /// Nothing is submitted before the first poll of [`all`](Batch::all) or [`stream`](Batch::stream). The
-/// kernel takes them in the order in which they were [pushed](Batch::push); they are done in any. Those
-/// for which there is no slot wait for one, and those that would have to wait in their submission go
-/// from the blocking pool, like any others. With several [shards](crate::AioContextBuilder::shards),
+/// kernel takes them in the order in which they were [pushed](Batch::push), but for those that have to
+/// wait; they are done in any. Those for which there is no slot wait for one, and those that would have
+/// to wait in their submission go from the blocking pool, like any others. With several [shards](crate::AioContextBuilder::shards),
 /// they go to one of them; those that may not wait for a slot there, to any that has one.
 ///
 /// # Cancel safety
@@ -136,18 +136,15 @@ where
     ///
     /// None of its own: one that fails leaves the others alone.
     pub async fn all(self) -> Vec<Result<u64, AioCommandError>> {
-        let mut results: Vec<_> = self.members.iter().map(|_| None).collect();
+        let stopped = || Err(AioCommandError::AioStopped); // until the stream has given each
+        let mut results: Vec<_> = self.members.iter().map(|_| stopped()).collect();
         let mut stream = self.stream();
         while let Some((index, result)) =
             std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await
         {
-            results[index] = Some(result);
+            results[index] = result;
         }
-        let stopped = || Err(AioCommandError::AioStopped); // the stream has one for each
-        let results = results.into_iter();
         results
-            .map(|result| result.unwrap_or_else(stopped))
-            .collect()
     }
 
     /// Submits all; gives the result of each when it is done, with its index.
@@ -246,10 +243,11 @@ impl<'a, F: Flavour> Running<'a, F> {
         if self.out.is_empty() {
             return Poll::Ready(None);
         }
-        let timer = match (&mut self.timer, limit.timer()) {
-            (Some(timer), _) => timer,
-            (none, Some(timer)) => none.insert(timer),
-            (None, None) => return Poll::Pending,
+        if self.timer.is_none() {
+            self.timer = limit.timer();
+        }
+        let Some(timer) = &mut self.timer else {
+            return Poll::Pending;
         };
         ready!(timer.as_mut().poll(cx));
         self.time_out();
@@ -264,35 +262,34 @@ impl<'a, F: Flavour> Running<'a, F> {
         let Some(shard) = self.shard() else {
             return;
         };
-        let mut requests = Vec::with_capacity(self.operations.len());
+        let count = self.operations.len();
+        self.done.reserve(count);
+        let mut members = Vec::with_capacity(count);
         let (mut alone, mut failed) = (Vec::new(), Vec::new());
         for (index, operation) in self.operations.iter_mut().enumerate() {
             match operation {
                 Some((operation, _)) if ptr::eq(operation.shard(), shard) => {
                     match operation.request(cx.waker().clone()) {
-                        Ok(arrival) => requests.push((index, arrival)),
+                        Ok(arrival) => members.push(Member {
+                            index,
+                            arrival,
+                            descriptor: operation.descriptor().clone(),
+                            fate: Fate::Alone,
+                        }),
                         Err(error) => failed.push((index, error)),
                     }
                 }
                 _ => alone.push(index), // an append, which has its place
             }
         }
-        let members = requests.into_iter().filter_map(|(index, arrival)| {
-            let (operation, _) = self.operations[index].as_ref()?;
-            let member = Member {
-                arrival,
-                descriptor: operation.descriptor(),
-                fate: Fate::Alone,
-            };
-            Some((index, member))
-        });
-        let (indices, mut members): (Vec<_>, Vec<_>) = members.unzip();
         shard.send_together(&mut members);
-        let met = members
-            .into_iter()
-            .map(|member| (member.arrival, member.fate));
-        let met: Vec<_> = met.collect();
-        for (index, (arrival, fate)) in indices.into_iter().zip(met) {
+        for member in members {
+            let Member {
+                index,
+                arrival,
+                fate,
+                ..
+            } = member;
             let Some((operation, _)) = &mut self.operations[index] else {
                 continue;
             };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::request::{OpenFile, Order, Stay};
 
 /// The file that a request is for, and what keeps it open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Descriptor<'a> {
     /// Something that a queued request can hold on to.
     File(&'a Arc<OpenFile>),

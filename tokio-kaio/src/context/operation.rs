@@ -420,12 +420,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         let Stage::Sent { timer, .. } = &mut self.stage else {
             return true; // it has not been submitted because of that
         };
-        let timer = match (timer, self.options.limit.timer()) {
-            (Some(timer), _) => timer,
-            (none, Some(timer)) => none.insert(timer),
-            (None, None) => return false,
-        };
-        timer.as_mut().poll(cx).is_ready()
+        if timer.is_none() {
+            *timer = self.options.limit.timer();
+        }
+        let timer = timer.as_mut();
+        timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
     /// Nobody waits for the request any longer.

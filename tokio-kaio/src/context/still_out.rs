@@ -62,9 +62,9 @@ impl fmt::Display for StillOut {
         }
         write!(
             f,
-            "the AIO context has not ended yet: {in_flight} requests are in flight, {abandoned} of them \
-             abandoned, on the files of the descriptors {descriptors:?}, and {queued} are queued; it ends \
-             by itself when the kernel is done with them"
+            "the AIO context has not ended yet: in flight are still {in_flight} (abandoned {abandoned}; \
+             descriptors {descriptors:?}), queued {queued}; it ends by itself when the kernel is done with \
+             them"
         )
     }
 }

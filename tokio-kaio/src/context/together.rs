@@ -14,10 +14,18 @@ use crate::request::{Flavour, Memory, Order, Outcome, Parcel, Ticket};
 use crate::sys::abi::Iocb;
 
 /// One of several requests.
-pub(super) struct Member<'a, 'd, F: Flavour> {
+pub(super) struct Member<'a, F: Flavour> {
+    /// Which of the operations it is of.
+    pub(super) index: usize,
     pub(super) arrival: Arrival,
-    pub(super) descriptor: &'a Descriptor<'d>,
+    pub(super) descriptor: Descriptor<'a>,
     pub(super) fate: Fate<F>,
+}
+
+impl<F: Flavour> Member<'_, F> {
+    fn is_launched(&self) -> bool {
+        matches!(self.fate, Fate::Launched(_))
+    }
 }
 
 /// What became of one of several requests.
@@ -35,7 +43,7 @@ pub(super) enum Fate<F: Flavour> {
 
 impl<F: Flavour> Shared<F> {
     /// Takes in new requests, and hands to the kernel, in one call, those that need not wait.
-    pub(super) fn send_together(&self, members: &mut [Member<'_, '_, F>]) {
+    pub(super) fn send_together(&self, members: &mut [Member<'_, F>]) {
         let mut iocbs = Vec::with_capacity(members.len());
         let route = self.with(|state, aftermath| {
             state.table.make_ready(members.len()); // nothing panics between launch and submission
@@ -47,21 +55,19 @@ impl<F: Flavour> Shared<F> {
         let mut refused = Vec::new();
         let (sent, effort) =
             self.submit(&route, &mut iocbs, |tag, errno| refused.push((tag, errno)));
-        let mut launched: Vec<_> = members
-            .iter_mut()
-            .filter(|member| matches!(member.fate, Fate::Launched(_)))
-            .collect();
+        let launched = || members.iter().filter(|m| m.is_launched()).zip(&iocbs);
         if let Some(stay) = route.is_news(effort.as_ref()) {
-            for (member, iocb) in launched.iter().zip(&iocbs) {
+            for (member, iocb) in launched() {
                 member.descriptor.submitted(&Order::of(iocb), stay);
             }
         }
-        let unsent = launched.iter().zip(&iocbs).skip(sent).rev();
-        let unsent: Vec<_> = unsent
+        let unsent = launched().skip(sent);
+        let mut unsent: Vec<_> = unsent
             .map(|(member, iocb)| (*iocb, member.descriptor.hold()))
             .collect();
+        unsent.reverse(); // last first
         let taken = sent - refused.len();
-        let unused = self.with(|state, aftermath| {
+        self.with(|state, aftermath| {
             state.submitting -= 1;
             state.counts.submissions.made(taken, effort.as_ref());
             for (tag, errno) in refused {
@@ -78,25 +84,20 @@ impl<F: Flavour> Shared<F> {
             state.put_back(parcels, reaped, aftermath);
             state.sent(&iocbs[..sent], &route, aftermath);
             state.cancel_strays(&iocbs);
-            let look = |member: &mut &mut Member<'_, '_, F>| {
-                let member = &mut **member;
-                let Fate::Launched(ticket) = mem::replace(&mut member.fate, Fate::Alone) else {
-                    return None;
+            for Member { fate, arrival, .. } in members.iter_mut() {
+                *fate = match mem::replace(fate, Fate::Alone) {
+                    Fate::Launched(ticket) => match state.table.collect(ticket) {
+                        Ok((outcome, memory)) => Fate::Done(outcome, memory),
+                        Err(ticket) => {
+                            let waker = arrival.waker.take();
+                            arrival.waker = waker.and_then(|w| state.table.rewake(&ticket, w));
+                            Fate::Launched(ticket)
+                        }
+                    },
+                    other => other,
                 };
-                let waker = member.arrival.waker.take();
-                let (fate, unused) = match state.table.collect(ticket) {
-                    Ok((outcome, memory)) => (Fate::Done(outcome, memory), waker),
-                    Err(ticket) => {
-                        let unused = waker.and_then(|waker| state.table.rewake(&ticket, waker));
-                        (Fate::Launched(ticket), unused)
-                    }
-                };
-                member.fate = fate;
-                unused
-            };
-            launched.iter_mut().filter_map(look).collect::<Vec<_>>()
+            }
         });
-        drop(unused); // not under the lock
         tell_if_slow(taken, effort.as_ref());
     }
 
@@ -121,7 +122,7 @@ impl<F: Flavour> State<F> {
     /// Those that go to the kernel now are put to `iocbs`, for one call. `None`: there are none.
     fn admit_together(
         &mut self,
-        members: &mut [Member<'_, '_, F>],
+        members: &mut [Member<'_, F>],
         iocbs: &mut Vec<Iocb>,
         aftermath: &mut Aftermath<F::Kernel>,
     ) -> Option<Route> {
@@ -132,7 +133,7 @@ impl<F: Flavour> State<F> {
                 None => Company::First,
                 Some(route) => Company::Further(route.launch),
             };
-            let (arrival, descriptor) = (&mut member.arrival, member.descriptor);
+            let (arrival, descriptor) = (&mut member.arrival, &member.descriptor);
             member.fate = match self.admit(arrival, descriptor, may_wait, company, aftermath) {
                 Admitted::Launched(ticket, route) => {
                     iocbs.push(arrival.iocb);

@@ -67,9 +67,12 @@ impl Listed {
 
     /// Parts of regions, by where they start and their lengths, for the kernel to write to. They must
     /// be within.
-    pub(super) fn filling(parts: Vec<(Option<Exclusive>, usize, usize)>) -> Listed {
-        let mut regions = Vec::with_capacity(parts.len());
-        let mut pieces = Vec::with_capacity(parts.len());
+    pub(super) fn filling(
+        parts: impl Iterator<Item = (Option<Exclusive>, usize, usize)>,
+    ) -> Listed {
+        let most = parts.size_hint().1.unwrap_or(0);
+        let mut regions = Vec::with_capacity(most);
+        let mut pieces = Vec::with_capacity(most);
         for (region, start, len) in parts {
             let address = region.as_ref().map_or(0, Exclusive::address);
             assert!(start + len <= region.as_ref().map_or(0, Exclusive::len));
@@ -83,9 +86,10 @@ impl Listed {
     }
 
     /// Parts of regions, as above, for the kernel to read.
-    pub(super) fn sending(parts: Vec<(Arc<Region>, usize, usize)>) -> Listed {
-        let mut regions = Vec::with_capacity(parts.len());
-        let mut pieces = Vec::with_capacity(parts.len());
+    pub(super) fn sending(parts: impl Iterator<Item = (Arc<Region>, usize, usize)>) -> Listed {
+        let most = parts.size_hint().1.unwrap_or(0);
+        let mut regions = Vec::with_capacity(most);
+        let mut pieces = Vec::with_capacity(most);
         for (region, start, len) in parts {
             assert!(start + len <= region.len());
             pieces.push(piece(region.address(), start, len));

@@ -151,18 +151,15 @@ impl Payload {
         order: Order,
         parts: &'a mut [PartMut<'a>],
     ) -> io::Result<(Payload, Lease<'a>)> {
-        let mut taken = Vec::with_capacity(parts.len());
         let mut failed = None;
-        for part in &mut *parts {
-            match part.buffer.take() {
-                Ok(region) => taken.push((region, part.range.start, part.range.len())),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+        let memory = Listed::filling(parts.iter_mut().map_while(|part| match part.buffer.take() {
+            Ok(region) => Some((region, part.range.start, part.range.len())),
+            Err(error) => {
+                failed = Some(error);
+                None
             }
-        }
-        let memory = Memory::Listed(Box::new(Listed::filling(taken)));
+        }));
+        let memory = Memory::Listed(Box::new(memory));
         let lease = Lease::ReadParts(Box::new(parts));
         match failed {
             None => Ok((Payload::listed(order, memory), lease)),
@@ -176,11 +173,10 @@ impl Payload {
     /// A write from `parts`, one after the other.
     #[inline(never)]
     pub(crate) fn write_parts(order: Order, parts: &[Part<'_>]) -> Payload {
-        let shared = parts.iter().filter_map(|part| {
+        let memory = Listed::sending(parts.iter().filter_map(|part| {
             let region = part.buffer.share()?;
             Some((region, part.range.start, part.range.len()))
-        });
-        let memory = Listed::sending(shared.collect());
+        }));
         Payload::listed(order, Memory::Listed(Box::new(memory)))
     }
 

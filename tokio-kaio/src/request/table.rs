@@ -167,8 +167,8 @@ impl<F: Flavour> Table<F> {
         with: With,
         iocb: &mut Iocb,
     ) -> Ticket<F> {
+        let ticket = self.ready_one(); // may panic: before the memory is in hand
         let (order, memory) = payload.take();
-        let ticket = self.ready_one();
         order.fill(iocb, fd, &memory, ticket.tag());
         let known_as = file.map_or(fd, |file| file.known_as());
         let flight = match with {
@@ -197,8 +197,8 @@ impl<F: Flavour> Table<F> {
         file: Arc<OpenFile>,
         waker: Option<Waker>,
     ) -> (Ticket<F>, Parcel) {
+        let ticket = self.ready_one(); // may panic: before the memory is in hand
         let (order, memory) = payload.take();
-        let ticket = self.ready_one();
         let iocb = order.iocb(file.as_raw_fd(), &memory, ticket.tag());
         let flight = self.pooled_flight(file.known_as());
         self.in_flight += 1;
@@ -220,8 +220,8 @@ impl<F: Flavour> Table<F> {
         file: Arc<OpenFile>,
         waker: Option<Waker>,
     ) -> Ticket<F> {
+        let ticket = self.ready_one(); // may panic: before the memory is in hand
         let (order, memory) = payload.take();
-        let ticket = self.ready_one();
         // Behind those that are held already, if there are any.
         let behind = order.appends() && self.queued_len == 0 && file.is_appended_by(self.number);
         self.arrived(&ticket).fill(State::Queued {
