@@ -10,8 +10,12 @@ use crate::request::Memory;
 use crate::request::Order;
 use crate::sys::{self, DirectIo};
 
-/// Why an operation failed. Its buffer is back with the caller, and the context goes on. A
-/// later, breaking version may have further variants.
+/// Why an operation failed. The context goes on, and the buffer is back with the caller: an
+/// [`AlignedBuf`](crate::AlignedBuf) in any case, with other memory where the kernel has what it had
+/// ([details](crate::AlignedBuf#while-an-operation-runs)); one that was handed over but for
+/// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in flight
+/// ([`read_owned_at`](crate::File::read_owned_at)). A later, breaking version may have further
+/// variants.
 #[derive(Error, Debug)]
 pub enum AioCommandError {
     /// The context was closed or dropped, or its runtime was shut down, before the operation was
@@ -47,7 +51,8 @@ pub enum AioCommandError {
     /// [`with_timeout`](crate::GenericAioContextHandle::with_timeout)). One that still waited for a slot
     /// never reaches the kernel. One that the kernel has goes on without anybody waiting for it, as if
     /// its future had been dropped: a write may still land
-    /// ([`File::drain`](crate::File::drain) waits for that).
+    /// ([`File::drain`](crate::File::drain) waits for that). A [poll](crate::RawCommand::Poll) is
+    /// cancelled.
     #[error("the operation was not done at its deadline; if the kernel has it, it goes on")]
     TimedOut,
 
