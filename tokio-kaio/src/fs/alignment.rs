@@ -92,10 +92,10 @@ impl File {
     /// the device, the file system or the kernel (before 6.11) offers none, or the file is not open
     /// for direct I/O. Asked for on tokio's blocking pool.
     ///
-    /// A write is one with the flag `RWF_ATOMIC`; without it, a write of any size may be torn. Its
-    /// length is a power of two from `unit_min` to `unit_max`, and its offset a multiple of its
-    /// length; else it is `EINVAL`. The flag makes it atomic, not durable: `WriteFlags::DSYNC`
-    /// does that. Two such writes are not atomic together.
+    /// A write is one with the flag [`WriteFlags::ATOMIC`](crate::WriteFlags::ATOMIC); without it, a
+    /// write of any size may be torn. Its length is a power of two from `unit_min` to `unit_max`, and
+    /// its offset a multiple of its length; else it is `EINVAL`. The flag makes it atomic, not durable:
+    /// [`DSYNC`](crate::WriteFlags::DSYNC) does that. Two such writes are not atomic together.
     ///
     /// A database whose pages are written so can do without a copy of them in its log, or a
     /// doublewrite buffer.
