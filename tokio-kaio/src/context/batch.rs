@@ -30,8 +30,10 @@ use crate::{AioCommandError, File, IntrusiveAdapter, RawCommand};
 ///
 /// Nothing is submitted before the first poll of [`all`](Batch::all) or [`stream`](Batch::stream). The
 /// kernel takes them in the order in which they were [pushed](Batch::push), but for those that have to
-/// wait; they are done in any. Those for which there is no slot wait for one, and those that would have
-/// to wait in their submission go from the blocking pool, like any others. With several [shards](crate::AioContextBuilder::shards),
+/// wait; they are done in any: a sync does not cover the writes of its own batch, but comes in another
+/// one, when these are done, or they have [`DSYNC`](crate::WriteFlags::DSYNC). Those for which there is
+/// no slot wait for one, and those that would have to wait in their submission go from the blocking
+/// pool, like any others. With several [shards](crate::AioContextBuilder::shards),
 /// they go to one of them; those that may not wait for a slot there, to any that has one.
 ///
 /// # Cancel safety
