@@ -107,6 +107,9 @@ where
     /// ([`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs) tells what becomes of the buffer).
     /// One whose deadline has passed before it starts is not submitted.
     ///
+    /// tokio's timer ticks once a millisecond, so that an operation can have one more than it was given.
+    /// [`File::drain`](crate::File::drain), which can't fail, has no deadline.
+    ///
     /// A submission that blocks its thread ([`SubmitPolicy::Inline`](crate::SubmitPolicy::Inline))
     /// holds up the timer with it.
     ///
@@ -144,7 +147,8 @@ where
         handle
     }
 
-    /// The same, with a time that each operation has from when it is first polled.
+    /// The same, with a time that each operation has from when it is first polled. Of this and
+    /// [`with_deadline`](Self::with_deadline), the one that is called last counts.
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
         handle.options.limit = Limit::Within(timeout);

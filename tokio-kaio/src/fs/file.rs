@@ -228,6 +228,9 @@ impl File {
     /// submitted after it. Drained, the file has seen the last of it, and the place can be written again.
     /// Clones of the file ([`try_clone`](File::try_clone)) are this file too.
     ///
+    /// It waits as long as that takes, whatever deadline the handle has: on a stuck disk for ever. To
+    /// give up, use [`tokio::time::timeout`].
+    ///
     /// # Cancel safety
     ///
     /// Nothing is lost. It begins when it is first polled.
