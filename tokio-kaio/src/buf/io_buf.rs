@@ -15,7 +15,10 @@ use super::AlignedBuf;
 /// operation on the first allocates nothing; on others it makes two small allocations.
 ///
 /// Direct I/O wants memory that is aligned ([`File::alignment`](crate::File::alignment)), which the
-/// allocator does not promise for a `Vec`: the kernel refuses what is not, with `EINVAL`.
+/// allocator does not promise for a `Vec`: the kernel refuses what is not, with `EINVAL`. Where a device
+/// is content with 4 bytes, it will do; where it wants 512, it mostly won't, and takes an `AlignedBuf`, or
+/// [`read_bytes_at`](crate::File::read_bytes_at), which copies. tmpfs and files
+/// [without direct I/O](crate::File::is_direct) take any.
 ///
 /// # Safety
 ///

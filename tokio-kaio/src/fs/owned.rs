@@ -29,6 +29,10 @@ impl File {
     /// Reads at `offset` as many bytes as `buffer` has room for; returns how many were read, and the
     /// buffer.
     ///
+    /// A `Vec` or `BytesMut` has room for its capacity, and is as long as what was read then, or as
+    /// before if that is longer: what lies behind stays. With direct I/O its memory may not be aligned
+    /// enough (`EINVAL`): see [`IoBuf`](crate::IoBuf).
+    ///
     /// # Errors
     ///
     /// See [`AioCommandError`]. The buffer comes back in any case, but for
