@@ -128,7 +128,10 @@ impl File {
     /// - `EBADF`: the file is not open for writing.
     /// - `EFBIG`: the range ends past the largest file that the file system or `RLIMIT_FSIZE` allows.
     /// - `EINVAL`: `len` is 0.
-    /// - `ENOSPC`: the disk is full; some of the range may have been allocated.
+    /// - `ENOSPC`: there is no room for all of it; some of the range may have been allocated. On ext4
+    ///   that is all that was free: the disk is full then, and the file longer
+    ///   ([`Allocate::Extend`]), until [`set_len`](File::set_len) or [`Allocate::PunchHole`] gives it
+    ///   back.
     /// - `EOPNOTSUPP`: the file system doesn't have this mode: tmpfs has no zeroing. Write zeroes
     ///   then.
     /// - `EPERM`, `ETXTBSY`: the file is immutable, sealed, or being executed.
