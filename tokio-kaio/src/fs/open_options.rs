@@ -74,6 +74,9 @@ pub trait AioOpenOptionsExt {
     ///
     /// A buffered file is used like any other. What differs:
     ///
+    /// - Kernel AIO refuses each read of some files of procfs, those of a process among them
+    ///   (`/proc/self/status`), with `EINVAL`. A context on
+    ///   [`Backend::ThreadPool`](crate::Backend::ThreadPool) reads them.
     /// - Its [submit policy](File::set_submit_policy) is
     ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does the whole of a
     ///   buffered request inside its submission, so that has to be on a thread of the blocking pool.
