@@ -5,7 +5,7 @@
 //! cargo run --release --example backends -- /mnt/data
 //! ```
 //!
-//! Without a directory, a file is made in the target directory's file system, and removed.
+//! Without a directory, a file is made in `target`, or else in the current directory, and removed.
 
 use std::env;
 use std::error::Error;
@@ -19,7 +19,10 @@ use tokio_kaio::{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let place = env::args_os().nth(1).map(PathBuf::from);
-    let place = place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    let default = ["target", "."]
+        .into_iter()
+        .find(|dir| Path::new(dir).is_dir());
+    let place = place.unwrap_or_else(|| default.unwrap_or(".").into());
     let dir = tempfile::tempdir_in(&place).map_err(|e| format!("{}: {e}", place.display()))?;
 
     let (context, handle) = AioContextBuilder::new(64).automatic_backend().build()?;

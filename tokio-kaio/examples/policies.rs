@@ -5,7 +5,7 @@
 //! cargo run --release --example policies -- /mnt/data
 //! ```
 //!
-//! Without a directory, files are made in the target directory's file system, and removed.
+//! Without a directory, files are made in `target`, or else in the current directory, and removed.
 
 use std::env;
 use std::error::Error;
@@ -88,6 +88,9 @@ async fn longest_wait(done: Arc<AtomicBool>) -> Duration {
 /// Where to write: a directory of its own in the one that was given.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let place = env::args_os().nth(1).map(PathBuf::from);
-    let place = place.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    let default = ["target", "."]
+        .into_iter()
+        .find(|dir| Path::new(dir).is_dir());
+    let place = place.unwrap_or_else(|| default.unwrap_or(".").into());
     tempfile::tempdir_in(&place).map_err(|error| format!("{}: {error}", place.display()).into())
 }

@@ -53,7 +53,7 @@ pub enum AioCommandError {
     /// its future had been dropped: a write may still land
     /// ([`File::drain`](crate::File::drain) waits for that). A [poll](crate::RawCommand::Poll) is
     /// cancelled.
-    #[error("the operation was not done at its deadline; if the kernel has it, it goes on")]
+    #[error("the operation was not done at its deadline; a transfer that the kernel has goes on")]
     TimedOut,
 
     /// All slots of the context are taken, and it was made with `use_semaphore` `false`, or
@@ -115,7 +115,8 @@ impl fmt::Display for SubmitHint<'_> {
                  whichever this is"
             }
             Some(libc::EINVAL) => {
-                "the offset is past what a file can have, or the file can't do this"
+                "the offset is past what a file can have, flags exclude each other (APPEND, NOAPPEND), or \
+                 the kernel has no AIO on this file"
             }
             Some(libc::EOPNOTSUPP) => {
                 "a flag of the request is not known to the kernel, or not possible on this file \
@@ -124,6 +125,9 @@ impl fmt::Display for SubmitHint<'_> {
             Some(libc::EAGAIN) => {
                 "the kernel has no memory for the request now, or there is no thread to be had for \
                  it; try again later"
+            }
+            Some(libc::EPERM) => {
+                "an I/O priority of class RealTime takes CAP_SYS_NICE or CAP_SYS_ADMIN"
             }
             Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or have fewer requests wait",
             _ => return Ok(()),
@@ -212,6 +216,8 @@ impl Transfer {
 struct Misaligned {
     error: io::Error,
     transfer: Transfer,
+    /// See [`Memory::misalignment`].
+    memory: u64,
     file: DirectIo,
 }
 
@@ -227,9 +233,38 @@ impl fmt::Display for Misaligned {
             multiple => write!(
                 f,
                 "direct I/O on this file wants offset and length in multiples of {multiple} bytes, \
-                 and memory aligned to {} (statx)",
-                self.file.memory
+                 and memory aligned to {} (statx); {}",
+                self.file.memory,
+                self.way_out()
             ),
+        }
+    }
+}
+
+impl Misaligned {
+    fn offset(&self) -> u64 {
+        self.transfer.offset.unwrap_or(self.file.size)
+    }
+
+    fn place_is_aligned(&self) -> bool {
+        let aligned = |value: u64| value.checked_rem(self.file.offset.into()) == Some(0);
+        aligned(self.offset()) && aligned(self.transfer.len)
+    }
+
+    fn memory_is_aligned(&self) -> bool {
+        self.memory
+            .checked_rem(self.file.memory.into())
+            .unwrap_or(0)
+            == 0
+    }
+
+    fn way_out(&self) -> &'static str {
+        match self.place_is_aligned() {
+            true => {
+                "the memory is not: use an AlignedBuf, whole or in ranges that are aligned \
+                 (each of several buffers, each length)"
+            }
+            false => "read_bytes_at and write_bytes_at of a File take any",
         }
     }
 }
@@ -249,18 +284,14 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
     let Ok(Some(file)) = sys::direct_io(fd) else {
         return error;
     };
-    let offset = transfer.offset.unwrap_or(file.size);
-    let aligned = |value: u64| value.checked_rem(file.offset.into()) == Some(0);
-    let memory_is_aligned = memory.checked_rem(file.memory.into()).unwrap_or(0) == 0;
-    if aligned(offset) && aligned(transfer.len) && memory_is_aligned {
-        return error;
+    let misaligned = Misaligned {
+        error,
+        transfer,
+        memory,
+        file,
+    };
+    match misaligned.place_is_aligned() && misaligned.memory_is_aligned() {
+        true => misaligned.error,
+        false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),
     }
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        Misaligned {
-            error,
-            transfer,
-            file,
-        },
-    )
 }

@@ -63,7 +63,8 @@ bitflags! {
         /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
         const HIPRI = abi::RWF_HIPRI as isize;
 
-        /// Write at the offset, also where the file was opened with `O_APPEND`. Since Linux 6.9.
+        /// Write at the offset, also where the file was opened with `O_APPEND`. Since Linux 6.9; with
+        /// `APPEND`: `EINVAL`.
         const NOAPPEND = abi::RWF_NOAPPEND as isize;
 
         /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so

@@ -246,12 +246,12 @@ fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
             let of_pool = pool.try_get().unwrap();
             assert_eq!(handed_over(&handle, &file, of_pool).await, [0; 4]);
             assert_eq!(
-                handed_over(&handle, &file, aligned().slice(..)).await,
+                handed_over(&handle, &file, aligned().into_slice(..)).await,
                 [2; 4]
             );
             let vector = vec![0_u8; 2 * BLOCK];
             let start = vector.as_ptr().align_offset(BLOCK);
-            let slice = vector.slice(start..start + BLOCK);
+            let slice = vector.into_slice(start..start + BLOCK);
             assert_eq!(handed_over(&handle, &file, slice).await, [2; 4]);
             within(context.close()).await;
         });

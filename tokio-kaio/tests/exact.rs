@@ -89,7 +89,7 @@ async fn what_is_moved_in_full_takes_one_request() {
         let (written, source) = within(write).await;
         written.unwrap();
         assert!(on_file(dir)[BLOCK..] == source[..]);
-        let read = file.read_exact_owned_at(handle, LEN, target.slice(..2 * BLOCK), READ);
+        let read = file.read_exact_owned_at(handle, LEN, target.into_slice(..2 * BLOCK), READ);
         let (read, target) = within(read).await;
         read.unwrap();
         assert!(target.get_ref()[..2 * BLOCK] == source[..2 * BLOCK]);
@@ -175,7 +175,8 @@ async fn a_part_of_a_buffer_is_resumed_within_its_part() {
         watched.cut_to(BLOCK);
         let mut whole = buffer(8 * BLOCK);
         whole.fill(0xaa);
-        let read = file.read_exact_owned_at(handle, LEN, whole.slice(2 * BLOCK..7 * BLOCK), READ);
+        let read =
+            file.read_exact_owned_at(handle, LEN, whole.into_slice(2 * BLOCK..7 * BLOCK), READ);
         let (read, slice) = within(read).await;
         read.unwrap();
         let whole = slice.into_inner();
@@ -311,7 +312,7 @@ async fn a_file_that_ends_before_is_an_error_that_says_where() {
                 "{way:?}: what there was"
             );
             assert!(target[4 * BLOCK..] == content(5 * BLOCK)[4 * BLOCK..]);
-            let target = target.slice(..4 * BLOCK);
+            let target = target.into_slice(..4 * BLOCK);
             let read = file.read_exact_owned_at(handle, start as u64, target, READ);
             let (read, target) = within(read).await;
             says(read.unwrap_err());

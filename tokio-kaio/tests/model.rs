@@ -581,7 +581,7 @@ async fn read_as(
             read
         }
         Form::OwnedSlice => {
-            let larger = buffer(size + 2 * BLOCK).slice(BLOCK..BLOCK + size);
+            let larger = buffer(size + 2 * BLOCK).into_slice(BLOCK..BLOCK + size);
             let (read, larger) = file.read_owned_at(handle, offset, larger, flags).await;
             target.copy_from_slice(&larger.into_inner()[BLOCK..BLOCK + size]);
             read
@@ -655,11 +655,13 @@ async fn write_as(
         Form::OwnedSlice => {
             let mut larger = buffer(data.size() + BLOCK);
             larger[BLOCK..].copy_from_slice(data);
-            let slice = larger.slice(BLOCK..);
+            let slice = larger.into_slice(BLOCK..);
             file.write_owned_at(handle, offset, slice, flags).await.0
         }
         Form::OwnedVectored { piece } => {
-            let pieces = ranges(piece).map(|range| copy().slice(range)).collect();
+            let pieces = ranges(piece)
+                .map(|range| copy().into_slice(range))
+                .collect();
             file.write_vectored_owned_at(handle, offset, pieces, flags)
                 .await
                 .0

@@ -173,7 +173,9 @@ async fn every_kind_of_aligned_buffer_is_written_and_read() {
         reads(handle, &file, AlignedBuf::huge(2 * BLOCK).unwrap()).await;
         reads(handle, &file, pool.try_get().unwrap()).await;
         assert_eq!(pool.available(), 1);
-        let slice = AlignedBuf::new(4 * BLOCK).unwrap().slice(BLOCK..3 * BLOCK);
+        let slice = AlignedBuf::new(4 * BLOCK)
+            .unwrap()
+            .into_slice(BLOCK..3 * BLOCK);
         let whole = reads(handle, &file, slice).await.into_inner();
         assert!(whole[BLOCK..3 * BLOCK] == content(2 * BLOCK));
         assert!(
@@ -182,14 +184,14 @@ async fn every_kind_of_aligned_buffer_is_written_and_read() {
                 .chain(&whole[3 * BLOCK..])
                 .all(|&byte| byte == 0)
         );
-        let inner = AlignedBuf::new(4 * BLOCK).unwrap().slice(BLOCK..);
-        let whole = reads(handle, &file, inner.slice(..=2 * BLOCK - 1)).await;
+        let inner = AlignedBuf::new(4 * BLOCK).unwrap().into_slice(BLOCK..);
+        let whole = reads(handle, &file, inner.into_slice(..=2 * BLOCK - 1)).await;
         assert!(whole.into_inner().into_inner()[BLOCK..3 * BLOCK] == content(2 * BLOCK));
         reads(handle, &file, Own::new().0).await;
 
         writes(handle, dir, &file, patterned(1, 2 * BLOCK)).await;
         writes(handle, dir, &file, pool.try_get().unwrap()).await;
-        let slice = patterned(2, 4 * BLOCK).slice(BLOCK..3 * BLOCK);
+        let slice = patterned(2, 4 * BLOCK).into_slice(BLOCK..3 * BLOCK);
         writes(handle, dir, &file, slice).await;
         let mut own = Own::new().0;
         pattern(3, &mut own.memory);
@@ -204,7 +206,7 @@ async fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
         let file = direct(dir, 8 * BLOCK).await;
         let (vector, before) = aligned_vec(2 * BLOCK);
         let room = before..before + 2 * BLOCK;
-        let vector = reads(handle, &file, vector.slice(room.clone())).await;
+        let vector = reads(handle, &file, vector.into_slice(room.clone())).await;
         let vector = writes(handle, dir, &file, vector).await.into_inner();
         assert_eq!(vector.len(), room.end, "it has grown by what was read");
         assert!(vector[..before].iter().all(|&byte| byte == 0xaa));
@@ -212,7 +214,7 @@ async fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
 
         let boxed: Box<[u8]> = vec![0; 3 * BLOCK].into();
         let start = boxed.as_ptr().align_offset(BLOCK);
-        let boxed = reads(handle, &file, boxed.slice(start..start + BLOCK)).await;
+        let boxed = reads(handle, &file, boxed.into_slice(start..start + BLOCK)).await;
         writes(handle, dir, &file, boxed).await;
     })
     .await;
@@ -225,7 +227,7 @@ async fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
         let file = buffered(dir, 5000);
         reads(handle, &file, vec![1_u8; 3000]).await;
         reads(handle, &file, vec![1_u8; 3000].into_boxed_slice()).await;
-        let boxed = vec![1_u8; 3000].into_boxed_slice().slice(100..201);
+        let boxed = vec![1_u8; 3000].into_boxed_slice().into_slice(100..201);
         let boxed = reads(handle, &file, boxed).await.into_inner();
         assert!(
             boxed[..100]
@@ -235,9 +237,9 @@ async fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
         );
         writes(handle, dir, &file, vec![5_u8; 300]).await;
         writes(handle, dir, &file, vec![6_u8; 300].into_boxed_slice()).await;
-        writes(handle, dir, &file, vec![7_u8; 300].slice(17..=20)).await;
+        writes(handle, dir, &file, vec![7_u8; 300].into_slice(17..=20)).await;
         writes(handle, dir, &file, BYTES).await;
-        writes(handle, dir, &file, BYTES.slice(5..)).await;
+        writes(handle, dir, &file, BYTES.into_slice(5..)).await;
         let none: &'static [u8] = b"";
         let (written, _) = within(file.write_owned_at(handle, 0, none, WRITE)).await;
         assert_eq!(written.unwrap(), 0);
@@ -271,10 +273,14 @@ async fn a_vector_grows_by_what_is_read_into_its_spare_room() {
         let (moved, vector) = read(0, Vec::new()).await;
         assert_eq!((moved, vector.len()), (0, 0));
         // Into a range of a range.
-        let nested = Vec::with_capacity(3000).slice(..200).slice(..100);
+        let nested = Vec::with_capacity(3000).into_slice(..200).into_slice(..100);
         let (read, nested) = within(file.read_owned_at(handle, 0, nested, READ)).await;
         assert_eq!(read.unwrap(), 100, "{way:?}");
-        let nested = nested.into_inner().into_inner().slice(50..).slice(50..80);
+        let nested = nested
+            .into_inner()
+            .into_inner()
+            .into_slice(50..)
+            .into_slice(50..80);
         let (read, nested) = within(file.read_owned_at(handle, 100, nested, READ)).await;
         assert_eq!(read.unwrap(), 30, "{way:?}");
         let vector: Vec<u8> = nested.into_inner().into_inner();
@@ -282,7 +288,8 @@ async fn a_vector_grows_by_what_is_read_into_its_spare_room() {
         // Behind what is there.
         let mut vector = b"before".to_vec();
         vector.reserve(1000);
-        let (read, slice) = within(file.read_owned_at(handle, 0, vector.slice(6..500), READ)).await;
+        let (read, slice) =
+            within(file.read_owned_at(handle, 0, vector.into_slice(6..500), READ)).await;
         assert_eq!(read.unwrap(), 494);
         let vector = slice.into_inner();
         assert_eq!(vector.len(), 500);
@@ -313,7 +320,7 @@ async fn bytes_are_written_and_read() {
         assert_eq!(first.len(), 500);
         let room = BytesMut::with_capacity(1000);
         let (read, short) =
-            within(file.read_owned_at(handle, 4000 - 8, room.slice(..10), READ)).await;
+            within(file.read_owned_at(handle, 4000 - 8, room.into_slice(..10), READ)).await;
         assert_eq!((read.unwrap(), short.into_inner().len()), (10, 10));
 
         let file = direct(dir, 8 * BLOCK).await;
@@ -342,8 +349,8 @@ async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
     };
     for range in [0..BLOCK + 1, BLOCK + 1..BLOCK + 1, usize::MAX..usize::MAX] {
         let (to, from) = (
-            buffer(BLOCK).slice(range.clone()),
-            buffer(BLOCK).slice(range),
+            buffer(BLOCK).into_slice(range.clone()),
+            buffer(BLOCK).into_slice(range),
         );
         let (handle_, file_) = (handle.clone(), Arc::clone(&file));
         panics(Box::pin(async move {
@@ -357,13 +364,15 @@ async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
         .await;
     }
     // It would leave a hole that is not initialized.
-    let hole = Vec::<u8>::with_capacity(BLOCK).slice(1..);
+    let hole = Vec::<u8>::with_capacity(BLOCK).into_slice(1..);
     let (handle_, file_) = (handle.clone(), Arc::clone(&file));
     panics(Box::pin(async move {
         drop(file_.read_owned_at(&handle_, 0, hole, READ).await);
     }))
     .await;
-    let hole = Vec::<u8>::with_capacity(BLOCK).slice(..10).slice(1..);
+    let hole = Vec::<u8>::with_capacity(BLOCK)
+        .into_slice(..10)
+        .into_slice(1..);
     let (handle_, file_) = (handle.clone(), Arc::clone(&file));
     panics(Box::pin(async move {
         drop(file_.read_owned_at(&handle_, 0, hole, READ).await);
@@ -455,13 +464,17 @@ async fn a_vector_that_is_not_aligned_is_an_error_that_explains_it() {
         }
         let odd = vec![1; 2 * BLOCK + 2];
         let start = odd.as_ptr().align_offset(BLOCK) + 1; // wherever it is, this is not aligned
-        let slice = odd.slice(start..start + BLOCK);
+        let slice = odd.into_slice(start..start + BLOCK);
         let (read, slice) = within(file.read_owned_at(&handle, 0, slice, READ)).await;
         let explains = |error: AioCommandError| {
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
             let told = error.to_string();
             assert!(
                 told.contains(&format!("memory aligned to {alignment}")),
+                "{told}"
+            );
+            assert!(
+                told.contains("the memory is not: use an AlignedBuf"),
                 "{told}"
             );
         };
@@ -586,14 +599,14 @@ async fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
                             moved(file.read_owned_at(handle, offset, buffer, READ).await)
                         }
                         (false, true) => moved(
-                            file.read_owned_at(handle, offset, buffer.slice(..512), READ)
+                            file.read_owned_at(handle, offset, buffer.into_slice(..512), READ)
                                 .await,
                         ),
                         (true, false) => {
                             moved(file.write_owned_at(handle, offset, buffer, WRITE).await)
                         }
                         (true, true) => moved(
-                            file.write_owned_at(handle, offset, buffer.slice(512..), WRITE)
+                            file.write_owned_at(handle, offset, buffer.into_slice(512..), WRITE)
                                 .await,
                         ),
                     }
@@ -752,7 +765,7 @@ fn local_contexts_take_buffers_over_too() {
                 let (read, target) = within(file.read_owned_at(&handle, 0, target, READ)).await;
                 assert!(read.unwrap() == LEN && target[..] == content(BLOCK));
                 let (vector, before) = aligned_vec(BLOCK);
-                let slice = vector.slice(before..before + BLOCK);
+                let slice = vector.into_slice(before..before + BLOCK);
                 let (read, slice) = within(file.read_exact_owned_at(&handle, 0, slice, READ)).await;
                 read.unwrap();
                 let (written, slice) =

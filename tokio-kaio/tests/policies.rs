@@ -540,7 +540,7 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
                         write.now_or_never().is_none()
                     }
                     _ => {
-                        let owned = patterned(9, BLOCK).slice(..);
+                        let owned = patterned(9, BLOCK).into_slice(..);
                         let write = file.write_owned_at(&handle, LEN, owned, flags);
                         write.now_or_never().is_none()
                     }

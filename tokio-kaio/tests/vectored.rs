@@ -181,7 +181,7 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
         buffer.fill(0xaa);
         buffer[range.clone()].copy_from_slice(&expected[at..at + range.len()]);
         at += range.len();
-        buffer.slice(range)
+        buffer.into_slice(range)
     });
     let slices = slices.collect();
     let written = file.write_vectored_owned_at(handle, 0, slices, WriteFlags::empty());
@@ -196,7 +196,7 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
         buffer
     });
     let slices = slices.zip(units);
-    let slices = slices.map(|(buffer, units)| buffer.slice(unit..(1 + units) * unit));
+    let slices = slices.map(|(buffer, units)| buffer.into_slice(unit..(1 + units) * unit));
     let slices = slices.collect();
     let read = file.read_vectored_owned_at(handle, 0, slices, ReadFlags::empty());
     let (read, slices) = within(read).await;

@@ -58,7 +58,7 @@ impl Way for OwnedVec {
         const ALIGNMENT: usize = 4096;
         let vec = vec![0x5a; bench.block + ALIGNMENT - 1];
         let start = vec.as_ptr().addr().next_multiple_of(ALIGNMENT) - vec.as_ptr().addr();
-        Ok(OwnedVec(vec.slice(start..start + bench.block)))
+        Ok(OwnedVec(vec.into_slice(start..start + bench.block)))
     }
 
     async fn turn(&mut self, bench: &Bench, lane: &mut Lane) -> Result<()> {

@@ -55,17 +55,14 @@ pub unsafe trait IoBuf: Default + Send + 'static {
     fn bytes_init(&self) -> usize;
 
     /// A range of the buffer as a buffer, which has the whole with it:
-    /// [`into_inner`](crate::Slice::into_inner).
-    ///
-    /// Where this trait is in scope, `bytes.slice(..)` on a `Bytes` is this method, which takes it, and
-    /// not its own: that is `Bytes::slice(&bytes, ..)` then.
+    /// [`into_inner`](crate::Slice::into_inner). (Not `slice`, which `Bytes` has of its own.)
     ///
     /// # Panics
     ///
     /// If the range is not within [`bytes_init`](IoBuf::bytes_init) or, to read into, is not within
     /// [`bytes_total`](IoBufMut::bytes_total) or starts past `bytes_init`, as one of a `Vec` that is
     /// empty: bytes before it would be left uninitialized. It is checked when it is used.
-    fn slice(self, range: impl std::ops::RangeBounds<usize>) -> crate::Slice<Self>
+    fn into_slice(self, range: impl std::ops::RangeBounds<usize>) -> crate::Slice<Self>
     where
         Self: Sized,
     {

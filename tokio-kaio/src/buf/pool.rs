@@ -1,9 +1,9 @@
 //! [`BufferPool`]: buffers over a piece of memory of fixed size.
 #![allow(unsafe_code)]
 
-use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 use tokio::sync::Semaphore;
 
@@ -103,14 +103,19 @@ impl BufferPoolBuilder {
     /// [`LockedBufError::MemLock`] where it is to be locked and `RLIMIT_MEMLOCK` does not allow it.
     pub fn build(self) -> Result<BufferPool, LockedBufError> {
         let BufferPoolBuilder { count, shape } = self;
-        if count == 0 || shape.len == 0 {
+        if shape.len == 0 {
             return Err(LockedBufError::no_size());
+        }
+        if count == 0 {
+            let error = "a pool of 0 buffers, the least is 1";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, error);
+            return Err(LockedBufError::MapAnon(error));
         }
         let stride = shape.len.checked_next_multiple_of(shape.alignment);
         let total = stride.and_then(|stride| stride.checked_mul(count));
         let fits = count <= Semaphore::MAX_PERMITS && u32::try_from(count).is_ok();
         let (Some(stride), Some(total), true) = (stride, total, fits) else {
-            let error = std::io::Error::from_raw_os_error(libc::ENOMEM);
+            let error = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(LockedBufError::MapAnon(error));
         };
         let whole = Shape {

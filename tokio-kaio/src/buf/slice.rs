@@ -6,7 +6,7 @@ use std::ops::{Bound, RangeBounds};
 use super::part::within;
 use super::{IoBuf, IoBufMut};
 
-/// A range of a buffer, handed over with it: [`IoBuf::slice`].
+/// A range of a buffer, handed over with it: [`IoBuf::into_slice`].
 ///
 /// # Examples
 ///
@@ -23,10 +23,10 @@ use super::{IoBuf, IoBufMut};
 /// # let (context, handle) = aio_context(8, true)?;
 /// let file = File::open(path, false).await?;
 /// let flags = ReadFlags::empty();
-/// let header = AlignedBuf::new(16384)?.slice(..4096);
+/// let header = AlignedBuf::new(16384)?.into_slice(..4096);
 /// let (read, header) = file.read_owned_at(&handle, 0, header, flags).await;
 /// assert_eq!(read?, 4096);
-/// let rest = header.into_inner().slice(4096..);
+/// let rest = header.into_inner().into_slice(4096..);
 /// let (read, rest) = file.read_owned_at(&handle, 4096, rest, flags).await;
 /// assert_eq!(read?, 12288);
 /// let whole = rest.into_inner();
@@ -66,6 +66,11 @@ impl<B> Slice<B> {
     /// The whole buffer, to look at.
     pub fn get_ref(&self) -> &B {
         &self.buffer
+    }
+
+    /// The whole buffer, to change. The range stays as it is.
+    pub fn get_mut(&mut self) -> &mut B {
+        &mut self.buffer
     }
 
     fn len_of(&self, size: usize) -> usize {

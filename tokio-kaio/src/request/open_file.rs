@@ -1,5 +1,6 @@
 //! [`OpenFile`]: a file as requests have it.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
@@ -12,7 +13,6 @@ use crate::{Alignment, SubmitPolicy};
 
 /// An open file, shared by its owner with the requests that are out for it, and what these have
 /// shown of it.
-#[derive(Debug)]
 pub(crate) struct OpenFile {
     file: File,
     known_as: RawFd,
@@ -244,6 +244,15 @@ impl OpenFile {
     /// There are no data from `end` on.
     pub(crate) fn ends_at(&self, end: u64) {
         self.known_end.fetch_min(end, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("file", &self.file)
+            .field("policy", &self.policy())
+            .finish_non_exhaustive()
     }
 }
 

@@ -92,6 +92,7 @@ async fn misaligned_requests_are_einval_that_names_the_alignment() {
                 text.contains(&format!("memory aligned to {memory}")),
                 "{text}"
             );
+            assert!(text.contains("read_bytes_at and write_bytes_at"), "{text}");
         }
     }
     let untouched = fs::read(dir.path().join("data")).unwrap();
