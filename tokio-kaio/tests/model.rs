@@ -14,6 +14,7 @@ use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::time::Duration;
 
 use common::*;
 use futures::future::join_all;
@@ -24,7 +25,7 @@ use tokio::runtime;
 use tokio::task::yield_now;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, Allocate, File, IoBuf,
-    LockedBuf, RawCommand, ReadFlags, WriteFlags,
+    IoPriority, LockedBuf, RawCommand, ReadFlags, WriteFlags,
 };
 
 /// Blocks of the file in which reads and writes start.
@@ -179,6 +180,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug)]
 struct Case {
     way: Way,
+    /// Operations have a priority, and a deadline that none should reach.
+    options: bool,
     slots: usize,
     max_batch: usize,
     steps: Vec<Step>,
@@ -188,8 +191,10 @@ fn case() -> impl Strategy<Value = Case> {
     let steps = proptest::collection::vec(step(), 1..40);
     let ways: Vec<_> = ways().collect();
     let way = proptest::sample::select(ways);
-    (way, 1..=6_usize, 1..=8_usize, steps).prop_map(|(way, slots, max_batch, steps)| Case {
+    let case = (way, any::<bool>(), 1..=6_usize, 1..=8_usize, steps);
+    case.prop_map(|(way, options, slots, max_batch, steps)| Case {
         way,
+        options,
         slots,
         max_batch,
         steps,
@@ -682,12 +687,19 @@ async fn write_as(
 
 fn open(case: &Case) -> (AioContext, AioContextHandle) {
     let (backend, policy) = case.way;
-    AioContextBuilder::new(case.slots)
+    let builder = AioContextBuilder::new(case.slots)
         .backend(backend)
         .submit_policy(policy)
-        .max_batch(case.max_batch)
-        .build()
-        .unwrap()
+        .max_batch(case.max_batch);
+    let (context, handle) = builder.build().unwrap();
+    let limit = Duration::from_secs(600);
+    match case.options {
+        true => (
+            context,
+            handle.with_priority(IoPriority::idle()).with_timeout(limit),
+        ),
+        false => (context, handle),
+    }
 }
 
 /// Polls `operation` as often as `how` says, with a turn of the runtime after each.
