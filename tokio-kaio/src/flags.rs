@@ -64,7 +64,7 @@ bitflags! {
         const HIPRI = abi::RWF_HIPRI as isize;
 
         /// Write at the offset, also where the file was opened with `O_APPEND`. Since Linux 6.9; with
-        /// `APPEND`: `EINVAL`.
+        /// `APPEND`: `EINVAL`. On overlayfs it is appended all the same (Linux 6.18), in silence.
         const NOAPPEND = abi::RWF_NOAPPEND as isize;
 
         /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
