@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use crate::request::{OpenFile, Order, Stay};
+use crate::sys;
 
 /// The file that a request is for, and what keeps it open.
 #[derive(Clone, Debug)]
@@ -53,13 +54,8 @@ impl Descriptor<'_> {
         match self {
             Descriptor::File(file) => Ok(Arc::clone(file)),
             Descriptor::Held(file) => Ok(Arc::clone(file)),
-            Descriptor::Borrowed(-1) => Err(io::Error::from_raw_os_error(libc::EBADF)),
             Descriptor::Borrowed(fd) => {
-                #[allow(unsafe_code)]
-                // SAFETY: not -1, and borrowed for the time of this call; where `AsRawFd` lied and
-                // it is closed, duplicating it is EBADF.
-                let lent = unsafe { BorrowedFd::borrow_raw(*fd) };
-                let file = File::from(lent.try_clone_to_owned()?);
+                let file = File::from(sys::duplicate(*fd)?);
                 Ok(Arc::new(OpenFile::duplicate(file, *fd)))
             }
         }

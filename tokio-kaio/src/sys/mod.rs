@@ -30,8 +30,8 @@ pub(crate) use memory::{Mapping, page_size};
 pub(crate) use model_ring::ModelRing;
 pub(crate) use space::{advise, allocate, sync_file_range};
 pub(crate) use syscalls::{
-    ThreadUsage, clear_direct, create_eventfd, current_cpu, is_direct, memlock_limit, set_direct,
-    signal, status_flags, thread_usage,
+    ThreadUsage, clear_direct, create_eventfd, current_cpu, duplicate, is_direct, memlock_limit,
+    set_direct, signal, status_flags, thread_usage,
 };
 pub(crate) use system::System;
 pub(crate) use threads::Threads;
