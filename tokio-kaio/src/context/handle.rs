@@ -339,12 +339,13 @@ where
     }
 
     /// See [`submit_request`](Self::submit_request); in no span.
-    pub(super) fn bare_operation<'a>(
-        &'a self,
-        descriptor: Descriptor<'a>,
+    #[inline(always)]
+    pub(super) fn bare_operation<'h, 'a>(
+        &'h self,
+        descriptor: Descriptor<'h>,
         command: RawCommand<'a>,
-    ) -> Operation<'a, 'a, Of<M, A, L>> {
-        let (shard, others) = self.shards.for_command(&command);
+    ) -> Operation<'h, 'a, Of<M, A, L>> {
+        let (shard, others) = self.shards.for_one(|| command.appends());
         Operation::new(shard, others, &self.options, descriptor, command)
     }
 
@@ -357,8 +358,7 @@ where
     ) -> Told<'h, 'a, Of<M, A, L>> {
         #[cfg(feature = "tracing")]
         let span = trace::operation(&command, descriptor.fd());
-        let (shard, others) = self.shards.for_command(&command);
-        let operation = Operation::new(shard, others, &self.options, descriptor, command);
+        let operation = self.bare_operation(descriptor, command);
         #[cfg(feature = "tracing")]
         let operation = trace::Spanned::new(span, operation);
         operation
@@ -389,7 +389,7 @@ where
     ) -> Told<'h, 'a, Of<M, A, L>> {
         #[cfg(feature = "tracing")]
         let span = trace::prepared(payload.order(), descriptor.fd());
-        let (shard, others) = self.shards.for_order(payload.order());
+        let (shard, others) = self.shards.for_one(|| payload.order().appends());
         let prepared = (payload, lease, extent);
         let operation = Operation::prepared(shard, others, &self.options, descriptor, prepared);
         #[cfg(feature = "tracing")]

@@ -363,7 +363,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         loop {
-            let result = self.result(outcome, memory.misalignment());
+            let misalignment = match outcome {
+                Outcome::Completed(0..) => 0, // nobody asks
+                _ => memory.misalignment(),
+            };
+            let result = self.result(outcome, misalignment);
             let rest = match self.course.after(result, memory) {
                 After::Rest(payload) => payload,
                 After::End(result, memory) => {
@@ -445,8 +449,8 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         }
     }
 
-    #[inline]
     /// `misalignment`: of the memory that it had.
+    #[inline]
     fn result(&self, outcome: Outcome, misalignment: u64) -> Result<u64, AioCommandError> {
         match outcome {
             Outcome::Completed(res @ 0..) => {

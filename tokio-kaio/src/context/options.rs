@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What all operations have that are made with a handle.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +55,6 @@ impl Limit {
 
     /// What is ready when an operation that starts now has no more time.
     pub(super) fn timer(&self) -> Option<Pin<Box<Sleep>>> {
-        match *self {
-            Limit::None => None,
-            Limit::Within(time) => Some(Box::pin(sleep(time))),
-            Limit::At(time) => Some(Box::pin(sleep_until(time))),
-        }
+        self.end().map(|end| Box::pin(sleep_until(end)))
     }
 }

@@ -6,9 +6,9 @@ use super::shared::Shared;
 use super::state::Limits;
 use super::still_out::StillOut;
 use super::teardown::given_back;
-use crate::request::{Flavour, Order};
+use crate::Metrics;
+use crate::request::Flavour;
 use crate::sys::current_cpu;
-use crate::{Metrics, RawCommand};
 
 /// The contexts behind a handle: at least one. With several, a request goes to that of the CPU on
 /// which it is made, so that workers neither wait for one another's lock nor submit what is in
@@ -43,21 +43,16 @@ impl<F: Flavour> Shards<F> {
         &self.0
     }
 
-    /// The one for a command that is made here and now, and all of them, in case that is full.
-    /// `None`: it may go there only.
+    /// The one for an operation that is made here and now, and all of them, in case that is full.
+    /// `None`: it may go there only. `appends` tells whether it is an append.
     #[inline]
-    pub(super) fn for_command(&self, command: &RawCommand<'_>) -> (&Shared<F>, Option<&Shards<F>>) {
+    pub(super) fn for_one(
+        &self,
+        appends: impl FnOnce() -> bool,
+    ) -> (&Shared<F>, Option<&Shards<F>>) {
         match &*self.0 {
             [only] => (only, None),
-            _ => self.among_several(command.appends()),
-        }
-    }
-
-    /// The same for what is no command.
-    pub(super) fn for_order(&self, order: &Order) -> (&Shared<F>, Option<&Shards<F>>) {
-        match &*self.0 {
-            [only] => (only, None),
-            _ => self.among_several(order.appends()),
+            _ => self.among_several(appends()),
         }
     }
 

@@ -1,7 +1,6 @@
 //! Drains: who waits for the requests of a file that were made before.
 
 use std::collections::HashSet;
-use std::mem;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
@@ -81,7 +80,7 @@ impl<F: Flavour> Table<F> {
     pub(super) fn all_are_over(&mut self, released: &mut Released) {
         for drain in &mut self.drains.all {
             drain.left.clear();
-            released.wake(mem::take(&mut drain.waker));
+            released.wake(drain.waker.take());
         }
     }
 }

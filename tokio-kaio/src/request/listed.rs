@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::iter;
 use std::sync::Arc;
 
 use crate::buf::{Exclusive, IoBuf, IoBufMut, Region, Shape};
@@ -49,20 +50,14 @@ unsafe impl Sync for Listed {}
 impl Listed {
     /// A part of one region, for the kernel to write to.
     pub(super) fn filling_rest(region: Exclusive, start: usize) -> Listed {
-        let piece = piece(region.address(), start, region.len() - start);
-        Listed {
-            pieces: Pieces::One(piece),
-            owner: Owner::Filling(vec![Some(region)]),
-        }
+        let len = region.len() - start;
+        Listed::filling(iter::once((Some(region), start, len)))
     }
 
     /// A part of one region, for the kernel to read.
     pub(super) fn sending_rest(region: Arc<Region>, start: usize) -> Listed {
-        let piece = piece(region.address(), start, region.len() - start);
-        Listed {
-            pieces: Pieces::One(piece),
-            owner: Owner::Sending(vec![region]),
-        }
+        let len = region.len() - start;
+        Listed::sending(iter::once((region, start, len)))
     }
 
     /// Parts of regions, by where they start and their lengths, for the kernel to write to. They must
