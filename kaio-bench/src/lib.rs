@@ -68,6 +68,7 @@ pub mod cli;
 pub mod counting;
 mod engine;
 pub mod engines;
+pub mod leftovers;
 mod machine;
 mod measure;
 pub mod on_tokio;

@@ -2,7 +2,6 @@
 
 mod choice;
 mod explained;
-mod leftovers;
 mod memlock;
 mod once;
 mod pairs;
@@ -18,7 +17,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pairs::Pair;
-use crate::{Engine, Pattern, Result, Shape, engines};
+use crate::{Engine, Pattern, Result, Shape, engines, leftovers};
 
 /// Measures ways to read and write a disk against the bare system calls.
 #[derive(Debug, Parser)]
@@ -185,7 +184,7 @@ impl ValueEnum for Shape {
 pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let cli = Cli::parse();
     // Before there are threads.
-    leftovers::remove_on_signal();
+    leftovers::remove_on_signal(|_| {});
     let all: Vec<_> = engines::all().into_iter().chain(extra).collect();
     let done = match &cli.command {
         Some(Command::Render(args)) => render::render(args),

@@ -5,9 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use super::leftovers;
+use crate::leftovers::Leftover;
 use crate::{Buffer, Place, Result};
 
 /// A place with a file to measure with.
@@ -15,7 +13,7 @@ pub(super) struct Site {
     pub(super) place: Place,
     pub(super) file: PathBuf,
     /// Removed at the end.
-    _dir: TempDir,
+    _dir: Leftover,
 }
 
 impl Site {
@@ -51,14 +49,10 @@ impl Site {
     }
 
     pub(super) fn new(parent: &Path, len: u64) -> Result<Site> {
-        let dir = tempfile::Builder::new()
-            .prefix("kaio-bench-")
-            .tempdir_in(parent);
-        let dir = dir.map_err(|error| {
+        let dir = Leftover::dir(parent, "kaio-bench-").map_err(|error| {
             let place = parent.display();
             format!("can't make a directory in {place}: {error}")
         })?;
-        leftovers::add(dir.path());
         let site = Site {
             place: Place::of(parent)?,
             file: dir.path().join("blocks"),

@@ -1,0 +1,172 @@
+//! [`Leftover`]: what is on disk for as long as the process needs it, and not when a signal ends it
+//! either.
+#![allow(unsafe_code)]
+
+use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::{fs, process, ptr, thread};
+
+/// What is to go.
+static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn paths() -> MutexGuard<'static, Vec<PathBuf>> {
+    PATHS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A file, or a directory with all that is in it, that is removed when this is dropped, or a signal
+/// ends the process (see [`remove_on_signal`]).
+#[derive(Debug)]
+pub struct Leftover(PathBuf);
+
+impl Leftover {
+    /// What `make` makes: its path, and something else. A signal comes before it is made or after
+    /// this is there, never in between.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`, which then has made nothing.
+    pub fn new<T>(make: impl FnOnce() -> io::Result<(PathBuf, T)>) -> io::Result<(Leftover, T)> {
+        let mut paths = paths();
+        let (path, made) = make()?;
+        // A name that is good wherever the process goes.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        paths.push(path.clone());
+        Ok((Leftover(path), made))
+    }
+
+    /// A new directory in `parent`, of a name that begins with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Where it can't be made.
+    pub fn dir(parent: &Path, prefix: &str) -> io::Result<Leftover> {
+        let make = || {
+            let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
+            Ok((dir.keep(), ()))
+        };
+        Ok(Leftover::new(make)?.0)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Gives it the name `to`, in place of what has that; it is no leftover any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`rename(2)`](https://man7.org/linux/man-pages/man2/rename.2.html); it is removed
+    /// then.
+    pub fn rename(self, to: &Path) -> io::Result<()> {
+        let mut paths = paths();
+        fs::rename(&self.0, to)?;
+        forget(&mut paths, &self.0);
+        Ok(())
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        let mut paths = paths();
+        // Not there: it has another name now, and who has this one since is somebody else.
+        if forget(&mut paths, &self.0) {
+            remove(&self.0);
+        }
+    }
+}
+
+/// Whether it was among them.
+fn forget(paths: &mut Vec<PathBuf>, path: &Path) -> bool {
+    let place = paths.iter().position(|other| other == path);
+    place.map(|place| paths.swap_remove(place)).is_some()
+}
+
+/// Gone already, or not to be helped, is well too.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            let _ = fs::remove_dir_all(path);
+        }
+        _ => {}
+    }
+}
+
+/// From now on, a signal that asks the process to end removes every [`Leftover`] first, and then
+/// calls `end` with its number; if that returns, the process ends as by the signal.
+///
+/// To be called before any other thread is started: all are to have these signals blocked, so that
+/// they come to the one that waits for them.
+pub fn remove_on_signal(end: fn(libc::c_int)) {
+    let mut signals = MaybeUninit::uninit();
+    // SAFETY: room for a set.
+    unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
+    // SAFETY: just initialised.
+    let mut signals = unsafe { signals.assume_init() };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // One that is ignored, as under nohup, is to stay so.
+        if !is_ignored(signal) {
+            // SAFETY: a set of ours.
+            unsafe { libc::sigaddset(&raw mut signals, signal) };
+        }
+    }
+    // SAFETY: a set of ours; what was blocked before is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut()) };
+    thread::spawn(move || wait_and_end(&signals, end));
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: room for what it is now; nothing is changed.
+    let code = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: written, since it succeeded.
+    code == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+fn wait_and_end(signals: &libc::sigset_t, end: fn(libc::c_int)) {
+    let mut signal = 0;
+    // SAFETY: a set, and a number to write to.
+    if unsafe { libc::sigwait(signals, &raw mut signal) } != 0 {
+        return; // nothing to wait for
+    }
+    // Held to the end, so that none comes later.
+    let paths = paths();
+    paths.iter().for_each(|path| remove(path));
+    end(signal);
+    // As it would have ended: the caller is to see by which signal.
+    // SAFETY: a set of ours, for this thread alone.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, signals, ptr::null_mut()) };
+    // SAFETY: a signal that has not been given a handler.
+    unsafe { libc::raise(signal) };
+    // The first process of a container is not ended by that.
+    process::exit(128 + signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_with_its_value_unless_it_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = dir.path().join(name);
+            let make = || fs::write(&path, name).map(|()| (path.clone(), ()));
+            Leftover::new(make).unwrap().0
+        };
+        let (goes, stays) = (make("goes"), make("stays"));
+        let full = Leftover::dir(dir.path(), "full-").unwrap();
+        fs::write(full.path().join("file"), "").unwrap();
+
+        drop((goes, full));
+        stays.rename(&dir.path().join("kept")).unwrap();
+
+        let left = fs::read_dir(dir.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["kept"]);
+    }
+}

@@ -1,0 +1,19 @@
+//! Ctrl-C: what a command has made and not finished goes, and the exit code tells.
+
+use std::io::{self, IsTerminal};
+use std::process;
+
+use kaio_bench::leftovers;
+
+/// From now on, SIGINT, SIGTERM and SIGHUP remove every [`leftovers::Leftover`], and end the process
+/// with 128 and the signal's number: 130 for Ctrl-C. To be called before any other thread is started.
+pub(crate) fn watch() {
+    leftovers::remove_on_signal(|signal| {
+        // A progress bar ends where it is.
+        if io::stderr().is_terminal() {
+            eprintln!();
+        }
+        eprintln!("interrupted; what was not finished is removed");
+        process::exit(128 + signal)
+    });
+}

@@ -1,0 +1,34 @@
+//! Data, on standard output.
+
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+/// Writes `text` to standard output. Where nobody reads that any more, as behind `| head`, it goes
+/// nowhere, which is no error.
+///
+/// # Errors
+///
+/// Whatever else keeps it from being written, such as a full disk.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("can't write to standard output: {error}"),
+        )),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes `value` to standard output as JSON, over several lines.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    print(&text)
+}
