@@ -15,7 +15,7 @@ pub(crate) fn calibrate(
     time: Duration,
     depth: usize,
 ) -> Result<usize> {
-    let mut transfers = 4 * depth;
+    let mut transfers = depth;
     loop {
         let took = run(transfers)?;
         // Long enough for the rest to be a rule of three.

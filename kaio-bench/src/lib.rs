@@ -64,6 +64,7 @@
 mod buffer;
 mod busy;
 mod calibrate;
+mod chart;
 pub mod cli;
 pub mod counting;
 mod engine;
@@ -75,6 +76,7 @@ pub mod on_tokio;
 pub mod pairs;
 mod plots;
 mod report;
+mod site;
 mod stats;
 mod summary;
 mod text;
@@ -82,13 +84,17 @@ mod usage;
 mod workload;
 
 pub use buffer::Buffer;
+pub use chart::{Chart, Colour, Line};
 pub use counting::{CountingAllocator, Counts};
 pub use engine::{Engine, Latencies, Prepared, Result, Run, Tally, Unavailable};
 pub use engines::Flavour;
 pub use machine::{Machine, Place};
-pub use measure::measure;
+pub use measure::{measure, measure_watched, steps};
 pub use plots::plot;
-pub use report::{EngineReport, Figures, Outcome, Quantiles, Report, Sample, Set, Settings};
+pub use report::{
+    EngineReport, Figures, Outcome, Quantiles, Report, Sample, Set, Settings, summarize,
+};
+pub use site::Site;
 pub use stats::Spread;
 pub use summary::Summary;
 pub use text::Tables;

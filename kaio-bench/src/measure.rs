@@ -16,34 +16,58 @@ pub fn measure(
     engines: &[&dyn Engine],
     settings: &Settings,
 ) -> Vec<EngineReport> {
+    measure_watched(workload, engines, settings, &mut |_| {})
+}
+
+/// As [`measure`], and tells `watcher` the name of each engine right before something is done with it.
+/// That is [`steps`] times, or less often if an engine fails or patience ends.
+pub fn measure_watched(
+    workload: &Workload,
+    engines: &[&dyn Engine],
+    settings: &Settings,
+    watcher: &mut dyn FnMut(&str),
+) -> Vec<EngineReport> {
+    let start = Instant::now();
+    let patience = settings.patience_ms.map(Duration::from_millis);
+    let is_patient = || patience.is_none_or(|patience| start.elapsed() < patience);
     let mut entrants: Vec<_> = engines
         .iter()
         .map(|engine| Entrant::new(*engine, workload))
         .collect();
     let round_time = Duration::from_millis(settings.round_ms);
     for entrant in &mut entrants {
-        entrant.step(|prepared, state| {
-            let run = |transfers| Ok(sample(prepared, transfers, 0)?.wall());
+        entrant.step(watcher, |prepared, state| {
+            let run = |transfers| Ok(sample(prepared, transfers, settings.seed)?.wall());
             state.figures.transfers = calibrate(run, round_time, workload.depth)?;
             Ok(())
         });
     }
-    for round in 0..settings.rounds {
-        in_turn(&mut entrants, round, |prepared, state| {
-            let sample = sample(prepared, state.figures.transfers, round)?;
+    // One round of each kind there is in any case.
+    let seed = |round: usize| settings.seed.wrapping_add(round as u64 + 1);
+    for round in (0..settings.rounds).take_while(|round| *round == 0 || is_patient()) {
+        in_turn(&mut entrants, round, watcher, |prepared, state| {
+            let sample = sample(prepared, state.figures.transfers, seed(round))?;
             state.figures.rounds.push(sample);
             Ok(())
         });
     }
-    for round in 0..settings.latency_rounds {
-        in_turn(&mut entrants, round, |prepared, state| {
-            state.take_latencies(prepared, round)
+    for round in (0..settings.latency_rounds).take_while(|round| *round == 0 || is_patient()) {
+        in_turn(&mut entrants, round, watcher, |prepared, state| {
+            state.take_latencies(prepared, seed(round))
         });
     }
-    for entrant in &mut entrants {
-        entrant.step(|prepared, state| count(prepared, &mut state.figures, workload.depth));
+    for entrant in entrants.iter_mut().take_while(|_| is_patient()) {
+        entrant.step(watcher, |prepared, state| {
+            count(prepared, &mut state.figures, workload.depth)
+        });
     }
     entrants.into_iter().map(Entrant::report).collect()
+}
+
+/// How often [`measure_watched`] does something with one engine.
+pub fn steps(settings: &Settings) -> usize {
+    let (calibration, counting) = (1, 1);
+    calibration + settings.rounds + settings.latency_rounds + counting
 }
 
 /// An engine that takes part.
@@ -74,8 +98,13 @@ impl Entrant {
     }
 
     /// Does `step`, unless an earlier one has failed.
-    fn step(&mut self, step: impl FnOnce(&mut dyn Prepared, &mut State) -> Result<()>) {
+    fn step(
+        &mut self,
+        watcher: &mut dyn FnMut(&str),
+        step: impl FnOnce(&mut dyn Prepared, &mut State) -> Result<()>,
+    ) {
         if let Ok(prepared) = &mut self.prepared {
+            watcher(&self.name);
             if let Err(error) = step(&mut **prepared, &mut self.state) {
                 self.prepared = Err(error);
             }
@@ -103,20 +132,21 @@ impl Entrant {
 fn in_turn(
     entrants: &mut [Entrant],
     round: usize,
+    watcher: &mut dyn FnMut(&str),
     mut step: impl FnMut(&mut dyn Prepared, &mut State) -> Result<()>,
 ) {
     let first = round % entrants.len().max(1);
     let (last, first) = entrants.split_at_mut(first);
     for entrant in first.iter_mut().chain(last) {
-        entrant.step(&mut step);
+        entrant.step(watcher, &mut step);
     }
 }
 
 /// One run with an eye on the clocks.
-fn sample(prepared: &mut dyn Prepared, transfers: usize, round: usize) -> Result<Sample> {
+fn sample(prepared: &mut dyn Prepared, transfers: usize, seed: u64) -> Result<Sample> {
     let run = Run {
         transfers,
-        seed: round as u64 + 1,
+        seed,
         latencies: false,
     };
     let machine = Watch::start();
@@ -141,10 +171,10 @@ fn sample(prepared: &mut dyn Prepared, transfers: usize, round: usize) -> Result
 }
 
 impl State {
-    fn take_latencies(&mut self, prepared: &mut dyn Prepared, round: usize) -> Result<()> {
+    fn take_latencies(&mut self, prepared: &mut dyn Prepared, seed: u64) -> Result<()> {
         let run = Run {
             transfers: self.figures.transfers,
-            seed: round as u64 + 1,
+            seed,
             latencies: true,
         };
         let tally = prepared.run(&run)?;
@@ -161,6 +191,7 @@ fn quantiles(latencies: &Latencies) -> Option<Quantiles> {
         p50_ns: nanos(0.5)?,
         p99_ns: nanos(0.99)?,
         p999_ns: nanos(0.999)?,
+        max_ns: nanos(1.0),
     })
 }
 
@@ -247,13 +278,7 @@ mod tests {
     }
 
     fn workload() -> Workload {
-        Workload {
-            pattern: Pattern::RandomRead,
-            shape: Shape::Waves,
-            depth: 4,
-            path: "unused".into(),
-            len: 1 << 20,
-        }
+        Workload::new(Pattern::RandomRead, Shape::Waves, 4, "unused", 1 << 20)
     }
 
     #[test]
@@ -271,6 +296,38 @@ mod tests {
         // two runs are counted.
         let expected = "ab ab ba ab ab ba aabb".replace(' ', "");
         assert_eq!(log.borrow().concat(), expected);
+    }
+
+    #[test]
+    fn each_step_is_told_and_out_of_patience_there_is_one_round_of_each_kind() {
+        let fake = |log: &Rc<_>| Fake {
+            name: "a",
+            fails_at: usize::MAX,
+            log: Rc::clone(log),
+        };
+        let watched = |patience_ms| {
+            let (log, mut told) = (Rc::default(), 0);
+            let settings = Settings {
+                patience_ms,
+                ..settings()
+            };
+            let mut watcher = |name: &str| {
+                assert_eq!(name, "a");
+                told += 1;
+            };
+            let reports = measure_watched(&workload(), &[&fake(&log)], &settings, &mut watcher);
+            let figures = reports[0].figures().unwrap();
+            let runs = log.borrow().len();
+            (
+                told,
+                runs,
+                figures.rounds.len(),
+                figures.latency_rounds.len(),
+            )
+        };
+        let all = steps(&settings());
+        assert_eq!(watched(None), (all, all + 1, 3, 2));
+        assert_eq!(watched(Some(0)), (3, 3, 1, 1));
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub struct Settings {
     pub file_size: u64,
     /// The engine that ratios are to.
     pub baseline: String,
+    /// What random offsets begin from: another seed, other offsets.
+    #[serde(default)]
+    pub seed: u64,
+    /// Milliseconds after which a workload gets no further rounds than one of each kind, and nothing
+    /// is counted. `None`: however long it takes.
+    #[serde(default)]
+    pub patience_ms: Option<u64>,
 }
 
 impl Default for Settings {
@@ -43,6 +50,8 @@ impl Default for Settings {
             latency_rounds: 5,
             file_size: 64 << 20,
             baseline: "bare".into(),
+            seed: 0,
+            patience_ms: None,
         }
     }
 }
@@ -151,6 +160,9 @@ pub struct Quantiles {
     pub p99_ns: f64,
     /// 99.9 % of them took no longer.
     pub p999_ns: f64,
+    /// None took longer. `None`: measured before this was kept.
+    #[serde(default)]
+    pub max_ns: Option<f64>,
 }
 
 impl EngineReport {
@@ -209,7 +221,7 @@ impl Set {
 }
 
 /// Makes the summaries of engines that have run by turns, with ratios to the one called `baseline`.
-pub(crate) fn summarize(engines: &mut [EngineReport], baseline: &str) {
+pub fn summarize(engines: &mut [EngineReport], baseline: &str) {
     let of = |report: &&EngineReport| report.engine == baseline;
     let baseline = engines.iter().find(of);
     let baseline = baseline.and_then(EngineReport::figures).cloned();
@@ -264,6 +276,7 @@ mod tests {
             p50_ns: cpu,
             p99_ns: cpu * 2.0,
             p999_ns: cpu * 3.0,
+            max_ns: Some(cpu * 4.0),
         };
         Figures {
             transfers: 10,

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// What is moved between memory and disk; all of it with `O_DIRECT`.
+/// What is moved between memory and disk, in blocks of [`Pattern::block`] unless the workload says
+/// otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pattern {
@@ -19,6 +20,8 @@ pub enum Pattern {
     Mixed,
     /// Reads of 128 KiB, one after another through the file.
     SequentialRead,
+    /// Overwrites of 128 KiB, one after another through the file.
+    SequentialWrite,
     /// Writes of 4 KiB, one after another through a log that has its length already, each durable
     /// when it is done (`O_DSYNC`, `RWF_DSYNC`).
     LogAppend,
@@ -26,18 +29,19 @@ pub enum Pattern {
 
 impl Pattern {
     /// Every pattern.
-    pub const ALL: [Pattern; 5] = [
+    pub const ALL: [Pattern; 6] = [
         Pattern::RandomRead,
         Pattern::RandomWrite,
         Pattern::Mixed,
         Pattern::SequentialRead,
+        Pattern::SequentialWrite,
         Pattern::LogAppend,
     ];
 
-    /// Bytes that one transfer moves.
+    /// Bytes that one transfer moves, unless a workload says otherwise.
     pub fn block(self) -> usize {
         match self {
-            Pattern::SequentialRead => 128 * 1024,
+            Pattern::SequentialRead | Pattern::SequentialWrite => 128 * 1024,
             _ => 4096,
         }
     }
@@ -59,6 +63,7 @@ impl Pattern {
             Pattern::RandomWrite => "random-write",
             Pattern::Mixed => "mixed",
             Pattern::SequentialRead => "sequential-read",
+            Pattern::SequentialWrite => "sequential-write",
             Pattern::LogAppend => "log-append",
         }
     }
@@ -100,6 +105,8 @@ impl fmt::Display for Shape {
 }
 
 /// A pattern, a shape, a depth and the file that they are for.
+///
+/// What is rarely anything else than [`Workload::new`] makes it has fields to be set.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// What is moved.
@@ -110,8 +117,16 @@ pub struct Workload {
     pub depth: usize,
     /// The file; it exists, and has [`Workload::len`] bytes.
     pub path: PathBuf,
-    /// The file's length in bytes, a multiple of every pattern's block.
+    /// Bytes of the file that are used, from its start: a multiple of the block.
     pub len: u64,
+    /// Bytes that one transfer moves. Set to [`Pattern::block`].
+    pub block: usize,
+    /// How many of a hundred transfers of [`Pattern::Mixed`] are reads. Set to 70.
+    pub reads: u8,
+    /// Direct I/O, past the page cache, but for engines that can't. Set to `true`.
+    pub direct: bool,
+    /// The file is the measurement's own, and disk space enough for a copy of it. Set to `true`.
+    pub scratch: bool,
 }
 
 /// Whether a transfer reads or writes.
@@ -136,13 +151,36 @@ pub struct Transfer {
 #[derive(Clone, Debug)]
 pub struct Lane {
     pattern: Pattern,
+    block: u64,
     blocks: u64,
+    reads: u64,
     state: u64,
     /// Where sequential patterns go on, shared by the lanes of a run.
     next_block: Arc<AtomicU64>,
 }
 
 impl Workload {
+    /// Direct I/O of the pattern's blocks, on a file of the measurement's own.
+    pub fn new(
+        pattern: Pattern,
+        shape: Shape,
+        depth: usize,
+        path: impl Into<PathBuf>,
+        len: u64,
+    ) -> Workload {
+        Workload {
+            pattern,
+            shape,
+            depth,
+            path: path.into(),
+            len,
+            block: pattern.block(),
+            reads: 70,
+            direct: true,
+            scratch: true,
+        }
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -150,7 +188,7 @@ impl Workload {
 
     /// Bytes that one transfer moves.
     pub fn block(&self) -> usize {
-        self.pattern.block()
+        self.block
     }
 
     /// The lanes of one run: one for each task. `seed` makes random ones differ from run to run.
@@ -163,7 +201,9 @@ impl Workload {
         (0..tasks as u64)
             .map(|task| Lane {
                 pattern: self.pattern,
-                blocks: self.len / self.pattern.block() as u64,
+                block: self.block as u64,
+                blocks: self.len / self.block as u64,
+                reads: self.reads.into(),
                 state: (seed << 16) ^ task,
                 next_block: Arc::clone(&next_block),
             })
@@ -179,21 +219,21 @@ impl Lane {
             Pattern::RandomRead => self.random(Direction::Read),
             Pattern::RandomWrite => self.random(Direction::Write),
             Pattern::Mixed => {
-                let direction = match self.draw() % 10 {
-                    0..7 => Direction::Read,
-                    _ => Direction::Write,
+                let direction = match self.draw() % 100 < self.reads {
+                    true => Direction::Read,
+                    false => Direction::Write,
                 };
                 self.random(direction)
             }
             Pattern::SequentialRead => self.following(Direction::Read),
-            Pattern::LogAppend => self.following(Direction::Write),
+            Pattern::SequentialWrite | Pattern::LogAppend => self.following(Direction::Write),
         }
     }
 
     fn random(&mut self, direction: Direction) -> Transfer {
         Transfer {
             direction,
-            offset: self.draw() % self.blocks * self.pattern.block() as u64,
+            offset: self.draw() % self.blocks * self.block,
         }
     }
 
@@ -201,7 +241,7 @@ impl Lane {
         let block = self.next_block.fetch_add(1, Ordering::Relaxed);
         Transfer {
             direction,
-            offset: block % self.blocks * self.pattern.block() as u64,
+            offset: block % self.blocks * self.block,
         }
     }
 
@@ -221,13 +261,7 @@ mod tests {
     use super::*;
 
     fn workload(pattern: Pattern, shape: Shape, depth: usize) -> Workload {
-        Workload {
-            pattern,
-            shape,
-            depth,
-            path: "unused".into(),
-            len: 1 << 20,
-        }
+        Workload::new(pattern, shape, depth, "unused", 1 << 20)
     }
 
     #[test]
@@ -246,11 +280,30 @@ mod tests {
     }
 
     #[test]
-    fn the_mix_is_seven_reads_to_three_writes() {
-        let mut lane = workload(Pattern::Mixed, Shape::Waves, 1).lanes(1).remove(0);
-        let reads = (0..100_000).filter(|_| lane.next().direction == Direction::Read);
-        let reads = reads.count();
-        assert!((69_000..71_000).contains(&reads), "{reads}");
+    fn the_mix_is_seven_reads_to_three_writes_unless_it_is_set() {
+        let reads = |workload: Workload| {
+            let mut lane = workload.lanes(1).remove(0);
+            let reads = (0..100_000).filter(|_| lane.next().direction == Direction::Read);
+            reads.count()
+        };
+        let mixed = workload(Pattern::Mixed, Shape::Waves, 1);
+        let of = |share| {
+            reads(Workload {
+                reads: share,
+                ..mixed.clone()
+            })
+        };
+        assert!((69_000..71_000).contains(&reads(mixed.clone())));
+        assert!((9_000..11_000).contains(&of(10)));
+        assert_eq!((of(0), of(100)), (0, 100_000));
+    }
+
+    #[test]
+    fn a_workload_has_blocks_of_its_own_size() {
+        let mut workload = workload(Pattern::SequentialWrite, Shape::Waves, 1);
+        workload.block = 512;
+        let mut lane = workload.lanes(0).remove(0);
+        assert_eq!([lane.next(), lane.next()].map(|t| t.offset), [0, 512]);
     }
 
     #[test]

@@ -9,13 +9,7 @@ use common::{LEN, files};
 use kaio_bench::{Engine, Pattern, Run, Shape, Unavailable, Workload, engines};
 
 fn workload(path: &Path, pattern: Pattern, shape: Shape, depth: usize) -> Workload {
-    Workload {
-        pattern,
-        shape,
-        depth,
-        path: path.into(),
-        len: LEN as u64,
-    }
+    Workload::new(pattern, shape, depth, path, LEN as u64)
 }
 
 fn check(engine: &dyn Engine, workload: &Workload) {
@@ -46,10 +40,10 @@ fn check(engine: &dyn Engine, workload: &Workload) {
 }
 
 fn check_everywhere(name: &str) {
-    let all = engines::all();
-    let engine = all.iter().find(|engine| engine.name() == name);
-    let engine = engine.expect("there is such an engine");
     for (_dir, path) in files() {
+        let mut all = engines::all().into_iter();
+        let engine = all.find(|engine| engine.name() == name);
+        let engine = engine.expect("there is such an engine");
         for pattern in Pattern::ALL {
             for shape in Shape::ALL {
                 for depth in [1, 8] {
@@ -57,6 +51,7 @@ fn check_everywhere(name: &str) {
                 }
             }
         }
+        drop(engine); // and with it what its workloads share
         let directory = path.parent().unwrap();
         let left = fs::read_dir(directory).unwrap().count();
         assert_eq!(left, 1, "{name} leaves files");

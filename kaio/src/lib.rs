@@ -9,10 +9,12 @@
 //! | `bench` | `kaio bench`, over the measuring of `kaio-bench` |
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
-//! | `failure`, `output`, `interrupt`, `units` | how a command fails, talks, is broken off, and reads sizes |
+//! | `failure`, `interrupt` | how a command fails, and is broken off |
+//! | `output`, `columns`, `units` | data and tables on standard output; sizes on the command line |
 
 mod bench;
 mod cli;
+mod columns;
 mod cp;
 mod doctor;
 mod failure;

@@ -1,4 +1,6 @@
-//! Sizes on the command line.
+//! Sizes and times on the command line.
+
+use std::time::Duration;
 
 use parse_size::Config;
 
@@ -18,6 +20,18 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A time above 0, of a day at most, in seconds: `20`, `0.5`.
+///
+/// # Errors
+///
+/// Where it is no such time.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("say how many seconds, above 0 and up to 86400".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +44,15 @@ mod tests {
         assert_eq!(size("1M"), Ok(1 << 20));
         assert_eq!(size("1MiB"), Ok(1 << 20));
         assert_eq!(size("1.5G"), Ok(3 << 29));
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(seconds("20"), Ok(Duration::from_secs(20)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["", "0", "-1", "1e9", "inf", "NaN", "2s"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 
     #[test]

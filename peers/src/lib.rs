@@ -37,7 +37,7 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
     ]
 }
 
-/// How files are opened by crates that open them themselves, as [`kaio_bench::engines::open_direct`]
+/// How files are opened by crates that open them themselves, as [`kaio_bench::engines::open_file`]
 /// does for the rest.
 fn open_flags(workload: &Workload) -> i32 {
     match workload.pattern.durable() {

@@ -128,7 +128,7 @@ struct Disk<H> {
 impl<H> Disk<H> {
     fn new(workload: &Workload, handle: H) -> Result<Disk<H>> {
         Ok(Disk {
-            file: Arc::new(kaio_bench::engines::open_direct(workload, true)?),
+            file: Arc::new(kaio_bench::engines::open_file(workload, true)?),
             handle,
             block: workload.block() as u64,
         })

@@ -11,7 +11,7 @@
 use std::io;
 use std::rc::Rc;
 
-use kaio_bench::engines::open_direct;
+use kaio_bench::engines::open_file;
 use kaio_bench::on_tokio::{self, Transfers};
 use kaio_bench::{
     Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, run_on_tokio,
@@ -61,7 +61,7 @@ impl Engine for TokioUringFixed {
 }
 
 fn open(workload: &Workload) -> Result<Rc<File>> {
-    Ok(Rc::new(File::from_std(open_direct(workload, true)?)))
+    Ok(Rc::new(File::from_std(open_file(workload, true)?)))
 }
 
 fn runtime(workload: &Workload) -> Result<Runtime> {

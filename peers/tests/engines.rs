@@ -179,7 +179,7 @@ fn places() -> Vec<PathBuf> {
     let direct = tmpfs.is_dir() && {
         let file = file_in(&tmpfs);
         let reads = workload(&file, Pattern::RandomRead, Shape::Tasks, 1);
-        kaio_bench::engines::open_direct(&reads, false).is_ok()
+        kaio_bench::engines::open_file(&reads, false).is_ok()
     };
     if !direct {
         println!("skipped: {}: no direct I/O", tmpfs.display());
@@ -203,13 +203,7 @@ fn ready(engine: &dyn Engine, workload: &Workload) -> Option<Box<dyn Prepared>> 
 }
 
 fn workload(path: &Path, pattern: Pattern, shape: Shape, depth: usize) -> Workload {
-    Workload {
-        pattern,
-        shape,
-        depth,
-        path: path.into(),
-        len: LEN as u64,
-    }
+    Workload::new(pattern, shape, depth, path, LEN as u64)
 }
 
 /// Where the build is.

@@ -8,6 +8,7 @@ pub(super) fn pattern(pattern: Pattern) -> &'static str {
         Pattern::RandomWrite => "overwrites of 4 KiB",
         Pattern::Mixed => "seven random reads to three random overwrites, 4 KiB each",
         Pattern::SequentialRead => "reads of 128 KiB through the file",
+        Pattern::SequentialWrite => "overwrites of 128 KiB through the file",
         Pattern::LogAppend => {
             "writes of 4 KiB one after another, each durable when it is done (O_DSYNC), within a \
              file that has its length already"

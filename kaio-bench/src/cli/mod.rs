@@ -7,7 +7,7 @@ mod once;
 mod pairs;
 mod render;
 mod run;
-mod site;
+mod sites;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -5,16 +5,15 @@ use std::path::PathBuf;
 
 use super::OnceArgs;
 use super::memlock::raise_memlock;
-use super::site::Site;
 use crate::pairs::{self, Pair};
-use crate::{Engine, Pattern, Result, Run, Shape, Workload, counting};
+use crate::{Engine, Pattern, Result, Run, Shape, Site, Workload, counting};
 
 pub(super) fn once(args: &OnceArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let pairs = pairs::all();
     let (engine, workload) = find(args, all, &pairs)?;
     raise_memlock();
     let len = u64::from(args.size) << 20;
-    let site = Site::new(&args.dir, len)?;
+    let site = Site::new(&args.dir, len, true)?;
     let workload = Workload {
         path: site.file,
         len,
@@ -53,13 +52,13 @@ fn find<'a>(
 ) -> Result<(&'a dyn Engine, Workload)> {
     let name = &args.engine;
     if let Some(engine) = all.iter().find(|engine| engine.name() == name) {
-        let workload = Workload {
-            pattern: args.pattern.unwrap_or(Pattern::RandomRead),
-            shape: args.shape.unwrap_or(Shape::Tasks),
-            depth: args.depth.unwrap_or(1).into(),
-            path: PathBuf::new(),
-            len: 0,
-        };
+        let workload = Workload::new(
+            args.pattern.unwrap_or(Pattern::RandomRead),
+            args.shape.unwrap_or(Shape::Tasks),
+            args.depth.unwrap_or(1).into(),
+            PathBuf::new(),
+            0,
+        );
         return Ok((&**engine, workload));
     }
     let (pair, way) = way(name, pairs).ok_or_else(|| {

@@ -5,14 +5,14 @@ use std::io::Write;
 use super::PairsArgs;
 use super::memlock::raise_memlock;
 use super::run::{keep, time_of};
-use super::site::Site;
+use super::sites;
 use crate::pairs::{self, Pair, PairReport, PairSet, PairTable, PairTables};
 use crate::{Machine, Result, Settings};
 
 pub(super) fn pairs(args: &PairsArgs) -> Result<()> {
     let chosen = choose(args)?;
     let len = u64::from(args.size) << 20;
-    let sites = Site::all(&args.dir, len)?;
+    let sites = sites::all(&args.dir, len)?;
     raise_memlock();
     let mut report = PairReport {
         machine: Machine::here(),
@@ -22,6 +22,7 @@ pub(super) fn pairs(args: &PairsArgs) -> Result<()> {
             latency_rounds: 0,
             file_size: len,
             baseline: "the first of each table".into(),
+            ..Settings::default()
         },
         places: sites.iter().map(|site| site.place.clone()).collect(),
         sets: Vec::new(),

@@ -10,15 +10,15 @@ use super::RunArgs;
 use super::choice::Choice;
 use super::memlock::raise_memlock;
 use super::render::draw;
-use super::site::Site;
+use super::sites;
 use crate::text::Table;
 use crate::{
-    Engine, Machine, Pattern, Report, Result, Set, Settings, Shape, Tables, Workload, measure,
+    Engine, Machine, Pattern, Report, Result, Set, Settings, Shape, Site, Tables, Workload, measure,
 };
 
 pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let chosen = choose(args, all)?;
-    let sites = Site::all(&args.dir, u64::from(args.size) << 20)?;
+    let sites = sites::all(&args.dir, u64::from(args.size) << 20)?;
     raise_memlock();
     let mut report = Report {
         machine: Machine::here(),
@@ -28,6 +28,7 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
             latency_rounds: args.latency_rounds.into(),
             file_size: u64::from(args.size) << 20,
             baseline: args.baseline.clone(),
+            ..Settings::default()
         },
         places: sites.iter().map(|site| site.place.clone()).collect(),
         sets: Vec::new(),
@@ -109,12 +110,9 @@ fn workloads<'a>(args: &'a RunArgs, site: &'a Site) -> impl Iterator<Item = Work
     let or_both = |asked: &'a [Shape]| if asked.is_empty() { &Shape::ALL } else { asked };
     or_all(&args.patterns).iter().flat_map(move |pattern| {
         or_both(&args.shapes).iter().flat_map(move |shape| {
-            args.depths.iter().map(move |depth| Workload {
-                pattern: *pattern,
-                shape: *shape,
-                depth: (*depth).into(),
-                path: site.file.clone(),
-                len: u64::from(args.size) << 20,
+            args.depths.iter().map(move |depth| {
+                let (depth, len) = ((*depth).into(), u64::from(args.size) << 20);
+                Workload::new(*pattern, *shape, depth, &site.file, len)
             })
         })
     })

@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 
 use super::bare_loop::{self, Interface};
 use super::signal::Signal;
-use super::{open_direct, setup_error};
+use super::{open_file, setup_error};
 use crate::{
     Buffer, Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, on_tokio,
 };
@@ -38,7 +38,7 @@ impl Engine for Bare {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let file = open_direct(workload, false)?;
+        let file = open_file(workload, false)?;
         let buffers = (0..workload.depth).map(|_| Buffer::new(workload.block()));
         let signal = match self.0 {
             Waiting::Getevents => None,

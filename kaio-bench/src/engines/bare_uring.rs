@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use io_uring::{IoUring, opcode, types};
 
 use super::bare_loop::{self, Interface};
-use super::{open_direct, setup_error};
+use super::{open_file, setup_error};
 use crate::{
     Buffer, Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, on_tokio,
 };
@@ -30,7 +30,7 @@ impl Engine for BareUring {
             flying: 0,
             landed: Vec::with_capacity(workload.depth),
             buffers: buffers.collect(),
-            file: open_direct(workload, false)?,
+            file: open_file(workload, false)?,
             workload: workload.clone(),
         }))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::task::spawn_blocking;
 
-use super::open_direct;
+use super::open_file;
 use crate::on_tokio::{self, Transfers};
 use crate::{
     Buffer, Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Workload,
@@ -36,7 +36,7 @@ impl Engine for SpawnBlocking {
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         Ok(Box::new(PreparedBlocking {
             runtime: self.flavour.runtime()?,
-            source: Source(Arc::new(open_direct(workload, true)?)),
+            source: Source(Arc::new(open_file(workload, true)?)),
             slots: on_tokio::slots(workload, || Ok(Buffer::new(workload.block())))?,
             workload: workload.clone(),
         }))

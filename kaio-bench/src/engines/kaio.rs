@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
-    AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, File, LocalAioContext,
-    LocalAioContextHandle, LockedBuf, ReadFlags, WriteFlags, local_aio_context,
+    AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, AlignedBuf, File,
+    LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags, local_aio_context,
 };
 
 use crate::on_tokio::{self, Transfers};
@@ -72,7 +72,7 @@ struct PreparedShared {
     /// `None` while it is closed.
     context: Option<AioContext>,
     source: Source<AioContextHandle>,
-    slots: Vec<LockedBuf>,
+    slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
@@ -131,7 +131,7 @@ struct PreparedLocal {
     /// `None` while it is closed.
     context: Option<LocalAioContext>,
     source: Source<LocalAioContextHandle>,
-    slots: Vec<LockedBuf>,
+    slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
@@ -165,13 +165,13 @@ struct Source<H> {
 macro_rules! transfers {
     ($handle:ty) => {
         impl Transfers for Source<$handle> {
-            type Slot = LockedBuf;
+            type Slot = AlignedBuf;
 
             async fn transfer(
                 &self,
                 transfer: Transfer,
-                mut buffer: LockedBuf,
-            ) -> (LockedBuf, Result<usize>) {
+                mut buffer: AlignedBuf,
+            ) -> (AlignedBuf, Result<usize>) {
                 let (file, handle, offset) = (&self.file, &self.handle, transfer.offset);
                 let moved = match transfer.direction {
                     Direction::Read => {
@@ -200,8 +200,27 @@ transfers!(LocalAioContextHandle);
 pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(workload.pattern.writes());
-    let file = options.aio_open(workload.path.clone(), false).await?;
+    let file = options
+        .aio_open_or_buffered(workload.path.clone(), false)
+        .await?;
+    match (workload.direct, file.is_direct()) {
+        (true, false) => {
+            let path = workload.path.display();
+            return Err(format!("open {path} for direct I/O: its file system has none").into());
+        }
+        (false, true) => set_buffered(&file)?,
+        _ => {}
+    }
     Ok(Arc::new(file))
+}
+
+/// Takes `O_DIRECT` away from a file that has it.
+fn set_buffered(file: &File) -> Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(
+        file,
+        flags - rustix::fs::OFlags::DIRECT,
+    )?)
 }
 
 fn write_flags(workload: &Workload) -> WriteFlags {
@@ -211,6 +230,12 @@ fn write_flags(workload: &Workload) -> WriteFlags {
     }
 }
 
-fn buffers(workload: &Workload) -> Result<Vec<LockedBuf>> {
-    on_tokio::slots(workload, || Ok(LockedBuf::with_size(workload.block())?))
+/// All of their pages are there. Not locked: that makes no difference to the kernel, which holds on to
+/// them while it needs them, but to how many there may be.
+fn buffers(workload: &Workload) -> Result<Vec<AlignedBuf>> {
+    on_tokio::slots(workload, || {
+        let mut buffer = AlignedBuf::new(workload.block())?;
+        buffer.fill(0x5a);
+        Ok(buffer)
+    })
 }

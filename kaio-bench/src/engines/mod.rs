@@ -18,7 +18,7 @@ use crate::{Engine, Unavailable};
 
 pub use flavour::Flavour;
 pub(crate) use kaio::open as open_kaio;
-pub use open::open_direct;
+pub use open::open_file;
 
 /// Every engine of this crate, the baseline first.
 pub fn all() -> Vec<Box<dyn Engine>> {
@@ -32,7 +32,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(kaio::KaioLocal),
         Box::new(blocking::SpawnBlocking::new(Flavour::MultiThread)),
         Box::new(blocking::SpawnBlocking::new(Flavour::CurrentThread)),
-        Box::new(tokio_fs::TokioFs),
+        Box::new(tokio_fs::TokioFs::default()),
     ]
 }
 

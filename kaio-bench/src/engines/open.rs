@@ -5,19 +5,28 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::{Result, Workload};
 
-/// The workload's file, open for direct I/O. `durable`: each of its writes is to be durable when it
-/// is done, if the pattern wants that; for engines that can't say so of a single write.
+/// The workload's file, open for direct I/O unless the workload is buffered. `durable`: each of its
+/// writes is to be durable when it is done, if the pattern wants that; for engines that can't say so
+/// of a single write.
 ///
 /// # Errors
 ///
 /// Where it can't be opened; `EINVAL`: the file system has no direct I/O.
-pub fn open_direct(workload: &Workload, durable: bool) -> Result<File> {
+pub fn open_file(workload: &Workload, durable: bool) -> Result<File> {
     let durable = durable && workload.pattern.durable();
-    let flags = if durable { libc::O_DSYNC } else { 0 };
+    let direct = if workload.direct { libc::O_DIRECT } else { 0 };
+    let durable = if durable { libc::O_DSYNC } else { 0 };
     OpenOptions::new()
         .read(true)
         .write(workload.pattern.writes())
-        .custom_flags(libc::O_DIRECT | flags)
+        .custom_flags(direct | durable)
         .open(&workload.path)
-        .map_err(|error| format!("open {} for direct I/O: {error}", workload.path.display()).into())
+        .map_err(|error| {
+            let how = if workload.direct {
+                " for direct I/O"
+            } else {
+                ""
+            };
+            format!("open {}{how}: {error}", workload.path.display()).into()
+        })
 }

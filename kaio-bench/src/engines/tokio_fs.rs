@@ -5,23 +5,58 @@
 //! that want more, as a virtio disk does (`queue/dma_alignment` in `/sys/block/…` is 511 there);
 //! tmpfs would take them. Its transfers therefore go through the page cache, where reads meet no
 //! disk once the file has been read, and writes that need not be durable meet it later: it does
-//! another job than the rest, and is here because it is what comes with tokio.
+//! another job than the rest, and is here because it is what comes with tokio. It has a copy of a
+//! scratch file; of another's file it reads, and does not write.
 
+use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
-use std::{io::SeekFrom, process};
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::rc::Rc;
 
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
+use crate::leftovers::Leftover;
 use crate::on_tokio::Transfers;
 use crate::{
-    Buffer, Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Workload,
-    run_on_tokio,
+    Buffer, Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Unavailable,
+    Workload, run_on_tokio,
 };
 
-pub(super) struct TokioFs;
+#[derive(Default)]
+pub(super) struct TokioFs {
+    /// Of the file that came last: workloads of one file share it.
+    copy: RefCell<Option<Rc<Copied>>>,
+}
+
+impl TokioFs {
+    /// The file that is read and written for `workload`.
+    fn path(&self, workload: &Workload) -> Result<PathBuf> {
+        if !workload.direct {
+            return Ok(workload.path.clone()); // as all the others do
+        }
+        if workload.scratch {
+            let mut copy = self.copy.borrow_mut();
+            let copied = match copy.take() {
+                Some(copied) if copied.of == workload.path => copied,
+                _ => Rc::new(Copied::new(&workload.path)?),
+            };
+            return Ok(copy.insert(copied).leftover.path().to_owned());
+        }
+        match workload.pattern.writes() {
+            false => Ok(workload.path.clone()),
+            true => Err(Unavailable(format!(
+                "what it writes to {} would be in the page cache, in the way of the others; without \
+                 a FILE, or with --buffered, it can be measured",
+                workload.path.display()
+            ))
+            .into()),
+        }
+    }
+}
 
 impl Engine for TokioFs {
     fn name(&self) -> &str {
@@ -30,14 +65,14 @@ impl Engine for TokioFs {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = Flavour::MultiThread.runtime()?;
-        let file = Copied::new(workload)?;
+        let path = self.path(workload)?;
         let mut options = OpenOptions::new();
         options.read(true).write(workload.pattern.writes());
         if workload.pattern.durable() {
             options.custom_flags(libc::O_DSYNC);
         }
         let slots = (0..workload.depth).map(|_| {
-            let file = runtime.block_on(options.open(&file.0))?;
+            let file = runtime.block_on(options.open(&path))?;
             Ok((file, Buffer::new(workload.block())))
         });
         let slots = slots.collect::<Result<_>>()?;
@@ -45,7 +80,6 @@ impl Engine for TokioFs {
             runtime,
             slots,
             workload: workload.clone(),
-            _file: file,
         }))
     }
 }
@@ -55,7 +89,6 @@ struct PreparedFs {
     /// A file each: its position is moved.
     slots: Vec<(File, Buffer)>,
     workload: Workload,
-    _file: Copied,
 }
 
 impl Prepared for PreparedFs {
@@ -92,23 +125,22 @@ async fn seek_and_move(file: &mut File, transfer: Transfer, buffer: &mut [u8]) -
     }
 }
 
-/// A copy of the workload's file, so that pages in the page cache are in nobody else's way. Removed
-/// at the end.
-struct Copied(PathBuf);
-
-impl Copied {
-    fn new(workload: &Workload) -> Result<Copied> {
-        let mut name = workload.path.clone().into_os_string();
-        name.push(format!(".buffered.{}", process::id()));
-        let copied = Copied(name.into());
-        fs::copy(&workload.path, &copied.0)?;
-        fs::File::open(&copied.0)?.sync_all()?;
-        Ok(copied)
-    }
+/// A copy of a file, so that pages in the page cache are in nobody else's way.
+struct Copied {
+    of: PathBuf,
+    leftover: Leftover,
 }
 
-impl Drop for Copied {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // its directory is a temporary one
+impl Copied {
+    fn new(of: &Path) -> Result<Copied> {
+        let mut name = of.to_owned().into_os_string();
+        name.push(format!(".buffered.{}", process::id()));
+        let path = PathBuf::from(name);
+        let make = || fs::File::create_new(&path).map(|file| (path.clone(), file));
+        let (leftover, mut copy) = Leftover::new(make)?;
+        io::copy(&mut fs::File::open(of)?, &mut copy)?;
+        copy.sync_all()?;
+        let of = of.to_owned();
+        Ok(Copied { of, leftover })
     }
 }

@@ -40,13 +40,7 @@ pub struct Pair {
 impl Pair {
     /// The workload of its ways, with the file at `path`, of `len` bytes.
     pub fn workload(&self, path: &Path, len: u64) -> Workload {
-        Workload {
-            pattern: self.pattern,
-            shape: Shape::Waves,
-            depth: self.depth,
-            path: path.to_owned(),
-            len,
-        }
+        Workload::new(self.pattern, Shape::Waves, self.depth, path, len)
     }
 }
 

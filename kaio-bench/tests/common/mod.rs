@@ -22,14 +22,8 @@ pub(crate) fn files() -> Vec<(TempDir, PathBuf)> {
         let path = dir.path().join("blocks");
         fs::write(&path, vec![7; LEN]).unwrap();
         fs::File::open(&path).unwrap().sync_all().unwrap();
-        let workload = Workload {
-            pattern: Pattern::RandomRead,
-            shape: Shape::Tasks,
-            depth: 1,
-            path: path.clone(),
-            len: LEN as u64,
-        };
-        if let Err(error) = engines::open_direct(&workload, false) {
+        let workload = Workload::new(Pattern::RandomRead, Shape::Tasks, 1, &path, LEN as u64);
+        if let Err(error) = engines::open_file(&workload, false) {
             eprintln!("skipped in {}: {error}", parent.display());
             continue;
         }

@@ -1,11 +1,78 @@
-//! `kaio bench`.
+//! `kaio bench`: what kernel AIO gives on a disk, against other ways to read and write it. The measuring
+//! is `kaio-bench`'s.
+//!
+//! | module | has |
+//! |---|---|
+//! | `args` | what can be asked for |
+//! | `contender` | the engines, by the names that they have here |
+//! | `target` | the file that is measured on |
+//! | `measuring` | the rounds, within the time that there is |
+//! | `results` | what came out: the schema of `--json` |
+//! | `table`, `html` | the same to be read |
+//! | `destination` | a file that a report goes to |
 
+mod args;
+mod contender;
+mod destination;
+mod html;
+mod measuring;
+mod results;
+mod table;
+mod target;
+
+use std::process::ExitCode;
+
+pub(crate) use args::Args;
+
+use self::destination::Destination;
+use self::measuring::Measuring;
 use crate::failure::{Failure, Outcome};
+use crate::output::{print, print_json};
 
-/// Measure tokio-kaio against other ways to read and write a disk
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) fn run(args: &Args) -> Outcome {
+    let measuring = Measuring::of(args)?;
+    // Where results go is tried before anything is measured.
+    let to_stdout = args
+        .json
+        .as_ref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    let json = args.json.as_deref().filter(|_| !to_stdout);
+    let json = json.map(Destination::open).transpose()?;
+    let html = args.html.as_deref().map(Destination::open).transpose()?;
 
-pub(crate) fn run(_: &Args) -> Outcome {
-    Err(Failure::Usage("not there yet".into()))
+    let results = measuring.measure()?;
+
+    match to_stdout {
+        true => print_json(&results)?,
+        false => print(&table::text(&results))?,
+    }
+    if let Some(json) = json {
+        json.write(&(serde_json::to_string_pretty(&results)? + "\n"))?;
+    }
+    if let Some(html) = html {
+        html.write(&html::page(&results)?)?;
+    }
+    verdict(&results)
+}
+
+/// Engines that the machine has no place for are no failure, as long as there is one that it has.
+fn verdict(results: &results::Results) -> Outcome {
+    let measured = results.rows.iter().any(|row| row.figures.is_some());
+    if !measured {
+        return Err(Failure::Failed(
+            "nothing could be measured, see above".into(),
+        ));
+    }
+    let is_broken = |row: &&results::Row| {
+        row.skipped
+            .as_ref()
+            .is_some_and(|skipped| !skipped.unavailable)
+    };
+    if let Some(row) = results.rows.iter().find(is_broken) {
+        let (engine, depth) = (&row.engine, row.depth);
+        return Err(Failure::Failed(
+            format!("{engine} failed at depth {depth}, see above").into(),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,194 @@
+//! [`page`]: the results as one page of HTML, which needs no network. Its looks are in `report.html`.
+
+use askama::Template;
+use clap::ValueEnum;
+use kaio_bench::{Chart, Colour, Line};
+
+use super::contender::Contender;
+use super::results::{Results, Row, RowFigures};
+use super::table::{self, COLUMNS};
+use crate::failure::Failure;
+
+/// Units of an image.
+const WIDTH: u32 = 560;
+const HEIGHT: u32 = 340;
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page {
+    command: String,
+    title: String,
+    facts: Vec<(&'static str, String)>,
+    legend: Vec<Legend>,
+    plots: Vec<Plot>,
+    columns: &'static [&'static str],
+    tables: Vec<Table>,
+    notes: Vec<String>,
+    version: String,
+}
+
+/// An engine, and its colours as plots have them.
+struct Legend {
+    name: String,
+    light: String,
+    dark: String,
+}
+
+struct Plot {
+    title: String,
+    /// Made by ourselves, of numbers and fixed texts.
+    svg: String,
+}
+
+struct Table {
+    depth: u16,
+    rows: Vec<TableRow>,
+    skipped: Vec<(String, String)>,
+}
+
+struct TableRow {
+    engine: String,
+    colour: String,
+    cells: Vec<String>,
+}
+
+/// The page.
+///
+/// # Errors
+///
+/// Where a plot can't be drawn.
+pub(super) fn page(results: &Results) -> Result<String, Failure> {
+    let contenders = measured(results);
+    let mut plots = vec![
+        by_depth(results, &contenders, "IOPS", |row| Some(row.iops?.median))?,
+        by_depth(results, &contenders, "CPU an operation, µs", |row| {
+            Some(row.cpu?.median)
+        })?,
+    ];
+    for (depth, rows) in results.depths() {
+        plots.push(latencies(depth, rows, &contenders)?);
+    }
+    let page = Page {
+        command: results.command.clone(),
+        title: format!(
+            "{} of {} bytes on {}",
+            results.settings.rw, results.settings.block, results.target.file_system
+        ),
+        facts: table::facts(results),
+        legend: contenders.iter().map(Legend::of).collect(),
+        plots,
+        columns: &COLUMNS,
+        tables: results
+            .depths()
+            .map(|(depth, rows)| Table::of(depth, rows))
+            .collect(),
+        notes: table::notes(results),
+        version: results.machine.tokio_kaio.clone(),
+    };
+    Ok(page.render()?)
+}
+
+/// Those that have figures at some depth.
+fn measured(results: &Results) -> Vec<Contender> {
+    let has_figures = |contender: &Contender| {
+        let name = contender.name();
+        let mut rows = results.rows.iter();
+        rows.any(|row| row.engine == name && row.figures.is_some())
+    };
+    let all = Contender::value_variants().iter().copied();
+    all.filter(has_figures).collect()
+}
+
+fn by_depth(
+    results: &Results,
+    contenders: &[Contender],
+    title: &str,
+    value: fn(&RowFigures) -> Option<f64>,
+) -> Result<Plot, Failure> {
+    let at = |rows: &[Row], name: &str| value(figures(rows, name)?);
+    let line = |contender: &Contender| {
+        let name = contender.name();
+        Line {
+            colour: contender.colours().0,
+            values: results.depths().map(|(_, rows)| at(rows, &name)).collect(),
+        }
+    };
+    let chart = Chart {
+        title: title.into(),
+        x: "depth".into(),
+        ticks: results
+            .depths()
+            .map(|(depth, _)| depth.to_string())
+            .collect(),
+        lines: contenders.iter().map(line).collect(),
+    };
+    Plot::of(&chart)
+}
+
+fn latencies(depth: u16, rows: &[Row], contenders: &[Contender]) -> Result<Plot, Failure> {
+    let line = |contender: &Contender| {
+        let latency = figures(rows, &contender.name()).and_then(|figures| figures.latency);
+        let values = latency.map_or([None; 4], |it| {
+            [Some(it.p50), Some(it.p99), Some(it.p99_9), it.max]
+        });
+        Line {
+            colour: contender.colours().0,
+            values: values.into(),
+        }
+    };
+    let chart = Chart {
+        title: format!("latency at depth {depth}, µs"),
+        x: "percentile".into(),
+        ticks: ["p50", "p99", "p99.9", "max"].map(String::from).into(),
+        lines: contenders.iter().map(line).collect(),
+    };
+    Plot::of(&chart)
+}
+
+fn figures<'a>(rows: &'a [Row], engine: &str) -> Option<&'a RowFigures> {
+    let row = rows.iter().find(|row| row.engine == engine)?;
+    row.figures.as_ref()
+}
+
+impl Legend {
+    fn of(contender: &Contender) -> Legend {
+        let hex = |Colour(red, green, blue)| format!("#{red:02X}{green:02X}{blue:02X}");
+        let (light, dark) = contender.colours();
+        Legend {
+            name: contender.name(),
+            light: hex(light),
+            dark: hex(dark),
+        }
+    }
+}
+
+impl Plot {
+    fn of(chart: &Chart) -> Result<Plot, Failure> {
+        Ok(Plot {
+            title: chart.title.clone(),
+            svg: chart.svg(WIDTH, HEIGHT)?,
+        })
+    }
+}
+
+impl Table {
+    fn of(depth: u16, rows: &[Row]) -> Table {
+        let measured = rows.iter().filter_map(|row| {
+            Some(TableRow {
+                engine: row.engine.clone(),
+                // The style sheet's variable, since it is another colour on dark ground.
+                colour: format!("var(--{})", row.engine),
+                cells: table::cells(row.figures.as_ref()?).into(),
+            })
+        });
+        let skipped = rows.iter().filter_map(|row| {
+            let skipped = row.skipped.as_ref()?;
+            Some((row.engine.clone(), skipped.error.clone()))
+        });
+        Table {
+            depth,
+            rows: measured.collect(),
+            skipped: skipped.collect(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! [`Target`]: the file that is measured on.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use kaio_bench::{Place, Site};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::Serialize;
+use tokio_kaio::{AioOpenOptionsExt, Alignment};
+
+use super::args::Args;
+use crate::failure::Failure;
+
+/// Bytes of a scratch file, unless asked otherwise.
+const SCRATCH: u64 = 256 << 20;
+
+/// A file with bytes to be read, and to be written if that is asked for.
+pub(super) struct Target {
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+    /// Bytes that are used: a multiple of the block.
+    pub(super) len: u64,
+    pub(super) place: Place,
+    /// What direct I/O wants. `None`: through the page cache.
+    pub(super) alignment: Option<Alignment>,
+    /// Removed at the end.
+    _scratch: Option<Site>,
+}
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    /// Our own.
+    Scratch,
+    /// One that was there.
+    File,
+    /// A block device.
+    BlockDevice,
+}
+
+impl Target {
+    /// What `args` ask for, with room for blocks of `block` bytes.
+    pub(super) fn of(args: &Args, block: u64) -> Result<Target, Failure> {
+        let file = args.file.as_deref().unwrap_or(Path::new("."));
+        let failed = |operation, error| Failure::of(operation, file, error);
+        let metadata = fs::metadata(file).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::of(
+                "measure on",
+                file,
+                format!("{error}; name a directory to have a scratch file made there"),
+            ),
+            _ => failed("look at", error),
+        })?;
+        let target = if metadata.is_dir() {
+            Target::scratch(args, file, block)?
+        } else {
+            Target::given(args, file, block, &metadata)?
+        };
+        target.check(block)?;
+        Ok(target)
+    }
+
+    fn scratch(args: &Args, dir: &Path, block: u64) -> Result<Target, Failure> {
+        let len = whole_blocks(args.size.unwrap_or(SCRATCH), block)?;
+        let direct = !args.buffered;
+        let site = Site::new(dir, len, direct).map_err(|error| {
+            let way_out = if direct { ", or --buffered" } else { "" };
+            format!("{error}{way_out}")
+        })?;
+        Ok(Target {
+            alignment: alignment(&site.file, direct)?,
+            path: site.file.clone(),
+            kind: Kind::Scratch,
+            len,
+            place: site.place.clone(),
+            _scratch: Some(site),
+        })
+    }
+
+    fn given(args: &Args, path: &Path, block: u64, metadata: &Metadata) -> Result<Target, Failure> {
+        let kind = match metadata.file_type() {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_block_device() => Kind::BlockDevice,
+            _ => {
+                let what = "it is neither a file, a block device nor a directory";
+                return Err(Failure::of("measure on", path, what));
+            }
+        };
+        if args.rw.pattern().writes() {
+            may_be_overwritten(args, path, kind)?;
+        }
+        let all = length(path).map_err(|error| Failure::of("open", path, error))?;
+        let len = args.size.map_or(all, |size| size.min(all));
+        let len = whole_blocks(len, block).map_err(|_| {
+            let what = format!("it has {len} bytes to use, less than one block of {block}");
+            Failure::of("measure on", path, what)
+        })?;
+        if kind == Kind::File && metadata.blocks() * 512 < len {
+            eprintln!(
+                "note: {} has holes, of which reads reach no disk",
+                path.display()
+            );
+        }
+        Ok(Target {
+            alignment: alignment(path, !args.buffered)?,
+            path: path.to_owned(),
+            kind,
+            len,
+            place: Place::of(path)?,
+            _scratch: None,
+        })
+    }
+
+    /// Blocks are what direct I/O takes there.
+    fn check(&self, block: u64) -> Result<(), Failure> {
+        match self.alignment {
+            Some(alignment) if block % alignment.offset != 0 => Err(Failure::Usage(format!(
+                "--bs {block} is no multiple of {}, which direct I/O wants of {}",
+                alignment.offset,
+                self.path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// # Errors
+///
+/// Not one.
+fn whole_blocks(len: u64, block: u64) -> Result<u64, Failure> {
+    match len - len % block {
+        0 => Err(Failure::Usage(format!(
+            "--size {len} is less than one block of {block} bytes"
+        ))),
+        len => Ok(len),
+    }
+}
+
+/// Also of a block device.
+fn length(path: &Path) -> io::Result<u64> {
+    File::open(path)?.seek(SeekFrom::End(0))
+}
+
+fn may_be_overwritten(args: &Args, path: &Path, kind: Kind) -> Result<(), Failure> {
+    let (name, rw) = (path.display(), args.rw.name());
+    if !args.overwrite {
+        return Err(Failure::Usage(format!(
+            "--rw {rw} would overwrite {name}; --overwrite allows that, and a directory in its place \
+             has a scratch file made there"
+        )));
+    }
+    if kind == Kind::BlockDevice {
+        let mut options = OpenOptions::new();
+        let exclusive = OFlags::EXCL.bits() as i32;
+        let opened = options.write(true).custom_flags(exclusive).open(path);
+        let is_busy = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::BUSY);
+        if opened.as_ref().err().is_some_and(is_busy) {
+            let what = "the device is in use: mounted, or part of another device";
+            return Err(Failure::of("overwrite", path, what));
+        }
+    }
+    Ok(())
+}
+
+fn alignment(path: &Path, direct: bool) -> Result<Option<Alignment>, Failure> {
+    if !direct {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let asked = runtime.block_on(async {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).aio_open(path.to_owned(), false).await?;
+        file.alignment().await
+    });
+    let asked =
+        asked.map_err(|error| Failure::of("open", path, format!("{error}; or take --buffered")))?;
+    Ok(Some(asked))
+}

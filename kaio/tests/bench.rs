@@ -1,0 +1,323 @@
+//! `kaio bench`, as a user runs it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::{failed, interruptible, json, kaio, names, parts, path, run, scratch, succeeded};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Little to do, in no time.
+const SMALL: &str = "bench --runtime 0.4 --size 1M --depth 1,4";
+
+const ALL: [&str; 6] = [
+    "tokio-kaio",
+    "tokio-kaio-current-thread",
+    "blocking-pool",
+    "tokio-fs",
+    "bare-aio",
+    "bare-io-uring",
+];
+
+/// Where tests run there may be no direct I/O. The program says so.
+fn has_direct_io(dir: &Path) -> bool {
+    let output = run(dir, &format!("{SMALL} --engines bare-aio"));
+    let (code, _, err) = parts(&output);
+    let lacks = code == Some(1) && err.contains("no direct I/O");
+    if lacks {
+        common::skipped(&err);
+    }
+    !lacks
+}
+
+#[test]
+fn a_scratch_file_is_measured_with_every_engine_at_every_depth_and_is_gone_at_the_end() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    let out = succeeded(&run(dir.path(), SMALL));
+    for depth in ["depth 1 ", "depth 4 "] {
+        assert!(out.contains(depth), "{out}");
+    }
+    for engine in ALL {
+        let rows = out
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(engine));
+        let others = out
+            .lines()
+            .filter(|line| line.starts_with(&format!("{engine}: skipped")));
+        assert_eq!(
+            rows.count() + others.count(),
+            2 + note_about(engine),
+            "{engine}: {out}"
+        );
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
+/// Lines that begin with its name and are no rows.
+fn note_about(engine: &str) -> usize {
+    usize::from(engine == "tokio-fs")
+}
+
+#[test]
+fn json_has_the_schema_and_figures_that_go_together() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    let args =
+        format!("{SMALL} --rw randrw --mix 50 --seed 7 --json - --engines blocking-pool,bare-aio");
+    let report = json(&run(dir.path(), &args));
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["command"], format!("kaio {args}"));
+    let settings = &report["settings"];
+    assert_eq!(settings["rw"], "randrw");
+    assert_eq!(
+        (&settings["mix"], &settings["seed"]),
+        (&50.into(), &7.into())
+    );
+    assert_eq!(settings["baseline"], "blocking-pool");
+    let target = &report["target"];
+    assert_eq!(
+        (&target["kind"], &target["bytes"]),
+        (&"scratch".into(), &(1 << 20).into())
+    );
+    assert!(
+        target["alignment"]["offset"]
+            .as_u64()
+            .unwrap()
+            .is_power_of_two()
+    );
+    assert!(report["limits"]["aio_max_nr"].as_u64().unwrap() > 0);
+
+    let results = report["results"].as_array().unwrap();
+    let found: Vec<_> = results
+        .iter()
+        .map(|row| (row["depth"].as_u64(), row["engine"].as_str()))
+        .collect();
+    let row = |depth, engine| (Some(depth), Some(engine));
+    let expected = [1, 4].map(|depth| [row(depth, "blocking-pool"), row(depth, "bare-aio")]);
+    assert_eq!(found, expected.concat());
+    for row in results.iter().filter(|row| row["skipped"].is_null()) {
+        let figures = &row["figures"];
+        let number = |value: &Value| value.as_f64().unwrap();
+        let iops = number(&figures["iops"]["median"]);
+        let mib = number(&figures["mib_per_second"]);
+        assert!(
+            (iops * 4096.0 / 1048576.0 - mib).abs() < 1e-6 * mib,
+            "{figures}"
+        );
+        let latency = &figures["latency"];
+        let quantiles = ["p50", "p99", "p99_9", "max"].map(|name| number(&latency[name]));
+        assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{latency}");
+        assert!(number(&figures["cpu"]["median"]) > 0.0);
+        assert!(number(&figures["iops_ratio"]["median"]) > 0.0);
+        if row["engine"] == "blocking-pool" {
+            assert_eq!(number(&figures["cpu_ratio"]["median"]), 1.0);
+        }
+    }
+}
+
+#[test]
+fn every_access_works_directly_and_through_the_page_cache() {
+    let dir = scratch();
+    let direct = has_direct_io(dir.path());
+    for rw in ["randread", "randwrite", "randrw", "read", "write"] {
+        for how in ["--direct", "--buffered"] {
+            if how == "--direct" && !direct {
+                continue;
+            }
+            let args = format!("bench --runtime 0.2 --size 1M --depth 2 --rw {rw} {how} --json -");
+            let report = json(&run(dir.path(), &args));
+            assert_eq!(report["settings"]["direct"], how == "--direct");
+            let block = if rw.starts_with("rand") {
+                4096
+            } else {
+                128 << 10
+            };
+            assert_eq!(report["settings"]["block"], block);
+            for row in report["results"].as_array().unwrap() {
+                let fine = !row["figures"].is_null() || row["skipped"]["unavailable"] == true;
+                assert!(fine, "{rw} {how}: {row}");
+            }
+        }
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
+#[test]
+fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    fs::write(path(&dir, "r.html"), "an older one").unwrap();
+    let args = format!("{SMALL} --json r.json --html r.html");
+    let out = succeeded(&run(dir.path(), &args));
+    assert!(out.contains("depth 4"), "{out}");
+    assert_eq!(names(dir.path()), ["r.html", "r.json"]);
+    let report: Value = serde_json::from_slice(&fs::read(path(&dir, "r.json")).unwrap()).unwrap();
+    assert_eq!(report["command"], format!("kaio {args}"));
+
+    let page = fs::read_to_string(path(&dir, "r.html")).unwrap();
+    assert!(
+        page.contains(&format!("<pre>kaio {args}</pre>")),
+        "the command is there"
+    );
+    // Two by depth, and the latencies of each depth.
+    assert_eq!(page.matches("<svg").count(), 2 + 2);
+    assert_eq!(page.matches("</svg>").count(), 4);
+    for fact in [
+        "kernel",
+        "alignment",
+        "limits",
+        "prefers-color-scheme: dark",
+    ] {
+        assert!(page.contains(fact), "{fact}");
+    }
+    // The one address names a vocabulary.
+    let foreign = page.replace("http://www.w3.org/2000/svg", "");
+    for outside in ["http:", "https:", "src=", "@import", "url("] {
+        assert!(!foreign.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn what_is_there_is_read_and_not_written_unless_that_is_allowed() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    let file = path(&dir, "precious");
+    let content: Vec<u8> = (0..300_000_u32).map(|i| i as u8).collect();
+    fs::write(&file, &content).unwrap();
+
+    let report = json(&run(dir.path(), &format!("{SMALL} precious --json -")));
+    assert_eq!(report["target"]["kind"], "file");
+    assert_eq!(report["target"]["bytes"], 300_000 / 4096 * 4096);
+    for rw in ["randwrite", "randrw", "write"] {
+        let err = failed(&run(dir.path(), &format!("{SMALL} precious --rw {rw}")), 2);
+        assert!(
+            err.contains("precious") && err.contains("--overwrite"),
+            "{err}"
+        );
+    }
+    assert_eq!(fs::read(&file).unwrap(), content);
+
+    let args = format!("{SMALL} precious --rw randwrite --overwrite --json -");
+    let report = json(&run(dir.path(), &args));
+    assert_ne!(fs::read(&file).unwrap(), content);
+    let is_tokio_fs = |row: &&Value| row["engine"] == "tokio-fs";
+    let row = report["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(is_tokio_fs)
+        .unwrap();
+    let why = row["skipped"]["error"].as_str().unwrap();
+    assert!(why.contains("page cache"), "{why}");
+    assert_eq!(names(dir.path()), ["precious"]);
+}
+
+#[test]
+fn holes_are_pointed_out() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    File::create(path(&dir, "sparse"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let (code, _, err) = parts(&run(
+        dir.path(),
+        &format!("{SMALL} --engines bare-aio sparse"),
+    ));
+    assert_eq!(code, Some(0));
+    assert!(err.contains("sparse has holes"), "{err}");
+}
+
+#[test]
+fn signals_end_it_without_a_trace() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let dir = scratch();
+        let mut command = interruptible(dir.path());
+        command.args("bench --runtime 600 --size 4M --html r.html --buffered".split(' '));
+        let mut running = common::Running::start(&mut command);
+        running.until(|| {
+            names(dir.path())
+                .iter()
+                .any(|name| name.starts_with("kaio-bench-"))
+        });
+        assert_eq!(running.end(signal).code(), Some(code));
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_made() {
+    let dir = scratch();
+    fs::write(path(&dir, "short"), "short").unwrap();
+    for (args, told) in [
+        ("bench --mix 50", "--rw randrw"),
+        ("bench --rw randrw --mix 101", "101"),
+        ("bench --bs 4x", "4x"),
+        ("bench --depth 0", "0"),
+        ("bench --runtime 0", "above 0"),
+        ("bench --engines fast", "fast"),
+        ("bench --size 1k", "less than one block of 4096"),
+    ] {
+        let err = failed(&run(dir.path(), args), 2);
+        assert!(err.contains(told), "{args}: {err}");
+    }
+    for (args, told) in [
+        ("bench short", "short: it has 5 bytes"),
+        ("bench missing", "can't measure on missing"),
+        ("bench /dev/null", "neither a file"),
+        (
+            "bench --html missing/r.html --runtime 0.2 --size 1M",
+            "can't write missing/r.html",
+        ),
+        ("bench --json . --runtime 0.2 --size 1M", "can't write .:"),
+    ] {
+        let err = failed(&run(dir.path(), args), 1);
+        assert!(err.contains(told), "{args}: {err}");
+    }
+    assert_eq!(names(dir.path()), ["short"]);
+}
+
+#[test]
+fn a_block_that_direct_io_refuses_is_wrong_usage() {
+    let dir = scratch();
+    if !has_direct_io(dir.path()) {
+        return;
+    }
+    let file = File::create(path(&dir, "file")).unwrap();
+    file.write_all_at(&[7; 30_000], 0).unwrap();
+    let output = run(dir.path(), "bench file --bs 1000 --runtime 1");
+    match parts(&output) {
+        (Some(0), _, _) => common::skipped("any block goes here"),
+        _ => {
+            let err = failed(&output, 2);
+            assert!(err.contains("--bs 1000 is no multiple of"), "{err}");
+        }
+    }
+}
+
+#[test]
+fn no_progress_is_shown_off_a_terminal() {
+    let dir = scratch();
+    let output = kaio(dir.path())
+        .args(SMALL.split(' '))
+        .args(["--engines", "blocking-pool", "--buffered"])
+        .output()
+        .unwrap();
+    succeeded(&output);
+    let (_, _, err) = parts(&output);
+    assert_eq!(err, "measuring 1 engine at depth 1, 4 for about 0.4 s\n");
+}
