@@ -1,11 +1,12 @@
 //! `kaio`: what a disk and its kernel do with Linux AIO, against what else there is, and copies past
 //! the page cache. This library is the program's, and its interface is the command line:
-//! `kaio --help`, and `docs/kaio.md` in the repository.
+//! `kaio --help`, and `docs/kaio.md` in the repository. Beside that, [`classes`] is there for others that
+//! measure what a file system does.
 //!
 //! | module | has |
 //! |---|---|
 //! | `cli` | the command line, and what all commands have in common there |
-//! | `doctor` | `kaio doctor` |
+//! | `doctor` | `kaio doctor`; its measuring is in [`classes`] |
 //! | `bench` | `kaio bench`, over the measuring of `kaio-bench` |
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
@@ -24,3 +25,4 @@ mod output;
 mod units;
 
 pub use cli::main;
+pub use doctor::classes;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tries the crate on file systems that a machine seldom has all of: each is made in an image behind a
-# loop device, and mounted where no other process sees it. Prints what examples/file_systems.rs
-# measures there, the tables of docs/file-systems.md, and runs the integration tests there.
+# loop device, and mounted where no other process sees it. Prints what
+# kaio/examples/file_systems.rs measures there, the tables of docs/file-systems.md, and runs the
+# integration tests there.
 #
 #   tokio-kaio/tests/file-systems.sh                  all of them, and the disk of the build
 #   tokio-kaio/tests/file-systems.sh xfs btrfs        these: disk ext4 xfs btrfs nodatacow overlay tmpfs
@@ -233,16 +234,19 @@ if [[ ${KAIO_MOUNT_NAMESPACE-} != "$$" ]]; then
     exec unshare --mount --propagation private "$script" "${arguments[@]}"
 fi
 
+# What cargo builds of a package: its name, a command, arguments.
 built() {
-    cargo "$@" --locked --quiet --package tokio-kaio --message-format json-render-diagnostics |
+    local package=$1
+    shift
+    cargo "$@" --locked --quiet --package "$package" --message-format json-render-diagnostics |
         grep -oP '"executable":"\K[^"]+'
 }
 
 if ((measure)); then
-    program=$(built build --release --example file_systems)
+    program=$(built tokio-kaio-cli build --release --example file_systems)
 fi
 if ((test)); then
-    mapfile -t programs < <(built test --no-run "${tests[@]/#/--test=}" | sort)
+    mapfile -t programs < <(built tokio-kaio test --no-run "${tests[@]/#/--test=}" | sort)
     ((${#programs[@]} == ${#tests[@]})) || unable "the tests can't be built"
 fi
 

@@ -1,5 +1,7 @@
 //! `kaio doctor`.
 
+pub mod classes;
+
 use crate::failure::{Failure, Outcome};
 
 /// Say what kernel AIO does on this machine and its disks
