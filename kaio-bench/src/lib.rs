@@ -88,7 +88,7 @@ pub use chart::{Chart, Colour, Line};
 pub use counting::{CountingAllocator, Counts};
 pub use engine::{Engine, Latencies, Prepared, Result, Run, Tally, Unavailable};
 pub use engines::Flavour;
-pub use machine::{Machine, Place};
+pub use machine::{Disk, Machine, Place};
 pub use measure::{measure, measure_watched, steps};
 pub use plots::plot;
 pub use report::{

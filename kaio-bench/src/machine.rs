@@ -1,6 +1,9 @@
-//! [`Machine`] and [`Place`]: where something was measured. All of it is read from the system.
+//! [`Machine`], [`Place`] and [`Disk`]: where something was measured. All of it is read from the
+//! system.
 
+use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
@@ -59,7 +62,7 @@ impl Machine {
     }
 }
 
-/// A directory that files lie in.
+/// A directory that files lie in, or a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Place {
     /// What it is called in tables: `disk`, `tmpfs`.
@@ -75,7 +78,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of directory `dir`, which exists. Its name is its file system's, for a device
+    /// The place of `dir`, a directory or a file that exists. Its name is its file system's, for a device
     /// `disk`; the caller sees to it that names differ.
     ///
     /// # Errors
@@ -93,7 +96,10 @@ impl Place {
             name: name.into(),
             file_system: mount.file_system.into(),
             source: mount.source.into(),
-            device: device(mount.number),
+            device: Disk::numbered(mount.number)
+                // A file system with a device number of its own, as btrfs.
+                .or_else(|| Disk::at(Path::new(mount.source)))
+                .map(|disk| disk.to_string()),
             dir,
         })
     }
@@ -102,7 +108,7 @@ impl Place {
 /// A line of `/proc/self/mountinfo`.
 struct Mount<'a> {
     number: &'a str,
-    at: &'a str,
+    at: String,
     file_system: &'a str,
     source: &'a str,
 }
@@ -113,7 +119,7 @@ impl<'a> Mount<'a> {
     fn of(dir: &Path, mounts: &'a str) -> Option<Mount<'a>> {
         let mounts = mounts.lines().filter_map(Mount::parse);
         mounts
-            .filter(|mount| dir.starts_with(mount.at))
+            .filter(|mount| dir.starts_with(&mount.at))
             .max_by_key(|mount| mount.at.len())
     }
 
@@ -122,28 +128,87 @@ impl<'a> Mount<'a> {
         let (mut front, mut back) = (front.split(' ').skip(2), back.split(' '));
         Some(Mount {
             number: front.next()?,
-            at: front.nth(1)?,
+            at: unescape(front.nth(1)?),
             file_system: back.next()?,
             source: back.next()?,
         })
     }
 }
 
-/// What the kernel tells of the block device of this number; of a partition, what it tells of the
-/// whole.
-fn device(number: &str) -> Option<String> {
-    let device = fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
-    let whole = device
-        .ancestors()
-        .find(|dir| dir.join("queue/scheduler").exists())?;
-    let read = |name: &str| fs::read_to_string(whole.join(name)).unwrap_or_default();
-    let rotates = match read("queue/rotational").trim() {
-        "0" => "not rotational",
-        _ => "rotational",
-    };
-    let scheduler = read("queue/scheduler");
-    let name = whole.file_name()?.to_string_lossy().into_owned();
-    Some(format!("{name}, scheduler {}, {rotates}", scheduler.trim()))
+/// A path as `mountinfo` writes it, where what would be in the way of its columns is octal.
+fn unescape(path: &str) -> String {
+    let octal = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n")];
+    let path = octal
+        .iter()
+        .fold(path.to_owned(), |path, (code, is)| path.replace(code, is));
+    path.replace("\\134", "\\")
+}
+
+/// A block device, and what the kernel tells of it; of a partition, what it tells of the whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its name: `sda2`.
+    pub name: String,
+    /// The name of the whole: `sda`.
+    pub whole: String,
+    /// The model, where there is one: a virtual disk has none.
+    pub model: Option<String>,
+    /// Bytes that it has.
+    pub size: u64,
+    /// Bytes of the smallest transfer; 0: not known.
+    pub logical_block: u64,
+    /// The scheduler, in brackets among those that there are.
+    pub scheduler: String,
+    /// Whether it says that it rotates.
+    pub rotational: bool,
+}
+
+impl Disk {
+    /// The one of a device number, as `stat` has it. `None`: there is none, or the kernel does not
+    /// tell.
+    pub fn of(device: u64) -> Option<Disk> {
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        Disk::numbered(&format!("{major}:{minor}"))
+    }
+
+    /// The one whose special file is at `path`.
+    fn at(path: &Path) -> Option<Disk> {
+        // Of what is no special file, the number is 0.
+        Disk::of(fs::metadata(path).ok()?.rdev())
+    }
+
+    fn numbered(number: &str) -> Option<Disk> {
+        let device = fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
+        let whole = device
+            .ancestors()
+            .find(|dir| dir.join("queue/scheduler").exists())?;
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(path).ok()?;
+            Some(text.trim().to_owned())
+        };
+        let number = |path| read(path)?.parse::<u64>().ok();
+        let name = |dir: &Path| Some(dir.file_name()?.to_string_lossy().into_owned());
+        Some(Disk {
+            name: name(&device)?,
+            whole: name(whole)?,
+            model: read(whole.join("device/model")),
+            // In sectors of 512 bytes, whatever its own are.
+            size: number(device.join("size")).unwrap_or_default() * 512,
+            logical_block: number(whole.join("queue/logical_block_size")).unwrap_or_default(),
+            scheduler: read(whole.join("queue/scheduler")).unwrap_or_default(),
+            rotational: number(whole.join("queue/rotational")) != Some(0),
+        })
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rotates = match self.rotational {
+            false => "not rotational",
+            true => "rotational",
+        };
+        write!(f, "{}, scheduler {}, {rotates}", self.whole, self.scheduler)
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +219,7 @@ mod tests {
 22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw
 30 22 0:5 / /dev rw,nosuid - devtmpfs udev rw
 31 30 0:27 / /dev/shm rw shared:3 - tmpfs tmpfs rw
+32 22 8:3 / /mnt/my\\040disk rw shared:4 - xfs /dev/sda3 rw
 ";
 
     #[test]
@@ -162,6 +228,19 @@ mod tests {
         assert_eq!((mount.file_system, mount.number), ("tmpfs", "0:27"));
         let mount = Mount::of(Path::new("/home/user"), MOUNTS).unwrap();
         assert_eq!((mount.file_system, mount.source), ("ext4", "/dev/sda2"));
+        let mount = Mount::of(Path::new("/mnt/my disk/blocks"), MOUNTS).unwrap();
+        assert_eq!(mount.file_system, "xfs");
+    }
+
+    #[test]
+    fn a_disk_is_told_of_as_a_place_has_it() {
+        let Some(disk) = Disk::of(fs::metadata(".").unwrap().dev()) else {
+            eprintln!("skipped: the build is on no block device");
+            return;
+        };
+        assert!(disk.size > 0 && disk.logical_block >= 512, "{disk:?}");
+        let place = Place::of(Path::new(".")).unwrap();
+        assert_eq!(place.device, Some(disk.to_string()));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Class {
 /// Writes `len` bytes, a MiB at a time.
 fn fill(file: &File, len: u64, effort: Effort) -> Result<()> {
     let piece = (1_u64 << 20).next_multiple_of(effort.block).min(len);
-    let bytes = block(piece as usize)?;
+    let bytes = block(piece, effort)?;
     let mut at = 0;
     while at < len {
         let part = (len - at).min(piece) as usize;
@@ -102,9 +102,10 @@ fn fill(file: &File, len: u64, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// A buffer to write from. It is not locked, so that no limit is in its way.
-pub(super) fn block(size: usize) -> Result<AlignedBuf> {
-    let mut block = AlignedBuf::new(size)?;
+/// A buffer of `size` bytes to write from. It is not locked, so that no limit is in its way.
+pub(super) fn block(size: u64, effort: Effort) -> Result<AlignedBuf> {
+    let alignment = effort.block.next_power_of_two() as usize;
+    let mut block = AlignedBuf::with_alignment(size as usize, alignment)?;
     block.as_mut().fill(b'k');
     Ok(block)
 }

@@ -51,7 +51,7 @@ impl Subject {
             class,
             block: effort.block,
             file,
-            buffer: block(effort.block as usize)?,
+            buffer: block(effort.block, effort)?,
             places,
             context,
             handle,
