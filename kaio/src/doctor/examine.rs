@@ -13,7 +13,7 @@ use super::classes::{Class, Target};
 use super::learn::{Learned, learn, learn_in};
 use super::measure::{effort, measure};
 use super::report::{Kind, MeasuredOn, PathReport};
-use super::way_out::{full, unwritable};
+use super::way_out::{full, plain, unwritable};
 
 /// What a scratch directory's name begins with.
 const SCRATCH: &str = "kaio-doctor-";
@@ -98,6 +98,7 @@ impl Examination<'_> {
 
     async fn directory(&mut self, path: &Path) -> Done {
         let scratch = Leftover::dir(path, SCRATCH).map_err(|error| {
+            let error = plain(&error);
             let way_out = unwritable(&error, self.report.file_system.as_deref());
             self.failed("make a scratch directory in", error, way_out)
         })?;
@@ -118,7 +119,7 @@ impl Examination<'_> {
         let (scratch, why) = match Leftover::dir(parent, SCRATCH) {
             Err(error) => (
                 None,
-                format!("nothing can be made in its directory: {error}"),
+                format!("nothing can be made in its directory: {}", plain(&error)),
             ),
             // A file can be mounted over another one.
             Ok(scratch) => match fs::metadata(scratch.path()) {

@@ -43,10 +43,7 @@ pub(crate) async fn measure(
     if errno(error.as_ref()) == Some(Errno::OPNOTSUPP.raw_os_error()) {
         return (report, None);
     }
-    let failure = match errno(error.as_ref()).and_then(|errno| {
-        let error = std::io::Error::from_raw_os_error(errno);
-        full(&error)
-    }) {
+    let failure = match full(error.as_ref()) {
         Some(way_out) => format!("{error}; {way_out}"),
         None => error.to_string(),
     };

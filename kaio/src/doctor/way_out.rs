@@ -1,10 +1,8 @@
 //! What to do about an error.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::iter::successors;
-
-use rustix::io::Errno;
 
 /// The errno that is behind an error.
 pub(crate) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
@@ -12,9 +10,26 @@ pub(crate) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
         .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
+/// What kind of error is behind one.
+fn kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let first = successors(Some(error), |&error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>());
+    match errno(error) {
+        Some(errno) => Some(io::Error::from_raw_os_error(errno).kind()),
+        None => first.map(io::Error::kind),
+    }
+}
+
+/// The error without the name of a scratch directory that was not made, for which nobody asked.
+pub(crate) fn plain(error: &io::Error) -> io::Error {
+    match errno(error) {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => error.kind().into(),
+    }
+}
+
 /// Where nothing can be made in a directory.
 pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'static str {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     // Not made to hold anybody's files, whoever asks.
     const OF_THE_KERNEL: [&str; 9] = [
         "proc",
@@ -31,12 +46,12 @@ pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'stat
         return "no files can be made on this file system, and AIO is not usable here: name a \
                 directory on a disk";
     }
-    match errno {
-        Some(Errno::ROFS) => {
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => {
             "the file system is read-only: name a file on it, of which reads are measured, or \
              remount it (mount -o remount,rw)"
         }
-        Some(Errno::ACCESS | Errno::PERM) => {
+        ErrorKind::PermissionDenied => {
             "name a directory that you may write to, or a file in this one, of which reads are \
              measured"
         }
@@ -45,21 +60,25 @@ pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'stat
 }
 
 /// Where there is no room.
-pub(crate) fn full(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error().map(Errno::from_raw_os_error)? {
-        Errno::NOSPC => Some(
+pub(crate) fn full(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    match kind(error)? {
+        ErrorKind::StorageFull => Some(
             "the file system is full, of blocks or of inodes: free 2 MiB, or name another directory",
         ),
-        Errno::DQUOT => Some("the quota is used up: free 2 MiB, or name another directory"),
-        Errno::FBIG => Some("RLIMIT_FSIZE (ulimit -f) has to allow for files of 2 MiB"),
+        ErrorKind::QuotaExceeded => {
+            Some("the quota is used up: free 2 MiB, or name another directory")
+        }
+        ErrorKind::FileTooLarge => Some("RLIMIT_FSIZE (ulimit -f) has to allow for files of 2 MiB"),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rustix::io::Errno;
     use tokio_kaio::AioCommandError;
+
+    use super::*;
 
     #[test]
     fn the_errno_is_found_behind_what_explains_it() {

@@ -1,0 +1,447 @@
+//! `kaio doctor`, as a user runs it.
+#![allow(unsafe_code)] // what a child process may do is set in it, before it becomes the program
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../tokio-kaio/tests/common/limits.rs"]
+mod limits;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use assert_cmd::assert::OutputAssertExt;
+use limits::{forbid, is_root, limit, obey_limits};
+use predicates::prelude::*;
+use predicates::str::{contains, is_empty};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kaio");
+
+const CLASSES: [&str; 6] = [
+    "read",
+    "overwrite",
+    "hole",
+    "preallocated",
+    "extending",
+    "fdatasync",
+];
+
+fn doctor() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("doctor");
+    command
+}
+
+/// A directory on the disk that the build is on.
+fn on_disk() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The same, where everybody may do everything.
+fn of_all() -> TempDir {
+    let dir = on_disk();
+    allow(dir.path(), 0o777);
+    dir
+}
+
+fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn names(dir: &Path) -> Vec<OsString> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+/// What the command comes to, with `change` made in the process that becomes the program. `None`, and
+/// a line that says so, where it can't be made, or has made a process that can't get to the program.
+fn restricted(
+    command: &mut Command,
+    change: impl Fn() -> bool + Send + Sync + 'static,
+) -> Option<Output> {
+    let change = move || match change() {
+        true => Ok(()),
+        false => Err(io::Error::from(ErrorKind::Unsupported)),
+    };
+    // SAFETY: the changes of `limits` are system calls on memory of their own stack. Where one fails
+    // it says so on standard error, which has no lock that another thread could have held.
+    unsafe { command.pre_exec(change) };
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("skipped: a process can't be restricted so: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn it_says_what_the_machine_and_this_directory_do() {
+    let dir = on_disk();
+    let run = doctor().current_dir(&dir).assert().success();
+    let verdict = predicate::str::is_match("(?m)^  extending +(async|inline|blocks)").unwrap();
+    let said = contains("io_setup works")
+        .and(contains("fs.aio-nr"))
+        .and(contains("RLIMIT_MEMLOCK"))
+        .and(contains("io_uring"))
+        .and(contains("file system"))
+        .and(contains("alignment"))
+        .and(contains("advice: "))
+        .and(verdict);
+    // No progress where there is no terminal, nor anything else.
+    run.stdout(said).stderr(is_empty());
+}
+
+#[test]
+fn json_has_the_schema_and_a_verdict_on_every_class() {
+    let dir = on_disk();
+    let run = doctor().arg("--json").arg(dir.path()).assert().success();
+    let report = json(run.get_output());
+
+    let text = String::from_utf8_lossy(&run.get_output().stdout);
+    assert!(text.starts_with("{\n  \"schema\": 1,"), "{text}");
+    assert_eq!(report["usable"], true);
+    let machine = &report["machine"];
+    assert_eq!(machine["io_setup"]["works"], true);
+    for number in ["cores", "memory", "aio_nr", "aio_max_nr"] {
+        assert!(machine[number].is_u64(), "{number}: {machine}");
+    }
+    for field in ["kernel", "cpu", "user_space_ring", "memlock", "io_uring"] {
+        assert!(!machine[field].is_null(), "{field}: {machine}");
+    }
+
+    let [path] = &report["paths"].as_array().unwrap()[..] else {
+        panic!("{report}");
+    };
+    assert_eq!(path["path"], dir.path().to_str().unwrap());
+    assert_eq!(path["kind"], "directory");
+    assert_eq!(path["measured_on"], "scratch");
+    assert_eq!(path["direct"], true);
+    assert!(path["error"].is_null() && path["file_system"].is_string());
+    let block = path["block"].as_u64().unwrap();
+    assert_eq!(block % path["alignment"]["offset"].as_u64().unwrap(), 0);
+    let classes = path["classes"].as_array().unwrap();
+    let measured: Vec<_> = classes.iter().map(|class| &class["class"]).collect();
+    assert_eq!(measured, CLASSES);
+    for class in classes {
+        let verdict = class["verdict"].as_str().unwrap();
+        assert!(["async", "inline", "blocks"].contains(&verdict), "{class}");
+        let share = class["share_inside"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&share), "{class}");
+        assert_eq!(class["nowait"].is_null(), class["class"] == "fdatasync");
+    }
+    for advice in path["advice"].as_array().unwrap() {
+        assert!(advice["about"].is_string() && advice["text"].is_string());
+    }
+}
+
+#[test]
+fn nothing_is_left_in_the_directory() {
+    let dir = on_disk();
+    fs::write(dir.path().join("there"), "before").unwrap();
+    doctor().arg(dir.path()).assert().success();
+    assert_eq!(names(dir.path()), ["there"]);
+}
+
+#[test]
+fn a_path_that_is_not_there_fails_and_the_others_are_reported_all_the_same() {
+    let dir = on_disk();
+    let missing = dir.path().join("missing");
+    let paths = [missing.as_path(), dir.path()];
+    let run = doctor().arg("--json").args(paths).assert().code(1);
+    let run = run.stderr(contains("error: can't look at").and(contains("missing")));
+    let report = json(run.get_output());
+    assert_eq!(report["usable"], false);
+    let [first, second] = &report["paths"].as_array().unwrap()[..] else {
+        panic!("{report}");
+    };
+    assert!(first["error"].as_str().unwrap().contains("missing"));
+    assert!(first["usable"] == false && first["kind"].is_null());
+    assert_eq!(second["usable"], true);
+    assert_eq!(second["classes"].as_array().unwrap().len(), CLASSES.len());
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let run = doctor().arg("--no-such-option").assert().code(2);
+    run.stdout(is_empty()).stderr(contains("--no-such-option"));
+}
+
+#[test]
+fn help_has_examples() {
+    let run = doctor().arg("--help").assert().success();
+    run.stdout(contains("Examples:").and(contains("Exit codes:")));
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_and_ends_with_130() {
+    let dir = on_disk();
+    let mut child = doctor()
+        .arg(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while names(dir.path()).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "no scratch was seen");
+        thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let run = child.wait_with_output().unwrap().assert().code(130);
+    run.stderr(contains("interrupted").and(contains("error:").not()));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn a_closed_standard_output_is_no_error() {
+    let dir = on_disk();
+    for json in [&["--json"][..], &[]] {
+        let mut child = doctor()
+            .args(json)
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let run = child.wait_with_output().unwrap().assert();
+        run.success().stderr(is_empty());
+    }
+}
+
+#[test]
+fn a_file_is_measured_beside_it_and_is_not_changed() {
+    let dir = on_disk();
+    let path = dir.path().join("table");
+    fs::write(&path, [7; 10_000]).unwrap();
+    let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+    let before = modified();
+    let run = doctor().arg("--json").arg(&path).assert().success();
+    let report = &json(run.get_output())["paths"][0];
+    assert_eq!(report["kind"], "file");
+    assert_eq!(report["measured_on"], "scratch");
+    assert_eq!(report["classes"].as_array().unwrap().len(), CLASSES.len());
+    assert_eq!(modified(), before);
+    assert_eq!(fs::read(&path).unwrap(), [7; 10_000]);
+    assert_eq!(names(dir.path()), ["table"]);
+}
+
+#[test]
+fn where_io_setup_is_forbidden_it_says_what_to_do() {
+    let dir = on_disk();
+    for (errno, advice) in [
+        (libc::EPERM, "A seccomp filter forbids io_setup"),
+        (libc::ENOSYS, "A seccomp filter forbids io_setup"),
+        (libc::EAGAIN, "sysctl fs.aio-max-nr="),
+    ] {
+        let forbidden = move || forbid(libc::SYS_io_setup, errno);
+        let Some(output) = restricted(doctor().arg(dir.path()), forbidden) else {
+            return;
+        };
+        // What can be known without it is told.
+        let run = output.assert().code(1);
+        run.stdout(contains(advice).and(contains("alignment")));
+        assert!(names(dir.path()).is_empty());
+    }
+}
+
+#[test]
+fn where_io_uring_is_forbidden_aio_is_usable() {
+    let dir = on_disk();
+    let forbidden = || forbid(libc::SYS_io_uring_setup, libc::EPERM);
+    let Some(output) = restricted(doctor().arg("--json").arg(dir.path()), forbidden) else {
+        return;
+    };
+    let run = output.assert().success();
+    let machine = &json(run.get_output())["machine"];
+    assert_eq!(machine["seccomp"], "filter");
+    assert_eq!(machine["io_uring"]["works"], false);
+    assert_eq!(machine["io_uring"]["errno"], libc::EPERM);
+}
+
+#[test]
+fn a_small_limit_of_locked_memory_is_no_obstacle_and_is_told() {
+    let dir = of_all();
+    let output = restricted(doctor().arg(dir.path()), || {
+        limit(libc::RLIMIT_MEMLOCK, 65536);
+        obey_limits()
+    });
+    if let Some(output) = output {
+        let run = output.assert().success();
+        run.stdout(contains("16 LockedBufs of 4 KiB"));
+    }
+}
+
+#[test]
+fn where_nothing_may_be_written_reads_of_a_file_are_measured() {
+    let dir = on_disk();
+    let path = dir.path().join("table");
+    fs::write(&path, vec![7; 1 << 20]).unwrap();
+    allow(dir.path(), 0o555);
+    let paths = [&path, dir.path()];
+    let output = restricted(doctor().arg("--json").args(paths), obey_limits);
+    allow(dir.path(), 0o755);
+    let Some(output) = output else { return };
+
+    let run = output.assert().code(1);
+    let run = run.stderr(contains("can't make a scratch directory in"));
+    let report = json(run.get_output());
+    let (file, directory) = (&report["paths"][0], &report["paths"][1]);
+    assert_eq!(file["usable"], true);
+    assert_eq!(file["measured_on"], "itself");
+    assert!(file["only_reads"].is_string());
+    let classes = file["classes"].as_array().unwrap();
+    assert_eq!(classes.len(), 1);
+    assert_eq!(classes[0]["class"], "read");
+    let error = directory["error"].as_str().unwrap();
+    assert!(error.contains("you may write to"), "{error}");
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_an_error_that_says_so() {
+    let dir = of_all();
+    let path = dir.path().join("secret");
+    fs::write(&path, "secret").unwrap();
+    allow(&path, 0);
+    if let Some(output) = restricted(doctor().arg(&path), obey_limits) {
+        let run = output.assert().code(1);
+        run.stderr(contains("can't open").and(contains("has to be readable")));
+    }
+}
+
+#[test]
+fn on_procfs_there_is_no_aio() {
+    let run = doctor().args(["/proc", "/proc/version"]).assert().code(1);
+    run.stderr(contains("can't make a scratch directory in /proc").and(contains("not usable")))
+        .stdout(contains("there is no direct I/O").and(contains("aio_open_or_buffered")));
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let dir = on_disk();
+    let pipe = dir.path().join("pipe");
+    Command::new("mkfifo").arg(&pipe).assert().success();
+    let run = doctor().arg(&pipe).assert().code(1);
+    run.stderr(contains("neither a directory, a file nor a block device"));
+}
+
+/// Runs doctor on a directory, in a mount namespace of its own, which goes with it, after `mount`, a
+/// command of a shell's for which the directory is `$1`. `None`, and a line that says so, where that
+/// takes more than this process may.
+fn mounted(dir: &Path, mount: &str) -> Option<Output> {
+    if !is_root() {
+        eprintln!("skipped: takes root, to mount a file system");
+        return None;
+    }
+    let script = format!("({mount}) >&2 || exit 77; exec \"$0\" doctor --json \"$1\"");
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+        .arg(PROGRAM)
+        .arg(dir)
+        .output();
+    match output {
+        Ok(output) if !output.stdout.is_empty() => Some(output),
+        other => {
+            eprintln!("skipped: nothing can be mounted here: {other:?}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_said_to_have_none() {
+    let dir = on_disk();
+    let Some(output) = mounted(dir.path(), "mount -t ramfs ramfs \"$1\"") else {
+        return;
+    };
+    let run = output.assert().code(1);
+    let path = &json(run.get_output())["paths"][0];
+    assert_eq!(path["file_system"], "ramfs");
+    assert!(path["direct"] == false && path["usable"] == false);
+    let advice = path["advice"].to_string();
+    assert!(advice.contains("aio_open_or_buffered"), "{advice}");
+}
+
+#[test]
+fn a_read_only_file_system_is_said_to_be_one() {
+    let dir = on_disk();
+    let mount = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"";
+    if let Some(output) = mounted(dir.path(), mount) {
+        let run = output.assert().code(1);
+        run.stderr(contains("the file system is read-only"));
+    }
+}
+
+#[test]
+fn a_full_file_system_is_said_to_be_full() {
+    let dir = on_disk();
+    // With room for the first file, but not for what is measured.
+    let mount = "mount -t tmpfs -o size=256k tmpfs \"$1\"";
+    if let Some(output) = mounted(dir.path(), mount) {
+        let run = output.assert().code(1);
+        run.stderr(contains("error: can't").and(contains("the file system is full")));
+    }
+}
+
+/// A loop device over an image, which goes with it.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(image: &Path) -> Option<Loop> {
+        let attach = ["--find", "--show"];
+        let output = Command::new("losetup").args(attach).arg(image).output();
+        match output {
+            Ok(output) if output.status.success() => {
+                let path = String::from_utf8(output.stdout).unwrap();
+                Some(Loop(path.trim().into()))
+            }
+            other => {
+                eprintln!("skipped: no loop device can be had: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let mut detach = Command::new("losetup");
+        let detached = detach.arg("--detach").arg(&self.0).status();
+        assert!(detached.is_ok_and(|status| status.success()) || thread::panicking());
+    }
+}
+
+#[test]
+fn a_block_device_is_only_read() {
+    let dir = on_disk();
+    let image = dir.path().join("image");
+    let bytes: Vec<_> = (0..1_u32 << 20).flat_map(u32::to_ne_bytes).collect();
+    fs::write(&image, &bytes).unwrap();
+    let Some(device) = Loop::new(&image) else {
+        return;
+    };
+    let run = doctor().arg("--json").arg(&device.0).assert().success();
+    let path = &json(run.get_output())["paths"][0];
+    assert_eq!(path["kind"], "block_device");
+    assert_eq!(path["device"]["size"], bytes.len());
+    assert_eq!(path["measured_on"], "itself");
+    assert_eq!(path["classes"].as_array().unwrap().len(), 1);
+    let why = path["only_reads"].as_str().unwrap();
+    assert!(why.contains("block device"), "{why}");
+    drop(device);
+    assert!(fs::read(&image).unwrap() == bytes, "the device has changed");
+}
