@@ -13,7 +13,7 @@ use super::classes::{Class, Target};
 use super::learn::{Learned, learn, learn_in};
 use super::measure::{effort, measure};
 use super::report::{Kind, MeasuredOn, PathReport};
-use super::way_out::{full, plain, unwritable};
+use super::way_out::{full, is_the_kernels, plain, unwritable};
 
 /// What a scratch directory's name begins with.
 const SCRATCH: &str = "kaio-doctor-";
@@ -99,7 +99,11 @@ impl Examination<'_> {
     async fn directory(&mut self, path: &Path) -> Done {
         let scratch = Leftover::dir(path, SCRATCH).map_err(|error| {
             let error = plain(&error);
-            let way_out = unwritable(&error, self.report.file_system.as_deref());
+            let file_system = self.report.file_system.as_deref();
+            let way_out = unwritable(&error, file_system);
+            if is_the_kernels(file_system) {
+                self.report.direct = Some(false);
+            }
             self.failed("make a scratch directory in", error, way_out)
         })?;
         let learned = learn_in(scratch.path()).await.map_err(|error| {

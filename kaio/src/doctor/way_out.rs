@@ -28,10 +28,9 @@ pub(crate) fn plain(error: &io::Error) -> io::Error {
     }
 }
 
-/// Where nothing can be made in a directory.
-pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'static str {
-    // Not made to hold anybody's files, whoever asks.
-    const OF_THE_KERNEL: [&str; 9] = [
+/// Whether a file system is not made to hold anybody's files, whoever asks.
+pub(crate) fn is_the_kernels(file_system: Option<&str>) -> bool {
+    const NAMES: [&str; 9] = [
         "proc",
         "sysfs",
         "cgroup",
@@ -42,7 +41,12 @@ pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'stat
         "bpf",
         "devpts",
     ];
-    if file_system.is_some_and(|name| OF_THE_KERNEL.contains(&name)) {
+    file_system.is_some_and(|name| NAMES.contains(&name))
+}
+
+/// Where nothing can be made in a directory.
+pub(crate) fn unwritable(error: &io::Error, file_system: Option<&str>) -> &'static str {
+    if is_the_kernels(file_system) {
         return "no files can be made on this file system, and AIO is not usable here: name a \
                 directory on a disk";
     }

@@ -2,6 +2,8 @@
 
 mod machine;
 mod path;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use machine::of_machine;
 pub(crate) use path::of_path;
@@ -25,17 +27,5 @@ fn listed(names: &[&str]) -> String {
         [] => String::new(),
         [one] => (*one).to_owned(),
         [front @ .., last] => format!("{} and {last}", front.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_listed_as_they_are_said() {
-        assert_eq!(listed(&["a"]), "a");
-        assert_eq!(listed(&["a", "b"]), "a and b");
-        assert_eq!(listed(&["a", "b", "c"]), "a, b and c");
     }
 }

@@ -109,10 +109,16 @@ impl<'a> Transfers<'a> {
     }
 
     fn all_inline(&self, list: &mut List) {
+        let requests = match self.path.only_reads.is_some() {
+            true => "Reads",
+            false => "Requests",
+        };
         list.add(
             About::Depth,
-            "Requests are done inside io_submit here, from memory: more of them in flight gain \
-             nothing, a depth of 1 is as good as any.",
+            format!(
+                "{requests} are done when io_submit returns, as from memory: more of them in flight \
+                 gain nothing, a depth of 1 is as good as any."
+            ),
         );
         let why = match self.knows_nowait() {
             true => "nothing waits here",
@@ -197,7 +203,17 @@ impl<'a> Transfers<'a> {
     fn policy(&self, list: &mut List) {
         let blocking = self.blocking();
         if blocking.is_empty() {
-            self.nothing_waits(list);
+            match self.some_sleep() {
+                None => self.nothing_waits(list),
+                Some(some) => list.add(
+                    About::Policy,
+                    format!(
+                        "Most requests don't wait in io_submit, but some sleep there ({some}): the \
+                         default policy keeps these rare on a thread of the runtime, and where there \
+                         may be none, SubmitPolicy::Offload does."
+                    ),
+                ),
+            }
             return;
         }
         let writes = WRITES.map(|class| self.does(class, Verdict::Blocks));
@@ -222,7 +238,7 @@ impl<'a> Transfers<'a> {
         let names = listed(&names);
         let how = match self.knows_nowait() {
             true => "has it refused with NOWAIT",
-            false => "learns of it by samples, since NOWAIT is not known here",
+            false => "learns of it by samples (NOWAIT is not known here)",
         };
         list.add(
             About::Policy,
@@ -232,6 +248,16 @@ impl<'a> Transfers<'a> {
                  runtime, for some {longest:.0} µs."
             ),
         );
+    }
+
+    /// Which, and how many of them, where they are more than chance.
+    fn some_sleep(&self) -> Option<String> {
+        const CHANCE: f64 = 0.02;
+        let share = |report: &ClassReport| report.share_slept.unwrap_or_default();
+        let all = self.all.iter();
+        let most = all.max_by(|a, b| share(a).total_cmp(&share(b)))?;
+        let share = most.share_slept.filter(|share| *share >= CHANCE)?;
+        Some(format!("{} {}", percent_of(share), most.class.name()))
     }
 
     fn nothing_waits(&self, list: &mut List) {
