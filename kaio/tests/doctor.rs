@@ -331,6 +331,27 @@ fn on_procfs_there_is_no_aio() {
 }
 
 #[test]
+fn a_file_that_is_mounted_over_another_is_measured_by_itself() {
+    let dir = on_disk();
+    fs::write(dir.path().join("table"), "").unwrap();
+    // On tmpfs, of which its neighbours in the directory know nothing.
+    let mount = "mount -t tmpfs tmpfs /mnt && head -c 65536 /dev/zero >/mnt/table && \
+                 mount --bind /mnt/table \"$1/table\"";
+    let Some(output) = mounted(dir.path(), mount, "table") else {
+        return;
+    };
+    let path = &json(&output)["paths"][0];
+    assert_eq!(path["file_system"], "tmpfs");
+    if path["direct"] == false {
+        eprintln!("skipped: tmpfs has no direct I/O before Linux 6.6");
+        return;
+    }
+    assert_eq!(path["measured_on"], "itself");
+    let why = path["only_reads"].as_str().unwrap();
+    assert!(why.contains("another file system"), "{why}");
+}
+
+#[test]
 fn what_is_no_file_is_refused_and_not_waited_for() {
     let dir = on_disk();
     let pipe = dir.path().join("pipe");
@@ -339,19 +360,20 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
     run.stderr(contains("neither a directory, a file nor a block device"));
 }
 
-/// Runs doctor on a directory, in a mount namespace of its own, which goes with it, after `mount`, a
-/// command of a shell's for which the directory is `$1`. `None`, and a line that says so, where that
+/// Runs doctor on `name` in a directory, in a mount namespace of its own, which goes with it, after
+/// `mount`, a command of a shell's for which the directory is `$1`. `None`, and a line that says so, where that
 /// takes more than this process may.
-fn mounted(dir: &Path, mount: &str) -> Option<Output> {
+fn mounted(dir: &Path, mount: &str, name: &str) -> Option<Output> {
     if !is_root() {
         eprintln!("skipped: takes root, to mount a file system");
         return None;
     }
-    let script = format!("({mount}) >&2 || exit 77; exec \"$0\" doctor --json \"$1\"");
+    let script = format!("({mount}) >&2 || exit 77; exec \"$0\" doctor --json \"$1/$2\"");
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", &script])
         .arg(PROGRAM)
         .arg(dir)
+        .arg(name)
         .output();
     match output {
         Ok(output) if !output.stdout.is_empty() => Some(output),
@@ -365,7 +387,7 @@ fn mounted(dir: &Path, mount: &str) -> Option<Output> {
 #[test]
 fn a_file_system_without_direct_io_is_said_to_have_none() {
     let dir = on_disk();
-    let Some(output) = mounted(dir.path(), "mount -t ramfs ramfs \"$1\"") else {
+    let Some(output) = mounted(dir.path(), "mount -t ramfs ramfs \"$1\"", ".") else {
         return;
     };
     let run = output.assert().code(1);
@@ -380,7 +402,7 @@ fn a_file_system_without_direct_io_is_said_to_have_none() {
 fn a_read_only_file_system_is_said_to_be_one() {
     let dir = on_disk();
     let mount = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"";
-    if let Some(output) = mounted(dir.path(), mount) {
+    if let Some(output) = mounted(dir.path(), mount, ".") {
         let run = output.assert().code(1);
         run.stderr(contains("the file system is read-only"));
     }
@@ -391,7 +413,11 @@ fn a_full_file_system_is_said_to_be_full() {
     let dir = on_disk();
     // With room for the first file, but not for what is measured.
     let mount = "mount -t tmpfs -o size=256k tmpfs \"$1\"";
-    if let Some(output) = mounted(dir.path(), mount) {
+    if let Some(output) = mounted(dir.path(), mount, ".") {
+        if json(&output)["paths"][0]["direct"] == false {
+            eprintln!("skipped: tmpfs has no direct I/O before Linux 6.6");
+            return;
+        }
         let run = output.assert().code(1);
         run.stderr(contains("error: can't").and(contains("the file system is full")));
     }

@@ -133,7 +133,7 @@ async fn existing(path: &Path, len: u64, effort: Effort) -> Result<(File, Vec<u6
     let blocks = len / effort.block;
     if blocks == 0 {
         return Err(format!(
-            "{} has less than a block of {} bytes to read",
+            "{} has less than a block of {} bytes to read; name a longer one",
             path.display(),
             effort.block
         )
