@@ -90,7 +90,13 @@ fn forget(paths: &mut Vec<PathBuf>, path: &Path) -> bool {
 fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            let _ = fs::remove_dir_all(path);
+            // Another thread may just be making a file in it.
+            let _ = (0..100)
+                .map(|_| fs::remove_dir_all(path))
+                .find(|removed| match removed {
+                    Err(error) => error.kind() != ErrorKind::DirectoryNotEmpty,
+                    Ok(()) => true,
+                });
         }
         _ => {}
     }

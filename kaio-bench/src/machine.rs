@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
@@ -96,10 +96,7 @@ impl Place {
             name: name.into(),
             file_system: mount.file_system.into(),
             source: mount.source.into(),
-            device: Disk::numbered(mount.number)
-                // A file system with a device number of its own, as btrfs.
-                .or_else(|| Disk::at(Path::new(mount.source)))
-                .map(|disk| disk.to_string()),
+            device: Disk::under(&dir).map(|disk| disk.to_string()),
             dir,
         })
     }
@@ -107,7 +104,6 @@ impl Place {
 
 /// A line of `/proc/self/mountinfo`.
 struct Mount<'a> {
-    number: &'a str,
     at: String,
     file_system: &'a str,
     source: &'a str,
@@ -127,8 +123,7 @@ impl<'a> Mount<'a> {
         let (front, back) = line.split_once(" - ")?;
         let (mut front, mut back) = (front.split(' ').skip(2), back.split(' '));
         Some(Mount {
-            number: front.next()?,
-            at: unescape(front.nth(1)?),
+            at: unescape(front.nth(2)?),
             file_system: back.next()?,
             source: back.next()?,
         })
@@ -169,6 +164,21 @@ impl Disk {
     pub fn of(device: u64) -> Option<Disk> {
         let (major, minor) = (libc::major(device), libc::minor(device));
         Disk::numbered(&format!("{major}:{minor}"))
+    }
+
+    /// The one that `path` is, or that the file or directory there is on. `None` as above, or nothing is
+    /// at `path`.
+    pub fn under(path: &Path) -> Option<Disk> {
+        let metadata = fs::metadata(path).ok()?;
+        if metadata.file_type().is_block_device() {
+            return Disk::of(metadata.rdev());
+        }
+        Disk::of(metadata.dev()).or_else(|| {
+            // A file system with a device number of its own, as btrfs.
+            let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+            let mount = Mount::of(&path.canonicalize().ok()?, &mounts)?;
+            Disk::at(Path::new(mount.source))
+        })
     }
 
     /// The one whose special file is at `path`.
@@ -225,7 +235,7 @@ mod tests {
     #[test]
     fn a_directory_is_on_the_mount_with_the_longest_path_to_it() {
         let mount = Mount::of(Path::new("/dev/shm/blocks"), MOUNTS).unwrap();
-        assert_eq!((mount.file_system, mount.number), ("tmpfs", "0:27"));
+        assert_eq!((mount.file_system, mount.source), ("tmpfs", "tmpfs"));
         let mount = Mount::of(Path::new("/home/user"), MOUNTS).unwrap();
         assert_eq!((mount.file_system, mount.source), ("ext4", "/dev/sda2"));
         let mount = Mount::of(Path::new("/mnt/my disk/blocks"), MOUNTS).unwrap();

@@ -47,7 +47,7 @@ fn check_everywhere(name: &str) {
         for pattern in Pattern::ALL {
             for shape in Shape::ALL {
                 for depth in [1, 8] {
-                    check(&**engine, &workload(&path, pattern, shape, depth));
+                    check(&*engine, &workload(&path, pattern, shape, depth));
                 }
             }
         }

@@ -11,8 +11,10 @@
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
 //! | `failure`, `interrupt` | how a command fails, and is broken off |
+//! | `alignment`, `limits` | what files want, and systems allow |
 //! | `output`, `columns`, `units` | data and tables on standard output; sizes on the command line |
 
+mod alignment;
 mod bench;
 mod cli;
 mod columns;
@@ -20,6 +22,7 @@ mod cp;
 mod doctor;
 mod failure;
 mod interrupt;
+mod limits;
 mod manual;
 mod output;
 mod units;

@@ -1,8 +1,9 @@
 //! Data, on standard output.
 
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Writes `text` to standard output. Where nobody reads that any more, as behind `| head`, it goes
 /// nowhere, which is no error.
@@ -31,4 +32,9 @@ pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     print(&text)
+}
+
+/// For a path in JSON, which has to be UTF-8.
+pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }

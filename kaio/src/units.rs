@@ -1,4 +1,4 @@
-//! Sizes and times on the command line.
+//! Sizes and times on the command line, and sizes in what is said.
 
 use std::time::Duration;
 
@@ -32,6 +32,20 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Bytes in the largest unit of which there is one.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(shift, _)| bytes >> shift > 0);
+    match unit {
+        None => format!("{bytes} bytes"),
+        Some((shift, name)) => {
+            let number = bytes as f64 / (1_u64 << shift) as f64;
+            let text = format!("{number:.1}");
+            format!("{} {name}", text.trim_end_matches(".0"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +74,13 @@ mod tests {
         for text in ["", "0", "-1", "k", "4x", "1e40"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_are_in_the_largest_unit_of_which_there_is_one() {
+        assert_eq!(bytes(512), "512 bytes");
+        assert_eq!(bytes(4096), "4 KiB");
+        assert_eq!(bytes(8 << 20), "8 MiB");
+        assert_eq!(bytes(3 << 29), "1.5 GiB");
     }
 }

@@ -58,8 +58,8 @@ impl Contender {
 
     /// The engine itself.
     pub(super) fn engine(self) -> Named {
-        let is_it = |engine: &Box<dyn Engine>| engine.name() == self.measured_as();
-        let engine = engines::all().into_iter().find(is_it);
+        let name = self.measured_as();
+        let engine = engines::all().into_iter().find(|it| it.name() == name);
         Named {
             name: self.name(),
             engine: engine.expect("kaio-bench has it"),

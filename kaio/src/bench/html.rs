@@ -8,6 +8,7 @@ use super::contender::Contender;
 use super::results::{Results, Row, RowFigures};
 use super::table::{self, COLUMNS};
 use crate::failure::Failure;
+use crate::units::bytes;
 
 /// Units of an image.
 const WIDTH: u32 = 560;
@@ -68,11 +69,14 @@ pub(super) fn page(results: &Results) -> Result<String, Failure> {
     for (depth, rows) in results.depths() {
         plots.push(latencies(depth, rows, &contenders)?);
     }
+    let file_system = results.target.file_system.as_deref();
     let page = Page {
         command: results.command.clone(),
         title: format!(
-            "{} of {} bytes on {}",
-            results.settings.rw, results.settings.block, results.target.file_system
+            "{} of {} on {}",
+            results.settings.rw,
+            bytes(results.settings.block),
+            file_system.unwrap_or("a block device")
         ),
         facts: table::facts(results),
         legend: contenders.iter().map(Legend::of).collect(),

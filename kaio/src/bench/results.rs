@@ -2,16 +2,16 @@
 //! are made of it, too.
 
 use std::env;
-use std::fs;
 use std::path::PathBuf;
 
-use kaio_bench::{EngineReport, Figures, Machine, Outcome, Settings, Spread, Summary};
-use rustix::process::{Resource, getrlimit};
+use kaio_bench::{Disk, EngineReport, Figures, Machine, Outcome, Settings, Spread, Summary};
 use serde::Serialize;
-use tokio_kaio::{Alignment, AlignmentSource};
 
 use super::args::Args;
 use super::target::{Kind, Target};
+use crate::alignment::Aligned;
+use crate::limits::{Memlock, sysctl};
+use crate::output::lossy;
 
 /// All of a measurement. Fields may be added within a schema; none changes its meaning or goes.
 #[derive(Clone, Debug, Serialize)]
@@ -32,27 +32,19 @@ pub(super) struct Results {
 /// What was measured on.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct TargetFacts {
+    #[serde(serialize_with = "lossy")]
     pub(super) path: PathBuf,
     pub(super) kind: Kind,
     /// Bytes that were used.
     pub(super) bytes: u64,
-    pub(super) file_system: String,
+    /// `null`: it is a block device itself.
+    pub(super) file_system: Option<String>,
     /// What is mounted there: a device, mostly.
-    pub(super) source: String,
-    /// Its scheduler, and whether it rotates. `null`: there is no device, or it doesn't tell.
-    pub(super) device: Option<String>,
+    pub(super) source: Option<String>,
+    /// The block device that it is, or is on. `null`: there is none.
+    pub(super) device: Option<Disk>,
     /// What direct I/O wants. `null`: it was not direct.
-    pub(super) alignment: Option<AlignmentFacts>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct AlignmentFacts {
-    /// Of memory, in bytes.
-    pub(super) memory: usize,
-    /// Of offset and length, in bytes.
-    pub(super) offset: u64,
-    /// How it was learnt: `statx`, `block-device`, `probed`, `assumed`.
-    pub(super) source: &'static str,
+    pub(super) alignment: Option<Aligned>,
 }
 
 /// Limits of the system and of the process.
@@ -62,8 +54,8 @@ pub(super) struct Limits {
     pub(super) aio_nr: Option<u64>,
     /// `fs.aio-max-nr`: the most that this may be.
     pub(super) aio_max_nr: Option<u64>,
-    /// `RLIMIT_MEMLOCK` in bytes. `null`: unlimited.
-    pub(super) memlock: Option<u64>,
+    /// `RLIMIT_MEMLOCK`.
+    pub(super) memlock: Memlock,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -203,36 +195,20 @@ impl TargetFacts {
             path: target.path.clone(),
             kind: target.kind,
             bytes: target.len,
-            file_system: target.place.file_system.clone(),
-            source: target.place.source.clone(),
-            device: target.place.device.clone(),
-            alignment: target.alignment.map(AlignmentFacts::of),
-        }
-    }
-}
-
-impl AlignmentFacts {
-    fn of(alignment: Alignment) -> AlignmentFacts {
-        AlignmentFacts {
-            memory: alignment.memory,
-            offset: alignment.offset,
-            source: match alignment.source {
-                AlignmentSource::Statx => "statx",
-                AlignmentSource::BlockDevice => "block-device",
-                AlignmentSource::Probed => "probed",
-                _ => "assumed",
-            },
+            file_system: target.place.as_ref().map(|place| place.file_system.clone()),
+            source: target.place.as_ref().map(|place| place.source.clone()),
+            device: Disk::under(&target.path),
+            alignment: target.alignment,
         }
     }
 }
 
 impl Limits {
     fn now() -> Limits {
-        let number = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
         Limits {
-            aio_nr: number("/proc/sys/fs/aio-nr"),
-            aio_max_nr: number("/proc/sys/fs/aio-max-nr"),
-            memlock: getrlimit(Resource::Memlock).current,
+            aio_nr: sysctl("fs/aio-nr"),
+            aio_max_nr: sysctl("fs/aio-max-nr"),
+            memlock: Memlock::now(),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use indicatif::BinaryBytes;
-use kaio_bench::Spread;
+use kaio_bench::{Disk, Spread};
 
 use super::results::{Results, Row, RowFigures, TargetFacts};
 use super::target::Kind;
 use crate::columns::Columns;
+use crate::units::bytes;
 
 /// The columns of figures.
 pub(super) const COLUMNS: [&str; 10] = [
@@ -72,17 +72,11 @@ pub(super) fn facts(results: &Results) -> Vec<(&'static str, String)> {
         "buffered"
     };
     let number = |number: Option<u64>| number.map_or("?".into(), |n| n.to_string());
-    let memlock = limits
-        .memlock
-        .map_or("unlimited".into(), |bytes| BinaryBytes(bytes).to_string());
+    let memlock = limits.memlock.soft.map_or("unlimited".into(), bytes);
     vec![
         (
             "workload",
-            format!(
-                "{} of {}{mix}, {how}",
-                settings.rw,
-                BinaryBytes(settings.block)
-            ),
+            format!("{} of {}{mix}, {how}", settings.rw, bytes(settings.block)),
         ),
         ("file", file(target)),
         ("on", place(target)),
@@ -94,7 +88,7 @@ pub(super) fn facts(results: &Results) -> Vec<(&'static str, String)> {
                 "{}, {} cores, {} of memory",
                 machine.cpu,
                 machine.cores,
-                BinaryBytes(machine.memory)
+                bytes(machine.memory)
             ),
         ),
         (
@@ -120,24 +114,26 @@ pub(super) fn facts(results: &Results) -> Vec<(&'static str, String)> {
 }
 
 fn file(target: &TargetFacts) -> String {
-    let bytes = BinaryBytes(target.bytes);
+    let size = bytes(target.bytes);
     match target.kind {
-        Kind::Scratch => format!("scratch, {bytes}"),
-        Kind::File => format!("{}, {bytes} of it", target.path.display()),
-        Kind::BlockDevice => format!("{}, a block device, {bytes} of it", target.path.display()),
+        Kind::Scratch => format!("scratch, {size}"),
+        Kind::File => format!("{}, {size} of it", target.path.display()),
+        Kind::BlockDevice => format!("{}, a block device, {size} of it", target.path.display()),
     }
 }
 
 fn place(target: &TargetFacts) -> String {
-    let device = target.device.as_ref();
-    let device = device.map_or(String::new(), |device| format!(" ({device})"));
-    format!("{} on {}{device}", target.file_system, target.source)
+    let mounted = target.file_system.as_ref().zip(target.source.as_ref());
+    let mounted = mounted.map(|(file_system, source)| format!("{file_system} on {source}"));
+    let device = target.device.as_ref().map(Disk::to_string);
+    let both: Vec<_> = mounted.into_iter().chain(device).collect();
+    both.join("; ")
 }
 
 fn alignment(target: &TargetFacts) -> String {
     match &target.alignment {
         None => "none, through the page cache".into(),
-        Some(of) => format!("memory {}, offset {} ({})", of.memory, of.offset, of.source),
+        Some(of) => format!("memory {}, offset {}; {}", of.memory, of.offset, of.source),
     }
 }
 

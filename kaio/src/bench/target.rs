@@ -9,9 +9,9 @@ use kaio_bench::{Place, Site};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
-use tokio_kaio::{AioOpenOptionsExt, Alignment};
 
 use super::args::Args;
+use crate::alignment::{Aligned, learn};
 use crate::failure::Failure;
 
 /// Bytes of a scratch file, unless asked otherwise.
@@ -23,16 +23,17 @@ pub(super) struct Target {
     pub(super) kind: Kind,
     /// Bytes that are used: a multiple of the block.
     pub(super) len: u64,
-    pub(super) place: Place,
+    /// `None`: a block device.
+    pub(super) place: Option<Place>,
     /// What direct I/O wants. `None`: through the page cache.
-    pub(super) alignment: Option<Alignment>,
+    pub(super) alignment: Option<Aligned>,
     /// Removed at the end.
     _scratch: Option<Site>,
 }
 
 /// Whose file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// Our own.
     Scratch,
@@ -76,7 +77,7 @@ impl Target {
             path: site.file.clone(),
             kind: Kind::Scratch,
             len,
-            place: site.place.clone(),
+            place: Some(site.place.clone()),
             _scratch: Some(site),
         })
     }
@@ -110,7 +111,10 @@ impl Target {
             path: path.to_owned(),
             kind,
             len,
-            place: Place::of(path)?,
+            place: match kind {
+                Kind::BlockDevice => None,
+                _ => Some(Place::of(path)?),
+            },
             _scratch: None,
         })
     }
@@ -166,19 +170,20 @@ fn may_be_overwritten(args: &Args, path: &Path, kind: Kind) -> Result<(), Failur
     Ok(())
 }
 
-fn alignment(path: &Path, direct: bool) -> Result<Option<Alignment>, Failure> {
+fn alignment(path: &Path, direct: bool) -> Result<Option<Aligned>, Failure> {
     if !direct {
         return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let asked = runtime.block_on(async {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).aio_open(path.to_owned(), false).await?;
-        file.alignment().await
-    });
-    let asked =
-        asked.map_err(|error| Failure::of("open", path, format!("{error}; or take --buffered")))?;
-    Ok(Some(asked))
+    let learned = runtime.block_on(learn(path));
+    let learned = learned.map_err(|error| Failure::of("open", path, error))?;
+    match learned.alignment {
+        None => {
+            let what = "it has no direct I/O; take --buffered, or another file system";
+            Err(Failure::of("measure on", path, what))
+        }
+        aligned => Ok(aligned),
+    }
 }

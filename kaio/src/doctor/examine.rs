@@ -10,10 +10,10 @@ use kaio_bench::leftovers::Leftover;
 use kaio_bench::{Disk, Place};
 
 use super::classes::{Class, Target};
-use super::learn::{Learned, learn, learn_in};
 use super::measure::{effort, measure};
 use super::report::{Kind, MeasuredOn, PathReport};
 use super::way_out::{full, is_the_kernels, plain, unwritable};
+use crate::alignment::{Learned, learn, learn_in};
 
 /// What a scratch directory's name begins with.
 const SCRATCH: &str = "kaio-doctor-";
@@ -70,7 +70,7 @@ impl Examination<'_> {
             format!("can't examine {path}: it is neither a directory, a file nor a block device")
         })?;
         self.report.kind = Some(kind);
-        self.locate(&path, &metadata, kind);
+        self.locate(&path, kind);
         match kind {
             Kind::Directory => self.directory(&path).await,
             Kind::File => self.file(&path, &metadata).await,
@@ -79,18 +79,12 @@ impl Examination<'_> {
     }
 
     /// Tells where it is.
-    fn locate(&mut self, path: &Path, metadata: &Metadata, kind: Kind) {
+    fn locate(&mut self, path: &Path, kind: Kind) {
         let report = &mut self.report;
-        if kind == Kind::BlockDevice {
-            report.device = Disk::of(metadata.rdev());
-            return;
-        }
-        report.device = Disk::of(metadata.dev());
-        if let Ok(place) = Place::of(path) {
-            report.device = report.device.take().or_else(|| {
-                // A file system with a device number of its own, as btrfs.
-                Disk::of(fs::metadata(&place.source).ok()?.rdev())
-            });
+        report.device = Disk::under(path);
+        // What has the name of a device is not on it.
+        let place = Place::of(path).ok().filter(|_| kind != Kind::BlockDevice);
+        if let Some(place) = place {
             report.file_system = Some(place.file_system);
             report.source = Some(place.source);
         }

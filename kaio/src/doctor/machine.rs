@@ -4,11 +4,10 @@ use std::fs;
 
 use io_uring::IoUring;
 use kaio_bench::Machine;
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
 use tokio_kaio::{AioContextBuilder, AioContextError};
 
-use super::report::{Asked, MachineReport, Memlock, Seccomp};
+use super::report::{Asked, MachineReport, Seccomp};
+use crate::limits::{Memlock, sysctl};
 
 /// Looks at it. To be called in a tokio runtime; takes some 300 ms, to see what others do.
 pub(crate) async fn look() -> MachineReport {
@@ -29,7 +28,7 @@ pub(crate) async fn look() -> MachineReport {
             .and_then(|status| seccomp(&status)),
         aio_nr,
         aio_max_nr,
-        memlock: memlock(),
+        memlock: Memlock::now(),
         io_uring: ask_io_uring(),
         io_uring_disabled: sysctl("kernel/io_uring_disabled"),
         advice: vec![],
@@ -81,11 +80,6 @@ impl Asked {
     }
 }
 
-fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
-    let text = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
-    text.trim().parse().ok()
-}
-
 /// What `/proc/self/status` says of it.
 fn seccomp(status: &str) -> Option<Seccomp> {
     let mode = status
@@ -96,17 +90,6 @@ fn seccomp(status: &str) -> Option<Seccomp> {
         "1" => Some(Seccomp::Strict),
         "2" => Some(Seccomp::Filter),
         _ => None,
-    }
-}
-
-fn memlock() -> Memlock {
-    let limit = getrlimit(Resource::Memlock);
-    let exempt = capabilities(None)
-        .is_ok_and(|capabilities| capabilities.effective.contains(CapabilitySet::IPC_LOCK));
-    Memlock {
-        soft: limit.current,
-        hard: limit.maximum,
-        applies: !exempt,
     }
 }
 

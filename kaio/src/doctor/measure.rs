@@ -5,8 +5,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::classes::{Answers, Bare, Class, Effort, Result, Target};
-use super::report::{Aligned, ClassReport};
+use super::report::ClassReport;
 use super::way_out::{errno, full};
+use crate::alignment::Aligned;
 
 /// So many requests, and so long for them, that a path takes no more than five seconds on any disk.
 pub(crate) fn effort(alignment: &Aligned) -> Effort {

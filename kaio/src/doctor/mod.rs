@@ -5,7 +5,6 @@
 //! | `report` | all that is found out, as `--json` has it |
 //! | `machine` | the kernel and its limits |
 //! | `examine` | a path: what is there, and on what is measured |
-//! | `learn` | what direct I/O wants there |
 //! | `measure` | one class of requests |
 //! | [`classes`] | the measuring itself |
 //! | `advice` | what follows |
@@ -15,7 +14,6 @@
 mod advice;
 pub mod classes;
 mod examine;
-mod learn;
 mod machine;
 mod measure;
 mod report;

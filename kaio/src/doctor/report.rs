@@ -1,12 +1,14 @@
 //! [`Report`]: all that `kaio doctor` finds out, as `--json` has it.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use kaio_bench::Disk;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::classes::{Answers, Class, Verdict};
+use crate::alignment::Aligned;
+use crate::limits::Memlock;
+use crate::output::lossy;
 
 /// The number of the schema: of another one if a field goes, or means something else. Fields may be
 /// added to one.
@@ -84,17 +86,6 @@ pub(crate) enum Seccomp {
     Filter,
 }
 
-/// `RLIMIT_MEMLOCK`; `None`: unlimited.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Memlock {
-    /// The limit.
-    pub(crate) soft: Option<u64>,
-    /// What it may be raised to.
-    pub(crate) hard: Option<u64>,
-    /// Whether this process has to obey it, because it has no `CAP_IPC_LOCK`.
-    pub(crate) applies: bool,
-}
-
 /// One path, and what AIO does there.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PathReport {
@@ -127,11 +118,6 @@ pub(crate) struct PathReport {
     pub(crate) classes: Vec<ClassReport>,
     /// What to do about it.
     pub(crate) advice: Vec<Advice>,
-}
-
-/// A path need not be UTF-8, JSON has to be.
-fn lossy<S: Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
 }
 
 impl PathReport {
@@ -182,44 +168,6 @@ pub(crate) enum MeasuredOn {
     Scratch,
     /// The file or device itself, which was read.
     Itself,
-}
-
-/// What direct I/O wants.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Aligned {
-    /// Of the address of memory.
-    pub(crate) memory: u64,
-    /// Of offset and length.
-    pub(crate) offset: u64,
-    /// Of offset and length of reads.
-    pub(crate) read_offset: u64,
-    /// Where that was learnt.
-    pub(crate) source: Learnt,
-}
-
-/// Where an alignment was learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Learnt {
-    /// `statx` tells.
-    Statx,
-    /// It is the logical block of the device.
-    BlockDevice,
-    /// Smaller reads were refused.
-    Probed,
-    /// Nowhere.
-    Assumed,
-}
-
-impl fmt::Display for Learnt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Learnt::Statx => "told by statx",
-            Learnt::BlockDevice => "the logical block of the device",
-            Learnt::Probed => "the smallest read that was not refused",
-            Learnt::Assumed => "assumed, nobody tells",
-        })
-    }
 }
 
 /// What came of a class.

@@ -6,6 +6,7 @@ use kaio_bench::Disk;
 
 use super::classes::{Answers, percent_of};
 use super::report::{Advice, Asked, Kind, MachineReport, MeasuredOn, PathReport, Report, Seccomp};
+use crate::units::bytes;
 
 /// Of the left column.
 const WIDTH: usize = 14;
@@ -31,7 +32,7 @@ fn row(text: &mut String, name: &str, value: impl fmt::Display) -> fmt::Result {
 fn machine(text: &mut String, machine: &MachineReport) -> fmt::Result {
     writeln!(text, "this machine")?;
     row(text, "kernel", format!("Linux {}", machine.kernel))?;
-    let memory = size(machine.memory);
+    let memory = bytes(machine.memory);
     let mut cpu = format!("{}, {} cores, {memory}", machine.cpu, machine.cores);
     if let Some(share) = machine.others_busy {
         write!(cpu, "; others keep {:.0} % busy", share * 100.0)?;
@@ -72,7 +73,7 @@ fn capacity(machine: &MachineReport) -> String {
 }
 
 fn memlock(machine: &MachineReport) -> String {
-    let of = |limit: Option<u64>| limit.map_or("unlimited".into(), size);
+    let of = |limit: Option<u64>| limit.map_or("unlimited".into(), bytes);
     let limit = machine.memlock;
     let mut text = of(limit.soft);
     if limit.hard != limit.soft {
@@ -143,8 +144,8 @@ fn device(disk: &Disk) -> String {
         true => "says that it rotates",
         false => "does not rotate",
     };
-    let (bytes, block) = (size(disk.size), disk.logical_block);
-    text + &format!(", {bytes} in blocks of {block}, {rotates}")
+    let (size, block) = (bytes(disk.size), disk.logical_block);
+    text + &format!(", {size} in blocks of {block}, {rotates}")
 }
 
 fn usable(path: &PathReport, aio: bool) -> &'static str {
@@ -157,7 +158,7 @@ fn usable(path: &PathReport, aio: bool) -> &'static str {
 }
 
 fn measured(text: &mut String, path: &PathReport) -> fmt::Result {
-    let block = size(path.block.unwrap_or_default());
+    let block = bytes(path.block.unwrap_or_default());
     let on = match (path.measured_on, path.kind) {
         (Some(MeasuredOn::Itself), Some(Kind::BlockDevice)) => "reads of the device itself",
         (Some(MeasuredOn::Itself), _) => "reads of the file itself",
@@ -206,31 +207,4 @@ fn answers(answers: Option<Answers>) -> String {
 fn advice(text: &mut String, advice: &[Advice]) -> fmt::Result {
     let mut advice = advice.iter();
     advice.try_for_each(|one| writeln!(text, "  advice: {}", one.text))
-}
-
-/// Bytes in the largest unit of which there is one.
-fn size(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let unit = units.iter().find(|(shift, _)| bytes >> shift > 0);
-    match unit {
-        None => format!("{bytes} bytes"),
-        Some((shift, name)) => {
-            let number = bytes as f64 / (1_u64 << shift) as f64;
-            let text = format!("{number:.1}");
-            format!("{} {name}", text.trim_end_matches(".0"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_in_the_largest_unit_of_which_there_is_one() {
-        assert_eq!(size(512), "512 bytes");
-        assert_eq!(size(4096), "4 KiB");
-        assert_eq!(size(8 << 20), "8 MiB");
-        assert_eq!(size(3 << 29), "1.5 GiB");
-    }
 }

@@ -117,8 +117,9 @@ fn locked_memory(machine: &MachineReport, list: &mut List) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::report::{Asked, Memlock};
+    use super::super::super::report::Asked;
     use super::*;
+    use crate::limits::Memlock;
 
     /// One of which there is nothing to be said.
     fn machine() -> MachineReport {

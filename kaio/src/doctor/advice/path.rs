@@ -1,8 +1,9 @@
 //! Advice about a path.
 
 use super::super::classes::{Class, Verdict, percent_of};
-use super::super::report::{About, Advice, ClassReport, Learnt, PathReport};
+use super::super::report::{About, Advice, ClassReport, PathReport};
 use super::{List, listed};
+use crate::alignment::Learnt;
 
 const WRITES: [Class; 4] = [
     Class::Overwrite,

@@ -1,8 +1,9 @@
 //! What is advised of a path, by what was measured there.
 
 use super::super::classes::{Answers, Class, Verdict};
-use super::super::report::{About, Aligned, ClassReport, Learnt, PathReport};
+use super::super::report::{About, ClassReport, PathReport};
 use super::{listed, of_path};
+use crate::alignment::{Aligned, Learnt};
 
 const TAKEN: Answers = Answers {
     taken: 100,

@@ -1,12 +1,50 @@
-//! What direct I/O on a file wants.
+//! [`Aligned`]: what direct I/O on a file wants, and how a file is asked for it.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use serde::Serialize;
 use tokio_kaio::{AioOpenOptionsExt, Alignment, AlignmentSource};
 
-use super::report::{Aligned, Learnt};
+/// What direct I/O wants.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Aligned {
+    /// Of the address of memory.
+    pub(crate) memory: u64,
+    /// Of offset and length.
+    pub(crate) offset: u64,
+    /// Of offset and length of reads.
+    pub(crate) read_offset: u64,
+    /// Where that was learnt.
+    pub(crate) source: Learnt,
+}
+
+/// Where an alignment was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Learnt {
+    /// `statx` tells.
+    Statx,
+    /// It is the logical block of the device.
+    BlockDevice,
+    /// Smaller reads were refused.
+    Probed,
+    /// Nowhere.
+    Assumed,
+}
+
+impl fmt::Display for Learnt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Learnt::Statx => "told by statx",
+            Learnt::BlockDevice => "the logical block of the device",
+            Learnt::Probed => "the smallest read that was not refused",
+            Learnt::Assumed => "assumed, nobody tells",
+        })
+    }
+}
 
 /// What a file tells of its direct I/O.
 pub(crate) struct Learned {

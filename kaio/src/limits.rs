@@ -1,0 +1,38 @@
+//! Limits of the system and of this process.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
+use serde::Serialize;
+
+/// The number that a sysctl has: `fs/aio-nr`. `None`: it can't be read, or is none.
+pub(crate) fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// `RLIMIT_MEMLOCK`; `None`: unlimited.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Memlock {
+    /// The limit.
+    pub(crate) soft: Option<u64>,
+    /// What it may be raised to.
+    pub(crate) hard: Option<u64>,
+    /// Whether this process has to obey it, because it has no `CAP_IPC_LOCK`.
+    pub(crate) applies: bool,
+}
+
+impl Memlock {
+    /// That of this process.
+    pub(crate) fn now() -> Memlock {
+        let limit = getrlimit(Resource::Memlock);
+        let exempt = capabilities(None)
+            .is_ok_and(|capabilities| capabilities.effective.contains(CapabilitySet::IPC_LOCK));
+        Memlock {
+            soft: limit.current,
+            hard: limit.maximum,
+            applies: !exempt,
+        }
+    }
+}
