@@ -26,9 +26,10 @@ pub(super) const COLUMNS: [&str; 10] = [
 /// What the last two columns mean, and what else is to be known of the table.
 pub(super) fn notes(results: &Results) -> Vec<String> {
     let baseline = &results.settings.baseline;
-    let mut notes = vec![format!(
+    let mut notes: Vec<_> = in_short(results).into_iter().collect();
+    notes.push(format!(
         "×: to {baseline} in the same round, medians of the rounds. More IOPS and less CPU is better."
-    )];
+    ));
     let engines = || results.rows.iter().filter(|row| row.figures.is_some());
     if results.settings.direct && engines().any(|row| row.engine == "tokio-fs") {
         notes.push(
@@ -52,6 +53,22 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
         _ => {}
     }
     notes
+}
+
+/// The answer to what most ask: tokio-kaio against the blocking pool, at the last depth that has both.
+fn in_short(results: &Results) -> Option<String> {
+    if results.settings.baseline != "tokio-kaio" {
+        return None;
+    }
+    let is_pool = |row: &&Row| row.engine == "blocking-pool" && row.figures.is_some();
+    let row = results.rows.iter().rev().find(is_pool)?;
+    let figures = row.figures.as_ref()?;
+    let [iops, cpu] = [figures.iops_ratio?, figures.cpu_ratio?].map(|it| 1.0 / it.median);
+    let depth = row.depth;
+    Some(format!(
+        "In short: at depth {depth}, tokio-kaio makes {iops:.2} times the operations a second of the \
+         blocking pool, for {cpu:.2} of its CPU each."
+    ))
 }
 
 /// What was measured, and on what: a name and a value each.
