@@ -35,7 +35,7 @@ pub(crate) struct Args {
     pub(super) bs: Option<u64>,
 
     /// Transfers in flight, separated by commas; each is measured by itself
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128],
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32,128",
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(super) depth: Vec<u16>,
 
