@@ -1,11 +1,196 @@
 //! `kaio cp`.
+//!
+//! | module | has |
+//! |---|---|
+//! | `args` | the command line |
+//! | `plan`, `tree`, `place`, `space` | what is to be copied to where, and what is refused, before anything is written |
+//! | `session` | what all files of a run share |
+//! | `file` | one file, from its opening to its name |
+//! | `source`, `extents` | what is copied from, and where it has data |
+//! | `target`, `directories` | what is copied to: temporary names, and their end |
+//! | `transfer`, `lanes`, `stream`, `zeroes`, `limit` | moving the data |
+//! | `verify`, `preserve` | `--verify`, `--preserve` |
+//! | `progress`, `summary`, `trouble` | what is told |
+
+mod args;
+mod directories;
+mod extents;
+mod file;
+mod lanes;
+mod limit;
+mod place;
+mod plan;
+mod preserve;
+mod progress;
+mod session;
+mod source;
+mod space;
+mod stream;
+mod summary;
+mod target;
+mod transfer;
+mod tree;
+mod trouble;
+mod verify;
+mod zeroes;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use futures_util::{StreamExt, stream as streams};
+use rustix::fs::Mode;
+use rustix::process::umask;
+use tokio_kaio::AioContextBuilder;
+
+pub(crate) use args::Args;
 
 use crate::failure::{Failure, Outcome};
+use crate::output::print_json;
+use directories::Roots;
+use lanes::Lanes;
+use limit::Limit;
+use plan::Plan;
+use progress::Talk;
+use session::{Noted, Session};
+use summary::{Failed, Summary, Tally};
+use trouble::Trouble;
 
-/// Copy files past the page cache, many blocks at a time
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+/// Most files at a time: each takes some descriptors.
+const FILES: usize = 32;
 
-pub(crate) fn run(_: &Args) -> Outcome {
-    Err(Failure::Usage("not there yet".into()))
+pub(crate) fn run(args: &Args) -> Outcome {
+    let started = Instant::now();
+    let plan = Plan::new(args)?;
+    // Of the two ways to learn it the one that always works: nothing is created meanwhile.
+    let mask = umask(Mode::RWXG | Mode::RWXO);
+    umask(mask);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let summary = runtime.block_on(copy(args, plan, mask.as_raw_mode(), started))?;
+    if args.json {
+        print_json(&summary)?;
+    } else if !args.quiet {
+        eprintln!("{summary}");
+    }
+    Ok(match summary.is_complete() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+async fn copy(
+    args: &Args,
+    mut plan: Plan,
+    umask: u32,
+    started: Instant,
+) -> Result<Summary, Failure> {
+    let depth = usize::from(args.depth);
+    // Syncs are requests too.
+    let (context, handle) = AioContextBuilder::new(2 * depth)
+        .automatic_backend()
+        .build()?;
+    let read = plan.bytes * if args.verify { 2 } else { 1 };
+    let session = Session {
+        args,
+        handle,
+        lanes: Lanes::new(depth, args.bs as usize)?,
+        limit: args.limit.map(Limit::new),
+        talk: Talk::new(read, args.quiet),
+        tally: Tally::default(),
+        umask,
+        noted: Noted::default(),
+    };
+    for (path, trouble) in std::mem::take(&mut plan.failed) {
+        session.left_out(&path, trouble);
+    }
+    let done = steps(&session, &plan).await;
+    session.talk.end();
+    done?;
+    context.close().await;
+    let warnings = session.talk.warnings();
+    Ok(Summary::new(
+        session.tally,
+        args,
+        started.elapsed(),
+        warnings,
+    ))
+}
+
+async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
+    let roots = Roots::make(plan)?;
+    let tally = &session.tally;
+    tally.directories.set(plan.directories.len() as u64);
+    // Directories in which names were made.
+    let mut dirs = BTreeSet::new();
+
+    // What is asked for is one thing, or many of which some may fail.
+    let is_alone = plan.files.len() + plan.symlinks.len() == 1 && plan.directories.is_empty();
+    let go_on = |path: &std::path::Path, trouble: Trouble| match trouble.for_all || is_alone {
+        true => Err(trouble),
+        false => {
+            session.left_out(path, trouble);
+            Ok(())
+        }
+    };
+    for step in &plan.symlinks {
+        let staged = roots.staged(step.root, &step.target);
+        match directories::link(session, step, &staged) {
+            Ok(()) => {
+                tally.symlinks.set(tally.symlinks.get() + 1);
+                note_dir(&mut dirs, step.root, &step.target);
+            }
+            Err(trouble) => go_on(&step.source, trouble)?,
+        }
+    }
+    let most = session.args.depth.into();
+    let mut files = streams::iter(&plan.files)
+        .map(async |step| {
+            let staged = roots.staged(step.root, step.place.path());
+            (step, file::copy(session, step, staged).await)
+        })
+        .buffer_unordered(FILES.min(most));
+    while let Some((step, done)) = files.next().await {
+        match done {
+            Ok(()) if step.place.is_file() => note_dir(&mut dirs, step.root, step.place.path()),
+            Ok(()) => {}
+            Err(trouble) => go_on(&step.source, trouble)?,
+        }
+    }
+    drop(files);
+    roots.finish(session, &plan.directories, dirs)
+}
+
+/// New directories are made durable anyway.
+fn note_dir(
+    dirs: &mut BTreeSet<std::path::PathBuf>,
+    root: Option<usize>,
+    target: &std::path::Path,
+) {
+    if root.is_none() {
+        dirs.insert(place::parent(target).into());
+    }
+}
+
+impl Session<'_> {
+    /// Says that something is not copied.
+    fn left_out(&self, path: &std::path::Path, trouble: Trouble) {
+        self.talk.error(&trouble.to_string());
+        self.tally
+            .failed
+            .borrow_mut()
+            .push(Failed::new(path, trouble));
+    }
+}
+
+/// Runs a call that may block on tokio's blocking pool.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(error)),
+    }
 }

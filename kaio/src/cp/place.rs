@@ -1,0 +1,188 @@
+//! [`Place`]: where a file goes, and what is there before.
+
+use std::fs::{self, Metadata};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::args::Args;
+use super::source;
+use super::trouble::Trouble;
+
+/// Where a file goes.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// To a name, which may be another file's so far.
+    File {
+        /// Not that of a symbolic link.
+        path: PathBuf,
+        replaced: Option<Box<Metadata>>,
+    },
+    /// Onto a block device.
+    Device {
+        path: PathBuf,
+        length: u64,
+        metadata: Box<Metadata>,
+    },
+}
+
+impl Place {
+    /// Where `source` goes, if it is to be copied to `target`.
+    pub(super) fn of(
+        args: &Args,
+        source: &Path,
+        metadata: &Metadata,
+        target: &Path,
+        is_found: bool,
+    ) -> Result<Place, Trouble> {
+        let Some(mut there) = there(target)? else {
+            return Ok(Place::File {
+                path: target.into(),
+                replaced: None,
+            });
+        };
+        let mut path = target.to_path_buf();
+        if there.is_symlink() {
+            path = fs::canonicalize(target).map_err(|error| dangling(target, &error))?;
+            there = fs::metadata(&path).map_err(|error| dangling(target, &error))?;
+        }
+        refuse_same(source, metadata, target, &there)?;
+        let kind = there.file_type();
+        if kind.is_dir() {
+            return Err(is_a_directory(source, target));
+        }
+        if kind.is_block_device() && !is_found {
+            return Place::device(args, path, there);
+        }
+        if !kind.is_file() {
+            return Err(Trouble::new(format!(
+                "{} is neither a regular file nor a directory{}; remove it, or copy to another name",
+                target.display(),
+                if is_found { "" } else { " nor a block device" }
+            )));
+        }
+        let writable = accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS);
+        if writable == Err(rustix::io::Errno::ACCESS) && !args.force {
+            return Err(Trouble::new(format!(
+                "{} is write-protected; --force (-f) replaces it",
+                target.display()
+            )));
+        }
+        Ok(Place::File {
+            path,
+            replaced: Some(Box::new(there)),
+        })
+    }
+
+    fn device(args: &Args, path: PathBuf, metadata: Metadata) -> Result<Place, Trouble> {
+        if !args.force {
+            return Err(Trouble::new(format!(
+                "{} is a block device; --force (-f) writes over what is on it",
+                path.display()
+            )));
+        }
+        let length = source::device_length(&path)?;
+        Ok(Place::Device {
+            path,
+            length,
+            metadata: Box::new(metadata),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Place::File { path, .. } | Place::Device { path, .. } => path,
+        }
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Place::File { .. })
+    }
+
+    /// What is there now.
+    pub(super) fn replaced(&self) -> Option<&Metadata> {
+        match self {
+            Place::File { replaced, .. } => replaced.as_deref(),
+            Place::Device { metadata, .. } => Some(metadata),
+        }
+    }
+
+    /// A device has to have room; a file may not be longer than the process is allowed.
+    pub(super) fn refuse_too_long(&self, source: &Path, bytes: u64) -> Result<(), Trouble> {
+        match self {
+            Place::Device { path, length, .. } if bytes > *length => Err(Trouble::new(format!(
+                "{} has {bytes} bytes, and {} has room for {length}; take a larger device",
+                source.display(),
+                path.display()
+            ))),
+            Place::Device { .. } => Ok(()),
+            Place::File { path, .. } => {
+                let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+                match limit.filter(|limit| bytes > *limit) {
+                    None => Ok(()),
+                    Some(limit) => Err(Trouble::new(format!(
+                        "{} would have {bytes} bytes, and the limit for files is {limit}; raise it \
+                         (ulimit -f)",
+                        path.display()
+                    ))),
+                }
+            }
+        }
+    }
+}
+
+/// What has this name, without following it.
+pub(super) fn there(target: &Path) -> Result<Option<Metadata>, Trouble> {
+    match fs::symlink_metadata(target) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Trouble::of("look at", target, &error)),
+    }
+}
+
+/// `.` for a bare name.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+pub(super) fn refuse_same(
+    source: &Path,
+    metadata: &Metadata,
+    target: &Path,
+    there: &Metadata,
+) -> Result<(), Trouble> {
+    let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
+    let one_device = is_device(metadata) && is_device(there) && metadata.rdev() == there.rdev();
+    if (metadata.dev(), metadata.ino()) != (there.dev(), there.ino()) && !one_device {
+        return Ok(());
+    }
+    Err(Trouble::new(format!(
+        "{} and {} are the same file; copy to another name",
+        source.display(),
+        target.display()
+    )))
+}
+
+pub(super) fn is_a_directory(source: &Path, target: &Path) -> Trouble {
+    Trouble::new(format!(
+        "{} is a directory, and {} is none; remove it, or copy to another name",
+        target.display(),
+        source.display()
+    ))
+}
+
+fn dangling(target: &Path, error: &std::io::Error) -> Trouble {
+    match error.kind() {
+        ErrorKind::NotFound => Trouble::new(format!(
+            "{} is a symbolic link to what is not there; remove it, or copy to where it points",
+            target.display()
+        )),
+        _ => Trouble::of("follow", target, error),
+    }
+}
