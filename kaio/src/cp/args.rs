@@ -58,7 +58,7 @@ pub(crate) struct Args {
     pub(super) no_fsync: bool,
 
     /// Blocks in flight, over all files
-    #[arg(long, default_value_t = 16, value_name = "N",
+    #[arg(long, default_value_t = 8, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) depth: u16,
 

@@ -8,6 +8,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_kaio::{AlignedBuf, LockedBufError};
 
+/// From here on buffers are on huge pages, as far as there are any: a device takes a request of a few
+/// hundred pieces of memory at most (`queue/max_segments`; virtio: 254), so that 1 MiB on ordinary
+/// pages is two requests. With one, a copy takes 0.6 of the time that `dd bs=1M` does, and without as
+/// long.
+const LARGE: usize = 512 << 10;
+
 /// As many buffers as there may be blocks in flight, whatever number of files they are of. Made once.
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -19,7 +25,10 @@ pub(super) struct Lanes {
 
 impl Lanes {
     pub(super) fn new(depth: usize, size: usize) -> Result<Lanes, LockedBufError> {
-        let buffers = (0..depth).map(|_| AlignedBuf::new(size));
+        let buffers = (0..depth).map(|_| match size < LARGE {
+            true => AlignedBuf::new(size),
+            false => AlignedBuf::huge(size),
+        });
         Ok(Lanes {
             free: RefCell::new(buffers.collect::<Result<_, _>>()?),
             permits: Semaphore::new(depth),

@@ -42,7 +42,7 @@ use std::time::Instant;
 use futures_util::{StreamExt, stream as streams};
 use rustix::fs::Mode;
 use rustix::process::umask;
-use tokio_kaio::AioContextBuilder;
+use tokio_kaio::{AioContextBuilder, Backend};
 
 pub(crate) use args::Args;
 
@@ -60,6 +60,10 @@ use trouble::Trouble;
 /// Most files at a time: each takes some descriptors.
 const FILES: usize = 32;
 
+/// The kernel takes some 30 ms to end an AIO context. What is no more than this has been copied by a few
+/// threads by then.
+const LITTLE: u64 = 8 << 20;
+
 pub(crate) fn run(args: &Args) -> Outcome {
     let started = Instant::now();
     let plan = Plan::new(args)?;
@@ -72,8 +76,6 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let summary = runtime.block_on(copy(args, plan, mask.as_raw_mode(), started))?;
     if args.json {
         print_json(&summary)?;
-    } else if !args.quiet {
-        eprintln!("{summary}");
     }
     Ok(match summary.is_complete() {
         true => ExitCode::SUCCESS,
@@ -89,9 +91,12 @@ async fn copy(
 ) -> Result<Summary, Failure> {
     let depth = usize::from(args.depth);
     // Syncs are requests too.
-    let (context, handle) = AioContextBuilder::new(2 * depth)
-        .automatic_backend()
-        .build()?;
+    let builder = AioContextBuilder::new(2 * depth);
+    let builder = match plan.bytes <= LITTLE {
+        true => builder.backend(Backend::ThreadPool),
+        false => builder.automatic_backend(),
+    };
+    let (context, handle) = builder.build()?;
     let read = plan.bytes * if args.verify { 2 } else { 1 };
     let session = Session {
         args,
@@ -110,13 +115,12 @@ async fn copy(
     session.talk.end();
     done?;
     context.close().await;
-    let warnings = session.talk.warnings();
-    Ok(Summary::new(
-        session.tally,
-        args,
-        started.elapsed(),
-        warnings,
-    ))
+    let (talk, tally) = (session.talk, session.tally);
+    let summary = Summary::new(tally, args, started.elapsed(), talk.warnings());
+    if !args.json {
+        talk.summary(&summary.to_string());
+    }
+    Ok(summary)
 }
 
 async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {

@@ -1,6 +1,7 @@
 //! [`Talk`]: all that is said on standard error while it is copied.
 
 use std::cell::Cell;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -64,8 +65,16 @@ impl Talk {
         self.bar.finish_and_clear();
     }
 
+    /// The last word.
+    pub(super) fn summary(&self, text: &str) {
+        if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// Where nobody listens any more, that is no reason to end.
     fn say(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| _ = writeln!(io::stderr(), "{text}"));
     }
 }
 

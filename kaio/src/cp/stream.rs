@@ -2,7 +2,7 @@
 //! start until they end.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -25,11 +25,13 @@ pub(super) async fn transfer(
     let size = session.piece(source.grain.max(target.grain).max(PAGE))?;
     let mut moved = Moved::default();
     let mut buffer = session.lanes.buffer().await;
-    // The position in the file is still that of its opening: nothing else reads there.
     let duplicate = source.file.as_fd().try_clone_to_owned();
     let duplicate = duplicate.map_err(|error| Trouble::of("open", &source.path, &error))?;
+    let mut file = fs::File::from(duplicate);
+    // Looking for holes has moved the position, where there is one to be moved.
+    let _ = file.rewind();
     let mut reader = Reader {
-        file: duplicate.into(),
+        file,
         bytes: vec![0; size as usize],
     };
     loop {
