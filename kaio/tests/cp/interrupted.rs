@@ -1,0 +1,110 @@
+//! What is broken off leaves the target as it was, and nothing else.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::shared::{Dir, bytes, kaio, text, tree};
+
+/// A copy that takes for ever, and is under way.
+fn start(dir: &Dir, args: &[&str]) -> Child {
+    let before = dir.names().len();
+    let child = Command::new(kaio())
+        .args(["cp", "--limit", "100k"])
+        .args(args)
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while dir.names().len() == before {
+        thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+fn ends_with(child: Child, signal: Signal, code: i32) {
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{:?}",
+        output.status.signal()
+    );
+    assert!(text(&output.stderr).contains("interrupted"));
+}
+
+#[test]
+fn a_signal_leaves_the_old_target_and_no_litter() {
+    let dir = Dir::new();
+    dir.file("source", bytes(20 << 20));
+    dir.file("copy", "of old");
+    let before = tree(dir.path());
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        ends_with(start(&dir, &["source", "copy"]), signal, code);
+        assert_eq!(tree(dir.path()), before);
+        assert_eq!(dir.read("copy"), b"of old");
+    }
+}
+
+#[test]
+fn a_signal_leaves_nothing_of_a_new_tree() {
+    let dir = Dir::new();
+    dir.dir("source/a/b");
+    for number in 0..20 {
+        dir.file(&format!("source/a/{number}"), bytes(100_000));
+    }
+    ends_with(start(&dir, &["-r", "source", "copy"]), Signal::INT, 130);
+    assert_eq!(dir.names(), ["source"]);
+}
+
+#[test]
+fn a_source_that_is_cut_off_meanwhile_is_an_error_that_leaves_the_old_target() {
+    let dir = Dir::new();
+    let source = dir.file("source", bytes(1 << 20));
+    dir.file("copy", "of old");
+    let child = start(
+        &dir,
+        &[
+            "--limit", "2M", "--depth", "1", "--bs", "64k", "source", "copy",
+        ],
+    );
+    std::fs::File::options()
+        .write(true)
+        .open(source)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("source became shorter"), "{said}");
+    assert_eq!(dir.read("copy"), b"of old");
+    assert_eq!(dir.names(), ["copy", "source"]);
+}
+
+#[test]
+fn a_source_that_is_written_to_meanwhile_is_a_warning() {
+    let dir = Dir::new();
+    let source = dir.file("source", bytes(1 << 20));
+    let child = start(
+        &dir,
+        &[
+            "--limit", "2M", "--depth", "1", "--bs", "64k", "source", "copy",
+        ],
+    );
+    std::fs::File::options()
+        .append(true)
+        .open(&source)
+        .unwrap()
+        .set_len(2 << 20)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    assert!(said.contains("warning: source was changed"), "{said}");
+    assert_eq!(dir.read("copy").len(), 1 << 20);
+}

@@ -1,0 +1,76 @@
+//! Files of any length, whatever that is.
+
+use crate::shared::{Dir, bytes};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn a_file_of_any_length_arrives_byte_for_byte_and_no_longer() {
+    let dir = Dir::new();
+    let lengths = [
+        0,
+        1,
+        511,
+        512,
+        513,
+        4095,
+        4096,
+        4097,
+        65535,
+        65536,
+        65537,
+        MIB - 1,
+        MIB,
+        MIB + 1,
+    ];
+    for length in lengths {
+        let source = bytes(length);
+        dir.file("source", &source);
+        for options in [&["--bs", "64k", "--no-fsync"][..], &["--no-fsync"]] {
+            dir.copies(&[options, &["source", "copy"]].concat());
+            assert!(dir.read("copy") == source, "{length}, {options:?}");
+        }
+    }
+    assert_eq!(dir.names(), ["copy", "source"]);
+}
+
+#[test]
+fn a_file_of_many_blocks_with_an_odd_tail_arrives() {
+    let dir = Dir::new();
+    let source = bytes(9 * MIB + 12345);
+    dir.file("source", &source);
+    for options in [
+        &["--verify"][..],
+        &["--bs", "4k", "--depth", "64"],
+        &["--bs", "12k", "--depth", "1"],
+        &["--sparse", "always"],
+        &["--sparse", "never"],
+    ] {
+        dir.copies(&[options, &["source", "copy"]].concat());
+        assert!(dir.read("copy") == source, "{options:?}");
+    }
+}
+
+#[test]
+fn a_file_of_procfs_is_copied_as_far_as_it_reads() {
+    let dir = Dir::new();
+    for path in ["/proc/version", "/proc/self/limits"] {
+        dir.copies(&[path, "copy"]);
+        let copy = dir.read("copy");
+        assert!(!copy.is_empty() && copy.last() == Some(&b'\n'), "{path}");
+    }
+    dir.copies(&["--verify", "/proc/version", "copy"]);
+    assert_eq!(dir.read("copy"), std::fs::read("/proc/version").unwrap());
+}
+
+#[test]
+fn a_file_of_sysfs_is_as_long_as_its_content() {
+    let path = "/sys/kernel/mm/transparent_hugepage/enabled";
+    let Ok(content) = std::fs::read(path) else {
+        eprintln!("skipped: no {path}");
+        return;
+    };
+    let dir = Dir::new();
+    dir.copies(&[path, "copy"]);
+    assert_eq!(dir.read("copy"), content);
+}

@@ -1,0 +1,168 @@
+//! What is refused, before anything is written: each names the path and the way out.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use crate::shared::{Dir, bytes, is_root, kaio, text};
+
+#[test]
+fn a_directory_without_recursive() {
+    let dir = Dir::new();
+    dir.dir("tree");
+    dir.refuses(&["tree", "copy"], &["tree is a directory", "--recursive"]);
+}
+
+#[test]
+fn the_same_file_also_through_links() {
+    let dir = Dir::new();
+    dir.file("file", "x");
+    fs::hard_link(dir.join("file"), dir.join("hard")).unwrap();
+    symlink("file", dir.join("soft")).unwrap();
+    for target in ["file", "./file", "hard", "soft", "."] {
+        dir.refuses(
+            &["file", target],
+            &["file and ", "the same file", "another name"],
+        );
+    }
+    dir.refuses(&["soft", "file"], &["the same file"]);
+}
+
+#[test]
+fn a_directory_into_itself() {
+    let dir = Dir::new();
+    dir.dir("tree/sub");
+    symlink("tree/sub", dir.join("link")).unwrap();
+    for target in ["tree", "tree/sub", "tree/new", "link"] {
+        dir.refuses(&["-r", "tree", target], &["can't be copied into itself"]);
+    }
+    dir.refuses(&["-r", "tree", "."], &["the same directory"]);
+}
+
+#[test]
+fn a_file_over_a_directory_and_the_other_way_round() {
+    let dir = Dir::new();
+    dir.file("name", "x");
+    dir.dir("tree/name");
+    dir.refuses(
+        &["name", "tree"],
+        &["tree/name is a directory", "remove it"],
+    );
+    dir.refuses(
+        &["-r", "tree", "name"],
+        &["tree is a directory, and name is none"],
+    );
+}
+
+#[test]
+fn two_sources_of_one_name() {
+    let dir = Dir::new();
+    dir.dir("a");
+    dir.dir("b");
+    dir.dir("into");
+    dir.file("a/name", "a");
+    dir.file("b/name", "b");
+    dir.refuses(
+        &["a/name", "b/name", "into"],
+        &["b/name", "into/name", "another source"],
+    );
+    dir.file("into/real", "old");
+    symlink("real", dir.join("into/name")).unwrap();
+    dir.file("a/real", "a");
+    dir.refuses(&["a/name", "a/real", "into"], &["another source"]);
+}
+
+#[test]
+fn several_sources_without_a_directory() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    dir.file("b", "b");
+    dir.refuses(&["a", "b", "c"], &["c is no directory", "mkdir"]);
+}
+
+#[test]
+fn what_is_not_there() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    symlink("nowhere", dir.join("dangling")).unwrap();
+    dir.refuses(&["nothing", "b"], &["can't read nothing: No such file"]);
+    dir.refuses(
+        &["dangling", "b"],
+        &["dangling", "symbolic link to what is not there", "-r"],
+    );
+    dir.refuses(
+        &["a", "dangling"],
+        &["dangling", "symbolic link to what is not there"],
+    );
+    dir.refuses(&["a", "no/such/b"], &["no/such/b", "mkdir -p"]);
+    dir.refuses(&["a", "b/"], &["b/ is no directory"]);
+    dir.refuses(&["a", "a/b"], &["a/b"]);
+}
+
+#[test]
+fn what_is_neither_a_file_nor_a_block_device() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    let fifo = Command::new("mkfifo").arg(dir.join("fifo")).status();
+    assert!(fifo.unwrap().success());
+    dir.refuses(&["fifo", "b"], &["fifo is a FIFO", "cp -a"]);
+    dir.refuses(&["/dev/null", "b"], &["/dev/null is a character device"]);
+    dir.refuses(&["a", "fifo"], &["fifo is neither a regular file"]);
+    dir.refuses(
+        &["-f", "a", "/dev/null"],
+        &["/dev/null is neither a regular file"],
+    );
+}
+
+#[test]
+fn more_than_the_limit_for_files() {
+    let dir = Dir::new();
+    dir.file("a", bytes(3 << 20));
+    // In units of 512 or 1024 bytes, as the shell has it.
+    let script = "ulimit -f 1024; exec \"$0\" cp a b";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(kaio())
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("b would have 3145728 bytes") && said.contains("ulimit -f"),
+        "{said}"
+    );
+    assert_eq!(dir.names(), ["a"]);
+}
+
+#[test]
+fn a_file_that_is_write_protected_unless_forced() {
+    if is_root() {
+        eprintln!("skipped: root may write to any file");
+        return;
+    }
+    let dir = Dir::new();
+    dir.file("a", "a");
+    let b = dir.file("b", "b");
+    fs::set_permissions(b, Permissions::from_mode(0o400)).unwrap();
+    dir.refuses(&["a", "b"], &["b is write-protected", "--force"]);
+    dir.copies(&["-f", "a", "b"]);
+    assert_eq!(dir.read("b"), b"a");
+}
+
+#[test]
+fn options_that_are_none_are_wrong_usage() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    for args in [
+        &["a"][..],
+        &[],
+        &["--bs", "1000", "a", "b"],
+        &["--depth", "0", "a", "b"],
+        &["--sparse", "some", "a", "b"],
+        &["--limit", "0", "a", "b"],
+    ] {
+        assert_eq!(dir.cp(args).status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(dir.names(), ["a"]);
+}

@@ -1,0 +1,118 @@
+//! `--recursive`.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use crate::shared::{Dir, bytes, mode, text};
+
+/// `tree`: directories, one of them empty, files, and links that lead somewhere and nowhere.
+fn tree(dir: &Dir) {
+    dir.dir("tree/a/b");
+    dir.dir("tree/empty");
+    for number in 0..40 {
+        dir.file(&format!("tree/a/{number}"), bytes(number * 1000));
+    }
+    dir.file("tree/a/b/.hidden", "x");
+    symlink("a/b", dir.join("tree/link")).unwrap();
+    symlink("nowhere", dir.join("tree/dangling")).unwrap();
+}
+
+/// The same names, kinds and content.
+fn assert_same(dir: &Dir, one: &str, other: &str) {
+    let diff = Command::new("diff")
+        .args(["-r", "--no-dereference", one, other])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(diff.status.success(), "{}", text(&diff.stdout));
+}
+
+#[test]
+fn a_tree_is_copied_with_links_and_empty_directories() {
+    let dir = Dir::new();
+    tree(&dir);
+    fs::set_permissions(dir.join("tree/a/b"), Permissions::from_mode(0o500)).unwrap();
+    dir.copies(&["-r", "tree", "copy"]);
+    assert_same(&dir, "tree", "copy");
+    assert_eq!(
+        fs::read_link(dir.join("copy/link")).unwrap().to_str(),
+        Some("a/b")
+    );
+    assert_eq!(mode(dir.join("copy/a/b")), 0o500);
+    assert_eq!(mode(dir.join("copy/a")), mode(dir.join("tree/a")));
+    assert_eq!(dir.names(), ["copy", "tree"]);
+    for copy in ["tree/a/b", "copy/a/b"] {
+        fs::set_permissions(dir.join(copy), Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+#[test]
+fn it_goes_into_a_directory_that_is_there_and_its_content_with_a_dot() {
+    let dir = Dir::new();
+    tree(&dir);
+    dir.dir("into");
+    dir.copies(&["-r", "tree", "into"]);
+    assert_same(&dir, "tree", "into/tree");
+    dir.dir("content");
+    dir.copies(&["-r", "tree/.", "content"]);
+    assert_same(&dir, "tree", "content");
+}
+
+#[test]
+fn it_is_merged_into_what_is_there() {
+    let dir = Dir::new();
+    tree(&dir);
+    dir.dir("into/tree/a");
+    dir.file("into/tree/a/7", "of old");
+    dir.file("into/tree/mine", "mine");
+    symlink("elsewhere", dir.join("into/tree/link")).unwrap();
+    dir.copies(&["-r", "tree", "into"]);
+    assert_eq!(dir.read("into/tree/mine"), b"mine");
+    fs::remove_file(dir.join("into/tree/mine")).unwrap();
+    assert_same(&dir, "tree", "into/tree");
+}
+
+#[test]
+fn what_can_not_be_copied_is_told_and_the_rest_is_copied() {
+    let dir = Dir::new();
+    tree(&dir);
+    let fifo = Command::new("mkfifo").arg(dir.join("tree/a/fifo")).status();
+    assert!(fifo.unwrap().success());
+    let output = dir.cp(&["-r", "--json", "tree", "copy"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("error: tree/a/fifo is a FIFO"), "{said}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["failed"][0]["path"], "tree/a/fifo");
+    assert_eq!(summary["files"], 41);
+    fs::remove_file(dir.join("tree/a/fifo")).unwrap();
+    assert_same(&dir, "tree", "copy");
+}
+
+#[test]
+fn entries_of_different_kinds_are_left_as_they_are() {
+    let dir = Dir::new();
+    tree(&dir);
+    dir.dir("into/tree/a/7");
+    dir.file("into/tree/empty", "a file");
+    let output = dir.cp(&["-r", "tree", "into"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("into/tree/a/7 is a directory"), "{said}");
+    assert!(said.contains("into/tree/empty is none"), "{said}");
+    assert!(said.contains("2 not copied"), "{said}");
+    assert_eq!(dir.read("into/tree/empty"), b"a file");
+    assert_eq!(dir.read("into/tree/a/b/.hidden"), b"x");
+}
+
+#[test]
+fn hard_links_become_files_of_their_own() {
+    let dir = Dir::new();
+    dir.dir("tree");
+    dir.file("tree/one", "content");
+    fs::hard_link(dir.join("tree/one"), dir.join("tree/two")).unwrap();
+    dir.copies(&["-r", "tree", "copy"]);
+    fs::write(dir.join("copy/one"), "changed").unwrap();
+    assert_eq!(dir.read("copy/two"), b"content");
+}
