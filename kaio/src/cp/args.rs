@@ -114,6 +114,14 @@ fn rate(text: &str) -> Result<u64, String> {
     units::size(text.strip_suffix("/s").unwrap_or(text))
 }
 
+/// As the command line has it.
+#[cfg(test)]
+pub(super) fn of_test(words: &[&str]) -> Args {
+    use clap::{Args as _, FromArgMatches};
+    let command = Args::augment_args(clap::Command::new("cp").no_binary_name(true));
+    Args::from_arg_matches(&command.get_matches_from(words)).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

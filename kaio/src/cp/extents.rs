@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn holes_are_not_among_the_data() {
         use std::os::unix::fs::{FileExt, MetadataExt};
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = tempfile::tempfile_in(".").unwrap();
         file.set_len(10 << 20).unwrap();
         file.write_all_at(&[7; 8192], 4 << 20).unwrap();
         if file.metadata().unwrap().blocks() > 1 << 10 {

@@ -12,6 +12,9 @@
 //! | `verify`, `preserve` | `--verify`, `--preserve` |
 //! | `progress`, `summary`, `trouble` | what is told |
 
+// An extent is a range, and a file that has one is no mistake.
+#![allow(clippy::single_range_in_vec_init)]
+
 mod args;
 mod directories;
 mod extents;
@@ -36,6 +39,7 @@ mod zeroes;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -49,12 +53,9 @@ pub(crate) use args::Args;
 use crate::failure::{Failure, Outcome};
 use crate::output::print_json;
 use directories::Roots;
-use lanes::Lanes;
-use limit::Limit;
 use plan::Plan;
-use progress::Talk;
-use session::{Noted, Session};
-use summary::{Failed, Summary, Tally};
+use session::Session;
+use summary::Summary;
 use trouble::Trouble;
 
 /// Most files at a time: each takes some descriptors.
@@ -98,16 +99,7 @@ async fn copy(
     };
     let (context, handle) = builder.build()?;
     let read = plan.bytes * if args.verify { 2 } else { 1 };
-    let session = Session {
-        args,
-        handle,
-        lanes: Lanes::new(depth, args.bs as usize)?,
-        limit: args.limit.map(Limit::new),
-        talk: Talk::new(read, args.quiet),
-        tally: Tally::default(),
-        umask,
-        noted: Noted::default(),
-    };
+    let session = Session::new(args, handle, read, umask)?;
     for (path, trouble) in std::mem::take(&mut plan.failed) {
         session.left_out(&path, trouble);
     }
@@ -132,7 +124,7 @@ async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
 
     // What is asked for is one thing, or many of which some may fail.
     let is_alone = plan.files.len() + plan.symlinks.len() == 1 && plan.directories.is_empty();
-    let go_on = |path: &std::path::Path, trouble: Trouble| match trouble.for_all || is_alone {
+    let go_on = |path: &Path, trouble: Trouble| match trouble.for_all || is_alone {
         true => Err(trouble),
         false => {
             session.left_out(path, trouble);
@@ -168,24 +160,9 @@ async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
 }
 
 /// New directories are made durable anyway.
-fn note_dir(
-    dirs: &mut BTreeSet<std::path::PathBuf>,
-    root: Option<usize>,
-    target: &std::path::Path,
-) {
+fn note_dir(dirs: &mut BTreeSet<PathBuf>, root: Option<usize>, target: &Path) {
     if root.is_none() {
         dirs.insert(place::parent(target).into());
-    }
-}
-
-impl Session<'_> {
-    /// Says that something is not copied.
-    fn left_out(&self, path: &std::path::Path, trouble: Trouble) {
-        self.talk.error(&trouble.to_string());
-        self.tally
-            .failed
-            .borrow_mut()
-            .push(Failed::new(path, trouble));
     }
 }
 

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use tokio_kaio::{AioContextHandle, File};
+use tokio_kaio::{AioContextHandle, File, LockedBufError};
 
 use super::args::Args;
 use super::lanes::Lanes;
 use super::limit::Limit;
 use super::progress::Talk;
-use super::summary::Tally;
+use super::summary::{Failed, Tally};
 use super::trouble::Trouble;
 
 /// What all files of a run share.
@@ -22,18 +22,52 @@ pub(super) struct Session<'a> {
     pub(super) talk: Talk,
     pub(super) tally: Tally,
     pub(super) umask: u32,
-    pub(super) noted: Noted,
+    noted: Noted,
 }
 
 /// What is said once.
 #[derive(Debug, Default)]
-pub(super) struct Noted {
+struct Noted {
     source: Cell<bool>,
     target: Cell<bool>,
     read_back: Cell<bool>,
 }
 
+impl<'a> Session<'a> {
+    /// Of `bytes` that are to be moved.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for the buffers.
+    pub(super) fn new(
+        args: &'a Args,
+        handle: AioContextHandle,
+        bytes: u64,
+        umask: u32,
+    ) -> Result<Session<'a>, LockedBufError> {
+        Ok(Session {
+            args,
+            handle,
+            lanes: Lanes::new(args.depth.into(), args.bs as usize)?,
+            limit: args.limit.map(Limit::new),
+            talk: Talk::new(bytes, args.quiet),
+            tally: Tally::default(),
+            umask,
+            noted: Noted::default(),
+        })
+    }
+}
+
 impl Session<'_> {
+    /// Says that something is not copied.
+    pub(super) fn left_out(&self, path: &Path, trouble: Trouble) {
+        self.talk.error(&trouble.to_string());
+        self.tally
+            .failed
+            .borrow_mut()
+            .push(Failed::new(path, trouble));
+    }
+
     /// The size of pieces, a multiple of `grain`.
     pub(super) fn piece(&self, grain: u64) -> Result<u64, Trouble> {
         let most = self.args.bs / grain * grain;

@@ -9,18 +9,19 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::shared::{Dir, bytes, kaio, text, tree};
 
-/// A copy that takes for ever, and is under way.
+/// A copy that is under way, and takes its time.
 fn start(dir: &Dir, args: &[&str]) -> Child {
     let before = dir.names().len();
-    let child = Command::new(kaio())
-        .args(["cp", "--limit", "100k"])
+    let mut child = Command::new(kaio())
+        .arg("cp")
         .args(args)
         .current_dir(dir.path())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     while dir.names().len() == before {
-        thread::sleep(Duration::from_millis(5));
+        assert!(child.try_wait().unwrap().is_none(), "{args:?} has ended");
+        thread::sleep(Duration::from_millis(1));
     }
     child
 }
@@ -44,7 +45,11 @@ fn a_signal_leaves_the_old_target_and_no_litter() {
     dir.file("copy", "of old");
     let before = tree(dir.path());
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-        ends_with(start(&dir, &["source", "copy"]), signal, code);
+        ends_with(
+            start(&dir, &["--limit", "100k", "source", "copy"]),
+            signal,
+            code,
+        );
         assert_eq!(tree(dir.path()), before);
         assert_eq!(dir.read("copy"), b"of old");
     }
@@ -57,7 +62,11 @@ fn a_signal_leaves_nothing_of_a_new_tree() {
     for number in 0..20 {
         dir.file(&format!("source/a/{number}"), bytes(100_000));
     }
-    ends_with(start(&dir, &["-r", "source", "copy"]), Signal::INT, 130);
+    ends_with(
+        start(&dir, &["--limit", "100k", "-r", "source", "copy"]),
+        Signal::INT,
+        130,
+    );
     assert_eq!(dir.names(), ["source"]);
 }
 
