@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use super::args::Sparse;
 use super::blocking;
 use super::plan::FileStep;
 use super::preserve::Likeness;
@@ -28,6 +29,11 @@ pub(super) async fn copy(
     let target = Target::open(&step.place, staged.clone()).await?;
     session.note_target(&target.path, &target.file);
 
+    if target.is_device() && session.args.sparse == Sparse::Always {
+        let path = target.path.display();
+        let text = "has no holes: --sparse always has no effect, and zeroes are written";
+        session.talk.note(&format!("{path} {text}"));
+    }
     let sparse = source::sparse(session.args, &step.place);
     let moved = transfer::transfer(session, &source, &target, sparse).await?;
     if source.changed().await? {

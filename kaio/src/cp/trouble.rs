@@ -83,7 +83,6 @@ fn way_out(kind: ErrorKind) -> Option<&'static str> {
         }
         ErrorKind::PermissionDenied => "change the permissions, or run it as who may",
         ErrorKind::FileTooLarge => "raise the limit (ulimit -f), or copy to another file system",
-        ErrorKind::InvalidFilename => "give it a shorter name",
         _ => return None,
     })
 }

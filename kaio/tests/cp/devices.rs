@@ -86,7 +86,7 @@ fn a_file_is_copied_to_a_device_with_force_and_what_is_behind_it_stays() {
         &[device.path(), "block device", "--force"],
     );
     for sparse in ["auto", "always", "never"] {
-        dir.copies(&[
+        let said = dir.copies(&[
             "-f",
             "--verify",
             "--sparse",
@@ -94,6 +94,7 @@ fn a_file_is_copied_to_a_device_with_force_and_what_is_behind_it_stays() {
             "source",
             device.path(),
         ]);
+        assert_eq!(said.contains("has no effect"), sparse == "always", "{said}");
         let (source, image) = (dir.read("source"), fs::read(&device.0).unwrap());
         assert!(image[..source.len()] == source);
         assert!(
