@@ -143,7 +143,7 @@ fn what_has_no_direct_io_is_told_once() {
     let said = dir.copies(&["/proc/version", "/proc/cpuinfo", "into"]);
     assert_eq!(said.matches("note: ").count(), 1, "{said}");
     assert!(
-        said.contains("/proc/version is read through the page cache"),
+        said.contains(" is read through the page cache"), // which is first is open
         "{said}"
     );
 }
