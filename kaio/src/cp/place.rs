@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::args::Args;
+use super::args::{Args, PAGE};
 use super::source;
 use super::trouble::Trouble;
 
@@ -119,12 +119,15 @@ impl Place {
             ))),
             Place::Device { .. } => Ok(()),
             Place::File { path, .. } => {
+                // Until it has its length, it is of whole blocks; the signal for one byte too many
+                // would end the process.
+                let whole = bytes.next_multiple_of(PAGE);
                 let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-                match limit.filter(|limit| bytes > *limit) {
+                match limit.filter(|limit| whole > *limit) {
                     None => Ok(()),
                     Some(limit) => Err(Trouble::new(format!(
-                        "{} would have {bytes} bytes, and the limit for files is {limit}; raise it \
-                         (ulimit -f)",
+                        "{} would have {whole} bytes, in whole blocks, and the limit for files is \
+                         {limit}; raise it (ulimit -f)",
                         path.display()
                     ))),
                 }

@@ -53,17 +53,29 @@ impl Source {
     }
 
     /// Whether it is another now than when it was opened: its length, its time, both or neither.
+    ///
+    /// # Errors
+    ///
+    /// It became shorter: what it was can't be had any more, also where that looked like a hole.
     pub(super) async fn changed(&self) -> Result<bool, Trouble> {
         if self.metadata.file_type().is_block_device() {
             return Ok(false);
         }
         let now = self.now().await?;
+        if now.len() < self.metadata.len() {
+            return Err(Trouble::new(format!(
+                "{} became shorter while it was copied: {} bytes, and {} now; copy it when nobody writes \
+                 to it",
+                self.path.display(),
+                self.metadata.len(),
+                now.len()
+            )));
+        }
         let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
         Ok(state(&now) != state(&self.metadata))
     }
 
-    /// What it is now.
-    pub(super) async fn now(&self) -> Result<Metadata, Trouble> {
+    async fn now(&self) -> Result<Metadata, Trouble> {
         let metadata = self.file.metadata().await;
         metadata.map_err(|error| Trouble::of("look at", &self.path, &error))
     }

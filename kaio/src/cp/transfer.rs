@@ -62,15 +62,8 @@ pub(super) async fn transfer(
     if let Stop::Trouble(trouble) = stop {
         return Err(trouble);
     }
-    let length = source.now().await?.len();
-    if source.metadata.is_file() && length != source.metadata.len() {
-        return Err(Trouble::new(format!(
-            "{} became shorter while it was copied: {} bytes, and {length} now; copy it when nobody \
-             writes to it",
-            source.path.display(),
-            source.length
-        )));
-    }
+    // That it has changed otherwise is told in the end.
+    source.changed().await?;
     stream::transfer(session, source, target).await
 }
 

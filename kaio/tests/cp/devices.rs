@@ -192,6 +192,13 @@ fn a_file_system_with_too_little_space_is_refused_before_anything_is_written() {
         "{said}"
     );
 
+    // Of a tree nothing is left either.
+    dir.dir("tree/sub");
+    dir.file("tree/sub/small", "x");
+    fs::rename(dir.join("large"), dir.join("tree/sub/large")).unwrap();
+    let said = refused(&["-r", "--sparse", "always", "tree", "mounted"]);
+    assert!(said.contains("free some space"), "{said}");
+
     // What is a hole takes none.
     File::create(dir.join("hole"))
         .unwrap()

@@ -55,11 +55,11 @@ fn a_file_of_many_blocks_with_an_odd_tail_arrives() {
 fn a_file_of_procfs_is_copied_as_far_as_it_reads() {
     let dir = Dir::new();
     for path in ["/proc/version", "/proc/self/limits"] {
-        dir.copies(&[path, "copy"]);
+        dir.copies(&["-f", path, "copy"]);
         let copy = dir.read("copy");
         assert!(!copy.is_empty() && copy.last() == Some(&b'\n'), "{path}");
     }
-    dir.copies(&["--verify", "/proc/version", "copy"]);
+    dir.copies(&["-f", "--verify", "/proc/version", "copy"]);
     assert_eq!(dir.read("copy"), std::fs::read("/proc/version").unwrap());
 }
 
