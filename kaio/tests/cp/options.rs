@@ -141,11 +141,8 @@ fn what_has_no_direct_io_is_told_once() {
     let dir = Dir::new();
     dir.dir("into");
     let said = dir.copies(&["/proc/version", "/proc/cpuinfo", "into"]);
-    assert_eq!(said.matches("note: ").count(), 1, "{said}");
-    assert!(
-        said.contains(" is read through the page cache"), // which is first is open
-        "{said}"
-    );
+    assert_eq!(said.matches("note: /proc/").count(), 1, "{said}"); // of either
+    assert!(said.contains("is read through the page cache"), "{said}");
 }
 
 #[test]
