@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::output::tell;
+
 /// What a command comes to: an exit code of its own, or a failure.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
@@ -28,11 +30,13 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Failure::Usage(text) => {
-                eprintln!("error: {text}\n\nFor more information, try '--help'.");
+                tell(format_args!(
+                    "error: {text}\n\nFor more information, try '--help'."
+                ));
                 ExitCode::from(2)
             }
             Failure::Failed(error) => {
-                eprintln!("error: {error}");
+                tell(format_args!("error: {error}"));
                 ExitCode::FAILURE
             }
         }

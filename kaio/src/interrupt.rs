@@ -5,15 +5,17 @@ use std::process;
 
 use kaio_bench::leftovers;
 
+use crate::output::tell;
+
 /// From now on, SIGINT, SIGTERM and SIGHUP remove every [`leftovers::Leftover`], and end the process
 /// with 128 and the signal's number: 130 for Ctrl-C. To be called before any other thread is started.
 pub(crate) fn watch() {
     leftovers::remove_on_signal(|signal| {
         // A progress bar ends where it is.
         if io::stderr().is_terminal() {
-            eprintln!();
+            tell("");
         }
-        eprintln!("interrupted; what was not finished is removed");
+        tell("interrupted; what was not finished is removed");
         process::exit(128 + signal)
     });
 }

@@ -12,7 +12,7 @@
 //! | `manual` | `kaio completions`, `kaio man` |
 //! | `failure`, `interrupt` | how a command fails, and is broken off |
 //! | `alignment`, `limits` | what files want, and systems allow |
-//! | `output`, `columns`, `units` | data and tables on standard output; sizes on the command line |
+//! | `output`, `columns`, `units` | data and tables on standard output, talk on standard error; sizes on the command line |
 
 mod alignment;
 mod bench;

@@ -1,5 +1,6 @@
-//! Data, on standard output.
+//! Data on standard output, talk on standard error.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
@@ -32,6 +33,13 @@ pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     print(&text)
+}
+
+/// Writes a line to standard error. Where that goes nowhere, nothing else suffers from it: `eprintln!`
+/// would panic.
+pub(crate) fn tell(line: impl Display) {
+    // In one piece, so that others' lines are not in between.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// For a path in JSON, which has to be UTF-8.

@@ -5,6 +5,7 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use common::{failed, interruptible, json, kaio, names, parts, path, run, scratch, succeeded};
 use rustix::process::Signal;
@@ -248,7 +249,7 @@ fn signals_end_it_without_a_trace() {
         let dir = scratch();
         let mut command = interruptible(dir.path());
         command.args("bench --runtime 600 --size 4M --html r.html --buffered".split(' '));
-        let mut running = common::Running::start(&mut command);
+        let mut running = common::Running::start(&mut command, Stdio::piped());
         running.until(|| {
             names(dir.path())
                 .iter()

@@ -5,7 +5,8 @@ mod common;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-use common::{failed, kaio, parts, path, run, scratch, succeeded};
+use common::{Running, failed, interruptible, kaio, names, parts, path, run, scratch, succeeded};
+use rustix::process::Signal;
 
 const COMMANDS: [&str; 5] = ["doctor", "bench", "cp", "completions", "man"];
 
@@ -95,6 +96,37 @@ fn a_reader_that_has_gone_is_no_error() {
             "{args}"
         );
     }
+}
+
+#[test]
+fn talk_that_nobody_hears_changes_nothing() {
+    let dir = scratch();
+    let bench = "bench --buffered --runtime 0.1 --size 1M --depth 1 --engines blocking-pool";
+    for (args, code) in [(bench, 0), ("bench missing", 1), ("man fly", 2)] {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        drop(reader);
+        let output = kaio(dir.path())
+            .args(args.split(' '))
+            .stderr(writer)
+            .output()
+            .unwrap();
+        assert_eq!(parts(&output).0, Some(code), "{args}");
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
+#[test]
+fn a_signal_ends_it_where_nobody_hears_of_that_too() {
+    let dir = scratch();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let mut command = interruptible(dir.path());
+    command.args("bench --runtime 600 --size 1M --buffered".split(' '));
+    let mut running = Running::start(&mut command, writer);
+    // It has told what it does, and then the reader goes.
+    running.until(|| !names(dir.path()).is_empty());
+    drop(reader);
+    assert_eq!(running.end(Signal::INT).code(), Some(130));
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 #[test]

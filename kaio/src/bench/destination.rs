@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kaio_bench::leftovers::Leftover;
 
 use crate::failure::Failure;
+use crate::output::tell;
 
 /// A file that is written whole, at the end. Until then it is what it was.
 pub(super) struct Destination {
@@ -43,7 +44,7 @@ impl Destination {
         let Destination { to, partial } = self;
         let written = fs::write(partial.path(), text).and_then(|()| partial.rename(&to));
         written.map_err(|error| Failure::of("write", &to, error))?;
-        eprintln!("written: {}", to.display());
+        tell(format_args!("written: {}", to.display()));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::contender::{Contender, Named};
 use super::results::{Results, Row};
 use super::target::{Kind, Target};
 use crate::failure::Failure;
+use crate::output::tell;
 
 /// Rounds without latencies, and with.
 const ROUNDS: (usize, usize) = (7, 3);
@@ -120,11 +121,11 @@ impl Measuring<'_> {
     fn announce(&self) {
         let (engines, seconds) = (self.contenders.len(), self.args.runtime.as_secs_f64());
         let depths: Vec<_> = self.depths.iter().map(u16::to_string).collect();
-        eprintln!(
+        tell(format_args!(
             "measuring {engines} engine{} at depth {} for about {seconds} s",
             if engines == 1 { "" } else { "s" },
             depths.join(", ")
-        );
+        ));
     }
 
     fn bar(&self) -> ProgressBar {

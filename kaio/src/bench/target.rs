@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::Args;
 use crate::alignment::{Aligned, learn};
 use crate::failure::Failure;
+use crate::output::tell;
 
 /// Bytes of a scratch file, unless asked otherwise.
 const SCRATCH: u64 = 256 << 20;
@@ -101,10 +102,10 @@ impl Target {
             Failure::of("measure on", path, what)
         })?;
         if kind == Kind::File && metadata.blocks() * 512 < len {
-            eprintln!(
+            tell(format_args!(
                 "note: {} has holes, of which reads reach no disk",
                 path.display()
-            );
+            ));
         }
         Ok(Target {
             alignment: alignment(path, !args.buffered)?,

@@ -20,7 +20,6 @@ mod report;
 mod text;
 mod way_out;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +28,7 @@ use indicatif::ProgressBar;
 use tokio::runtime;
 
 use crate::failure::Outcome;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, tell};
 use report::{Report, SCHEMA};
 
 /// Say what kernel AIO does on this machine and its disks
@@ -76,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     for error in report.paths.iter().filter_map(|path| path.error.as_ref()) {
         // Where nobody hears it, it is in the report, too.
-        let _ = writeln!(io::stderr(), "error: {error}");
+        tell(format_args!("error: {error}"));
     }
     Ok(match report.usable {
         true => ExitCode::SUCCESS,

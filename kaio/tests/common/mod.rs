@@ -87,8 +87,9 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 pub(crate) struct Running(Child);
 
 impl Running {
-    pub(crate) fn start(command: &mut Command) -> Running {
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    /// `stderr` takes its talk.
+    pub(crate) fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Running {
+        let command = command.stdout(Stdio::piped()).stderr(stderr);
         Running(command.spawn().unwrap())
     }
 
