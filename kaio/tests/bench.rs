@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use common::{failed, interruptible, json, kaio, names, parts, path, run, scratch, succeeded};
 use rustix::process::Signal;
@@ -186,6 +187,61 @@ fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
     for outside in ["http:", "https:", "src=", "@import", "url("] {
         assert!(!foreign.contains(outside), "{outside}");
     }
+}
+
+#[test]
+fn a_report_takes_the_place_of_a_file_only_and_where_links_lead() {
+    let dir = scratch();
+    let bench = "bench --buffered --runtime 0.1 --size 1M --depth 1 --engines blocking-pool";
+    let report = |option: &str, to: &str| run(dir.path(), &format!("{bench} {option} {to}"));
+    fs::write(path(&dir, "old"), "old").unwrap();
+    fs::set_permissions(path(&dir, "old"), Permissions::from_mode(0o600)).unwrap();
+    symlink("old", path(&dir, "link")).unwrap();
+    succeeded(&report("--json", "link"));
+    assert!(path(&dir, "link").is_symlink());
+    let old = fs::metadata(path(&dir, "old")).unwrap();
+    assert!(old.len() > 1000 && old.permissions().mode() & 0o777 == 0o600);
+
+    // A pipe is written to: the program waits for its reader, and the reader for the program.
+    let fifo = path(&dir, "fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let reader = thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read_to_string(fifo).unwrap()
+    });
+    succeeded(&report("--html", "fifo"));
+    assert!(reader.join().unwrap().starts_with("<!doctype html>"));
+    assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+
+    // A link to a device, as /dev/stdout is. The device itself is not for a test to risk.
+    symlink("/dev/null", path(&dir, "null")).unwrap();
+    succeeded(&report("--json", "null"));
+    assert!(path(&dir, "null").is_symlink());
+
+    symlink("nothing", path(&dir, "dangling")).unwrap();
+    let err = failed(&report("--json", "dangling"), 1);
+    assert!(err.contains("leads to nothing"), "{err}");
+    let there = ["dangling", "fifo", "link", "null", "old"];
+    assert_eq!(names(dir.path()), there);
+}
+
+#[test]
+fn a_report_is_not_to_destroy_what_is_measured_or_another_report() {
+    let dir = scratch();
+    fs::write(path(&dir, "data"), [7; 8192]).unwrap();
+    fs::hard_link(path(&dir, "data"), path(&dir, "same")).unwrap();
+    for (args, told) in [
+        ("bench data --json data", "data is what is measured on"),
+        ("bench data --html same", "same is what is measured on"),
+        ("bench --json r --html ./r", "one file"),
+        ("bench --html -", "/dev/stdout"),
+    ] {
+        let err = failed(&run(dir.path(), args), 2);
+        assert!(err.contains(told), "{args}: {err}");
+    }
+    assert_eq!(fs::read(path(&dir, "data")).unwrap(), [7; 8192]);
+    assert_eq!(names(dir.path()), ["data", "same"]);
 }
 
 #[test]

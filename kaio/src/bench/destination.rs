@@ -1,7 +1,8 @@
 //! [`Destination`]: a file that a report goes to.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kaio_bench::leftovers::Leftover;
@@ -9,48 +10,131 @@ use kaio_bench::leftovers::Leftover;
 use crate::failure::Failure;
 use crate::output::tell;
 
-/// A file that is written whole, at the end. Until then it is what it was.
+/// Where a report goes.
 pub(super) struct Destination {
-    to: PathBuf,
-    /// Beside it.
-    partial: Leftover,
+    /// As it was asked for.
+    asked: PathBuf,
+    to: To,
+}
+
+enum To {
+    /// A file that is written whole, at the end. Until then it is what it was.
+    File {
+        /// Where links lead.
+        path: PathBuf,
+        /// Beside it.
+        partial: Leftover,
+    },
+    /// A pipe, a terminal, `/dev/null`: to be written to, not to be replaced.
+    Stream(File),
 }
 
 impl Destination {
+    /// A report at `to`, which is not to be what is measured on.
+    ///
     /// # Errors
     ///
     /// Where it could not be written.
-    pub(super) fn open(to: &Path) -> Result<Destination, Failure> {
+    pub(super) fn open(to: &Path, measured: Option<&Path>) -> Result<Destination, Failure> {
         let failed = |error: io::Error| Failure::of("write", to, error);
-        if to.is_dir() {
-            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        let found = match fs::metadata(to) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            found => Some(found.map_err(failed)?),
+        };
+        let measured = measured.and_then(|path| fs::metadata(path).ok());
+        if let (Some(found), Some(measured)) = (&found, measured) {
+            if identity(found) == identity(&measured) {
+                let name = to.display();
+                return Err(Failure::Usage(format!(
+                    "{name} is what is measured on: a report in its place would destroy it"
+                )));
+            }
         }
-        let dir = match to.parent() {
+        let opened = match found {
+            Some(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
+            Some(found) if found.file_type().is_block_device() => {
+                let what = "it is a block device, whose content would be lost";
+                return Err(Failure::of("write", to, what));
+            }
+            Some(found) if found.is_file() => To::in_place_of(to, &found),
+            Some(_) => File::options().write(true).open(to).map(To::Stream),
+            None => To::new_file(to),
+        };
+        Ok(Destination {
+            asked: to.to_owned(),
+            to: opened.map_err(failed)?,
+        })
+    }
+
+    /// Whether both would be the same file.
+    pub(super) fn is(&self, other: &Destination) -> bool {
+        match (&self.to, &other.to) {
+            (To::File { path: one, .. }, To::File { path: other, .. }) => one == other,
+            _ => false,
+        }
+    }
+
+    pub(super) fn write(self, text: &str) -> Result<(), Failure> {
+        let written = match self.to {
+            To::File { path, partial } => {
+                fs::write(partial.path(), text).and_then(|()| partial.rename(&path))
+            }
+            To::Stream(mut stream) => match stream.write_all(text.as_bytes()) {
+                // As on standard output.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                written => written,
+            },
+        };
+        written.map_err(|error| Failure::of("write", &self.asked, error))?;
+        tell(format_args!("written: {}", self.asked.display()));
+        Ok(())
+    }
+}
+
+impl To {
+    fn in_place_of(old: &Path, found: &Metadata) -> io::Result<To> {
+        // A file that may not be written is not to be replaced, either.
+        File::options().write(true).open(old)?;
+        let to = To::beside(old.canonicalize()?)?;
+        if let To::File { partial, .. } = &to {
+            let mode = found.permissions().mode() & 0o777;
+            fs::set_permissions(partial.path(), Permissions::from_mode(mode))?;
+        }
+        Ok(to)
+    }
+
+    fn new_file(path: &Path) -> io::Result<To> {
+        if path.is_symlink() {
+            let what = "it is a symbolic link that leads to nothing";
+            return Err(io::Error::new(ErrorKind::NotFound, what));
+        }
+        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+        let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
+        To::beside(dir.canonicalize()?.join(name))
+    }
+
+    fn beside(path: PathBuf) -> io::Result<To> {
+        let dir = path.parent().unwrap_or(&path);
         let make = || {
             let mut name = tempfile::Builder::new();
             name.prefix(".kaio-").permissions(ordinary());
             let (_, path) = name.tempfile_in(dir)?.keep()?;
             Ok((path, ()))
         };
-        let (partial, ()) = Leftover::new(make).map_err(failed)?;
-        let to = to.to_owned();
-        Ok(Destination { to, partial })
-    }
-
-    pub(super) fn write(self, text: &str) -> Result<(), Failure> {
-        let Destination { to, partial } = self;
-        let written = fs::write(partial.path(), text).and_then(|()| partial.rename(&to));
-        written.map_err(|error| Failure::of("write", &to, error))?;
-        tell(format_args!("written: {}", to.display()));
-        Ok(())
+        let (partial, ()) = Leftover::new(make)?;
+        Ok(To::File { path, partial })
     }
 }
 
+/// What tells files apart, whatever they are called.
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
 /// As a new file mostly has them, less what the umask takes.
-fn ordinary() -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    fs::Permissions::from_mode(0o666)
+fn ordinary() -> Permissions {
+    Permissions::from_mode(0o666)
 }

@@ -20,6 +20,7 @@ mod results;
 mod table;
 mod target;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) use args::Args;
@@ -30,15 +31,23 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let measuring = Measuring::of(args)?;
-    // Where results go is tried before anything is measured.
-    let to_stdout = args
-        .json
-        .as_ref()
-        .is_some_and(|path| path.as_os_str() == "-");
+    // Where results go is tried before anything is made or measured.
+    let to_stdout = is_stdout(args.json.as_deref());
+    if is_stdout(args.html.as_deref()) {
+        let what = "--html - is none; --html /dev/stdout is standard output, below the table";
+        return Err(Failure::Usage(what.into()));
+    }
+    let open = |to: &Path| Destination::open(to, args.file.as_deref());
     let json = args.json.as_deref().filter(|_| !to_stdout);
-    let json = json.map(Destination::open).transpose()?;
-    let html = args.html.as_deref().map(Destination::open).transpose()?;
+    let json = json.map(open).transpose()?;
+    let html = args.html.as_deref().map(open).transpose()?;
+    if let (Some(one), Some(other)) = (&json, &html) {
+        if one.is(other) {
+            let what = "--json and --html name one file, of which one report would be left";
+            return Err(Failure::Usage(what.into()));
+        }
+    }
+    let measuring = Measuring::of(args)?;
 
     let results = measuring.measure()?;
 
@@ -53,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
         html.write(&html::page(&results)?)?;
     }
     verdict(&results)
+}
+
+fn is_stdout(path: Option<&Path>) -> bool {
+    path.is_some_and(|path| path.as_os_str() == "-")
 }
 
 /// Engines that the machine has no place for are no failure, as long as there is one that it has.
