@@ -1,8 +1,10 @@
 //! [`Machine`], [`Place`] and [`Disk`]: where something was measured. All of it is read from the
 //! system.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
@@ -87,15 +89,19 @@ impl Place {
     pub fn of(dir: &Path) -> Result<Place> {
         let failed = |error| format!("{}: {error}", dir.display());
         let dir = dir.canonicalize().map_err(failed)?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = fs::read("/proc/self/mountinfo")?;
         let mount =
             Mount::of(&dir, &mounts).ok_or_else(|| format!("no mount has {}", dir.display()))?;
         let on_device = mount.source.starts_with("/dev/");
-        let name = if on_device { "disk" } else { mount.file_system };
+        let name = if on_device {
+            "disk"
+        } else {
+            &mount.file_system
+        };
         Ok(Place {
             name: name.into(),
-            file_system: mount.file_system.into(),
-            source: mount.source.into(),
+            file_system: mount.file_system,
+            source: mount.source,
             device: Disk::under(&dir).map(|disk| disk.to_string()),
             dir,
         })
@@ -103,40 +109,53 @@ impl Place {
 }
 
 /// A line of `/proc/self/mountinfo`.
-struct Mount<'a> {
-    at: String,
-    file_system: &'a str,
-    source: &'a str,
+struct Mount {
+    at: PathBuf,
+    file_system: String,
+    source: String,
 }
 
-impl<'a> Mount<'a> {
+impl Mount {
     /// The one that `dir` lies in: of the longest paths that lead there the last, which hides the
-    /// others.
-    fn of(dir: &Path, mounts: &'a str) -> Option<Mount<'a>> {
-        let mounts = mounts.lines().filter_map(Mount::parse);
+    /// others. `mounts` are bytes, as paths are: one of anybody's is enough to make them no text.
+    fn of(dir: &Path, mounts: &[u8]) -> Option<Mount> {
+        let mounts = mounts.split(|byte| *byte == b'\n').filter_map(Mount::parse);
         mounts
             .filter(|mount| dir.starts_with(&mount.at))
-            .max_by_key(|mount| mount.at.len())
+            .max_by_key(|mount| mount.at.as_os_str().len())
     }
 
-    fn parse(line: &'a str) -> Option<Mount<'a>> {
-        let (front, back) = line.split_once(" - ")?;
-        let (mut front, mut back) = (front.split(' ').skip(2), back.split(' '));
+    fn parse(line: &[u8]) -> Option<Mount> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let at = unescape(fields.nth(4)?);
+        // Options come next, as many as there are.
+        fields.find(|field| *field == b"-")?;
+        let text = |field| String::from_utf8_lossy(&unescape(field)).into_owned();
         Some(Mount {
-            at: unescape(front.nth(2)?),
-            file_system: back.next()?,
-            source: back.next()?,
+            at: OsString::from_vec(at).into(),
+            file_system: text(fields.next()?),
+            source: text(fields.next()?),
         })
     }
 }
 
-/// A path as `mountinfo` writes it, where what would be in the way of its columns is octal.
-fn unescape(path: &str) -> String {
-    let octal = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n")];
-    let path = octal
-        .iter()
-        .fold(path.to_owned(), |path, (code, is)| path.replace(code, is));
-    path.replace("\\134", "\\")
+/// What `mountinfo` writes, where what would be in the way of its columns is octal.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut rest = field;
+    let mut bytes = Vec::with_capacity(field.len());
+    while let [first, after @ ..] = rest {
+        let escaped = match rest {
+            [b'\\', code @ ..] => code.get(..3).and_then(octal),
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = escaped.map_or(after, |_| &rest[4..]);
+    }
+    bytes
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
 /// A block device, and what the kernel tells of it; of a partition, what it tells of the whole.
@@ -175,9 +194,9 @@ impl Disk {
         }
         Disk::of(metadata.dev()).or_else(|| {
             // A file system with a device number of its own, as btrfs.
-            let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+            let mounts = fs::read("/proc/self/mountinfo").ok()?;
             let mount = Mount::of(&path.canonicalize().ok()?, &mounts)?;
-            Disk::at(Path::new(mount.source))
+            Disk::at(Path::new(&mount.source))
         })
     }
 
@@ -225,21 +244,32 @@ impl fmt::Display for Disk {
 mod tests {
     use super::*;
 
-    const MOUNTS: &str = "\
+    const MOUNTS: &[u8] = b"\
 22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw
 30 22 0:5 / /dev rw,nosuid - devtmpfs udev rw
 31 30 0:27 / /dev/shm rw shared:3 - tmpfs tmpfs rw
 32 22 8:3 / /mnt/my\\040disk rw shared:4 - xfs /dev/sda3 rw
+33 22 0:28 / /mnt/\xff\\134040 rw - ext4 /dev/my\\040disk rw
 ";
 
     #[test]
     fn a_directory_is_on_the_mount_with_the_longest_path_to_it() {
-        let mount = Mount::of(Path::new("/dev/shm/blocks"), MOUNTS).unwrap();
-        assert_eq!((mount.file_system, mount.source), ("tmpfs", "tmpfs"));
-        let mount = Mount::of(Path::new("/home/user"), MOUNTS).unwrap();
-        assert_eq!((mount.file_system, mount.source), ("ext4", "/dev/sda2"));
-        let mount = Mount::of(Path::new("/mnt/my disk/blocks"), MOUNTS).unwrap();
-        assert_eq!(mount.file_system, "xfs");
+        let of = |dir: &[u8]| {
+            let dir = PathBuf::from(OsString::from_vec(dir.to_vec()));
+            let mount = Mount::of(&dir, MOUNTS).unwrap();
+            (mount.file_system, mount.source)
+        };
+        let is = |file_system: &str, source: &str| (file_system.into(), source.into());
+        assert_eq!(of(b"/dev/shm/blocks"), is("tmpfs", "tmpfs"));
+        assert_eq!(of(b"/home/user"), is("ext4", "/dev/sda2"));
+        assert_eq!(of(b"/mnt/my disk/blocks"), is("xfs", "/dev/sda3"));
+    }
+
+    #[test]
+    fn a_mount_need_not_be_text() {
+        let dir = PathBuf::from(OsString::from_vec(b"/mnt/\xff\\040/blocks".to_vec()));
+        let mount = Mount::of(&dir, MOUNTS).unwrap();
+        assert_eq!(mount.source, "/dev/my disk");
     }
 
     #[test]
