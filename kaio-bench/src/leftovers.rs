@@ -105,9 +105,18 @@ fn remove(path: &Path) {
 /// From now on, a signal that asks the process to end removes every [`Leftover`] first, and then
 /// calls `end` with its number; if that returns, the process ends as by the signal.
 ///
+/// SIGXFSZ is ignored: what is written past `RLIMIT_FSIZE` fails with `EFBIG`, as other errors do,
+/// and ends no process that has something to remove.
+///
 /// To be called before any other thread is started: all are to have these signals blocked, so that
 /// they come to the one that waits for them.
-pub fn remove_on_signal(end: fn(libc::c_int)) {
+///
+/// # Errors
+///
+/// Where there can be no such thread. Signals are as before then.
+pub fn remove_on_signal(end: fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: sets no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let mut signals = MaybeUninit::uninit();
     // SAFETY: room for a set.
     unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
@@ -122,7 +131,13 @@ pub fn remove_on_signal(end: fn(libc::c_int)) {
     }
     // SAFETY: a set of ours; what was blocked before is not asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut()) };
-    thread::spawn(move || wait_and_end(&signals, end));
+    let started = thread::Builder::new().spawn(move || wait_and_end(&signals, end));
+    if let Err(error) = started {
+        // SAFETY: as above.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, ptr::null_mut()) };
+        return Err(error);
+    }
+    Ok(())
 }
 
 fn is_ignored(signal: libc::c_int) -> bool {

@@ -39,13 +39,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before there are threads.
-    interrupt::watch();
-    let done = match cli.command {
+    let done = interrupt::watch().and_then(|()| match cli.command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cp(args) => cp::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
-    };
+    });
     done.unwrap_or_else(|failure| failure.report())
 }

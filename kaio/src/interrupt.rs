@@ -5,12 +5,17 @@ use std::process;
 
 use kaio_bench::leftovers;
 
+use crate::failure::Failure;
 use crate::output::tell;
 
 /// From now on, SIGINT, SIGTERM and SIGHUP remove every [`leftovers::Leftover`], and end the process
 /// with 128 and the signal's number: 130 for Ctrl-C. To be called before any other thread is started.
-pub(crate) fn watch() {
-    leftovers::remove_on_signal(|signal| {
+///
+/// # Errors
+///
+/// Where there can be no thread that waits for them.
+pub(crate) fn watch() -> Result<(), Failure> {
+    let watched = leftovers::remove_on_signal(|signal| {
         // A progress bar ends where it is.
         if io::stderr().is_terminal() {
             tell("");
@@ -18,4 +23,10 @@ pub(crate) fn watch() {
         tell("interrupted; what was not finished is removed");
         process::exit(128 + signal)
     });
+    watched.map_err(|error| {
+        let what = "can't start a thread that waits for signals";
+        let way_out =
+            "the limits of threads and memory (ulimit -u, ulimit -v) have to allow for some";
+        format!("{what}: {error}; {way_out}").into()
+    })
 }

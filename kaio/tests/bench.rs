@@ -5,7 +5,7 @@ mod common;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use common::{failed, interruptible, json, kaio, names, parts, path, run, scratch, succeeded};
@@ -314,6 +314,28 @@ fn signals_end_it_without_a_trace() {
         assert_eq!(running.end(signal).code(), Some(code));
         assert_eq!(names(dir.path()), [""; 0]);
     }
+}
+
+/// The program below a limit that bash's `ulimit` sets.
+fn limited(dir: &Path, ulimit: &str, args: &str) -> Output {
+    let mut bash = Command::new("bash");
+    bash.arg("-c")
+        .arg(format!("ulimit {ulimit}; exec \"$0\" {args}"));
+    bash.arg(env!("CARGO_BIN_EXE_kaio"));
+    bash.current_dir(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
+    let dir = scratch();
+    let output = limited(
+        dir.path(),
+        "-f 512",
+        "bench --buffered --size 4M --runtime 0.1",
+    );
+    let err = failed(&output, 1);
+    assert!(err.contains("File too large"), "{err}");
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 #[test]

@@ -90,6 +90,22 @@ fn restricted(
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
+    let dir = on_disk();
+    let mut command = doctor();
+    command.arg(dir.path());
+    let Some(output) = restricted(&mut command, || {
+        limit(libc::RLIMIT_FSIZE, 1 << 19);
+        true
+    }) else {
+        return;
+    };
+    let run = output.assert().code(1);
+    run.stderr(contains("RLIMIT_FSIZE (ulimit -f)"));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
 fn it_says_what_the_machine_and_this_directory_do() {
     let dir = on_disk();
     let run = doctor().current_dir(&dir).assert().success();

@@ -184,15 +184,15 @@ impl ValueEnum for Shape {
 pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let cli = Cli::parse();
     // Before there are threads.
-    leftovers::remove_on_signal(|_| {});
+    let watched = leftovers::remove_on_signal(|_| {}).map_err(Into::into);
     let all: Vec<_> = engines::all().into_iter().chain(extra).collect();
-    let done = match &cli.command {
+    let done = watched.and_then(|()| match &cli.command {
         Some(Command::Render(args)) => render::render(args),
         Some(Command::Once(args)) => once::once(args, &all),
         Some(Command::Pairs(args)) => pairs::pairs(args),
         None if cli.run.list => list(&all),
         None => run::run(&cli.run, &all),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
