@@ -84,7 +84,7 @@ Examples:
   kaio bench /mnt/data --rw randrw --mix 90     a scratch file there
   kaio bench /dev/nvme0n1 --depth 1,32,256      only reads the device
   kaio bench --engines tokio-kaio,blocking-pool --html report.html
-  kaio bench --json - | jq '.results[] | [.depth, .engine, .iops]'
+  kaio bench --json - | jq -c '.results[] | [.depth, .engine, .figures.iops.median]'
 
 What the figures mean is in docs/kaio.md.";
 
