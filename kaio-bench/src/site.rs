@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::leftovers::Leftover;
-use crate::{Buffer, Place, Result};
+use crate::{Buffer, Place, Result, Unavailable};
 
 /// A place with a file to measure with, which is removed when this is dropped.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Site {
     ///
     /// # Errors
     ///
-    /// Where it can't be made: no space, no direct I/O.
+    /// Where it can't be made: no space; no direct I/O, which is [`Unavailable`].
     pub fn new(parent: &Path, len: u64, direct: bool) -> Result<Site> {
         let dir = Leftover::dir(parent, "kaio-bench-").map_err(|error| {
             let place = parent.display();
@@ -35,17 +35,40 @@ impl Site {
             file: dir.path().join("blocks"),
             _dir: dir,
         };
-        fill(&site.file, len, direct).map_err(|error| {
+        let made = room_for(len, parent).and_then(|()| fill(&site.file, len, direct));
+        made.map_err(|error| {
             let (place, mib) = (parent.display(), len.div_ceil(1 << 20));
             let kind = if direct { " for direct I/O" } else { "" };
-            let way_out = match error.raw_os_error() {
-                Some(libc::EINVAL) if direct => ": its file system has no direct I/O; take another",
-                Some(libc::ENOSPC | libc::EDQUOT) => "; --size makes it smaller",
-                _ => "",
-            };
-            format!("can't make a file of {mib} MiB{kind} in {place}: {error}{way_out}")
+            let what = format!("can't make a file of {mib} MiB{kind} in {place}: {error}");
+            match error.raw_os_error() {
+                Some(libc::EINVAL) if direct => Unavailable(format!(
+                    "{what}: its file system has no direct I/O; take another"
+                ))
+                .into(),
+                Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
+                    format!("{what}; --size makes it smaller").into()
+                }
+                _ => Error::from(what),
+            }
         })?;
         Ok(site)
+    }
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether `len` bytes can be had in `dir`. Asked first, lest the disk be filled to find out.
+///
+/// # Errors
+///
+/// `ENOSPC`, where they can't.
+pub(crate) fn room_for(len: u64, dir: &Path) -> std::io::Result<()> {
+    let space = rustix::fs::statvfs(dir)?;
+    // None at all: one that does not count, as ramfs.
+    let is_short = space.f_blocks > 0 && space.f_bfree.saturating_mul(space.f_frsize) < len;
+    match is_short {
+        true => Err(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+        false => Ok(()),
     }
 }
 

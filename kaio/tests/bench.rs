@@ -316,6 +316,22 @@ fn signals_end_it_without_a_trace() {
     }
 }
 
+#[test]
+fn a_file_larger_than_the_disk_is_not_begun() {
+    let dir = scratch();
+    for size in ["1000000T", "15E", "18446744073709551615"] {
+        let err = failed(
+            &run(dir.path(), &format!("bench --buffered --size {size}")),
+            1,
+        );
+        assert!(
+            err.contains("No space left") && err.contains("--size"),
+            "{err}"
+        );
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
 /// The program below a limit that bash's `ulimit` sets.
 fn limited(dir: &Path, ulimit: &str, args: &str) -> Output {
     let mut bash = Command::new("bash");
@@ -350,6 +366,7 @@ fn wrong_usage_is_told_before_anything_is_made() {
         ("bench --runtime 0", "above 0"),
         ("bench --engines fast", "fast"),
         ("bench --size 1k", "less than one block of 4096"),
+        ("bench --buffered --json - --html -", "--html -"),
     ] {
         let err = failed(&run(dir.path(), args), 2);
         assert!(err.contains(told), "{args}: {err}");
@@ -384,6 +401,10 @@ fn a_block_that_direct_io_refuses_is_wrong_usage() {
         _ => {
             let err = failed(&output, 2);
             assert!(err.contains("--bs 1000 is no multiple of"), "{err}");
+            // Of a scratch file, too, which ends where its last block does.
+            let err = failed(&run(dir.path(), "bench --bs 1000 --size 30k"), 2);
+            assert!(err.contains("--bs 1000 is no multiple of"), "{err}");
+            assert!(!err.contains("kaio-bench-"), "{err}");
         }
     }
 }

@@ -45,7 +45,7 @@ fn setup_error(call: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
         }
         _ if call == "io_setup" && error.raw_os_error() == Some(libc::EAGAIN) => {
             let limit = "the contexts of the machine reach fs.aio-max-nr: raise that (sysctl \
-                         fs.aio-max-nr=...), or measure with smaller --depths";
+                         fs.aio-max-nr=...), or measure at smaller depths";
             format!("{call}: {error}: {limit}").into()
         }
         _ => format!("{call}: {error}").into(),

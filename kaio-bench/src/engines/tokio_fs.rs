@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 
 use crate::leftovers::Leftover;
 use crate::on_tokio::Transfers;
+use crate::site::room_for;
 use crate::{
     Buffer, Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Unavailable,
     Workload, run_on_tokio,
@@ -42,7 +43,13 @@ impl TokioFs {
             let mut copy = self.copy.borrow_mut();
             let copied = match copy.take() {
                 Some(copied) if copied.of == workload.path => copied,
-                _ => Rc::new(Copied::new(&workload.path)?),
+                _ => Rc::new(Copied::new(&workload.path).map_err(|error| {
+                    let way_out = match error.raw_os_error() {
+                        Some(libc::ENOSPC | libc::EDQUOT) => "; it takes as much again as the file",
+                        _ => "",
+                    };
+                    format!("copy {}: {error}{way_out}", workload.path.display())
+                })?),
             };
             return Ok(copy.insert(copied).leftover.path().to_owned());
         }
@@ -72,7 +79,14 @@ impl Engine for TokioFs {
             options.custom_flags(libc::O_DSYNC);
         }
         let slots = (0..workload.depth).map(|_| {
-            let file = runtime.block_on(options.open(&path))?;
+            let opened = runtime.block_on(options.open(&path));
+            let file = opened.map_err(|error| {
+                let way_out = match error.raw_os_error() {
+                    Some(libc::EMFILE) => "; each task has one, which ulimit -n has to allow for",
+                    _ => "",
+                };
+                format!("open {}: {error}{way_out}", path.display())
+            })?;
             Ok((file, Buffer::new(workload.block())))
         });
         let slots = slots.collect::<Result<_>>()?;
@@ -132,7 +146,8 @@ struct Copied {
 }
 
 impl Copied {
-    fn new(of: &Path) -> Result<Copied> {
+    fn new(of: &Path) -> io::Result<Copied> {
+        room_for(fs::metadata(of)?.len(), of)?;
         let mut name = of.to_owned().into_os_string();
         name.push(format!(".buffered.{}", process::id()));
         let path = PathBuf::from(name);

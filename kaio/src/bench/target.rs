@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::{Place, Site};
+use kaio_bench::{Place, Site, Unavailable};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -62,15 +62,18 @@ impl Target {
         } else {
             Target::given(args, file, block, &metadata)?
         };
-        target.check(block)?;
+        target.check(file, block)?;
         Ok(target)
     }
 
     fn scratch(args: &Args, dir: &Path, block: u64) -> Result<Target, Failure> {
         let len = whole_blocks(args.size.unwrap_or(SCRATCH), block)?;
         let direct = !args.buffered;
-        let site = Site::new(dir, len, direct).map_err(|error| {
-            let way_out = if direct { ", or --buffered" } else { "" };
+        // What direct I/O can write, whatever the block: that is looked at when there is a file.
+        let whole = len.checked_next_multiple_of(64 << 10).unwrap_or(len);
+        let site = Site::new(dir, whole, direct).map_err(|error| {
+            let is_without = error.is::<Unavailable>();
+            let way_out = if is_without { ", or --buffered" } else { "" };
             format!("{error}{way_out}")
         })?;
         Ok(Target {
@@ -121,12 +124,12 @@ impl Target {
     }
 
     /// Blocks are what direct I/O takes there.
-    fn check(&self, block: u64) -> Result<(), Failure> {
+    fn check(&self, file: &Path, block: u64) -> Result<(), Failure> {
         match self.alignment {
             Some(alignment) if block % alignment.offset != 0 => Err(Failure::Usage(format!(
                 "--bs {block} is no multiple of {}, which direct I/O wants of {}",
                 alignment.offset,
-                self.path.display()
+                file.display()
             ))),
             _ => Ok(()),
         }
