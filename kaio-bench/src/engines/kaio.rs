@@ -1,17 +1,21 @@
 //! `kaio/…`: tokio-kaio.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
-    AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, AlignedBuf, File,
-    LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags, local_aio_context,
+    AioContext, AioContextBuilder, AioContextError, AioContextHandle, AioOpenOptionsExt,
+    AlignedBuf, File, LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags,
+    local_aio_context,
 };
 
+use super::is_forbidden;
 use crate::on_tokio::{self, Transfers};
 use crate::{
-    Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Workload, run_on_tokio,
+    Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Unavailable, Workload,
+    run_on_tokio,
 };
 
 /// With a context for all threads.
@@ -50,7 +54,9 @@ impl Engine for Kaio {
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavour.runtime()?;
         let builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
-        let (context, handle) = runtime.block_on(async { builder.build() })?;
+        let (context, handle) = runtime
+            .block_on(async { builder.build() })
+            .map_err(forbidden)?;
         let source = Source {
             handle,
             file: runtime.block_on(open(workload))?,
@@ -104,7 +110,8 @@ impl Engine for KaioLocal {
         let runtime = Flavour::CurrentThread.runtime()?;
         let local = LocalSet::new();
         let (context, source) = local.block_on(&runtime, async {
-            let (context, handle, background) = local_aio_context(workload.depth, true)?;
+            let (context, handle, background) =
+                local_aio_context(workload.depth, true).map_err(forbidden)?;
             spawn_local(background);
             let source = Source {
                 handle,
@@ -195,6 +202,16 @@ macro_rules! transfers {
 
 transfers!(AioContextHandle);
 transfers!(LocalAioContextHandle);
+
+/// The error, which is [`Unavailable`] for the same reasons as a bare loop's.
+fn forbidden(error: AioContextError) -> Box<dyn Error + Send + Sync> {
+    match &error {
+        AioContextError::IoSetup(cause) if is_forbidden(cause) => {
+            Unavailable(error.to_string()).into()
+        }
+        _ => error.into(),
+    }
+}
 
 /// The workload's file.
 pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {

@@ -39,17 +39,23 @@ pub fn all() -> Vec<Box<dyn Engine>> {
 /// An error of system call `call`, which sets up an interface of the kernel's: [`Unavailable`] if
 /// the kernel lacks that, or something forbids it.
 fn setup_error(call: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
-    match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+    match error.raw_os_error() {
+        _ if is_forbidden(error) => {
             Unavailable(format!("{call} is forbidden here, or missing: {error}")).into()
         }
-        _ if call == "io_setup" && error.raw_os_error() == Some(libc::EAGAIN) => {
+        Some(libc::EAGAIN) if call == "io_setup" => {
             let limit = "the contexts of the machine reach fs.aio-max-nr: raise that (sysctl \
                          fs.aio-max-nr=...), or measure at smaller depths";
             format!("{call}: {error}: {limit}").into()
         }
         _ => format!("{call}: {error}").into(),
     }
+}
+
+/// Whether the kernel lacks what was to be set up, or something forbids it.
+fn is_forbidden(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unsupported)
 }
 
 #[cfg(test)]

@@ -26,10 +26,17 @@ pub(super) const COLUMNS: [&str; 10] = [
 /// What the last two columns mean, and what else is to be known of the table.
 pub(super) fn notes(results: &Results) -> Vec<String> {
     let baseline = &results.settings.baseline;
+    let has_ratios = |row: &Row| row.figures.as_ref()?.iops_ratio;
     let mut notes: Vec<_> = in_short(results).into_iter().collect();
-    notes.push(format!(
-        "×: to {baseline} in the same round, medians of the rounds. More IOPS and less CPU is better."
-    ));
+    notes.push(match results.rows.iter().find_map(has_ratios) {
+        Some(_) => format!(
+            "×: to {baseline} in the same round, medians of the rounds. More IOPS and less CPU is \
+             better."
+        ),
+        None => format!(
+            "×: there are no ratios, which would be to {baseline}; --engines chooses another first."
+        ),
+    });
     let engines = || results.rows.iter().filter(|row| row.figures.is_some());
     if results.settings.direct && engines().any(|row| row.engine == "tokio-fs") {
         notes.push(
