@@ -2,19 +2,21 @@
 //! either.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, process, ptr, thread};
 
 /// What is to go.
 static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
+/// A descriptor that is given up where none is left to look into a directory with.
+static SPARE: Mutex<Option<File>> = Mutex::new(None);
+
 fn paths() -> MutexGuard<'static, Vec<PathBuf>> {
-    PATHS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    PATHS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A file, or a directory with all that is in it, that is removed when this is dropped, or a signal
@@ -31,6 +33,10 @@ impl Leftover {
     /// Those of `make`, which then has made nothing.
     pub fn new<T>(make: impl FnOnce() -> io::Result<(PathBuf, T)>) -> io::Result<(Leftover, T)> {
         let mut paths = paths();
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            *spare = Some(File::open("/")?);
+        }
         let (path, made) = make()?;
         // A name that is good wherever the process goes.
         let path = std::path::absolute(&path).unwrap_or(path);
@@ -90,6 +96,7 @@ fn forget(paths: &mut Vec<PathBuf>, path: &Path) -> bool {
 fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Another thread may just be making a file in it.
             let _ = (0..100)
                 .map(|_| fs::remove_dir_all(path))

@@ -342,6 +342,16 @@ fn limited(dir: &Path, ulimit: &str, args: &str) -> Output {
 }
 
 #[test]
+fn where_descriptors_run_out_nothing_is_left_either() {
+    let dir = scratch();
+    let bench = "bench --buffered --size 1M --runtime 0.1 --depth 1";
+    for descriptors in 4..24 {
+        limited(dir.path(), &format!("-n {descriptors}"), bench);
+        assert_eq!(names(dir.path()), [""; 0], "{descriptors}");
+    }
+}
+
+#[test]
 fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
     let dir = scratch();
     let output = limited(
