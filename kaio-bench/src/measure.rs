@@ -27,13 +27,13 @@ pub fn measure_watched(
     settings: &Settings,
     watcher: &mut dyn FnMut(&str),
 ) -> Vec<EngineReport> {
-    let start = Instant::now();
     let patience = settings.patience_ms.map(Duration::from_millis);
-    let is_patient = || patience.is_none_or(|patience| start.elapsed() < patience);
     let mut entrants: Vec<_> = engines
         .iter()
         .map(|engine| Entrant::new(*engine, workload))
         .collect();
+    let start = Instant::now();
+    let is_patient = || patience.is_none_or(|patience| start.elapsed() < patience);
     let round_time = Duration::from_millis(settings.round_ms);
     for entrant in &mut entrants {
         entrant.step(watcher, |prepared, state| {

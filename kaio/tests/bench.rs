@@ -431,3 +431,40 @@ fn no_progress_is_shown_off_a_terminal() {
     let (_, _, err) = parts(&output);
     assert_eq!(err, "measuring 1 engine at depth 1, 4 for about 0.4 s\n");
 }
+
+#[test]
+fn a_report_on_the_file_that_the_table_goes_to_is_below_it() {
+    let dir = scratch();
+    let both = path(&dir, "both");
+    let args = "bench --buffered --runtime 0.2 --size 1M --depth 1 --engines blocking-pool";
+    let output = kaio(dir.path())
+        .args(args.split(' '))
+        .args(["--json", "/dev/stdout"])
+        .stdout(File::create(&both).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let both = fs::read_to_string(both).unwrap();
+    let (table, json) = both.split_once("\n{\n").expect("a table, and an object");
+    assert!(table.contains("depth 1"), "{both}");
+    serde_json::from_str::<Value>(&format!("{{{json}")).unwrap();
+    assert_eq!(names(dir.path()), ["both"]);
+}
+
+#[test]
+fn reports_are_written_also_where_the_table_can_not_be() {
+    let Ok(full) = File::options().write(true).open("/dev/full") else {
+        return common::skipped("there is no /dev/full");
+    };
+    let dir = scratch();
+    let args = "bench --buffered --runtime 0.2 --size 1M --depth 1 --engines blocking-pool";
+    let output = kaio(dir.path())
+        .args(args.split(' '))
+        .args(["--json", "r.json"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report = fs::read(path(&dir, "r.json")).unwrap();
+    serde_json::from_slice::<Value>(&report).unwrap();
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kaio_bench::leftovers::Leftover;
 
 use crate::failure::Failure;
-use crate::output::tell;
+use crate::output::{print, tell};
 
 /// Where a report goes.
 pub(super) struct Destination {
@@ -27,6 +27,8 @@ enum To {
     },
     /// A pipe, a terminal, `/dev/null`: to be written to, not to be replaced.
     Stream(File),
+    /// The file that standard output goes to: below what is there by then.
+    Stdout,
 }
 
 impl Destination {
@@ -56,6 +58,7 @@ impl Destination {
                 let what = "it is a block device, whose content would be lost";
                 return Err(Failure::of("write", to, what));
             }
+            Some(found) if is_stdout(&found) => Ok(To::Stdout),
             Some(found) if found.is_file() => To::in_place_of(to, &found),
             Some(_) => File::options().write(true).open(to).map(To::Stream),
             None => To::new_file(to),
@@ -79,6 +82,7 @@ impl Destination {
             To::File { path, partial } => {
                 fs::write(partial.path(), text).and_then(|()| partial.rename(&path))
             }
+            To::Stdout => print(text),
             To::Stream(mut stream) => match stream.write_all(text.as_bytes()) {
                 // As on standard output.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -127,6 +131,11 @@ impl To {
         let (partial, ()) = Leftover::new(make)?;
         Ok(To::File { path, partial })
     }
+}
+
+fn is_stdout(found: &Metadata) -> bool {
+    let stdout = rustix::fs::fstat(io::stdout());
+    stdout.is_ok_and(|stdout| (stdout.st_dev, stdout.st_ino) == identity(found))
 }
 
 /// What tells files apart, whatever they are called.

@@ -51,16 +51,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
     let results = measuring.measure()?;
 
-    match to_stdout {
-        true => print_json(&results)?,
-        false => print(&table::text(&results))?,
-    }
+    // If it can't be printed, the files are written all the same.
+    let printed = match to_stdout {
+        true => print_json(&results),
+        false => print(&table::text(&results)),
+    };
     if let Some(json) = json {
         json.write(&(serde_json::to_string_pretty(&results)? + "\n"))?;
     }
     if let Some(html) = html {
         html.write(&html::page(&results)?)?;
     }
+    printed?;
     verdict(&results)
 }
 

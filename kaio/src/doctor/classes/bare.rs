@@ -15,6 +15,10 @@ use super::{Class, Effort, Result, Target};
 /// inside of them, unless it is done then.
 const MOST: f64 = 0.5;
 
+/// It is done inline only if at least this share of its time goes by inside. Where less does, another
+/// thread was quick enough to have it done by the time that somebody looked, as a loop device's is.
+const MUCH: f64 = 0.25;
+
 /// What single submissions without a flag did, under [`SubmitPolicy::Inline`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bare {
@@ -102,7 +106,7 @@ impl Bare {
     pub fn verdict(&self) -> Verdict {
         if self.share_slept() >= MOST {
             Verdict::Blocks
-        } else if self.of_all(self.done) >= MOST {
+        } else if self.of_all(self.done) >= MOST && self.share_inside() >= MUCH {
             Verdict::Inline
         } else if self.share_inside() > MOST {
             Verdict::Blocks
@@ -148,5 +152,11 @@ mod tests {
         assert_eq!(verdict(0, 0, 51), Verdict::Blocks);
         assert_eq!(verdict(0, 50, 99), Verdict::Inline);
         assert_eq!(verdict(49, 49, 50), Verdict::Async);
+    }
+
+    #[test]
+    fn what_another_thread_has_done_meanwhile_is_not_inline() {
+        assert_eq!(verdict(0, 100, 25), Verdict::Inline);
+        assert_eq!(verdict(0, 100, 12), Verdict::Async);
     }
 }
