@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use kaio_bench::Pattern;
 
 use super::contender::Contender;
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     pub(super) rw: Access,
 
     /// How many of a hundred transfers of randrw are reads [default: 70]
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, alias = "rwmixread", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(super) mix: Option<u8>,
 
     /// Bytes of a transfer [default: 4k; 128k for read and write]
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     pub(super) bs: Option<u64>,
 
     /// Transfers in flight, separated by commas; each is measured by itself
-    #[arg(long, value_delimiter = ',', default_value = "1,8,32,128",
+    #[arg(long, alias = "iodepth", value_delimiter = ',', default_value = "1,8,32,128",
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(super) depth: Vec<u16>,
 
@@ -66,7 +67,7 @@ pub(crate) struct Args {
     pub(super) json: Option<PathBuf>,
 
     /// Write a report with plots to a file, as one page of HTML that needs no network
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(file))]
     pub(super) html: Option<PathBuf>,
 
     /// Seed of random offsets
@@ -78,6 +79,14 @@ pub(crate) struct Args {
     pub(super) overwrite: bool,
 }
 
+/// `-`, which elsewhere is standard output, would become a file of that name.
+fn file(path: PathBuf) -> Result<PathBuf, &'static str> {
+    match path.as_os_str() == "-" {
+        true => Err("name a file that the report goes to"),
+        false => Ok(path),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   kaio bench                                    reads of 4 KiB, a scratch file here
@@ -86,7 +95,13 @@ Examples:
   kaio bench --engines tokio-kaio,blocking-pool --html report.html
   kaio bench --json - | jq -c '.results[] | [.depth, .engine, .figures.iops.median]'
 
-What the figures mean is in docs/kaio.md.";
+Columns:
+  IOPS, MiB/s        transfers and mebibytes a second
+  p50, p99, …, max   latencies, from when a task asks to when it goes on
+  CPU µs/op          user and system time of the process, a transfer
+  calls/op           system calls a transfer
+  IOPS ×, CPU ×      ratios to the first engine, of rounds that belong together
+docs/kaio.md of the source tells more, and the fields of the JSON.";
 
 /// What is done, by fio's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

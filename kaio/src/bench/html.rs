@@ -19,6 +19,8 @@ const HEIGHT: u32 = 340;
 struct Page {
     command: String,
     title: String,
+    /// The answer to what most ask.
+    short: Option<String>,
     facts: Vec<(&'static str, String)>,
     legend: Vec<Legend>,
     plots: Vec<Plot>,
@@ -31,6 +33,8 @@ struct Page {
 /// An engine, and its colours as plots have them.
 struct Legend {
     name: String,
+    /// What is to be known of it while looking at plots.
+    remark: &'static str,
     light: String,
     dark: String,
 }
@@ -78,8 +82,12 @@ pub(super) fn page(results: &Results) -> Result<String, Failure> {
             bytes(results.settings.block),
             file_system.unwrap_or("a block device")
         ),
+        short: table::in_short(results),
         facts: table::facts(results),
-        legend: contenders.iter().map(Legend::of).collect(),
+        legend: contenders
+            .iter()
+            .map(|contender| Legend::of(contender, results.settings.direct))
+            .collect(),
         plots,
         columns: &COLUMNS,
         tables: results
@@ -155,11 +163,15 @@ fn figures<'a>(rows: &'a [Row], engine: &str) -> Option<&'a RowFigures> {
 }
 
 impl Legend {
-    fn of(contender: &Contender) -> Legend {
+    fn of(contender: &Contender, direct: bool) -> Legend {
         let hex = |Colour(red, green, blue)| format!("#{red:02X}{green:02X}{blue:02X}");
         let (light, dark) = contender.colours();
         Legend {
             name: contender.name(),
+            remark: match contender {
+                Contender::TokioFs if direct => " (through the page cache)",
+                _ => "",
+            },
             light: hex(light),
             dark: hex(dark),
         }

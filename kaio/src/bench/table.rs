@@ -27,8 +27,7 @@ pub(super) const COLUMNS: [&str; 10] = [
 pub(super) fn notes(results: &Results) -> Vec<String> {
     let baseline = &results.settings.baseline;
     let has_ratios = |row: &Row| row.figures.as_ref()?.iops_ratio;
-    let mut notes: Vec<_> = in_short(results).into_iter().collect();
-    notes.push(match results.rows.iter().find_map(has_ratios) {
+    let mut notes = vec![match results.rows.iter().find_map(has_ratios) {
         Some(_) => format!(
             "×: to {baseline} in the same round, medians of the rounds. More IOPS and less CPU is \
              better."
@@ -36,7 +35,14 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
         None => format!(
             "×: there are no ratios, which would be to {baseline}; --engines chooses another first."
         ),
-    });
+    }];
+    if !results.settings.direct {
+        notes.push(
+            "Through the page cache AIO is not asynchronous: io_submit does all of a request, and its \
+             thread waits for what is not cached."
+                .into(),
+        );
+    }
     let engines = || results.rows.iter().filter(|row| row.figures.is_some());
     if results.settings.direct && engines().any(|row| row.engine == "tokio-fs") {
         notes.push(
@@ -52,6 +58,14 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
         )),
         _ => {}
     }
+    let mut figures = engines().filter_map(|row| row.figures.as_ref());
+    if figures.any(|figures| figures.system_calls.is_none()) {
+        notes.push(
+            "calls/op: – where there was no time left to count, or it can't be done; a longer \
+             --runtime may have them."
+                .into(),
+        );
+    }
     match results.machine.others {
         Some(share) if share > 0.1 => notes.push(format!(
             "The machine was {:.0} % busy with something else: figures are less sure.",
@@ -63,7 +77,7 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
 }
 
 /// The answer to what most ask: tokio-kaio against the blocking pool, at the last depth that has both.
-fn in_short(results: &Results) -> Option<String> {
+pub(super) fn in_short(results: &Results) -> Option<String> {
     if results.settings.baseline != "tokio-kaio" {
         return None;
     }
@@ -178,6 +192,7 @@ pub(super) fn text(results: &Results) -> String {
         }
     }
     line("");
+    in_short(results).iter().for_each(|short| line(short));
     notes(results).iter().for_each(|note| line(note));
     text
 }
