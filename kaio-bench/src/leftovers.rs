@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, process, ptr, thread};
@@ -51,8 +52,11 @@ impl Leftover {
     /// Where it can't be made.
     pub fn dir(parent: &Path, prefix: &str) -> io::Result<Leftover> {
         let make = || {
-            let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
-            Ok((dir.keep(), ()))
+            // With `tempdir_in` errors would name the path at random, and hide their errno.
+            let create = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
+            let mut name = tempfile::Builder::new();
+            let ((), path) = name.prefix(prefix).make_in(parent, create)?.keep()?;
+            Ok((path, ()))
         };
         Ok(Leftover::new(make)?.0)
     }

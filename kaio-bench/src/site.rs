@@ -28,7 +28,7 @@ impl Site {
     pub fn new(parent: &Path, len: u64, direct: bool) -> Result<Site> {
         let dir = Leftover::dir(parent, "kaio-bench-").map_err(|error| {
             let place = parent.display();
-            format!("can't make a directory in {place}: {error}")
+            format!("can't make a directory in {place}: {error}; name another place")
         })?;
         let site = Site {
             place: Place::of(parent)?,

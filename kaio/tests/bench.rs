@@ -383,6 +383,7 @@ fn wrong_usage_is_told_before_anything_is_made() {
     }
     for (args, told) in [
         ("bench short", "short: it has 5 bytes"),
+        ("bench --size 1000000T", "--size makes it smaller"),
         ("bench missing", "can't measure on missing"),
         ("bench /dev/null", "neither a file"),
         (

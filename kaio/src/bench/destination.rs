@@ -123,9 +123,11 @@ impl To {
     fn beside(path: PathBuf) -> io::Result<To> {
         let dir = path.parent().unwrap_or(&path);
         let make = || {
+            // With `tempfile_in` errors would name the path at random. The mode is that of a new
+            // file, less what the umask takes.
+            let create = |path: &Path| File::create_new(path);
             let mut name = tempfile::Builder::new();
-            name.prefix(".kaio-").permissions(ordinary());
-            let (_, path) = name.tempfile_in(dir)?.keep()?;
+            let (_, path) = name.prefix(".kaio-").make_in(dir, create)?.keep()?;
             Ok((path, ()))
         };
         let (partial, ()) = Leftover::new(make)?;

@@ -127,7 +127,7 @@ impl Target {
     fn check(&self, file: &Path, block: u64) -> Result<(), Failure> {
         match self.alignment {
             Some(alignment) if block % alignment.offset != 0 => Err(Failure::Usage(format!(
-                "--bs {block} is no multiple of {}, which direct I/O wants of {}",
+                "--bs {block} is no multiple of {}, which direct I/O wants on {}; take one, or --buffered",
                 alignment.offset,
                 file.display()
             ))),
