@@ -48,7 +48,40 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
             .ok_or_else(|| Failure::Usage(format!("kaio has no command {name}")))?,
     };
     let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
-    print(&String::from_utf8(page)?)?;
+    let source = concat!("kaio ", env!("CARGO_PKG_VERSION"));
+    Man::new(command).source(source).render(&mut page)?;
+    print(&sectioned(&String::from_utf8(page)?))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The page with what `--help` has after the options in sections of their usual names, where clap makes
+/// one called EXTRA of it, and has lines filled that are to stand below one another.
+fn sectioned(page: &str) -> String {
+    let mut sectioned = String::new();
+    let (mut extra, mut verbatim) = (false, false);
+    for line in page.lines() {
+        let indented = extra && line.starts_with("  ");
+        if indented != verbatim {
+            sectioned += if indented { ".nf\n" } else { ".fi\n" };
+            verbatim = indented;
+        }
+        if line.starts_with(".SH") {
+            extra = line == ".SH EXTRA";
+            if extra {
+                continue;
+            }
+        }
+        let headed = match line.strip_prefix("Exit codes: ") {
+            Some(codes) if extra => format!(".SH \"EXIT STATUS\"\n{codes}"),
+            _ if extra && line.starts_with("Example") => ".SH EXAMPLES".to_owned(),
+            _ if extra && line == "Columns:" => ".SH COLUMNS".to_owned(),
+            _ => line.to_owned(),
+        };
+        sectioned += &headed;
+        sectioned.push('\n');
+    }
+    if verbatim {
+        sectioned += ".fi\n";
+    }
+    sectioned
 }

@@ -75,6 +75,9 @@ fn there_is_a_manual_page_of_the_program_and_of_every_command() {
         let page = succeeded(&run(dir.path(), &format!("man {command}")));
         let title = format!(".TH kaio-{command} 1");
         assert!(page.contains(&title), "{command}: {page}");
+        let (_, examples) = page.split_once(".SH EXAMPLES\n.nf\n  kaio").expect(command);
+        assert!(examples.contains("\n.fi\n"), "{command}: {page}");
+        assert!(!page.contains("EXTRA"), "{command}: {page}");
     }
 }
 
