@@ -33,7 +33,10 @@ fn machine(text: &mut String, machine: &MachineReport) -> fmt::Result {
     writeln!(text, "this machine")?;
     row(text, "kernel", format!("Linux {}", machine.kernel))?;
     let memory = bytes(machine.memory);
-    let mut cpu = format!("{}, {} cores, {memory}", machine.cpu, machine.cores);
+    let mut cpu = format!(
+        "{}, {} cores, {memory} of memory",
+        machine.cpu, machine.cores
+    );
     if let Some(share) = machine.others_busy {
         write!(cpu, "; others keep {:.0} % busy", share * 100.0)?;
     }
@@ -67,7 +70,7 @@ fn why(asked: &Asked) -> &str {
 
 fn capacity(machine: &MachineReport) -> String {
     match (machine.aio_nr, machine.aio_max_nr) {
-        (Some(used), Some(limit)) => format!("{used} of fs.aio-max-nr, {limit}, in use"),
+        (Some(used), Some(limit)) => format!("{used} in use, of at most {limit} (fs.aio-max-nr)"),
         _ => "not known: /proc/sys/fs can't be read".into(),
     }
 }
@@ -172,7 +175,7 @@ fn measured(text: &mut String, path: &PathReport) -> fmt::Result {
     row(text, "measured on", on)?;
     writeln!(
         text,
-        "\n  {:WIDTH$} {:10} {:>12} {:>6} {:>10}  with NOWAIT",
+        "\n  {:WIDTH$} {:10}  {:>12}  {:>6}  {:>9}  with NOWAIT",
         "request", "submission", "in io_submit", "slept", "median"
     )?;
     for class in &path.classes {
@@ -190,7 +193,7 @@ fn measured(text: &mut String, path: &PathReport) -> fmt::Result {
         };
         writeln!(
             text,
-            "  {name:WIDTH$} {verdict:10} {:>12} {:>6} {:>10}  {}",
+            "  {name:WIDTH$} {verdict:10}  {:>12}  {:>6}  {:>9}  {}",
             share(class.share_inside),
             share(class.share_slept),
             format!("{:.0} µs", class.median_us.unwrap_or_default()),
