@@ -144,8 +144,3 @@ fn is_stdout(found: &Metadata) -> bool {
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
-
-/// As a new file mostly has them, less what the umask takes.
-fn ordinary() -> Permissions {
-    Permissions::from_mode(0o666)
-}
