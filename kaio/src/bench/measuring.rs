@@ -133,8 +133,9 @@ impl Measuring<'_> {
             return ProgressBar::hidden();
         }
         let steps = kaio_bench::steps(&self.settings) * self.contenders.len() * self.depths.len();
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta:>4} left  {msg}")
-            .expect("a valid template");
+        let style =
+            ProgressStyle::with_template("{bar:24} {percent:>3} %  {eta:>4} left  {wide_msg}")
+                .expect("a valid template");
         ProgressBar::new(steps as u64).with_style(style.progress_chars("━╸─"))
     }
 }
