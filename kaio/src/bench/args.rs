@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::{PathBufValueParser, TypedValueParser};
 use kaio_bench::Pattern;
 
 use super::contender::Contender;
@@ -67,7 +66,7 @@ pub(crate) struct Args {
     pub(super) json: Option<PathBuf>,
 
     /// Write a report with plots to a file, as one page of HTML that needs no network
-    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(file))]
+    #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
 
     /// Seed of random offsets
@@ -77,14 +76,6 @@ pub(crate) struct Args {
     /// Allow writes to FILE. ITS CONTENT IS LOST
     #[arg(long)]
     pub(super) overwrite: bool,
-}
-
-/// `-`, which elsewhere is standard output, would become a file of that name.
-fn file(path: PathBuf) -> Result<PathBuf, &'static str> {
-    match path.as_os_str() == "-" {
-        true => Err("name a file that the report goes to"),
-        false => Ok(path),
-    }
 }
 
 const EXAMPLES: &str = "\
