@@ -56,10 +56,14 @@ pub fn measure_watched(
             state.take_latencies(prepared, seed(round))
         });
     }
-    for entrant in entrants.iter_mut().take_while(|_| is_patient()) {
-        entrant.step(watcher, |prepared, state| {
-            count(prepared, &mut state.figures, workload.depth)
-        });
+    for entrant in &mut entrants {
+        // Counting takes as long as a round, if that has so many transfers.
+        let fits = entrant.state.figures.transfers >= LEAST_COUNTED * workload.depth;
+        if fits || is_patient() {
+            entrant.step(watcher, |prepared, state| {
+                count(prepared, &mut state.figures, workload.depth)
+            });
+        }
     }
     entrants.into_iter().map(Entrant::report).collect()
 }
@@ -195,12 +199,15 @@ fn quantiles(latencies: &Latencies) -> Option<Quantiles> {
     })
 }
 
+/// Waves of the shorter of the runs that are counted, at least.
+const LEAST_COUNTED: usize = 8;
+
 /// What a *further* transfer takes: the difference between a short run and one of three times its
 /// length, so that what a run needs to get going is in neither figure.
 fn count(prepared: &mut dyn Prepared, figures: &mut Figures, depth: usize) -> Result<()> {
     let short = (figures.transfers / 4)
         .next_multiple_of(depth)
-        .max(8 * depth);
+        .max(LEAST_COUNTED * depth);
     let mut counted = |transfers| {
         let run = Run {
             transfers,

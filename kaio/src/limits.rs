@@ -1,10 +1,13 @@
 //! Limits of the system and of this process.
 
+use std::fmt::{self, Formatter};
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
+
+use crate::units::bytes;
 
 /// The number that a sysctl has: `fs/aio-nr`. `None`: it can't be read, or is none.
 pub(crate) fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -34,5 +37,19 @@ impl Memlock {
             hard: limit.maximum,
             applies: !exempt,
         }
+    }
+}
+
+impl fmt::Display for Memlock {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let of = |limit: Option<u64>| limit.map_or("unlimited".into(), bytes);
+        f.write_str(&of(self.soft))?;
+        if self.hard != self.soft {
+            write!(f, ", may be raised to {}", of(self.hard))?;
+        }
+        if !self.applies {
+            f.write_str("; not for this process, which has CAP_IPC_LOCK")?;
+        }
+        Ok(())
     }
 }

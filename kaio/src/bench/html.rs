@@ -54,7 +54,8 @@ struct Table {
 struct TableRow {
     engine: String,
     colour: String,
-    cells: Vec<String>,
+    /// Each with the quartiles, where there are such.
+    cells: Vec<(String, String)>,
 }
 
 /// The page.
@@ -190,11 +191,13 @@ impl Plot {
 impl Table {
     fn of(depth: u16, rows: &[Row]) -> Table {
         let measured = rows.iter().filter_map(|row| {
+            let figures = row.figures.as_ref()?;
+            let cells = table::cells(figures).into_iter();
             Some(TableRow {
                 engine: row.engine.clone(),
                 // The style sheet's variable, since it is another colour on dark ground.
                 colour: format!("var(--{})", row.engine),
-                cells: table::cells(row.figures.as_ref()?).into(),
+                cells: cells.zip(quartiles(figures)).collect(),
             })
         });
         let skipped = rows.iter().filter_map(|row| {
@@ -207,4 +210,16 @@ impl Table {
             skipped: skipped.collect(),
         }
     }
+}
+
+/// The quartiles of ratios, which are the last columns.
+fn quartiles(figures: &RowFigures) -> [String; COLUMNS.len()] {
+    let mut quartiles = COLUMNS.map(|_| String::new());
+    let ratios = [figures.iops_ratio, figures.cpu_ratio];
+    for (text, ratio) in quartiles.iter_mut().rev().zip(ratios.into_iter().rev()) {
+        if let Some(ratio) = ratio {
+            *text = format!("{:.2}–{:.2}", ratio.q1, ratio.q3);
+        }
+    }
+    quartiles
 }

@@ -229,6 +229,11 @@ impl Row {
     }
 }
 
+/// What is counted is the difference of two runs: below 0 it is nothing but their noise.
+fn is_count(count: &f64) -> bool {
+    *count >= 0.0
+}
+
 impl RowFigures {
     fn of(figures: &Figures, summary: Option<Summary>, block: u64) -> Option<RowFigures> {
         let summary = summary?;
@@ -251,8 +256,8 @@ impl RowFigures {
                 q3: micros(spread.q3),
             }),
             cpu_user_share: summary.user_share,
-            system_calls: figures.counts.all_calls(),
-            allocations: figures.counts.allocations,
+            system_calls: figures.counts.all_calls().filter(is_count),
+            allocations: figures.counts.allocations.filter(is_count),
             iops_ratio: summary.iops_ratio,
             cpu_ratio: summary.cpu_ratio,
         })

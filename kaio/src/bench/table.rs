@@ -50,6 +50,7 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
                 .into(),
         );
     }
+    notes.extend(widest(results));
     let asked = results.settings.rounds;
     let rounds = engines().filter_map(|row| Some(row.figures.as_ref()?.rounds));
     match rounds.min() {
@@ -74,6 +75,29 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
         _ => {}
     }
     notes
+}
+
+/// How sure the ratios are, where they are not.
+fn widest(results: &Results) -> Option<String> {
+    /// Of the median.
+    const WIDE: f64 = 0.2;
+    let ratios = |row: &Row| {
+        let figures = row.figures.as_ref()?;
+        Some([("IOPS", figures.iops_ratio?), ("CPU", figures.cpu_ratio?)])
+    };
+    let all = results
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, ratios(row)?)));
+    let all = all.flat_map(|(row, ratios)| ratios.map(|(name, it)| (row, name, it)));
+    let width = |it: &Spread| (it.q3 - it.q1) / it.median;
+    let wide = all.filter(|(_, _, it)| width(it) > WIDE);
+    let (row, name, it) = wide.max_by(|a, b| width(&a.2).total_cmp(&width(&b.2)))?;
+    Some(format!(
+        "Rounds differ: half of the {name} × of {} at depth {} are outside of {:.2} to {:.2}. A longer \
+         --runtime and a quiet machine have surer figures.",
+        row.engine, row.depth, it.q1, it.q3
+    ))
 }
 
 /// The answer to what most ask: tokio-kaio against the blocking pool, at the last depth that has both.
@@ -110,7 +134,6 @@ pub(super) fn facts(results: &Results) -> Vec<(&'static str, String)> {
         "buffered"
     };
     let number = |number: Option<u64>| number.map_or("?".into(), |n| n.to_string());
-    let memlock = limits.memlock.soft.map_or("unlimited".into(), bytes);
     vec![
         (
             "workload",
@@ -132,9 +155,10 @@ pub(super) fn facts(results: &Results) -> Vec<(&'static str, String)> {
         (
             "limits",
             format!(
-                "fs.aio-nr {} of {}, memlock {memlock}",
+                "fs.aio-nr {} of {}; RLIMIT_MEMLOCK {}",
                 number(limits.aio_nr),
-                number(limits.aio_max_nr)
+                number(limits.aio_max_nr),
+                limits.memlock
             ),
         ),
         (

@@ -43,7 +43,7 @@ fn machine(text: &mut String, machine: &MachineReport) -> fmt::Result {
     row(text, "CPU", cpu)?;
     row(text, "kernel AIO", kernel_aio(machine))?;
     row(text, "fs.aio-nr", capacity(machine))?;
-    row(text, "RLIMIT_MEMLOCK", memlock(machine))?;
+    row(text, "RLIMIT_MEMLOCK", machine.memlock)?;
     row(text, "io_uring", io_uring(machine))?;
     advice(text, &machine.advice)
 }
@@ -73,19 +73,6 @@ fn capacity(machine: &MachineReport) -> String {
         (Some(used), Some(limit)) => format!("{used} in use, of at most {limit} (fs.aio-max-nr)"),
         _ => "not known: /proc/sys/fs can't be read".into(),
     }
-}
-
-fn memlock(machine: &MachineReport) -> String {
-    let of = |limit: Option<u64>| limit.map_or("unlimited".into(), bytes);
-    let limit = machine.memlock;
-    let mut text = of(limit.soft);
-    if limit.hard != limit.soft {
-        text += &format!(", may be raised to {}", of(limit.hard));
-    }
-    if !limit.applies {
-        text += "; not for this process, which has CAP_IPC_LOCK";
-    }
-    text
 }
 
 fn io_uring(machine: &MachineReport) -> String {
