@@ -2,10 +2,10 @@
 //! either.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, process, ptr, thread};
@@ -101,16 +101,26 @@ fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
             drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
-            // Another thread may just be making a file in it.
-            let _ = (0..100)
-                .map(|_| fs::remove_dir_all(path))
-                .find(|removed| match removed {
-                    Err(error) => error.kind() != ErrorKind::DirectoryNotEmpty,
-                    Ok(()) => true,
-                });
+            for _ in 0..100 {
+                match fs::remove_dir_all(path).map_err(|error| error.kind()) {
+                    // Another thread may just be making a file in it.
+                    Err(ErrorKind::DirectoryNotEmpty) => {}
+                    Err(ErrorKind::PermissionDenied) => open_up(path),
+                    _ => break,
+                }
+            }
         }
         _ => {}
     }
+}
+
+/// Lets its owner remove what is in a directory: some are not to be written to when they are complete.
+fn open_up(dir: &Path) {
+    let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .for_each(|entry| open_up(&entry.path()));
 }
 
 /// From now on, a signal that asks the process to end removes every [`Leftover`] first, and then
@@ -200,5 +210,21 @@ mod tests {
         let left = fs::read_dir(dir.path()).unwrap();
         let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["kept"]);
+    }
+
+    #[test]
+    fn a_directory_goes_also_if_something_in_it_is_not_to_be_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = Leftover::dir(dir.path(), "full-").unwrap();
+        let (sub, closed) = (full.path().join("sub"), full.path().join("sub/closed"));
+        fs::create_dir_all(&closed).unwrap();
+        fs::write(closed.join("file"), "").unwrap();
+        for dir in [closed, sub] {
+            fs::set_permissions(dir, Permissions::from_mode(0o500)).unwrap();
+        }
+
+        drop(full);
+
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
