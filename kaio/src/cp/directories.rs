@@ -108,24 +108,33 @@ fn make_private(path: &Path) -> io::Result<()> {
 /// Gives a directory, which is called `staged` so far, what it is to have of its source.
 fn finish(session: &Session<'_>, directory: &Directory, staged: &Path) -> Result<(), Trouble> {
     let failed = |error| Trouble::of("finish", &directory.target, &error);
-    let unread = |error| Trouble::of("look at", &directory.source, &error);
     let dir = File::open(staged).map_err(failed)?;
-    let likeness = match session.args.preserve {
-        true => {
-            let source = File::open(&directory.source).map_err(unread)?;
-            let metadata = source.metadata().map_err(unread)?;
-            Likeness::preserved(&metadata, &source).map_err(unread)?
+    let source = &directory.source;
+    match likeness(session, source) {
+        Ok(likeness) => {
+            let lost = likeness.give(&dir).map_err(failed)?;
+            session.attributes_lost(&directory.target, &lost);
         }
-        false => {
-            let metadata = fs::metadata(&directory.source).map_err(unread)?;
-            Likeness::of_new(&metadata, session.umask)
-        }
-    };
-    let lost = likeness.give(&dir).map_err(failed)?;
-    session.attributes_lost(&directory.target, &lost);
+        // What is in it is copied.
+        Err(error) => session.left_out(source, Trouble::of("look at", source, &error)),
+    }
     match session.args.durable() {
         true => sync(&dir).map_err(failed),
         false => Ok(()),
+    }
+}
+
+fn likeness(session: &Session<'_>, source: &Path) -> io::Result<Likeness> {
+    if !session.args.preserve {
+        return Ok(Likeness::of_new(&fs::metadata(source)?, session.umask));
+    }
+    match File::open(source) {
+        Ok(dir) => Likeness::preserved(&dir.metadata()?, &dir),
+        // That it could not be listed either is told.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Likeness::preserved_unopened(source)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -23,9 +23,14 @@ pub(super) struct Likeness {
     keeps: u32,
     times: Option<FileTimes>,
     attributes: Vec<Attribute>,
+    /// An ACL that it has of the directory that it is in goes, unless it is to have one.
+    own_acl: bool,
     /// Attributes that can't be set are told.
     tells: bool,
 }
+
+/// What a new file has of its directory's default ACL, and a new directory too.
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// Setuid, setgid and sticky are not given to a copy without being asked for.
 const PLAIN: u32 = 0o777;
@@ -47,12 +52,22 @@ impl Likeness {
             keeps: if source.is_dir() { SET_GROUP } else { 0 },
             times: None,
             attributes: Vec::new(),
+            own_acl: false,
             tells: false,
         }
     }
 
     /// With `--preserve`.
-    pub(super) fn preserved(metadata: &Metadata, source: &impl FileExt) -> io::Result<Likeness> {
+    pub(super) fn preserved(metadata: &Metadata, source: &fs::File) -> io::Result<Likeness> {
+        Likeness::like(metadata, attributes(source)?)
+    }
+
+    /// With `--preserve`, of what may not be opened.
+    pub(super) fn preserved_unopened(path: &Path) -> io::Result<Likeness> {
+        Likeness::like(&fs::symlink_metadata(path)?, readable(path))
+    }
+
+    fn like(metadata: &Metadata, attributes: Vec<Attribute>) -> io::Result<Likeness> {
         let times = FileTimes::new().set_accessed(metadata.accessed()?);
         Ok(Likeness {
             owner: Some((metadata.uid(), metadata.gid())),
@@ -60,15 +75,15 @@ impl Likeness {
             owners_mode: metadata.mode() & SPECIAL,
             keeps: 0,
             times: Some(times.set_modified(metadata.modified()?)),
-            attributes: attributes(source)?,
+            attributes,
+            own_acl: true,
             tells: true,
         })
     }
 
     /// What was at the target before. Its ACL is part of its mode; capabilities are of the old content.
     pub(super) fn of_replaced(metadata: &Metadata, path: &Path) -> Likeness {
-        let old = fs::File::open(path).and_then(|old| attributes(&old));
-        let mut attributes = old.unwrap_or_default();
+        let mut attributes = readable(path);
         attributes.retain(|(name, _)| name != "security.capability");
         Likeness {
             owner: Some((metadata.uid(), metadata.gid())),
@@ -77,6 +92,7 @@ impl Likeness {
             keeps: 0,
             times: None,
             attributes,
+            own_acl: true,
             tells: false,
         }
     }
@@ -100,6 +116,12 @@ impl Likeness {
             }
             Some(_) => mode |= self.owners_mode,
             None => {}
+        }
+        if self.own_acl {
+            let is_its_own = |acl: &&str| self.attributes.iter().any(|(name, _)| name == acl);
+            for acl in ACLS.iter().filter(|acl| !is_its_own(acl)) {
+                let _ = file.remove_xattr(acl); // most have none
+            }
         }
         // The owner's change takes capabilities away, so attributes are after it.
         let mut lost = Vec::new();
@@ -142,6 +164,15 @@ fn attributes(file: &impl FileExt) -> io::Result<Vec<Attribute>> {
         }
     }
     Ok(attributes)
+}
+
+/// Those that can be read by the name alone: who may not open a file may still ask for its ACL.
+fn readable(path: &Path) -> Vec<Attribute> {
+    let names = xattr::list(path).into_iter().flatten();
+    let value = |name: &OsString| xattr::get(path, name).ok().flatten();
+    names
+        .filter_map(|name| value(&name).map(|value| (name, value)))
+        .collect()
 }
 
 /// What only root or the system sets.

@@ -80,3 +80,71 @@ fn directories_and_links_have_theirs_too() {
         }
     }
 }
+
+/// The ACL of mode 0640, in which user 12345 may read too.
+fn acl() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, u32::MAX),
+        (2, 4, 12345),
+        (4, 0, u32::MAX),
+        (16, 4, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let entry = |(tag, may, id): (u16, u16, u32)| {
+        let (tag, may, id) = (tag.to_le_bytes(), may.to_le_bytes(), id.to_le_bytes());
+        [&tag[..], &may, &id].concat()
+    };
+    [2_u32.to_le_bytes().to_vec(), entries.map(entry).concat()].concat()
+}
+
+#[test]
+fn an_acl_of_the_directory_is_not_added_to_what_has_none() {
+    let dir = Dir::new();
+    let source = dir.file("source", "x");
+    mark(&source, 0o640, 0);
+    dir.dir("tree");
+    dir.dir("into");
+    let replaced = dir.file("into/replaced", "old");
+    std::fs::set_permissions(replaced, Permissions::from_mode(0o640)).unwrap();
+    if let Err(error) = xattr::set(dir.join("into"), "system.posix_acl_default", &acl()) {
+        eprintln!("skipped: no ACLs here: {error}");
+        return;
+    }
+    dir.copies(&["-p", "source", "into"]);
+    dir.copies(&["-rp", "tree", "into"]);
+    dir.copies(&["source", "into/replaced"]);
+    dir.copies(&["source", "into/inherits"]);
+    let has = |name, which| xattr::get(dir.join(name), which).unwrap().is_some();
+    for name in ["into/source", "into/replaced", "into/tree"] {
+        assert!(!has(name, "system.posix_acl_access"), "{name}");
+        assert!(!has(name, "system.posix_acl_default"), "{name}");
+    }
+    assert!(has("into/inherits", "system.posix_acl_access"));
+    // And whoever has one keeps it.
+    xattr::set(dir.join("into/replaced"), "system.posix_acl_access", &acl()).unwrap();
+    dir.copies(&["source", "into/replaced"]);
+    dir.copies(&["-p", "into/replaced", "copy"]);
+    for name in ["into/replaced", "copy"] {
+        let kept = xattr::get(dir.join(name), "system.posix_acl_access").unwrap();
+        assert_eq!(kept, Some(acl()), "{name}");
+    }
+}
+
+#[test]
+fn a_directory_that_can_not_be_listed_does_not_keep_the_rest() {
+    if is_root() {
+        eprintln!("skipped: root may list any directory");
+        return;
+    }
+    let dir = Dir::new();
+    dir.dir("tree/closed");
+    dir.file("tree/file", "x");
+    mark(&dir.join("tree/closed"), 0o300, 0);
+    let output = dir.cp(&["-rp", "tree", "copy"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(dir.read("copy/file"), b"x");
+    for tree in ["tree/closed", "copy/closed"] {
+        assert_eq!(fs::metadata(dir.join(tree)).unwrap().mode() & 0o777, 0o300);
+        fs::set_permissions(dir.join(tree), Permissions::from_mode(0o700)).unwrap();
+    }
+}
