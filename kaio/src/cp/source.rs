@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom as From, seek};
 use tokio_kaio::{AioOpenOptionsExt, File};
 
 use super::args::{Args, Sparse};
@@ -53,28 +53,40 @@ impl Source {
     }
 
     /// Whether it is another now than when it was opened: its length, its time, both or neither.
-    ///
-    /// # Errors
-    ///
-    /// It became shorter: what it was can't be had any more, also where that looked like a hole.
     pub(super) async fn changed(&self) -> Result<bool, Trouble> {
         if self.metadata.file_type().is_block_device() {
             return Ok(false);
         }
         let now = self.now().await?;
-        if now.len() < self.metadata.len() {
-            return Err(Trouble::new(format!(
-                "{} became shorter while it was copied: {} bytes, and {} now; copy it when nobody writes \
-                 to it",
-                self.path.display(),
-                self.metadata.len(),
-                now.len()
-            )));
-        }
         let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
         Ok(state(&now) != state(&self.metadata))
     }
 
+    /// # Errors
+    ///
+    /// It has fewer bytes now than when it was opened. Whatever has none of a length that it tells, as
+    /// files of procfs, never has.
+    pub(super) async fn refuse_shorter(&self) -> Result<(), Trouble> {
+        let length = match self.metadata.is_file() {
+            true => self.now().await?.len(),
+            false => {
+                let file = self.file.try_clone();
+                let length = file.and_then(|file| seek(&file, From::End(0)).map_err(Into::into));
+                length.map_err(|error| Trouble::of("look at", &self.path, &error))?
+            }
+        };
+        if length >= self.length {
+            return Ok(());
+        }
+        Err(Trouble::new(format!(
+            "{} became shorter while it was copied: {} bytes, and {length} now; copy it when nobody \
+             writes to it",
+            self.path.display(),
+            self.length
+        )))
+    }
+
+    /// What it is now.
     async fn now(&self) -> Result<Metadata, Trouble> {
         let metadata = self.file.metadata().await;
         metadata.map_err(|error| Trouble::of("look at", &self.path, &error))

@@ -62,8 +62,9 @@ pub(super) async fn transfer(
     if let Stop::Trouble(trouble) = stop {
         return Err(trouble);
     }
-    // That it has changed otherwise is told in the end.
-    source.changed().await?;
+    if source.length > 0 {
+        source.refuse_shorter().await?;
+    }
     stream::transfer(session, source, target).await
 }
 

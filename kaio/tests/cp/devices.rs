@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shared::{Dir, bytes, is_root, text};
+use crate::shared::{Dir, bytes, is_root, kaio, text};
 
 /// A loop device on a file, until it is dropped.
 struct Loop(PathBuf);
@@ -130,6 +130,35 @@ fn a_device_that_is_too_small_or_the_source_itself_is_refused() {
     );
     dir.refuses(&["-f", device.path(), device.path()], &["the same file"]);
     assert!(fs::read(&device.0).unwrap() == vec![7; 1 << 20]);
+}
+
+#[test]
+fn a_device_that_becomes_smaller_meanwhile_is_an_error() {
+    let dir = Dir::new();
+    let Some(device) = Loop::new(&dir, "image", 2 << 20) else {
+        return;
+    };
+    let args = ["--limit", "2M", "--bs", "64k", "--depth", "1"];
+    let copy = std::process::Command::new(kaio())
+        .arg("cp")
+        .args(args)
+        .args([device.path(), "copy"])
+        .current_dir(dir.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while dir.names() == ["image"] {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let image = File::options().write(true).open(dir.join("image"));
+    image.unwrap().set_len(1 << 20).unwrap();
+    let told = Command::new("losetup").arg("-c").arg(&device.0).status();
+    assert!(told.unwrap().success());
+    let output = copy.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("became shorter"), "{said}");
+    assert_eq!(dir.names(), ["image"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is broken off leaves the target as it was, and nothing else.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -116,4 +117,72 @@ fn a_source_that_is_written_to_meanwhile_is_a_warning() {
     let said = text(&output.stderr);
     assert!(said.contains("warning: source was changed"), "{said}");
     assert_eq!(dir.read("copy").len(), 1 << 20);
+}
+
+#[test]
+fn a_source_of_which_a_hole_is_cut_off_meanwhile_is_an_error_too() {
+    let dir = Dir::new();
+    let path = dir.file("source", bytes(512 << 10));
+    let source = File::options().write(true).open(path).unwrap();
+    source.set_len(8 << 20).unwrap();
+    let child = start(&dir, &["--limit", "1M", "--bs", "64k", "source", "copy"]);
+    source.set_len(1 << 20).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("source became shorter"), "{said}");
+    assert_eq!(dir.names(), ["source"]);
+}
+
+#[test]
+fn a_file_longer_than_is_allowed_is_an_error_that_leaves_no_litter() {
+    let dir = Dir::new();
+    // How long it is can't be known before.
+    let script = "ulimit -f 0; exec \"$0\" cp -q /proc/self/status copy";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(kaio())
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.status);
+    assert!(text(&output.stderr).contains("copy"));
+    assert_eq!(dir.names(), [""; 0]);
+}
+
+#[test]
+fn a_signal_ends_it_also_if_nobody_can_be_told() {
+    let dir = Dir::new();
+    dir.file("source", bytes(20 << 20));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut child = Command::new(kaio())
+        .args(["cp", "--limit", "1M", "source", "copy"])
+        .current_dir(dir.path())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    while dir.names().len() == 1 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(dir.names(), ["source"]);
+}
+
+#[test]
+fn a_directory_that_is_gone_when_its_files_are_copied_does_not_take_them_along() {
+    let dir = Dir::new();
+    dir.dir("tree/sub");
+    for number in 0..4 {
+        dir.file(&format!("tree/{number}"), bytes(100_000));
+    }
+    let child = start(&dir, &["-r", "--limit", "400k", "tree", "copy"]);
+    std::fs::remove_dir(dir.join("tree/sub")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("can't look at tree/sub"), "{said}");
+    for number in 0..4 {
+        assert!(dir.read(&format!("copy/{number}")) == bytes(100_000));
+    }
 }
