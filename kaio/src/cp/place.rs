@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 
 use super::args::{Args, PAGE};
 use super::source;
@@ -57,18 +58,23 @@ impl Place {
             return Place::device(args, path, there);
         }
         if !kind.is_file() {
-            return Err(Trouble::new(format!(
-                "{} is neither a regular file nor a directory{}; remove it, or copy to another name",
-                target.display(),
-                if is_found { "" } else { " nor a block device" }
-            )));
+            let nor = if is_found { "" } else { " nor a block device" };
+            return Err(is_of_no_kind(target, nor));
         }
-        let writable = accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS);
-        if writable == Err(rustix::io::Errno::ACCESS) && !args.force {
-            return Err(Trouble::new(format!(
-                "{} is write-protected; --force (-f) replaces it",
-                target.display()
-            )));
+        match accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS) {
+            Err(Errno::ACCESS) if !args.force => {
+                return Err(Trouble::new(format!(
+                    "{} is write-protected; --force (-f) replaces it",
+                    target.display()
+                )));
+            }
+            Err(Errno::PERM) => {
+                return Err(Trouble::new(format!(
+                    "{} is immutable; chattr -i it, or copy to another name",
+                    target.display()
+                )));
+            }
+            _ => {}
         }
         Ok(Place::File {
             path,
@@ -177,6 +183,14 @@ pub(super) fn is_a_directory(source: &Path, target: &Path) -> Trouble {
         "{} is a directory, and {} is none; remove it, or copy to another name",
         target.display(),
         source.display()
+    ))
+}
+
+/// What a copy replaces is told apart from what only has a name in the file system.
+pub(super) fn is_of_no_kind(target: &Path, nor: &str) -> Trouble {
+    Trouble::new(format!(
+        "{} is neither a regular file nor a directory{nor}; remove it, or copy to another name",
+        target.display()
     ))
 }
 

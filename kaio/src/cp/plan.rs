@@ -100,6 +100,13 @@ impl Plan {
             (true, Some(name)) => args.target.join(name),
             _ => args.target.clone(),
         };
+        let ends_with = |end: &[u8]| target.as_os_str().as_bytes().ends_with(end);
+        if ends_with(b"/.") && !is_dir(&target) {
+            return Err(Trouble::new(format!(
+                "{} is no directory; mkdir it, or leave the /. out",
+                target.display()
+            )));
+        }
         let dir = true_dir(&target)?;
         let spot = Spot {
             target: &target,
@@ -116,7 +123,7 @@ impl Plan {
             }
             return tree::walk(self, args, source, &metadata, spot);
         }
-        if target.as_os_str().as_bytes().ends_with(b"/") {
+        if ends_with(b"/") {
             return Err(Trouble::new(format!(
                 "{} is no directory; mkdir it, or leave the slash out",
                 target.display()
@@ -166,6 +173,10 @@ impl Plan {
             place::refuse_same(source, metadata, target, there)?;
             if there.is_dir() {
                 return Err(place::is_a_directory(source, target));
+            }
+            // A device's name, for one, is not lost for a link.
+            if !there.is_file() && !there.is_symlink() {
+                return Err(place::is_of_no_kind(target, " nor a symbolic link"));
             }
         }
         self.take(source, spot, target)?;

@@ -1,10 +1,10 @@
 //! [`Target`]: what is copied to, under a temporary name until it is complete.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use kaio_bench::leftovers::Leftover;
@@ -33,7 +33,7 @@ impl Target {
     pub(super) async fn open(place: &Place, staged: PathBuf) -> Result<Target, Trouble> {
         let path = place.path().to_path_buf();
         let (file, leftover) = match place {
-            Place::Device { .. } => (open_device(&path).await?, None),
+            Place::Device { metadata, .. } => (open_device(&path, metadata).await?, None),
             Place::File { .. } => {
                 let (file, leftover) = open_new(&path, staged).await?;
                 (file, Some(leftover))
@@ -141,19 +141,29 @@ async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, Leftover), Trou
     Ok((file, leftover))
 }
 
-async fn open_device(path: &Path) -> Result<File, Trouble> {
+async fn open_device(path: &Path, planned: &Metadata) -> Result<File, Trouble> {
     let mut options = OpenOptions::new();
     // For a device, O_EXCL is: not while something is mounted on it.
     options.read(true).write(true);
     options.custom_flags(OFlags::EXCL.bits() as i32);
-    let file = options.aio_open_or_buffered(path.into(), false).await;
-    file.map_err(|error| match error.kind() {
+    let failed = |error: io::Error| match error.kind() {
         ErrorKind::ResourceBusy => Trouble::new(format!(
             "can't open {}: it is in use: mounted, or part of a RAID or of LVM; unmount it first",
             path.display()
         )),
         _ => Trouble::of("open", path, &error),
-    })
+    };
+    let file = options.aio_open_or_buffered(path.into(), false).await;
+    let file = file.map_err(failed)?;
+    let opened = file.metadata().await.map_err(failed)?;
+    // What has its name now may be a file, of which the content would be lost.
+    if !opened.file_type().is_block_device() || opened.rdev() != planned.rdev() {
+        return Err(Trouble::new(format!(
+            "{} is not the block device any more that it was; look at it, and copy again",
+            path.display()
+        )));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

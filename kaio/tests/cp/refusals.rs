@@ -1,6 +1,6 @@
 //! What is refused, before anything is written: each names the path and the way out.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
@@ -112,6 +112,53 @@ fn what_is_neither_a_file_nor_a_block_device() {
         &["-f", "a", "/dev/null"],
         &["/dev/null is neither a regular file"],
     );
+}
+
+#[test]
+fn a_directory_that_is_not_there_and_is_to_be_one() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    dir.dir("tree");
+    dir.refuses(&["a", "new/."], &["new/. is no directory", "mkdir"]);
+    dir.refuses(&["-r", "tree", "new/."], &["new/. is no directory"]);
+}
+
+#[test]
+fn a_link_over_what_is_no_file() {
+    let dir = Dir::new();
+    symlink("nowhere", dir.join("link")).unwrap();
+    let fifo = Command::new("mkfifo").arg(dir.join("fifo")).status();
+    assert!(fifo.unwrap().success());
+    dir.refuses(&["-r", "link", "fifo"], &["fifo is neither a regular file"]);
+}
+
+#[test]
+fn a_file_that_is_immutable() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    let b = dir.file("b", "b");
+    let chattr = |how| Command::new("chattr").arg(how).arg(&b).status();
+    if !chattr("+i").is_ok_and(|status| status.success()) {
+        eprintln!("skipped: nothing can be made immutable here");
+        return;
+    }
+    let output = dir.cp(&["-f", "a", "b"]);
+    assert!(chattr("-i").unwrap().success());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("b is immutable; chattr -i it"), "{said}");
+}
+
+#[test]
+fn an_error_that_nobody_can_be_told_is_no_panic() {
+    let dir = Dir::new();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let status = Command::new(kaio())
+        .args(["cp", "nothing", "copy"])
+        .current_dir(dir.path())
+        .stderr(full)
+        .status();
+    assert_eq!(status.unwrap().code(), Some(1));
 }
 
 #[test]
