@@ -41,11 +41,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream as streams};
 use rustix::fs::Mode;
 use rustix::process::umask;
+use tokio::runtime::Runtime;
 use tokio_kaio::{AioContextBuilder, Backend};
 
 pub(crate) use args::Args;
@@ -71,9 +73,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     // Of the two ways to learn it the one that always works: nothing is created meanwhile.
     let mask = umask(Mode::RWXG | Mode::RWXO);
     umask(mask);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let summary = runtime.block_on(copy(args, plan, mask.as_raw_mode(), started))?;
     if args.json {
         print_json(&summary)?;
@@ -82,6 +82,19 @@ pub(crate) fn run(args: &Args) -> Outcome {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Its threads stay: with one of them, further ones that can't be had are no trouble.
+fn runtime() -> io::Result<Runtime> {
+    let starts = thread::Builder::new().spawn(|| ());
+    let failed = |error| format!("can't start a thread: {error}; raise the limit (ulimit -u)");
+    let _ = starts
+        .map_err(|error| io::Error::other(failed(error)))?
+        .join();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)))
+        .build()
 }
 
 async fn copy(
@@ -106,7 +119,8 @@ async fn copy(
     let done = steps(&session, &plan).await;
     session.talk.end();
     done?;
-    context.close().await;
+    // Nothing is in flight, and the process ends: where no thread can be had, close() would wait for one.
+    drop(context);
     let (talk, tally) = (session.talk, session.tally);
     let summary = Summary::new(tally, args, started.elapsed(), talk.warnings());
     if !args.json {
