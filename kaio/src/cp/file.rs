@@ -36,7 +36,6 @@ pub(super) async fn copy(
     }
     let sparse = source::sparse(session.args, &step.place);
     let moved = transfer::transfer(session, &source, &target, sparse).await?;
-    source.refuse_shorter().await?;
     if source.changed().await? {
         session.talk.warn(&format!(
             "{} was changed while it was copied; the copy may be of no one state",

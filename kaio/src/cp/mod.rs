@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream as streams};
 use rustix::fs::Mode;
-use rustix::process::umask;
+use rustix::process::{Resource, getrlimit, umask};
 use tokio::runtime::Runtime;
 use tokio_kaio::{AioContextBuilder, Backend};
 
@@ -60,8 +60,13 @@ use session::Session;
 use summary::Summary;
 use trouble::Trouble;
 
-/// Most files at a time: each takes some descriptors.
+/// Most files at a time, whatever the depth: while some are being made durable, and the journal takes
+/// many in one go, others are read and written.
 const FILES: usize = 32;
+
+/// Descriptors that a file takes at most, and the process beside files.
+const DESCRIPTORS: u64 = 4;
+const OTHERS: u64 = 12;
 
 /// The kernel takes some 30 ms to end an AIO context. What is no more than this has been copied by a few
 /// threads by then.
@@ -105,7 +110,7 @@ async fn copy(
 ) -> Result<Summary, Failure> {
     let depth = usize::from(args.depth);
     // Syncs are requests too.
-    let builder = AioContextBuilder::new(2 * depth);
+    let builder = AioContextBuilder::new(depth + files_at_a_time());
     let builder = match plan.bytes <= LITTLE {
         true => builder.backend(Backend::ThreadPool),
         false => builder.automatic_backend(),
@@ -155,13 +160,12 @@ async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
             Err(trouble) => go_on(&step.source, trouble)?,
         }
     }
-    let most = session.args.depth.into();
     let mut files = streams::iter(&plan.files)
         .map(async |step| {
             let staged = roots.staged(step.root, step.place.path());
             (step, file::copy(session, step, staged).await)
         })
-        .buffer_unordered(FILES.min(most));
+        .buffer_unordered(files_at_a_time());
     while let Some((step, done)) = files.next().await {
         match done {
             Ok(()) if step.place.is_file() => note_dir(&mut dirs, step.root, step.place.path()),
@@ -171,6 +175,13 @@ async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
     }
     drop(files);
     roots.finish(session, &plan.directories, dirs)
+}
+
+/// As many as there may be descriptors for (`ulimit -n`).
+fn files_at_a_time() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files = limit.saturating_sub(OTHERS) / DESCRIPTORS;
+    files.clamp(1, FILES as u64) as usize
 }
 
 /// New directories are made durable anyway.

@@ -53,30 +53,38 @@ impl Source {
     }
 
     /// Whether it is another now than when it was opened: its length, its time, both or neither.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`refuse_shorter`](Source::refuse_shorter).
     pub(super) async fn changed(&self) -> Result<bool, Trouble> {
-        if self.metadata.file_type().is_block_device() {
+        let Some(now) = self.refuse_shorter().await? else {
             return Ok(false);
-        }
-        let now = self.now().await?;
+        };
         let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
         Ok(state(&now) != state(&self.metadata))
     }
 
+    /// What it is now; `None`: a device, which has no state of its own.
+    ///
     /// # Errors
     ///
     /// It has fewer bytes now than when it was opened. Whatever has none of a length that it tells, as
     /// files of procfs, never has.
-    pub(super) async fn refuse_shorter(&self) -> Result<(), Trouble> {
-        let length = match self.metadata.is_file() {
-            true => self.now().await?.len(),
+    pub(super) async fn refuse_shorter(&self) -> Result<Option<Metadata>, Trouble> {
+        let failed = |error| Trouble::of("look at", &self.path, &error);
+        let (length, now) = match self.metadata.is_file() {
+            true => {
+                let now = self.file.metadata().await.map_err(failed)?;
+                (now.len(), Some(now))
+            }
             false => {
-                let file = self.file.try_clone();
-                let length = file.and_then(|file| seek(&file, From::End(0)).map_err(Into::into));
-                length.map_err(|error| Trouble::of("look at", &self.path, &error))?
+                let end = seek(&self.file, From::End(0));
+                (end.map_err(|error| failed(error.into()))?, None)
             }
         };
         if length >= self.length {
-            return Ok(());
+            return Ok(now);
         }
         Err(Trouble::new(format!(
             "{} became shorter while it was copied: {} bytes, and {length} now; copy it when nobody \
@@ -84,12 +92,6 @@ impl Source {
             self.path.display(),
             self.length
         )))
-    }
-
-    /// What it is now.
-    async fn now(&self) -> Result<Metadata, Trouble> {
-        let metadata = self.file.metadata().await;
-        metadata.map_err(|error| Trouble::of("look at", &self.path, &error))
     }
 }
 

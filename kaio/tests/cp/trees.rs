@@ -116,3 +116,18 @@ fn hard_links_become_files_of_their_own() {
     fs::write(dir.join("copy/one"), "changed").unwrap();
     assert_eq!(dir.read("copy/two"), b"content");
 }
+
+#[test]
+fn few_descriptors_are_enough() {
+    let dir = Dir::new();
+    tree(&dir);
+    let script = "ulimit -n 24; exec \"$0\" cp -rpq --verify --depth 64 tree copy";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(crate::shared::kaio())
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_same(&dir, "tree", "copy");
+}
