@@ -2,6 +2,7 @@
 //! either.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -11,12 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, process, ptr, thread};
 
 /// What is to go.
-static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static PATHS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A descriptor that is given up where none is left to look into a directory with.
 static SPARE: Mutex<Option<File>> = Mutex::new(None);
 
-fn paths() -> MutexGuard<'static, Vec<PathBuf>> {
+fn paths() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     PATHS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -41,7 +42,7 @@ impl Leftover {
         let (path, made) = make()?;
         // A name that is good wherever the process goes.
         let path = std::path::absolute(&path).unwrap_or(path);
-        paths.push(path.clone());
+        paths.insert(path.clone());
         Ok((Leftover(path), made))
     }
 
@@ -75,7 +76,7 @@ impl Leftover {
     pub fn rename(self, to: &Path) -> io::Result<()> {
         let mut paths = paths();
         fs::rename(&self.0, to)?;
-        forget(&mut paths, &self.0);
+        paths.remove(&self.0);
         Ok(())
     }
 }
@@ -84,16 +85,10 @@ impl Drop for Leftover {
     fn drop(&mut self) {
         let mut paths = paths();
         // Not there: it has another name now, and who has this one since is somebody else.
-        if forget(&mut paths, &self.0) {
+        if paths.remove(&self.0) {
             remove(&self.0);
         }
     }
-}
-
-/// Whether it was among them.
-fn forget(paths: &mut Vec<PathBuf>, path: &Path) -> bool {
-    let place = paths.iter().position(|other| other == path);
-    place.map(|place| paths.swap_remove(place)).is_some()
 }
 
 /// Gone already, or not to be helped, is well too.
