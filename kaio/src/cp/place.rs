@@ -189,7 +189,7 @@ pub(super) fn is_a_directory(source: &Path, target: &Path) -> Trouble {
 /// What a copy replaces is told apart from what only has a name in the file system.
 pub(super) fn is_of_no_kind(target: &Path, nor: &str) -> Trouble {
     Trouble::new(format!(
-        "{} is neither a regular file nor a directory{nor}; remove it, or copy to another name",
+        "{} is neither a regular file nor a directory{nor}; copy to another name",
         target.display()
     ))
 }

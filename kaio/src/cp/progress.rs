@@ -17,8 +17,11 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Of `bytes` that are to be moved: what is read back counts too.
-    pub(super) fn new(bytes: u64, quiet: bool) -> Talk {
+    pub(super) fn new(bytes: u64, reads_back: bool, quiet: bool) -> Talk {
         let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
+        if reads_back {
+            bar.set_message(", read back too");
+        }
         if !quiet {
             bar.set_style(style());
             bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -80,7 +83,7 @@ impl Talk {
 
 /// Without colours.
 fn style() -> ProgressStyle {
-    let template = "{bar:24} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  \
+    let template = "{bar:24} {percent:>3}%  {binary_bytes} of {binary_total_bytes}{msg}  \
                     {binary_bytes_per_sec}  {eta} left";
     let style = ProgressStyle::with_template(template);
     style

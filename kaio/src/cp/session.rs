@@ -50,7 +50,7 @@ impl<'a> Session<'a> {
             handle,
             lanes: Lanes::new(args.depth.into(), args.bs as usize)?,
             limit: args.limit.map(Limit::new),
-            talk: Talk::new(bytes, args.quiet),
+            talk: Talk::new(bytes, args.verify, args.quiet),
             tally: Tally::default(),
             umask,
             noted: Noted::default(),

@@ -44,3 +44,11 @@ fn quiet_shows_nothing() {
     dir.file("source", bytes(1 << 20));
     assert_eq!(shows(&dir, &["-q"]), "");
 }
+
+#[test]
+fn what_is_read_back_is_part_of_the_progress_and_named() {
+    let dir = Dir::new();
+    dir.file("source", bytes(1 << 20));
+    let shown = shows(&dir, &["--verify"]);
+    assert!(shown.contains("of 2.00 MiB, read back too"), "{shown:?}");
+}
