@@ -377,8 +377,10 @@ fn a_signal_that_is_ignored_from_the_start_ends_nothing() {
 fn measuring(before: &str, dir: &Path) -> Child {
     let binary = env!("CARGO_BIN_EXE_kaio-bench");
     let args = "--engines bare --patterns random-read --depths 1 --rounds 60000 --size 1";
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{before} exec {binary} {args} --dir .")]);
+    // Whoever runs the tests may ignore these signals, and so would the program.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM,HUP", "sh", "-c"]);
+    command.arg(format!("{before} exec {binary} {args} --dir ."));
     command.current_dir(dir).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
     // Its files are there when it says what it measures with.

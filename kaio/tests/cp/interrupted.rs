@@ -13,7 +13,10 @@ use crate::shared::{Dir, bytes, kaio, text, tree};
 /// A copy that is under way, and takes its time.
 fn start(dir: &Dir, args: &[&str]) -> Child {
     let before = dir.names().len();
-    let mut child = Command::new(kaio())
+    // Whoever runs the tests may ignore these signals, and so would the program.
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT,TERM,HUP")
+        .arg(kaio())
         .arg("cp")
         .args(args)
         .current_dir(dir.path())
@@ -79,7 +82,7 @@ fn a_source_that_is_cut_off_meanwhile_is_an_error_that_leaves_the_old_target() {
     let child = start(
         &dir,
         &[
-            "--limit", "2M", "--depth", "1", "--bs", "64k", "source", "copy",
+            "--limit", "1M", "--depth", "1", "--bs", "64k", "source", "copy",
         ],
     );
     std::fs::File::options()
@@ -103,7 +106,7 @@ fn a_source_that_is_written_to_meanwhile_is_a_warning() {
     let child = start(
         &dir,
         &[
-            "--limit", "2M", "--depth", "1", "--bs", "64k", "source", "copy",
+            "--limit", "1M", "--depth", "1", "--bs", "64k", "source", "copy",
         ],
     );
     std::fs::File::options()
@@ -155,7 +158,9 @@ fn a_signal_ends_it_also_if_nobody_can_be_told() {
     let dir = Dir::new();
     dir.file("source", bytes(20 << 20));
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut child = Command::new(kaio())
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(kaio())
         .args(["cp", "--limit", "1M", "source", "copy"])
         .current_dir(dir.path())
         .stderr(full)
