@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -46,20 +47,32 @@ impl Leftover {
         Ok((Leftover(path), made))
     }
 
+    /// What `make` makes at a path in `parent`, of a name at random that begins with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`, as they are, without the name; it is called again where that is taken.
+    pub fn make_in<T>(
+        parent: &Path,
+        prefix: impl AsRef<OsStr>,
+        make: impl FnMut(&Path) -> io::Result<T>,
+    ) -> io::Result<(Leftover, T)> {
+        Leftover::new(|| {
+            let mut name = tempfile::Builder::new();
+            let made = name.prefix(&prefix).make_in(parent, make)?;
+            let (made, path) = made.keep().map_err(|error| error.error)?;
+            Ok((path, made))
+        })
+    }
+
     /// A new directory in `parent`, of a name that begins with `prefix`.
     ///
     /// # Errors
     ///
     /// Where it can't be made.
     pub fn dir(parent: &Path, prefix: &str) -> io::Result<Leftover> {
-        let make = || {
-            // With `tempdir_in` errors would name the path at random, and hide their errno.
-            let create = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
-            let mut name = tempfile::Builder::new();
-            let ((), path) = name.prefix(prefix).make_in(parent, create)?.keep()?;
-            Ok((path, ()))
-        };
-        Ok(Leftover::new(make)?.0)
+        let make = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
+        Ok(Leftover::make_in(parent, prefix, make)?.0)
     }
 
     /// Where it is.

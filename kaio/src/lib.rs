@@ -11,7 +11,7 @@
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
 //! | `failure`, `interrupt` | how a command fails, and is broken off |
-//! | `alignment`, `limits` | what files want, and systems allow |
+//! | `alignment`, `limits`, `paths` | what files want, and systems allow; which file it is |
 //! | `output`, `columns`, `units` | data and tables on standard output, talk on standard error; sizes on the command line |
 
 mod alignment;
@@ -25,6 +25,7 @@ mod interrupt;
 mod limits;
 mod manual;
 mod output;
+mod paths;
 mod units;
 
 pub use cli::main;

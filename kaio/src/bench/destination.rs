@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kaio_bench::leftovers::Leftover;
 
 use crate::failure::Failure;
 use crate::output::{print, tell};
+use crate::paths::{identity, parent};
 
 /// Where a report goes.
 pub(super) struct Destination {
@@ -113,24 +114,13 @@ impl To {
             return Err(io::Error::new(ErrorKind::NotFound, what));
         }
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        To::beside(dir.canonicalize()?.join(name))
+        To::beside(parent(path).canonicalize()?.join(name))
     }
 
     fn beside(path: PathBuf) -> io::Result<To> {
-        let dir = path.parent().unwrap_or(&path);
-        let make = || {
-            // With `tempfile_in` errors would name the path at random. The mode is that of a new
-            // file, less what the umask takes.
-            let create = |path: &Path| File::create_new(path);
-            let mut name = tempfile::Builder::new();
-            let (_, path) = name.prefix(".kaio-").make_in(dir, create)?.keep()?;
-            Ok((path, ()))
-        };
-        let (partial, ()) = Leftover::new(make)?;
+        // The mode is that of a new file, less what the umask takes.
+        let (partial, _) =
+            Leftover::make_in(parent(&path), ".kaio-", |path| File::create_new(path))?;
         Ok(To::File { path, partial })
     }
 }
@@ -138,9 +128,4 @@ impl To {
 fn is_stdout(found: &Metadata) -> bool {
     let stdout = rustix::fs::fstat(io::stdout());
     stdout.is_ok_and(|stdout| (stdout.st_dev, stdout.st_ino) == identity(found))
-}
-
-/// What tells files apart, whatever they are called.
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }

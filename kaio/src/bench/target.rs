@@ -1,7 +1,7 @@
 //! [`Target`]: the file that is measured on.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::fs::{self, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use super::args::Args;
 use crate::alignment::{Aligned, learn};
 use crate::failure::Failure;
 use crate::output::tell;
+use crate::paths::length;
 
 /// Bytes of a scratch file, unless asked otherwise.
 const SCRATCH: u64 = 256 << 20;
@@ -146,11 +147,6 @@ fn whole_blocks(len: u64, block: u64) -> Result<u64, Failure> {
         ))),
         len => Ok(len),
     }
-}
-
-/// Also of a block device.
-fn length(path: &Path) -> io::Result<u64> {
-    File::open(path)?.seek(SeekFrom::End(0))
 }
 
 fn may_be_overwritten(args: &Args, path: &Path, kind: Kind) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ use super::preserve::{self, Likeness};
 use super::session::Session;
 use super::target::make_beside;
 use super::trouble::Trouble;
+use crate::paths::parent;
 
 /// The new directories whose parent was there before.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl Roots {
             }
             made.rename(&path)
                 .map_err(|error| Trouble::of("create", &path, &error))?;
-            dirs.insert(place::parent(&path).into());
+            dirs.insert(parent(&path).into());
         }
         for directory in directories
             .iter()

@@ -54,6 +54,7 @@ pub(crate) use args::Args;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::print_json;
+use crate::paths::parent;
 use directories::Roots;
 use plan::Plan;
 use session::Session;
@@ -187,7 +188,7 @@ fn files_at_a_time() -> usize {
 /// New directories are made durable anyway.
 fn note_dir(dirs: &mut BTreeSet<PathBuf>, root: Option<usize>, target: &Path) {
     if root.is_none() {
-        dirs.insert(place::parent(target).into());
+        dirs.insert(parent(target).into());
     }
 }
 

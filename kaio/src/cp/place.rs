@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::args::{Args, PAGE};
 use super::source;
 use super::trouble::Trouble;
+use crate::paths::identity;
 
 /// Where a file goes.
 #[derive(Debug)]
@@ -151,15 +152,6 @@ pub(super) fn there(target: &Path) -> Result<Option<Metadata>, Trouble> {
     }
 }
 
-/// `.` for a bare name.
-pub(super) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => path,
-    }
-}
-
 pub(super) fn refuse_same(
     source: &Path,
     metadata: &Metadata,
@@ -168,7 +160,7 @@ pub(super) fn refuse_same(
 ) -> Result<(), Trouble> {
     let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
     let one_device = is_device(metadata) && is_device(there) && metadata.rdev() == there.rdev();
-    if (metadata.dev(), metadata.ino()) != (there.dev(), there.ino()) && !one_device {
+    if identity(metadata) != identity(there) && !one_device {
         return Ok(());
     }
     Err(Trouble::new(format!(

@@ -12,6 +12,7 @@ use super::place::{self, Place};
 use super::space::Space;
 use super::trouble::Trouble;
 use super::{source, tree};
+use crate::paths::parent;
 
 /// All steps of a run.
 #[derive(Debug, Default)]
@@ -238,7 +239,7 @@ fn own_name(source: &Path) -> Option<&OsStr> {
 
 /// The true name of the directory that `target` is in.
 fn true_dir(target: &Path) -> Result<PathBuf, Trouble> {
-    let dir = place::parent(target);
+    let dir = parent(target);
     fs::canonicalize(dir).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Trouble::new(format!(
             "can't create {}: its directory {} is not there; mkdir -p it",

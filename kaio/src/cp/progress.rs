@@ -1,10 +1,11 @@
 //! [`Talk`]: all that is said on standard error while it is copied.
 
 use std::cell::Cell;
-use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output::tell;
 
 /// The progress bar, and what is said beside it.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Talk {
 
     /// Where nobody listens any more, that is no reason to end.
     fn say(&self, text: &str) {
-        self.bar.suspend(|| _ = writeln!(io::stderr(), "{text}"));
+        self.bar.suspend(|| tell(text));
     }
 }
 

@@ -1,7 +1,6 @@
 //! [`Source`]: what is copied from.
 
 use std::fs::{self, Metadata, OpenOptions};
-use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use super::place::Place;
 use super::plan::FileStep;
 use super::trouble::Trouble;
 use super::{extents, plan};
+use crate::paths;
 
 /// An open file or device, to be read.
 #[derive(Debug)]
@@ -170,6 +170,6 @@ fn length(path: &Path, metadata: &Metadata) -> Result<u64, Trouble> {
 
 /// How many bytes a block device has.
 pub(super) fn device_length(path: &Path) -> Result<u64, Trouble> {
-    let length = fs::File::open(path).and_then(|mut device| device.seek(SeekFrom::End(0)));
+    let length = paths::length(path);
     length.map_err(|error| Trouble::of("open", path, &error))
 }

@@ -9,8 +9,8 @@ use indicatif::BinaryBytes;
 use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 
 use super::args::PAGE;
-use super::place;
 use super::trouble::Trouble;
+use crate::paths::parent;
 
 /// What is going to be allocated, on each file system.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ fn nearest(dir: &Path) -> Result<(PathBuf, u64), Trouble> {
     loop {
         match fs::metadata(there) {
             Ok(metadata) => return Ok((there.into(), metadata.dev())),
-            Err(_) if place::parent(there) != there => there = place::parent(there),
+            Err(_) if parent(there) != there => there = parent(there),
             Err(error) => return Err(Trouble::of("look at", there, &error)),
         }
     }

@@ -1,7 +1,7 @@
 //! [`Target`]: what is copied to, under a temporary name until it is complete.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata, OpenOptions};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -14,6 +14,7 @@ use tokio_kaio::{AioOpenOptionsExt, File};
 use super::blocking;
 use super::place::{self, Place};
 use super::trouble::Trouble;
+use crate::paths::{identity, parent};
 
 /// An open file or device, to be written.
 #[derive(Debug)]
@@ -58,7 +59,6 @@ impl Target {
         let Some(leftover) = self.leftover else {
             return Ok(());
         };
-        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
         if identity_of(&staged)? != place.replaced().map(identity) {
             return Err(Trouble::new(format!(
                 "{} was replaced by somebody else while it was copied to; look at it, and copy again",
@@ -72,7 +72,7 @@ impl Target {
 
 fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, Trouble> {
     let there = place::there(path)?;
-    Ok(there.map(|there| (there.dev(), there.ino())))
+    Ok(there.as_ref().map(identity))
 }
 
 /// Makes something in the directory of `path`, of a hidden name of its own. It is gone if the process
@@ -86,13 +86,7 @@ pub(super) fn make_beside<T>(
     make: impl FnMut(&Path) -> io::Result<T>,
 ) -> io::Result<(Leftover, T)> {
     let prefix = prefix(path.file_name().unwrap_or_default());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix);
-    Leftover::new(|| {
-        let made = builder.make_in(place::parent(path), make)?;
-        let (made, path) = made.keep().map_err(|error| error.error)?;
-        Ok((path, made))
-    })
+    Leftover::make_in(parent(path), prefix, make)
 }
 
 /// `.NAME.kaio-`, of a NAME that is cut where the whole would be longer than any file system has it.
@@ -132,7 +126,7 @@ async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, Leftover), Trou
     let file = file.await.map_err(failed)?;
     let opened = file.metadata().await.map_err(failed)?;
     // Between the two, its name may have been given to something else.
-    if (opened.dev(), opened.ino()) != (made.dev(), made.ino()) {
+    if identity(&opened) != identity(&made) {
         return Err(Trouble::new(format!(
             "somebody else writes to the temporary file beside {}; copy again",
             path.display()

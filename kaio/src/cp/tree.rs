@@ -1,13 +1,13 @@
 //! What is in a directory, for `--recursive`.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::args::Args;
 use super::place;
 use super::plan::{Directory, Plan, Spot};
 use super::trouble::Trouble;
+use crate::paths::identity;
 
 /// A directory that is still to be looked into.
 #[derive(Debug)]
@@ -119,7 +119,6 @@ fn enter(plan: &mut Plan, source: &Path, spot: Spot<'_>, is_named: bool) -> Resu
 
 /// A copy of a directory within itself would have to have itself.
 fn refuse_into_itself(source: &Path, metadata: &Metadata, spot: Spot<'_>) -> Result<(), Trouble> {
-    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let is_source =
         |path: &Path| fs::metadata(path).is_ok_and(|it| identity(&it) == identity(metadata));
     if is_source(spot.target) {

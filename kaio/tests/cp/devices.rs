@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shared::{Dir, bytes, is_root, kaio, text};
+use crate::interrupted::start;
+use crate::shared::{Dir, bytes, is_root, text};
 
 /// A loop device on a file, until it is dropped.
 struct Loop(PathBuf);
@@ -138,18 +139,8 @@ fn a_device_that_becomes_smaller_meanwhile_is_an_error() {
     let Some(device) = Loop::new(&dir, "image", 2 << 20) else {
         return;
     };
-    let args = ["--limit", "2M", "--bs", "64k", "--depth", "1"];
-    let copy = std::process::Command::new(kaio())
-        .arg("cp")
-        .args(args)
-        .args([device.path(), "copy"])
-        .current_dir(dir.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    while dir.names() == ["image"] {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let limits = ["--limit", "2M", "--bs", "64k", "--depth", "1"];
+    let copy = start(&dir, &[&limits[..], &[device.path(), "copy"]].concat());
     let image = File::options().write(true).open(dir.join("image"));
     image.unwrap().set_len(1 << 20).unwrap();
     let told = Command::new("losetup").arg("-c").arg(&device.0).status();
@@ -161,17 +152,23 @@ fn a_device_that_becomes_smaller_meanwhile_is_an_error() {
     assert_eq!(dir.names(), ["image"]);
 }
 
-#[test]
-fn a_device_that_is_mounted_is_refused() {
-    let dir = Dir::new();
-    let Some(device) = Loop::new(&dir, "image", 16 << 20) else {
-        return;
-    };
+/// A loop device with a file system on it.
+fn ext4(dir: &Dir) -> Option<Loop> {
+    let device = Loop::new(dir, "image", 16 << 20)?;
     let made = Command::new("mkfs.ext4").arg("-q").arg(&device.0).status();
     if !made.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no mkfs.ext4 here");
-        return;
+        return None;
     }
+    Some(device)
+}
+
+#[test]
+fn a_device_that_is_mounted_is_refused() {
+    let dir = Dir::new();
+    let Some(device) = ext4(&dir) else {
+        return;
+    };
     dir.file("source", bytes(4096));
     let _mounted = Mounted::new(device.path(), dir.join("mounted"));
     let output = dir.cp(&["-f", "source", device.path()]);
@@ -186,14 +183,9 @@ fn a_device_that_is_mounted_is_refused() {
 #[test]
 fn a_file_system_with_too_little_space_is_refused_before_anything_is_written() {
     let dir = Dir::new();
-    let Some(device) = Loop::new(&dir, "image", 16 << 20) else {
+    let Some(device) = ext4(&dir) else {
         return;
     };
-    let made = Command::new("mkfs.ext4").arg("-q").arg(&device.0).status();
-    if !made.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no mkfs.ext4 here");
-        return;
-    }
     let mounted = Mounted::new(device.path(), dir.join("mounted"));
     let old = mounted.0.join("copy");
     fs::write(&old, "of old").unwrap();

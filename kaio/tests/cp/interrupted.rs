@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::shared::{Dir, bytes, kaio, text, tree};
 
 /// A copy that is under way, and takes its time.
-fn start(dir: &Dir, args: &[&str]) -> Child {
+pub(crate) fn start(dir: &Dir, args: &[&str]) -> Child {
     let before = dir.names().len();
     // Whoever runs the tests may ignore these signals, and so would the program.
     let mut child = Command::new("env")
@@ -141,13 +141,7 @@ fn a_source_of_which_a_hole_is_cut_off_meanwhile_is_an_error_too() {
 fn a_file_longer_than_is_allowed_is_an_error_that_leaves_no_litter() {
     let dir = Dir::new();
     // How long it is can't be known before.
-    let script = "ulimit -f 0; exec \"$0\" cp -q /proc/self/status copy";
-    let output = Command::new("sh")
-        .args(["-c", script])
-        .arg(kaio())
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let output = dir.limited_cp("ulimit -f 0", "-q /proc/self/status copy");
     assert_eq!(output.status.code(), Some(1), "{:?}", output.status);
     assert!(text(&output.stderr).contains("copy"));
     assert_eq!(dir.names(), [""; 0]);

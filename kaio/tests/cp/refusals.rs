@@ -166,13 +166,7 @@ fn more_than_the_limit_for_files() {
     let dir = Dir::new();
     dir.file("a", bytes(3 << 20));
     // In units of 512 or 1024 bytes, as the shell has it.
-    let script = "ulimit -f 1024; exec \"$0\" cp a b";
-    let output = Command::new("sh")
-        .args(["-c", script])
-        .arg(kaio())
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let output = dir.limited_cp("ulimit -f 1024", "a b");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(

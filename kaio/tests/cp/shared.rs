@@ -51,6 +51,14 @@ impl Dir {
         self.command(args).output().unwrap()
     }
 
+    /// The same under a limit that the shell sets.
+    pub(crate) fn limited_cp(&self, limit: &str, args: &str) -> Output {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{limit}; exec \"$0\" cp {args}")]);
+        let shell = shell.arg(kaio()).current_dir(self.path());
+        shell.output().unwrap()
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(kaio());
         command.arg("cp").args(args).current_dir(self.path());

@@ -1,7 +1,6 @@
 //! [`Answers`]: what requests with `NOWAIT` came to.
 
 use std::fmt;
-use std::time::Instant;
 
 use rustix::io::Errno;
 use serde::Serialize;
@@ -40,11 +39,7 @@ impl Answers {
             return Ok(answers);
         }
         let mut subject = Subject::new(target, class, effort, SubmitPolicy::Inline).await?;
-        let began = Instant::now();
-        for i in 0..class.requests(effort) {
-            if effort.is_over(i, began) {
-                break;
-            }
+        for i in effort.requests(class) {
             subject.prepare(i).await?;
             let handle = subject.handle();
             let watched = watch(&handle, subject.request(i, true)).await;

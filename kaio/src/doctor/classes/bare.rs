@@ -1,7 +1,7 @@
 //! [`Bare`]: submissions without a flag, and the [`Verdict`] on them.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio_kaio::SubmitPolicy;
@@ -68,11 +68,7 @@ impl Bare {
         let mut subject = Subject::new(target, class, effort, SubmitPolicy::Inline).await?;
         let mut bare = Bare::default();
         let mut times = vec![];
-        let began = Instant::now();
-        for i in 0..class.requests(effort) {
-            if effort.is_over(i, began) {
-                break;
-            }
+        for i in effort.requests(class) {
             subject.prepare(i).await?;
             let handle = subject.handle();
             let watched = watch(&handle, subject.request(i, false)).await;

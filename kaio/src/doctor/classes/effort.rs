@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Class;
+
 /// How many requests there are, of which size, and for how long at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
@@ -31,8 +33,14 @@ impl Effort {
     /// So many are made however long they take: fewer tell nothing.
     const LEAST: u64 = 8;
 
+    /// The numbers of a class's requests, as long as there is time for another.
+    pub(super) fn requests(self, class: Class) -> impl Iterator<Item = u64> {
+        let began = Instant::now();
+        (0..class.requests(self)).take_while(move |made| !self.is_over(*made, began))
+    }
+
     /// Whether there is no time for another request, after `made` of them since `began`.
-    pub(super) fn is_over(self, made: u64, began: Instant) -> bool {
+    fn is_over(self, made: u64, began: Instant) -> bool {
         made >= Effort::LEAST && self.limit.is_some_and(|limit| began.elapsed() >= limit)
     }
 }

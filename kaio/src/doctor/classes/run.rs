@@ -42,11 +42,7 @@ impl Run {
         let mut subject = Subject::new(target, class, effort, policy).await?;
         let mut times = vec![];
         let mut run = Run::default();
-        let started = Instant::now();
-        for i in 0..class.requests(effort) {
-            if effort.is_over(i, started) {
-                break;
-            }
+        for i in effort.requests(class) {
             subject.prepare(i).await?;
             let before = subject.handle().metrics();
             let began = Instant::now();
