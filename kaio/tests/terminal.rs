@@ -31,7 +31,8 @@ fn bench_tells_how_far_it_is_and_without_colours_if_those_are_not_wanted() {
     let args =
         "bench --buffered --size 1M --depth 1,3 --runtime 0.5 --engines blocking-pool,tokio-fs";
     let shown = shown(dir.path(), args);
-    for part in [" %", " left", "depth 1: blocking-pool", "depth 3: tokio-fs"] {
+    // The first steps are drawn for sure; later ones only if the last drawing is long enough ago.
+    for part in [" %", " left", "depth 1: blocking-pool", "depth 1: tokio-fs"] {
         assert!(shown.contains(part), "{part}: {shown:?}");
     }
     // The table is below.
