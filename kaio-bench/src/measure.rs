@@ -132,18 +132,32 @@ impl Entrant {
     }
 }
 
-/// Does `step` for each entrant. Who comes first moves on by one from round to round.
+/// Does `step` for each entrant, in the [`order`] of the round.
 fn in_turn(
     entrants: &mut [Entrant],
     round: usize,
     watcher: &mut dyn FnMut(&str),
     mut step: impl FnMut(&mut dyn Prepared, &mut State) -> Result<()>,
 ) {
-    let first = round % entrants.len().max(1);
-    let (last, first) = entrants.split_at_mut(first);
-    for entrant in first.iter_mut().chain(last) {
-        entrant.step(watcher, &mut step);
+    for index in order(round, entrants.len()) {
+        entrants[index].step(watcher, &mut step);
     }
+}
+
+/// Who runs after whom, of `count`: in as many rounds (twice as many, if that is odd) everybody
+/// comes after everybody else equally often, so that what one leaves behind, a warm drive or a
+/// full write cache, is not always the same one's to bear.
+///
+/// Rows of a [Williams design](https://doi.org/10.1071/CH9490149): 0, 1, -1, 2, -2, … moved on by
+/// one from round to round, modulo `count`. Where that is odd, each second row is read backwards.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    let backwards = count % 2 == 1 && round % 2 == 1;
+    (0..count).map(move |place| {
+        let place = if backwards { count - 1 - place } else { place };
+        let step = place.div_ceil(2);
+        let from_first = if place % 2 == 1 { step } else { count - step };
+        (round + from_first) % count
+    })
 }
 
 /// One run with an eye on the clocks.
@@ -286,6 +300,28 @@ mod tests {
 
     fn workload() -> Workload {
         Workload::new(Pattern::RandomRead, Shape::Waves, 4, "unused", 1 << 20)
+    }
+
+    #[test]
+    fn everybody_comes_first_and_after_everybody_else_equally_often() {
+        for count in 1..=9 {
+            let rounds = if count % 2 == 0 { count } else { 2 * count };
+            let mut first = vec![0; count];
+            let mut after = vec![vec![0; count]; count];
+            for round in 0..rounds {
+                let order: Vec<_> = order(round, count).collect();
+                first[order[0]] += 1;
+                for pair in order.windows(2) {
+                    after[pair[0]][pair[1]] += 1;
+                }
+            }
+            let share = rounds / count;
+            assert_eq!(first, vec![share; count]);
+            for (one, after) in after.iter().enumerate() {
+                let expected = (0..count).map(|other| if other == one { 0 } else { share });
+                assert_eq!(*after, expected.collect::<Vec<_>>(), "{one} of {count}");
+            }
+        }
     }
 
     #[test]
