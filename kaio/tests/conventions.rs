@@ -48,6 +48,31 @@ fn what_is_no_command_or_option_is_wrong_usage() {
 }
 
 #[test]
+fn a_name_gives_a_terminal_no_orders() {
+    let dir = scratch();
+    let name = "\x1b]0;title\x07";
+    fs::write(path(&dir, name), vec![1; 1 << 20]).unwrap();
+    let quick = [
+        "--runtime",
+        "0.1",
+        "--depth",
+        "1",
+        "--engines",
+        "tokio-kaio",
+    ];
+    let bench = [&["bench", name, "--buffered"][..], &quick].concat();
+    for args in [&["doctor", name][..], &["cp", "nothing", name], &bench] {
+        let output = kaio(dir.path()).args(args).output().unwrap();
+        let (_, out, err) = parts(&output);
+        let shown = out + &err;
+        assert!(!shown.contains(['\x1b', '\x07']), "{args:?}: {shown:?}");
+    }
+    let said = kaio(dir.path()).args(["cp", name, "."]).output().unwrap();
+    let said = failed(&said, 1);
+    assert!(said.contains(r"\u{1b}]0;title\u{7}"), "{said}");
+}
+
+#[test]
 fn bash_takes_the_completions() {
     let dir = scratch();
     let script = succeeded(&run(dir.path(), "completions bash"));

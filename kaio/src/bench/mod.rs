@@ -28,7 +28,7 @@ pub(crate) use args::Args;
 use self::destination::Destination;
 use self::measuring::Measuring;
 use crate::failure::{Failure, Outcome};
-use crate::output::{print, print_json};
+use crate::output::{print_json, print_text};
 
 pub(crate) fn run(args: &Args) -> Outcome {
     // Where results go is tried before anything is made or measured.
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     // If it can't be printed, the files are written all the same.
     let printed = match to_stdout {
         true => print_json(&results),
-        false => print(&table::text(&results)),
+        false => print_text(&table::text(&results)),
     };
     if let Some(json) = json {
         json.write(&(serde_json::to_string_pretty(&results)? + "\n"))?;

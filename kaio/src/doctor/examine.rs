@@ -14,6 +14,7 @@ use super::measure::{effort, measure};
 use super::report::{Kind, MeasuredOn, PathReport};
 use super::way_out::{full, is_the_kernels, plain, unwritable};
 use crate::alignment::{Learned, learn, learn_in};
+use crate::output::visible;
 
 /// What a scratch directory's name begins with.
 const SCRATCH: &str = "kaio-doctor-";
@@ -190,8 +191,8 @@ impl Examination<'_> {
         let path = self.report.path.display().to_string();
         let mut first_failure = None;
         for &class in classes {
-            self.progress
-                .set_message(format!("measuring {path}: {}", class.name()));
+            let message = format!("measuring {path}: {}", class.name());
+            self.progress.set_message(visible(&message).into_owned());
             let (measured, failure) = measure(&target, class, effort).await;
             let failure = failure
                 .map(|failure| format!("can't measure {} on {path}: {failure}", class.name()));

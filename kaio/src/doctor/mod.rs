@@ -28,7 +28,7 @@ use indicatif::ProgressBar;
 use tokio::runtime;
 
 use crate::failure::Outcome;
-use crate::output::{print, print_json, tell};
+use crate::output::{print_json, print_text, tell};
 use report::{Report, SCHEMA};
 
 /// Say what kernel AIO does on this machine and its disks
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let report = runtime.block_on(look(&args.paths));
     match args.json {
         true => print_json(&report)?,
-        false => print(&text::text(&report))?,
+        false => print_text(&text::text(&report))?,
     }
     for error in report.paths.iter().filter_map(|path| path.error.as_ref()) {
         // Where nobody hears it, it is in the report, too.
