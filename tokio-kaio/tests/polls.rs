@@ -233,6 +233,32 @@ fn polls_hold_up_no_transfers() {
     }
 }
 
+/// Its event is not waited for: it may never come, and what was short may have been memory.
+#[test]
+fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let dir = on_disk();
+    write_patterned(&dir.path().join("data"), 1);
+    // Of several workers, another one tries again, which meets none.
+    for (runtime, times) in [(one_thread(), 3), (two_workers(), 1)] {
+        runtime.block_on(async {
+            let (context, handle) = inline_context(8);
+            let file = open_rw(&dir, "data").await;
+            let (quiet, _other_end) = UnixStream::pair().unwrap();
+            let mut waiting = pin!(handle.poll(&quiet, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            next_submissions_meet((0..times).map(|_| Fault::NoRoom));
+            let mut target = buffer(BLOCK);
+            let read = within(read_block(&handle, &file, 0, &mut target)).await;
+            assert_eq!((read.unwrap(), faults_to_come()), (BLOCK as u64, 0));
+            assert!(poll!(&mut waiting).is_pending());
+            context.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_descriptor_that_is_none_is_refused() {
     for way in ways() {

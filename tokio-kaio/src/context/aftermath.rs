@@ -11,6 +11,8 @@ pub(super) struct Aftermath<K: Kernel> {
     pub(super) notices: Notices,
     pub(super) remains: Option<Box<Remains<K>>>,
     pub(super) wake_driver: bool,
+    /// The driver is to look again after a pause.
+    pub(super) try_again: bool,
     /// The queue is to be flushed here and now.
     pub(super) flush: bool,
     /// The pool has work to take.
@@ -26,6 +28,7 @@ impl<K: Kernel> Aftermath<K> {
             notices: Notices::new(),
             remains: None,
             wake_driver: false,
+            try_again: false,
             flush: false,
             dispatch: false,
             more: false,
@@ -33,7 +36,8 @@ impl<K: Kernel> Aftermath<K> {
     }
 
     pub(super) fn is_nothing(&self) -> bool {
-        let quiet = !(self.wake_driver | self.flush | self.dispatch | self.more);
+        let woken = self.wake_driver | self.try_again;
+        let quiet = !(woken | self.flush | self.dispatch | self.more);
         quiet && self.notices.is_empty() && self.released.is_empty() && self.remains.is_none()
     }
 }

@@ -49,7 +49,7 @@ pub(super) enum Turn {
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 impl<F: Flavour> Driver<F> {
     pub(super) fn new(shared: Arc<Shared<F>>, turn: Turn) -> Driver<F> {

@@ -18,7 +18,7 @@ use super::admission::{Admitted, Arrival, Company};
 use super::aftermath::Aftermath;
 use super::counts::Look;
 use super::descriptor::Descriptor;
-use super::driver::Turn;
+use super::driver::{LONGEST_PAUSE, Turn};
 use super::effort::{Effort, Watch};
 use super::pool::{Pool, Threads};
 use super::reaper::Reaper;
@@ -120,6 +120,9 @@ impl<F: Flavour> Shared<F> {
             // After the futures: it submits what their tasks are about to queue.
             if mem::take(&mut aftermath.wake_driver) {
                 self.reaper.wake_driver();
+            }
+            if mem::take(&mut aftermath.try_again) {
+                self.reaper.wake_driver_after(LONGEST_PAUSE);
             }
             if !mem::take(&mut aftermath.more) {
                 return aftermath.flush;
@@ -281,7 +284,7 @@ impl<F: Flavour> Shared<F> {
         });
         tell_if_slow(batch.len(), effort.as_ref());
         batch.clear();
-        // Where the kernel has no room, the next event makes some.
+        // Where the kernel has no room, the next event makes some, or time does.
         self.follow_up(&mut aftermath) || progress && more
     }
 

@@ -435,8 +435,9 @@ impl<F: Flavour> State<F> {
         self.request_flush(aftermath);
     }
 
-    /// The kernel has no room for these, last first. They wait for the next event; where none is
-    /// to come, they fail. `reaped`: events were just taken, which has made room.
+    /// The kernel has no room for these, last first. They wait for the next event, and not for long:
+    /// it may be that of a poll that never ends, while what was short was memory. Where none is to
+    /// come at all, they fail. `reaped`: events were just taken, which has made room.
     pub(super) fn put_back(
         &mut self,
         requests: impl IntoIterator<Item = Parcel>,
@@ -457,8 +458,9 @@ impl<F: Flavour> State<F> {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);
             }
         }
-        if reaped {
-            self.request_flush(aftermath);
+        match reaped {
+            true => self.request_flush(aftermath),
+            false => aftermath.try_again |= room_to_come,
         }
     }
 
