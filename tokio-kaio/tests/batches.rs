@@ -492,7 +492,7 @@ fn a_batch_ends_at_its_deadline() {
             write_patterned(&path, 4);
             let file = File::open(&path, false).await.unwrap();
             let gate = Gate::closed();
-            let hasty = handle.with_timeout(Duration::from_millis(20));
+            let hasty = handle.with_timeout(Duration::from_millis(250));
             let mut buffers = [buffer(BLOCK), buffer(BLOCK)];
             let [stuck, done] = &mut buffers;
             let mut batch = hasty.batch();

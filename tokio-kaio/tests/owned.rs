@@ -629,7 +629,7 @@ async fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
 async fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_has() {
     everywhere_by_all_ways(async |dir, way, handle| {
         let file = direct(dir, BLOCK).await;
-        let hurried = handle.with_timeout(Duration::from_millis(20));
+        let hurried = handle.with_timeout(Duration::from_millis(50));
         let gate = Gate::closed();
         let offset = gate.offset();
         let pool = BufferPool::new(1, BLOCK).unwrap();

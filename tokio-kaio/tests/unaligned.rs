@@ -408,7 +408,7 @@ fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
             assert!(matches!(second.await, Err(AioCommandError::TimedOut)));
             assert_eq!(gate.held().len(), 1, "{way:?}");
             gate.open();
-            file.write_bytes_at(&hasty, 5, &data, NONE).await.unwrap();
+            file.write_bytes_at(&handle, 5, &data, NONE).await.unwrap();
             is_idle(&handle, 8).await;
             context.close().await;
         }));
