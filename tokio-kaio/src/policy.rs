@@ -67,6 +67,10 @@ pub enum SubmitPolicy {
     ///   long: where submissions from the pool are seen not to sleep, further ones are made here
     ///   without the flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one
     ///   that sleeps, or runs for more than a millisecond, sends those after it to the pool again.
+    /// - What the page cache has a part of, where it is not passed by (a file of
+    ///   [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered), ext4 that journals
+    ///   data), is served in part by an attempt: it is made once more, as a whole, from the pool. So is
+    ///   a read that passes the end of a file of whole pages, which looks the same.
     /// - Appends, which always extend the file, are learned of apart and make no attempt: they start
     ///   in the pool.
     ///

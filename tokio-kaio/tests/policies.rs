@@ -7,7 +7,9 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -248,6 +250,81 @@ async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
     let (refusals, offloads) = since(&handle, &before);
     assert_eq!(refusals, 0, "the flag is not tried again");
     assert!(offloads <= 50, "{offloads} of 200 from the pool");
+    within(context.close()).await;
+}
+
+/// The kernel serves what is in the page cache, and does not wait for the rest.
+#[tokio::test]
+async fn a_read_of_what_is_cached_in_part_is_whole_under_every_policy() {
+    let dir = on_disk();
+    let path = dir.path().join("file");
+    write_patterned(&path, 16);
+    let whole = 16 * LEN;
+    for policy in POLICIES {
+        let (context, handle) = context(8, policy);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).aio_open(path.clone(), false).await;
+        let file = file.unwrap();
+        // As where a file system takes O_DIRECT and does without, like ext4 that journals data.
+        // SAFETY: touches no memory.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+        assert_eq!(flags, 0);
+        for cached in [1, 7, 15] {
+            cache_only(&path, cached * BLOCK);
+            let mut bytes = buffer(16 * BLOCK);
+            let read = file.read_at(&handle, 0, &mut bytes, whole, ReadFlags::empty());
+            assert_eq!(within(read).await.unwrap(), whole, "{policy:?}");
+            (0..16).for_each(|block| {
+                let at = block as usize * BLOCK;
+                assert!(is_pattern(block, &bytes.as_ref()[at..at + BLOCK]));
+            });
+        }
+        // Short where the file ends.
+        let mut bytes = buffer(4 * BLOCK);
+        let read = file.read_at(&handle, 14 * LEN, &mut bytes, 4 * LEN, ReadFlags::empty());
+        assert_eq!(within(read).await.unwrap(), 2 * LEN, "{policy:?}");
+        within(context.close()).await;
+    }
+}
+
+/// Has the first `len` bytes of a file in the page cache, and nothing else of it.
+fn cache_only(path: &Path, len: usize) {
+    let file = fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    for advice in [libc::POSIX_FADV_RANDOM, libc::POSIX_FADV_DONTNEED] {
+        // SAFETY: touches no memory.
+        let failed = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) };
+        assert_eq!(failed, 0);
+    }
+    file.read_exact_at(&mut vec![0; len], 0).unwrap();
+}
+
+#[tokio::test]
+async fn a_flag_of_the_callers_that_is_not_known_ends_no_attempts() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let dir = on_disk();
+    let file = patterned_file(&dir, 8).await;
+    let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
+    let mut bytes = buffer(BLOCK);
+    let mut read = async |flags| {
+        let read = file.read_at(&handle, 0, &mut bytes, LEN, flags);
+        within(read).await
+    };
+    read(ReadFlags::empty()).await.unwrap();
+    let unknown = ReadFlags::from_bits_retain(1 << 30);
+    let error = read(unknown).await.unwrap_err();
+    assert!(matches!(error, AioCommandError::IoSubmit(error)
+        if error.raw_os_error() == Some(libc::EOPNOTSUPP)));
+    let before = handle.metrics();
+    for _ in 0..20 {
+        read(ReadFlags::empty()).await.unwrap();
+    }
+    // A submission may be kept from running for as long as a slow one takes.
+    let (refusals, offloads) = since(&handle, &before);
+    assert_eq!(refusals, 0);
+    assert!(offloads < 4, "{offloads} of 20 from the pool");
     within(context.close()).await;
 }
 

@@ -105,8 +105,8 @@ pub struct Metrics {
     /// thread pool, which has none.
     pub ring: bool,
 
-    /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`) under
-    /// [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
+    /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`), or served in
+    /// part, under [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
     pub nowait_refusals: u64,
     /// Requests that were given to the blocking pool: all, if the backend is the thread pool.
     pub offloads: u64,

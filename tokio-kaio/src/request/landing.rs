@@ -3,7 +3,7 @@
 use std::mem;
 use std::os::fd::AsRawFd;
 
-use super::request::{Again, Due, Flight, Outcome, Released, Standing, State};
+use super::request::{Again, Due, Flight, Outcome, Refusal, Released, Standing, State};
 use super::table::Table;
 use super::ticket::Ticket;
 use super::{Flavour, Memory, Order, Parcel};
@@ -12,7 +12,7 @@ use super::{Flavour, Memory, Order, Parcel};
 pub(crate) enum Landing {
     /// It is done.
     Done,
-    /// The kernel would have had to wait: it is to go from the pool.
+    /// The kernel would have had to wait, or has served a part: it is to go from the pool, all of it.
     Again(Parcel),
     /// It was none of this table's.
     Nothing,
@@ -142,6 +142,7 @@ impl<F: Flavour> Table<F> {
         outcome: Outcome,
         released: &mut Released,
     ) -> Landing {
+        let refusal = again.refusal(outcome);
         let Again {
             order,
             file,
@@ -149,14 +150,19 @@ impl<F: Flavour> Table<F> {
             probe,
         } = again;
         let habit = file.habit(class);
-        let Some(unknown) = outcome.is_refused_attempt() else {
-            if matches!(outcome, Outcome::Completed(_)) {
-                habit.taken(probe);
+        match refusal {
+            None => {
+                if matches!(outcome, Outcome::Completed(_)) {
+                    habit.taken(probe);
+                }
+                released.drop_file(file);
+                return self.land(ticket, outcome, released);
             }
-            released.drop_file(file);
-            return self.land(ticket, outcome, released);
-        };
-        habit.refused(unknown);
+            Some(Refusal::WouldWait) => habit.refused(false),
+            Some(Refusal::FlagUnknown) => habit.refused(true),
+            // They tell nothing of the next attempt.
+            Some(Refusal::SomeFlagUnknown | Refusal::Short) => {}
+        }
         let next = self.pooled_flight(file.known_as());
         let (State::InFlight { memory, flight, .. } | State::Abandoned { memory, flight }) =
             self.state(&ticket)

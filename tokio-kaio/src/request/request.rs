@@ -17,7 +17,7 @@ use super::open_file::{Class, OpenFile};
 use super::{Memory, Order, Way};
 use crate::sync::contain;
 use crate::sys::REAP_BATCH;
-use crate::sys::abi::{Iocb, RWF_NOWAIT};
+use crate::sys::abi::{self, Iocb, RWF_NOWAIT};
 
 /// One operation between its future and the kernel.
 ///
@@ -206,6 +206,44 @@ impl Again {
             class,
             probe,
         })
+    }
+}
+
+/// Why an attempt is not all that there is to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It would have had to wait.
+    WouldWait,
+    /// The kernel does not know `RWF_NOWAIT` for this file.
+    FlagUnknown,
+    /// It may not know another flag, which the caller has set.
+    SomeFlagUnknown,
+    /// For the rest of it, it would have had to wait; or the file ends there.
+    Short,
+}
+
+impl Again {
+    /// Whether `outcome`, that of the attempt, is none of the request.
+    pub(super) fn refusal(&self, outcome: Outcome) -> Option<Refusal> {
+        /// Those that every kernel with `RWF_NOWAIT` knows.
+        const OLD: i32 = abi::RWF_HIPRI | abi::RWF_DSYNC | abi::RWF_SYNC | abi::RWF_APPEND;
+        let order = &self.order;
+        match outcome.is_refused_attempt() {
+            Some(false) => return Some(Refusal::WouldWait),
+            Some(true) if order.rw_flags & !OLD == 0 => return Some(Refusal::FlagUnknown),
+            Some(true) => return Some(Refusal::SomeFlagUnknown),
+            None => {}
+        }
+        // What is cut off because of the flag ends with a page of the page cache. So a file that ends
+        // within one, as most do, has no request made twice.
+        const PAGE: u64 = 4096;
+        match outcome {
+            Outcome::Completed(res @ 1..) if (res as u64) < order.nbytes => {
+                let end = (order.offset as u64).wrapping_add(res as u64);
+                (end % PAGE == 0).then_some(Refusal::Short)
+            }
+            _ => None,
+        }
     }
 }
 
