@@ -213,13 +213,19 @@ pub(crate) fn order(
     offset: u64,
     nbytes: u64,
 ) -> Result<Order, AioCommandError> {
-    Ok(Order {
+    /// With room for the longest transfer behind it.
+    const LAST: u64 = i64::MAX as u64 - (1 << 32);
+    let mut order = Order {
         opcode,
         priority: 0,
         rw_flags: rw_flags(flags)?,
         nbytes,
         offset: offset as i64,
-    })
+    };
+    if order.appends() && offset > LAST {
+        order.offset = 0; // it is ignored, but where it is none
+    }
+    Ok(order)
 }
 
 /// No bit is dropped on the way to the kernel.

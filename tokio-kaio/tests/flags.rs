@@ -24,26 +24,27 @@ fn refused_errno(result: Result<u64, AioCommandError>) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn append_at_offset_zero_appends() {
+async fn append_appends_whatever_its_offset_is() {
     for dir in common::everywhere() {
         common::write_patterned(&dir.path().join("data"), 1);
         let (context, handle) = aio_context(4, true).unwrap();
         let file = open_rw(&dir, "data").await;
-        for i in 1..4 {
+        let offsets = [0, 1, i64::MAX as u64, u64::MAX - LEN + 1, u64::MAX];
+        for (i, offset) in (1..).zip(offsets) {
             let bytes = patterned(i, BLOCK);
             let written = file
-                .write_at(&handle, 0, &bytes, LEN, WriteFlags::APPEND)
+                .write_at(&handle, offset, &bytes, LEN, WriteFlags::APPEND)
                 .await;
-            assert_eq!(written.unwrap(), LEN);
+            assert_eq!(written.unwrap(), LEN, "{offset}");
         }
-        let bytes = patterned(4, BLOCK);
+        let bytes = patterned(6, BLOCK);
         let both = WriteFlags::APPEND | WriteFlags::DSYNC;
         assert_eq!(
             file.write_at(&handle, 0, &bytes, LEN, both).await.unwrap(),
             LEN
         );
         let written = fs::read(dir.path().join("data")).unwrap();
-        assert_eq!(written.len(), 5 * BLOCK);
+        assert_eq!(written.len(), 7 * BLOCK);
         assert!(
             (0..)
                 .zip(written.chunks(BLOCK))

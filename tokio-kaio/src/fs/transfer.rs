@@ -59,7 +59,8 @@ impl File {
     /// [`append`](std::fs::OpenOptions::append), at its end, whatever `offset` is. Those of one file
     /// that one context makes are submitted one after another, in the order in which they were made,
     /// each when the one before it is done: on some file systems (XFS) the end of the file moves only
-    /// then, and those in flight together would be written over one another.
+    /// then, and those in flight together would be written over one another. Those of several contexts
+    /// are not kept apart: append to a file through one.
     ///
     /// # Errors
     ///

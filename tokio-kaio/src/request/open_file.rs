@@ -3,8 +3,8 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::habit::Habit;
 use super::{Bytewise, Order};
@@ -22,8 +22,8 @@ pub(crate) struct OpenFile {
     habits: [Habit; 4],
     /// The latest submission took long by the clock.
     suspect: AtomicBool,
-    /// The number of the table that has an append out on this file; 0: none has.
-    appending: AtomicUsize,
+    /// The numbers of the tables that have an append out on this file, one each.
+    appending: Mutex<Vec<usize>>,
     /// Up to here there have been data, as far as transfers have told.
     known_end: AtomicU64,
     /// Once somebody has asked for it.
@@ -67,19 +67,6 @@ pub(crate) enum Class {
     Append,
 }
 
-/// Whose turn it is to append to a file. The kernel takes the file's length for the place of an
-/// append when it is submitted, and on some file systems (XFS) makes the file longer when it is
-/// done: of two that are out together, one would be lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Its own, until [`OpenFile::end_append`].
-    Taken,
-    /// That of another append of its table.
-    Busy,
-    /// That of another table's, which nothing is known of here.
-    Elsewhere,
-}
-
 impl OpenFile {
     pub(crate) fn new(file: File) -> OpenFile {
         OpenFile {
@@ -88,7 +75,7 @@ impl OpenFile {
             policy: AtomicU8::new(0),
             habits: [Habit::new(), Habit::new(), Habit::new(), Habit::in_pool()],
             suspect: AtomicBool::new(false),
-            appending: AtomicUsize::new(0),
+            appending: Mutex::default(),
             known_end: AtomicU64::new(0),
             alignment: OnceLock::new(),
             bytewise: OnceLock::new(),
@@ -197,24 +184,34 @@ impl OpenFile {
         &self.habits[class as usize]
     }
 
-    /// An append of `table` wants to go out.
-    pub(super) fn begin_append(&self, table: usize) -> Turn {
-        let (free, order) = (0, Ordering::Relaxed); // each table is behind its own lock
-        match self.appending.compare_exchange(free, table, order, order) {
-            Ok(_) => Turn::Taken,
-            Err(other) if other == table => Turn::Busy,
-            Err(_) => Turn::Elsewhere,
+    /// An append of `table` wants to go out. The kernel takes the file's length for the place of an
+    /// append when it is submitted, and on some file systems (XFS) makes the file longer when it is
+    /// done: of two that are out together, one would be lost. `true`: it has the turn of its table,
+    /// until [`OpenFile::end_append`]. `false`: another one of that has it. (Of other tables nothing
+    /// is known here: theirs are not waited for.)
+    pub(super) fn begin_append(&self, table: usize) -> bool {
+        let mut appending = self.appending();
+        let is_free = !appending.contains(&table);
+        if is_free {
+            appending.push(table);
         }
+        is_free
     }
 
     /// Whether an append of `table` is out.
     pub(super) fn is_appended_by(&self, table: usize) -> bool {
-        self.appending.load(Ordering::Relaxed) == table
+        self.appending().contains(&table)
     }
 
-    /// The append that has [`Turn::Taken`] the turn is done.
-    pub(super) fn end_append(&self) {
-        self.appending.store(0, Ordering::Relaxed);
+    /// The append of `table` that has the turn is done.
+    pub(super) fn end_append(&self, table: usize) {
+        self.appending().retain(|&other| other != table);
+    }
+
+    /// Nothing panics while holding it.
+    fn appending(&self) -> MutexGuard<'_, Vec<usize>> {
+        let appending = self.appending.lock();
+        appending.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a submission of this, on a thread of the runtime, did to the thread. After one that was

@@ -1,13 +1,12 @@
 //! The requests of a table that wait to go to the kernel, in their lists.
 //!
-//! Appends to one file go one after another. The one that is out has the file's turn
+//! Appends to one file go one after another. The one that is out has the table's turn on the file
 //! ([`OpenFile::begin_append`]) and passes it on when it is done: to the oldest one that is held behind
 //! it, which is the next to go, or to whichever comes.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::open_file::Turn;
 use super::request::{Due, Request, Standing, State};
 use super::table::Table;
 use super::ticket::Ticket;
@@ -18,7 +17,7 @@ type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 impl<F: Flavour> Table<F> {
     /// An append goes out whose turn it is.
     pub(super) fn begin_append(&mut self, ticket: &Ticket<F>, file: &Arc<OpenFile>) {
-        if file.begin_append(self.number) == Turn::Taken {
+        if file.begin_append(self.number) {
             self.life(ticket).due = Some(Due::NextAppend(Arc::clone(file)));
         }
     }
@@ -36,7 +35,7 @@ impl<F: Flavour> Table<F> {
             }
         }
         let Some(request) = at.remove() else {
-            return file.end_append();
+            return file.end_append(self.number);
         };
         self.held_len -= 1;
         let ticket = Ticket::of(request);
@@ -78,14 +77,11 @@ impl<F: Flavour> Table<F> {
         let State::Queued { file, standing, .. } = &life.state else {
             return true;
         };
-        let turn = match standing {
-            Standing::Next => Turn::Taken,
-            Standing::Free | Standing::Behind => file.begin_append(number),
-        };
-        if turn == Turn::Taken {
+        let has_it = *standing == Standing::Next || file.begin_append(number);
+        if has_it {
             life.due = Some(Due::NextAppend(Arc::clone(file)));
         }
-        turn != Turn::Busy
+        has_it
     }
 
     /// The youngest request that is queued. An append that is next is older than those behind it.

@@ -35,7 +35,7 @@ pub(crate) struct Table<F: Flavour> {
     /// file in `queued`, except for the one that is `Next`.
     pub(super) held: LinkedList<F::Adapter>,
     pub(super) held_len: usize,
-    /// By which files know the table. Not 0.
+    /// By which files know the table.
     pub(super) number: usize,
     pub(super) in_flight: usize,
     /// Of those in flight, the ones that only another look will find done.
@@ -507,10 +507,11 @@ impl<F: Flavour> Table<F> {
         let mut kept = Vec::new();
         let tickets: Vec<_> = self.made.tickets().collect();
         for ticket in tickets {
+            let number = self.number;
             let life = self.life(&ticket);
             if let Some(due) = life.due.take() {
                 if let Due::NextAppend(file) = &due {
-                    file.end_append();
+                    file.end_append(number);
                 }
                 released.drop(None, Memory::None, Some(due.into_file()));
             }

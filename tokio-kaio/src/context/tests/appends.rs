@@ -37,6 +37,28 @@ fn one_is_out_at_a_time_and_others_do_not_wait_for_it() {
 }
 
 #[test]
+fn those_of_another_context_change_nothing_about_that() {
+    let (rig, other) = (Rig::new(limits(8)), Rig::<Local>::new(limits(8)));
+    let mut driver = rig.driven();
+    let mut elsewhere = other.append(&rig.file, 10);
+    assert!(elsewhere.poll().is_pending());
+    let first = appends(&rig, [0, 1]);
+    assert!(driver.poll().is_pending());
+    assert_eq!(rig.kernel.in_flight(), [0]);
+    other.kernel.complete(10);
+    assert_eq!(outcome(elsewhere.ready()), Ok(0));
+    let last = appends(&rig, [2]);
+    assert!(driver.poll().is_pending());
+    assert_eq!(rig.kernel.in_flight(), [0], "the first one is still out");
+    assert_eq!(rig.serve_all(&mut driver), [0, 1, 2]);
+    for op in first.into_iter().chain(last) {
+        assert_eq!(outcome(op.ready()), Ok(0));
+    }
+    rig.assert_idle();
+    other.assert_idle();
+}
+
+#[test]
 fn appends_to_several_files_go_side_by_side() {
     let rig = Rig::new(limits(8));
     let other = Rig::<Local>::another_file();
