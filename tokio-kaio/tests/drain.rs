@@ -4,11 +4,12 @@ mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
 
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 
 use common::{
     BLOCK, all_free, buffer, context_by, everywhere, inline_context, is_idle, on_disk, one_thread,
-    two_workers, ways, write_patterned,
+    two_workers, until_seen, ways, write_patterned,
 };
 use futures::poll;
 use interposed::Gate;
@@ -115,6 +116,36 @@ fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
             context.close().await;
         });
     }
+}
+
+/// Descriptors are used again, also while the kernel is at a request of the file that had it before.
+#[test]
+fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
+    let dir = on_disk();
+    let path = dir.path().join("file");
+    write_patterned(&path, 2);
+    one_thread().block_on(async {
+        let (context, handle) = inline_context(4);
+        until_seen(async || {
+            let first = File::open(&path, false).await.unwrap();
+            let number = first.as_raw_fd();
+            let gate = Gate::closed();
+            let mut block = buffer(BLOCK);
+            let flags = ReadFlags::empty();
+            let mut read = Box::pin(first.read_at(&handle, gate.offset(), &mut block, LEN, flags));
+            assert!(poll!(&mut read).is_pending());
+            drop(read);
+            drop(first);
+            let second = File::open(&path, false).await.unwrap();
+            let same = second.as_raw_fd() == number;
+            assert!(poll!(pin!(second.drain(&handle))).is_ready() || !same);
+            gate.open();
+            is_idle(&handle, 4).await;
+            same.then_some(()) // another test may have been faster
+        })
+        .await;
+        context.close().await;
+    });
 }
 
 #[test]

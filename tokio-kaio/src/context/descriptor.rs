@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use crate::request::{OpenFile, Order, Stay};
+use crate::request::{KnownAs, OpenFile, Order, Stay};
 use crate::sys;
 
 /// The file that a request is for, and what keeps it open.
@@ -56,7 +56,7 @@ impl Descriptor<'_> {
             Descriptor::Held(file) => Ok(Arc::clone(file)),
             Descriptor::Borrowed(fd) => {
                 let file = File::from(sys::duplicate(*fd)?);
-                Ok(Arc::new(OpenFile::duplicate(file, *fd)))
+                Ok(Arc::new(OpenFile::duplicate(file, KnownAs::borrowed(*fd))))
             }
         }
     }

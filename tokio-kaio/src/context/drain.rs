@@ -1,7 +1,6 @@
 //! [`drain`]: waits for the requests of a file that were made before.
 
 use std::future::poll_fn;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -9,16 +8,15 @@ use super::counts::Look;
 use super::shards::Shards;
 use super::shared::Shared;
 use super::teardown::given_back;
-use crate::request::Flavour;
+use crate::request::{Flavour, KnownAs};
 
-/// Waits until no request is queued or in flight any more that was made for the file known as `fd`,
-/// in any of `shards`, before this is first polled.
-pub(super) async fn drain<F: Flavour>(shards: &Shards<F>, fd: RawFd) {
+/// Waits until no request is queued or in flight any more that was made for `file`, in any of `shards`, before this is first polled.
+pub(super) async fn drain<F: Flavour>(shards: &Shards<F>, file: KnownAs) {
     // All at once: what is made while it waits for one is not waited for in another.
     let begun: Vec<_> = shards
         .all()
         .iter()
-        .map(|shard| Begun::on(shard, fd))
+        .map(|shard| Begun::on(shard, file))
         .collect();
     for begun in begun {
         begun.ended().await;
@@ -32,10 +30,10 @@ struct Begun<'a, F: Flavour> {
 }
 
 impl<'a, F: Flavour> Begun<'a, F> {
-    fn on(shared: &'a Arc<Shared<F>>, fd: RawFd) -> Begun<'a, F> {
+    fn on(shared: &'a Arc<Shared<F>>, file: KnownAs) -> Begun<'a, F> {
         let name = shared.with(|state, aftermath| {
             state.reap_all(Look::Other, aftermath);
-            state.table.begin_drain(fd)
+            state.table.begin_drain(file)
         });
         Begun { shared, name }
     }

@@ -1,7 +1,7 @@
 //! [`GenericAioContextHandle`]: the way to a context.
 
 use std::fmt;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
@@ -15,7 +15,7 @@ use super::drain::drain;
 use super::operation::Operation;
 use super::options::{Limit, Options};
 use super::shards::Shards;
-use crate::request::{Lease, Of, Payload};
+use crate::request::{KnownAs, Lease, Of, Payload};
 #[cfg(feature = "tracing")]
 use crate::trace;
 use crate::{
@@ -365,8 +365,8 @@ where
     }
 
     /// See [`File::drain`](crate::File::drain).
-    pub(crate) async fn drain(&self, fd: RawFd) {
-        drain(&self.shards, fd).await;
+    pub(crate) async fn drain(&self, file: KnownAs) {
+        drain(&self.shards, file).await;
     }
 
     /// The same until all bytes that `command` asks for are moved.

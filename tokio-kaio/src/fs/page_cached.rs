@@ -48,7 +48,7 @@ fn open_once(file: &OpenFile) -> io::Result<Arc<OpenFile>> {
         let path = name_of(file.file());
         io::Error::new(error.kind(), NotAgain { path, link, error })
     })?;
-    // By the name of the file, so that a drain waits for what goes this way, too.
+    // Known as the file, so that a drain waits for what goes this way, too.
     let again = Arc::new(OpenFile::duplicate(again, file.known_as()));
     again.set_policy(Some(SubmitPolicy::Offload)); // the submission does all of it, and waits
     Ok(Arc::clone(bytewise.cached.get_or_init(|| again)))
@@ -113,7 +113,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let open = OpenFile::new(file);
         let again = open_once(&open).unwrap();
-        assert_eq!(again.known_as(), open.as_raw_fd());
+        assert_eq!(again.known_as(), open.known_as());
         assert!(Arc::ptr_eq(&again, &open_once(&open).unwrap()));
         std::os::unix::fs::FileExt::write_all_at(again.file(), b"hello", 3).unwrap();
         assert_eq!(open.file().metadata().unwrap().len(), 8);

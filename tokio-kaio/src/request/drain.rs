@@ -1,15 +1,16 @@
 //! Drains: who waits for the requests of a file that were made before.
 
 use std::collections::HashSet;
-use std::os::fd::RawFd;
 use std::task::Waker;
 
 use super::Flavour;
+use super::open_file::KnownAs;
 use super::request::{Released, State};
 use super::table::Table;
 use super::ticket::Ticket;
 
-/// The drains of a table that are under way.
+/// The drains of a table that are under way: those that are done are not in it, also if nobody has
+/// looked.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     all: Vec<Drain>,
@@ -25,13 +26,15 @@ struct Drain {
 }
 
 impl<F: Flavour> Table<F> {
-    /// Begins to wait for the requests on the file that its callers know as `fd`, those that are
-    /// queued, and those that the kernel has, with a future or without. `None`: there are none.
-    pub(crate) fn begin_drain(&mut self, fd: RawFd) -> Option<u64> {
+    /// Begins to wait for the requests on `drained`, those that are queued, and those that the kernel
+    /// has, with a future or without. `None`: there are none.
+    pub(crate) fn begin_drain(&mut self, drained: KnownAs) -> Option<u64> {
         let tickets: Vec<_> = self.made.tickets().collect();
         let is_out = |ticket: &Ticket<F>| match self.state(ticket) {
-            State::Queued { file, .. } => file.known_as() == fd,
-            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => flight.file == fd,
+            State::Queued { file, .. } => file.known_as().may_be_of(drained),
+            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => {
+                flight.file.may_be_of(drained)
+            }
             State::Ready | State::Done { .. } => false,
         };
         let left: HashSet<_> = tickets
@@ -56,8 +59,8 @@ impl<F: Flavour> Table<F> {
     /// that is not needed.
     pub(crate) fn is_drained(&mut self, name: u64, waker: Waker) -> (bool, Option<Waker>) {
         match self.drains.all.iter_mut().find(|drain| drain.name == name) {
-            Some(drain) if !drain.left.is_empty() => (false, drain.waker.replace(waker)),
-            _ => (true, Some(waker)),
+            Some(drain) => (false, drain.waker.replace(waker)),
+            None => (true, Some(waker)),
         }
     }
 
@@ -78,9 +81,8 @@ impl<F: Flavour> Table<F> {
 
     /// The same of all requests.
     pub(super) fn all_are_over(&mut self, released: &mut Released) {
-        for drain in &mut self.drains.all {
-            drain.left.clear();
-            released.wake(drain.waker.take());
+        for drain in self.drains.all.drain(..) {
+            released.wake(drain.waker);
         }
     }
 }
@@ -88,10 +90,12 @@ impl<F: Flavour> Table<F> {
 impl Drains {
     #[cold]
     fn is_over(&mut self, tag: u64, released: &mut Released) {
-        for drain in &mut self.all {
-            if drain.left.remove(&tag) && drain.left.is_empty() {
+        self.all.retain_mut(|drain| {
+            let is_done = drain.left.remove(&tag) && drain.left.is_empty();
+            if is_done {
                 released.wake(drain.waker.take());
             }
-        }
+            !is_done
+        });
     }
 }

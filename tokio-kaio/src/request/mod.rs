@@ -29,7 +29,7 @@ pub(crate) use loan::{Loan, Loans};
 pub(crate) use memory::{Lease, Memory};
 #[cfg(test)]
 pub(crate) use open_file::Class;
-pub(crate) use open_file::{OpenFile, Stay, Way};
+pub(crate) use open_file::{KnownAs, OpenFile, Stay, Way};
 pub(crate) use payload::{Order, Payload};
 pub use request::Request;
 pub(crate) use request::{Outcome, Released};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::habit::Habit;
@@ -15,7 +15,7 @@ use crate::{Alignment, SubmitPolicy};
 /// shown of it.
 pub(crate) struct OpenFile {
     file: File,
-    known_as: RawFd,
+    known_as: KnownAs,
     /// [`SubmitPolicy::code`]; 0: the context's.
     policy: AtomicU8,
     /// By [`Class`].
@@ -30,6 +30,15 @@ pub(crate) struct OpenFile {
     alignment: OnceLock<Alignment>,
     /// Once somebody writes to it what is not aligned.
     bytewise: OnceLock<Box<Bytewise>>,
+}
+
+/// By what the requests of one file are told from those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownAs {
+    /// The descriptor by which their callers know it.
+    pub(super) fd: RawFd,
+    /// The number of the file, since descriptors are used again. 0: of a file that is not known.
+    number: u32,
 }
 
 /// How a request goes to the kernel.
@@ -67,10 +76,34 @@ pub(crate) enum Class {
     Append,
 }
 
+impl KnownAs {
+    /// Of a descriptor that the caller has lent.
+    pub(crate) const fn borrowed(fd: RawFd) -> KnownAs {
+        KnownAs { fd, number: 0 }
+    }
+
+    /// A file that nothing is known of yet. Only of four billion that are opened while a request is
+    /// out, on the same descriptor, one is taken for that request's.
+    fn new(fd: RawFd) -> KnownAs {
+        static LATEST: AtomicU32 = AtomicU32::new(0);
+        let next = || LATEST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let number = match next() {
+            0 => next(),
+            number => number,
+        };
+        KnownAs { fd, number }
+    }
+
+    /// Whether a request that is known so may be one of `file`.
+    pub(super) fn may_be_of(self, file: KnownAs) -> bool {
+        self == file || self == KnownAs::borrowed(file.fd)
+    }
+}
+
 impl OpenFile {
     pub(crate) fn new(file: File) -> OpenFile {
         OpenFile {
-            known_as: file.as_raw_fd(),
+            known_as: KnownAs::new(file.as_raw_fd()),
             file,
             policy: AtomicU8::new(0),
             habits: [Habit::new(), Habit::new(), Habit::new(), Habit::in_pool()],
@@ -82,18 +115,18 @@ impl OpenFile {
         }
     }
 
-    /// For one request on a descriptor that the caller has lent, of which `file` is a duplicate.
-    pub(crate) fn duplicate(file: File, of: RawFd) -> OpenFile {
+    /// Another descriptor of a file, whose requests are that file's; or a duplicate of one that the
+    /// caller has lent, for one request.
+    pub(crate) fn duplicate(file: File, of: KnownAs) -> OpenFile {
         OpenFile {
             known_as: of,
-            habits: [const { Habit::plain() }; 4], // there is nothing to learn of one request
+            habits: [const { Habit::plain() }; 4], // there is nothing to learn
             ..OpenFile::new(file)
         }
     }
 
-    /// The descriptor by which the callers of its requests know it.
     #[inline(always)]
-    pub(crate) fn known_as(&self) -> RawFd {
+    pub(crate) fn known_as(&self) -> KnownAs {
         self.known_as
     }
 

@@ -4,7 +4,6 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::{PhantomData, PhantomPinned};
 use std::mem;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use arrayvec::ArrayVec;
 use intrusive_collections::DefaultLinkOps;
 use lock_api::RawMutex;
 
-use super::open_file::{Class, OpenFile};
+use super::open_file::{Class, KnownAs, OpenFile};
 use super::{Memory, Order, Way};
 use crate::sync::contain;
 use crate::sys::REAP_BATCH;
@@ -124,8 +123,7 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub(super) launch: u32,
-    /// The descriptor by which its callers know the file.
-    pub(super) file: RawFd,
+    pub(super) file: KnownAs,
     /// No signal will tell that it is done, and it was not when its submission returned.
     pub(super) overlooked: bool,
     /// It goes from the pool, where it may still be found, and taken back.
@@ -134,7 +132,7 @@ pub(super) struct Flight {
 
 impl Flight {
     #[inline(always)]
-    pub(super) fn of(launch: u32, file: RawFd) -> Flight {
+    pub(super) fn of(launch: u32, file: KnownAs) -> Flight {
         Flight {
             launch,
             file,

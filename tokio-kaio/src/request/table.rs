@@ -14,6 +14,7 @@ use intrusive_collections::linked_list::LinkedList;
 
 use super::Way;
 use super::drain::Drains;
+use super::open_file::KnownAs;
 use super::request::{Again, Due, Flight, Life, Outcome, Released, Standing, State};
 use super::ticket::{Made, Ticket};
 use super::{Batch, Flavour, IntrusiveAdapter, Memory, OpenFile, Order, Parcel, Payload};
@@ -127,7 +128,9 @@ impl<F: Flavour> Table<F> {
     pub(crate) fn files_in_flight(&mut self) -> Vec<RawFd> {
         let tickets: Vec<_> = self.made.tickets().collect();
         let file = |ticket: &Ticket<F>| match self.state(ticket) {
-            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => Some(flight.file),
+            State::InFlight { flight, .. } | State::Abandoned { flight, .. } => {
+                Some(flight.file.fd)
+            }
             _ => None,
         };
         tickets.iter().filter_map(file).collect()
@@ -170,7 +173,7 @@ impl<F: Flavour> Table<F> {
         let ticket = self.ready_one(); // may panic: before the memory is in hand
         let (order, memory) = payload.take();
         order.fill(iocb, fd, &memory, ticket.tag());
-        let known_as = file.map_or(fd, |file| file.known_as());
+        let known_as = file.map_or(KnownAs::borrowed(fd), |file| file.known_as());
         let flight = match with {
             With::Nothing => self.next_flight(known_as),
             With::Launch(launch) => Flight::of(launch, known_as),
@@ -250,7 +253,7 @@ impl<F: Flavour> Table<F> {
         mut way: impl FnMut(&OpenFile, &Order) -> Way,
         pooled: &mut Vec<Parcel>,
     ) {
-        let flight = self.next_flight(-1);
+        let flight = self.next_flight(KnownAs::borrowed(-1));
         while self.in_flight < slots && batch.len() < limit {
             let Some(ticket) = self.pop_launchable() else {
                 break;
@@ -539,12 +542,12 @@ impl<F: Flavour> Table<F> {
     }
 
     #[inline(always)]
-    fn next_flight(&mut self, file: RawFd) -> Flight {
+    fn next_flight(&mut self, file: KnownAs) -> Flight {
         self.launches = self.launches.wrapping_add(1);
         Flight::of(self.launches, file)
     }
 
-    pub(super) fn pooled_flight(&mut self, file: RawFd) -> Flight {
+    pub(super) fn pooled_flight(&mut self, file: KnownAs) -> Flight {
         Flight {
             pooled: true,
             ..self.next_flight(file)
