@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fs, process, ptr, thread};
 
 /// What is to go.
@@ -104,31 +105,62 @@ impl Drop for Leftover {
     }
 }
 
-/// Gone already, or not to be helped, is well too.
+/// Gone already is well too. What can't be helped is told.
 fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
-            for _ in 0..100 {
-                match fs::remove_dir_all(path).map_err(|error| error.kind()) {
-                    // Another thread may just be making a file in it.
-                    Err(ErrorKind::DirectoryNotEmpty) => {}
-                    Err(ErrorKind::PermissionDenied) => open_up(path),
-                    _ => break,
-                }
+    let mut removed = fs::remove_file(path);
+    if is(&removed, ErrorKind::IsADirectory) {
+        drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
+        removed = remove_dir(path);
+        for _ in 0..100 {
+            // Another thread may just be making a file in it, or may have taken the descriptor.
+            let none_left = |error: &io::Error| error.raw_os_error() == Some(libc::EMFILE);
+            if !is(&removed, ErrorKind::DirectoryNotEmpty)
+                && !removed.as_ref().is_err_and(none_left)
+            {
+                break;
             }
+            thread::sleep(Duration::from_millis(1));
+            removed = remove_dir(path);
         }
-        _ => {}
+    }
+    if let Err(error) = removed.or_else(if_it_was_there) {
+        // As a literal, since names are anybody's. Where nobody hears of it, that is all.
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {path:?} is left: {error}; remove it"
+        );
     }
 }
 
-/// Lets its owner remove what is in a directory: some are not to be written to when they are complete.
-fn open_up(dir: &Path) {
+/// Removes a directory with all that is in it. Not [`fs::remove_dir_all`], which has a descriptor open
+/// for each level, and there may be one left.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    // Some are not to be written to when they are complete.
     let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .for_each(|entry| open_up(&entry.path()));
+    let entries = fs::read_dir(dir)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.path(), entry.file_type()?.is_dir()))
+    });
+    // All of them, and with that the directory is closed.
+    for (path, is_dir) in entries.collect::<io::Result<Vec<_>>>()? {
+        let removed = match is_dir {
+            true => remove_dir(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.or_else(if_it_was_there)?;
+    }
+    fs::remove_dir(dir)
+}
+
+fn is(result: &io::Result<()>, kind: ErrorKind) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == kind)
+}
+
+fn if_it_was_there(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// From now on, a signal that asks the process to end removes every [`Leftover`] first, and then

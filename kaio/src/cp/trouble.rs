@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use rustix::io::Errno;
 use tokio_kaio::AioCommandError;
 
 /// Why an entry is not copied. Its text names the path, the operation and, where there is one, the
@@ -27,7 +28,11 @@ impl Trouble {
 
     /// What `operation` on `path` failed with.
     pub(super) fn of(operation: &str, path: &Path, error: &io::Error) -> Trouble {
-        let hint = way_out(error.kind()).map_or_else(String::new, |hint| format!("; {hint}"));
+        let hint = match error.raw_os_error() {
+            Some(TOO_MANY_OPEN) => Some("raise the limit (ulimit -n)"),
+            _ => way_out(error.kind()),
+        };
+        let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
         Trouble {
             text: format!("can't {operation} {}: {error}{hint}", path.display()),
             for_all: concerns_all(error.kind()),
@@ -73,6 +78,9 @@ fn concerns_all(kind: ErrorKind) -> bool {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
     )
 }
+
+/// For which the standard library has no kind.
+const TOO_MANY_OPEN: i32 = Errno::MFILE.raw_os_error();
 
 fn way_out(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {

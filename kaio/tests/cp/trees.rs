@@ -118,6 +118,31 @@ fn hard_links_become_files_of_their_own() {
 }
 
 #[test]
+fn where_there_are_too_few_descriptors_nothing_is_left_and_the_way_out_is_told() {
+    let dir = Dir::new();
+    dir.dir("tree/a/b/c");
+    for name in ["x", "a/x", "a/b/x", "a/b/c/x"] {
+        dir.file(&format!("tree/{name}"), "x");
+    }
+    let mut failed = 0;
+    for limit in 8..20 {
+        let output = dir.limited_cp(&format!("ulimit -n {limit}"), "-r tree copy");
+        let said = text(&output.stderr);
+        if said.contains("can't open") {
+            failed += 1;
+            assert!(
+                said.contains("raise the limit (ulimit -n)"),
+                "{limit}: {said}"
+            );
+        }
+        // What could be copied is there, under its name.
+        let _ = fs::remove_dir_all(dir.join("copy"));
+        assert_eq!(dir.names(), ["tree"], "{limit}: {said}");
+    }
+    assert!(failed > 0);
+}
+
+#[test]
 fn few_descriptors_are_enough() {
     let dir = Dir::new();
     tree(&dir);
