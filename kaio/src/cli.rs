@@ -10,7 +10,7 @@ use crate::{bench, cp, doctor, interrupt, manual};
 ///
 /// Data goes to standard output, all talk to standard error. Sizes take k, M, G and T, powers of 1024.
 #[derive(Debug, Parser)]
-#[command(name = "kaio", version, after_help = EXIT, after_long_help = LONG)]
+#[command(name = "kaio", version, disable_help_subcommand = true, after_help = EXIT, after_long_help = LONG)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -22,6 +22,7 @@ mod cp;
 mod doctor;
 mod failure;
 mod interrupt;
+mod left;
 mod limits;
 mod manual;
 mod output;

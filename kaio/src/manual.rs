@@ -43,7 +43,6 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
         None => program,
         Some(name) => program
             .find_subcommand(name)
-            .filter(|command| command.get_name() != "help")
             .cloned()
             .ok_or_else(|| Failure::Usage(format!("kaio has no command {name}")))?,
     };

@@ -388,7 +388,11 @@ fn wrong_usage_is_told_before_anything_is_made() {
         ("bench /dev/null", "neither a file"),
         (
             "bench --html missing/r.html --runtime 0.2 --size 1M",
-            "can't write missing/r.html",
+            "can't write missing/r.html: missing is not there; mkdir -p it",
+        ),
+        (
+            "bench /proc/version",
+            "/proc/version: it has 0 bytes to use",
         ),
         ("bench --json . --runtime 0.2 --size 1M", "can't write .:"),
     ] {

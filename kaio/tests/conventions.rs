@@ -104,6 +104,15 @@ fn there_is_a_manual_page_of_the_program_and_of_every_command() {
         assert!(examples.contains("\n.fi\n"), "{command}: {page}");
         assert!(!page.contains("EXTRA"), "{command}: {page}");
     }
+    // It names no page that is not there.
+    assert!(!page.contains("kaio\\-help"), "{page}");
+    for command in ["doctor", "bench", "cp"] {
+        let page = succeeded(&run(dir.path(), &format!("man {command}")));
+        assert!(
+            page.contains(".SH \"EXIT STATUS\"\n0 "),
+            "{command}: {page}"
+        );
+    }
 }
 
 #[test]

@@ -92,7 +92,9 @@ Columns:
   CPU µs/op          user and system time of the process, a transfer
   calls/op           system calls a transfer
   IOPS ×, CPU ×      ratios to the first engine, of rounds that belong together
-docs/kaio.md of the source tells more, and the fields of the JSON.";
+docs/kaio.md of the source tells more, and the fields of the JSON.
+
+Exit codes: 0 measured, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// What is done, by fio's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -64,6 +64,13 @@ impl Destination {
             Some(_) => File::options().write(true).open(to).map(To::Stream),
             None => To::new_file(to),
         };
+        let failed = |error: io::Error| match (error.kind(), parent(to).exists()) {
+            (ErrorKind::NotFound, false) => {
+                let dir = parent(to).display();
+                Failure::of("write", to, format!("{dir} is not there; mkdir -p it"))
+            }
+            _ => failed(error),
+        };
         Ok(Destination {
             asked: to.to_owned(),
             to: opened.map_err(failed)?,

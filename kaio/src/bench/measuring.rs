@@ -11,6 +11,7 @@ use super::contender::{Contender, Named};
 use super::results::{Results, Row};
 use super::target::{Kind, Target};
 use crate::failure::Failure;
+use crate::left::left;
 use crate::output::tell;
 
 /// Rounds without latencies, and with.
@@ -134,9 +135,10 @@ impl Measuring<'_> {
         }
         let steps = kaio_bench::steps(&self.settings) * self.contenders.len() * self.depths.len();
         let style =
-            ProgressStyle::with_template("{bar:24} {percent:>3} %  {eta:>4} left  {wide_msg}")
+            ProgressStyle::with_template("{bar:24} {percent:>3} %  {left:>4} left  {wide_msg}")
                 .expect("a valid template");
-        ProgressBar::new(steps as u64).with_style(style.progress_chars("━╸─"))
+        let style = style.with_key("left", left).progress_chars("━╸─");
+        ProgressBar::new(steps as u64).with_style(style)
     }
 }
 

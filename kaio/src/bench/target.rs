@@ -99,7 +99,10 @@ impl Target {
         if args.rw.pattern().writes() {
             may_be_overwritten(args, path, kind)?;
         }
-        let all = length(path).map_err(|error| Failure::of("open", path, error))?;
+        let all = match kind {
+            Kind::BlockDevice => length(path).map_err(|error| Failure::of("open", path, error))?,
+            _ => metadata.len(),
+        };
         let len = args.size.map_or(all, |size| size.min(all));
         let len = whole_blocks(len, block).map_err(|_| {
             let what = format!("it has {len} bytes to use, less than one block of {block}");
@@ -166,6 +169,8 @@ fn may_be_overwritten(args: &Args, path: &Path, kind: Kind) -> Result<(), Failur
             let what = "the device is in use: mounted, or part of another device";
             return Err(Failure::of("overwrite", path, what));
         }
+    } else if let Err(error) = OpenOptions::new().write(true).open(path) {
+        return Err(Failure::of("overwrite", path, error));
     }
     Ok(())
 }

@@ -13,7 +13,8 @@ pub(super) const PAGE: u64 = 4096;
 ///
 /// The data is read and written directly (O_DIRECT), so that the page cache stays with those who
 /// need it. Each file is written under a temporary name beside its target, made durable, and
-/// renamed: whatever happens, the target is the old file or the whole new one.
+/// renamed: whatever happens, the target is the old file or the whole new one. (A block device that
+/// was not copied to the end is half written.)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -81,7 +82,9 @@ Examples:
   kaio cp -rp data /mnt/copy                 a tree, with owners, times and ACLs
   kaio cp --limit 100M big.img /mnt/backup/  leave the disk to others
   kaio cp -f debian.img /dev/sdX             over all that is on that disk
-  kaio cp --sparse always vm.img thin.img    blocks of zeroes become holes";
+  kaio cp --sparse always vm.img thin.img    blocks of zeroes become holes
+
+Exit codes: 0 all of it copied, 1 not all, 2 wrong usage, 130 interrupted.";
 
 /// Which holes the target gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::left::left;
 use crate::output::tell;
 
 /// The progress bar, and what is said beside it.
@@ -85,9 +86,10 @@ impl Talk {
 /// Without colours.
 fn style() -> ProgressStyle {
     let template = "{bar:24} {percent:>3}%  {binary_bytes} of {binary_total_bytes}{msg}  \
-                    {binary_bytes_per_sec}  {eta} left";
+                    {binary_bytes_per_sec}  {left} left";
     let style = ProgressStyle::with_template(template);
     style
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("left", left)
         .progress_chars("=> ")
 }

@@ -195,6 +195,12 @@ fn answers(answers: Option<Answers>) -> String {
 }
 
 fn advice(text: &mut String, advice: &[Advice]) -> fmt::Result {
+    const INDENT: &str = "  advice: ";
+    let below = " ".repeat(INDENT.len());
+    let lines = textwrap::Options::new(100)
+        .initial_indent(INDENT)
+        .subsequent_indent(&below)
+        .break_words(false);
     let mut advice = advice.iter();
-    advice.try_for_each(|one| writeln!(text, "  advice: {}", one.text))
+    advice.try_for_each(|one| writeln!(text, "{}", textwrap::fill(&one.text, &lines)))
 }
