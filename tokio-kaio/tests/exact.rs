@@ -530,6 +530,42 @@ fn more_than_two_gigabytes_are_moved_by_one_call() {
     });
 }
 
+/// What is left of it after a first request that moved all that it could is not aligned.
+#[test]
+fn an_odd_length_beyond_the_first_request_is_no_end_of_the_file() {
+    if available() < 6 << 30 {
+        eprintln!("skipped: less than 6 GiB of memory is available");
+        return;
+    }
+    let dir = on_disk();
+    one_thread().block_on(async {
+        let path = dir.path().join("data");
+        let sparse = fs::File::create(&path).unwrap();
+        sparse.set_len(3 << 30).unwrap();
+        sparse
+            .write_all_at(&content(BLOCK), MAX_RW_COUNT as u64)
+            .unwrap();
+        sparse.sync_all().unwrap();
+        let file = open_rw(&dir, "data").await;
+        if file.alignment().await.unwrap().offset < 2 {
+            eprintln!("skipped: direct I/O takes any length here");
+            return;
+        }
+        let (context, handle) = context_by((BACKENDS[0], SubmitPolicy::NoWaitFirst), 8);
+        let mut bytes = AlignedBuf::huge(MAX_RW_COUNT + BLOCK).unwrap();
+        let odd = MAX_RW_COUNT as u64 + 100;
+        let read = file.read_exact_at(&handle, 0, &mut bytes, odd, READ);
+        let error = within(read).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        // The end of the file is told of, also where it makes what is left of it odd.
+        sparse.set_len(odd).unwrap();
+        let read = file.read_exact_at(&handle, 0, &mut bytes, odd - 100 + LEN, READ);
+        let error = within(read).await.unwrap_err();
+        assert_eq!(io_error(&error).kind(), ErrorKind::UnexpectedEof, "{error}");
+        within(context.close()).await;
+    });
+}
+
 /// Marks, and nothing else between them, as far as that is looked at.
 fn has_marks(bytes: &[u8]) {
     for (seed, mark) in (1..).zip(marks()) {

@@ -29,6 +29,8 @@ pub(super) struct Course {
     pub(super) order: Order,
     /// Bytes that those before it have moved.
     done: u64,
+    /// The one before it moved less than it reached for: there may be no more to be had.
+    cut_short: bool,
     pub(super) extent: Extent,
 }
 
@@ -44,6 +46,7 @@ impl Course {
     pub(super) const NEW: Course = Course {
         order: Order::bare(0),
         done: 0,
+        cut_short: false,
         extent: Extent::Once,
     };
 
@@ -51,6 +54,7 @@ impl Course {
         Course {
             order: *order,
             done: 0,
+            cut_short: false,
             extent,
         }
     }
@@ -97,17 +101,19 @@ impl Course {
                 .ok_or(AioCommandError::AioStopped);
             return After::End(result, memory);
         }
+        let cut_short = moved < Payload::reach(&memory, wanted);
         let goes_on = moved < wanted
             && match self.extent {
                 Extent::Exact if moved == 0 => return After::End(Err(self.incomplete()), memory),
                 Extent::Exact => true,
                 // It may have moved nothing: all of its pieces were empty.
-                Extent::Long => moved == Payload::reach(&memory, wanted),
+                Extent::Long => !cut_short,
                 Extent::Once | Extent::Poll => false,
             };
         if !goes_on {
             return After::End(Ok(self.done + moved), memory);
         }
+        self.cut_short = cut_short;
         let rest = Payload::rest(&self.order, memory, moved);
         self.order = *rest.order();
         self.done += moved;
@@ -122,7 +128,11 @@ impl Course {
             // Short, as if it had been one; who goes on meets the error.
             Extent::Long => Ok(self.done),
             // What is left after a read that was cut short by the end of the file may not be aligned.
-            Extent::Exact if self.is_read() && error.raw_os_error() == Some(libc::EINVAL) => {
+            Extent::Exact
+                if self.cut_short
+                    && self.is_read()
+                    && error.raw_os_error() == Some(libc::EINVAL) =>
+            {
                 Err(self.incomplete())
             }
             Extent::Exact => Err(error),
