@@ -9,11 +9,12 @@ use std::future::Future;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use common::*;
 use futures::future::join_all;
-use futures::poll;
+use futures::{StreamExt, poll};
 use interposed::{Gate, Watched, submissions};
 use tempfile::TempDir;
 use tokio::task::{LocalSet, spawn_local, yield_now};
@@ -387,6 +388,45 @@ async fn a_timeout_starts_with_its_operation() {
     .await;
 }
 
+/// Also where the first results are there by then, so that nothing is waited for yet.
+#[tokio::test]
+async fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
+    everywhere_by_all_ways(async |dir, way, handle| {
+        let file = with_data(dir).await;
+        let hurried = handle.with_timeout(10 * SECOND);
+        let (open, closed) = (Gate::opened(), Gate::closed());
+        let (mut one, mut other) = (buffer(BLOCK), buffer(BLOCK));
+        let mut batch = hurried.batch();
+        for (gate, buffer) in [(&open, &mut one), (&closed, &mut other)] {
+            let (offset, flags, len) = (gate.offset(), READ, LEN);
+            let read = RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            };
+            batch.push(&file, read);
+        }
+        let mut results = batch.stream();
+        let mut first = poll!(results.next());
+        while first.is_pending() {
+            yield_now().await;
+            first = poll!(results.next());
+        }
+        assert!(matches!(first, Poll::Ready(Some((0, Ok(_))))), "{first:?}");
+        advance(11 * SECOND).await;
+        let second = poll!(results.next());
+        let Poll::Ready(Some((1, result))) = second else {
+            panic!("{way:?}: {second:?}");
+        };
+        timed_out(result);
+        drop(results);
+        closed.open();
+        turns_until(|| handle.available_slots() == Some(4)).await;
+    })
+    .await;
+}
+
 /// The limit is for the operation, however many requests it takes.
 #[tokio::test]
 async fn an_operation_of_several_requests_has_one_deadline() {
@@ -409,12 +449,12 @@ async fn an_operation_of_several_requests_has_one_deadline() {
             result = poll!(read.as_mut());
         }
         match result {
-            std::task::Poll::Ready(Ok(())) => {} // it was fast: requests were done when they were made
-            std::task::Poll::Ready(result) => {
+            Poll::Ready(Ok(())) => {} // it was fast: requests were done when they were made
+            Poll::Ready(result) => {
                 timed_out(result);
                 assert!((4..=6).contains(&looks), "{way:?}: after {looks} looks");
             }
-            std::task::Poll::Pending => unreachable!(),
+            Poll::Pending => unreachable!(),
         }
         drop(read);
         assert_eq!(target.size(), 8 * BLOCK);

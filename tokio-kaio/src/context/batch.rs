@@ -13,7 +13,7 @@ use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 use tokio::task::coop;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::GenericAioContextHandle;
 use super::descriptor::Descriptor;
@@ -192,6 +192,7 @@ where
                 out: Vec::new(),
                 done: VecDeque::new(),
                 waker: None,
+                end: None,
                 timer: None,
             },
             handle,
@@ -222,6 +223,9 @@ struct Running<'a, F: Flavour> {
     done: VecDeque<(usize, Result<u64, AioCommandError>)>,
     /// What those that wait wake.
     waker: Option<Waker>,
+    /// When those that are not done time out; of one that was submitted.
+    end: Option<Instant>,
+    /// Ready then. Once there are any to wait for.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -245,18 +249,17 @@ impl<'a, F: Flavour> Running<'a, F> {
         if self.out.is_empty() {
             return Poll::Ready(None);
         }
-        if self.timer.is_none() {
-            self.timer = limit.timer();
-        }
-        let Some(timer) = &mut self.timer else {
+        let Some(end) = self.end else {
             return Poll::Pending;
         };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         ready!(timer.as_mut().poll(cx));
         self.time_out();
         Poll::Ready(self.done.pop_front())
     }
 
     fn submit(&mut self, limit: &Limit, cx: &mut Context<'_>) {
+        self.end = limit.end();
         if limit.has_passed() {
             self.out = (0..self.operations.len()).collect();
             return self.time_out();
