@@ -18,7 +18,8 @@ use crate::sys::abi;
 pub enum RawCommand<'a> {
     /// Read `len` bytes at `offset` to the front of `buffer`. Completes with the number of bytes
     /// read: less than `len` where the file ends, 0 at or past its end. As
-    /// [`pread(2)`](https://man7.org/linux/man-pages/man2/pread.2.html).
+    /// [`pread(2)`](https://man7.org/linux/man-pages/man2/pread.2.html), but more than 2 GiB take
+    /// several requests, as of [`Preadv`](RawCommand::Preadv).
     Pread {
         /// Where in the file, bytes.
         offset: u64,
@@ -34,7 +35,8 @@ pub enum RawCommand<'a> {
     /// Write the first `len` bytes of `buffer` at `offset`. Completes with the number of bytes
     /// written, which can be less than `len`, as where the disk fills up; the rest is then to be
     /// moved to the front of the buffer for the next write. As
-    /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html).
+    /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html), but more than 2 GiB take
+    /// several requests, as of [`Pwritev`](RawCommand::Pwritev).
     Pwrite {
         /// Where in the file, bytes. Ignored with [`WriteFlags::APPEND`], and where the file was
         /// opened with `O_APPEND`.
@@ -50,7 +52,8 @@ pub enum RawCommand<'a> {
     /// Read at `offset` to each of `buffers`, one after the other. Completes with the number of bytes
     /// read, as [`Pread`](RawCommand::Pread) does. As
     /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html), but of more than
-    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done.
+    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done. Where one of
+    /// them fails, so does the whole: it is short only where the file ends.
     Preadv {
         /// Where in the file, bytes.
         offset: u64,
@@ -63,7 +66,10 @@ pub enum RawCommand<'a> {
     /// Write each of `buffers` at `offset`, one after the other. Completes with the number of bytes
     /// written, as [`Pwrite`](RawCommand::Pwrite) does. As
     /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html), but of more than
-    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done.
+    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done. Where one of
+    /// them fails, it completes with what those before have written, and a write of the rest meets the
+    /// error; but [`AioStopped`](AioCommandError::AioStopped) and
+    /// [`TimedOut`](AioCommandError::TimedOut) fail the whole, since of the rest some may still land.
     Pwritev {
         /// Where in the file, bytes; as in [`Pwrite`](RawCommand::Pwrite).
         offset: u64,

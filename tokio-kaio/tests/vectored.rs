@@ -6,6 +6,7 @@ mod common;
 mod interposed;
 
 use std::fs::{self, OpenOptions};
+use std::task::Poll;
 
 use common::*;
 use futures::future::join_all;
@@ -13,8 +14,8 @@ use futures::poll;
 use interposed::{Gate, Watched, submissions};
 use tempfile::TempDir;
 use tokio_kaio::{
-    AioCommandError, AioContextHandle, AioOpenOptionsExt, AlignedBuf, Backend, BufferPool,
-    BufferPoolBuilder, File, IoBuf, Part, PartMut, ReadFlags, SubmitPolicy, WriteFlags,
+    AioCommandError, AioContext, AioContextHandle, AioOpenOptionsExt, AlignedBuf, Backend,
+    BufferPool, BufferPoolBuilder, File, IoBuf, Part, PartMut, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
 /// Most pieces that the kernel takes in one request.
@@ -406,9 +407,9 @@ async fn a_short_request_ends_the_operation() {
     }
 }
 
-/// The caller who goes on meets the error.
+/// The caller who goes on with a write meets the error. A read is short where the file ends.
 #[tokio::test]
-async fn an_error_after_the_first_request_makes_it_short() {
+async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read() {
     for dir in everywhere() {
         // Of those that are tried twice it is not known how often that is.
         let once = |way: &Way| way.0 != Backend::KernelAio || way.1 != SubmitPolicy::NoWaitFirst;
@@ -427,15 +428,63 @@ async fn an_error_after_the_first_request_makes_it_short() {
             watched.refuse_after(1);
             let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
             let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-            assert_eq!(
-                within(read).await.unwrap(),
-                (IOV_MAX * unit) as u64,
-                "{way:?}"
-            );
+            let error = within(read).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{way:?}: {error}");
             assert!(buffers.iter().all(|buffer| buffer.size() == unit));
+            watched.refuse_after(1);
+            let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
+            let (read, buffers) = within(read).await;
+            assert_eq!(errno(read), Some(libc::EBADF), "{way:?}");
+            assert_eq!(buffers.len(), 3000);
             is_idle(&handle, 8).await;
             within(context.close()).await;
         }
+    }
+}
+
+/// Of the rest of a write it is not known then what lands; and short is what a read is at the end of
+/// the file.
+#[tokio::test]
+async fn a_context_that_is_dropped_between_two_requests_fails_the_whole() {
+    let dir = on_disk();
+    for way in ways() {
+        for writes in [false, true] {
+            let file = with_data(&dir, 3000 * BLOCK).await;
+            let pool = pool_of(3000, BLOCK);
+            until_seen(async || {
+                let (context, handle) = context_by(way, 8);
+                let mut buffers = take(&pool, 3000);
+                let result = if writes {
+                    let parts: Vec<_> = buffers.iter().map(Part::from).collect();
+                    let flags = WriteFlags::empty();
+                    let write = file.write_vectored_at(&handle, 0, &parts, flags);
+                    dropping(context, write).await
+                } else {
+                    let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+                    let flags = ReadFlags::empty();
+                    let read = file.read_vectored_at(&handle, 0, &mut parts, flags);
+                    dropping(context, read).await
+                };
+                match result {
+                    Ok(moved) => assert_eq!(moved, 3000 * BLOCK as u64, "{way:?}"),
+                    Err(AioCommandError::AioStopped) => return Some(()),
+                    Err(error) => panic!("{way:?}: {error}"),
+                }
+                None
+            })
+            .await;
+        }
+    }
+}
+
+/// What `operation` comes to if `context` is dropped once it is under way.
+async fn dropping<T>(context: AioContext, operation: impl Future<Output = T>) -> T {
+    let mut operation = Box::pin(operation);
+    let polled = poll!(operation.as_mut());
+    drop(context);
+    match polled {
+        Poll::Ready(result) => result,
+        Poll::Pending => within(operation).await,
     }
 }
 

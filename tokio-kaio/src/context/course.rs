@@ -11,7 +11,7 @@ use crate::sys::abi;
 pub(crate) enum Extent {
     /// One.
     Once,
-    /// As many as the kernel's limits make of it. What stops one stops all.
+    /// As many as the kernel's limits make of it. What stops one stops all: see [`Course::failed`].
     Long,
     /// As many as it takes to move all bytes.
     Exact,
@@ -124,9 +124,10 @@ impl Course {
     pub(super) fn failed(&self, error: AioCommandError) -> Result<u64, AioCommandError> {
         match self.extent {
             _ if self.done == 0 => Err(error),
-            Extent::Once | Extent::Poll => Err(error),
-            // Short, as if it had been one; who goes on meets the error.
-            Extent::Long => Ok(self.done),
+            // Short, as if it had been one; who goes on meets the error. A read is short where the
+            // file ends, and nowhere else.
+            Extent::Long if !self.is_read() && leaves_nothing_out(&error) => Ok(self.done),
+            Extent::Once | Extent::Poll | Extent::Long => Err(error),
             // What is left after a read that was cut short by the end of the file may not be aligned.
             Extent::Exact
                 if self.cut_short
@@ -163,4 +164,12 @@ impl Course {
             ),
         })
     }
+}
+
+/// Whether nothing of the request that failed so can land later.
+fn leaves_nothing_out(error: &AioCommandError) -> bool {
+    !matches!(
+        error,
+        AioCommandError::AioStopped | AioCommandError::TimedOut
+    )
 }

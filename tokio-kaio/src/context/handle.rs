@@ -105,7 +105,9 @@ where
     /// What the kernel has by then goes on, holds its slot, and keeps its memory until the kernel is
     /// done, as if its future had been dropped
     /// ([`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs) tells what becomes of the buffer).
-    /// One whose deadline has passed before it starts is not submitted.
+    /// One whose deadline has passed before it starts is not submitted. One that takes several requests
+    /// has the deadline as a whole, and fails also where some of them are done: how much was moved by
+    /// then is not told.
     ///
     /// tokio's timer ticks once a millisecond, so that an operation can have one more than it was given.
     /// [`File::drain`](crate::File::drain), which can't fail, has no deadline.

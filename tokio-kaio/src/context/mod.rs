@@ -59,7 +59,9 @@ use shards::Shards;
 ///
 /// A dropped context takes no new requests. Those that are running finish, and their futures with
 /// them; then everything is given back to the system, on a thread of its own. Requests that still
-/// wait for a slot get [`AioStopped`](crate::AioCommandError::AioStopped).
+/// wait for a slot get [`AioStopped`](crate::AioCommandError::AioStopped). So does an operation of
+/// several requests that has further ones to make: more than 1024 pieces, more than 2 GiB, or what is
+/// resumed because it came back short.
 pub struct GenericAioContext<M, A, L>
 where
     M: RawMutex,
@@ -238,7 +240,8 @@ where
     /// this returns.
     ///
     /// Requests that still wait for a slot get
-    /// [`AioStopped`](crate::AioCommandError::AioStopped).
+    /// [`AioStopped`](crate::AioCommandError::AioStopped), and so does an operation that has
+    /// [further ones](Self#dropping) to make.
     /// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html), which takes some
     /// 32 ms even for an idle context, runs on a thread of its own.
     ///

@@ -186,9 +186,8 @@ impl File {
     }
 
     /// Reads at `offset` to each of `buffers`, one after the other, as many bytes as they have room
-    /// for; returns how many were read, and the buffers. Of more than `IOV_MAX`, 1024, a request is made
-    /// for each 1024, one when the one before is done. See
-    /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html).
+    /// for; returns how many were read, fewer where the file ends, and the buffers. More than `IOV_MAX`,
+    /// 1024, take several requests: see [`RawCommand::Preadv`](crate::RawCommand::Preadv).
     ///
     /// # Errors
     ///
@@ -222,9 +221,8 @@ impl File {
     }
 
     /// Writes all bytes of each of `buffers` at `offset`, one after the other; returns how many were
-    /// written, and the buffers. Of more than `IOV_MAX`, 1024, a request is made for each 1024, one when
-    /// the one before is done. See
-    /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html).
+    /// written, which can be fewer, and the buffers. More than `IOV_MAX`, 1024, take several requests:
+    /// see [`RawCommand::Pwritev`](crate::RawCommand::Pwritev).
     ///
     /// # Errors
     ///

@@ -178,8 +178,8 @@ impl File {
             .await
     }
 
-    /// Reads at `offset` to each of `buffers`, one after the other; returns how many bytes were read.
-    /// See [`RawCommand::Preadv`].
+    /// Reads at `offset` to each of `buffers`, one after the other; returns how many bytes were read:
+    /// fewer where the file ends. See [`RawCommand::Preadv`].
     ///
     /// # Errors
     ///
@@ -233,11 +233,11 @@ impl File {
     }
 
     /// Writes each of `buffers` at `offset`, one after the other; returns how many bytes were
-    /// written. See [`RawCommand::Pwritev`].
+    /// written, which can be fewer. See [`RawCommand::Pwritev`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`].
+    /// See [`AioCommandError`]. One of the disk's after the first 1024 buffers makes it short.
     ///
     /// # Cancel safety
     ///
