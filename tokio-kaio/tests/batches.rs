@@ -205,6 +205,83 @@ fn a_batch_larger_than_its_context_waits_for_slots() {
     }
 }
 
+/// Lists of more than 1024 pieces, which take a second request, and appends, which wait for one another,
+/// among them.
+#[test]
+fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
+    for dir in everywhere() {
+        for way in ways() {
+            two_workers().block_on(async {
+                let (context, handle) = context_by(way, 3);
+                let path = dir.path().join("file");
+                write_patterned(&path, 2048);
+                let file = File::open(&path, false).await.unwrap();
+                let logs = [open_rw(&dir, "log").await, open_rw(&dir, "other log").await];
+                let gate = Gate::closed();
+                let mut stuck = buffer(BLOCK);
+                let mut blocks: Vec<_> = (0..60).map(|_| buffer(BLOCK)).collect();
+                let mut long: Vec<_> = (0..1025).map(|_| buffer(BLOCK)).collect();
+                let source = patterned(7, BLOCK);
+                let pieces: Vec<_> = (0..1025).map(|_| source.part(..)).collect();
+                let mut parts: Vec<_> = long.iter_mut().map(|b| b.part_mut(..)).collect();
+
+                let mut batch = handle.batch();
+                batch.push(&file, read(gate.offset(), &mut stuck));
+                let (offset, flags) = (0, ReadFlags::empty());
+                let buffers = &mut parts[..];
+                let list = RawCommand::Preadv {
+                    offset,
+                    buffers,
+                    flags,
+                };
+                batch.push(&file, list);
+                for (index, block) in blocks.iter_mut().enumerate() {
+                    batch.push(&file, read(index as u64 * LEN, block));
+                    let (offset, buffer, flags, len) = (0, &source, WriteFlags::APPEND, LEN);
+                    let append = RawCommand::Pwrite {
+                        offset,
+                        buffer,
+                        flags,
+                        len,
+                    };
+                    batch.push(&logs[index % 2], append);
+                }
+                let (offset, buffers, flags) = (0, &pieces[..], WriteFlags::APPEND);
+                let list = RawCommand::Pwritev {
+                    offset,
+                    buffers,
+                    flags,
+                };
+                batch.push(&logs[0], list);
+                let count = batch.len();
+                let mut results = batch.stream();
+                let mut seen = vec![false; count];
+                for _ in 1..count {
+                    let (index, result) = within(results.next()).await.unwrap();
+                    assert!(result.is_ok(), "{way:?}: {index}: {result:?}");
+                    assert!(index != 0 && !std::mem::replace(&mut seen[index], true));
+                }
+                assert!(poll!(results.next()).is_pending(), "{way:?}");
+                gate.open();
+                assert_eq!(within(results.next()).await.unwrap().0, 0, "{way:?}");
+                assert!(results.next().await.is_none());
+                drop(results);
+                for (index, block) in blocks.iter().enumerate() {
+                    assert!(is_pattern(index as u64, block), "{way:?}");
+                }
+                for (log, blocks) in [("log", 30 + 1025), ("other log", 30)] {
+                    let path = dir.path().join(log);
+                    let len = std::fs::metadata(&path).unwrap().len();
+                    assert_eq!(len, blocks * LEN, "{way:?}");
+                    std::fs::remove_file(path).unwrap();
+                }
+                is_idle(&handle, 3).await;
+                context.close().await;
+            });
+        }
+    }
+}
+
 #[test]
 fn without_waiting_what_finds_no_slot_fails_and_the_rest_does_not() {
     let dir = on_disk();

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::GenericAioContextHandle;
 use super::descriptor::Descriptor;
+use super::lanes::Lanes;
 use super::operation::Operation;
 use super::options::Limit;
 use super::shared::Shared;
@@ -189,7 +190,7 @@ where
             running: Running {
                 operations,
                 submitted: false,
-                out: Vec::new(),
+                waiting: Lanes::new(),
                 done: VecDeque::new(),
                 waker: None,
                 end: None,
@@ -219,7 +220,7 @@ struct Running<'a, F: Flavour> {
     operations: Vec<Option<(Operation<'a, 'a, F>, Told)>>,
     submitted: bool,
     /// Those that wait, by their index.
-    out: Vec<usize>,
+    waiting: Lanes<'a, F>,
     done: VecDeque<(usize, Result<u64, AioCommandError>)>,
     /// What those that wait wake.
     waker: Option<Waker>,
@@ -246,7 +247,7 @@ impl<'a, F: Flavour> Running<'a, F> {
         if let Some(done) = self.done.pop_front() {
             return Poll::Ready(Some(done));
         }
-        if self.out.is_empty() {
+        if self.waiting.is_empty() {
             return Poll::Ready(None);
         }
         let Some(end) = self.end else {
@@ -254,15 +255,15 @@ impl<'a, F: Flavour> Running<'a, F> {
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         ready!(timer.as_mut().poll(cx));
-        self.time_out();
+        let late = self.waiting.take_all();
+        self.time_out(late);
         Poll::Ready(self.done.pop_front())
     }
 
     fn submit(&mut self, limit: &Limit, cx: &mut Context<'_>) {
         self.end = limit.end();
         if limit.has_passed() {
-            self.out = (0..self.operations.len()).collect();
-            return self.time_out();
+            return self.time_out(0..self.operations.len());
         }
         let Some(shard) = self.shard() else {
             return;
@@ -319,29 +320,17 @@ impl<'a, F: Flavour> Running<'a, F> {
 
     /// Looks which are done.
     fn look(&mut self, cx: &mut Context<'_>) {
-        let out = mem::take(&mut self.out);
-        let same_waker = self
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()));
-        let is_done = match (self.shard(), same_waker) {
-            (Some(shard), true) => {
-                // Those of another shard are to be asked themselves.
-                let ticket = |&index: &usize| {
-                    let (operation, _) = self.operations[index].as_ref()?;
-                    operation
-                        .ticket()
-                        .filter(|_| ptr::eq(operation.shard(), shard))
-                };
-                shard.look_together(out.iter().map(ticket))
-            }
-            _ => vec![true; out.len()],
+        let waker = self.waker.as_ref();
+        let is_same = waker.is_some_and(|waker| waker.will_wake(cx.waker()));
+        let done = match is_same {
+            true => self.waiting.take_done(|index| {
+                let (operation, _) = self.operations[index].as_ref()?;
+                operation.ticket()
+            }),
+            false => self.waiting.take_all(), // each is to have the new one
         };
-        for (index, is_done) in out.into_iter().zip(is_done) {
-            match is_done {
-                true => self.poll(index, cx),
-                false => self.out.push(index),
-            }
+        for index in done {
+            self.poll(index, cx);
         }
     }
 
@@ -354,16 +343,15 @@ impl<'a, F: Flavour> Running<'a, F> {
     }
 
     fn polled(&mut self, index: usize, polled: Poll<Result<u64, AioCommandError>>) {
-        match polled {
-            Poll::Ready(result) => {
-                self.end(index, result);
-            }
-            Poll::Pending => self.out.push(index),
+        match (polled, &self.operations[index]) {
+            (Poll::Ready(result), _) => self.end(index, result),
+            (Poll::Pending, Some((operation, _))) => self.waiting.push(index, operation),
+            (Poll::Pending, None) => {}
         }
     }
 
-    fn time_out(&mut self) {
-        for index in mem::take(&mut self.out) {
+    fn time_out(&mut self, late: impl IntoIterator<Item = usize>) {
+        for index in late {
             if let Some((operation, _)) = &mut self.operations[index] {
                 let error = operation.time_out();
                 self.end(index, Err(error));

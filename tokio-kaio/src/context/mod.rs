@@ -12,6 +12,7 @@ mod drain;
 mod driver;
 mod effort;
 mod handle;
+mod lanes;
 mod noop_lock;
 mod operation;
 mod options;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::iter;
 use std::mem;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -118,6 +119,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
 
     pub(super) fn descriptor(&self) -> &Descriptor<'h> {
         &self.descriptor
+    }
+
+    /// The file to whose end it writes, if it does that.
+    pub(super) fn appends_to(&self) -> Option<RawFd> {
+        self.course.order.appends().then(|| self.descriptor.fd())
     }
 
     /// The request that is out, if one is.

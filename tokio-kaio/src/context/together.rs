@@ -6,9 +6,10 @@ use super::admission::{Admitted, Arrival, Company};
 use super::aftermath::Aftermath;
 use super::counts::Look;
 use super::descriptor::Descriptor;
+use super::lanes::{Line, Progress};
 use super::route::Route;
 use super::shared::{Shared, tell_if_slow};
-use super::state::State;
+use super::state::{Phase, State};
 use crate::AioCommandError;
 use crate::request::{Flavour, Memory, Order, Outcome, Parcel, Ticket};
 use crate::sys::abi::Iocb;
@@ -101,20 +102,25 @@ impl<F: Flavour> Shared<F> {
         tell_if_slow(taken, effort.as_ref());
     }
 
-    /// Tells of each of `tickets` whether it is done.
+    /// Moves those of `line` that are done to `done`; see [`Line::look`].
     pub(super) fn look_together<'t>(
         &self,
-        tickets: impl Iterator<Item = Option<&'t Ticket<F>>>,
-    ) -> Vec<bool>
-    where
+        line: &mut Line,
+        ticket: impl Fn(usize) -> Option<&'t Ticket<F>>,
+        done: &mut Vec<usize>,
+    ) where
         F: 't,
     {
         self.with(|state, aftermath| {
             state.reap_all(Look::Poll, aftermath);
-            let is_done =
-                |ticket: Option<&Ticket<F>>| ticket.is_none_or(|t| state.table.is_done(t));
-            tickets.map(is_done).collect()
-        })
+            let all = !matches!(state.phase, Phase::Open(_)); // the youngest are turned away first
+            let progress = |index| match ticket(index) {
+                Some(ticket) if state.table.is_queued(ticket) => Progress::Queued,
+                Some(ticket) if !state.table.is_done(ticket) => Progress::Out,
+                _ => Progress::Done,
+            };
+            line.look(all, progress, done);
+        });
     }
 }
 

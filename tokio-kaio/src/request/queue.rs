@@ -15,6 +15,11 @@ use super::{Flavour, OpenFile};
 type RequestOf<F> = Request<<F as Flavour>::Lock, <F as Flavour>::Link>;
 
 impl<F: Flavour> Table<F> {
+    /// Whether it still waits to go to the kernel.
+    pub(crate) fn is_queued(&mut self, ticket: &Ticket<F>) -> bool {
+        matches!(self.state(ticket), State::Queued { .. })
+    }
+
     /// An append goes out whose turn it is.
     pub(super) fn begin_append(&mut self, ticket: &Ticket<F>, file: &Arc<OpenFile>) {
         if file.begin_append(self.number) {
