@@ -9,10 +9,10 @@ use std::pin::pin;
 
 use common::{
     BLOCK, all_free, buffer, context_by, everywhere, inline_context, is_idle, on_disk, one_thread,
-    two_workers, until_seen, ways, write_patterned,
+    open_rw, two_workers, until_seen, ways, within, write_patterned,
 };
 use futures::poll;
-use interposed::Gate;
+use interposed::{Gate, Watched};
 use tokio_kaio::{AioContextBuilder, File, ReadFlags, WriteFlags};
 
 const LEN: u64 = BLOCK as u64;
@@ -51,6 +51,39 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
             drained.await;
             is_idle(&handle, 4).await;
             context.close().await;
+        });
+    }
+}
+
+/// Also where it is dropped between two of them.
+#[test]
+fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() {
+    const PIECES: usize = 4096;
+    let dir = on_disk();
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            write_patterned(&dir.path().join("file"), PIECES);
+            let file = open_rw(&dir, "file").await;
+            let block = buffer(BLOCK);
+            let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
+            for polls in 1..6 {
+                let watched = Watched::file(&file);
+                let flags = WriteFlags::empty();
+                let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
+                for _ in 0..polls {
+                    if poll!(write.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(write);
+                within(file.drain(&handle)).await;
+                let seen = watched.seen().len();
+                is_idle(&handle, 4).await;
+                assert_eq!(watched.seen().len(), seen, "{way:?}");
+            }
+            within(context.close()).await;
         });
     }
 }

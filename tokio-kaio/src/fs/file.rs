@@ -228,6 +228,13 @@ impl File {
     /// submitted after it. Drained, the file has seen the last of it, and the place can be written again.
     /// Clones of the file ([`try_clone`](File::try_clone)) are this file too.
     ///
+    /// It waits for requests. An operation that takes several makes one when the one before is done:
+    /// more than 1024 buffers, more than 2 GiB, what `read_exact_at` and `write_all_at` resume,
+    /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). As long as
+    /// somebody waits for it, it may go on with further ones after the drain; one that was dropped, or
+    /// whose deadline has passed, makes no more. So wait for your own operations, or drop them, before you
+    /// drain. What `write_bytes_at` writes through the page cache is no request.
+    ///
     /// It waits as long as that takes, whatever deadline the handle has: on a stuck disk for ever. To
     /// give up, use [`tokio::time::timeout`].
     ///
