@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::*;
 use futures::future::join_all;
 use futures::{StreamExt, poll};
-use interposed::{Gate, Watched, submissions};
+use interposed::{Fault, Gate, Watched, next_submissions_meet, submissions};
 use tempfile::TempDir;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, advance};
@@ -461,6 +461,37 @@ async fn an_operation_of_several_requests_has_one_deadline() {
         turns_until(|| handle.available_slots() == Some(4)).await;
     })
     .await;
+}
+
+/// As on tmpfs: each request is done inside its submission.
+#[tokio::test]
+async fn a_deadline_that_passes_while_requests_complete_at_once_is_met() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let Some(dir) = on_tmpfs() else { return };
+    let (context, handle) = inline_context(4);
+    let file = with_data(&dir).await;
+    let watched = Watched::file(&file);
+    watched.cut_to(BLOCK);
+    let mut target = AlignedBuf::new(4 * BLOCK).unwrap();
+    for within_timeout in [false, true] {
+        let before = watched.seen().len();
+        // It passes while the second of four is made.
+        let late = Fault::first(|| std::thread::sleep(2 * SOON));
+        next_submissions_meet([Fault::Part(1), late]);
+        let hurried = match within_timeout {
+            true => handle.with_timeout(SOON),
+            false => handle.with_deadline(Instant::now() + SOON),
+        };
+        timed_out(
+            file.read_exact_at(&hurried, 0, &mut target, 4 * LEN, READ)
+                .await,
+        );
+        assert!(watched.seen().len() - before <= 2);
+        assert_eq!(target.size(), 4 * BLOCK);
+    }
+    within(context.close()).await;
 }
 
 // ---- Elsewhere --------------------------------------------------------------------------------

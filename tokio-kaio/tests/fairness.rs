@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use common::*;
 use tokio::task::{LocalSet, spawn_local, unconstrained, yield_now};
-use tokio_kaio::{AioContextHandle, File, RawCommand, ReadFlags, aio_context};
+use tokio_kaio::{AioContextHandle, File, RawCommand, ReadFlags, WriteFlags, aio_context};
 
 const LEN: u64 = BLOCK as u64;
 
@@ -92,6 +92,45 @@ async fn a_loop_over_reads_that_complete_at_once_lets_other_tasks_run() {
     let file = Rc::new(open_rw(&dir, "file").await);
     let turns = turns_beside(reads(handle, file, READS)).await;
     assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let Some(dir) = on_tmpfs() else { return };
+    const REQUESTS: usize = 500;
+    let (context, handle) = inline_context(4);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true);
+    options.custom_flags(libc::O_DIRECT);
+    let file = Rc::new(options.open(dir.path().join("file")).unwrap());
+    let write = async |handle: AioContextHandle, file: Rc<fs::File>| {
+        let block = buffer(BLOCK);
+        let parts: Vec<_> = (0..REQUESTS * 1024).map(|_| block.part(..1)).collect();
+        let (offset, buffers, flags) = (0, &parts[..], WriteFlags::empty());
+        let command = RawCommand::Pwritev {
+            offset,
+            buffers,
+            flags,
+        };
+        let written = handle.submit_request(&*file, command).await;
+        assert_eq!(written.unwrap(), parts.len() as u64);
+    };
+    let greedy = unconstrained(write(handle.clone(), file.clone()));
+    assert_eq!(
+        turns_beside(greedy).await,
+        0,
+        "these requests do not complete at once"
+    );
+    let turns = turns_beside(write(handle.clone(), file)).await;
+    assert!(
+        turns >= REQUESTS / 200,
+        "{turns} turns during {REQUESTS} requests"
+    );
+    assert_eq!(handle.metrics().submitted as usize, 2 * REQUESTS);
     within(context.close()).await;
 }
 

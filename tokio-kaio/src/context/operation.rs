@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::admission::{Admitted, Arrival};
 use super::course::{After, Course, Extent};
@@ -48,6 +48,12 @@ enum Stage<'a, F: Flavour> {
         ticket: Ticket<F>,
         lease: Lease<'a>,
         /// Of an operation that has a limit, once it has to wait.
+        timer: Timer,
+    },
+    /// One of several requests is done, and the next one waits for the task's next turn.
+    Between {
+        memory: Memory,
+        lease: Lease<'a>,
         timer: Timer,
     },
     /// Memory is here: of one that the context has not seen yet, or that has ended and whose caller
@@ -211,6 +217,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 lease,
                 ended: false,
             } => self.go(Payload::new(self.course.order, memory), lease, cx),
+            Stage::Between {
+                memory,
+                lease,
+                timer,
+            } => self.go_on(Payload::new(self.course.order, memory), lease, timer, cx),
             Stage::Holding { .. } | Stage::Ended => {
                 panic!("an operation was polled after it had completed")
             }
@@ -325,7 +336,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         match looked {
             Ok((outcome, memory)) => {
                 if self.course.extent != Extent::Once {
-                    return self.go_on(outcome, memory, lease, timer, cx);
+                    return self.took_one(outcome, memory, lease, timer, cx);
                 }
                 if !matches!(outcome, Outcome::Completed(0..)) {
                     return Poll::Ready(self.fail(outcome, lease, memory));
@@ -360,34 +371,68 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
 
     /// A request is done, of an operation that may take several.
     #[inline(never)]
+    fn took_one(
+        &mut self,
+        outcome: Outcome,
+        memory: Memory,
+        lease: Lease<'a>,
+        timer: Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        match self.after(outcome, memory) {
+            After::Rest(rest) => {
+                let timer = timer.or_else(|| self.options.limit.timer());
+                self.go_on(rest, lease, timer, cx)
+            }
+            After::End(result, memory) => {
+                self.end(lease, memory);
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    fn after(&mut self, outcome: Outcome, memory: Memory) -> After {
+        let misalignment = match outcome {
+            Outcome::Completed(0..) => 0, // nobody asks
+            _ => memory.misalignment(),
+        };
+        let result = self.result(outcome, misalignment);
+        self.course.after(result, memory)
+    }
+
+    /// Makes a request for the rest, and the next one if that is done at once. Each is a step of the
+    /// task's budget, and made in time only: there may be thousands.
     fn go_on(
         &mut self,
-        mut outcome: Outcome,
-        mut memory: Memory,
+        mut rest: Payload,
         lease: Lease<'a>,
         timer: Timer,
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         loop {
-            let misalignment = match outcome {
-                Outcome::Completed(0..) => 0, // nobody asks
-                _ => memory.misalignment(),
-            };
-            let result = self.result(outcome, misalignment);
-            let rest = match self.course.after(result, memory) {
-                After::Rest(payload) => payload,
-                After::End(result, memory) => {
-                    self.end(lease, memory);
-                    return Poll::Ready(result);
+            let end = timer.as_ref().map(|timer| timer.deadline());
+            if end.is_some_and(|end| end <= Instant::now()) {
+                self.end(lease, rest.into_memory());
+                return Poll::Ready(self.course.failed(AioCommandError::TimedOut));
+            }
+            match coop::poll_proceed(cx) {
+                Poll::Ready(budget) => budget.made_progress(),
+                Poll::Pending => {
+                    self.enter(Stage::Between {
+                        memory: rest.into_memory(),
+                        lease,
+                        timer,
+                    });
+                    return Poll::Pending;
                 }
-            };
+            }
             let mut arrival = Arrival::new(rest, cx.waker().clone());
             let arrived = match self.admit(&mut arrival) {
                 Admitted::Launched(ticket, route) => Ok(self.send(ticket, &route, &mut arrival)),
                 admitted => self.wait(admitted, &mut arrival),
             };
-            match arrived {
-                Ok(Ok(done)) => (outcome, memory) = done,
+            let (outcome, memory) = match arrived {
+                Ok(Ok(done)) => done,
                 Ok(Err(ticket)) => {
                     self.enter(Stage::Sent {
                         ticket,
@@ -399,6 +444,13 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 Err(error) => {
                     self.end(lease, arrival.payload.into_memory());
                     return Poll::Ready(self.course.failed(error));
+                }
+            };
+            match self.after(outcome, memory) {
+                After::Rest(next) => rest = next,
+                After::End(result, memory) => {
+                    self.end(lease, memory);
+                    return Poll::Ready(result);
                 }
             }
         }
@@ -427,7 +479,7 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
     /// Whether its time is up. If not, `cx` is woken when it is.
     #[cold]
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        let Stage::Sent { timer, .. } = &mut self.stage else {
+        let (Stage::Sent { timer, .. } | Stage::Between { timer, .. }) = &mut self.stage else {
             return true; // it has not been submitted because of that
         };
         if timer.is_none() {
@@ -446,7 +498,8 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 self.end(lease, memory);
             }
             Stage::New(_) => {}
-            Stage::Holding {
+            Stage::Between { memory, lease, .. }
+            | Stage::Holding {
                 memory,
                 lease,
                 ended: false,
