@@ -93,6 +93,21 @@ fn what_can_not_be_made_is_an_error() {
     }
 }
 
+/// So small are the buffers that the list of those that are free takes more than they do.
+#[test]
+fn a_pool_for_whose_list_there_is_no_room_is_an_error() {
+    if !in_child("a_pool_for_whose_list_there_is_no_room_is_an_error") {
+        return;
+    }
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    let page = LEN; // the least
+    limit(libc::RLIMIT_AS, pages * page + (6 << 30));
+    let builder = BufferPoolBuilder::new(u32::MAX as usize, 1).alignment(1);
+    let error = builder.build().unwrap_err();
+    assert!(matches!(error, LockedBufError::MapAnon(_)), "{error:?}");
+}
+
 /// Whoever takes buffers again and again makes no mapping, and gets no other memory.
 #[test]
 fn the_memory_is_mapped_once() {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
@@ -118,6 +119,7 @@ impl BufferPoolBuilder {
             let error = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(LockedBufError::MapAnon(error));
         };
+        let free = Free::of(count as u32).map_err(LockedBufError::MapAnon)?;
         let whole = Shape {
             len: total,
             ..shape
@@ -132,7 +134,7 @@ impl BufferPoolBuilder {
             stride,
             count,
             shape,
-            free: Mutex::new((0..count as u32).rev().collect()),
+            free: Mutex::new(free),
             permits: Semaphore::new(count),
         };
         Ok(BufferPool {
@@ -149,9 +151,17 @@ struct Inner {
     count: usize,
     /// Of each buffer.
     shape: Shape,
-    /// The places that no buffer has. Never fewer than there are permits.
-    free: Mutex<Vec<u32>>,
+    /// Never fewer than there are permits.
+    free: Mutex<Free>,
     permits: Semaphore,
+}
+
+/// The places that no buffer has.
+struct Free {
+    /// Has room for all.
+    back: Vec<u32>,
+    /// Those that none has had yet.
+    fresh: Range<u32>,
 }
 
 /// One buffer's place in a pool, which is free again when this is dropped.
@@ -207,7 +217,7 @@ impl BufferPool {
 
     /// To be called with a permit, which is spent.
     fn take(&self) -> AlignedBuf {
-        let Some(index) = self.inner.free().pop() else {
+        let Some(index) = self.inner.free().take() else {
             unreachable!("a permit stands for a place");
         };
         let place = Place {
@@ -232,8 +242,30 @@ impl fmt::Debug for BufferPool {
 }
 
 impl Inner {
-    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Free {
+    /// All of `count`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn of(count: u32) -> io::Result<Free> {
+        let mut back = Vec::new();
+        let room = back.try_reserve_exact(count as usize);
+        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(Free {
+            back,
+            fresh: 0..count,
+        })
+    }
+
+    /// The one that was in use last.
+    fn take(&mut self) -> Option<u32> {
+        self.back.pop().or_else(|| self.fresh.next())
     }
 }
 
@@ -249,7 +281,7 @@ impl Drop for Inner {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.free().push(self.index);
+        self.pool.free().back.push(self.index);
         self.pool.permits.add_permits(1); // wakes who waits: not under the lock
     }
 }
