@@ -449,6 +449,7 @@ impl<F: Flavour> State<F> {
         let room_to_come = reaped || self.table.in_flight() > requests.len();
         for parcel in requests {
             if room_to_come && !ended {
+                aftermath.try_again |= !reaped;
                 self.table.requeue(parcel, &mut aftermath.released);
                 continue;
             }
@@ -458,9 +459,8 @@ impl<F: Flavour> State<F> {
                 self.refuse(iocb.data, libc::EAGAIN, aftermath);
             }
         }
-        match reaped {
-            true => self.request_flush(aftermath),
-            false => aftermath.try_again |= room_to_come,
+        if reaped {
+            self.request_flush(aftermath);
         }
     }
 
