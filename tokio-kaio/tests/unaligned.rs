@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{
-    BLOCK, all_free, context_by, everywhere, is_idle, on_disk, one_thread, open_rw, two_workers,
-    ways, within, write_patterned,
+    BLOCK, all_free, busy, context_by, everywhere, is_idle, on_disk, one_blocking_thread,
+    one_thread, open_rw, two_workers, ways, within, write_patterned,
 };
 use futures::future::join_all;
 use futures::poll;
@@ -409,6 +409,34 @@ fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
             assert_eq!(gate.held().len(), 1, "{way:?}");
             gate.open();
             file.write_bytes_at(&handle, 5, &data, NONE).await.unwrap();
+            is_idle(&handle, 8).await;
+            context.close().await;
+        }));
+    }
+}
+
+/// The second descriptor is opened on a thread of the blocking pool, and none is free.
+#[test]
+fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline() {
+    let dir = on_disk();
+    for way in ways() {
+        one_blocking_thread().block_on(within(async {
+            let (context, handle) = context_by(way, 8);
+            let file = open_rw(&dir, &format!("{way:?}")).await;
+            // What else such writes have to know of their file is known after this one.
+            let (block, data) = (bytes(1, BLOCK), bytes(2, 5));
+            file.write_bytes_at(&handle, 0, &block, NONE).await.unwrap();
+            let busy = busy().await;
+            let hasty = handle.with_timeout(Duration::from_millis(20));
+            let late = file.write_bytes_at(&hasty, LEN, &data, NONE).await;
+            assert!(
+                matches!(late, Err(AioCommandError::TimedOut)),
+                "{way:?}: {late:?}"
+            );
+            drop(busy);
+            file.write_bytes_at(&handle, LEN, &data, NONE)
+                .await
+                .unwrap();
             is_idle(&handle, 8).await;
             context.close().await;
         }));

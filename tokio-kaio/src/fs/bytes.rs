@@ -216,6 +216,7 @@ impl File {
         let writing = Writing {
             file: self,
             aio_handle,
+            end,
             grain: started.grain,
             flags,
             directly: started.directly,
@@ -272,7 +273,7 @@ struct Started {
 }
 
 /// Ends at `end`, if there is one.
-async fn until<T>(
+pub(super) async fn until<T>(
     end: Option<Instant>,
     what: impl Future<Output = Result<T, AioCommandError>>,
 ) -> Result<T, AioCommandError> {

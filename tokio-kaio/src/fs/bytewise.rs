@@ -9,8 +9,10 @@ use std::sync::Arc;
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
+use tokio::time::Instant;
 
 use super::File;
+use super::bytes::until;
 use super::file::off_runtime;
 use super::owned::run_on;
 use crate::command::order;
@@ -42,7 +44,9 @@ where
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
     pub(super) file: &'a File,
+    /// Its operations end at `end`.
     pub(super) aio_handle: &'a GenericAioContextHandle<M, A, L>,
+    pub(super) end: Option<Instant>,
     pub(super) grain: Grain,
     pub(super) flags: WriteFlags,
     /// `false`: all of it goes through the page cache.
@@ -184,8 +188,11 @@ where
         mut buffer: AlignedBuf,
         part: Range<usize>,
     ) -> Result<AlignedBuf, AioCommandError> {
-        let opened = self.file.page_cached().await;
-        let file = &opened.map_err(AioCommandError::IoSubmit)?;
+        let opened = until(self.end, async {
+            let opened = self.file.page_cached().await;
+            opened.map_err(AioCommandError::IoSubmit)
+        });
+        let file = &opened.await?;
         // It goes from the pool, where waiting is no matter.
         let flags = self.flags - WriteFlags::NOWAIT;
         let drops = self.file.is_direct && self.bytewise().may_not_stay();
