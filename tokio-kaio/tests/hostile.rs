@@ -24,13 +24,13 @@ use common::*;
 use futures::executor;
 use futures::future::join_all;
 use futures::poll;
-use interposed::{Gate, random, signals};
+use interposed::{Gate, Watched, random, signals};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, PollEvents,
-    ReadFlags, aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
+    PollEvents, ReadFlags, aio_context, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -45,7 +45,7 @@ fn threads(workers: usize) -> Runtime {
 }
 
 /// Looks at `future` once, for `waker`.
-fn look<F: Future>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
+fn look<F: Future + ?Sized>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
     future.as_mut().poll(&mut Context::from_waker(waker))
 }
 
@@ -253,6 +253,97 @@ fn a_poll_whose_waker_panics_when_it_is_cloned_is_cancelled() {
             all_free(&handle, 1).await;
             within(context.close()).await;
         });
+    }
+}
+
+thread_local! {
+    /// Clones that are left to the wakers of this thread.
+    static CLONES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Can be cloned as long as there are clones left. Wakes what no other of them wakes.
+fn clonable_for_now(number: usize) -> Waker {
+    fn clones(number: *const ()) -> RawWaker {
+        let left = CLONES.get();
+        assert!(left > 0, "a clone panics, as it is meant to");
+        CLONES.set(left - 1);
+        RawWaker::new(number, &VTABLE)
+    }
+    fn nothing(_: *const ()) {}
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clones, nothing, nothing, nothing);
+    let number = std::ptr::without_provenance(number);
+    // SAFETY: the functions do nothing with the pointer.
+    unsafe { Waker::from_raw(RawWaker::new(number, &VTABLE)) }
+}
+
+type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), AioCommandError>> + 'a>>;
+/// Of a file, at an offset, into both of two buffers or the first of them.
+type Reads = for<'a> fn(&'a AioContextHandle, &'a File, u64, &'a mut [LockedBuf; 2]) -> Reading<'a>;
+
+/// Whichever of a read's clones of its waker it is.
+#[test]
+fn a_read_whose_waker_panics_when_it_is_cloned_leaves_buffers_of_their_size() {
+    const SIZE: usize = 3 * BLOCK;
+    const READ: ReadFlags = ReadFlags::empty();
+    let reads: [Reads; 3] = [
+        |handle, file, at, [first, _]| {
+            let read = file.read_at(handle, at, first, SIZE as u64, READ);
+            Box::pin(async { read.await.map(drop) })
+        },
+        |handle, file, at, [first, _]| {
+            Box::pin(file.read_exact_at(handle, at, first, SIZE as u64, READ))
+        },
+        |handle, file, at, both| {
+            Box::pin(async move {
+                let mut parts = both.each_mut().map(|buffer| buffer.part_mut(..));
+                let read = file.read_vectored_at(handle, at, &mut parts, READ);
+                read.await.map(drop)
+            })
+        },
+    ];
+    let dir = on_disk();
+    for (way, read) in ways().flat_map(|way| reads.map(|read| (way, read))) {
+        threads(2).block_on(within(async {
+            let (context, handle) = context_by(way, 1);
+            let file = patterned_file(&dir, BLOCKS).await;
+            let watched = Watched::file(&file);
+            watched.cut_to(BLOCK); // what has to be whole takes several requests
+            // In flight for certain, and done soon.
+            for held in [true, false] {
+                for clones in 0.. {
+                    let gate = Gate::closed();
+                    let offset = if held { gate.offset() } else { 0 };
+                    let mut buffers = [buffer(SIZE), buffer(SIZE)];
+                    let mut reading = read(&handle, &file, offset, &mut buffers);
+                    CLONES.set(clones);
+                    let mut polls = 0;
+                    let panicked = loop {
+                        polls += 1;
+                        let waker = clonable_for_now(polls);
+                        match catch_unwind(AssertUnwindSafe(|| look(&mut reading, &waker))) {
+                            Err(_) => break true,
+                            Ok(Poll::Ready(done)) => {
+                                done.unwrap();
+                                break false;
+                            }
+                            Ok(Poll::Pending) if polls % 2 == 0 => {
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
+                            Ok(Poll::Pending) => {}
+                        }
+                    };
+                    drop(reading);
+                    let sizes = buffers.each_ref().map(LockedBuf::size);
+                    assert_eq!(sizes, [SIZE; 2], "{way:?}, after {clones} clones");
+                    drop(gate);
+                    all_free(&handle, 1).await;
+                    if !panicked || (held && clones == 3) {
+                        break;
+                    }
+                }
+            }
+            within(context.close()).await;
+        }));
     }
 }
 

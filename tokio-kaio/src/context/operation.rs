@@ -56,8 +56,8 @@ enum Stage<'a, F: Flavour> {
         lease: Lease<'a>,
         timer: Timer,
     },
-    /// Memory is here: of one that the context has not seen yet, or that has ended and whose caller
-    /// is to have it ([`Lease::Owned`]).
+    /// Memory is here: of one whose next request the context has not seen yet, or that has ended and
+    /// whose caller is to have it ([`Lease::Owned`]).
     Holding {
         memory: Memory,
         lease: Lease<'a>,
@@ -201,10 +201,10 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 ticket,
                 lease,
                 timer,
-            } => {
-                let looked = self.shard.poll(ticket, cx.waker());
-                self.take(looked, lease, timer, cx)
-            }
+            } => match self.shard.collect(ticket) {
+                Ok(done) => self.take(Ok(done), lease, timer, cx),
+                Err(ticket) => self.wait_on(ticket, lease, timer, cx),
+            },
             new @ (Stage::New(_) | Stage::Holding { ended: false, .. })
                 if self.options.limit.has_passed() =>
             {
@@ -216,7 +216,11 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 memory,
                 lease,
                 ended: false,
-            } => self.go(Payload::new(self.course.order, memory), lease, cx),
+            } => {
+                let (waker, memory, lease) = self.waker(memory, lease, cx);
+                let payload = Payload::new(self.course.order, memory);
+                self.go(payload, lease, waker, cx)
+            }
             Stage::Between {
                 memory,
                 lease,
@@ -232,6 +236,19 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         polled
     }
 
+    /// The request is not known to be done.
+    #[inline(never)]
+    fn wait_on(
+        &mut self,
+        ticket: Ticket<F>,
+        lease: Lease<'a>,
+        timer: Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u64, AioCommandError>> {
+        let (looked, lease) = self.shard.look(ticket, lease, cx.waker());
+        self.take(looked, lease, timer, cx)
+    }
+
     /// The first look: the request goes to the context, and to the kernel if it does not wait.
     #[inline]
     fn start(
@@ -240,11 +257,29 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         command.check();
+        let waker = cx.waker().clone(); // it may panic: before the command has given its memory
         let (payload, lease) = match command.payload() {
             Ok(parts) => parts,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        self.go(payload, lease, cx)
+        self.go(payload, lease, waker, cx)
+    }
+
+    /// A waker for the context. Its own code runs in its clone, and may panic: the memory is where it
+    /// is found meanwhile.
+    #[inline(always)]
+    fn waker(
+        &mut self,
+        memory: Memory,
+        lease: Lease<'a>,
+        cx: &Context<'_>,
+    ) -> (Waker, Memory, Lease<'a>) {
+        self.hold(memory, lease);
+        let waker = cx.waker().clone();
+        match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Holding { memory, lease, .. } => (waker, memory, lease),
+            _ => unreachable!("it was just put there"),
+        }
     }
 
     #[inline(always)]
@@ -252,11 +287,12 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
         &mut self,
         mut payload: Payload,
         lease: Lease<'a>,
+        waker: Waker,
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         payload.set_priority(self.options.priority);
         self.course.begin(&payload);
-        let mut arrival = Arrival::new(payload, cx.waker().clone());
+        let mut arrival = Arrival::new(payload, waker);
         let looked = match self.admit(&mut arrival) {
             Admitted::Launched(ticket, route) => self.send(ticket, &route, &mut arrival),
             Admitted::Queued(ticket) => Err(ticket),
@@ -405,8 +441,8 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
     fn go_on(
         &mut self,
         mut rest: Payload,
-        lease: Lease<'a>,
-        timer: Timer,
+        mut lease: Lease<'a>,
+        mut timer: Timer,
         cx: &mut Context<'_>,
     ) -> Poll<Result<u64, AioCommandError>> {
         loop {
@@ -415,18 +451,24 @@ impl<'h, 'a, F: Flavour> Operation<'h, 'a, F> {
                 self.end(lease, rest.into_memory());
                 return Poll::Ready(self.course.failed(AioCommandError::TimedOut));
             }
-            match coop::poll_proceed(cx) {
-                Poll::Ready(budget) => budget.made_progress(),
-                Poll::Pending => {
-                    self.enter(Stage::Between {
-                        memory: rest.into_memory(),
-                        lease,
-                        timer,
-                    });
-                    return Poll::Pending;
-                }
-            }
-            let mut arrival = Arrival::new(rest, cx.waker().clone());
+            // What runs until it has a waker may be code of that, and panic: the memory is found there.
+            self.enter(Stage::Between {
+                memory: rest.into_memory(),
+                lease,
+                timer,
+            });
+            ready!(coop::poll_proceed(cx)).made_progress();
+            let waker = cx.waker().clone();
+            let memory;
+            (memory, lease, timer) = match mem::replace(&mut self.stage, Stage::Ended) {
+                Stage::Between {
+                    memory,
+                    lease,
+                    timer,
+                } => (memory, lease, timer),
+                _ => unreachable!("it was just put there"),
+            };
+            let mut arrival = Arrival::new(Payload::new(self.course.order, memory), waker);
             let arrived = match self.admit(&mut arrival) {
                 Admitted::Launched(ticket, route) => Ok(self.send(ticket, &route, &mut arrival)),
                 admitted => self.wait(admitted, &mut arrival),

@@ -25,7 +25,7 @@ use super::reaper::Reaper;
 use super::route::Route;
 use super::state::{Driven, Limits, Phase, State};
 use super::teardown::Remains;
-use crate::request::{Batch, Flavour, Memory, Order, Outcome, Parcel, Ticket, submit};
+use crate::request::{Batch, Flavour, Lease, Memory, Order, Outcome, Parcel, Ticket, submit};
 use crate::sync::{EventFd, watch};
 use crate::sys::abi::Iocb;
 use crate::sys::{Kernel, MAX_BATCH};
@@ -288,23 +288,21 @@ impl<F: Flavour> Shared<F> {
         self.follow_up(&mut aftermath) || progress && more
     }
 
-    /// Looks whether a request is done; if not, has `waker` woken when it is.
+    /// What has come of a request, if that is known.
     #[inline(always)]
-    pub(super) fn poll(
-        &self,
-        ticket: Ticket<F>,
-        waker: &Waker,
-    ) -> Result<(Outcome, Memory), Ticket<F>> {
-        let ticket = match self.state.lock().table.collect(ticket) {
-            Ok(done) => return Ok(done),
-            Err(ticket) => ticket,
-        };
-        self.look(ticket, waker)
+    pub(super) fn collect(&self, ticket: Ticket<F>) -> Result<(Outcome, Memory), Ticket<F>> {
+        self.state.lock().table.collect(ticket)
     }
 
-    /// The same for a request that is not known to be done.
-    #[inline(never)]
-    fn look(&self, ticket: Ticket<F>, waker: &Waker) -> Result<(Outcome, Memory), Ticket<F>> {
+    /// Looks whether a request is done; if not, has `waker` woken when it is. `lease`, for its memory, is
+    /// given back.
+    #[inline(always)]
+    pub(super) fn look<'l>(
+        &self,
+        ticket: Ticket<F>,
+        lease: Lease<'l>,
+        waker: &Waker,
+    ) -> (Result<(Outcome, Memory), Ticket<F>>, Lease<'l>) {
         let (looked, wakes, _unused) = self.with(|state, aftermath| {
             let set = state.table.mute(&ticket); // this is the task that it would wake
             state.reap(Look::Poll, aftermath);
@@ -319,18 +317,18 @@ impl<F: Flavour> Shared<F> {
         match looked {
             // A waker's own code runs in its clone: not under the lock.
             Err(ticket) if !wakes => {
-                let mut unwatched = Unwatched(self, Some(ticket));
+                let mut unwatched = Unwatched(self, Some((ticket, lease)));
                 let waker = waker.clone();
-                let Some(ticket) = unwatched.1.take() else {
+                let Some((ticket, lease)) = unwatched.1.take() else {
                     unreachable!("it was just put there");
                 };
                 let (looked, _unused) = self.with(|state, _| {
                     let unused = state.table.rewake(&ticket, waker);
                     (state.table.collect(ticket), unused)
                 });
-                looked
+                (looked, lease)
             }
-            looked => looked,
+            looked => (looked, lease),
         }
     }
 
@@ -439,13 +437,14 @@ impl<F: Flavour> Shared<F> {
     }
 }
 
-/// A request whose future is lost if a waker's own code panics: it is withdrawn then.
-struct Unwatched<'a, F: Flavour>(&'a Shared<F>, Option<Ticket<F>>);
+/// A request whose future is lost if a waker's own code panics: it is withdrawn then, as if that had been
+/// dropped.
+struct Unwatched<'a, 'l, F: Flavour>(&'a Shared<F>, Option<(Ticket<F>, Lease<'l>)>);
 
-impl<F: Flavour> Drop for Unwatched<'_, F> {
+impl<F: Flavour> Drop for Unwatched<'_, '_, F> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.1.take() {
-            drop(self.0.withdraw(ticket));
+        if let Some((ticket, lease)) = self.1.take() {
+            drop(lease.settle(self.0.withdraw(ticket)));
         }
     }
 }

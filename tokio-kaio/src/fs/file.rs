@@ -233,7 +233,7 @@ impl File {
     /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). As long as
     /// somebody waits for it, it may go on with further ones after the drain; one that was dropped, or
     /// whose deadline has passed, makes no more. So wait for your own operations, or drop them, before you
-    /// drain. What `write_bytes_at` writes through the page cache is no request.
+    /// drain.
     ///
     /// It waits as long as that takes, whatever deadline the handle has: on a stuck disk for ever. To
     /// give up, use [`tokio::time::timeout`].
