@@ -28,9 +28,10 @@ use interposed::{Gate, Watched, random, signals};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
+use tokio::time::timeout;
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, File, LocalAioContextHandle, LockedBuf,
-    PollEvents, ReadFlags, aio_context, local_aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, Backend, File, LocalAioContextHandle,
+    LockedBuf, PollEvents, ReadFlags, aio_context, local_aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -773,6 +774,41 @@ fn panicking_wakers_of_a_close_leave_others_able_to_close() {
             until(|| woken() > 0, woken).await;
         }
         let (context, _handle) = aio_context(1, true).unwrap();
+        within(context.close()).await;
+    });
+}
+
+/// There is one, and always a request for it.
+#[test]
+fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
+    let dir = on_disk();
+    one_blocking_thread().block_on(async {
+        let builder = AioContextBuilder::new(2).backend(Backend::ThreadPool);
+        let (context, handle) = builder.blocking_threads(1).build().unwrap();
+        let file = patterned_file(&dir, BLOCKS).await;
+        let (first, second) = (Gate::closed(), Arc::new(Gate::closed()));
+        let mut targets = [buffer(BLOCK), buffer(BLOCK)];
+        let mut reads: Vec<_> = [first.offset(), second.offset()]
+            .into_iter()
+            .zip(&mut targets)
+            .map(|(offset, target)| Box::pin(read_block(&handle, &file, offset, target)))
+            .collect();
+        for read in &mut reads {
+            assert!(poll!(read).is_pending());
+        }
+        until(|| first.held().len() == 1, || first.held()).await;
+        // Behind the second read, it would wait for ever.
+        let opener = Arc::clone(&second);
+        let other = spawn_blocking(move || opener.open());
+        tokio::time::sleep(Duration::from_millis(5)).await; // longer than a turn is
+        first.open();
+        let had_its_turn = timeout(Duration::from_secs(60), other).await;
+        second.open();
+        had_its_turn.expect("it hangs").unwrap();
+        for read in within(join_all(reads)).await {
+            assert_eq!(read.unwrap(), 1);
+        }
+        is_idle(&handle, 2).await;
         within(context.close()).await;
     });
 }

@@ -185,7 +185,8 @@ impl AioContextBuilder {
     /// They are used where a submission would have to wait: see [`SubmitPolicy`]. One that waits
     /// keeps its thread for that long. Where all are busy, or tokio has none to give
     /// ([`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), 512 unless set),
-    /// further such requests wait for one; everything else goes on.
+    /// further such requests wait for one; everything else goes on. What else waits for a thread of
+    /// tokio's has its turn after the submission that one makes, or after a millisecond of short ones.
     pub fn blocking_threads(mut self, threads: usize) -> Self {
         self.blocking_threads = Some(threads.max(1));
         self

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -38,6 +39,10 @@ pub(super) struct Pool<K: Kernel> {
     /// No submission is being made any more.
     quiet: Condvar,
 }
+
+/// A job that has been busy for so long lets others have its thread. Much longer than it takes to come
+/// back to it.
+const TURN: Duration = Duration::from_millis(1);
 
 /// What a pool may use of tokio's blocking pool.
 #[derive(Clone, Debug)]
@@ -195,20 +200,8 @@ impl<K: Kernel> Pool<K> {
                 job.run();
                 continue;
             };
-            // tokio panics where it needs a thread and can have none, and keeps what it was given
-            // for a thread that may never come.
-            let offer = Arc::new(Mutex::new(Some(job)));
-            let taken = Arc::clone(&offer);
-            let run = move || {
-                let job = lock(&taken).take();
-                if let Some(job) = job {
-                    job.run();
-                }
-            };
-            let spawn = AssertUnwindSafe(|| drop(runtime.spawn_blocking(run)));
-            if panic::catch_unwind(spawn).is_err() {
-                let job = lock(&offer).take();
-                return job.map_or((), Job::had_no_thread);
+            if let Err(job) = job.start(&runtime) {
+                return job.had_no_thread();
             }
         }
     }
@@ -268,8 +261,9 @@ impl<K: Kernel> Pool<K> {
         Some(load)
     }
 
+    /// Returns how long the call took.
     #[allow(unsafe_code)]
-    fn submit(&self, load: Load) {
+    fn submit(&self, load: Load) -> Duration {
         let Load { mut batch, counted } = load;
         let mut returned = Returned::default();
         let watch = Watch::closely();
@@ -300,6 +294,7 @@ impl<K: Kernel> Pool<K> {
         if effort.is_slow() {
             trace::slow_submit(taken, effort.time, true);
         }
+        effort.time
     }
 
     fn has_submitted(&self, mut state: MutexGuard<'_, State>) {
@@ -342,7 +337,7 @@ impl Returned {
     }
 }
 
-/// A thread's work, while there is some.
+/// A thread's work, while there is some. Others that wait for the thread have their turns between.
 struct Job<K: Kernel> {
     pool: Arc<Pool<K>>,
     stage: Stage,
@@ -356,10 +351,54 @@ enum Stage {
 }
 
 impl<K: Kernel> Job<K> {
-    fn run(mut self) {
-        while let Some(load) = self.pool.take(&mut self.stage) {
-            self.pool.submit(load);
+    /// Has a thread of the runtime's run it. Gives it back where there is none to be had.
+    fn start(self, runtime: &Handle) -> Result<(), Job<K>> {
+        // tokio panics where it needs a thread and can have none, and keeps what it was given
+        // for a thread that may never come.
+        let offer = Arc::new(Mutex::new(Some(self)));
+        let taken = Arc::clone(&offer);
+        let run = move || {
+            let job = lock(&taken).take();
+            if let Some(job) = job {
+                job.run();
+            }
+        };
+        let spawn = AssertUnwindSafe(|| drop(runtime.spawn_blocking(run)));
+        match panic::catch_unwind(spawn) {
+            Ok(()) => Ok(()),
+            Err(_) => lock(&offer).take().map_or(Ok(()), Err),
         }
+    }
+
+    fn run(mut self) {
+        loop {
+            let mut busy = Duration::ZERO;
+            while busy < TURN {
+                let Some(load) = self.pool.take(&mut self.stage) else {
+                    return;
+                };
+                busy += self.pool.submit(load);
+            }
+            if let Some(runtime) = self.line_up() {
+                match self.start(&runtime) {
+                    Ok(()) => return,
+                    Err(job) => self = job,
+                }
+            }
+        }
+    }
+
+    /// It is to go on behind all else that waits for a thread of this runtime. `None`: there is nothing
+    /// to go on with, or no runtime.
+    fn line_up(&mut self) -> Option<Handle> {
+        let mut state = self.pool.lock();
+        if state.waiting.is_empty() {
+            return None;
+        }
+        let runtime = state.runtime.clone()?;
+        state.starting += 1;
+        self.stage = Stage::Starting;
+        Some(runtime)
     }
 
     /// What waits for this one fails, unless others are there to take it.
