@@ -7,8 +7,10 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use common::*;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, Backend,
@@ -534,6 +536,52 @@ fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
             is_idle(&handle, 4).await;
             within(context.close()).await;
         }
+    });
+}
+
+/// As on a socket, for which the kernel waits inside the submission.
+#[test]
+fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_free() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let mut builder = runtime::Builder::new_current_thread();
+    let runtime = builder.max_blocking_threads(2).enable_all().build();
+    runtime.unwrap().block_on(async {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 8).await;
+        let builder = AioContextBuilder::new(8).submit_policy(SubmitPolicy::Offload);
+        let (context, handle) = builder.blocking_threads(2).build().unwrap();
+        let both = (busy().await, busy().await);
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        let mut word = buffer(BLOCK);
+        let command = RawCommand::Pread {
+            offset: 0,
+            buffer: &mut word,
+            flags: ReadFlags::empty(),
+            len: 4,
+        };
+        let mut stuck = Box::pin(handle.submit_request(&reader, command));
+        assert!(poll!(&mut stuck).is_pending());
+        let mut targets = [(); 7].map(|()| buffer(BLOCK));
+        let mut reads: Vec<_> = (0..)
+            .zip(&mut targets)
+            .map(|(block, target)| Box::pin(read_block(&handle, &file, block * LEN, target)))
+            .collect();
+        for read in &mut reads {
+            assert!(poll!(read).is_pending());
+        }
+        let waiting = || handle.metrics().waiting_for_thread;
+        until(|| waiting() == 8, waiting).await;
+        drop(both); // now each takes a share
+        for read in within(join_all(reads)).await {
+            assert_eq!(read.unwrap(), LEN);
+        }
+        assert!(poll!(&mut stuck).is_pending());
+        writer.write_all(b"word").unwrap();
+        assert_eq!(within(stuck).await.unwrap(), 4);
+        is_idle(&handle, 8).await;
+        within(context.close()).await;
     });
 }
 

@@ -183,7 +183,8 @@ impl AioContextBuilder {
     /// [`shards`](Self::shards), they are divided among these, at least one for each.
     ///
     /// They are used where a submission would have to wait: see [`SubmitPolicy`]. One that waits
-    /// keeps its thread for that long. Where all are busy, or tokio has none to give
+    /// keeps its thread for that long, and may have some more requests of the same file with it, which
+    /// wait until it is done. Where all are busy, or tokio has none to give
     /// ([`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), 512 unless set),
     /// further such requests wait for one; everything else goes on. What else waits for a thread of
     /// tokio's has its turn after the submission that one makes, or after a millisecond of short ones.

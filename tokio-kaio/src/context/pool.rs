@@ -98,9 +98,16 @@ struct Load {
 
 impl State {
     /// A fair share for one of `threads`, since a submission may keep it for long; at most `most`
-    /// requests.
+    /// requests, and of one descriptor, so that one that waits for ever, as on a pipe, keeps no others
+    /// from going on another thread.
     fn next_load(&mut self, threads: usize, most: usize) -> Option<Load> {
         let share = self.waiting.len().div_ceil(threads).min(most);
+        let first = self.waiting.front()?;
+        let name = first.file.known_as(); // each of a bare descriptor has a duplicate of its own
+        let at_first = self.waiting.iter().take(share);
+        let share = at_first
+            .take_while(|parcel| parcel.file.known_as() == name)
+            .count();
         let mut load = Load {
             batch: Batch::new(),
             counted: 0,
@@ -109,7 +116,7 @@ impl State {
             load.counted += usize::from(parcel.counted);
             load.batch.push(parcel.iocb, parcel.file);
         }
-        (share > 0).then_some(load)
+        Some(load)
     }
 }
 
