@@ -10,7 +10,9 @@ use std::time::Duration;
 use common::*;
 use futures::poll;
 use interposed::Gate;
-use tokio_kaio::{AioCommandError, File, ReadFlags, StillOut};
+use tokio_kaio::{
+    AioCommandError, AioContextBuilder, Backend, File, ReadFlags, StillOut, aio_context,
+};
 
 const LEN: u64 = BLOCK as u64;
 
@@ -65,4 +67,33 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
         });
         until_here(|| is_back(before), held);
     }
+}
+
+/// Each of them keeps the thread that is to end it, for as long as the gate is closed.
+#[test]
+fn contexts_that_are_stuck_do_not_keep_others_from_ending() {
+    const STUCK: usize = 70; // more than twice as many as end at the same time
+    let dir = on_disk();
+    let before = held();
+    one_thread().block_on(async {
+        let path = dir.path().join("file");
+        write_patterned(&path, 4);
+        let file = File::open(&path, false).await.unwrap();
+        let gate = Gate::closed();
+        for stuck in 1..=STUCK {
+            let builder = AioContextBuilder::new(2).backend(Backend::ThreadPool);
+            let (context, handle, background) = builder.build_local().unwrap();
+            let (at, mut target) = (gate.offset(), buffer(BLOCK));
+            let mut read =
+                Box::pin(file.read_at(&handle, at, &mut target, LEN, ReadFlags::empty()));
+            assert!(poll!(&mut read).is_pending());
+            until(|| gate.held().len() == stuck, || gate.held()).await;
+            drop((context, background));
+            let stopped = within(read).await;
+            assert!(matches!(stopped, Err(AioCommandError::AioStopped)));
+        }
+        let (context, _handle) = aio_context(1, true).unwrap();
+        within(context.close()).await;
+    });
+    until_here(|| is_back(before), held);
 }

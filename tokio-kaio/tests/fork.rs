@@ -32,7 +32,7 @@ const WRONG_RESULT: i32 = 8;
 /// anything that they would do.
 fn forked(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the only other threads are the test harness's, which waits, and those of the
-    // library that end contexts, of which there are none yet: nobody holds a lock.
+    // library that end contexts, if there are any: nobody holds a lock that the child wants.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "{}", std::io::Error::last_os_error());
     if pid == 0 {
@@ -320,6 +320,32 @@ fn a_child_can_use_a_context_of_its_own() {
     });
     assert_eq!(code, 0);
     drop((context, handle));
+}
+
+/// The threads that end the parent's are not the child's.
+#[test]
+fn a_child_made_while_contexts_end_can_end_one_of_its_own() {
+    if !in_child("a_child_made_while_contexts_end_can_end_one_of_its_own") {
+        return;
+    }
+    let code = one_thread(async {
+        // More than end at the same time, and each takes a while.
+        let ending: Vec<_> = (0..80).map(|_| aio_context(1, true).unwrap()).collect();
+        yield_now().await;
+        drop(ending);
+        yield_now().await; // and they have ended for the runtime
+        forked(|| {
+            std::thread::spawn(|| {
+                one_thread(async {
+                    let (context, _handle) = aio_context(READS, true).unwrap();
+                    within(context.close()).await;
+                });
+            })
+            .join()
+            .map_or(1, |()| 0)
+        })
+    });
+    assert_eq!(code, 0);
 }
 
 fn one_thread<T>(test: impl Future<Output = T>) -> T {

@@ -778,6 +778,37 @@ fn panicking_wakers_of_a_close_leave_others_able_to_close() {
     });
 }
 
+/// Threads of this process that end contexts.
+fn undertakers() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names
+        .filter(|name| name.trim_end() == "kaio-teardown")
+        .count()
+}
+
+#[test]
+fn many_contexts_that_end_at_once_take_few_threads() {
+    // By itself: other tests end contexts too.
+    if !in_child("many_contexts_that_end_at_once_take_few_threads") {
+        return;
+    }
+    one_thread().block_on(async {
+        const CONTEXTS: usize = 200;
+        let (contexts, handles): (Vec<_>, Vec<_>) =
+            (0..CONTEXTS).map(|_| aio_context(1, true).unwrap()).unzip();
+        drop(contexts);
+        let mut most = 0;
+        let all_ended = || {
+            most = most.max(undertakers());
+            undertakers() == 0
+        };
+        until(all_ended, undertakers).await;
+        assert!(most <= CONTEXTS / 4, "{most} threads");
+        drop(handles);
+    });
+}
+
 /// There is one, and always a request for it.
 #[test]
 fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {

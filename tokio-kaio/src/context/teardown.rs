@@ -5,14 +5,15 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::pool::Pool;
 use crate::request::Memory;
 use crate::sync::{EventFd, contain, watch};
-use crate::sys::Kernel;
+use crate::sys::{Kernel, Process};
 
 /// What is left of a context that nobody uses any more.
 pub(crate) struct Remains<K: Kernel> {
@@ -48,48 +49,113 @@ impl<K: Kernel> Remains<K> {
         if cfg!(kaio_loom) {
             burial(); // a model's threads are few, and all its own
         } else {
-            UNDERTAKER.take(Box::new(burial));
+            Undertaker::ours().take(Box::new(burial));
         }
     }
 }
 
 type Burial = Box<dyn FnOnce() + Send>;
 
-/// Most threads that end contexts at the same time.
-const MAX_THREADS: usize = 32;
+/// Most threads that end contexts at the same time, but for those that are stuck.
+const MOST_AT_WORK: usize = 32;
 
-static UNDERTAKER: Undertaker = Undertaker {
-    state: Mutex::new(UndertakerState {
-        waiting: VecDeque::new(),
-        threads: 0,
-        next_watcher: 0,
-        watchers: BTreeMap::new(),
-    }),
-};
+/// A thread that has been at one context for longer is stuck: on a disk that does not answer, or a
+/// submission that does not return. It may be so for ever, and does not keep others from ending.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Threads that live as long as there is something to drop.
+///
+/// One more than are at work, so that what waits has a thread that sees when others are stuck.
 struct Undertaker {
+    /// A child of that process has none of the threads, one of which may have had the lock when it was
+    /// made.
+    owner: Process,
+    /// The child's.
+    heir: OnceLock<Box<Undertaker>>,
     state: Mutex<UndertakerState>,
+    /// Nothing waits any more.
+    is_done: Condvar,
 }
 
+#[derive(Default)]
 struct UndertakerState {
     waiting: VecDeque<Burial>,
     threads: usize,
-    next_watcher: u64,
+    /// When each of them that is at work began with what it is at; by its number, so in that order.
+    at_work: BTreeMap<u64, Instant>,
     /// Who tries again where a thread could not be started.
     watchers: BTreeMap<u64, Waker>,
+    last_number: u64,
+}
+
+impl UndertakerState {
+    /// Those at work that are not stuck: when they began, last first.
+    fn on_time(&self) -> impl Iterator<Item = &Instant> {
+        let began = self.at_work.values().rev();
+        began.take_while(|began| began.elapsed() < PATIENCE)
+    }
+
+    /// Threads that will see to what waits.
+    fn free(&self) -> usize {
+        self.threads - self.at_work.len()
+    }
+
+    /// Always where something waits and none is free: not more than [`MOST_AT_WORK`] are on time then.
+    fn wants_a_thread(&self) -> bool {
+        let free = self.free();
+        free < self.waiting.len() && free + self.on_time().count() <= MOST_AT_WORK
+    }
+
+    /// How long to wait before taking up something more. `None`: not at all.
+    fn pause(&self) -> Option<Duration> {
+        let (mut count, mut first) = (0, None);
+        for began in self.on_time() {
+            (count, first) = (count + 1, Some(began));
+        }
+        let first = first.filter(|_| count >= MOST_AT_WORK)?;
+        Some(PATIENCE.saturating_sub(first.elapsed()))
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
 }
 
 impl Undertaker {
+    fn new() -> Undertaker {
+        Undertaker {
+            owner: Process::current(),
+            heir: OnceLock::new(),
+            state: Mutex::default(),
+            is_done: Condvar::new(),
+        }
+    }
+
+    /// This process'.
+    fn ours() -> &'static Undertaker {
+        static FIRST: OnceLock<Undertaker> = OnceLock::new();
+        let mut undertaker = FIRST.get_or_init(Undertaker::new);
+        while !undertaker.is_ours() {
+            undertaker = undertaker.heir.get_or_init(|| Box::new(Undertaker::new()));
+        }
+        undertaker
+    }
+
+    fn is_ours(&self) -> bool {
+        self.owner == Process::current()
+    }
+
     fn take(&'static self, burial: Burial) {
         self.lock().waiting.push_back(burial);
         self.call_a_thread();
     }
 
-    /// Whether what waits has a thread that will come to it.
+    /// Whether what waits has a thread that will come to it. One that is at work counts, though it may
+    /// get stuck: there was none to be had beside it, and nobody is to look again and again.
     fn is_at_work(&self) -> bool {
         let state = self.lock();
-        state.waiting.is_empty() || state.threads > 0
+        state.waiting.is_empty() || state.free() > 0 || state.on_time().next().is_some()
     }
 
     /// Has one more thread work on what waits. Where none is to be had now, the context stays
@@ -97,7 +163,7 @@ impl Undertaker {
     fn call_a_thread(&'static self) {
         {
             let mut state = self.lock();
-            if state.threads == MAX_THREADS {
+            if !state.wants_a_thread() {
                 return;
             }
             state.threads += 1;
@@ -116,22 +182,37 @@ impl Undertaker {
         }
     }
 
-    fn work(&self) {
-        loop {
-            let mut state = self.lock();
+    fn work(&'static self) {
+        let mut state = self.lock();
+        while !state.waiting.is_empty() {
+            if let Some(pause) = state.pause() {
+                if state.free() > 1 {
+                    break; // one is enough to wait
+                }
+                let waited = self.is_done.wait_timeout(state, pause);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
             let Some(bury) = state.waiting.pop_front() else {
-                state.threads -= 1;
-                return;
+                break;
             };
+            if state.waiting.is_empty() {
+                self.is_done.notify_all();
+            }
+            let number = state.next_number();
+            state.at_work.insert(number, Instant::now());
             drop(state);
+            self.call_a_thread(); // there may be no other for the rest
             contain(bury); // wakes those that wait for it
+            state = self.lock();
+            state.at_work.remove(&number);
         }
+        state.threads -= 1;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, UndertakerState> {
+    fn lock(&self) -> MutexGuard<'_, UndertakerState> {
         // Nothing panics while holding it.
-        let locked = self.state.lock();
-        locked.unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,13 +220,16 @@ impl Undertaker {
 /// it tries for one.
 pub(crate) async fn given_back(mut gone: watch::Receiver<()>) {
     let mut closed = pin!(async move { while gone.changed().await.is_ok() {} });
-    let watcher = Watcher::new();
+    let mut watcher = Watcher::new();
     poll_fn(|cx| {
         let closed = closed.as_mut().poll(cx);
         if closed.is_pending() {
+            if !watcher.undertaker.is_ours() {
+                watcher = Watcher::new();
+            }
             watcher.watch(cx.waker());
-            if !UNDERTAKER.is_at_work() {
-                UNDERTAKER.call_a_thread();
+            if !watcher.undertaker.is_at_work() {
+                watcher.undertaker.call_a_thread();
                 cx.waker().wake_by_ref();
             }
         }
@@ -155,25 +239,30 @@ pub(crate) async fn given_back(mut gone: watch::Receiver<()>) {
 }
 
 /// Somebody's place among those that are told when a thread could not be started.
-struct Watcher(u64);
+struct Watcher {
+    undertaker: &'static Undertaker,
+    number: u64,
+}
 
 impl Watcher {
     fn new() -> Watcher {
-        let mut state = UNDERTAKER.lock();
-        state.next_watcher += 1;
-        Watcher(state.next_watcher)
+        let undertaker = Undertaker::ours();
+        let number = undertaker.lock().next_number();
+        Watcher { undertaker, number }
     }
 
     fn watch(&self, waker: &Waker) {
         let waker = waker.clone();
-        let unused = UNDERTAKER.lock().watchers.insert(self.0, waker);
+        let unused = self.undertaker.lock().watchers.insert(self.number, waker);
         drop(unused); // not under the lock
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let unused = UNDERTAKER.lock().watchers.remove(&self.0);
-        drop(unused); // not under the lock
+        if self.undertaker.is_ours() {
+            let unused = self.undertaker.lock().watchers.remove(&self.number);
+            drop(unused); // not under the lock
+        }
     }
 }
