@@ -53,6 +53,11 @@ pub enum AioCommandError {
     /// its future had been dropped: a write may still land
     /// ([`File::drain`](crate::File::drain) waits for that). A [poll](crate::RawCommand::Poll) is
     /// cancelled.
+    ///
+    /// **Of a buffer that was handed over, an empty one comes back where the kernel still has it, and the
+    /// next operation on that succeeds without moving a byte: to try again, keep the data or take a new
+    /// buffer.** [`read_owned_at`](crate::File::read_owned_at) and those beside it tell what comes back of
+    /// each type.
     #[error("the operation was not done at its deadline; a transfer that the kernel has goes on")]
     TimedOut,
 

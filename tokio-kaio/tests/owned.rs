@@ -680,6 +680,57 @@ async fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_h
     .await;
 }
 
+#[tokio::test]
+async fn of_a_write_that_times_out_an_aligned_buf_comes_back_and_of_other_buffers_an_empty_one() {
+    everywhere_by_all_ways(async |dir, _, handle| {
+        let file = direct(dir, BLOCK).await;
+        let hurried = handle.with_timeout(Duration::from_millis(50));
+        let gate = Gate::closed();
+        let offset = gate.offset();
+        let filled = || {
+            let mut buffer = AlignedBuf::new(BLOCK).unwrap();
+            buffer.fill(9);
+            buffer
+        };
+        let timed_out = |error| matches!(error, AioCommandError::TimedOut);
+
+        let (written, whole) =
+            within(file.write_all_owned_at(&hurried, offset, filled(), WRITE)).await;
+        assert!(written.is_err_and(timed_out));
+        assert!(whole.len() == BLOCK && whole.iter().all(|&byte| byte == 9));
+        let slice = filled().into_slice(..);
+        let (written, slice) =
+            within(file.write_all_owned_at(&hurried, offset, slice, WRITE)).await;
+        assert!(written.is_err_and(timed_out));
+        assert!(slice.get_ref().is_empty());
+        let boxed: Box<[u8]> = vec![9; BLOCK].into();
+        let (written, boxed) =
+            within(file.write_all_owned_at(&hurried, offset, boxed, WRITE)).await;
+        assert!(written.is_err_and(timed_out));
+        assert!(boxed.is_empty());
+        let list = file.write_vectored_owned_at(&hurried, offset, vec![filled()], WRITE);
+        let (written, list) = within(list).await;
+        assert!(written.is_err_and(timed_out));
+        assert!(list.is_empty());
+
+        gate.open();
+        all_free(handle, 8).await;
+        // What is handed over again is written: nothing, and that is no error.
+        let before = on_file(dir);
+        let (written, _) = within(file.write_all_owned_at(handle, 0, slice, WRITE)).await;
+        written.unwrap();
+        let (written, _) = within(file.write_all_owned_at(handle, 0, boxed, WRITE)).await;
+        written.unwrap();
+        let (written, _) = within(file.write_vectored_owned_at(handle, 0, list, WRITE)).await;
+        assert_eq!(written.unwrap(), 0);
+        assert!(on_file(dir) == before);
+        let (written, _) = within(file.write_all_owned_at(handle, 0, whole, WRITE)).await;
+        written.unwrap();
+        assert!(on_file(dir)[..BLOCK].iter().all(|&byte| byte == 9));
+    })
+    .await;
+}
+
 // ---- Runtimes that end ------------------------------------------------------------------------
 
 #[test]

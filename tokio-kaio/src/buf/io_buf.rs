@@ -8,7 +8,9 @@ use super::AlignedBuf;
 /// Operations on such buffers take them and give them back: `(result, buffer)`. While one runs, the
 /// request owns the buffer, whatever becomes of the future: dropped, the buffer is dropped when the
 /// kernel is done with it. Where the kernel still has it when an operation ends, at its deadline or
-/// because the runtime ends, the [`Default`] comes back in its place, which is to be an empty one.
+/// because the runtime ends, the [`Default`] comes back in its place, which is to be an empty one: to
+/// try again with that moves nothing, and is no error. (Of a write, a whole [`AlignedBuf`] comes back in
+/// any case, as the memory is shared.)
 ///
 /// Implemented for [`AlignedBuf`], `Vec<u8>`, `Box<[u8]>`, `&'static [u8]`, a
 /// [`Slice`](crate::Slice) of any of them and, with the feature `bytes`, `Bytes` and `BytesMut`. An

@@ -21,6 +21,18 @@ use crate::{
 /// What is said of errors and flags at [`read_at`](File::read_at) and [`write_at`](File::write_at) holds
 /// here, too.
 ///
+/// After [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) the
+/// kernel may still have the buffer. What comes back in its place:
+///
+/// | | the kernel still has it | it never got that far |
+/// |---|---|---|
+/// | a read, into anything | an empty one, the [`Default`] | the buffer |
+/// | a write of an [`AlignedBuf`](crate::AlignedBuf) | the buffer, whole | the buffer |
+/// | a write of anything else, a [`Slice`](crate::Slice) of an `AlignedBuf` too | an empty one | the buffer |
+/// | several buffers, of any kind | no buffers: an empty `Vec` | the buffers |
+///
+/// Nothing is wrong with an empty one, to the next operation either: it succeeds, and moves nothing.
+///
 /// # Cancel safety
 ///
 /// Dropped in flight, an operation goes on, with the buffer, which is dropped when the kernel is done
@@ -35,9 +47,11 @@ impl File {
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. The buffer comes back in any case, but for
-    /// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in
-    /// flight: then an empty one does, as the kernel has the other.
+    /// See [`AioCommandError`]. The buffer comes back in any case but one:
+    ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty buffer comes back where the kernel still has the other, and a read into an empty one
+    /// succeeds with 0 bytes: try again with a new buffer.**
     ///
     /// # Cancel safety
     ///
@@ -100,6 +114,10 @@ impl File {
     /// As [`read_owned_at`](File::read_owned_at), and `BadResult` with
     /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) where the file ends before.
     ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty buffer comes back where the kernel still has the other, and an exact read into an empty one
+    /// is `Ok` with nothing read: try again with a new buffer.**
+    ///
     /// # Cancel safety
     ///
     /// As [`read_owned_at`](File::read_owned_at).
@@ -128,7 +146,12 @@ impl File {
     ///
     /// # Errors
     ///
-    /// As [`read_owned_at`](File::read_owned_at).
+    /// See [`AioCommandError`]. The buffer comes back in any case but one:
+    ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty buffer comes back where the kernel still has the other (an
+    /// [`AlignedBuf`](crate::AlignedBuf) alone comes back whole), and a write of an empty one is `Ok` with
+    /// nothing written: keep the data, as by `Bytes::clone`, or fill a new buffer, to write it again.**
     ///
     /// # Cancel safety
     ///
@@ -160,11 +183,56 @@ impl File {
     ///
     /// # Errors
     ///
-    /// As [`read_owned_at`](File::read_owned_at); what was written before stays.
+    /// As [`write_owned_at`](File::write_owned_at), `ENOSPC` where the disk is full; what was written
+    /// before stays.
+    ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty buffer comes back where the kernel still has the other (an
+    /// [`AlignedBuf`](crate::AlignedBuf) alone comes back whole), and a write of an empty one is `Ok` with
+    /// nothing written: keep the data, as by `Bytes::clone`, or fill a new buffer, to write it again.**
     ///
     /// # Cancel safety
     ///
     /// As [`write_owned_at`](File::write_owned_at).
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    ///
+    /// # Examples
+    ///
+    /// A write that is tried again, of `Bytes` (feature `bytes`), of which a clone is handed over. What has
+    /// timed out may still land; only after [`drain`](File::drain) it can't any more.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_kaio::{AioCommandError, AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let mut block = AlignedBuf::new(4096)?;
+    /// block.fill(7);
+    /// let hasty = handle.with_timeout(Duration::from_secs(2));
+    /// # #[cfg(feature = "bytes")] {
+    /// let data = bytes::Bytes::from(block);
+    /// loop {
+    ///     let handed_over = data.clone(); // the same memory; what comes back may be empty
+    ///     let (written, _) = file.write_all_owned_at(&hasty, 0, handed_over, WriteFlags::DSYNC).await;
+    ///     match written {
+    ///         Err(AioCommandError::TimedOut) => file.drain(&handle).await,
+    ///         done => break done?,
+    ///     }
+    /// }
+    /// assert_eq!(std::fs::read(&path)?, data);
+    /// # }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn write_all_owned_at<B, M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -191,8 +259,11 @@ impl File {
     ///
     /// # Errors
     ///
-    /// As [`read_owned_at`](File::read_owned_at), but that no buffers come back where the kernel has
-    /// them.
+    /// See [`AioCommandError`]. The buffers come back in any case but one:
+    ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty `Vec` comes back where the kernel still has the buffers, of whatever kind, and a read into
+    /// none succeeds with 0 bytes: try again with new buffers.**
     ///
     /// # Cancel safety
     ///
@@ -226,7 +297,12 @@ impl File {
     ///
     /// # Errors
     ///
-    /// As [`read_vectored_owned_at`](File::read_vectored_owned_at).
+    /// See [`AioCommandError`]. The buffers come back in any case but one:
+    ///
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
+    /// empty `Vec` comes back where the kernel still has the buffers, of whatever kind, and a write of
+    /// none is `Ok` with nothing written: keep the data, as by `Bytes::clone`, or fill new buffers, to
+    /// write it again.**
     ///
     /// # Cancel safety
     ///
