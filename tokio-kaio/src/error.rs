@@ -109,6 +109,94 @@ pub enum AioContextError {
     IoSetup(#[from] io::Error),
 }
 
+/// For functions that return [`io::Result`].
+///
+/// The text stays, and the error itself is within: [`io::Error::downcast`] gives it back, and with it
+/// [`raw_os_error`](AioCommandError::raw_os_error). That of the `io::Error` is `None`.
+///
+/// The [kind](io::Error::kind) of [`IoSubmit`](AioCommandError::IoSubmit) and
+/// [`BadResult`](AioCommandError::BadResult) is that of the error within;
+/// [`TimedOut`](AioCommandError::TimedOut) is [`TimedOut`](io::ErrorKind::TimedOut),
+/// [`CapacityExceeded`](AioCommandError::CapacityExceeded) is [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// [`AioStopped`](AioCommandError::AioStopped) and [`NonZeroCode`](AioCommandError::NonZeroCode) are
+/// [`Other`](io::ErrorKind::Other), as is what tokio says of a runtime that has stopped: nobody takes them
+/// for something to try again, or for an end that was to be expected, as one of a pipe.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use tokio_kaio::{AioCommandError, AlignedBuf, File, WriteFlags, aio_context};
+///
+/// async fn save(file: &File) -> io::Result<()> {
+///     let (context, handle) = aio_context(8, true)?;
+///     let buffer = AlignedBuf::new(4096)?;
+///     file.write_all_at(&handle, 0, &buffer, 4096, WriteFlags::DSYNC).await?;
+///     context.close().await;
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> io::Result<()> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// let file = File::create(&path, false).await?;
+/// save(&file).await?;
+///
+/// let read_only = File::open(&path, false).await?;
+/// let error = save(&read_only).await.unwrap_err();
+/// let within = error.downcast::<AioCommandError>()?;
+/// assert_eq!(within.raw_os_error(), Some(9)); // EBADF
+/// # Ok(())
+/// # }
+/// ```
+impl From<AioCommandError> for io::Error {
+    fn from(error: AioCommandError) -> io::Error {
+        let kind = match &error {
+            AioCommandError::IoSubmit(within) | AioCommandError::BadResult(within) => within.kind(),
+            AioCommandError::TimedOut => io::ErrorKind::TimedOut,
+            AioCommandError::CapacityExceeded => io::ErrorKind::WouldBlock,
+            AioCommandError::AioStopped | AioCommandError::NonZeroCode => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
+/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno
+/// ([`io::Error::raw_os_error`]).
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use tokio_kaio::{AioContext, AioContextError, AioContextHandle, aio_context};
+///
+/// fn start(nr: usize) -> io::Result<(AioContext, AioContextHandle)> {
+///     Ok(aio_context(nr, true)?)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> io::Result<()> {
+/// let error = start(0).unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+/// match error.downcast::<AioContextError>()? {
+///     AioContextError::IoSetup(within) => assert_eq!(within.raw_os_error(), Some(22)), // EINVAL
+///     other => panic!("{other}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+impl From<AioContextError> for io::Error {
+    fn from(error: AioContextError) -> io::Error {
+        let kind = match &error {
+            AioContextError::EventFd(within) => within.kind(),
+            AioContextError::IoSetup(within) => within.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
 /// What to do about a failed `io_submit`.
 struct SubmitHint<'a>(&'a io::Error);
 

@@ -34,6 +34,38 @@ pub enum EventFdError {
     ReadError(#[source] io::Error),
 }
 
+impl EventFdError {
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        let (Self::CreateError(within) | Self::PollError(within) | Self::ReadError(within)) = self;
+        within.kind()
+    }
+}
+
+/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
+/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno
+/// ([`io::Error::raw_os_error`]).
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use tokio_kaio::EventFd;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> io::Result<()> {
+/// let mut counter = EventFd::new(0, false)?;
+/// counter.send_value(3).await?;
+/// let refused: io::Error = counter.send_value(u64::MAX).await.unwrap_err().into();
+/// assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+/// # Ok(())
+/// # }
+/// ```
+impl From<EventFdError> for io::Error {
+    fn from(error: EventFdError) -> io::Error {
+        io::Error::new(error.kind(), error)
+    }
+}
+
 /// A counter in the kernel that tasks and other processes add to and wait for:
 /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html).
 ///

@@ -141,8 +141,8 @@
 //!
 //! An operation fails with [`AioCommandError`], which fails nothing else: its context, its file and
 //! the requests beside it go on. [`AioContextError`] and [`LockedBufError`] say which limit is in
-//! the way, and how to raise it. A `len` larger than the buffer is a panic, before anything is
-//! submitted.
+//! the way, and how to raise it. All become [`std::io::Error`]s by `?`. A `len` larger than the buffer is
+//! a panic, before anything is submitted.
 //!
 //! # Forked children
 //!

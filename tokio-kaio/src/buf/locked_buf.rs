@@ -36,6 +36,34 @@ impl LockedBufError {
     }
 }
 
+/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
+/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use tokio_kaio::{AlignedBuf, LockedBufError};
+///
+/// fn zeroes(size: usize) -> io::Result<AlignedBuf> {
+///     Ok(AlignedBuf::new(size)?)
+/// }
+///
+/// let error = zeroes(1 << 60).unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+/// match error.downcast::<LockedBufError>()? {
+///     LockedBufError::MapAnon(within) => assert_eq!(within.raw_os_error(), Some(12)), // ENOMEM
+///     other => panic!("{other}"),
+/// }
+/// # Ok::<(), io::Error>(())
+/// ```
+impl From<LockedBufError> for io::Error {
+    fn from(error: LockedBufError) -> io::Error {
+        let (LockedBufError::MapAnon(within) | LockedBufError::MemLock(within)) = &error;
+        io::Error::new(within.kind(), error)
+    }
+}
+
 /// Says what `RLIMIT_MEMLOCK` is.
 struct MemlockLimit;
 

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod as_io_errors;
 mod buffers;
 mod contexts;
 mod disks;
@@ -35,7 +36,7 @@ use futures::{FutureExt, poll};
 use tokio::task::JoinSet;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextError, AioContextHandle, AioOpenOptionsExt, EventFd,
-    File, LockedBuf, LockedBufError, RawCommand, ReadFlags, WriteFlags, aio_context,
+    EventFdError, File, LockedBuf, LockedBufError, RawCommand, ReadFlags, WriteFlags, aio_context,
     local_aio_context,
 };
 
