@@ -117,6 +117,9 @@ impl File {
     /// for writing only, blocks can't be read, and all that is not aligned goes this way. So does all on
     /// a file [without direct I/O](File::is_direct).
     ///
+    /// Whichever way it went, it is durable as any write is: after a [`sync_data`](File::sync_data) that was
+    /// started when it had completed, or with [`DSYNC`](WriteFlags::DSYNC).
+    ///
     /// # Beside other writes
     ///
     /// Writes made with this method through this file and its [clones](File::try_clone), in any context,
