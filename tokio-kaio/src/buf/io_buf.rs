@@ -238,6 +238,32 @@ mod of_bytes {
 
     /// Without a copy. The memory goes back, to its pool if it is of one, when the last `Bytes` that
     /// has some of it is dropped.
+    ///
+    /// It is made by [`Bytes::from_owner`], so [`Bytes::is_unique`] is always `false` of it, and
+    /// [`Bytes::try_into_mut`] always fails, even of the only one; [`BytesMut::from`] copies. To know
+    /// whether anybody else reads it, count the readers yourself, as by an
+    /// [`Arc`](std::sync::Arc) around it.
+    ///
+    /// A cache that keeps `Bytes` of a pool's buffers keeps these buffers, and be it for a slice of a few
+    /// bytes. The pool has to have as many as the cache keeps and the requests in flight take, or
+    /// [`BufferPool::get`](crate::BufferPool::get) waits for ever; with [`tokio::time::timeout`] it does
+    /// not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use tokio_kaio::BufferPool;
+    ///
+    /// let pool = BufferPool::new(1, 4096)?;
+    /// let bytes = Bytes::from(pool.try_get().unwrap());
+    /// let kept = bytes.slice(..16);
+    /// drop(bytes);
+    /// assert!(pool.try_get().is_none() && !kept.is_unique());
+    /// drop(kept);
+    /// assert_eq!(pool.available(), 1);
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     impl From<AlignedBuf> for Bytes {
         fn from(buffer: AlignedBuf) -> Bytes {
             Bytes::from_owner(buffer)

@@ -181,7 +181,8 @@ impl BufferPool {
         BufferPoolBuilder::new(count, size).build()
     }
 
-    /// A buffer; waits until there is one, in the order in which it was asked for.
+    /// A buffer; waits until there is one, in the order in which it was asked for: for ever, if those who
+    /// have them keep them. To give up, use [`tokio::time::timeout`].
     ///
     /// # Cancel safety
     ///
