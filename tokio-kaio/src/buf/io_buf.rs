@@ -64,6 +64,7 @@ pub unsafe trait IoBuf: Default + Send + 'static {
     /// If the range is not within [`bytes_init`](IoBuf::bytes_init) or, to read into, is not within
     /// [`bytes_total`](IoBufMut::bytes_total) or starts past `bytes_init`, as one of a `Vec` that is
     /// empty: bytes before it would be left uninitialized. It is checked when it is used.
+    #[must_use = "it has the buffer, which is dropped with it"]
     fn into_slice(self, range: impl std::ops::RangeBounds<usize>) -> crate::Slice<Self>
     where
         Self: Sized,

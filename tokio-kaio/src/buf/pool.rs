@@ -58,6 +58,7 @@ pub struct BufferPool {
 /// # Ok::<(), tokio_kaio::LockedBufError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a builder makes no pool until `build` is called"]
 pub struct BufferPoolBuilder {
     count: usize,
     shape: Shape,
@@ -196,6 +197,7 @@ impl BufferPool {
     }
 
     /// A buffer, if there is one now that nobody waits for.
+    #[must_use = "dropped, the buffer goes back at once"]
     pub fn try_get(&self) -> Option<AlignedBuf> {
         self.inner.permits.try_acquire().ok()?.forget();
         Some(self.take())

@@ -93,6 +93,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use = "this handle stays as it is; the one that is returned has the priority"]
     pub fn with_priority(&self, priority: IoPriority) -> Self {
         let mut handle = self.clone();
         handle.options.priority = priority.to_kernel();
@@ -143,6 +144,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use = "this handle stays as it is; the one that is returned has the deadline"]
     pub fn with_deadline(&self, deadline: tokio::time::Instant) -> Self {
         let mut handle = self.clone();
         handle.options.limit = Limit::At(deadline);
@@ -151,6 +153,7 @@ where
 
     /// The same, with a time that each operation has from when it is first polled. Of this and
     /// [`with_deadline`](Self::with_deadline), the one that is called last counts.
+    #[must_use = "this handle stays as it is; the one that is returned has the timeout"]
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
         handle.options.limit = Limit::Within(timeout);

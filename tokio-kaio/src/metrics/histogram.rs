@@ -47,6 +47,7 @@ impl LatencyHistogram {
     /// What was recorded since `earlier`, an older snapshot of the same context.
     /// [`max`](LatencyHistogram::max) is then a bound like those of
     /// [`buckets`](LatencyHistogram::buckets), no longer exact.
+    #[must_use]
     pub fn since(&self, earlier: &LatencyHistogram) -> LatencyHistogram {
         let mut since = self.clone();
         for (count, earlier) in since.buckets.iter_mut().zip(&*earlier.buckets) {
