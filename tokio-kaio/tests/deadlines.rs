@@ -427,6 +427,31 @@ async fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
     .await;
 }
 
+#[tokio::test]
+async fn with_a_timeout_of_zero_an_operation_is_submitted_and_one_of_bytes_is_not() {
+    everywhere_by_all_ways(async |dir, way, handle| {
+        let file = with_data(dir).await;
+        file.alignment().await.unwrap();
+        let none = handle.with_timeout(Duration::ZERO);
+        let before = submissions();
+        timed_out(file.read_bytes_at(&none, 1, &mut [0; 5], READ).await);
+        timed_out(file.write_bytes_at(&none, 1, b"bytes", WRITE).await);
+        assert_eq!(submissions(), before, "{way:?}");
+        assert_eq!(handle.metrics().submitted, 0, "{way:?}");
+
+        let gate = Gate::closed();
+        let mut target = buffer(BLOCK);
+        let mut read = Box::pin(read_block(&none, &file, gate.offset(), &mut target));
+        until_held(&gate, &mut read).await;
+        advance(SECOND).await;
+        timed_out(read.await);
+        assert_eq!(gate.held().len(), 1, "{way:?}");
+        gate.open();
+        turns_until(|| handle.available_slots() == Some(4)).await;
+    })
+    .await;
+}
+
 /// The limit is for the operation, however many requests it takes.
 #[tokio::test]
 async fn an_operation_of_several_requests_has_one_deadline() {

@@ -118,7 +118,7 @@ where
     ///
     /// # Panics
     ///
-    /// Operations do in a runtime whose timer is not enabled.
+    /// Operations that have to wait do outside a tokio runtime, and in one whose timer is not enabled.
     ///
     /// # Examples
     ///
@@ -153,6 +153,36 @@ where
 
     /// The same, with a time that each operation has from when it is first polled. Of this and
     /// [`with_deadline`](Self::with_deadline), the one that is called last counts.
+    ///
+    /// With a time of 0, an operation is made all the same. What is done at its first poll, as reads from
+    /// tmpfs are, or before tokio's timer ticks, at most a millisecond later, succeeds; all else times out,
+    /// and what the kernel has of it goes on: a write may land. Only
+    /// [`read_bytes_at`](crate::File::read_bytes_at) and
+    /// [`write_bytes_at`](crate::File::write_bytes_at), whose requests have one deadline together, end
+    /// before the first of them. To have nothing submitted, use a deadline that has passed.
+    ///
+    /// # Panics
+    ///
+    /// As [`with_deadline`](Self::with_deadline).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use std::time::Duration;
+    /// use tokio_kaio::{AioCommandError, PollEvents, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let (reader, _writer) = UnixStream::pair()?; // which writes nothing
+    /// let hasty = handle.with_timeout(Duration::from_millis(5));
+    /// let ready = hasty.poll(&reader, PollEvents::IN).await;
+    /// assert!(matches!(ready, Err(AioCommandError::TimedOut)));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "this handle stays as it is; the one that is returned has the timeout"]
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
@@ -186,7 +216,7 @@ where
     ///
     /// Takes the context's lock for a moment (of each shard, one after another), allocates nothing
     /// unless [latencies are measured](crate::AioContextBuilder::measure_latency), and makes no
-    /// system call.
+    /// system call. An example is at [`Metrics`].
     pub fn metrics(&self) -> Metrics {
         self.shards.metrics()
     }
