@@ -193,6 +193,16 @@ impl AlignedBuf {
     /// # Panics
     ///
     /// If the range is not within the buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::AlignedBuf;
+    ///
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// assert_eq!(buffer.part_mut(4096..).len(), 4096);
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     pub fn part_mut(&mut self, range: impl RangeBounds<usize>) -> PartMut<'_> {
         PartMut::new(self, range)
     }

@@ -188,6 +188,24 @@ impl BufferPool {
     /// # Cancel safety
     ///
     /// Dropped, it loses its place in the line, and nothing else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio::time::timeout;
+    /// use tokio_kaio::BufferPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = BufferPool::new(1, 4096)?;
+    /// let kept = pool.get().await;
+    /// assert!(timeout(Duration::from_millis(5), pool.get()).await.is_err());
+    /// drop(kept);
+    /// assert_eq!(pool.get().await.size(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(&self) -> AlignedBuf {
         match self.inner.permits.acquire().await {
             Ok(permit) => permit.forget(),

@@ -35,6 +35,10 @@ impl File {
     ///
     /// Dropped, it leaves `buffer` as it was, or some of it read.
     ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where what the file wants is not known yet.
+    ///
     /// # Examples
     ///
     /// ```
@@ -166,6 +170,10 @@ impl File {
     /// `offset` on. Writes that came later and meet it wait for that request.
     ///
     /// Others wait for it also while nobody polls it, and, forgotten ([`std::mem::forget`]), for ever.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where it has to ask the file what it wants, or to open it once more.
     ///
     /// # Examples
     ///

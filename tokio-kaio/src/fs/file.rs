@@ -72,6 +72,22 @@ impl File {
 
     /// Opens an existing file for reading; see [`AioOpenOptionsExt::aio_open`] for `is_sync`,
     /// errors and panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::open(path, false).await?;
+    /// assert_eq!(file.metadata().await?.len(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true);
@@ -80,6 +96,22 @@ impl File {
 
     /// Opens a file for writing, creates it where there is none, and truncates it where there is;
     /// see [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors and panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::create(path, false).await?;
+    /// assert_eq!(file.metadata().await?.len(), 0); // whatever was there
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
@@ -172,6 +204,22 @@ impl File {
     /// # Panics
     ///
     /// Outside a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create(&path, false).await?;
+    /// file.set_len(1 << 20).await?;
+    /// assert_eq!(std::fs::metadata(&path)?.len(), 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || {
@@ -196,6 +244,23 @@ impl File {
     /// # Panics
     ///
     /// Outside a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::open(path, false).await?;
+    /// let metadata = file.metadata().await?;
+    /// assert!(metadata.is_file() && metadata.len() == 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || file.file().metadata()).await
@@ -215,6 +280,23 @@ impl File {
     /// # Panics
     ///
     /// Outside a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create(&path, false).await?;
+    /// file.set_permissions(PermissionsExt::from_mode(0o600)).await?;
+    /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || file.file().set_permissions(perm)).await
@@ -285,6 +367,28 @@ impl File {
     /// # Cancel safety
     ///
     /// Dropped, it may or may not take effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let buffer = AlignedBuf::new(4096)?;
+    /// for block in 0..4 {
+    ///     file.write_all_at(&handle, block * 4096, &buffer, 4096, WriteFlags::empty()).await?;
+    /// }
+    /// file.sync_all(&handle).await?; // all four are durable now
+    /// assert_eq!(std::fs::metadata(&path)?.len(), 4 * 4096);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn sync_all<M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -312,6 +416,28 @@ impl File {
     /// # Cancel safety
     ///
     /// Dropped, it may or may not take effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let buffer = AlignedBuf::new(4096)?;
+    /// for block in 0..4 {
+    ///     file.write_all_at(&handle, block * 4096, &buffer, 4096, WriteFlags::empty()).await?;
+    /// }
+    /// file.sync_data(&handle).await?; // all four are durable now
+    /// assert_eq!(std::fs::metadata(&path)?.len(), 4 * 4096);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn sync_data<M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,

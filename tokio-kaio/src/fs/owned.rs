@@ -59,7 +59,8 @@ impl File {
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
+    /// nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -121,6 +122,32 @@ impl File {
     /// # Cancel safety
     ///
     /// As [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
+    /// nothing has been submitted then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 8192])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let buffer = AlignedBuf::new(8192)?;
+    /// let (read, buffer) = file.read_exact_owned_at(&handle, 0, buffer, ReadFlags::empty()).await;
+    /// read?;
+    /// assert!(buffer.iter().all(|&byte| byte == 7));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_exact_owned_at<B, M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -160,7 +187,29 @@ impl File {
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// buffer.fill(7);
+    /// let (written, mut buffer) = file.write_owned_at(&handle, 0, buffer, WriteFlags::DSYNC).await;
+    /// assert_eq!(written?, 4096);
+    /// assert!(std::fs::read(&path)? == *buffer);
+    /// buffer.fill(8); // for the next one
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn write_owned_at<B, M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -197,7 +246,7 @@ impl File {
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
     ///
     /// # Examples
     ///
@@ -268,6 +317,32 @@ impl File {
     /// # Cancel safety
     ///
     /// As [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
+    /// nothing has been submitted then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 12288])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let buffers = vec![AlignedBuf::new(4096)?, AlignedBuf::new(8192)?];
+    /// let (read, buffers) = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty()).await;
+    /// assert_eq!(read?, 12288);
+    /// assert!(buffers.iter().flat_map(|buffer| buffer.iter()).all(|&byte| byte == 7));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_vectored_owned_at<B, M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -307,6 +382,32 @@ impl File {
     /// # Cancel safety
     ///
     /// As [`write_owned_at`](File::write_owned_at).
+    ///
+    /// # Panics
+    ///
+    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, IoBuf, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// // All of one, and a range of the other.
+    /// let buffers = vec![AlignedBuf::new(8192)?.into_slice(..), AlignedBuf::new(8192)?.into_slice(..4096)];
+    /// let (written, buffers) = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty()).await;
+    /// assert_eq!(written?, 12288);
+    /// assert_eq!(buffers.len(), 2);
+    /// assert_eq!(std::fs::metadata(&path)?.len(), 12288);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn write_vectored_owned_at<B, M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,

@@ -29,6 +29,27 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 6144])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// let read = file.read_at(&handle, 0, &mut buffer, 8192, ReadFlags::empty()).await?;
+    /// assert_eq!(read, 6144); // where the file ends
+    /// assert!(buffer[..6144].iter().all(|&byte| byte == 7));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_at<'a, M, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
@@ -75,6 +96,27 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// buffer.fill(7);
+    /// let written = file.write_at(&handle, 4096, &buffer, 4096, WriteFlags::DSYNC).await?;
+    /// assert_eq!(written, 4096);
+    /// assert!(std::fs::read(&path)?[4096..] == *buffer);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write_at<'a, M, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
@@ -113,6 +155,31 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use tokio_kaio::{AioCommandError, AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 8192])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let (mut buffer, flags) = (AlignedBuf::new(8192)?, ReadFlags::empty());
+    /// file.read_exact_at(&handle, 0, &mut buffer, 8192, flags).await?;
+    /// assert!(buffer.iter().all(|&byte| byte == 7));
+    /// match file.read_exact_at(&handle, 4096, &mut buffer, 8192, flags).await {
+    ///     Err(AioCommandError::BadResult(error)) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+    ///     read => panic!("{read:?}"),
+    /// }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_exact_at<M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -153,6 +220,26 @@ impl File {
     /// # Panics
     ///
     /// If `len` is larger than the buffer, before anything is submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// buffer.fill(7);
+    /// file.write_all_at(&handle, 0, &buffer, 8192, WriteFlags::empty()).await?;
+    /// assert!(std::fs::read(&path)? == *buffer);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn write_all_at<M, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
@@ -242,6 +329,26 @@ impl File {
     /// # Cancel safety
     ///
     /// As [`write_at`](File::write_at).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(&path, false).await?;
+    /// let (header, body) = (AlignedBuf::new(4096)?, AlignedBuf::new(65536)?);
+    /// let buffers = &[header.part(..), body.part(..8192)];
+    /// let written = file.write_vectored_at(&handle, 0, buffers, WriteFlags::empty()).await?;
+    /// assert_eq!(written, 12288);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write_vectored_at<'a, M, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
