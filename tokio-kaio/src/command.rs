@@ -14,6 +14,31 @@ use crate::sys::abi;
 /// Offsets and lengths are bytes. For direct I/O they must be multiples of what the file wants:
 /// 512 or 4096 mostly. A later, breaking version may have
 /// further variants.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AlignedBuf, File, RawCommand, WriteFlags, aio_context};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// let (context, handle) = aio_context(8, true)?;
+/// let file = File::create(path, false).await?;
+/// let block = AlignedBuf::new(4096)?;
+/// let write = RawCommand::Pwrite {
+///     offset: 0,
+///     buffer: &block,
+///     flags: WriteFlags::empty(),
+///     len: 4096,
+/// };
+/// assert_eq!(handle.submit_request(&file, write).await?, 4096);
+/// assert_eq!(handle.submit_request(&file, RawCommand::Fdsync).await?, 0);
+/// # context.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum RawCommand<'a> {
     /// Read `len` bytes at `offset` to the front of `buffer`. Completes with the number of bytes

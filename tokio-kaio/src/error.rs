@@ -16,6 +16,27 @@ use crate::sys::{self, DirectIo};
 /// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in flight
 /// ([`read_owned_at`](crate::File::read_owned_at)). A later, breaking version may have further
 /// variants.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioCommandError, AlignedBuf, File, ReadFlags, aio_context};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// let (context, handle) = aio_context(8, true)?;
+/// let write_only = File::create(path, false).await?;
+/// let mut buffer = AlignedBuf::new(4096)?;
+/// match write_only.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await {
+///     Err(error @ AioCommandError::IoSubmit(_)) => assert_eq!(error.raw_os_error(), Some(9)), // EBADF
+///     read => panic!("{read:?}"),
+/// }
+/// # context.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Error, Debug)]
 pub enum AioCommandError {
     /// The context was closed or dropped, or its runtime was shut down, before the operation was

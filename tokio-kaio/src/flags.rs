@@ -32,6 +32,16 @@ bitflags! {
     ///
     /// Bits that are not named here ([`WriteFlags::from_bits_retain`]) reach the kernel too; one
     /// that it does not know is `EOPNOTSUPP`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::WriteFlags;
+    ///
+    /// let record = WriteFlags::APPEND | WriteFlags::DSYNC;
+    /// assert!(record.contains(WriteFlags::DSYNC));
+    /// assert!(WriteFlags::empty().is_empty());
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct WriteFlags: isize {
         /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.

@@ -70,6 +70,16 @@ impl AlignedBuf {
     /// # Errors
     ///
     /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::AlignedBuf;
+    ///
+    /// let buffer = AlignedBuf::new(8192)?;
+    /// assert!(buffer.len() == 8192 && buffer.iter().all(|&byte| byte == 0));
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     pub fn new(size: usize) -> Result<AlignedBuf, LockedBufError> {
         AlignedBuf::make(Shape::plain(size))
     }
@@ -83,6 +93,15 @@ impl AlignedBuf {
     /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room;
     /// [`LockedBufError::MemLock`] where `RLIMIT_MEMLOCK` does not allow it. See
     /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::AlignedBuf;
+    ///
+    /// assert!(AlignedBuf::with_size(4096)?.is_locked());
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     pub fn with_size(size: usize) -> Result<AlignedBuf, LockedBufError> {
         AlignedBuf::make(Shape {
             locked: true,
@@ -123,6 +142,16 @@ impl AlignedBuf {
     /// # Errors
     ///
     /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::AlignedBuf;
+    ///
+    /// let buffer = AlignedBuf::huge(4 << 20)?;
+    /// assert_eq!(buffer.as_ptr().addr() % (2 << 20), 0);
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     pub fn huge(size: usize) -> Result<AlignedBuf, LockedBufError> {
         AlignedBuf::make(Shape {
             huge: true,

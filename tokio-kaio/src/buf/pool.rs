@@ -215,6 +215,17 @@ impl BufferPool {
     }
 
     /// A buffer, if there is one now that nobody waits for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::BufferPool;
+    ///
+    /// let pool = BufferPool::new(1, 4096)?;
+    /// let buffer = pool.try_get();
+    /// assert!(buffer.is_some() && pool.try_get().is_none());
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
     #[must_use = "dropped, the buffer goes back at once"]
     pub fn try_get(&self) -> Option<AlignedBuf> {
         self.inner.permits.try_acquire().ok()?.forget();

@@ -24,6 +24,34 @@ use crate::{
 };
 
 /// Submits requests to a context. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// # std::fs::write(&path, vec![7; 16384])?;
+/// let (context, handle) = aio_context(8, true)?;
+/// let file = Arc::new(File::open(path, false).await?);
+/// let mut tasks = tokio::task::JoinSet::new();
+/// for block in 0..4 {
+///     let (handle, file) = (handle.clone(), Arc::clone(&file));
+///     tasks.spawn(async move {
+///         let buffer = AlignedBuf::new(4096).unwrap();
+///         let (read, _) = file.read_owned_at(&handle, block * 4096, buffer, ReadFlags::empty()).await;
+///         read.unwrap()
+///     });
+/// }
+/// assert_eq!(tasks.join_all().await, [4096; 4]);
+/// # context.close().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct GenericAioContextHandle<M, A, L>
 where
     M: RawMutex,

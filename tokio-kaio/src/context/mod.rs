@@ -249,6 +249,24 @@ where
     /// # Cancel safety
     ///
     /// Dropping the future is dropping the context: it ends all the same, nobody waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioCommandError, File, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(path, false).await?;
+    /// context.close().await;
+    /// let late = file.sync_all(&handle).await;
+    /// assert!(matches!(late, Err(AioCommandError::AioStopped)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(self) {
         let shards = self.shards.clone();
         drop(self);

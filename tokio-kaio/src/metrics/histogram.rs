@@ -5,6 +5,29 @@ use std::time::Duration;
 
 /// Durations, counted in buckets that are an eighth of their power of two wide: what is read from
 /// it is at most an eighth too long.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioContextBuilder, File};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// let (context, handle) = AioContextBuilder::new(8).measure_latency(true).build()?;
+/// let file = File::create(path, false).await?;
+/// for _ in 0..3 {
+///     file.sync_data(&handle).await?;
+/// }
+/// let latency = handle.metrics().latency.unwrap();
+/// assert_eq!(latency.count(), 3);
+/// assert!(latency.percentile(50.0) <= latency.percentile(99.0));
+/// assert!(latency.percentile(100.0) == Some(latency.max()));
+/// # context.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct LatencyHistogram {
     /// By [`bucket`].
