@@ -107,22 +107,13 @@ impl Drop for Leftover {
 
 /// Gone already is well too. What can't be helped is told.
 fn remove(path: &Path) {
-    let mut removed = fs::remove_file(path);
-    if is(&removed, ErrorKind::IsADirectory) {
-        drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
-        removed = remove_dir(path);
-        for _ in 0..100 {
-            // Another thread may just be making a file in it, or may have taken the descriptor.
-            let none_left = |error: &io::Error| error.raw_os_error() == Some(libc::EMFILE);
-            if !is(&removed, ErrorKind::DirectoryNotEmpty)
-                && !removed.as_ref().is_err_and(none_left)
-            {
-                break;
-            }
-            thread::sleep(Duration::from_millis(1));
-            removed = remove_dir(path);
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            drop(SPARE.lock().unwrap_or_else(PoisonError::into_inner).take());
+            remove_dir_in_use(path)
         }
-    }
+        removed => removed,
+    };
     if let Err(error) = removed.or_else(if_it_was_there) {
         // As a literal, since names are anybody's. Where nobody hears of it, that is all.
         let _ = writeln!(
@@ -130,6 +121,23 @@ fn remove(path: &Path) {
             "warning: {path:?} is left: {error}; remove it"
         );
     }
+}
+
+/// As [`remove_dir`], a while long: another thread may just be making a file in it, or may have taken
+/// the descriptor.
+fn remove_dir_in_use(dir: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match remove_dir(dir) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty
+                    || error.raw_os_error() == Some(libc::EMFILE) =>
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            removed => return removed,
+        }
+    }
+    remove_dir(dir)
 }
 
 /// Removes a directory with all that is in it. Not [`fs::remove_dir_all`], which has a descriptor open
@@ -150,10 +158,6 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
         removed.or_else(if_it_was_there)?;
     }
     fs::remove_dir(dir)
-}
-
-fn is(result: &io::Result<()>, kind: ErrorKind) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == kind)
 }
 
 fn if_it_was_there(error: io::Error) -> io::Result<()> {

@@ -39,7 +39,13 @@ impl Destination {
     ///
     /// Where it could not be written.
     pub(super) fn open(to: &Path, measured: Option<&Path>) -> Result<Destination, Failure> {
-        let failed = |error: io::Error| Failure::of("write", to, error);
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound if !parent(to).exists() => {
+                let dir = parent(to).display();
+                Failure::of("write", to, format!("{dir} is not there; mkdir -p it"))
+            }
+            _ => Failure::of("write", to, error),
+        };
         let found = match fs::metadata(to) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             found => Some(found.map_err(failed)?),
@@ -63,13 +69,6 @@ impl Destination {
             Some(found) if found.is_file() => To::in_place_of(to, &found),
             Some(_) => File::options().write(true).open(to).map(To::Stream),
             None => To::new_file(to),
-        };
-        let failed = |error: io::Error| match (error.kind(), parent(to).exists()) {
-            (ErrorKind::NotFound, false) => {
-                let dir = parent(to).display();
-                Failure::of("write", to, format!("{dir} is not there; mkdir -p it"))
-            }
-            _ => failed(error),
         };
         Ok(Destination {
             asked: to.to_owned(),

@@ -28,15 +28,8 @@ impl Trouble {
 
     /// What `operation` on `path` failed with.
     pub(super) fn of(operation: &str, path: &Path, error: &io::Error) -> Trouble {
-        let hint = match error.raw_os_error() {
-            Some(TOO_MANY_OPEN) => Some("raise the limit (ulimit -n)"),
-            _ => way_out(error.kind()),
-        };
-        let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
-        Trouble {
-            text: format!("can't {operation} {}: {error}{hint}", path.display()),
-            for_all: concerns_all(error.kind()),
-        }
+        let text = format!("can't {operation} {}: {error}", path.display());
+        Trouble::told(text, error.kind(), error.raw_os_error())
     }
 
     /// The same, of a transfer at `offset`.
@@ -46,11 +39,25 @@ impl Trouble {
         offset: u64,
         error: &AioCommandError,
     ) -> Trouble {
-        let kind = kind_of(error);
-        let hint = way_out(kind).map_or_else(String::new, |hint| format!("; {hint}"));
         let path = path.display();
+        let text = format!("can't {operation} {path} at offset {offset}: {error}");
+        Trouble::told(text, kind_of(error), error.raw_os_error())
+    }
+
+    /// `text` and the way out of such an error.
+    fn told(mut text: String, kind: ErrorKind, errno: Option<i32>) -> Trouble {
+        /// For which the standard library has no kind.
+        const TOO_MANY_OPEN: i32 = Errno::MFILE.raw_os_error();
+        let hint = match errno {
+            Some(TOO_MANY_OPEN) => Some("raise the limit (ulimit -n)"),
+            _ => way_out(kind),
+        };
+        if let Some(hint) = hint {
+            text += "; ";
+            text += hint;
+        }
         Trouble {
-            text: format!("can't {operation} {path} at offset {offset}: {error}{hint}"),
+            text,
             for_all: concerns_all(kind),
         }
     }
@@ -78,9 +85,6 @@ fn concerns_all(kind: ErrorKind) -> bool {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
     )
 }
-
-/// For which the standard library has no kind.
-const TOO_MANY_OPEN: i32 = Errno::MFILE.raw_os_error();
 
 fn way_out(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {

@@ -146,13 +146,7 @@ fn where_there_are_too_few_descriptors_nothing_is_left_and_the_way_out_is_told()
 fn few_descriptors_are_enough() {
     let dir = Dir::new();
     tree(&dir);
-    let script = "ulimit -n 24; exec \"$0\" cp -rpq --verify --depth 64 tree copy";
-    let output = Command::new("sh")
-        .args(["-c", script])
-        .arg(crate::shared::kaio())
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let output = dir.limited_cp("ulimit -n 24", "-rpq --verify --depth 64 tree copy");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_same(&dir, "tree", "copy");
 }
