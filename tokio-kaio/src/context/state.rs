@@ -330,12 +330,12 @@ impl<F: Flavour> State<F> {
                 Outcome::Refused(_) => counts.failed += 1,
                 Outcome::Stopped | Outcome::Unknown(_) => {}
             },
-            Landing::Again(parcel) => {
+            Landing::Again(parcel, refusal) => {
                 counts.nowait_refusals += 1;
                 aftermath.notices.push(|| Notice::Refused {
                     fd: parcel.iocb.fildes as RawFd,
                     order: Order::of(&parcel.iocb),
-                    unknown: outcome.is_refused_attempt() == Some(true),
+                    unknown: refusal.is_unknown_flag(),
                 });
                 self.offload(parcel, aftermath);
             }

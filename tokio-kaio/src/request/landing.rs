@@ -13,7 +13,7 @@ pub(crate) enum Landing {
     /// It is done.
     Done,
     /// The kernel would have had to wait, or has served a part: it is to go from the pool, all of it.
-    Again(Parcel),
+    Again(Parcel, Refusal),
     /// It was none of this table's.
     Nothing,
 }
@@ -150,18 +150,18 @@ impl<F: Flavour> Table<F> {
             probe,
         } = again;
         let habit = file.habit(class);
-        match refusal {
-            None => {
-                if matches!(outcome, Outcome::Completed(_)) {
-                    habit.taken(probe);
-                }
-                released.drop_file(file);
-                return self.land(ticket, outcome, released);
+        let Some(refusal) = refusal else {
+            if matches!(outcome, Outcome::Completed(_)) {
+                habit.taken(probe);
             }
-            Some(Refusal::WouldWait) => habit.refused(false),
-            Some(Refusal::FlagUnknown) => habit.refused(true),
+            released.drop_file(file);
+            return self.land(ticket, outcome, released);
+        };
+        match refusal {
+            Refusal::WouldWait => habit.refused(false),
+            Refusal::FlagUnknown => habit.refused(true),
             // They tell nothing of the next attempt.
-            Some(Refusal::SomeFlagUnknown | Refusal::Short) => {}
+            Refusal::SomeFlagUnknown | Refusal::Short => {}
         }
         let next = self.pooled_flight(file.known_as());
         let (State::InFlight { memory, flight, .. } | State::Abandoned { memory, flight }) =
@@ -172,10 +172,11 @@ impl<F: Flavour> Table<F> {
         let iocb = order.iocb(file.as_raw_fd(), memory, ticket.tag());
         let refused = mem::replace(flight, next);
         self.overlooked -= usize::from(refused.overlooked);
-        Landing::Again(Parcel {
+        let parcel = Parcel {
             counted: matches!(outcome, Outcome::Completed(_)),
             ..Parcel::new(iocb, file)
-        })
+        };
+        Landing::Again(parcel, refusal)
     }
 
     /// The kernel is done with a request.

@@ -209,7 +209,7 @@ impl Again {
 
 /// Why an attempt is not all that there is to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// It would have had to wait.
     WouldWait,
     /// The kernel does not know `RWF_NOWAIT` for this file.
@@ -220,22 +220,34 @@ pub(super) enum Refusal {
     Short,
 }
 
+impl Refusal {
+    /// Whether the kernel does not know a flag.
+    pub(crate) fn is_unknown_flag(self) -> bool {
+        matches!(self, Refusal::FlagUnknown | Refusal::SomeFlagUnknown)
+    }
+}
+
 impl Again {
     /// Whether `outcome`, that of the attempt, is none of the request.
     pub(super) fn refusal(&self, outcome: Outcome) -> Option<Refusal> {
         /// Those that every kernel with `RWF_NOWAIT` knows.
         const OLD: i32 = abi::RWF_HIPRI | abi::RWF_DSYNC | abi::RWF_SYNC | abi::RWF_APPEND;
-        let order = &self.order;
-        match outcome.is_refused_attempt() {
-            Some(false) => return Some(Refusal::WouldWait),
-            Some(true) if order.rw_flags & !OLD == 0 => return Some(Refusal::FlagUnknown),
-            Some(true) => return Some(Refusal::SomeFlagUnknown),
-            None => {}
-        }
+        const WOULD_WAIT: i64 = -(libc::EAGAIN as i64);
+        // Of a buffered write on ext4.
+        const UNKNOWN: i64 = -(libc::EOPNOTSUPP as i64);
         // What is cut off because of the flag ends with a page of the page cache. So a file that ends
         // within one, as most do, has no request made twice.
         const PAGE: u64 = 4096;
+        let order = &self.order;
         match outcome {
+            Outcome::Completed(WOULD_WAIT) => Some(Refusal::WouldWait),
+            Outcome::Completed(UNKNOWN) | Outcome::Refused(libc::EOPNOTSUPP) => {
+                let is_plain = order.rw_flags & !OLD == 0;
+                Some(match is_plain {
+                    true => Refusal::FlagUnknown,
+                    false => Refusal::SomeFlagUnknown,
+                })
+            }
             Outcome::Completed(res @ 1..) if (res as u64) < order.nbytes => {
                 let end = (order.offset as u64).wrapping_add(res as u64);
                 (end % PAGE == 0).then_some(Refusal::Short)
@@ -256,21 +268,6 @@ pub(crate) enum Outcome {
     Stopped,
     /// The kernel took it, and can no longer be asked what came of it, with this errno.
     Unknown(i32),
-}
-
-impl Outcome {
-    /// Whether the kernel refused an attempt: `Some(true)` where it does not know the flag for this
-    /// file, `Some(false)` where the request would have had to wait.
-    pub(crate) fn is_refused_attempt(&self) -> Option<bool> {
-        const WOULD_WAIT: i64 = -(libc::EAGAIN as i64);
-        // Of a buffered write on ext4.
-        const UNKNOWN: i64 = -(libc::EOPNOTSUPP as i64);
-        match *self {
-            Outcome::Completed(WOULD_WAIT) => Some(false),
-            Outcome::Completed(UNKNOWN) | Outcome::Refused(libc::EOPNOTSUPP) => Some(true),
-            _ => None,
-        }
-    }
 }
 
 /// What changes of state set free: woken, and dropped, when the lock is no longer held.
