@@ -153,6 +153,8 @@
 #![cfg(target_os = "linux")]
 
 mod alignment;
+#[allow(dead_code)]
+mod backend;
 mod buf;
 mod command;
 mod context;

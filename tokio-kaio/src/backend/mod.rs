@@ -1,0 +1,218 @@
+//! Backends: perform requests and report their completions. No policy, no tokio.
+//!
+//! A backend is one implementation of [`IoBackend`]. [`AioBackend`](aio::AioBackend) uses the
+//! kernel's AIO. [`BlockingBackend`](blocking::BlockingBackend) uses blocking system calls, for
+//! machines where AIO is forbidden. [`AnyBackend`](any::AnyBackend) is either of the two, chosen at
+//! run time. Tests use [`FakeBackend`](fake::FakeBackend).
+//!
+//! # The life of an entry
+//!
+//! 1. The driver describes a request as a submission queue entry, [`Sqe`].
+//! 2. [`Submitter::submit`] passes entries to the backend, from any thread, without a lock. The
+//!    entries that the backend *took* are *in flight* from then on. Each may complete before
+//!    `submit` returns, and on another thread. The backend takes entries in order, and stops at the
+//!    first entry that it can't take. The caller submits the rest again.
+//! 3. The backend performs the request. It then posts a [`Completion`] with the entry's
+//!    `user_data`, and signals the eventfd if the caller asked for [`Notify::Signal`].
+//! 4. [`IoBackend::reap`] moves completions to the caller, who is the only one that reaps. The
+//!    entry is no longer in flight.
+//!
+//! [`Submitter::cancel`] shortens step 3 where that is possible. It removes no step: a cancelled
+//! entry has its completion too.
+//!
+//! # The contract
+//!
+//! *Memory.* The backend uses the memory of an entry until the entry's completion was reaped, or
+//! the backend was dropped. Iovec arrays are read during `submit` only.
+//!
+//! *Order.* Entries may be performed and completed in any order.
+//!
+//! *One completion an entry.* A backend means to post exactly one, but its word comes from the
+//! kernel. The driver checks `user_data` before it uses it: duplicate and made-up completions must
+//! do no harm. A backend checks them in the same way before it changes anything of its own.
+//!
+//! *Waiting.* `reap` and `cancel` never wait. `submit` may block on the storage, and with
+//! [`Capabilities::blocking_submit`] it always does. Dropping a backend waits until nothing is in
+//! flight, and may sleep for long: never drop one on a thread of an async runtime. Polls don't hold
+//! up the drop.
+//!
+//! *Forked children.* In a child of the process that made the backend, `submit` refuses with
+//! `EINVAL`, `reap` gives nothing, `cancel` finds nothing, and dropping the backend does nothing.
+//! None of them takes a lock there: the lock may have been held at the fork, by a thread that the
+//! child does not have.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use arrayvec::ArrayVec;
+
+/// Kind of operation. The names are io_uring's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum OpCode {
+    Read,
+    Write,
+    ReadVectored,
+    WriteVectored,
+    Fsync,
+    Fdatasync,
+    /// One-shot: waits until the file is ready, once.
+    Poll,
+}
+
+impl OpCode {
+    /// Whether the operation moves data.
+    pub(crate) fn is_transfer(self) -> bool {
+        matches!(
+            self,
+            OpCode::Read | OpCode::Write | OpCode::ReadVectored | OpCode::WriteVectored
+        )
+    }
+
+    pub(crate) fn is_write(self) -> bool {
+        matches!(self, OpCode::Write | OpCode::WriteVectored)
+    }
+
+    pub(crate) fn is_vectored(self) -> bool {
+        matches!(self, OpCode::ReadVectored | OpCode::WriteVectored)
+    }
+}
+
+/// Submission queue entry: one request, in the form that every backend takes.
+///
+/// A field that an operation does not use is 0. Backends refuse other values with `EINVAL`, except
+/// `priority`, which all operations but transfers ignore.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sqe {
+    pub(crate) opcode: OpCode,
+    /// `IOPRIO_*` of a transfer. 0: the priority of the submitting thread.
+    pub(crate) priority: u16,
+    pub(crate) fd: RawFd,
+    /// `RWF_*` of a transfer.
+    pub(crate) rw_flags: i32,
+    /// Address of the buffer; of the iovec array for vectored transfers.
+    pub(crate) addr: u64,
+    /// Bytes; number of iovecs for vectored transfers; the `poll(2)` event mask, of 16 bits, for
+    /// polls.
+    pub(crate) len: u64,
+    /// Offset in the file, of a transfer.
+    pub(crate) offset: i64,
+    /// Comes back in the [`Completion`]. Names the entry while it is in flight.
+    pub(crate) user_data: u64,
+}
+
+/// Completion queue entry: the result of one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    /// The [`Sqe::user_data`] of the request.
+    pub(crate) user_data: u64,
+    /// Bytes of a transfer, 0 of a sync, events of a poll; or an errno, negated.
+    ///
+    /// The events of a poll may be more than the entry asked for: `POLLERR` and `POLLHUP` always
+    /// count, and the kernel reports the whole mask of a wakeup. 0 means that the poll ended
+    /// without an event. That is the result of a poll that was [cancelled](Submitter::cancel), but
+    /// not of such polls only. The kernel ends a poll with 0 on its own when the wait queue is freed
+    /// under the poll (`POLLFREE`: binder, signalfd and PSI files, whose queues die before the file
+    /// does), and when a file that can't be polled by AIO is woken while the poll is set up. Who
+    /// did not cancel the poll reads 0 as: the file can no longer be waited for. (`aio_poll_wake`,
+    /// `aio_poll_complete_work` and `aio_poll` in Linux's `fs/aio.c`, since 5.16.)
+    pub(crate) result: i64,
+}
+
+/// Most entries of one [`Submitter::submit`] that need no allocation, as long as none is a poll.
+pub(crate) const MAX_BATCH: usize = 64;
+
+/// Most completions of one [`IoBackend::reap`]: those of a batch that completes at once.
+pub(crate) const REAP_BATCH: usize = MAX_BATCH;
+
+/// Where a reap puts completions.
+pub(crate) type Completions = ArrayVec<Completion, REAP_BATCH>;
+
+/// Whether the backend should signal the eventfd when a request completes.
+///
+/// This is advice. A backend may signal in spite of [`Notify::Suppress`]: io_uring, for example,
+/// can suppress signals for a whole ring only. It never omits the signal for [`Notify::Signal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notify {
+    Signal,
+    Suppress,
+}
+
+/// Why [`Submitter::submit`] took no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SubmitError {
+    /// The backend has no room, or not enough memory or threads. The same entries may be taken
+    /// after a completion.
+    NoRoom,
+    /// The errno of the first entry, which the backend will not take.
+    Refused(i32),
+}
+
+/// What a driver has to know about a backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capabilities {
+    /// `submit` performs the whole request, except a poll: it is for threads that may block.
+    pub(crate) blocking_submit: bool,
+    /// `reap` makes no system call.
+    pub(crate) user_ring: bool,
+    /// `RWF_NOWAIT` keeps `submit` from blocking: a request that would block completes with
+    /// `EAGAIN`, and can be submitted once more without the flag.
+    pub(crate) nowait: bool,
+    /// `cancel` finds every operation. Otherwise it finds polls only.
+    pub(crate) cancels_transfers: bool,
+}
+
+/// Performs requests. See the [module](self) for the contract.
+///
+/// Dropping it waits for every request in flight, and may sleep for long. Afterwards nobody uses
+/// the memory of the requests.
+pub(crate) trait IoBackend: Send + 'static {
+    type Submitter: Submitter;
+
+    /// A submitter to this backend, for any thread. Completions signal `eventfd`.
+    fn submitter(&self, eventfd: Option<RawFd>) -> Self::Submitter;
+
+    /// Appends completions to `completions`, as many as fit. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// The errno of the system call that fetches completions, where that is needed. No completion
+    /// can be fetched any more.
+    fn reap(&mut self, completions: &mut Completions) -> io::Result<()>;
+
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// Submits to an [`IoBackend`].
+///
+/// A clone may count references: keep one submitter, and share it by reference.
+#[allow(unsafe_code)] // declares an unsafe function, calls none
+pub(crate) trait Submitter: Clone + Send + Sync + 'static {
+    /// Submits `entries`, in order; returns how many of the first ones were taken.
+    ///
+    /// That is at least one if there are any. The rest was not looked at, or will be refused when
+    /// it comes first.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]: none was taken. Polls may be refused with `EEXIST`: a poll of the same
+    /// `user_data` is in flight.
+    ///
+    /// # Safety
+    ///
+    /// The memory that each entry names stays valid until the entry's completion was reaped or the
+    /// backend was dropped. Nobody observes the memory of a read, and nobody writes to the memory of
+    /// a write, for as long. Iovec arrays stay valid until this returns.
+    ///
+    /// The backend has not been dropped, and is not dropped before this returns. The eventfd of this
+    /// submitter stays open until the backend was dropped.
+    unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError>;
+
+    /// Asks for the end of the request in flight that has this `user_data`. Never waits.
+    ///
+    /// Returns whether the request was found. Its completion still comes, with the result 0 of a
+    /// cancelled poll, or with what the poll found in the meantime. A request is not found if it has
+    /// completed, or if another thread has not submitted it yet. Nothing is remembered then: ask
+    /// again when that `submit` has returned. Some kernels can't cancel, and never find a request.
+    fn cancel(&self, user_data: u64) -> bool;
+}
