@@ -41,6 +41,14 @@
 //! None of them takes a lock there: the lock may have been held at the fork, by a thread that the
 //! child does not have.
 
+pub(crate) mod aio;
+pub(crate) mod any;
+pub(crate) mod blocking;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+mod tests;
+
 use std::io;
 use std::os::fd::RawFd;
 

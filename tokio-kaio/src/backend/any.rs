@@ -1,0 +1,68 @@
+//! [`AnyBackend`]: one of the backends, chosen at run time.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::aio::{AioBackend, AioSubmitter};
+use super::blocking::{BlockingBackend, BlockingSubmitter};
+use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
+
+/// Any of the backends of the library.
+#[derive(Debug)]
+pub(crate) enum AnyBackend {
+    Aio(AioBackend),
+    Blocking(BlockingBackend),
+}
+
+/// Submits to an [`AnyBackend`].
+#[derive(Clone, Debug)]
+pub(crate) enum AnySubmitter {
+    Aio(AioSubmitter),
+    Blocking(BlockingSubmitter),
+}
+
+impl IoBackend for AnyBackend {
+    type Submitter = AnySubmitter;
+
+    fn submitter(&self, eventfd: Option<RawFd>) -> AnySubmitter {
+        match self {
+            AnyBackend::Aio(aio) => AnySubmitter::Aio(aio.submitter(eventfd)),
+            AnyBackend::Blocking(blocking) => AnySubmitter::Blocking(blocking.submitter(eventfd)),
+        }
+    }
+
+    #[inline]
+    fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
+        match self {
+            AnyBackend::Aio(aio) => aio.reap(completions),
+            AnyBackend::Blocking(blocking) => blocking.reap(completions),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        match self {
+            AnyBackend::Aio(aio) => aio.capabilities(),
+            AnyBackend::Blocking(blocking) => blocking.capabilities(),
+        }
+    }
+}
+
+impl Submitter for AnySubmitter {
+    #[inline]
+    unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError> {
+        match self {
+            // SAFETY: the caller's promise, passed on.
+            AnySubmitter::Aio(aio) => unsafe { aio.submit(entries, notify) },
+            // SAFETY: the caller's promise, passed on.
+            AnySubmitter::Blocking(blocking) => unsafe { blocking.submit(entries, notify) },
+        }
+    }
+
+    fn cancel(&self, user_data: u64) -> bool {
+        match self {
+            AnySubmitter::Aio(aio) => aio.cancel(user_data),
+            AnySubmitter::Blocking(blocking) => blocking.cancel(user_data),
+        }
+    }
+}
