@@ -161,7 +161,8 @@ pub(crate) enum SubmitError {
 pub(crate) struct Capabilities {
     /// `submit` performs the whole request, except a poll: it is for threads that may block.
     pub(crate) blocking_submit: bool,
-    /// `reap` makes no system call.
+    /// `reap` takes completions from a ring that the kernel shares with user space, without a system
+    /// call.
     pub(crate) user_ring: bool,
     /// `RWF_NOWAIT` keeps `submit` from blocking: a request that would block completes with
     /// `EAGAIN`, and can be submitted once more without the flag.

@@ -26,7 +26,8 @@ use aio_abi::{IoEvent, Iocb, RingHeader};
 use aio_syscalls::ContextId;
 #[cfg(test)]
 pub(crate) use model_ring::ModelRing;
-use pinned_iocb::{PinnedIocb, PollsInFlight};
+use pinned_iocb::PinnedIocb;
+pub(super) use pinned_iocb::PollsInFlight;
 use ring::RingMemory;
 
 /// A kernel AIO context.
@@ -95,14 +96,8 @@ impl AioBackend {
     }
 
     #[cfg(all(test, not(kaio_loom), not(miri)))]
-    pub(super) fn polls_in_flight(&self) -> usize {
-        self.polls.count()
-    }
-
-    /// Keeps others from the polls until the guard is dropped.
-    #[cfg(all(test, not(kaio_loom), not(miri)))]
-    pub(super) fn lock_polls(&self) -> impl Sized + '_ {
-        self.polls.hold()
+    pub(super) fn polls(&self) -> &Arc<PollsInFlight> {
+        &self.polls
     }
 }
 

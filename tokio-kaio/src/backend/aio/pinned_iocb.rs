@@ -49,7 +49,7 @@ impl Drop for PinnedIocb {
 /// A backend shares it with its submitters. Only polls take the lock: while none is in flight,
 /// [`PollsInFlight::completed`] is one load.
 #[derive(Debug, Default)]
-pub(super) struct PollsInFlight {
+pub(in crate::backend) struct PollsInFlight {
     /// Number of `iocbs`. Changed under the lock.
     count: AtomicUsize,
     iocbs: Mutex<BTreeMap<u64, Arc<PinnedIocb>>>,
@@ -117,13 +117,13 @@ impl PollsInFlight {
 
     /// Keeps others from taking the lock.
     #[cfg(all(test, not(kaio_loom), not(miri)))]
-    pub(super) fn hold(&self) -> impl Sized + '_ {
+    pub(in crate::backend) fn hold(&self) -> impl Sized + '_ {
         self.lock()
     }
 
     /// Number of polls that can be cancelled.
     #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::backend) fn count(&self) -> usize {
         let iocbs = self.lock();
         assert_eq!(iocbs.len(), self.count.load(Ordering::Relaxed));
         iocbs.len()

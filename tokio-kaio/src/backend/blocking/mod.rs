@@ -77,7 +77,7 @@ impl IoBackend for BlockingBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             blocking_submit: true,
-            user_ring: true,
+            user_ring: false,
             nowait: false,
             cancels_transfers: false,
         }

@@ -1,0 +1,227 @@
+//! [`Fixture`]: a backend with its eventfd, and ways to wait for completions.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::backend::aio::AioBackend;
+use crate::backend::any::{AnyBackend, AnySubmitter};
+use crate::backend::blocking::{self, BlockingBackend};
+use crate::backend::{Completions, IoBackend, Notify, OpCode, Sqe, SubmitError, Submitter};
+use crate::sys::create_eventfd;
+
+pub(super) struct Fixture {
+    pub(super) backend: AnyBackend,
+    pub(super) submitter: AnySubmitter,
+    pub(super) eventfd: OwnedFd,
+}
+
+/// Runs `test` over each backend that works on this machine.
+pub(super) fn on_each_backend(test: impl Fn(&mut Fixture)) {
+    match AioBackend::setup(16) {
+        Ok(aio) => test(&mut Fixture::new(AnyBackend::Aio(aio))),
+        Err(error) => println!("skipped for kernel AIO, which is not available here: {error}"),
+    }
+    test(&mut Fixture::blocking());
+}
+
+impl Fixture {
+    pub(super) fn new(backend: AnyBackend) -> Fixture {
+        let eventfd = create_eventfd(0, false).unwrap();
+        Fixture {
+            submitter: backend.submitter(Some(eventfd.as_raw_fd())),
+            backend,
+            eventfd,
+        }
+    }
+
+    pub(super) fn blocking() -> Fixture {
+        Fixture::new(AnyBackend::Blocking(BlockingBackend::new()))
+    }
+
+    /// `None`, with a message: kernel AIO is not available.
+    pub(super) fn aio(nr: u32) -> Option<Fixture> {
+        match AioBackend::setup(nr) {
+            Ok(aio) => Some(Fixture::new(AnyBackend::Aio(aio))),
+            Err(error) => {
+                println!("skipped: kernel AIO is not available here: {error}");
+                None
+            }
+        }
+    }
+
+    pub(super) fn is_aio(&self) -> bool {
+        matches!(self.backend, AnyBackend::Aio(_))
+    }
+
+    /// Submits all of `entries`, or returns the errno of the first one that is refused.
+    ///
+    /// # Safety
+    ///
+    /// As [`Submitter::submit`].
+    pub(super) unsafe fn submit(&self, entries: &[Sqe]) -> Result<(), i32> {
+        let mut submitted = 0;
+        while submitted < entries.len() {
+            let rest = &entries[submitted..];
+            // SAFETY: the caller's promise.
+            match unsafe { self.submitter.submit(rest, Notify::Signal) } {
+                Ok(taken) => {
+                    assert!((1..=rest.len()).contains(&taken), "{taken}");
+                    submitted += taken;
+                }
+                Err(SubmitError::Refused(errno)) => return Err(errno),
+                Err(SubmitError::NoRoom) => panic!("no room"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits a poll.
+    pub(super) fn poll(&self, file: &impl AsRawFd, events: i16, user_data: u64) -> Result<(), i32> {
+        // SAFETY: a poll has no memory.
+        unsafe { self.submit(&[poll(file, events, user_data)]) }
+    }
+
+    pub(super) fn cancel(&self, user_data: u64) -> bool {
+        self.submitter.cancel(user_data)
+    }
+
+    /// Waits for that many completions; returns `user_data` and result of each, in order of
+    /// `user_data`. There are no more.
+    pub(super) fn completions(&mut self, wanted: usize) -> Vec<(u64, i64)> {
+        let mut completions = Completions::new();
+        loop {
+            self.backend.reap(&mut completions).unwrap();
+            if completions.len() >= wanted {
+                break;
+            }
+            self.wait_for_signal();
+            blocking::drain(&self.eventfd);
+        }
+        assert_eq!(completions.len(), wanted);
+        let mut completions: Vec<_> = completions
+            .iter()
+            .map(|completion| (completion.user_data, completion.result))
+            .collect();
+        completions.sort_unstable();
+        completions
+    }
+
+    /// Whether nothing has completed so far.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.completions(0).is_empty()
+    }
+
+    /// Waits for one completion.
+    pub(super) fn next_completion(&mut self) -> (u64, i64) {
+        self.completions(1)[0]
+    }
+
+    /// Waits until the eventfd has been signalled.
+    pub(super) fn wait_for_signal(&self) {
+        let signalled = libc::pollfd {
+            fd: self.eventfd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        blocking::poll(&mut [signalled], true).unwrap();
+    }
+
+    /// Takes what the eventfd has counted.
+    pub(super) fn signals(&self) -> u64 {
+        let mut count = [0; 8];
+        let mut eventfd = File::from(self.eventfd.try_clone().unwrap());
+        match eventfd.read_exact(&mut count) {
+            Ok(()) => u64::from_ne_bytes(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A request that every file takes.
+pub(super) fn sync(file: &impl AsRawFd, user_data: u64) -> Sqe {
+    Sqe {
+        opcode: OpCode::Fsync,
+        priority: 0,
+        fd: file.as_raw_fd(),
+        rw_flags: 0,
+        addr: 0,
+        len: 0,
+        offset: 0,
+        user_data,
+    }
+}
+
+pub(super) fn poll(file: &impl AsRawFd, events: i16, user_data: u64) -> Sqe {
+    Sqe {
+        opcode: OpCode::Poll,
+        len: (events as u16).into(),
+        ..sync(file, user_data)
+    }
+}
+
+/// A read of all of `memory`.
+pub(super) fn read(file: &impl AsRawFd, memory: &mut [u8], user_data: u64) -> Sqe {
+    Sqe {
+        opcode: OpCode::Read,
+        addr: memory.as_mut_ptr() as u64,
+        len: memory.len() as u64,
+        ..sync(file, user_data)
+    }
+}
+
+/// A write of all of `memory`.
+pub(super) fn write(file: &impl AsRawFd, memory: &[u8], user_data: u64) -> Sqe {
+    Sqe {
+        opcode: OpCode::Write,
+        addr: memory.as_ptr() as u64,
+        len: memory.len() as u64,
+        ..sync(file, user_data)
+    }
+}
+
+/// A reader, and the writer that writes to it.
+pub(super) fn pipe() -> (File, File) {
+    let mut fds = [-1; 2];
+    // SAFETY: the kernel writes two numbers.
+    let code = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(code, 0);
+    // SAFETY: the kernel has just made them, and nobody else knows them.
+    let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
+    (reader, writer)
+}
+
+/// A file with `content` that has no name.
+pub(super) fn file_with(content: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+pub(super) fn content(file: &File) -> Vec<u8> {
+    let mut content = Vec::new();
+    io::Seek::rewind(&mut &*file).unwrap();
+    (&*file).read_to_end(&mut content).unwrap();
+    content
+}
+
+/// Runs `test` in a forked child; fails if it returns false there, or does not return.
+///
+/// The child has this thread only. `test` must neither allocate much nor take locks that other
+/// threads may have held.
+pub(super) fn in_forked_child(test: impl FnOnce() -> bool) {
+    // SAFETY: the child uses its own memory, then ends without running anything else.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: takes a number. Ends a child that waits.
+        unsafe { libc::alarm(20) };
+        let passed = test();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!passed)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+}

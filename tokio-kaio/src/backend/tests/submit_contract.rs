@@ -1,0 +1,442 @@
+//! Submission, refusal, reaping, signals.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use super::contract_fixture::{
+    Fixture, content, file_with, in_forked_child, on_each_backend, pipe, poll, read, sync, write,
+};
+use crate::backend::{
+    Completions, IoBackend, MAX_BATCH, Notify, OpCode, REAP_BATCH, Sqe, SubmitError, Submitter,
+};
+use crate::sys::abi::{RWF_APPEND, RWF_HIPRI};
+
+#[test]
+fn a_read_fills_the_memory_from_the_offset() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123456789");
+        for rw_flags in [0, RWF_HIPRI] {
+            let mut memory = [0; 4];
+            let read = Sqe {
+                offset: 3,
+                rw_flags,
+                ..read(&file, &mut memory, 7)
+            };
+            // SAFETY: the memory is looked at after the completion.
+            unsafe { fixture.submit(&[read]) }.unwrap();
+            assert_eq!(fixture.next_completion(), (7, 4));
+            assert_eq!(&memory, b"3456");
+        }
+    });
+}
+
+#[test]
+fn a_read_at_the_end_of_the_file_is_short() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123456789");
+        for (offset, expected) in [(8, 2), (10, 0), (i64::MAX - 4, 0)] {
+            let mut memory = [0; 4];
+            let read = Sqe {
+                offset,
+                ..read(&file, &mut memory, 7)
+            };
+            // SAFETY: the memory is dropped after the completion.
+            unsafe { fixture.submit(&[read]) }.unwrap();
+            assert_eq!(fixture.next_completion(), (7, expected));
+        }
+    });
+}
+
+#[test]
+fn a_write_changes_the_file_at_its_offset_or_its_end() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123");
+        let at_offset = Sqe {
+            offset: 1,
+            ..write(&file, b"ab", 7)
+        };
+        let append = Sqe {
+            rw_flags: RWF_APPEND,
+            ..write(&file, b"cd", 8)
+        };
+        for (entry, expected) in [(at_offset, &b"0ab3"[..]), (append, b"0ab3cd")] {
+            // SAFETY: nobody writes to the memory.
+            unsafe { fixture.submit(&[entry]) }.unwrap();
+            assert_eq!(fixture.next_completion(), (entry.user_data, 2));
+            assert_eq!(content(&file), expected);
+        }
+    });
+}
+
+#[test]
+fn both_syncs_complete_with_0() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        let data_only = Sqe {
+            opcode: OpCode::Fdatasync,
+            ..sync(&file, 2)
+        };
+        // SAFETY: they have no memory.
+        unsafe { fixture.submit(&[sync(&file, 1), data_only]) }.unwrap();
+        assert_eq!(fixture.completions(2), [(1, 0), (2, 0)]);
+    });
+}
+
+#[test]
+fn a_sync_with_the_fields_of_a_transfer_is_refused() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        for opcode in [OpCode::Fsync, OpCode::Fdatasync] {
+            let good = Sqe {
+                opcode,
+                ..sync(&file, 7)
+            };
+            for bad in [
+                Sqe { addr: 1, ..good },
+                Sqe { len: 1, ..good },
+                Sqe { offset: 1, ..good },
+                Sqe {
+                    rw_flags: 1,
+                    ..good
+                },
+            ] {
+                // SAFETY: it is refused.
+                let answer = unsafe { fixture.submit(&[bad]) };
+                assert_eq!(answer, Err(libc::EINVAL), "{bad:?}");
+            }
+        }
+        assert!(fixture.is_quiet());
+    });
+}
+
+#[test]
+fn user_data_comes_back_whatever_it_is() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        for user_data in [0, 1, 1 << 63, u64::MAX] {
+            // SAFETY: it has no memory.
+            unsafe { fixture.submit(&[sync(&file, user_data)]) }.unwrap();
+            assert_eq!(fixture.next_completion(), (user_data, 0));
+        }
+    });
+}
+
+#[test]
+fn an_empty_submission_takes_nothing() {
+    on_each_backend(|fixture| {
+        // SAFETY: there is no memory.
+        let answer = unsafe { fixture.submitter.submit(&[], Notify::Signal) };
+        assert_eq!(answer, Ok(0));
+        assert!(fixture.is_quiet());
+    });
+}
+
+#[test]
+fn a_refused_entry_stops_the_batch_and_is_reported_when_it_comes_first() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        let batch = [sync(&file, 1), sync(&-1, 2), sync(&file, 3)];
+        // SAFETY: they have no memory.
+        assert_eq!(unsafe { fixture.submit(&batch) }, Err(libc::EBADF));
+        assert_eq!(fixture.next_completion(), (1, 0));
+        // SAFETY: as above.
+        let first = unsafe { fixture.submitter.submit(&batch[1..], Notify::Signal) };
+        assert_eq!(first, Err(SubmitError::Refused(libc::EBADF)));
+        assert!(fixture.is_quiet());
+        // SAFETY: as above.
+        unsafe { fixture.submit(&batch[2..]) }.unwrap();
+        assert_eq!(fixture.next_completion(), (3, 0));
+    });
+}
+
+#[test]
+fn refusals_are_the_same_everywhere() {
+    let directory = File::open("/").unwrap();
+    let write_only = File::options().write(true).open("/dev/null").unwrap();
+    let read_only = File::open("/dev/null").unwrap();
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123");
+        let mut memory = [0; 4];
+        let good = read(&file, &mut memory, 7);
+        let to_read_only = Sqe {
+            fd: read_only.as_raw_fd(),
+            ..write(&file, b"0123", 7)
+        };
+        let cases = [
+            (Sqe { fd: -1, ..good }, libc::EBADF),
+            (read_from(&good, &write_only), libc::EBADF),
+            (to_read_only, libc::EBADF),
+            (read_from(&good, &directory), libc::EINVAL),
+            (Sqe { offset: -1, ..good }, libc::EINVAL),
+            (past_the_largest_offset(&good), libc::EINVAL),
+            (
+                Sqe {
+                    rw_flags: 1 << 30,
+                    ..good
+                },
+                libc::EOPNOTSUPP,
+            ),
+        ];
+        for (entry, errno) in cases {
+            // SAFETY: it is refused.
+            let answer = unsafe { fixture.submit(&[entry]) };
+            assert_eq!(answer, Err(errno), "{entry:?}");
+        }
+        assert!(fixture.is_quiet());
+    });
+}
+
+fn read_from(entry: &Sqe, file: &File) -> Sqe {
+    Sqe {
+        fd: file.as_raw_fd(),
+        ..*entry
+    }
+}
+
+fn past_the_largest_offset(entry: &Sqe) -> Sqe {
+    Sqe {
+        offset: i64::MAX - 3,
+        ..*entry
+    }
+}
+
+#[test]
+fn errors_that_are_no_refusals_are_results() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123");
+        let unmapped = Sqe {
+            opcode: OpCode::Read,
+            addr: 1,
+            len: 4,
+            ..sync(&file, 7)
+        };
+        // SAFETY: nothing is there to be changed.
+        unsafe { fixture.submit(&[unmapped]) }.unwrap();
+        assert_eq!(fixture.next_completion(), (7, -i64::from(libc::EFAULT)));
+    });
+}
+
+#[test]
+fn a_signal_comes_only_if_the_caller_asks() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        let entry = [sync(&file, 7)];
+        for (notify, signals) in [(Notify::Suppress, 0), (Notify::Signal, 1)] {
+            // SAFETY: it has no memory.
+            let answer = unsafe { fixture.submitter.submit(&entry, notify) };
+            assert_eq!(answer, Ok(1));
+            assert_eq!(reap_until(fixture, 1), [7]);
+            check_signals(fixture, signals);
+        }
+        let without = fixture.backend.submitter(None);
+        // SAFETY: as above.
+        let answer = unsafe { without.submit(&entry, Notify::Signal) };
+        assert_eq!(answer, Ok(1));
+        assert_eq!(reap_until(fixture, 1), [7]);
+        assert_eq!(fixture.signals(), 0);
+    });
+}
+
+#[test]
+fn a_poll_signals_only_if_the_caller_asks() {
+    on_each_backend(|fixture| {
+        let (reader, _writer) = pipe();
+        let entry = [poll(&reader, libc::POLLIN, 7)];
+        for (notify, signals) in [(Notify::Suppress, 0), (Notify::Signal, 1)] {
+            // SAFETY: polls have no memory.
+            let answer = unsafe { fixture.submitter.submit(&entry, notify) };
+            assert_eq!(answer, Ok(1));
+            assert!(fixture.cancel(7));
+            assert_eq!(reap_until(fixture, 1), [7]);
+            check_signals(fixture, signals);
+        }
+    });
+}
+
+/// Checks how often the eventfd of `fixture` was signalled for completions that have been reaped.
+fn check_signals(fixture: &Fixture, expected: u64) {
+    if expected > 0 {
+        fixture.wait_for_signal(); // the kernel signals after it has posted the completion
+    }
+    assert_eq!(fixture.signals(), expected);
+}
+
+#[test]
+fn a_submitter_signals_its_own_eventfd() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        let other = Fixture::blocking();
+        let submitter = fixture.backend.submitter(Some(other.eventfd.as_raw_fd()));
+        // SAFETY: it has no memory.
+        let answer = unsafe { submitter.submit(&[sync(&file, 7)], Notify::Signal) };
+        assert_eq!(answer, Ok(1));
+        assert_eq!(reap_until(fixture, 1), [7]);
+        check_signals(&other, 1);
+        check_signals(fixture, 0);
+    });
+}
+
+/// Reaps until there are that many completions, without the eventfd.
+fn reap_until(fixture: &mut Fixture, wanted: usize) -> Vec<u64> {
+    let mut completions = Completions::new();
+    while completions.len() < wanted {
+        fixture.backend.reap(&mut completions).unwrap();
+        std::thread::yield_now();
+    }
+    let user_data = completions.iter().map(|completion| completion.user_data);
+    user_data.collect()
+}
+
+#[test]
+fn a_reap_appends_and_takes_no_more_than_fits() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        // SAFETY: they have no memory.
+        unsafe { fixture.submit(&[sync(&file, 1), sync(&file, 2)]) }.unwrap();
+        let mut completions = Completions::new();
+        for number in 0..REAP_BATCH - 1 {
+            completions.push(crate::backend::Completion {
+                user_data: 100,
+                result: number as i64,
+            });
+        }
+        while !completions.is_full() {
+            fixture.backend.reap(&mut completions).unwrap();
+            std::thread::yield_now();
+        }
+        fixture.backend.reap(&mut completions).unwrap();
+        let added = completions[REAP_BATCH - 1].user_data;
+        assert!(added == 1 || added == 2);
+        assert_eq!(completions[0].user_data, 100);
+        assert_eq!(fixture.next_completion(), (3 - added, 0));
+    });
+}
+
+#[test]
+fn batches_of_any_size_are_taken_in_full() {
+    let Some(mut fixture) = Fixture::aio(256) else {
+        return;
+    };
+    let file = file_with(b"");
+    for size in [1, 2, MAX_BATCH, MAX_BATCH + 1, 2 * MAX_BATCH] {
+        let batch: Vec<_> = (0..size as u64)
+            .map(|user_data| sync(&file, user_data))
+            .collect();
+        // SAFETY: they have no memory.
+        let answer = unsafe { fixture.submitter.submit(&batch, Notify::Suppress) };
+        assert_eq!(answer, Ok(size));
+        let mut reaped = Vec::new();
+        while reaped.len() < size {
+            reaped.extend(reap_until(&mut fixture, 1));
+        }
+        reaped.sort_unstable();
+        assert!(reaped.into_iter().eq(0..size as u64));
+    }
+    assert!(fixture.is_quiet());
+}
+
+#[test]
+fn aio_has_room_again_after_a_reap() {
+    let Some(mut fixture) = Fixture::aio(1) else {
+        return;
+    };
+    let (reader, _writer) = pipe();
+    // How many a context holds is up to the kernel.
+    let mut in_flight = 0;
+    let full = loop {
+        let entry = [poll(&reader, libc::POLLIN, in_flight)];
+        // SAFETY: polls have no memory.
+        match unsafe { fixture.submitter.submit(&entry, Notify::Signal) } {
+            Ok(taken) => in_flight += taken as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, SubmitError::NoRoom);
+    assert!(!fixture.cancel(in_flight), "it is not in flight");
+    let mut reaped = Vec::new();
+    for user_data in 0..in_flight {
+        assert!(fixture.cancel(user_data));
+        reaped.extend(reap_until(&mut fixture, 1));
+    }
+    assert!(reaped.into_iter().eq(0..in_flight));
+    fixture.poll(&reader, libc::POLLIN, in_flight).unwrap();
+}
+
+#[test]
+fn only_polls_are_cancelled_as_the_capabilities_say() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        // SAFETY: it has no memory.
+        unsafe { fixture.submit(&[sync(&file, 7)]) }.unwrap();
+        assert!(!fixture.backend.capabilities().cancels_transfers);
+        assert!(!fixture.cancel(7));
+        assert_eq!(fixture.next_completion(), (7, 0));
+    });
+}
+
+#[test]
+fn capabilities_tell_the_backends_apart() {
+    on_each_backend(|fixture| {
+        let capabilities = fixture.backend.capabilities();
+        assert_eq!(capabilities.blocking_submit, !fixture.is_aio());
+        assert_eq!(capabilities.nowait, fixture.is_aio());
+        if !fixture.is_aio() || cfg!(kaio_force_getevents) {
+            assert!(!capabilities.user_ring);
+        }
+        if capabilities.blocking_submit {
+            let file = file_with(b"");
+            // SAFETY: it has no memory.
+            unsafe { fixture.submit(&[sync(&file, 7)]) }.unwrap();
+            let mut completions = Completions::new();
+            fixture.backend.reap(&mut completions).unwrap();
+            assert_eq!(completions.len(), 1, "it has completed when submit returns");
+        }
+    });
+}
+
+#[test]
+fn dropping_a_backend_waits_until_nothing_is_in_flight() {
+    on_each_backend(|fixture| {
+        let file = file_with(&[0; 1 << 16]);
+        let mut memory = vec![0xff; 1 << 16];
+        let entry = [read(&file, &mut memory, 7)];
+        // SAFETY: the memory is looked at after the drop.
+        unsafe { fixture.submit(&entry) }.unwrap();
+        let other = Fixture::blocking().backend;
+        drop(std::mem::replace(&mut fixture.backend, other));
+        assert!(memory.iter().all(|byte| *byte == 0));
+    });
+}
+
+#[test]
+fn a_submitter_of_another_thread_submits() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"");
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (submitter, file) = (fixture.submitter.clone(), &file);
+                scope.spawn(move || {
+                    let entry = [sync(file, thread)];
+                    // SAFETY: it has no memory; the backend outlives the scope.
+                    let answer = unsafe { submitter.submit(&entry, Notify::Signal) };
+                    assert_eq!(answer, Ok(1));
+                });
+            }
+        });
+        let expected: Vec<_> = (0..4).map(|thread| (thread, 0)).collect();
+        assert_eq!(fixture.completions(4), expected);
+    });
+}
+
+#[test]
+fn a_forked_child_submits_nothing() {
+    on_each_backend(|fixture| {
+        let file = file_with(b"0123");
+        // SAFETY: it is refused in the child.
+        in_forked_child(
+            || unsafe { fixture.submit(&[write(&file, b"abcd", 7)]) } == Err(libc::EINVAL),
+        );
+        assert!(fixture.is_quiet());
+        assert_eq!(content(&file), b"0123");
+    });
+}
