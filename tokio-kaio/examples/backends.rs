@@ -1,11 +1,12 @@
-//! A program that runs wherever it is put: on kernel AIO where that can be had, on threads where a
-//! sandbox forbids it or other programs have used up `fs.aio-max-nr`.
+//! Runs on kernel AIO where it is available, and on threads where a sandbox forbids it or other programs
+//! have used up `fs.aio-max-nr`.
 //!
 //! ```sh
-//! cargo run --release --example backends -- /mnt/data
+//! cargo run --release --example backends [DIRECTORY]
 //! ```
 //!
-//! Without a directory, a file is made in `target`, or else in the current directory, and removed.
+//! Creates its files in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! them at the end.
 
 use std::env;
 use std::error::Error;
@@ -27,14 +28,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (context, handle) = AioContextBuilder::new(64).automatic_backend().build()?;
     match context.backend() {
-        Backend::KernelAio => println!("automatic: kernel AIO"),
-        Backend::ThreadPool => println!("automatic: a thread pool, for AIO can't be had here"),
-        other => println!("automatic: {other:?}"),
+        Backend::KernelAio => println!("automatic backend: kernel AIO"),
+        Backend::ThreadPool => println!("automatic backend: threads, because AIO is not available"),
+        other => println!("automatic backend: {other:?}"),
     }
     round_trip(&handle, dir.path()).await?;
     context.close().await;
 
-    // The same program, whatever runs it.
+    // The same code runs on threads by choice.
     let (context, handle) = AioContextBuilder::new(64)
         .backend(Backend::ThreadPool)
         .blocking_threads(4)
@@ -61,7 +62,7 @@ async fn round_trip(handle: &AioContextHandle, dir: &Path) -> Result<(), Box<dyn
 
     let metrics = handle.metrics();
     println!(
-        "{:?}: {} requests, {} from the blocking pool",
+        "{:?}: wrote a block and read it back in {} requests, {} of them from the blocking pool",
         handle.backend(),
         metrics.completed,
         metrics.offloads

@@ -1,12 +1,12 @@
-//! Operations of several kinds on two files, made together: they go to the kernel in one system call,
-//! and their results are waited for all together, or taken as they come.
+//! Submits operations on two files in one system call, and awaits their results all together or one by
+//! one as they complete.
 //!
 //! ```sh
 //! cargo run --release --example batch [DIRECTORY]
 //! ```
 //!
-//! The files lie in `DIRECTORY`, else in `target` or, where there is none, in the current directory.
-//! They are removed at the end.
+//! Creates its files in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! them at the end.
 
 use std::env;
 use std::error::Error;
@@ -21,7 +21,7 @@ use tokio_kaio::{
 };
 
 const BLOCK: u64 = 4096;
-const BLOCKS: u64 = 16; // of each file
+const BLOCKS: u64 = 16; // in each file
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -30,15 +30,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (table, log) = (open(&dir, "table").await?, open(&dir, "log").await?);
 
     write_and_sync(&handle, &table, &log).await?;
-    read_as_they_come(&handle, &table, &log).await?;
+    read_as_completed(&handle, &table, &log).await?;
     one_fails_alone(&handle, &table, &log).await?;
 
     context.close().await;
     Ok(())
 }
 
-/// Blocks to both files, which all have to be there before either is synced: the operations of a batch
-/// are done in any order, so what comes after others is another batch.
+/// Writes blocks to both files, then makes them durable. The operations of a batch run in any order, so
+/// the syncs go into a second batch, after the writes have completed.
 async fn write_and_sync(
     handle: &AioContextHandle,
     table: &File,
@@ -54,18 +54,19 @@ async fn write_and_sync(
     for written in writes.all().await {
         assert_eq!(written?, BLOCK);
     }
-    report(handle, &before, "writes");
+    report(handle, &before, "writes to");
 
     let mut syncs = handle.batch();
     syncs.push(table, RawCommand::Fdsync);
     syncs.push(log, RawCommand::Fdsync);
     let synced: Result<Vec<u64>, _> = syncs.all().await.into_iter().collect();
     assert_eq!(synced?, [0, 0]);
+    println!("synced both files");
     Ok(())
 }
 
-/// All blocks of both files, each looked at as soon as it is there.
-async fn read_as_they_come(
+/// Reads all blocks of both files and handles each result as soon as it is there.
+async fn read_as_completed(
     handle: &AioContextHandle,
     table: &File,
     log: &File,
@@ -82,11 +83,11 @@ async fn read_as_they_come(
     let mut order = Vec::new();
     while let Some((index, read)) = results.next().await {
         assert_eq!(read?, BLOCK);
-        order.push(index); // that of the push
+        order.push(index); // in the order of the pushes
     }
-    report(handle, &before, "reads");
-    println!("done in this order: {order:?}");
-    drop(results); // it has borrowed the buffers
+    report(handle, &before, "reads of");
+    println!("completed in this order: {order:?}");
+    drop(results); // it borrows the buffers
     order.sort_unstable();
     assert!(order.into_iter().eq(0..buffers.len()));
     for (index, buffer) in (0..).zip(&buffers) {
@@ -95,7 +96,7 @@ async fn read_as_they_come(
     Ok(())
 }
 
-/// An operation that can't be done leaves those beside it alone.
+/// A failed operation does not affect the others of its batch.
 async fn one_fails_alone(
     handle: &AioContextHandle,
     table: &File,
@@ -104,12 +105,12 @@ async fn one_fails_alone(
     let (last, beyond) = (block(BLOCKS - 1)?, block(BLOCKS)?);
     let mut batch = handle.batch();
     let fits = batch.push(table, write((BLOCKS - 1) * BLOCK, &last));
-    let fails = batch.push(log, write(u64::MAX - BLOCK + 1, &beyond)); // past what a file can have
+    let fails = batch.push(log, write(u64::MAX - BLOCK + 1, &beyond)); // past the largest offset
     let results = batch.all().await;
     assert!(matches!(results[fits], Ok(BLOCK)));
     match &results[fails] {
-        Err(error @ AioCommandError::IoSubmit(_)) => println!("one of two failed: {error}"),
-        other => panic!("a write that can't be: {other:?}"),
+        Err(error @ AioCommandError::IoSubmit(_)) => println!("one of two writes failed: {error}"),
+        other => panic!("a write at an impossible offset: {other:?}"),
     }
     Ok(())
 }
@@ -132,7 +133,7 @@ fn read(offset: u64, buffer: &mut AlignedBuf) -> RawCommand<'_> {
     }
 }
 
-/// A file that has its blocks, so that no write has to wait for them in its submission.
+/// Opens a file and allocates its blocks, so that no write blocks in its submission.
 async fn open(dir: &TempDir, name: &str) -> Result<File, Box<dyn Error>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
@@ -148,17 +149,17 @@ fn block(index: u64) -> Result<AlignedBuf, Box<dyn Error>> {
     Ok(buffer)
 }
 
-/// What has happened since `before`. It takes more than one call where the kernel refuses some, which
-/// would have to wait, or whose file system does not know how not to (tmpfs).
+/// Prints what happened since `before`. Requests that the kernel refuses with `NOWAIT`, because they would
+/// block or because the file system does not know the flag (tmpfs), take further system calls.
 fn report(handle: &AioContextHandle, before: &Metrics, what: &str) {
     let since = handle.metrics().since(before);
     println!(
-        "{} {what} on two files in {} system calls ({} refused at first, {} from the blocking pool)",
+        "{} {what} two files; system calls: {}, NOWAIT refusals: {}, offloaded: {}",
         since.completed, since.batches, since.nowait_refusals, since.offloads,
     );
 }
 
-/// Where the files go: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let default = if Path::new("target").is_dir() {
         "target"

@@ -1,13 +1,13 @@
-//! Operations that end in time whatever the disk does, and a context that is closed while one of them
-//! is stuck. What is stuck here is a read of an empty pipe, which goes from the blocking pool, as all
-//! requests of this context do: its thread waits, and nobody else.
+//! Ends operations at a deadline, whatever the disk does, and closes a context while one of its requests
+//! is stuck. The stuck request here is a read of an empty pipe. This context submits everything from
+//! the blocking pool, so only a thread of the pool waits for it.
 //!
 //! ```sh
 //! cargo run --release --example deadline [DIRECTORY]
 //! ```
 //!
-//! The file lies in `DIRECTORY`, else in `target` or, where there is none, in the current directory. It
-//! is removed at the end.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -39,47 +39,50 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (context, handle) = AioContextBuilder::new(8)
         .submit_policy(SubmitPolicy::Offload)
         .build()?;
-    each_in_its_time(&handle, &file).await?;
-    all_by_one_time(&handle, &file, &receiver).await?;
+    timeout_per_operation(&handle, &file).await?;
+    one_deadline_for_all(&handle, &file, &receiver).await?;
 
-    // The pipe's read is still out: a close that waits for it would wait for ever.
-    let still_out = match context.close_timeout(Duration::from_millis(50)).await {
-        Ok(()) => return Err("there is nothing to read, and yet it was read".into()),
-        Err(still_out) => still_out,
+    // The read of the pipe is still in flight. `close` would wait for it forever.
+    let error = match context.close_timeout(Duration::from_millis(50)).await {
+        Ok(()) => return Err("the read of the empty pipe has completed".into()),
+        Err(error) => error,
     };
-    println!("closing: {still_out}");
-    assert_eq!((still_out.in_flight(), still_out.abandoned()), (1, 1));
-    assert_eq!(still_out.descriptors(), [receiver.as_raw_fd()]);
+    println!("close timed out: {error}");
+    assert_eq!((error.in_flight(), error.abandoned()), (1, 1));
+    assert_eq!(error.descriptors(), [receiver.as_raw_fd()]);
 
-    // The context has gone on to end by itself, which it does as soon as nothing is stuck any more.
+    // The context ends by itself as soon as its last request completes.
     fs::File::from(sender).write_all(b"at last")?;
     while handle.metrics().in_flight > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    println!("nothing is out any more");
+    println!("the pipe was written to: nothing is in flight any more");
     Ok(())
 }
 
-/// `with_timeout`: so much time for each operation, from its start.
-async fn each_in_its_time(handle: &AioContextHandle, file: &File) -> Result<(), Box<dyn Error>> {
+/// `with_timeout`: a limit for each operation, from its first poll.
+async fn timeout_per_operation(
+    handle: &AioContextHandle,
+    file: &File,
+) -> Result<(), Box<dyn Error>> {
     let patient = handle.with_timeout(Duration::from_secs(60));
     let mut buffer = AlignedBuf::new(LEN as usize)?;
     for _ in 0..2 {
         let read = file.read_at(&patient, 0, &mut buffer, LEN, ReadFlags::empty());
         assert_eq!(read.await?, LEN);
     }
-    println!("two reads, each in its time");
+    println!("two reads completed, each within its timeout");
     Ok(())
 }
 
-/// `with_deadline`: one end for all that it takes to answer somebody.
-async fn all_by_one_time(
+/// `with_deadline`: one limit for all operations of a task, here those that answer a client.
+async fn one_deadline_for_all(
     handle: &AioContextHandle,
     file: &File,
     pipe: &OwnedFd,
 ) -> Result<(), Box<dyn Error>> {
     let deadline = Instant::now() + Duration::from_millis(100);
-    let in_time = handle.with_deadline(deadline);
+    let limited = handle.with_deadline(deadline);
     let (mut block, mut answer) = (AlignedBuf::new(LEN as usize)?, AlignedBuf::new(16)?);
     let stuck = RawCommand::Pread {
         offset: 0,
@@ -88,24 +91,24 @@ async fn all_by_one_time(
         len: 16,
     };
     let (read, stuck) = tokio::join!(
-        file.read_at(&in_time, 0, &mut block, LEN, ReadFlags::empty()),
-        in_time.submit_request(pipe, stuck),
+        file.read_at(&limited, 0, &mut block, LEN, ReadFlags::empty()),
+        limited.submit_request(pipe, stuck),
     );
     assert_eq!(read?, LEN);
     assert!(matches!(stuck, Err(AioCommandError::TimedOut)));
-    // The kernel may still write to the memory of the one that is stuck, so the buffer has other.
+    // The kernel can still write to the memory of the stuck read, so the buffer has new memory.
     assert_eq!(answer[..], [0; 16]);
 
-    // What starts too late is not submitted at all.
+    // An operation that starts after the deadline is not submitted.
     let submitted = handle.metrics().submitted;
-    let read = file.read_at(&in_time, 0, &mut block, LEN, ReadFlags::empty());
+    let read = file.read_at(&limited, 0, &mut block, LEN, ReadFlags::empty());
     assert!(matches!(read.await, Err(AioCommandError::TimedOut)));
     assert_eq!(handle.metrics().submitted, submitted);
-    println!("one read done, one stuck, one too late: at the deadline all were over");
+    println!("by the deadline, one read completed, a stuck one and a late one timed out");
     Ok(())
 }
 
-/// Where the file goes: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let default = if Path::new("target").is_dir() {
         "target"

@@ -1,13 +1,12 @@
-//! A write that is given up at its deadline and made once more, with other content. The kernel may
-//! still have the first one, which would land over the second: before the place is written again, the
-//! file is drained.
+//! Retries a write that has timed out, with other content. The kernel may still have the first write, which
+//! could land over the second one, so the file is drained in between.
 //!
 //! ```sh
 //! cargo run --release --example drain [DIRECTORY]
 //! ```
 //!
-//! The file lies in `DIRECTORY`, else in `target` or, where there is none, in the current directory. It
-//! is removed at the end.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -20,8 +19,8 @@ use tokio_kaio::{
 };
 
 const LEN: usize = 16 << 20;
-/// Less than most disks take to have so much durable.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// Less than most disks take to make `LEN` bytes durable.
+const TIMEOUT: Duration = Duration::from_millis(2);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -34,9 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (mut first, mut second) = (AlignedBuf::new(LEN)?, AlignedBuf::new(LEN)?);
     first.fill(1);
     second.fill(2);
-    let expected = match write_hastily(&handle, &file, &first).await {
+    let expected = match write_with_timeout(&handle, &file, &first).await {
         Ok(()) => {
-            println!("written within {PATIENCE:?}: a disk that is too fast, or no disk");
+            println!("written within {TIMEOUT:?}, so there was nothing to drain");
             1
         }
         Err(AioCommandError::TimedOut) => {
@@ -48,23 +47,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let content = std::fs::read(&path)?;
     assert!(content.len() == LEN && content.iter().all(|&byte| byte == expected));
-    println!("the file has what was written last, and nothing else");
+    println!("the file has the content of the last write, and nothing else");
     context.close().await;
     Ok(())
 }
 
-/// Writes all of `buffer`, or gives up.
-async fn write_hastily(
+/// Writes all of `buffer`, or times out.
+async fn write_with_timeout(
     handle: &AioContextHandle,
     file: &File,
     buffer: &AlignedBuf,
 ) -> Result<(), AioCommandError> {
-    let hasty = handle.with_timeout(PATIENCE);
+    let limited = handle.with_timeout(TIMEOUT);
     let (len, flags) = (LEN as u64, WriteFlags::DSYNC);
-    file.write_all_at(&hasty, 0, buffer, len, flags).await
+    file.write_all_at(&limited, 0, buffer, len, flags).await
 }
 
-/// Writes to the place of a write that was given up.
+/// Writes to the place of a write that has timed out.
 async fn retry(
     handle: &AioContextHandle,
     file: &File,
@@ -72,12 +71,12 @@ async fn retry(
 ) -> Result<(), AioCommandError> {
     let metrics = handle.metrics();
     println!(
-        "given up after {PATIENCE:?}: {} in flight, {} of it abandoned",
+        "timed out after {TIMEOUT:?}: {} in flight, {} of them abandoned",
         metrics.in_flight, metrics.abandoned_in_flight
     );
     let start = Instant::now();
-    // It has no deadline of its own. Where the disk may be stuck, put it into `tokio::time::timeout`,
-    // and leave the place alone if that is over.
+    // `drain` has no deadline. If the disk can get stuck, put it into `tokio::time::timeout`, and leave
+    // the place alone when that expires.
     file.drain(handle).await;
     let metrics = handle.metrics();
     assert_eq!((metrics.in_flight, metrics.abandoned_in_flight), (0, 0));
@@ -86,7 +85,7 @@ async fn retry(
     file.write_all_at(handle, 0, buffer, len, flags).await
 }
 
-/// Where the file goes: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let default = if Path::new("target").is_dir() {
         "target"

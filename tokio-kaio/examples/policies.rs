@@ -1,11 +1,12 @@
-//! What the submit policies do with a file that grows: each appends blocks to one, then overwrites
-//! them, beside a task that does nothing but let others run and see how long it has to wait.
+//! Compares the submit policies on a file that grows. Each policy extends a file block by block, then
+//! overwrites it. Meanwhile another task measures how long it waits for its turn.
 //!
 //! ```sh
-//! cargo run --release --example policies -- /mnt/data
+//! cargo run --release --example policies [DIRECTORY]
 //! ```
 //!
-//! Without a directory, files are made in `target`, or else in the current directory, and removed.
+//! Creates its files in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! them at the end.
 
 use std::env;
 use std::error::Error;
@@ -24,10 +25,15 @@ use tokio_kaio::{
 const BLOCK: u64 = 64 * 1024;
 const BLOCKS: u64 = 512;
 
-// One thread, so that what holds it up holds up the other task: with more, others may be free.
+// One thread, so that a submission that blocks it delays the other task too.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let dir = directory()?;
+    println!(
+        "{} MiB in blocks of {} KiB, extending the file and then overwriting it, under each policy:",
+        (BLOCK * BLOCKS) >> 20,
+        BLOCK >> 10,
+    );
     println!(
         "{:<12} {:>9} {:>9} {:>9} {:>13} {:>13}",
         "policy", "refusals", "offloads", "slow", "in io_submit", "longest wait"
@@ -43,11 +49,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let file = options.aio_open(dir.path().join("log"), false).await?;
 
         let done = Arc::new(AtomicBool::new(false));
-        let bystander = tokio::spawn(longest_wait(Arc::clone(&done)));
+        let other_task = tokio::spawn(longest_wait(Arc::clone(&done)));
         write_all(&handle, &file).await?; // each write extends the file
-        write_all(&handle, &file).await?; // none does
+        write_all(&handle, &file).await?; // no write does
         done.store(true, Ordering::Relaxed);
-        let longest_wait = bystander.await?;
+        let longest_wait = other_task.await?;
 
         let metrics = handle.metrics();
         println!(
@@ -85,7 +91,7 @@ async fn longest_wait(done: Arc<AtomicBool>) -> Duration {
     longest
 }
 
-/// Where to write: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let place = env::args_os().nth(1).map(PathBuf::from);
     let default = ["target", "."]

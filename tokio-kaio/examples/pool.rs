@@ -1,13 +1,13 @@
-//! A reader and its consumers, with memory of fixed size between them: a file is read into the buffers
-//! of a pool, which are handed on as [`Bytes`] without a copy, and are back in the pool when the last
-//! consumer has dropped the last of them. The reader can't run ahead: it waits for a buffer.
+//! Reads a file into the buffers of a pool and sends them to consumers as [`Bytes`], without a copy. A
+//! buffer returns to the pool when the last consumer drops its last `Bytes`. The reader waits for a
+//! free buffer, so it can't run ahead of its consumers, and memory is bounded.
 //!
 //! ```sh
 //! cargo run --release --features bytes --example pool [DIRECTORY]
 //! ```
 //!
-//! The file lies in `DIRECTORY`, else in `target` or, where there is none, in the current directory. It
-//! is removed at the end.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -23,8 +23,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_kaio::{AioContextHandle, BufferPool, File, ReadFlags, aio_context};
 
 const CHUNK: usize = 64 * 1024;
-const CHUNKS: usize = 256; // of the file; and a last one that is half as long
-const BUFFERS: usize = 8; // of the pool
+const CHUNKS: usize = 256; // in the file, followed by half a chunk
+const BUFFERS: usize = 8; // in the pool
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -37,7 +37,7 @@ async fn main() -> Result<()> {
     let file = File::open(&path, false).await?;
 
     let pool = BufferPool::new(BUFFERS, CHUNK)?;
-    // What is sent has no limit of its own: that of the pool is enough.
+    // The channels need no limit of their own: the pool limits what is sent.
     let ((to_sums, for_sums), (to_ends, for_ends)) = (unbounded_channel(), unbounded_channel());
     let sums = tokio::spawn(sum(for_sums));
     let ends = tokio::spawn(last_bytes(for_ends));
@@ -47,10 +47,10 @@ async fn main() -> Result<()> {
     let sum: u64 = content.iter().map(|&byte| u64::from(byte)).sum();
     assert_eq!(sums.await?, sum);
     assert_eq!(ends.await?, CHUNKS + 1);
-    // Nobody has any of it.
+    // All buffers are back.
     assert_eq!(pool.available(), BUFFERS);
     println!(
-        "{} KiB through {} KiB of memory; the reader has waited for a buffer {waited} times",
+        "read {} KiB through {} KiB of buffers; the reader waited for a buffer {waited} times",
         content.len() >> 10,
         (BUFFERS * CHUNK) >> 10,
     );
@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Where consumers have all buffers, there is a next one when the last `Bytes` of one is dropped.
+/// Consumers hold all buffers: `get` waits until the last `Bytes` of a buffer is dropped.
 async fn wait_for_a_consumer(pool: &BufferPool) {
     let buffers = iter::from_fn(|| pool.try_get());
     let mut consumers: Vec<_> = buffers.map(Bytes::from).collect();
@@ -70,13 +70,14 @@ async fn wait_for_a_consumer(pool: &BufferPool) {
 
     let header = consumers[0].slice(..16);
     consumers.remove(0);
-    assert!(poll!(&mut next).is_pending()); // a few bytes keep all of it
+    assert!(poll!(&mut next).is_pending()); // 16 bytes keep the whole buffer
     drop(header);
     assert_eq!(next.await.size(), CHUNK);
+    println!("a buffer came back when the last slice of it was dropped");
 }
 
-/// Reads the file from front to back, and sends each chunk to every consumer. Returns how often there
-/// was no buffer.
+/// Reads the file from front to back and sends each chunk to every consumer. Returns how often it had to
+/// wait for a buffer.
 async fn read(
     handle: &AioContextHandle,
     file: &File,
@@ -108,7 +109,7 @@ async fn read(
     Ok(waited)
 }
 
-/// A consumer that takes its time.
+/// A slow consumer.
 async fn sum(mut chunks: UnboundedReceiver<Bytes>) -> u64 {
     let mut sum = 0;
     while let Some(chunk) = chunks.recv().await {
@@ -118,7 +119,7 @@ async fn sum(mut chunks: UnboundedReceiver<Bytes>) -> u64 {
     sum
 }
 
-/// A consumer that keeps a little of some chunks, which keeps their buffers: of two at a time.
+/// A consumer that keeps 16 bytes of the last two chunks, and so keeps two buffers from the pool.
 async fn last_bytes(mut chunks: UnboundedReceiver<Bytes>) -> usize {
     let (mut kept, mut seen) = ([Bytes::new(), Bytes::new()], 0);
     while let Some(chunk) = chunks.recv().await {
@@ -134,7 +135,7 @@ fn content() -> Vec<u8> {
     (0..len).map(|at| (at / 997 % 251) as u8).collect()
 }
 
-/// Where the file goes: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir> {
     let default = if Path::new("target").is_dir() {
         "target"

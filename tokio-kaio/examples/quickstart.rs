@@ -1,11 +1,11 @@
-//! Writes a file with kernel AIO, reads it back at depth 32, and checks every block.
+//! Writes a file with kernel AIO, reads it back with 32 reads in flight, and checks every block.
 //!
 //! ```sh
 //! cargo run --release --example quickstart [DIRECTORY]
 //! ```
 //!
-//! The file lies in `DIRECTORY`, else in `target` or, where there is none, in the current
-//! directory. It is removed at the end.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio_kaio::{AioContextHandle, File, LockedBuf, ReadFlags, WriteFlags, aio_context};
 
 const SIZE: usize = 64 << 20;
-const CHUNK: usize = 1 << 20; // of a write
-const BLOCK: usize = 4096; // of a read
+const CHUNK: usize = 1 << 20; // one write
+const BLOCK: usize = 4096; // one read
 const DEPTH: usize = 32; // reads in flight
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -43,7 +43,7 @@ async fn run() -> Result<()> {
     let path = dir.path().join("quickstart");
     println!("{} on {}", path.display(), file_system(dir.path()));
 
-    // The context runs what is asked of its handle, up to so many requests at a time.
+    // The context runs the operations of its handles, up to `DEPTH` requests at a time.
     let (context, handle) = aio_context(DEPTH, true)?;
 
     let started = Instant::now();
@@ -53,7 +53,10 @@ async fn run() -> Result<()> {
     let started = Instant::now();
     read(&handle, &path).await?;
     report("read and checked", BLOCK, DEPTH, started.elapsed());
-    println!("all {} blocks are as they were written", SIZE / BLOCK);
+    println!(
+        "all {} blocks have the content that was written",
+        SIZE / BLOCK
+    );
 
     context.close().await;
     Ok(())
@@ -77,7 +80,7 @@ async fn write(handle: &AioContextHandle, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads every block and checks it, with 32 tasks that have one read each in flight.
+/// Reads and checks every block, with 32 tasks that have one read each in flight.
 async fn read(handle: &AioContextHandle, path: &Path) -> Result<()> {
     let file = Arc::new(File::open(path, false).await.map_err(no_direct_io)?);
     let mut tasks = JoinSet::new();
@@ -93,7 +96,10 @@ async fn read(handle: &AioContextHandle, path: &Path) -> Result<()> {
                     .await?;
                 fill(&mut expected, at);
                 if read != BLOCK as u64 || buffer.as_ref() != expected {
-                    return Err(format!("the block at {at} is not as it was written").into());
+                    return Err(format!(
+                        "the block at {at} does not have the content that was written"
+                    )
+                    .into());
                 }
             }
             Result::Ok(())
@@ -105,7 +111,7 @@ async fn read(handle: &AioContextHandle, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fills `bytes`, which belong at position `at` of the file, with content that tells where it is.
+/// Fills `bytes` with their offsets in the file, where they start at `at`.
 fn fill(bytes: &mut [u8], at: usize) {
     for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
         word.copy_from_slice(&((at + 8 * i) as u64).to_le_bytes());
@@ -123,19 +129,19 @@ fn report(what: &str, size: usize, depth: usize, took: Duration) {
     );
 }
 
-/// Says more where the file system has no O_DIRECT: `EINVAL`.
+/// Adds a hint where the file system has no direct I/O.
 fn no_direct_io(error: io::Error) -> String {
     let hint = match error.kind() {
         io::ErrorKind::InvalidInput => {
-            "\nNot every file system can do it (tmpfs: since Linux 6.6); \
-             give a directory on another one as the argument."
+            "\nNot every file system has direct I/O (tmpfs has it since Linux 6.6). \
+             Pass a directory on another file system as the argument."
         }
         _ => "",
     };
     format!("can't open the file for direct I/O: {error}{hint}")
 }
 
-/// Where the file goes: the argument, else `target`, where a build leaves its files.
+/// The directory for the file: the argument, by default `target`, else the current directory.
 fn directory() -> PathBuf {
     let target = Path::new("target");
     let default = if target.is_dir() {
@@ -146,7 +152,7 @@ fn directory() -> PathBuf {
     env::args_os().nth(1).map_or(default.into(), PathBuf::from)
 }
 
-/// The type of the file system that `dir` is on.
+/// The type of the file system of `dir`.
 fn file_system(dir: &Path) -> String {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let dir = dir.canonicalize().unwrap_or_default();

@@ -1,11 +1,12 @@
-//! Direct I/O on bytes instead of blocks: a header of a few bytes that is changed in place, and records
-//! of any length behind it, by several tasks at once.
+//! Direct I/O at any offset and length: several tasks write records of 700 bytes at the same time, and a
+//! header of 24 bytes is updated in place.
 //!
 //! ```sh
-//! cargo run --release --example unaligned -- /mnt/data
+//! cargo run --release --example unaligned [DIRECTORY]
 //! ```
 //!
-//! Without a directory, a file is made in `target`, or else in the current directory, and removed.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -33,9 +34,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).create(true);
     let file = Arc::new(options.aio_open(path.clone(), false).await?);
-    println!("blocks of {} bytes", file.alignment().await?.offset);
+    println!(
+        "direct I/O on this file takes multiples of {} bytes",
+        file.alignment().await?.offset
+    );
 
-    // Neighbours share a block. Each task changes the bytes of its record, and no others.
+    // Neighbouring records share a block. Each task changes only the bytes of its record.
     let mut tasks = JoinSet::new();
     for i in 0..RECORDS {
         let (handle, file) = (handle.clone(), Arc::clone(&file));
@@ -53,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     file.write_bytes_at(&handle, 0, header.as_bytes(), WriteFlags::DSYNC)
         .await?;
 
-    // The file is as long as what is in it.
+    // The file is no longer than its data.
     let len = HEADER + RECORDS * RECORD;
     assert_eq!(file.metadata().await?.len(), len);
 
@@ -65,9 +69,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         assert!(record.iter().all(|&byte| byte == i as u8), "record {i}");
     }
     let read = file.read_bytes_at(&handle, len - 10, &mut record, ReadFlags::empty());
-    assert_eq!(read.await?, 10, "there is no more");
+    assert_eq!(read.await?, 10, "the file ends there");
 
-    println!("{RECORDS} records of {RECORD} bytes, {len} in all");
+    println!(
+        "wrote {RECORDS} records of {RECORD} bytes behind a header of {HEADER}, and read them back; \
+         the file has {len} bytes"
+    );
     context.close().await;
     Ok(())
 }

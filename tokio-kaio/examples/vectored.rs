@@ -1,12 +1,12 @@
-//! One request for bytes that lie in several places of memory: a header and a body in buffers of their
-//! own, pages of one buffer in another order, and a list of buffers that is handed over.
+//! One request for several pieces of memory: a header and a body in separate buffers, pages of one buffer
+//! in another order, and a list of owned buffers.
 //!
 //! ```sh
 //! cargo run --release --example vectored [DIRECTORY]
 //! ```
 //!
-//! The file lies in `DIRECTORY`, else in `target` or, where there is none, in the current directory. It
-//! is removed at the end.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 
 use std::env;
 use std::error::Error;
@@ -30,13 +30,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     header_and_body(&handle, &file).await?;
     pages_in_another_order(&handle, &file).await?;
-    a_list_handed_over(&handle, &file).await?;
+    owned_buffers(&handle, &file).await?;
 
     context.close().await;
     Ok(())
 }
 
-/// A record of a header, which is made for it, and a body, which is as it came: neither is copied.
+/// Writes a header and a body from two buffers, without copying either, and reads them back.
 async fn header_and_body(handle: &AioContextHandle, file: &File) -> Result<(), Box<dyn Error>> {
     let mut header = AlignedBuf::new(PAGE)?;
     let mut body = AlignedBuf::new(16 * PAGE)?;
@@ -48,7 +48,7 @@ async fn header_and_body(handle: &AioContextHandle, file: &File) -> Result<(), B
     let written = file.write_vectored_at(handle, 0, &record, WriteFlags::DSYNC);
     assert_eq!(written.await?, (PAGE + used) as u64);
 
-    // Back into buffers with other content; where the file ends, the read does.
+    // The read ends where the file ends.
     header.fill(0);
     body.fill(0);
     let record = &mut [header.part_mut(..), body.part_mut(..)];
@@ -56,12 +56,12 @@ async fn header_and_body(handle: &AioContextHandle, file: &File) -> Result<(), B
     assert_eq!(read.await?, (PAGE + used) as u64);
     assert_eq!(header[..8], (used as u64).to_le_bytes());
     assert!(body[..used].iter().all(|&byte| byte == 7));
-    println!("a header of {PAGE} bytes and a body of {used}, in one request each way");
+    println!("a header of {PAGE} bytes and a body of {used}: one request to write, one to read");
     Ok(())
 }
 
-/// Ranges of one buffer, as a table might write its pages sorted by their place in the file. Each range
-/// has to be aligned as the buffer itself is.
+/// Writes pages of one buffer in the order of their place in the file. Each range must be aligned for
+/// direct I/O.
 async fn pages_in_another_order(
     handle: &AioContextHandle,
     file: &File,
@@ -82,13 +82,12 @@ async fn pages_in_another_order(
     for (page, number) in back.chunks(PAGE).zip(order) {
         assert!(page.iter().all(|&byte| usize::from(byte) == number));
     }
-    println!("pages {order:?} of one buffer, next to each other in the file");
+    println!("pages {order:?} of one buffer, written next to each other in the file");
     Ok(())
 }
 
-/// Buffers that the operation owns while it runs: they come back with its result, and a task that is
-/// aborted meanwhile leaves nothing behind that it had borrowed.
-async fn a_list_handed_over(handle: &AioContextHandle, file: &File) -> Result<(), Box<dyn Error>> {
+/// Passes buffers that the operation owns while it runs. They come back with its result.
+async fn owned_buffers(handle: &AioContextHandle, file: &File) -> Result<(), Box<dyn Error>> {
     let pages = (1..=4).map(|number| {
         let mut page = AlignedBuf::new(PAGE)?;
         page.fill(number);
@@ -106,11 +105,11 @@ async fn a_list_handed_over(handle: &AioContextHandle, file: &File) -> Result<()
     for (number, page) in (1..).zip(&pages) {
         assert!(page.iter().all(|&byte| byte == number));
     }
-    println!("{} buffers handed over, and back", pages.len());
+    println!("{} owned buffers: written, read, and returned", pages.len());
     Ok(())
 }
 
-/// Where the file goes: a directory of its own in the one that was given.
+/// A scratch directory in the one that was given. Removed when it is dropped.
 fn directory() -> Result<TempDir, Box<dyn Error>> {
     let default = if Path::new("target").is_dir() {
         "target"

@@ -1,18 +1,19 @@
-//! An append-only log with group commit: many tasks append records, one committer writes all that
-//! wait with a single durable write, and a replay finds every record that was acknowledged.
+//! An append-only log with group commit: many tasks append records, one committer writes all waiting
+//! records with a single durable write, and a replay finds every acknowledged record.
 //!
 //! ```sh
 //! cargo run --release --example wal [DIRECTORY]
 //! ```
 //!
-//! The log is a sequence of pages. A commit is one write of whole pages at the end of the file
-//! (`APPEND`) that completes when they are durable (`DSYNC`). In it, records follow each other
-//! across page boundaries; only a header never crosses one, and what is left of the last page is
-//! zero.
+//! Creates its file in `DIRECTORY`, by default in `target` or else the current directory, and removes
+//! it at the end.
 //!
-//! Kept simple: a log of one's own would be cut into segments, deleted when they are no longer
-//! needed, and would allocate a segment's blocks ahead, because a write that extends a file makes
-//! some file systems (ext4) block inside the submission.
+//! The log is a sequence of pages. A commit is one write of whole pages at the end of the file
+//! (`APPEND`) that completes when they are durable (`DSYNC`). Records may cross page boundaries, headers
+//! may not. The rest of the last page of a commit is zero.
+//!
+//! A production log would be split into segments, delete old ones, and allocate the blocks of a segment
+//! ahead, because a write that extends a file blocks inside the submission on some file systems (ext4).
 
 use std::error::Error;
 use std::io::Write;
@@ -28,11 +29,11 @@ use tokio_kaio::{AioContextHandle, AioOpenOptionsExt, File, LockedBuf, ReadFlags
 const PAGE: usize = 4096;
 /// Sequence number (8 bytes), length (4) and checksum (4) of a record.
 const HEADER: usize = 16;
-/// Most records that one commit takes.
+/// The most records in one commit.
 const GROUP: usize = 1024;
 
 const TASKS: u64 = 64;
-const RECORDS: u64 = 100; // that each task appends
+const RECORDS: u64 = 100; // appended by each task
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -62,7 +63,7 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// Has many tasks append at the same time. Returns what was acknowledged, with the sequence
+/// Appends from many tasks at the same time. Returns the acknowledged records with their sequence
 /// numbers.
 async fn append_concurrently(
     path: &Path,
@@ -84,7 +85,7 @@ async fn append_concurrently(
     }
     let appended = tasks.join_all().await;
     drop(log);
-    let done = committer.await??; // if it failed, it knows why
+    let done = committer.await??; // has the error that made appends fail
     let appended: Result<Vec<_>> = appended.into_iter().collect();
     println!(
         "{TASKS} tasks appended {} records in {} commits, {:.1} records a commit: {} KiB in {:.3} s",
@@ -97,7 +98,7 @@ async fn append_concurrently(
     Ok(appended?.concat())
 }
 
-/// Every record that was acknowledged is there, under its number, and no number is missing.
+/// Checks that the log has every acknowledged record under its number, and nothing else.
 async fn check(
     path: &Path,
     handle: &AioContextHandle,
@@ -106,41 +107,41 @@ async fn check(
     let (_log, _committer, replay) = open(path, handle).await?;
     for (sequence, record) in acknowledged {
         if replay.records.get(*sequence as usize - 1) != Some(record) {
-            return Err(format!("record {sequence} was acknowledged and is not there").into());
+            return Err(format!("record {sequence} was acknowledged and is missing").into());
         }
     }
     if replay.records.len() != acknowledged.len() || replay.torn {
-        return Err("the log has more than was acknowledged".into());
+        return Err("the log has records that were not acknowledged".into());
     }
     println!(
-        "replay: records 1 to {} are complete, checksums right, all {} acknowledged ones there",
+        "replay: records 1 to {} are intact, among them all {} acknowledged ones",
         replay.records.len(),
         acknowledged.len(),
     );
     Ok(())
 }
 
-/// What a power failure in the middle of a commit leaves is found, told and taken off; the log
-/// goes on from there.
+/// Simulates a power failure in the middle of a commit. Opening the log finds and removes the torn tail,
+/// and appends go on from there.
 async fn survive_a_torn_commit(
     path: &Path,
     handle: &AioContextHandle,
     before: usize,
 ) -> Result<()> {
     let mut pages = Vec::new();
-    frame(&mut pages, before as u64 + 1, b"gets there whole");
+    frame(&mut pages, before as u64 + 1, b"is written in full");
     frame(&mut pages, before as u64 + 2, &[7; 3 * PAGE]);
     let mut file = fs::OpenOptions::new().append(true).open(path)?;
     file.write_all(&pages[..PAGE + 100])?;
 
     let (log, committer, replay) = open(path, handle).await?;
     println!(
-        "after a commit of 2 records that was cut off: {} records, torn tail {}",
+        "after a torn commit of 2 records: {} records, torn tail {}",
         replay.records.len(),
         if replay.torn {
-            "found and taken off"
+            "found and removed"
         } else {
-            "overlooked"
+            "not found"
         },
     );
     let sequence = log.append(b"the next one".to_vec()).await?;
@@ -156,7 +157,7 @@ async fn survive_a_torn_commit(
     Ok(())
 }
 
-/// Takes records. Cheap to clone.
+/// Appends records. Cheap to clone.
 #[derive(Clone)]
 struct Log {
     entries: mpsc::Sender<Entry>,
@@ -165,14 +166,14 @@ struct Log {
 /// A record on its way to the committer.
 struct Entry {
     record: Vec<u8>,
-    /// Told the record's sequence number when it is durable.
+    /// Gets the record's sequence number when the record is durable.
     committed: oneshot::Sender<u64>,
 }
 
 impl Log {
     /// Appends a record and returns its sequence number when it is durable.
     ///
-    /// Dropped before that, or failed: the record may or may not be in the log.
+    /// If the future is dropped or fails, the record may or may not be in the log.
     async fn append(&self, record: Vec<u8>) -> Result<u64> {
         let stopped = "the log has stopped: a commit has failed";
         if u32::try_from(record.len()).is_err() {
@@ -185,9 +186,9 @@ impl Log {
     }
 }
 
-/// Opens the log at `path` or makes it, replays it and takes a torn tail off. The committer ends
-/// when the log and its clones are dropped, or a write fails: what is on disk is unknown then, so
-/// nothing more is appended before the log has been opened, and replayed, anew.
+/// Opens or creates the log at `path`, replays it and removes a torn tail. The committer ends when the
+/// log and its clones are dropped, or when a write fails. After a failed write the content on disk is
+/// unknown, so the log must be opened and replayed again before further appends.
 async fn open(
     path: &Path,
     handle: &AioContextHandle,
@@ -208,7 +209,7 @@ async fn open(
     if replay.torn {
         let (end, page) = (replay.end, replay.end / PAGE * PAGE);
         if end > page {
-            // What follows the last intact record in its page becomes padding.
+            // The rest of the page after the last intact record becomes padding.
             buffer.as_mut()[..end - page].copy_from_slice(&bytes[page..end]);
             write(&file, handle, page, &buffer, PAGE, WriteFlags::DSYNC).await?;
         }
@@ -230,18 +231,18 @@ async fn open(
     ))
 }
 
-/// The one that writes the log.
+/// Writes the log.
 struct Committer {
     file: File,
     handle: AioContextHandle,
     buffer: LockedBuf,
-    /// The next commit, while it is put together.
+    /// The pages of the next commit.
     pages: Vec<u8>,
-    /// The next record's sequence number.
+    /// Sequence number of the next record.
     next: u64,
 }
 
-/// What a committer has done.
+/// What a committer has written.
 #[derive(Default)]
 struct Counts {
     commits: usize,
@@ -253,21 +254,21 @@ impl Committer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Entry>) -> Result<Counts> {
         let mut counts = Counts::default();
         let mut group = Vec::new();
-        // While a commit is under way, the next group gathers in the channel.
+        // While a commit is in flight, the next group collects in the channel.
         while waiting.recv_many(&mut group, GROUP).await > 0 {
             let first = self.next;
-            self.commit(&group).await?; // the group is dropped unacknowledged if this fails
+            self.commit(&group).await?; // on failure, the group is dropped unacknowledged
             counts.commits += 1;
             counts.records += group.len();
             counts.bytes += self.pages.len();
             for (sequence, entry) in (first..).zip(group.drain(..)) {
-                let _ = entry.committed.send(sequence); // the task may have lost interest
+                let _ = entry.committed.send(sequence); // the task may be gone
             }
         }
         Ok(counts)
     }
 
-    /// Writes all records of `group` at once. They are durable when this returns.
+    /// Writes all records of `group` in one write. They are durable when this returns.
     async fn commit(&mut self, group: &[Entry]) -> Result<()> {
         self.pages.clear();
         for entry in group {
@@ -286,7 +287,7 @@ impl Committer {
     }
 }
 
-/// Writes all of the first `len` bytes of `buffer`, or fails.
+/// Writes the first `len` bytes of `buffer` completely, or fails.
 async fn write(
     file: &File,
     handle: &AioContextHandle,
@@ -304,7 +305,7 @@ async fn write(
     Ok(())
 }
 
-/// The whole file.
+/// Reads the whole file.
 async fn read(file: &File, handle: &AioContextHandle) -> Result<Vec<u8>> {
     let mut buffer = LockedBuf::with_size(256 * PAGE)?;
     let size = buffer.size();
@@ -316,12 +317,12 @@ async fn read(file: &File, handle: &AioContextHandle) -> Result<Vec<u8>> {
             .await? as usize;
         bytes.extend_from_slice(&buffer.as_ref()[..read]);
         if read < size {
-            return Ok(bytes); // the end, which a torn tail may have put anywhere
+            return Ok(bytes); // the end, at any offset after a torn commit
         }
     }
 }
 
-/// Adds a record to the pages of a commit.
+/// Appends a record to the pages of a commit.
 fn frame(pages: &mut Vec<u8>, sequence: u64, record: &[u8]) {
     let left = PAGE - pages.len() % PAGE;
     if left < HEADER {
@@ -334,14 +335,14 @@ fn frame(pages: &mut Vec<u8>, sequence: u64, record: &[u8]) {
     pages.extend_from_slice(record);
 }
 
-/// What is in a log.
+/// The content of a log.
 #[derive(Default)]
 struct Replay {
-    /// Record 1 and those that follow it without a gap.
+    /// Record 1 and the records that follow it without a gap.
     records: Vec<Vec<u8>>,
-    /// Where the last of them ends.
+    /// Where the last record ends.
     end: usize,
-    /// Whether something else than padding follows.
+    /// Whether anything but padding follows.
     torn: bool,
 }
 
@@ -356,11 +357,10 @@ fn replay(bytes: &[u8]) -> Replay {
     replay
 }
 
-/// The record that follows position `at`, if it is intact and has that sequence number, and where
-/// it ends.
+/// The record after position `at` and where it ends, if it is intact and has this sequence number.
 fn record_at(bytes: &[u8], at: usize, sequence: u64) -> Option<(usize, &[u8])> {
     let in_page = PAGE - at % PAGE;
-    let no_number = in_page < PAGE && bytes.get(at..)?.starts_with(&[0; 8]); // they start at 1
+    let no_number = in_page < PAGE && bytes.get(at..)?.starts_with(&[0; 8]); // sequence numbers start at 1
     let padding = in_page < HEADER || no_number;
     let start = if padding { at + in_page } else { at };
     let (header, rest) = bytes.get(start..)?.split_at_checked(HEADER)?;
@@ -371,7 +371,7 @@ fn record_at(bytes: &[u8], at: usize, sequence: u64) -> Option<(usize, &[u8])> {
     intact.then_some((start + HEADER + len, record))
 }
 
-/// Covers the length too: it is that of the record.
+/// The checksum of a record, its sequence number and its length.
 fn checksum(sequence: u64, record: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&sequence.to_le_bytes());
@@ -387,7 +387,7 @@ fn some_record(i: u64) -> Vec<u8> {
     noise.into_iter().cycle().take(len as usize).collect()
 }
 
-/// Where the log goes: the argument, else `target`, where a build leaves its files.
+/// The directory for the log: the argument, by default `target`, else the current directory.
 fn directory() -> PathBuf {
     let target = Path::new("target");
     let default = if target.is_dir() {
