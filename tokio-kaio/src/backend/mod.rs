@@ -3,7 +3,7 @@
 //! A backend is one implementation of [`IoBackend`]. [`AioBackend`](aio::AioBackend) uses the
 //! kernel's AIO. [`BlockingBackend`](blocking::BlockingBackend) uses blocking system calls, for
 //! machines where AIO is forbidden. [`AnyBackend`](any::AnyBackend) is either of the two, chosen at
-//! run time. Tests use [`FakeBackend`](fake::FakeBackend).
+//! run time. Tests of the driver use `fake::FakeBackend`.
 //!
 //! # The life of an entry
 //!

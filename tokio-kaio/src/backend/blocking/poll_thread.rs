@@ -302,3 +302,58 @@ fn pollfd(fd: RawFd, events: u16) -> libc::pollfd {
         revents: 0,
     }
 }
+
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+mod tests {
+    use super::*;
+
+    /// State in which a poll waits that was submitted as the second of its `user_data`, 7.
+    fn second_poll_waits() -> State {
+        let mut state = State::default();
+        let waiting = Waiting {
+            descriptor: create_eventfd(0, false).unwrap(),
+            poll: Poll {
+                user_data: 7,
+                events: libc::POLLIN as u16 | ALWAYS,
+                eventfd: None,
+            },
+            serial: 1,
+        };
+        state.waiting.insert(7, waiting);
+        state
+    }
+
+    fn ready() -> [libc::pollfd; 1] {
+        [libc::pollfd {
+            revents: libc::POLLIN,
+            ..pollfd(-1, libc::POLLIN as u16)
+        }]
+    }
+
+    fn results(state: &State) -> Vec<(u64, i64)> {
+        let completed = state.completed.iter();
+        completed.map(|c| (c.user_data, c.result)).collect()
+    }
+
+    #[test]
+    fn events_of_a_cancelled_poll_do_not_complete_its_successor() {
+        let mut state = second_poll_waits();
+        state.collect(Ok(1), &[(7, 0)], &ready());
+        assert_eq!(results(&state), []);
+        state.collect(Ok(1), &[(7, 1)], &ready());
+        assert_eq!(results(&state), [(7, libc::POLLIN.into())]);
+        assert!(state.waiting.is_empty());
+        state.collect(Ok(1), &[(7, 1)], &ready());
+        assert_eq!(state.completed.len(), 1);
+    }
+
+    #[test]
+    fn polls_complete_with_the_errno_when_waiting_fails() {
+        let mut state = second_poll_waits();
+        let failed = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        state.collect(failed(), &[(7, 0)], &ready());
+        assert_eq!(results(&state), []);
+        state.collect(failed(), &[(7, 1)], &ready());
+        assert_eq!(results(&state), [(7, -i64::from(libc::ENOMEM))]);
+    }
+}
