@@ -153,6 +153,7 @@
 #![cfg(target_os = "linux")]
 
 mod alignment;
+mod blocking;
 mod buf;
 mod command;
 mod context;

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::AioOpenOptionsExt;
+use crate::blocking::{no_thread, spawn_blocking};
 use crate::context::Descriptor;
 use crate::request::OpenFile;
 use crate::{
@@ -25,6 +28,16 @@ use crate::{
 /// ([`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at) take any.) Reads and writes take a
 /// [handle](GenericAioContextHandle) of the context that is to run them, of any flavour. There is
 /// no position that they would share, so any number may run at once.
+///
+/// # Threads
+///
+/// What the kernel has no asynchronous call for runs on tokio's blocking pool: opening, and every method
+/// whose documentation says so. Where the pool needs a thread and the system refuses to start one
+/// (`ulimit -u`, or `pids.max` of the container), the call fails with `EAGAIN`, of the kind
+/// [`WouldBlock`](io::ErrorKind::WouldBlock), and has done nothing. tokio reports this with a panic, which
+/// this crate catches. Two consequences can't be avoided: the program's
+/// [panic hook](std::panic::set_hook) prints a message (`OS can't spawn worker thread`), and a program
+/// that is built with `panic = "abort"` ends.
 ///
 /// # Examples
 ///
@@ -464,13 +477,28 @@ fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandE
 }
 
 /// Runs a call that may block on tokio's blocking pool.
+///
+/// # Errors
+///
+/// Those of the call. [`no_thread`]: the call was not made, and will not be.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
 pub(super) async fn off_runtime<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(result) => result,
-        Err(error) => Err(io::Error::other(error)),
+    let (sender, receiver) = oneshot::channel();
+    let job = move || {
+        let _ = sender.send(call()); // its future may be gone
+    };
+    if spawn_blocking(&Handle::current(), job, |job| job()).is_err() {
+        return Err(no_thread());
     }
+    receiver.await.unwrap_or_else(|_| {
+        let text = "the call was not made or did not return: its tokio runtime has shut down";
+        Err(io::Error::other(text))
+    })
 }
 
 impl AsRawFd for File {
