@@ -5,7 +5,10 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use common::{BLOCK, in_child, limit, obey_limits, one_thread, within};
 use tokio_kaio::{
@@ -120,4 +123,66 @@ fn a_call_on_the_pool_fails_after_its_runtime_has_shut_down() {
         error.to_string().contains("runtime has shut down"),
         "{error}"
     );
+}
+
+fn status_flags(file: &impl AsRawFd) -> i32 {
+    // SAFETY: asks for the flags of a descriptor that is open.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) }
+}
+
+#[tokio::test]
+async fn a_pipe_is_no_file_and_keeps_its_bytes_together_when_it_is_refused() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let flags = status_flags(&writer);
+    let into = [
+        |fd: OwnedFd| File::from_std(fd.into()),
+        |fd: OwnedFd| File::try_from(fs::File::from(fd)),
+        |fd: OwnedFd| File::try_from(fd),
+    ];
+    for into in into {
+        for end in [writer.as_fd(), reader.as_fd()] {
+            let refused = into(end.try_clone_to_owned().unwrap()).unwrap_err();
+            is_no_file(&refused, "pipe:");
+            assert_eq!(status_flags(&writer), flags);
+        }
+    }
+    // In packet mode (`O_DIRECT`) a read would end with the first write.
+    (&writer).write_all(b"first ").unwrap();
+    (&writer).write_all(b"second").unwrap();
+    let mut bytes = [0; 64];
+    let read = reader.read(&mut bytes).unwrap();
+    assert_eq!(&bytes[..read], b"first second");
+}
+
+fn is_no_file(refused: &io::Error, name: &str) {
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    let text = refused.to_string();
+    assert!(text.contains(name), "{text}");
+    assert!(text.contains("regular files and block devices"), "{text}");
+    let source = refused.get_ref().unwrap().source().unwrap();
+    let errno = source.downcast_ref::<io::Error>().unwrap();
+    assert_eq!(errno.raw_os_error(), Some(libc::EINVAL));
+}
+
+#[tokio::test]
+async fn what_is_neither_a_file_nor_a_block_device_is_refused_however_it_is_opened() {
+    let (reader, _writer) = io::pipe().unwrap();
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let dir = fs::File::open("/").unwrap();
+    let zero = fs::File::open("/dev/zero").unwrap();
+    for (fd, name) in [
+        (OwnedFd::from(reader.try_clone().unwrap()), "pipe:"),
+        (OwnedFd::from(socket), "socket:"),
+        (OwnedFd::from(dir), "/"),
+        (OwnedFd::from(zero), "/dev/zero"),
+    ] {
+        is_no_file(&File::from_std(fd.into()).unwrap_err(), name);
+    }
+    let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+    let mut options = OpenOptions::new();
+    let direct = options.read(true).aio_open(path.clone(), false).await;
+    let either = options.aio_open_or_buffered(path.clone(), false).await;
+    for refused in [direct.unwrap_err(), either.unwrap_err()] {
+        is_no_file(&refused, path.to_str().unwrap());
+    }
 }

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::File;
-use super::open_options::{name_of, no_direct_io};
+use super::direct::make_direct;
+use super::open_options::name_of;
 use crate::request::OpenFile;
-use crate::sys;
 
 impl File {
     /// Another owner of the same open file. No descriptor is duplicated: what one of them learns of
@@ -52,9 +52,10 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Where the file system can't do direct I/O, or what is open is no file (`EINVAL`):
-    /// [`io::ErrorKind::InvalidInput`] with a text that says so. `EBADF`: opened with `O_PATH`. The
-    /// file is closed then.
+    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which: the file system can't do
+    /// direct I/O; or what is open is neither a regular file nor a block device. `EBADF`: opened with
+    /// `O_PATH`. The descriptor is closed then, and the flags of the open file, which others may share,
+    /// are as they were.
     ///
     /// # Examples
     ///
@@ -74,9 +75,9 @@ impl File {
     /// # }
     /// ```
     pub fn from_std(file: fs::File) -> io::Result<File> {
-        match sys::set_direct(&file) {
+        match make_direct(&file) {
             Ok(appends) => Ok(File::new(file, appends)),
-            Err(error) => Err(no_direct_io(error, &file, name_of(&file))),
+            Err(reason) => Err(reason.into_error(name_of(&file))),
         }
     }
 

@@ -4,15 +4,13 @@ use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-
-use thiserror::Error;
 
 use super::File;
 use super::alignment::takes_direct_io;
+use super::direct::make_direct;
 use super::file::off_runtime;
-use crate::sys;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
@@ -134,9 +132,10 @@ impl AioOpenOptionsExt for OpenOptions {
         off_runtime(move || {
             let file = self.open(&path)?;
             // Not through `custom_flags`, which would replace the caller's.
-            let appends = sys::set_direct(&file);
-            let appends = appends.map_err(|error| no_direct_io(error, &file, path))?;
-            Ok(File::new(file, appends))
+            match make_direct(&file) {
+                Ok(appends) => Ok(File::new(file, appends)),
+                Err(reason) => Err(reason.into_error(path)),
+            }
         })
         .await
     }
@@ -147,13 +146,11 @@ impl AioOpenOptionsExt for OpenOptions {
         }
         off_runtime(move || {
             let file = self.open(&path)?;
-            match sys::set_direct(&file) {
+            match make_direct(&file) {
                 Ok(appends) if takes_direct_io(&file) => Ok(File::new(file, appends)),
                 Ok(_) => File::buffered(file),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && has_blocks(&file) => {
-                    File::buffered(file)
-                }
-                Err(error) => Err(no_direct_io(error, &file, path)),
+                Err(reason) if reason.may_be_buffered() => File::buffered(file),
+                Err(reason) => Err(reason.into_error(path)),
             }
         })
         .await
@@ -183,33 +180,4 @@ impl AioOpenOptionsExt for &mut OpenOptions {
 pub(super) fn name_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
-}
-
-/// Whether it is a file in the narrow sense: a regular one, or a block device.
-fn has_blocks(file: &fs::File) -> bool {
-    let kind = file.metadata().map(|metadata| metadata.file_type());
-    kind.map_or(true, |kind| kind.is_file() || kind.is_block_device())
-}
-
-/// Explains an `EINVAL`.
-pub(super) fn no_direct_io(error: io::Error, file: &fs::File, path: PathBuf) -> io::Error {
-    if error.raw_os_error() != Some(libc::EINVAL) {
-        return error;
-    }
-    let why = if has_blocks(file) {
-        "the file system can't do direct I/O (O_DIRECT); put the file on one that can, such as \
-         ext4, XFS or btrfs, or open it with aio_open_or_buffered"
-    } else {
-        "direct I/O (O_DIRECT) is for regular files and block devices, and this is neither"
-    };
-    io::Error::new(io::ErrorKind::InvalidInput, NoDirectIo { path, why, error })
-}
-
-#[derive(Debug, Error)]
-#[error("{}: {error}: {why}", .path.display())]
-struct NoDirectIo {
-    path: PathBuf,
-    why: &'static str,
-    #[source]
-    error: io::Error,
 }
