@@ -4,16 +4,19 @@
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{BLOCK, in_child, limit, obey_limits, one_thread, within};
+use tempfile::TempDir;
 use tokio_kaio::{
-    Advice, AioCommandError, AioOpenOptionsExt, Allocate, File, ReadFlags, SyncRange, WriteFlags,
-    aio_context,
+    Advice, AioCommandError, AioOpenOptionsExt, AlignmentSource, Allocate, File, ReadFlags,
+    SyncRange, WriteFlags, aio_context,
 };
 
 /// From now on this process can start no thread. `false`, and a line that says so, where it can.
@@ -185,4 +188,171 @@ async fn what_is_neither_a_file_nor_a_block_device_is_refused_however_it_is_open
     for refused in [direct.unwrap_err(), either.unwrap_err()] {
         is_no_file(&refused, path.to_str().unwrap());
     }
+}
+
+/// A new ext4, which no other process sees. Goes when it is dropped.
+struct Ext4(TempDir);
+
+impl Ext4 {
+    /// `None`, and a line that says so, where none can be made. Takes this thread, and those that it
+    /// starts, to a mount namespace of their own.
+    fn with(features: &str, options: &str) -> Option<Ext4> {
+        if !common::is_root() {
+            eprintln!("skipped: only root can mount a file system");
+            return None;
+        }
+        // SAFETY: takes numbers.
+        let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
+        let dir = common::on_disk();
+        let (image, root) = (dir.path().join("image"), dir.path().join("root"));
+        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        fs::create_dir(&root).unwrap();
+        let steps = [
+            format!("mount --make-rprivate /"),
+            format!("mkfs.ext4 -q -F -O {features} {}", image.display()),
+            format!(
+                "mount -t ext4 -o loop,{options} {} {}",
+                image.display(),
+                root.display()
+            ),
+        ];
+        for step in steps {
+            let mut words = step.split(' ');
+            let made = Command::new(words.next().unwrap()).args(words).output();
+            let made = made.map_err(|error| error.to_string()).and_then(|made| {
+                let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+                made.status.success().then_some(()).ok_or(said)
+            });
+            if let (false, _) | (_, Err(_)) = (unshared, &made) {
+                eprintln!("skipped: no ext4 can be made here: {step}: {made:?}");
+                return None;
+            }
+        }
+        Some(Ext4(dir))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join("root").join(name)
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let root = CString::new(self.path("").into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: reads a string that ends with 0.
+        unsafe { libc::umount2(root.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// Asserts that the file at `path` is refused by all that gives direct I/O, and by nothing else.
+async fn is_not_direct(path: &Path) {
+    let name = path.to_str().unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    let standard = options.open(path).unwrap();
+    let flags = status_flags(&standard);
+    for refused in [
+        options.aio_open(path.into(), false).await,
+        options.aio_open(path.into(), true).await,
+        File::open(path, false).await,
+        File::from_std(standard.try_clone().unwrap()),
+        File::try_from(standard.try_clone().unwrap()),
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        let source = refused.get_ref().unwrap().source().unwrap();
+        let errno = source.downcast_ref::<io::Error>().unwrap();
+        assert_eq!(errno.raw_os_error(), Some(libc::EINVAL));
+        let text = refused.to_string();
+        for part in [
+            name,
+            "can't do direct I/O",
+            "on this file",
+            "aio_open_or_buffered",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    assert_eq!(status_flags(&standard), flags, "nothing was changed");
+
+    let (context, handle) = aio_context(2, true).unwrap();
+    let file = options
+        .aio_open_or_buffered(path.into(), false)
+        .await
+        .unwrap();
+    assert!(!file.is_direct());
+    assert_eq!(
+        file.alignment().await.unwrap().source,
+        AlignmentSource::Buffered
+    );
+    let before = fs::read(path).unwrap();
+    file.write_bytes_at(&handle, before.len() as u64, b"more", WriteFlags::empty())
+        .await
+        .unwrap();
+    let mut bytes = vec![0; before.len() + 4];
+    file.read_bytes_at(&handle, 0, &mut bytes, ReadFlags::empty())
+        .await
+        .unwrap();
+    assert!(bytes == [&before[..], b"more"].concat());
+    assert!(bytes == fs::read(path).unwrap());
+    context.close().await;
+}
+
+/// Whether `statx` says of the file at `path` that it does no direct I/O; or a line that it is silent.
+fn is_told(path: &Path) -> bool {
+    match common::told_alignment(&fs::File::open(path).unwrap()) {
+        Some(0) => true,
+        None => {
+            eprintln!("skipped: statx does not say it here (Linux before 6.1)");
+            false
+        }
+        Some(alignment) => panic!("{}: direct I/O of {alignment} bytes", path.display()),
+    }
+}
+
+#[test]
+fn a_file_with_data_journaling_is_not_direct() {
+    if !in_child("a_file_with_data_journaling_is_not_direct") {
+        return;
+    }
+    let Some(ext4) = Ext4::with("has_journal", "data=journal") else {
+        return;
+    };
+    let path = ext4.path("data");
+    fs::write(&path, [7; 3 * BLOCK]).unwrap();
+    if !is_told(&path) {
+        return;
+    }
+    one_thread().block_on(within(async {
+        is_not_direct(&path).await;
+        let text = File::create(&path, false).await.unwrap_err().to_string();
+        assert!(text.contains("aio_open_or_buffered"), "{text}");
+    }));
+}
+
+#[test]
+fn a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost() {
+    if !in_child("a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost") {
+        return;
+    }
+    let Some(ext4) = Ext4::with("inline_data", "defaults") else {
+        return;
+    };
+    let path = ext4.path("data");
+    one_thread().block_on(within(async {
+        let (context, handle) = aio_context(2, true).unwrap();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true);
+        // As long as it is empty, it does direct I/O.
+        let file = options.aio_open(path.clone(), false).await.unwrap();
+        file.write_bytes_at(&handle, 0, b"small", WriteFlags::DSYNC)
+            .await
+            .unwrap();
+        drop(file);
+        context.close().await;
+        assert_eq!(fs::read(&path).unwrap(), b"small");
+        if is_told(&path) {
+            is_not_direct(&path).await;
+        }
+    }));
 }

@@ -50,10 +50,14 @@ impl File {
     /// [`std::fs::File::try_clone`] makes them, do direct I/O from now on, too. What is dirty in the
     /// page cache is written out by the first direct I/O that meets it.
     ///
+    /// It asks the file what [`aio_open`](crate::AioOpenOptionsExt::aio_open) asks, on the thread at hand:
+    /// where `statx` does not say whether the file does direct I/O, 64 KiB are read, which may wait for
+    /// the disk.
+    ///
     /// # Errors
     ///
     /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which: the file system can't do
-    /// direct I/O; or what is open is neither a regular file nor a block device. `EBADF`: opened with
+    /// direct I/O, or not on this file; or what is open is neither a regular file nor a block device. `EBADF`: opened with
     /// `O_PATH`. The descriptor is closed then, and the flags of the open file, which others may share,
     /// are as they were.
     ///

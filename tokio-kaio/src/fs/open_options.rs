@@ -8,7 +8,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::File;
-use super::alignment::takes_direct_io;
 use super::direct::make_direct;
 use super::file::off_runtime;
 
@@ -32,9 +31,17 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html). Where the file
-    /// system can't do direct I/O (`EINVAL`): [`io::ErrorKind::InvalidInput`] with a text that says
-    /// so; a file that the options create has been created then.
+    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which:
+    ///
+    /// - The file system can't do direct I/O, or not on this file: `statx` says so, or, where `statx` says
+    ///   nothing, a read of 64 KiB at the start of the file is refused. On ext4 these are files with data
+    ///   journaling, encryption or verity, and small ones whose data are in the inode.
+    ///   [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered) opens them.
+    /// - The path leads to something that is neither a regular file nor a block device.
+    ///
+    /// What the options create or truncate has been created or truncated by then. `EAGAIN`: no
+    /// [thread](File#threads) of the blocking pool can be started.
     ///
     /// # Panics
     ///
@@ -63,9 +70,8 @@ pub trait AioOpenOptionsExt {
     /// no direct I/O, for buffered I/O, as the same options without `O_DIRECT` do.
     /// [`File::is_direct`] tells which it has become.
     ///
-    /// Buffered it is where the file system refuses `O_DIRECT`, and also where it takes the flag and
-    /// then does without: where `statx` tells that the file has no direct I/O (ext4 with data
-    /// journaling, for one), or, where `statx` is silent, an aligned read is refused with `EINVAL`.
+    /// The file is opened buffered in just those cases in which `aio_open` reports that the file system
+    /// can't do direct I/O, or not on this file.
     ///
     /// `O_DIRECT` among flags of one's own is asked for in the opening itself, and nothing falls back
     /// from that.
@@ -147,8 +153,7 @@ impl AioOpenOptionsExt for OpenOptions {
         off_runtime(move || {
             let file = self.open(&path)?;
             match make_direct(&file) {
-                Ok(appends) if takes_direct_io(&file) => Ok(File::new(file, appends)),
-                Ok(_) => File::buffered(file),
+                Ok(appends) => Ok(File::new(file, appends)),
                 Err(reason) if reason.may_be_buffered() => File::buffered(file),
                 Err(reason) => Err(reason.into_error(path)),
             }
