@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -344,7 +345,9 @@ fn a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost() {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true);
         // As long as it is empty, it does direct I/O.
-        let file = options.aio_open(path.clone(), false).await.unwrap();
+        let file = options.clone().aio_open(path.clone(), false);
+        let file = file.await.unwrap();
+        let other = options.aio_open(path.clone(), false).await.unwrap();
         file.write_bytes_at(&handle, 0, b"small", WriteFlags::DSYNC)
             .await
             .unwrap();
@@ -353,6 +356,85 @@ fn a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost() {
         assert_eq!(fs::read(&path).unwrap(), b"small");
         if is_told(&path) {
             is_not_direct(&path).await;
+            let error = other.alignment().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            let text = error.to_string();
+            for part in [path.to_str().unwrap(), "any more", "aio_open_or_buffered"] {
+                assert!(text.contains(part), "{text}");
+            }
         }
     }));
+}
+
+fn read_write() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+/// Opens in both ways.
+async fn open_both(options: &OpenOptions, path: &Path, is_sync: bool) -> [io::Result<File>; 2] {
+    [
+        options.clone().aio_open(path.into(), is_sync).await,
+        options
+            .clone()
+            .aio_open_or_buffered(path.into(), is_sync)
+            .await,
+    ]
+}
+
+#[tokio::test]
+async fn is_sync_adds_to_the_flags_of_ones_own() {
+    let dir = common::on_disk();
+    let path = dir.path().join("data");
+    let mut options = read_write();
+    options.create(true).custom_flags(libc::O_NOATIME);
+    for is_sync in [false, true] {
+        for file in open_both(&options, &path, is_sync).await {
+            let flags = status_flags(&file.unwrap());
+            assert_eq!(flags & libc::O_NOATIME, libc::O_NOATIME);
+            assert_eq!(flags & libc::O_SYNC == libc::O_SYNC, is_sync);
+            assert_eq!(flags & libc::O_DIRECT, libc::O_DIRECT);
+        }
+    }
+    options.custom_flags(libc::O_SYNC);
+    for file in open_both(&options, &path, true).await {
+        assert_eq!(status_flags(&file.unwrap()) & libc::O_SYNC, libc::O_SYNC);
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_is_not_to_be_followed_is_not_followed_with_is_sync_either() {
+    let dir = common::on_disk();
+    let (path, link) = (dir.path().join("data"), dir.path().join("link"));
+    fs::write(&path, "").unwrap();
+    symlink(&path, &link).unwrap();
+    let mut options = read_write();
+    options.custom_flags(libc::O_NOFOLLOW);
+    for is_sync in [false, true] {
+        for refused in open_both(&options, &link, is_sync).await {
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_a_name_can_be_synchronous() {
+    let dir = common::on_disk();
+    let mut options = read_write();
+    options.custom_flags(libc::O_TMPFILE);
+    for is_sync in [false, true] {
+        for file in open_both(&options, dir.path(), is_sync).await {
+            if let Err(error) = &file {
+                if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                    eprintln!("skipped: the file system has no O_TMPFILE");
+                    return;
+                }
+            }
+            let file = file.unwrap();
+            assert_eq!(status_flags(&file) & libc::O_SYNC == libc::O_SYNC, is_sync);
+            assert_eq!(file.metadata().await.unwrap().nlink(), 0);
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -3,6 +3,7 @@
 use std::fs::{Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ impl File {
     pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true);
-        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+        open(options, path, is_sync).await
     }
 
     /// Opens a file for writing, creates it where there is none, and truncates it where there is;
@@ -128,7 +129,7 @@ impl File {
     pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
-        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+        open(options, path, is_sync).await
     }
 
     pub(crate) fn descriptor(&self) -> Descriptor<'_> {
@@ -474,6 +475,12 @@ fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandE
         0 => Ok(()),
         _ => Err(AioCommandError::NonZeroCode),
     }
+}
+
+/// Opens a file with options that have no custom flags.
+async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 });
+    options.aio_open(path.as_ref().to_path_buf(), false).await
 }
 
 /// Runs a call that may block on tokio's blocking pool.

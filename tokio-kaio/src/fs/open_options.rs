@@ -20,9 +20,11 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Custom flags
     ///
-    /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept without `is_sync`.
-    /// With it they are replaced: the standard library does not let them be read. To have both,
-    /// add `O_SYNC` to your own flags and leave `is_sync` `false`.
+    /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept; `is_sync` adds `O_SYNC` to
+    /// them. The standard library has no method that reads them, but prints them (`Debug`), where they are
+    /// read and checked. Should a future version print them in another way, `is_sync` with flags of one's
+    /// own is refused ([`io::ErrorKind::Unsupported`]); add `O_SYNC` to your flags then, and leave `is_sync`
+    /// `false`.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +135,7 @@ pub trait AioOpenOptionsExt {
 impl AioOpenOptionsExt for OpenOptions {
     async fn aio_open(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         if is_sync {
-            self.custom_flags(libc::O_SYNC);
+            add_sync(&mut self)?;
         }
         off_runtime(move || {
             let file = self.open(&path)?;
@@ -148,7 +150,7 @@ impl AioOpenOptionsExt for OpenOptions {
 
     async fn aio_open_or_buffered(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         if is_sync {
-            self.custom_flags(libc::O_SYNC);
+            add_sync(&mut self)?;
         }
         off_runtime(move || {
             let file = self.open(&path)?;
@@ -181,8 +183,77 @@ impl AioOpenOptionsExt for &mut OpenOptions {
     }
 }
 
+/// Adds `O_SYNC` to the custom flags.
+///
+/// # Errors
+///
+/// `Unsupported`: the flags that are set already can't be read.
+fn add_sync(options: &mut OpenOptions) -> io::Result<()> {
+    let Some(flags) = custom_flags(options) else {
+        let text = "is_sync: the custom flags of these OpenOptions can't be read, and would be lost; add \
+                    O_SYNC to them (custom_flags), and leave is_sync false";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    };
+    options.custom_flags(flags | libc::O_SYNC);
+    Ok(())
+}
+
+/// The custom flags of `options`, which have a setter and no getter.
+///
+/// `O_SYNC` has to be among the flags of the one `open(2)`: it can't be set later (`F_SETFL` ignores it),
+/// and to open the file once more takes `/proc`, permissions that the first opening may not have needed,
+/// and the process' record locks on the file, when one of the two is closed. So the flags are taken from
+/// the `Debug` form, which promises nothing, and a guess is worth nothing until it is checked: options
+/// that have the guessed flags, and are the same otherwise, must print the same.
+fn custom_flags(options: &OpenOptions) -> Option<i32> {
+    let print_with = |flags| {
+        let mut options = options.clone();
+        options.custom_flags(flags);
+        format!("{options:?}")
+    };
+    let printed = format!("{options:?}");
+    let guess = if printed == print_with(0) {
+        0
+    } else {
+        let (_, from) = printed.split_once("custom_flags: ")?;
+        let end = from.find(|c: char| c != '-' && !c.is_ascii_digit())?;
+        from[..end].parse().ok()?
+    };
+    let is_printed = print_with(guess) != print_with(guess ^ 1);
+    (is_printed && printed == print_with(guess)).then_some(guess)
+}
+
 /// The name that `file` was opened by, or has now; for the text of an error.
 pub(super) fn name_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn custom_flags_are_read_whatever_else_is_set() {
+        let mut plain = OpenOptions::new();
+        let mut full = OpenOptions::new();
+        plain.read(true);
+        full.read(true).append(true).create_new(true).mode(0o123);
+        for options in [plain, full] {
+            assert_eq!(custom_flags(&options), Some(0));
+            for flags in [
+                1,
+                libc::O_NOFOLLOW,
+                libc::O_TMPFILE | libc::O_NOATIME,
+                -1,
+                i32::MIN,
+            ] {
+                let mut options = options.clone();
+                options.custom_flags(flags);
+                assert_eq!(custom_flags(&options), Some(flags));
+                add_sync(&mut options).unwrap();
+                assert_eq!(custom_flags(&options), Some(flags | libc::O_SYNC));
+            }
+        }
+    }
 }
