@@ -143,8 +143,8 @@ impl File {
     /// They are those of each request that it takes, with these exceptions:
     ///
     /// - [`APPEND`](WriteFlags::APPEND), or a file that was opened with
-    ///   [`append`](std::fs::OpenOptions::append): all of `data` goes to the end of the file, whatever its
-    ///   alignment, through the page cache. It is alone then: it waits for all such writes to the file
+    ///   [`append`](std::fs::OpenOptions::append): all of `data` goes to the end of the file, whatever
+    ///   `offset` and its alignment are, through the page cache. It is alone then: it waits for all such writes to the file
     ///   that came before it, and those after wait for it. More than 1 MiB is appended in several steps,
     ///   between which other open files can append, too.
     /// - [`NOWAIT`](WriteFlags::NOWAIT) is for what is submitted from this task; what goes through the
@@ -219,6 +219,10 @@ impl File {
             None => (None, aio_handle),
         };
         let flags = self.write_flags(flags);
+        let offset = match flags.contains(WriteFlags::APPEND) {
+            true => 0, // the caller's is ignored
+            false => offset,
+        };
         let range = range_of(offset, data.len())?;
         if range.is_empty() {
             return Ok(());
