@@ -229,8 +229,7 @@ impl fmt::Display for SubmitHint<'_> {
                  whichever this is"
             }
             Some(libc::EINVAL) => {
-                "the offset is past what a file can have, flags exclude each other (APPEND, NOAPPEND), or \
-                 the kernel has no AIO on this file"
+                "flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on this file"
             }
             Some(libc::EOPNOTSUPP) => {
                 "a flag of the request is not known to the kernel, or not possible on this file \
@@ -305,6 +304,31 @@ impl fmt::Display for SetupHint<'_> {
 fn aio_sysctl(name: &str) -> String {
     fs::read_to_string(format!("/proc/sys/fs/{name}"))
         .map_or_else(|_| "unknown".into(), |value| value.trim().into())
+}
+
+/// The error for `len` bytes at `offset`, where a transfer can't end past `largest`.
+#[cold]
+pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioCommandError {
+    let error = io::Error::from_raw_os_error(libc::EINVAL);
+    let past = PastTheLargest {
+        error,
+        offset,
+        len,
+        largest,
+    };
+    AioCommandError::IoSubmit(io::Error::new(io::ErrorKind::InvalidInput, past))
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "{error}: {len} bytes at offset {offset} would end past {largest}, the largest offset here"
+)]
+struct PastTheLargest {
+    #[source]
+    error: io::Error,
+    offset: u64,
+    len: u64,
+    largest: u64,
 }
 
 /// A transfer, for the text of an error.

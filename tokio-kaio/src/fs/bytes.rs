@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::File;
 use super::bytewise::{LARGEST, PIECE, Writing, no_memory};
+use crate::error::past_the_largest;
 use crate::request::{Grain, Place};
 use crate::{AioCommandError, GenericAioContextHandle, IntrusiveAdapter, ReadFlags, WriteFlags};
 
@@ -305,13 +306,10 @@ pub(super) async fn until<T>(
 ///
 /// `IoSubmit`, `EINVAL`: no file has that, with the rest of its last block.
 fn range_of(offset: u64, len: usize) -> Result<Range<u64>, AioCommandError> {
-    const END: u64 = i64::MAX as u64 - (1 << 30);
+    const LARGEST: u64 = i64::MAX as u64 - (1 << 30);
     match offset.checked_add(len as u64) {
-        Some(end) if end <= END => Ok(offset..end),
-        _ => {
-            let error = io::Error::from_raw_os_error(libc::EINVAL);
-            Err(AioCommandError::IoSubmit(error))
-        }
+        Some(end) if end <= LARGEST => Ok(offset..end),
+        _ => Err(past_the_largest(offset, len as u64, LARGEST)),
     }
 }
 

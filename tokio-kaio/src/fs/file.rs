@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::AioOpenOptionsExt;
+use super::open_options::name_of;
 use crate::blocking::{no_thread, spawn_blocking};
 use crate::context::Descriptor;
 use crate::request::OpenFile;
@@ -210,6 +211,7 @@ impl File {
     /// # Errors
     ///
     /// Those of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
+    /// [`io::ErrorKind::InvalidInput`], with a text that says so: `size` is more than `i64::MAX`.
     ///
     /// # Cancel safety
     ///
@@ -237,6 +239,9 @@ impl File {
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || {
+            if i64::try_from(size).is_err() {
+                return Err(too_long(file.file(), size));
+            }
             file.file().set_len(size)?;
             file.ends_at(size);
             Ok(())
@@ -475,6 +480,15 @@ fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandE
         0 => Ok(()),
         _ => Err(AioCommandError::NonZeroCode),
     }
+}
+
+fn too_long(file: &std::fs::File, size: u64) -> io::Error {
+    let text = format!(
+        "{}: a length of {size} bytes is more than a file can have, {}",
+        name_of(file).display(),
+        i64::MAX
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// Opens a file with options that have no custom flags.
