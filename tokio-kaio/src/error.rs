@@ -123,10 +123,11 @@ pub enum AioContextError {
     #[error("no eventfd for the AIO context: {0}")]
     EventFd(#[from] EventFdError),
 
+    /// `EINVAL`: `nr` is 0, or more than the backend takes. Or
     /// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html) failed. `EAGAIN`:
-    /// `fs.aio-max-nr` is used up. `EINVAL`: `nr` is 0 or more than the kernel takes. `EPERM` or
-    /// `ENOSYS`: a sandbox forbids AIO, or the kernel has none. `ENOMEM`.
-    #[error("io_setup: {0}{hint}", hint = SetupHint(.0))]
+    /// `fs.aio-max-nr` is used up. `EPERM` or `ENOSYS`: a sandbox forbids AIO, or the kernel has none.
+    /// `ENOMEM`.
+    #[error("can't set up the AIO context: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
 }
 
@@ -283,7 +284,8 @@ impl fmt::Display for SetupHint<'_> {
             Some(libc::EINVAL) => {
                 write!(
                     f,
-                    ": `nr` must be at least 1, and not more than the kernel takes"
+                    ": `nr`, the most requests in flight, must be at least 1, and not more than the \
+                     backend takes"
                 )
             }
             Some(libc::EPERM) => write!(
@@ -431,5 +433,22 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
     match misaligned.place_is_aligned() && misaligned.memory_is_aligned() {
         true => misaligned.error,
         false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AioContextBuilder, Backend};
+
+    #[tokio::test]
+    async fn an_nr_of_0_is_not_blamed_on_io_setup_where_there_is_none() {
+        let builder = AioContextBuilder::new(0).backend(Backend::ThreadPool);
+        let text = builder.build().unwrap_err().to_string();
+        assert!(
+            text.contains("`nr`") && text.contains("at least 1"),
+            "{text}"
+        );
+        assert!(!text.contains("io_setup"), "{text}");
     }
 }
