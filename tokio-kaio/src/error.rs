@@ -8,7 +8,7 @@ use crate::eventfd::EventFdError;
 #[cfg(doc)]
 use crate::request::Memory;
 use crate::request::Order;
-use crate::sys::{self, DirectIo};
+use crate::sys::{self, DirectIo, Process};
 
 /// Why an operation failed. The context goes on, and the buffer is back with the caller: an
 /// [`AlignedBuf`](crate::AlignedBuf) in any case, with other memory where the kernel has what it had
@@ -45,7 +45,9 @@ pub enum AioCommandError {
     AioStopped,
 
     /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
-    /// mode), `EINVAL` (offset past `i64::MAX`, or an operation that the file does not have),
+    /// mode), `EINVAL` (the transfer would end past `i64::MAX`, the file does not have the operation, or
+    /// the context is that of a parent process, which [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html)
+    /// has made a child of),
     /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
     /// for the request); or it did not get that far: `EAGAIN` (tokio's blocking pool has no thread,
     /// and the system has none to give), `EMFILE` (no descriptor left for the duplicate that a
@@ -228,6 +230,11 @@ impl fmt::Display for SubmitHint<'_> {
             Some(libc::EBADF) => {
                 "the descriptor is closed, or its file was not opened for reading or writing, \
                  whichever this is"
+            }
+            Some(libc::EINVAL) if Process::is_forked() => {
+                "this process was made by fork, and can't use a context that its parent has made: make one \
+                 in the child; or flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on \
+                 this file"
             }
             Some(libc::EINVAL) => {
                 "flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on this file"
@@ -450,5 +457,30 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("io_setup"), "{text}");
+    }
+    #[test]
+    #[cfg(not(any(kaio_loom, miri)))]
+    #[allow(unsafe_code)]
+    fn only_in_a_forked_child_einval_is_said_to_be_perhaps_of_the_fork() {
+        let names_it = || {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            let text = AioCommandError::IoSubmit(error).to_string();
+            text.contains("made by fork") && text.contains("make one in the child")
+        };
+        assert!(!names_it());
+        // SAFETY: the child makes a text, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: takes a number. It ends a child that waits.
+            unsafe { libc::alarm(20) };
+            let code = i32::from(!names_it());
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child that was just made.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child did not name the fork");
+        assert!(!names_it());
     }
 }
