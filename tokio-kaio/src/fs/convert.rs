@@ -44,7 +44,9 @@ impl File {
     }
 
     /// Takes over a file that is open already, and adds `O_DIRECT` to its flags. Whether it is
-    /// synchronous stays as it was opened.
+    /// synchronous stays as it was opened. Whether it appends (`O_APPEND`) is asked here, once: if
+    /// somebody sets that flag later (`F_SETFL`), the kernel appends, but writes are not kept in order as
+    /// [appends](File::write_at) are.
     ///
     /// The flag belongs to the open file, not to the descriptor: duplicates of it, as
     /// [`std::fs::File::try_clone`] makes them, do direct I/O from now on, too. What is dirty in the
