@@ -1,10 +1,6 @@
 //! Offsets that no file has: refused alike on every backend, or ignored where they don't matter.
 
-#[allow(
-    unsafe_code,
-    clippy::undocumented_unsafe_blocks,
-    clippy::unnecessary_cast
-)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
 mod common;
 
 use std::fs;

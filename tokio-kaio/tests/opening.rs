@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,8 +68,7 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
         is_no_thread(&file.metadata().await.unwrap_err());
         is_no_thread(&file.alignment().await.unwrap_err());
         is_no_thread(&file.atomic_writes().await.unwrap_err());
-        let permissions =
-            fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+        let permissions = fs::Permissions::from_mode(0o600);
         is_no_thread(&file.set_permissions(permissions).await.unwrap_err());
         is_no_thread(
             &file
@@ -209,7 +208,7 @@ impl Ext4 {
         fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
         fs::create_dir(&root).unwrap();
         let steps = [
-            format!("mount --make-rprivate /"),
+            "mount --make-rprivate /".into(),
             format!("mkfs.ext4 -q -F -O {features} {}", image.display()),
             format!(
                 "mount -t ext4 -o loop,{options} {} {}",
