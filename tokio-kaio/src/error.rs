@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors of operations and of contexts, with hints about what to do.
 
 use std::{fmt, fs, io};
 
@@ -244,8 +244,8 @@ impl fmt::Display for SubmitHint<'_> {
                  system; submit it without"
             }
             Some(libc::EAGAIN) => {
-                "the kernel has no memory for the request now, or there is no thread to be had for \
-                 it; try again later"
+                "the kernel has no memory for the request now, or no thread could be started for it; try \
+                 again later"
             }
             Some(libc::EPERM) => {
                 "an I/O priority of class RealTime takes CAP_SYS_NICE or CAP_SYS_ADMIN"
@@ -422,8 +422,8 @@ impl std::error::Error for Misaligned {
     }
 }
 
-/// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met. A file that
-/// is not open for direct I/O wants nothing. `memory`: see [`Memory::misalignment`].
+/// Adds the alignment that the file behind `fd` requires to an `EINVAL`, if `statx` says it and the
+/// transfer violates it. A buffered file requires none. `memory`: see [`Memory::misalignment`].
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;

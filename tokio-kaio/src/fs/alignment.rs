@@ -14,21 +14,21 @@ use super::open_options::name_of;
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 
-/// What is tried on a file that nobody tells anything of, from the smallest.
+/// The sizes of the trial reads where nothing else says what the alignment is, in this order.
 const PROBED: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
 
 /// What nearly every file system is content with.
 const ASSUMED: u32 = 4096;
 
 impl File {
-    /// What direct I/O on this file wants: the alignment of offset, length and memory.
+    /// Returns the alignment of offset, length and memory that direct I/O on this file requires.
     ///
-    /// It is learnt on tokio's blocking pool from the first of these that knows, which
-    /// [`Alignment::source`] tells: `statx`; the logical block size of the block device; small reads
-    /// at the start of the file. After that it is kept for this file and its
-    /// [clones](File::try_clone), and the answer is immediate; what had to be assumed is not kept.
+    /// The first call asks, on tokio's blocking pool: `statx`; then the logical block size of the block
+    /// device; then small reads at the start of the file. [`Alignment::source`] says which of them gave the
+    /// answer. This file and its [clones](File::try_clone) keep the answer, and later calls return at once.
+    /// An answer that had to be assumed is not kept.
     ///
-    /// A file that is not open for direct I/O ([`File::is_direct`]) wants nothing: all are 1.
+    /// A [buffered](File::is_direct) file has no requirements: all alignments are 1.
     ///
     /// # Errors
     ///

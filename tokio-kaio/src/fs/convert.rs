@@ -11,13 +11,13 @@ use super::open_options::name_of;
 use crate::request::OpenFile;
 
 impl File {
-    /// Another owner of the same open file. No descriptor is duplicated: what one of them learns of
-    /// the file, and its [submit policy](File::set_submit_policy), is that of all, and appends of
-    /// all keep their order. It is closed with the last of them.
+    /// Returns another owner of the same open file. The descriptor is not duplicated. All owners share the
+    /// [submit policy](File::set_submit_policy) and what was learned about the file, and their appends keep
+    /// their order. The file is closed with its last owner.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// At present none.
     ///
     /// # Examples
     ///

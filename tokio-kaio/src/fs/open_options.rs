@@ -13,18 +13,18 @@ use super::file::off_runtime;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
-    /// Opens the file at `path` as the options say, with `O_DIRECT` added; with `is_sync`, also
-    /// with `O_SYNC`, so that each write completes when data and metadata are durable.
+    /// Opens the file at `path` with these options, and adds `O_DIRECT`. With `is_sync` it adds `O_SYNC`,
+    /// too: each write completes when its data and metadata are durable.
     ///
     /// Runs on tokio's blocking pool.
     ///
     /// # Custom flags
     ///
-    /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept; `is_sync` adds `O_SYNC` to
-    /// them. The standard library has no method that reads them, but prints them (`Debug`), where they are
-    /// read and checked. Should a future version print them in another way, `is_sync` with flags of one's
-    /// own is refused ([`io::ErrorKind::Unsupported`]); add `O_SYNC` to your flags then, and leave `is_sync`
-    /// `false`.
+    /// Flags that were set with [`OpenOptionsExt::custom_flags`] are kept; `is_sync` adds `O_SYNC` to them.
+    /// The standard library has no getter for them, so they are taken from the `Debug` form of the options,
+    /// and checked. If a later standard library prints that form differently, `is_sync` together with
+    /// custom flags fails ([`io::ErrorKind::Unsupported`]): add `O_SYNC` to the custom flags then, and leave
+    /// `is_sync` `false`.
     ///
     /// # Cancel safety
     ///
@@ -68,29 +68,28 @@ pub trait AioOpenOptionsExt {
         is_sync: bool,
     ) -> impl Future<Output = io::Result<File>> + Send;
 
-    /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, or, where there is
-    /// no direct I/O, for buffered I/O, as the same options without `O_DIRECT` do.
-    /// [`File::is_direct`] tells which it has become.
+    /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, and falls back to
+    /// buffered I/O, without `O_DIRECT`, where direct I/O is not possible. [`File::is_direct`] says which
+    /// it is.
     ///
     /// The file is opened buffered in just those cases in which `aio_open` reports that the file system
     /// can't do direct I/O, or not on this file.
     ///
-    /// `O_DIRECT` among flags of one's own is asked for in the opening itself, and nothing falls back
-    /// from that.
+    /// `O_DIRECT` among the custom flags is part of `open(2)` itself. If that fails, there is no fallback.
     ///
-    /// A buffered file is used like any other. What differs:
+    /// A buffered file is used like any other. The differences:
     ///
     /// - Kernel AIO refuses each read of some files of procfs, those of a process among them
     ///   (`/proc/self/status`), with `EINVAL`. A context on
     ///   [`Backend::ThreadPool`](crate::Backend::ThreadPool) reads them.
     /// - Its [submit policy](File::set_submit_policy) is
-    ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does the whole of a
-    ///   buffered request inside its submission, so that has to be on a thread of the blocking pool.
-    ///   Where nearly all reads are of what the page cache has,
-    ///   [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) has these done at once.
+    ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does a buffered request
+    ///   entirely inside its submission, so requests are submitted from the blocking pool. If nearly all
+    ///   reads hit the page cache, [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) is faster: it does
+    ///   these reads on the spot.
     /// - Its [`alignment`](File::alignment) is 1.
-    /// - Writes are in the page cache when they are done. A failure to write them out later is
-    ///   reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
+    /// - A write is complete when its data are in the page cache. If the kernel fails to write them out
+    ///   later, the error is reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
     ///
     /// # Cancel safety
     ///
@@ -164,7 +163,7 @@ impl AioOpenOptionsExt for OpenOptions {
     }
 }
 
-/// So that the options need no name: `OpenOptions::new().read(true).aio_open(…)`.
+/// For options that have no name: `OpenOptions::new().read(true).aio_open(…)`.
 impl AioOpenOptionsExt for &mut OpenOptions {
     fn aio_open(
         self,
@@ -223,7 +222,7 @@ fn custom_flags(options: &OpenOptions) -> Option<i32> {
     (is_printed && printed == print_with(guess)).then_some(guess)
 }
 
-/// The name that `file` was opened by, or has now; for the text of an error.
+/// The current path of `file`, for the text of an error.
 pub(super) fn name_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
