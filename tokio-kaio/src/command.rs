@@ -105,13 +105,13 @@ pub enum RawCommand<'a> {
         flags: WriteFlags,
     },
 
-    /// Wait until one of `events` is there on a pipe, a socket, a device, an eventfd. Completes with
-    /// those that are, and [`ERR`](PollEvents::ERR) and [`HUP`](PollEvents::HUP) if they are, as
-    /// [`PollEvents::bits`]: see [`poll`](crate::GenericAioContextHandle::poll), which gives them as
-    /// such. Of a regular file all are there at once.
+    /// Wait until a pipe, socket, device or eventfd has one of `events`. Completes with the
+    /// [bits](PollEvents::bits) of those that it has, including [`ERR`](PollEvents::ERR) and
+    /// [`HUP`](PollEvents::HUP) even if not asked for. [`poll`](crate::GenericAioContextHandle::poll)
+    /// returns [`PollEvents`] instead. A regular file has all events at once.
     ///
-    /// It has a slot while it waits. Alone among the operations it can be recalled: dropped, it is
-    /// cancelled. A context that is closed does not wait for those that are out, which fail with
+    /// It occupies a slot while it waits. Only polls are truly cancelled when they are dropped. A context
+    /// that is closed does not wait for polls in flight: they fail with
     /// [`AioStopped`](AioCommandError::AioStopped). Since Linux 4.18.
     Poll {
         /// What to wait for.

@@ -10,12 +10,15 @@ use crate::request::Memory;
 use crate::request::Order;
 use crate::sys::{self, DirectIo, Process};
 
-/// Why an operation failed. The context goes on, and the buffer is back with the caller: an
-/// [`AlignedBuf`](crate::AlignedBuf) in any case, with other memory where the kernel has what it had
-/// ([details](crate::AlignedBuf#while-an-operation-runs)); one that was handed over but for
-/// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in flight
-/// ([`read_owned_at`](crate::File::read_owned_at)). A later, breaking version may have further
-/// variants.
+/// The error of an operation. The context stays usable, and the caller has its buffer back:
+///
+/// - A borrowed [`AlignedBuf`](crate::AlignedBuf) always; with other memory if the kernel still uses the
+///   old ([details](crate::AlignedBuf#while-an-operation-runs)).
+/// - An owned buffer except after [`TimedOut`](AioCommandError::TimedOut) and
+///   [`AioStopped`](AioCommandError::AioStopped) in flight
+///   ([details](crate::File::read_owned_at)).
+///
+/// A later, breaking version may have further variants.
 ///
 /// # Examples
 ///
@@ -44,16 +47,17 @@ pub enum AioCommandError {
     #[error("the AIO context has stopped")]
     AioStopped,
 
-    /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
-    /// mode), `EINVAL` (the transfer would end past `i64::MAX`, the file does not have the operation, or
-    /// the context is that of a parent process, which [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html)
-    /// has made a child of),
-    /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
-    /// for the request); or it did not get that far: `EAGAIN` (tokio's blocking pool has no thread,
-    /// and the system has none to give), `EMFILE` (no descriptor left for the duplicate that a
-    /// request needs while it waits for a slot), `ENOMEM` (no memory for the copy of a buffer that
-    /// an abandoned write still reads). See
-    /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
+    /// The request was not submitted, or the kernel refused it
+    /// ([`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)):
+    ///
+    /// - `EAGAIN`: no memory for the request; or no thread of tokio's blocking pool could be started.
+    /// - `EBADF`: the descriptor is closed, or was opened in the wrong mode.
+    /// - `EINVAL`: the transfer would end past `i64::MAX`; the file does not have the operation; or the
+    ///   context was made by the parent of a [forked](https://man7.org/linux/man-pages/man2/fork.2.html)
+    ///   process.
+    /// - `EMFILE`: no descriptor is left for the duplicate that a request needs while it waits for a slot.
+    /// - `ENOMEM`: no memory for a copy of a buffer that an abandoned write still reads.
+    /// - `EOPNOTSUPP`: the kernel or the file system does not know a flag.
     #[error("the kernel did not take the request: {0}{hint}", hint = SubmitHint(.0))]
     IoSubmit(#[source] io::Error),
 
@@ -116,9 +120,9 @@ impl AioCommandError {
     }
 }
 
-/// Why a context could not be made. Nothing is left behind; but with
-/// [shards](crate::AioContextBuilder::shards), what the first ones took of `fs.aio-max-nr` is back
-/// only some 32 ms later, so that a second attempt, with a smaller `nr`, can fail until then.
+/// The error of making a context. Nothing is left behind. With
+/// [shards](crate::AioContextBuilder::shards), the first shards return their part of `fs.aio-max-nr` only
+/// some 32 ms later, so a second attempt with a smaller `nr` may fail until then.
 #[derive(Error, Debug)]
 pub enum AioContextError {
     /// No eventfd, or no tokio runtime to wait for it.
