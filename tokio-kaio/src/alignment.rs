@@ -1,7 +1,8 @@
-//! [`Alignment`] and [`AtomicWrites`]: what a file wants of direct I/O, and what it offers.
+//! [`Alignment`] and [`AtomicWrites`]: the alignment that direct I/O on a file requires, and the atomic
+//! writes that the file offers.
 
-/// What offset, length and memory of direct I/O on a file must be multiples of, in bytes: a
-/// transfer that is not is `EINVAL`. See [`File::alignment`](crate::File::alignment).
+/// The alignment that direct I/O on a file requires, in bytes. A transfer that violates it fails with
+/// `EINVAL`. See [`File::alignment`](crate::File::alignment).
 ///
 /// [`LockedBuf`](crate::LockedBuf) is aligned to a page, which is enough on most machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,10 +16,10 @@ pub struct Alignment {
     pub offset: u64,
 
     /// Offset and length of reads. Less than [`offset`](Alignment::offset) where the file system
-    /// writes out of place in larger blocks, and tells (Linux 6.14).
+    /// writes out of place in larger blocks, and reports both (Linux 6.14).
     pub read_offset: u64,
 
-    /// How this was learnt.
+    /// Where these numbers come from.
     pub source: AlignmentSource,
 }
 
@@ -34,21 +35,21 @@ impl Alignment {
     }
 }
 
-/// How an [`Alignment`] was learnt, from the surest way to the least sure.
+/// The source of an [`Alignment`], from the most to the least reliable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AlignmentSource {
-    /// The file is not open for direct I/O, and wants nothing: all are 1. See
+    /// The file is buffered and has no requirements: all alignments are 1. See
     /// [`File::is_direct`](crate::File::is_direct).
     Buffered,
 
-    /// The file system tells: `STATX_DIOALIGN` of
+    /// The file system reports the alignment: `STATX_DIOALIGN` of
     /// [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html) (Linux 6.1; of ext4, XFS,
     /// f2fs and block devices, for a start).
     Statx,
 
     /// The logical block size of the block device that the file is, or is on. Before Linux 6.1, ext4
-    /// and XFS want no more; another file system may.
+    /// and XFS require no more; another file system may.
     BlockDevice,
 
     /// The smallest read at the start of the file that was not refused; on btrfs, its block, as it
@@ -56,8 +57,8 @@ pub enum AlignmentSource {
     /// hole, the kernel may have taken what it would refuse elsewhere.
     Probed,
 
-    /// There was nothing to learn from: the file is empty or not open for reading, and the rest is
-    /// silent. 4096, which hardly any file system exceeds.
+    /// A guess: the file is empty or not open for reading, and no other source has an answer. 4096, which
+    /// hardly any file system exceeds.
     Assumed,
 }
 

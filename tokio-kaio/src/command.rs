@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tracing")]
 use crate::error::Transfer;
+use crate::error::past_the_largest;
 use crate::flags::{PollEvents, ReadFlags, WriteFlags};
 use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
@@ -104,13 +105,13 @@ pub enum RawCommand<'a> {
         flags: WriteFlags,
     },
 
-    /// Wait until one of `events` is there on a pipe, a socket, a device, an eventfd. Completes with
-    /// those that are, and [`ERR`](PollEvents::ERR) and [`HUP`](PollEvents::HUP) if they are, as
-    /// [`PollEvents::bits`]: see [`poll`](crate::GenericAioContextHandle::poll), which gives them as
-    /// such. Of a regular file all are there at once.
+    /// Wait until a pipe, socket, device or eventfd has one of `events`. Completes with the
+    /// [bits](PollEvents::bits) of those that it has, including [`ERR`](PollEvents::ERR) and
+    /// [`HUP`](PollEvents::HUP) even if not asked for. [`poll`](crate::GenericAioContextHandle::poll)
+    /// returns [`PollEvents`] instead. A regular file has all events at once.
     ///
-    /// It has a slot while it waits. Alone among the operations it can be recalled: dropped, it is
-    /// cancelled. A context that is closed does not wait for those that are out, which fail with
+    /// It occupies a slot while it waits. Only polls are truly cancelled when they are dropped. A context
+    /// that is closed does not wait for polls in flight: they fail with
     /// [`AioStopped`](AioCommandError::AioStopped). Since Linux 4.18.
     Poll {
         /// What to wait for.
@@ -187,8 +188,7 @@ impl<'a> RawCommand<'a> {
     ///
     /// # Errors
     ///
-    /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, `EOPNOTSUPP` for flags that
-    /// no kernel could know.
+    /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, and what [`order`] refuses.
     #[inline(always)]
     pub(crate) fn payload(self) -> Result<(Payload, Lease<'a>), AioCommandError> {
         let no_memory = AioCommandError::IoSubmit;
@@ -216,7 +216,8 @@ impl<'a> RawCommand<'a> {
                 buffers,
                 flags,
             } => {
-                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, 0)?;
+                let len = buffers.iter().map(|part| part.len() as u64).sum();
+                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, len)?;
                 Payload::read_parts(order, buffers).map_err(no_memory)?
             }
             RawCommand::Pwritev {
@@ -224,7 +225,8 @@ impl<'a> RawCommand<'a> {
                 buffers,
                 flags,
             } => {
-                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, 0)?;
+                let len = buffers.iter().map(|part| part.len() as u64).sum();
+                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, len)?;
                 (Payload::write_parts(order, buffers), Lease::None)
             }
             RawCommand::Poll { events } => (Payload::poll(events.bits()), Lease::None),
@@ -234,9 +236,11 @@ impl<'a> RawCommand<'a> {
     }
 }
 
+/// A transfer of `nbytes`, or 0 if that is not known yet: [`check_end`] is to follow then.
+///
 /// # Errors
 ///
-/// `IoSubmit`, `EOPNOTSUPP`: flags that no kernel could know.
+/// `IoSubmit`: `EOPNOTSUPP` for flags that no kernel could know, and what [`check_end`] refuses.
 #[inline(always)]
 pub(crate) fn order(
     opcode: u16,
@@ -254,9 +258,26 @@ pub(crate) fn order(
         offset: offset as i64,
     };
     if order.appends() && offset > LAST {
-        order.offset = 0; // it is ignored, but where it is none
+        order.offset = 0; // the kernel ignores it, but refuses one that no file has
     }
+    check_end(&order)?;
     Ok(order)
+}
+
+/// # Errors
+///
+/// `IoSubmit`, `EINVAL`: the transfer would end past the largest offset of a file. The kernel's AIO
+/// refuses such a request, and `pread(2)` fails with the same errno; checked here, it is one error on
+/// every backend, with a text that says why.
+#[inline(always)]
+pub(crate) fn check_end(order: &Order) -> Result<(), AioCommandError> {
+    const LARGEST: u64 = i64::MAX as u64;
+    let (offset, len) = (order.offset as u64, order.nbytes);
+    match offset.checked_add(len) {
+        Some(end) if end <= LARGEST => Ok(()),
+        _ if order.appends() => Ok(()), // its place is not known before it is made
+        _ => Err(past_the_largest(offset, len, LARGEST)),
+    }
 }
 
 /// No bit is dropped on the way to the kernel.

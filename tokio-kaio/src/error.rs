@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors of operations and of contexts, with hints about what to do.
 
 use std::{fmt, fs, io};
 
@@ -8,14 +8,17 @@ use crate::eventfd::EventFdError;
 #[cfg(doc)]
 use crate::request::Memory;
 use crate::request::Order;
-use crate::sys::{self, DirectIo};
+use crate::sys::{self, DirectIo, Process};
 
-/// Why an operation failed. The context goes on, and the buffer is back with the caller: an
-/// [`AlignedBuf`](crate::AlignedBuf) in any case, with other memory where the kernel has what it had
-/// ([details](crate::AlignedBuf#while-an-operation-runs)); one that was handed over but for
-/// [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) in flight
-/// ([`read_owned_at`](crate::File::read_owned_at)). A later, breaking version may have further
-/// variants.
+/// The error of an operation. The context stays usable, and the caller has its buffer back:
+///
+/// - A borrowed [`AlignedBuf`](crate::AlignedBuf) always; with other memory if the kernel still uses the
+///   old ([details](crate::AlignedBuf#while-an-operation-runs)).
+/// - An owned buffer except after [`TimedOut`](AioCommandError::TimedOut) and
+///   [`AioStopped`](AioCommandError::AioStopped) in flight
+///   ([details](crate::File::read_owned_at)).
+///
+/// A later, breaking version may have further variants.
 ///
 /// # Examples
 ///
@@ -44,14 +47,17 @@ pub enum AioCommandError {
     #[error("the AIO context has stopped")]
     AioStopped,
 
-    /// The kernel did not take the request: `EBADF` (descriptor closed or opened in the wrong
-    /// mode), `EINVAL` (offset past `i64::MAX`, or an operation that the file does not have),
-    /// `EOPNOTSUPP` (a flag that the kernel or the file system does not know), `EAGAIN` (no memory
-    /// for the request); or it did not get that far: `EAGAIN` (tokio's blocking pool has no thread,
-    /// and the system has none to give), `EMFILE` (no descriptor left for the duplicate that a
-    /// request needs while it waits for a slot), `ENOMEM` (no memory for the copy of a buffer that
-    /// an abandoned write still reads). See
-    /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
+    /// The request was not submitted, or the kernel refused it
+    /// ([`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)):
+    ///
+    /// - `EAGAIN`: no memory for the request; or no thread of tokio's blocking pool could be started.
+    /// - `EBADF`: the descriptor is closed, or was opened in the wrong mode.
+    /// - `EINVAL`: the transfer would end past `i64::MAX`; the file does not have the operation; or the
+    ///   context was made by the parent of a [forked](https://man7.org/linux/man-pages/man2/fork.2.html)
+    ///   process.
+    /// - `EMFILE`: no descriptor is left for the duplicate that a request needs while it waits for a slot.
+    /// - `ENOMEM`: no memory for a copy of a buffer that an abandoned write still reads.
+    /// - `EOPNOTSUPP`: the kernel or the file system does not know a flag.
     #[error("the kernel did not take the request: {0}{hint}", hint = SubmitHint(.0))]
     IoSubmit(#[source] io::Error),
 
@@ -114,19 +120,20 @@ impl AioCommandError {
     }
 }
 
-/// Why a context could not be made. Nothing is left behind; but with
-/// [shards](crate::AioContextBuilder::shards), what the first ones took of `fs.aio-max-nr` is back
-/// only some 32 ms later, so that a second attempt, with a smaller `nr`, can fail until then.
+/// The error of making a context. Nothing is left behind. With
+/// [shards](crate::AioContextBuilder::shards), the first shards return their part of `fs.aio-max-nr` only
+/// some 32 ms later, so a second attempt with a smaller `nr` may fail until then.
 #[derive(Error, Debug)]
 pub enum AioContextError {
     /// No eventfd, or no tokio runtime to wait for it.
     #[error("no eventfd for the AIO context: {0}")]
     EventFd(#[from] EventFdError),
 
+    /// `EINVAL`: `nr` is 0, or more than the backend takes. Or
     /// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html) failed. `EAGAIN`:
-    /// `fs.aio-max-nr` is used up. `EINVAL`: `nr` is 0 or more than the kernel takes. `EPERM` or
-    /// `ENOSYS`: a sandbox forbids AIO, or the kernel has none. `ENOMEM`.
-    #[error("io_setup: {0}{hint}", hint = SetupHint(.0))]
+    /// `fs.aio-max-nr` is used up. `EPERM` or `ENOSYS`: a sandbox forbids AIO, or the kernel has none.
+    /// `ENOMEM`.
+    #[error("can't set up the AIO context: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
 }
 
@@ -228,17 +235,21 @@ impl fmt::Display for SubmitHint<'_> {
                 "the descriptor is closed, or its file was not opened for reading or writing, \
                  whichever this is"
             }
+            Some(libc::EINVAL) if Process::is_forked() => {
+                "this process was made by fork, and can't use a context that its parent has made: make one \
+                 in the child; or flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on \
+                 this file"
+            }
             Some(libc::EINVAL) => {
-                "the offset is past what a file can have, flags exclude each other (APPEND, NOAPPEND), or \
-                 the kernel has no AIO on this file"
+                "flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on this file"
             }
             Some(libc::EOPNOTSUPP) => {
                 "a flag of the request is not known to the kernel, or not possible on this file \
                  system; submit it without"
             }
             Some(libc::EAGAIN) => {
-                "the kernel has no memory for the request now, or there is no thread to be had for \
-                 it; try again later"
+                "the kernel has no memory for the request now, or no thread could be started for it; try \
+                 again later"
             }
             Some(libc::EPERM) => {
                 "an I/O priority of class RealTime takes CAP_SYS_NICE or CAP_SYS_ADMIN"
@@ -284,7 +295,8 @@ impl fmt::Display for SetupHint<'_> {
             Some(libc::EINVAL) => {
                 write!(
                     f,
-                    ": `nr` must be at least 1, and not more than the kernel takes"
+                    ": `nr`, the most requests in flight, must be at least 1, and not more than the \
+                     backend takes"
                 )
             }
             Some(libc::EPERM) => write!(
@@ -305,6 +317,31 @@ impl fmt::Display for SetupHint<'_> {
 fn aio_sysctl(name: &str) -> String {
     fs::read_to_string(format!("/proc/sys/fs/{name}"))
         .map_or_else(|_| "unknown".into(), |value| value.trim().into())
+}
+
+/// The error for `len` bytes at `offset`, where a transfer can't end past `largest`.
+#[cold]
+pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioCommandError {
+    let error = io::Error::from_raw_os_error(libc::EINVAL);
+    let past = PastTheLargest {
+        error,
+        offset,
+        len,
+        largest,
+    };
+    AioCommandError::IoSubmit(io::Error::new(io::ErrorKind::InvalidInput, past))
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "{error}: {len} bytes at offset {offset} would end past {largest}, the largest offset here"
+)]
+struct PastTheLargest {
+    #[source]
+    error: io::Error,
+    offset: u64,
+    len: u64,
+    largest: u64,
 }
 
 /// A transfer, for the text of an error.
@@ -389,8 +426,8 @@ impl std::error::Error for Misaligned {
     }
 }
 
-/// Adds to an `EINVAL` what the file behind `fd` wants, if it tells and that is not met. A file that
-/// is not open for direct I/O wants nothing. `memory`: see [`Memory::misalignment`].
+/// Adds the alignment that the file behind `fd` requires to an `EINVAL`, if `statx` says it and the
+/// transfer violates it. A buffered file requires none. `memory`: see [`Memory::misalignment`].
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;
@@ -407,5 +444,47 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
     match misaligned.place_is_aligned() && misaligned.memory_is_aligned() {
         true => misaligned.error,
         false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AioContextBuilder, Backend};
+
+    #[tokio::test]
+    async fn an_nr_of_0_is_not_blamed_on_io_setup_where_there_is_none() {
+        let builder = AioContextBuilder::new(0).backend(Backend::ThreadPool);
+        let text = builder.build().unwrap_err().to_string();
+        assert!(
+            text.contains("`nr`") && text.contains("at least 1"),
+            "{text}"
+        );
+        assert!(!text.contains("io_setup"), "{text}");
+    }
+    #[test]
+    #[cfg(not(any(kaio_loom, miri)))]
+    #[allow(unsafe_code)]
+    fn only_in_a_forked_child_einval_is_said_to_be_perhaps_of_the_fork() {
+        let names_it = || {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            let text = AioCommandError::IoSubmit(error).to_string();
+            text.contains("made by fork") && text.contains("make one in the child")
+        };
+        assert!(!names_it());
+        // SAFETY: the child makes a text, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: takes a number. It ends a child that waits.
+            unsafe { libc::alarm(20) };
+            let code = i32::from(!names_it());
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child that was just made.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child did not name the fork");
+        assert!(!names_it());
     }
 }

@@ -69,7 +69,8 @@ impl From<EventFdError> for io::Error {
 /// A counter in the kernel that tasks and other processes add to and wait for:
 /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html).
 ///
-/// Also a [`Stream`] of what [`recv`](EventFd::recv) gives; it never ends.
+/// Also a [`Stream`] of what [`recv`](EventFd::recv) gives. The stream ends after an error, which is its
+/// last item.
 ///
 /// # Examples
 ///
@@ -87,6 +88,8 @@ impl From<EventFdError> for io::Error {
 pub struct EventFd {
     inner: ManuallyDrop<AsyncFd<File>>,
     owner: Process,
+    /// The stream has given an error.
+    ended: bool,
 }
 
 impl EventFd {
@@ -113,6 +116,7 @@ impl EventFd {
         Ok(EventFd {
             inner: ManuallyDrop::new(inner),
             owner: Process::current(),
+            ended: false,
         })
     }
 
@@ -183,7 +187,14 @@ impl Stream for EventFd {
     type Item = Result<u64, EventFdError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_recv(cx).map(Some)
+        let this = self.get_mut();
+        // An error does not pass: a runtime that has shut down does not come back.
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let received = ready!(this.poll_recv(cx));
+        this.ended = received.is_err();
+        Poll::Ready(Some(received))
     }
 }
 
@@ -212,5 +223,33 @@ impl fmt::Debug for EventFd {
         f.debug_struct("EventFd")
             .field("fd", &self.as_raw_fd())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    #[cfg(not(any(kaio_loom, miri)))]
+    fn a_stream_ends_after_the_error_of_a_runtime_that_has_shut_down() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_io().build().unwrap();
+        let entered = runtime.enter();
+        let mut counter = EventFd::new(3, false).unwrap();
+        drop(entered);
+        drop(runtime);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let last = Pin::new(&mut counter).poll_next(cx);
+        let is_end = matches!(last, Poll::Ready(Some(Err(EventFdError::PollError(_)))));
+        assert!(is_end, "{last:?}");
+        for _ in 0..2 {
+            let none = Pin::new(&mut counter).poll_next(cx);
+            assert!(matches!(none, Poll::Ready(None)), "{none:?}");
+        }
+        let received = pin!(counter.recv()).poll(cx);
+        assert!(matches!(received, Poll::Ready(Err(_))), "{received:?}");
     }
 }

@@ -19,9 +19,9 @@ bitflags! {
         /// the block device's. Where the file system can't promise that: `EOPNOTSUPP`.
         const NOWAIT = abi::RWF_NOWAIT as isize;
 
-        /// Of a file without direct I/O: leave nothing of this in the page cache that was not there
-        /// before. Since Linux 6.14, on file systems that know it; `EOPNOTSUPP` elsewhere. With direct
-        /// I/O, which passes by the page cache, there is nothing to leave.
+        /// Drop the pages of this transfer from the page cache afterwards, except those that were cached
+        /// before. Since Linux 6.14, on file systems that support it; `EOPNOTSUPP` elsewhere. Without
+        /// effect on direct I/O, which bypasses the page cache.
         const DONTCACHE = abi::RWF_DONTCACHE as isize;
     }
 }
@@ -47,12 +47,12 @@ bitflags! {
         /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
         /// With direct I/O the end must be aligned as an offset must be.
         ///
-        /// On XFS the end moves when a write is done, and all but one are lost of those that are in
-        /// flight together. [`File::write_at`](crate::File::write_at) has one of a context in flight
-        /// at a time. Those of several contexts or processes, and those made with
-        /// [`submit_request`](crate::GenericAioContextHandle::submit_request), are the caller's to
-        /// keep apart. Of one that takes several requests (more than 1024 pieces, more than 2 GiB, or
-        /// resumed after a short write), what others append may come in between.
+        /// On XFS the end of the file moves when a write completes: of several appends in flight, all but
+        /// one are lost. So [`File::write_at`](crate::File::write_at) keeps one append per file and
+        /// context in flight. The caller has to serialize the appends of several contexts or processes,
+        /// and those made with [`submit_request`](crate::GenericAioContextHandle::submit_request). An
+        /// append may take several requests (more than 1024 parts, more than 2 GiB, or resumed after a
+        /// short write); other appends may come between them.
         const APPEND = abi::RWF_APPEND as isize;
 
         /// All of the write or, after a crash or a loss of power, nothing of it. Since Linux 6.11, with
@@ -62,9 +62,9 @@ bitflags! {
         /// [`File::atomic_writes`](crate::File::atomic_writes).
         const ATOMIC = abi::RWF_ATOMIC as isize;
 
-        /// Of a file without direct I/O: leave nothing of this in the page cache that was not there
-        /// before. Since Linux 6.14, on file systems that know it; `EOPNOTSUPP` elsewhere. With direct
-        /// I/O, which passes by the page cache, there is nothing to leave.
+        /// Drop the pages of this transfer from the page cache afterwards, except those that were cached
+        /// before. Since Linux 6.14, on file systems that support it; `EOPNOTSUPP` elsewhere. Without
+        /// effect on direct I/O, which bypasses the page cache.
         const DONTCACHE = abi::RWF_DONTCACHE as isize;
 
         /// Complete when the data is durable, as `O_DSYNC` does: a `fdatasync` of this write.

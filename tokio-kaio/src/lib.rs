@@ -155,6 +155,7 @@
 mod alignment;
 #[allow(dead_code)]
 mod backend;
+mod blocking;
 mod buf;
 mod command;
 mod context;

@@ -66,7 +66,7 @@ async fn a_file_is_closed_on_exec() {
 }
 
 #[tokio::test]
-async fn custom_flags_are_kept_without_is_sync() {
+async fn custom_flags_are_kept() {
     let dir = common::on_disk();
     let path = dir.path().join("data");
     let mut options = read_write();
@@ -82,25 +82,6 @@ async fn custom_flags_are_kept_without_is_sync() {
         .await
         .unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
-}
-
-#[tokio::test]
-async fn custom_flags_are_replaced_with_is_sync() {
-    let dir = common::on_disk();
-    let path = dir.path().join("data");
-    let mut options = read_write();
-    options.custom_flags(libc::O_NOATIME);
-    let file = options.aio_open(path.clone(), true).await.unwrap();
-    assert!(has(&file, libc::O_SYNC | libc::O_DIRECT));
-    assert!(!has(&file, libc::O_NOATIME));
-
-    symlink(&path, dir.path().join("link")).unwrap();
-    let mut options = read_write();
-    options.custom_flags(libc::O_NOFOLLOW);
-    options
-        .aio_open(dir.path().join("link"), true)
-        .await
-        .unwrap();
 }
 
 #[tokio::test]

@@ -3,24 +3,24 @@
 
 use super::AlignedBuf;
 
-/// A buffer that can be handed over, for the kernel to write its bytes to a file.
+/// A buffer that an operation can own while the kernel writes its bytes to a file.
 ///
-/// Operations on such buffers take them and give them back: `(result, buffer)`. While one runs, the
-/// request owns the buffer, whatever becomes of the future: dropped, the buffer is dropped when the
-/// kernel is done with it. Where the kernel still has it when an operation ends, at its deadline or
-/// because the runtime ends, the [`Default`] comes back in its place, which is to be an empty one: to
-/// try again with that moves nothing, and is no error. (Of a write, a whole [`AlignedBuf`] comes back in
-/// any case, as the memory is shared.)
+/// Operations on owned buffers take the buffer and return it: `(result, buffer)`. While an operation runs,
+/// its request owns the buffer. If the future is dropped, the request drops the buffer when the kernel is
+/// done with it. If the operation ends while the kernel still has the buffer, at its deadline or because
+/// the runtime ends, the operation returns the [`Default`] instead, which must be an empty buffer: an
+/// operation on that moves nothing, and is no error. (A write of a whole [`AlignedBuf`] always returns it,
+/// since the memory is shared.)
 ///
 /// Implemented for [`AlignedBuf`], `Vec<u8>`, `Box<[u8]>`, `&'static [u8]`, a
 /// [`Slice`](crate::Slice) of any of them and, with the feature `bytes`, `Bytes` and `BytesMut`. An
 /// operation on the first allocates nothing; on others it makes two small allocations.
 ///
-/// Direct I/O wants memory that is aligned ([`File::alignment`](crate::File::alignment)), which the
-/// allocator does not promise for a `Vec`: the kernel refuses what is not, with `EINVAL`. Where a device
-/// is content with 4 bytes, it will do; where it wants 512, it mostly won't, and takes an `AlignedBuf`, or
-/// [`read_bytes_at`](crate::File::read_bytes_at), which copies. tmpfs and files
-/// [without direct I/O](crate::File::is_direct) take any.
+/// Direct I/O requires aligned memory ([`File::alignment`](crate::File::alignment)); the kernel refuses
+/// other memory with `EINVAL`. The allocator aligns a `Vec` enough for a device that requires 4 bytes, but
+/// mostly not for one that requires 512. Use an `AlignedBuf` there, or
+/// [`read_bytes_at`](crate::File::read_bytes_at), which copies. tmpfs and
+/// [buffered](crate::File::is_direct) files accept any memory.
 ///
 /// # Safety
 ///

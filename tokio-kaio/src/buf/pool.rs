@@ -1,4 +1,4 @@
-//! [`BufferPool`]: buffers over a piece of memory of fixed size.
+//! [`BufferPool`]: a fixed number of buffers in one region of memory.
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
@@ -11,19 +11,18 @@ use tokio::sync::Semaphore;
 use super::{AlignedBuf, LockedBufError, Region, Shape};
 use crate::sys::{Mapping, Process};
 
-/// A fixed number of buffers of one size, made at once, to be used again and again.
+/// A pool with a fixed number of buffers of one size, which are allocated together and reused.
 ///
-/// A buffer is taken with [`get`](BufferPool::get), which waits for one, or
-/// [`try_get`](BufferPool::try_get), and goes back when it is dropped; where an abandoned operation is
-/// still in flight on it, when the kernel is done with it. So the memory under I/O never grows past
-/// what the pool was made with, but for the
-/// [replacement](AlignedBuf#while-an-operation-runs) of a buffer whose read was dropped while the
-/// caller kept the buffer. Taking one costs no system call and no page fault.
+/// [`get`](BufferPool::get) waits for a free buffer, [`try_get`](BufferPool::try_get) does not. A dropped
+/// buffer returns to the pool; if an abandoned operation is still in flight on it, it returns when the
+/// kernel is done. So the memory under I/O never grows beyond the pool, with one exception: the
+/// [replacement](AlignedBuf#while-an-operation-runs) of a buffer whose read was dropped while the caller
+/// kept the buffer. To take a buffer costs no system call and no page fault.
 ///
-/// Buffers are [`AlignedBuf`]s like any other, and have the content that they had when they went
-/// back. They keep the pool's memory: the pool itself, which is cheap to clone, may be dropped
-/// before them. A child made by `fork(2)` does not have the memory; one that takes a buffer out of an
-/// inherited pool and touches it gets a segmentation fault.
+/// The buffers are ordinary [`AlignedBuf`]s. A buffer still has the content that it had when it was
+/// returned. Buffers keep the memory of the pool alive, so the pool, which is cheap to clone, may be dropped
+/// before them. A child process made by `fork(2)` does not inherit the memory: it gets a segmentation fault
+/// when it touches a buffer of an inherited pool.
 ///
 /// # Examples
 ///
@@ -46,7 +45,7 @@ pub struct BufferPool {
     inner: Arc<Inner>,
 }
 
-/// How a [`BufferPool`] is made, where [`BufferPool::new`] does not do.
+/// Makes a [`BufferPool`] with more options than [`BufferPool::new`].
 ///
 /// # Examples
 ///
@@ -65,7 +64,7 @@ pub struct BufferPoolBuilder {
 }
 
 impl BufferPoolBuilder {
-    /// `count` buffers of `size` bytes.
+    /// Starts with `count` buffers of `size` bytes.
     pub fn new(count: usize, size: usize) -> BufferPoolBuilder {
         BufferPoolBuilder {
             count,
@@ -73,8 +72,8 @@ impl BufferPoolBuilder {
         }
     }
 
-    /// Has each buffer at a multiple of `alignment`; 4096 unless told. With less, small buffers take
-    /// less memory: 512 is what many devices want.
+    /// Sets the alignment of each buffer, 4096 by default. Small buffers take less memory with a smaller
+    /// alignment; many devices require 512.
     ///
     /// # Panics
     ///
@@ -84,14 +83,15 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// Locks the memory into RAM, as with [`LockedBuf`](crate::LockedBuf); it is not unless told.
+    /// Sets whether the memory is locked into RAM, as with [`LockedBuf`](crate::LockedBuf). By default it
+    /// is not.
     pub fn locked(mut self, locked: bool) -> BufferPoolBuilder {
         self.shape.locked = locked;
         self
     }
 
-    /// Has it on huge pages, as far as there are any, as with [`AlignedBuf::huge`]; it is not unless
-    /// told.
+    /// Sets whether the memory is on huge pages, as far as there are any, as with [`AlignedBuf::huge`]. By
+    /// default it is not.
     pub fn huge_pages(mut self, huge: bool) -> BufferPoolBuilder {
         self.shape.huge = huge;
         self
@@ -101,8 +101,8 @@ impl BufferPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size or number of 0, or where there is no room for all;
-    /// [`LockedBufError::MemLock`] where it is to be locked and `RLIMIT_MEMLOCK` does not allow it.
+    /// [`LockedBufError::MapAnon`]: the size or number is 0, or there is not enough memory.
+    /// [`LockedBufError::MemLock`]: `RLIMIT_MEMLOCK` does not allow the memory to be locked.
     pub fn build(self) -> Result<BufferPool, LockedBufError> {
         let BufferPoolBuilder { count, shape } = self;
         if shape.len == 0 {
@@ -232,7 +232,7 @@ impl BufferPool {
         Some(self.take())
     }
 
-    /// Number of buffers that could be had now without waiting.
+    /// Number of free buffers.
     pub fn available(&self) -> usize {
         self.inner.permits.available_permits()
     }

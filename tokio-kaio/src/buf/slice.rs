@@ -80,7 +80,7 @@ impl<B> Slice<B> {
 }
 
 // SAFETY: a part of the bytes of a buffer for which it holds. `len_of` has checked that the part is
-// within before anybody is told of any byte.
+// within before it gives out any pointer.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn stable_ptr(&self) -> *const u8 {
         self.buffer.stable_ptr().wrapping_add(self.start)

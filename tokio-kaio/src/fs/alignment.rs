@@ -14,29 +14,29 @@ use super::open_options::name_of;
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 
-/// What is tried on a file that nobody tells anything of, from the smallest.
+/// The sizes of the trial reads where nothing else says what the alignment is, in this order.
 const PROBED: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
 
 /// What nearly every file system is content with.
 const ASSUMED: u32 = 4096;
 
 impl File {
-    /// What direct I/O on this file wants: the alignment of offset, length and memory.
+    /// Returns the alignment of offset, length and memory that direct I/O on this file requires.
     ///
-    /// It is learnt on tokio's blocking pool from the first of these that knows, which
-    /// [`Alignment::source`] tells: `statx`; the logical block size of the block device; small reads
-    /// at the start of the file. After that it is kept for this file and its
-    /// [clones](File::try_clone), and the answer is immediate; what had to be assumed is not kept.
+    /// The first call asks, on tokio's blocking pool: `statx`; then the logical block size of the block
+    /// device; then small reads at the start of the file. [`Alignment::source`] says which of them gave the
+    /// answer. This file and its [clones](File::try_clone) keep the answer, and later calls return at once.
+    /// An answer that had to be assumed is not kept.
     ///
-    /// A file that is not open for direct I/O ([`File::is_direct`]) wants nothing: all are 1.
+    /// A [buffered](File::is_direct) file has no requirements: all alignments are 1.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::Unsupported`]: the file can't do direct I/O, though it was opened for it. On
-    /// ext4 that is a file with data journaling, encryption or verity, or with its data in its inode;
-    /// the kernel does its I/O buffered, inside the submission.
-    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered) finds out, and has it
-    /// done on the blocking pool. Others: those of `fstat(2)`.
+    /// [`io::ErrorKind::Unsupported`]: the file can't do direct I/O any more, though it could when it was
+    /// opened. On ext4, somebody has turned on data journaling or verity for it, or has written it so
+    /// small, through the page cache, that its data are in its inode. Open it once more, with
+    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered). Others: those of
+    /// `fstat(2)`, and `EAGAIN` where [no thread](File#threads) can be started.
     ///
     /// # Cancel safety
     ///
@@ -154,14 +154,14 @@ impl File {
     }
 }
 
-/// Whether an open file has direct I/O, with `O_DIRECT` set: some file systems take the flag, and do
-/// without, or fail later. Where it can't be told, it has.
-pub(super) fn takes_direct_io(file: &impl Sources) -> bool {
-    match file.told() {
-        Some(told) => told.offset != 0,
-        // So large that it is no matter of alignment.
-        None => file.accepts(PROBED[PROBED.len() - 1]) != Some(false),
-    }
+/// What `statx` says: whether I/O on the file is direct, once `O_DIRECT` is set. `None`: nothing.
+pub(super) fn is_said_direct(file: &impl Sources) -> Option<bool> {
+    file.told().map(|told| told.offset != 0)
+}
+
+/// Whether the file, which has `O_DIRECT` set, refuses reads of any alignment.
+pub(super) fn refuses_reads(file: &impl Sources) -> bool {
+    file.accepts(PROBED[PROBED.len() - 1]) == Some(false)
 }
 
 /// `None`: the file can't do direct I/O.
@@ -235,11 +235,11 @@ fn block_size_beneath(file: &Metadata, sysfs: &Path) -> Option<u32> {
     text.trim().parse().ok().filter(|size| *size != 0)
 }
 
-/// A file that is open for direct I/O and has none.
+/// The error for a file that could do direct I/O when it was opened, and can't any more.
 fn not_direct(file: &fs::File) -> io::Error {
     let text = format!(
-        "{}: this file can't do direct I/O, though it is open for it (O_DIRECT): statx says so, or \
-         every read is refused; open it with aio_open_or_buffered",
+        "{}: this file can't do direct I/O any more, though it is open for it (O_DIRECT): statx says so, \
+         or every read is refused; open it with aio_open_or_buffered",
         name_of(file).display()
     );
     io::Error::new(io::ErrorKind::Unsupported, text)
@@ -335,11 +335,16 @@ mod tests {
         };
         for file in [says_so, refuses] {
             assert_eq!(learn(&file).unwrap(), None);
-            assert!(!takes_direct_io(&file));
         }
-        for file in [ALL, Fake::default(), Fake { told: None, ..ALL }] {
-            assert!(takes_direct_io(&file));
-        }
+        let silent = Fake { told: None, ..ALL };
+        assert_eq!(
+            [says_so, ALL, silent].map(|file| is_said_direct(&file)),
+            [Some(false), Some(true), None]
+        );
+        assert_eq!(
+            [refuses, silent, Fake::default()].map(|file| refuses_reads(&file)),
+            [true, false, false]
+        );
     }
 
     #[test]

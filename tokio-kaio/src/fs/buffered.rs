@@ -8,8 +8,8 @@ use crate::SubmitPolicy;
 use crate::sys;
 
 impl File {
-    /// One that goes through the page cache, from threads that may wait there. Takes `O_DIRECT` from
-    /// it.
+    /// Makes a buffered file, without `O_DIRECT`. Its requests are submitted from the blocking pool, since
+    /// a buffered submission may wait.
     pub(super) fn buffered(file: fs::File) -> io::Result<File> {
         let appends = sys::clear_direct(&file)?;
         let file = File {
@@ -20,9 +20,9 @@ impl File {
         Ok(file)
     }
 
-    /// Whether the file is read and written directly. `false`: through the page cache, which only
-    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered) does, where there is
-    /// no direct I/O.
+    /// Returns whether the file does direct I/O. `false`: I/O goes through the page cache. Only
+    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered) makes such files, where
+    /// direct I/O is not possible.
     ///
     /// # Examples
     ///

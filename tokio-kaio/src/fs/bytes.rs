@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::File;
 use super::bytewise::{LARGEST, PIECE, Writing, no_memory};
+use crate::error::past_the_largest;
 use crate::request::{Grain, Place};
 use crate::{AioCommandError, GenericAioContextHandle, IntrusiveAdapter, ReadFlags, WriteFlags};
 
@@ -143,8 +144,8 @@ impl File {
     /// They are those of each request that it takes, with these exceptions:
     ///
     /// - [`APPEND`](WriteFlags::APPEND), or a file that was opened with
-    ///   [`append`](std::fs::OpenOptions::append): all of `data` goes to the end of the file, whatever its
-    ///   alignment, through the page cache. It is alone then: it waits for all such writes to the file
+    ///   [`append`](std::fs::OpenOptions::append): all of `data` goes to the end of the file, whatever
+    ///   `offset` and its alignment are, through the page cache. It is alone then: it waits for all such writes to the file
     ///   that came before it, and those after wait for it. More than 1 MiB is appended in several steps,
     ///   between which other open files can append, too.
     /// - [`NOWAIT`](WriteFlags::NOWAIT) is for what is submitted from this task; what goes through the
@@ -219,6 +220,10 @@ impl File {
             None => (None, aio_handle),
         };
         let flags = self.write_flags(flags);
+        let offset = match flags.contains(WriteFlags::APPEND) {
+            true => 0, // the caller's is ignored
+            false => offset,
+        };
         let range = range_of(offset, data.len())?;
         if range.is_empty() {
             return Ok(());
@@ -301,13 +306,10 @@ pub(super) async fn until<T>(
 ///
 /// `IoSubmit`, `EINVAL`: no file has that, with the rest of its last block.
 fn range_of(offset: u64, len: usize) -> Result<Range<u64>, AioCommandError> {
-    const END: u64 = i64::MAX as u64 - (1 << 30);
+    const LARGEST: u64 = i64::MAX as u64 - (1 << 30);
     match offset.checked_add(len as u64) {
-        Some(end) if end <= END => Ok(offset..end),
-        _ => {
-            let error = io::Error::from_raw_os_error(libc::EINVAL);
-            Err(AioCommandError::IoSubmit(error))
-        }
+        Some(end) if end <= LARGEST => Ok(offset..end),
+        _ => Err(past_the_largest(offset, len as u64, LARGEST)),
     }
 }
 

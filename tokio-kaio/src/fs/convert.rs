@@ -6,18 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::File;
-use super::open_options::{name_of, no_direct_io};
+use super::direct::make_direct;
+use super::open_options::name_of;
 use crate::request::OpenFile;
-use crate::sys;
 
 impl File {
-    /// Another owner of the same open file. No descriptor is duplicated: what one of them learns of
-    /// the file, and its [submit policy](File::set_submit_policy), is that of all, and appends of
-    /// all keep their order. It is closed with the last of them.
+    /// Returns another owner of the same open file. The descriptor is not duplicated. All owners share the
+    /// [submit policy](File::set_submit_policy) and what was learned about the file, and their appends keep
+    /// their order. The file is closed with its last owner.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// At present none.
     ///
     /// # Examples
     ///
@@ -44,17 +44,24 @@ impl File {
     }
 
     /// Takes over a file that is open already, and adds `O_DIRECT` to its flags. Whether it is
-    /// synchronous stays as it was opened.
+    /// synchronous stays as it was opened. Whether it appends (`O_APPEND`) is asked here, once: if
+    /// somebody sets that flag later (`F_SETFL`), the kernel appends, but writes are not kept in order as
+    /// [appends](File::write_at) are.
     ///
     /// The flag belongs to the open file, not to the descriptor: duplicates of it, as
     /// [`std::fs::File::try_clone`] makes them, do direct I/O from now on, too. What is dirty in the
     /// page cache is written out by the first direct I/O that meets it.
     ///
+    /// It asks the file what [`aio_open`](crate::AioOpenOptionsExt::aio_open) asks, on the thread at hand:
+    /// where `statx` does not say whether the file does direct I/O, 64 KiB are read, which may wait for
+    /// the disk.
+    ///
     /// # Errors
     ///
-    /// Where the file system can't do direct I/O, or what is open is no file (`EINVAL`):
-    /// [`io::ErrorKind::InvalidInput`] with a text that says so. `EBADF`: opened with `O_PATH`. The
-    /// file is closed then.
+    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which: the file system can't do
+    /// direct I/O, or not on this file; or what is open is neither a regular file nor a block device. `EBADF`: opened with
+    /// `O_PATH`. The descriptor is closed then, and the flags of the open file, which others may share,
+    /// are as they were.
     ///
     /// # Examples
     ///
@@ -74,9 +81,9 @@ impl File {
     /// # }
     /// ```
     pub fn from_std(file: fs::File) -> io::Result<File> {
-        match sys::set_direct(&file) {
+        match make_direct(&file) {
             Ok(appends) => Ok(File::new(file, appends)),
-            Err(error) => Err(no_direct_io(error, &file, name_of(&file))),
+            Err(reason) => Err(reason.into_error(name_of(&file))),
         }
     }
 

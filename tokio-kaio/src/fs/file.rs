@@ -3,14 +3,19 @@
 use std::fs::{Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::AioOpenOptionsExt;
+use super::open_options::name_of;
+use crate::blocking::{no_thread, spawn_blocking};
 use crate::context::Descriptor;
 use crate::request::OpenFile;
 use crate::{
@@ -18,13 +23,25 @@ use crate::{
     WriteFlags,
 };
 
-/// A file that is read and written directly, past the page cache, at positions.
+/// A file that is read and written at given offsets with direct I/O, which bypasses the page cache.
 ///
-/// Opened with `O_DIRECT`: offsets and lengths must be multiples of what the file system wants,
-/// 512 or 4096 mostly; [`LockedBuf`](crate::LockedBuf) is aligned for it.
-/// ([`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at) take any.) Reads and writes take a
-/// [handle](GenericAioContextHandle) of the context that is to run them, of any flavour. There is
-/// no position that they would share, so any number may run at once.
+/// The file is opened with `O_DIRECT`. Offsets and lengths must be multiples of the file's
+/// [alignment](File::alignment), mostly 512 or 4096 bytes; so must the address of the memory, which
+/// [`LockedBuf`](crate::LockedBuf) takes care of. [`read_bytes_at`](File::read_bytes_at) and
+/// [`write_bytes_at`](File::write_bytes_at) accept any offset, length and memory.
+///
+/// Reads and writes take a [handle](GenericAioContextHandle) of the context that runs them. A `File` has
+/// no file position, so any number of operations may run at once.
+///
+/// # Threads
+///
+/// Calls that the kernel can't do asynchronously run on tokio's blocking pool: opening, and the methods
+/// whose documentation says so. Where the pool needs a thread and the system refuses to start one
+/// (`ulimit -u`, or `pids.max` of the container), the call fails with `EAGAIN`, of the kind
+/// [`WouldBlock`](io::ErrorKind::WouldBlock), and has done nothing. tokio reports this with a panic, which
+/// this crate catches. Two consequences can't be avoided: the program's
+/// [panic hook](std::panic::set_hook) prints a message (`OS can't spawn worker thread`), and a program
+/// that is built with `panic = "abort"` ends.
 ///
 /// # Examples
 ///
@@ -55,9 +72,9 @@ use crate::{
 pub struct File {
     /// Shared with the requests that are queued for it.
     pub(super) inner: Arc<OpenFile>,
-    /// It was opened with `O_APPEND`.
+    /// Whether it was opened with `O_APPEND`.
     pub(super) appends: bool,
-    /// It has `O_DIRECT`.
+    /// Whether it has `O_DIRECT`.
     pub(super) is_direct: bool,
 }
 
@@ -91,7 +108,7 @@ impl File {
     pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true);
-        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+        open(options, path, is_sync).await
     }
 
     /// Opens a file for writing, creates it where there is none, and truncates it where there is;
@@ -115,7 +132,7 @@ impl File {
     pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
-        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
+        open(options, path, is_sync).await
     }
 
     pub(crate) fn descriptor(&self) -> Descriptor<'_> {
@@ -149,7 +166,7 @@ impl File {
         }
     }
 
-    /// With `APPEND` where the kernel appends anyway: told of it, the context can see to the order.
+    /// Adds `APPEND` where the kernel appends anyway, so that the context keeps appends in order.
     #[inline]
     pub(super) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
         match self.appends && !flags.contains(WriteFlags::NOAPPEND) {
@@ -158,12 +175,12 @@ impl File {
         }
     }
 
-    /// How operations on this file are submitted from now on; `None`, as at first: as the context
-    /// does it ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)).
+    /// Sets how later operations on this file are submitted. `None`, the default: by the policy of the
+    /// context ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)).
     ///
-    /// A file knows best what its requests need: one that grows write by write may be better off
-    /// with [`SubmitPolicy::Offload`], one whose blocks are allocated with [`SubmitPolicy::Inline`].
-    /// It has no say on a context whose backend is the [thread pool](crate::Backend::ThreadPool).
+    /// A file that grows write by write may be faster with [`SubmitPolicy::Offload`], one whose blocks are
+    /// allocated with [`SubmitPolicy::Inline`]. The policy has no effect on a context whose backend is the
+    /// [thread pool](crate::Backend::ThreadPool).
     ///
     /// # Examples
     ///
@@ -185,7 +202,7 @@ impl File {
         self.inner.set_policy(policy);
     }
 
-    /// How operations on this file are submitted; `None`: as the context does it.
+    /// Returns how operations on this file are submitted. `None`: by the policy of the context.
     pub fn submit_policy(&self) -> Option<SubmitPolicy> {
         self.inner.policy()
     }
@@ -196,6 +213,7 @@ impl File {
     /// # Errors
     ///
     /// Those of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
+    /// [`io::ErrorKind::InvalidInput`], with a text that says so: `size` is more than `i64::MAX`.
     ///
     /// # Cancel safety
     ///
@@ -223,6 +241,9 @@ impl File {
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         off_runtime(move || {
+            if i64::try_from(size).is_err() {
+                return Err(too_long(file.file(), size));
+            }
             file.file().set_len(size)?;
             file.ends_at(size);
             Ok(())
@@ -230,8 +251,9 @@ impl File {
         .await
     }
 
-    /// What [`fstat(2)`](https://man7.org/linux/man-pages/man2/fstat.2.html) tells, from tokio's
-    /// blocking pool. See [`std::fs::File::metadata`].
+    /// Returns the metadata of the file:
+    /// [`fstat(2)`](https://man7.org/linux/man-pages/man2/fstat.2.html), on tokio's blocking pool. See
+    /// [`std::fs::File::metadata`].
     ///
     /// # Errors
     ///
@@ -302,27 +324,26 @@ impl File {
         off_runtime(move || file.file().set_permissions(perm)).await
     }
 
-    /// Waits until nothing is queued or in flight any more of what was submitted through this file, by
-    /// this context, before: reads, writes and syncs, also those whose future was dropped or ran into
-    /// its deadline. Operations that are made meanwhile go on beside it, and are not waited for.
+    /// Waits for all requests that were submitted on this file through this context before: reads, writes
+    /// and syncs, including those whose future was dropped or timed out. It does not wait for requests that
+    /// are submitted later.
     ///
-    /// What is cancelled is only abandoned: a write that was dropped may land later, over one that was
-    /// submitted after it. Drained, the file has seen the last of it, and the place can be written again.
-    /// Clones of the file ([`try_clone`](File::try_clone)) are this file too.
+    /// To drop a future only abandons its request: an abandoned write may land after a later one and
+    /// overwrite it. After the drain no abandoned write can land any more, and the same range can be
+    /// written again. [Clones](File::try_clone) of the file count as this file.
     ///
-    /// It waits for requests. An operation that takes several makes one when the one before is done:
-    /// more than 1024 buffers, more than 2 GiB, what `read_exact_at` and `write_all_at` resume,
-    /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). As long as
-    /// somebody waits for it, it may go on with further ones after the drain; one that was dropped, or
-    /// whose deadline has passed, makes no more. So wait for your own operations, or drop them, before you
-    /// drain.
+    /// Some operations take several requests, one after another: those with more than 1024 buffers or more
+    /// than 2 GiB, those that `read_exact_at` and `write_all_at` resume,
+    /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). While its future
+    /// is polled, such an operation may submit further requests after the drain. One that was dropped or
+    /// timed out submits no more. So finish or drop your own operations before you drain.
     ///
-    /// It waits as long as that takes, whatever deadline the handle has: on a stuck disk for ever. To
-    /// give up, use [`tokio::time::timeout`].
+    /// The drain ignores the deadline of the handle, and waits for ever on a stuck disk. To give up, use
+    /// [`tokio::time::timeout`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost. It begins when it is first polled.
+    /// Nothing is lost. The drain covers the requests that are there when it is first polled.
     ///
     /// # Examples
     ///
@@ -463,14 +484,44 @@ fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandE
     }
 }
 
+fn too_long(file: &std::fs::File, size: u64) -> io::Error {
+    let text = format!(
+        "{}: a length of {size} bytes is more than a file can have, {}",
+        name_of(file).display(),
+        i64::MAX
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Opens a file with options that have no custom flags.
+async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 });
+    options.aio_open(path.as_ref().to_path_buf(), false).await
+}
+
 /// Runs a call that may block on tokio's blocking pool.
+///
+/// # Errors
+///
+/// Those of the call. [`no_thread`]: the call was not made, and will not be.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
 pub(super) async fn off_runtime<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(result) => result,
-        Err(error) => Err(io::Error::other(error)),
+    let (sender, receiver) = oneshot::channel();
+    let job = move || {
+        let _ = sender.send(call()); // its future may be gone
+    };
+    if spawn_blocking(&Handle::current(), job, |job| job()).is_err() {
+        return Err(no_thread());
     }
+    receiver.await.unwrap_or_else(|_| {
+        let text = "the call was not made or did not return: its tokio runtime has shut down";
+        Err(io::Error::other(text))
+    })
 }
 
 impl AsRawFd for File {

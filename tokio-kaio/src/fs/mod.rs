@@ -5,6 +5,7 @@ mod buffered;
 mod bytes;
 mod bytewise;
 mod convert;
+mod direct;
 mod file;
 mod open_options;
 mod owned;

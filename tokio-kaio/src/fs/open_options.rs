@@ -4,28 +4,27 @@ use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use thiserror::Error;
-
 use super::File;
-use super::alignment::takes_direct_io;
+use super::direct::make_direct;
 use super::file::off_runtime;
-use crate::sys;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
-    /// Opens the file at `path` as the options say, with `O_DIRECT` added; with `is_sync`, also
-    /// with `O_SYNC`, so that each write completes when data and metadata are durable.
+    /// Opens the file at `path` with these options, and adds `O_DIRECT`. With `is_sync` it adds `O_SYNC`,
+    /// too: each write completes when its data and metadata are durable.
     ///
     /// Runs on tokio's blocking pool.
     ///
     /// # Custom flags
     ///
-    /// Flags of one's own, set with [`OpenOptionsExt::custom_flags`], are kept without `is_sync`.
-    /// With it they are replaced: the standard library does not let them be read. To have both,
-    /// add `O_SYNC` to your own flags and leave `is_sync` `false`.
+    /// Flags that were set with [`OpenOptionsExt::custom_flags`] are kept; `is_sync` adds `O_SYNC` to them.
+    /// The standard library has no getter for them, so they are taken from the `Debug` form of the options,
+    /// and checked. If a later standard library prints that form differently, `is_sync` together with
+    /// custom flags fails ([`io::ErrorKind::Unsupported`]): add `O_SYNC` to the custom flags then, and leave
+    /// `is_sync` `false`.
     ///
     /// # Cancel safety
     ///
@@ -34,9 +33,17 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html). Where the file
-    /// system can't do direct I/O (`EINVAL`): [`io::ErrorKind::InvalidInput`] with a text that says
-    /// so; a file that the options create has been created then.
+    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which:
+    ///
+    /// - The file system can't do direct I/O, or not on this file: `statx` says so, or, where `statx` says
+    ///   nothing, a read of 64 KiB at the start of the file is refused. On ext4 these are files with data
+    ///   journaling, encryption or verity, and small ones whose data are in the inode.
+    ///   [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered) opens them.
+    /// - The path leads to something that is neither a regular file nor a block device.
+    ///
+    /// What the options create or truncate has been created or truncated by then. `EAGAIN`: no
+    /// [thread](File#threads) of the blocking pool can be started.
     ///
     /// # Panics
     ///
@@ -61,30 +68,28 @@ pub trait AioOpenOptionsExt {
         is_sync: bool,
     ) -> impl Future<Output = io::Result<File>> + Send;
 
-    /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, or, where there is
-    /// no direct I/O, for buffered I/O, as the same options without `O_DIRECT` do.
-    /// [`File::is_direct`] tells which it has become.
+    /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, and falls back to
+    /// buffered I/O, without `O_DIRECT`, where direct I/O is not possible. [`File::is_direct`] says which
+    /// it is.
     ///
-    /// Buffered it is where the file system refuses `O_DIRECT`, and also where it takes the flag and
-    /// then does without: where `statx` tells that the file has no direct I/O (ext4 with data
-    /// journaling, for one), or, where `statx` is silent, an aligned read is refused with `EINVAL`.
+    /// The file is opened buffered in just those cases in which `aio_open` reports that the file system
+    /// can't do direct I/O, or not on this file.
     ///
-    /// `O_DIRECT` among flags of one's own is asked for in the opening itself, and nothing falls back
-    /// from that.
+    /// `O_DIRECT` among the custom flags is part of `open(2)` itself. If that fails, there is no fallback.
     ///
-    /// A buffered file is used like any other. What differs:
+    /// A buffered file is used like any other. The differences:
     ///
     /// - Kernel AIO refuses each read of some files of procfs, those of a process among them
     ///   (`/proc/self/status`), with `EINVAL`. A context on
     ///   [`Backend::ThreadPool`](crate::Backend::ThreadPool) reads them.
     /// - Its [submit policy](File::set_submit_policy) is
-    ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does the whole of a
-    ///   buffered request inside its submission, so that has to be on a thread of the blocking pool.
-    ///   Where nearly all reads are of what the page cache has,
-    ///   [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) has these done at once.
+    ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does a buffered request
+    ///   entirely inside its submission, so requests are submitted from the blocking pool. If nearly all
+    ///   reads hit the page cache, [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) is faster: it does
+    ///   these reads on the spot.
     /// - Its [`alignment`](File::alignment) is 1.
-    /// - Writes are in the page cache when they are done. A failure to write them out later is
-    ///   reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
+    /// - A write is complete when its data are in the page cache. If the kernel fails to write them out
+    ///   later, the error is reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
     ///
     /// # Cancel safety
     ///
@@ -129,38 +134,36 @@ pub trait AioOpenOptionsExt {
 impl AioOpenOptionsExt for OpenOptions {
     async fn aio_open(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         if is_sync {
-            self.custom_flags(libc::O_SYNC);
+            add_sync(&mut self)?;
         }
         off_runtime(move || {
             let file = self.open(&path)?;
             // Not through `custom_flags`, which would replace the caller's.
-            let appends = sys::set_direct(&file);
-            let appends = appends.map_err(|error| no_direct_io(error, &file, path))?;
-            Ok(File::new(file, appends))
+            match make_direct(&file) {
+                Ok(appends) => Ok(File::new(file, appends)),
+                Err(reason) => Err(reason.into_error(path)),
+            }
         })
         .await
     }
 
     async fn aio_open_or_buffered(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         if is_sync {
-            self.custom_flags(libc::O_SYNC);
+            add_sync(&mut self)?;
         }
         off_runtime(move || {
             let file = self.open(&path)?;
-            match sys::set_direct(&file) {
-                Ok(appends) if takes_direct_io(&file) => Ok(File::new(file, appends)),
-                Ok(_) => File::buffered(file),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && has_blocks(&file) => {
-                    File::buffered(file)
-                }
-                Err(error) => Err(no_direct_io(error, &file, path)),
+            match make_direct(&file) {
+                Ok(appends) => Ok(File::new(file, appends)),
+                Err(reason) if reason.may_be_buffered() => File::buffered(file),
+                Err(reason) => Err(reason.into_error(path)),
             }
         })
         .await
     }
 }
 
-/// So that the options need no name: `OpenOptions::new().read(true).aio_open(…)`.
+/// For options that have no name: `OpenOptions::new().read(true).aio_open(…)`.
 impl AioOpenOptionsExt for &mut OpenOptions {
     fn aio_open(
         self,
@@ -179,37 +182,77 @@ impl AioOpenOptionsExt for &mut OpenOptions {
     }
 }
 
-/// The name that `file` was opened by, or has now; for the text of an error.
+/// Adds `O_SYNC` to the custom flags.
+///
+/// # Errors
+///
+/// `Unsupported`: the flags that are set already can't be read.
+fn add_sync(options: &mut OpenOptions) -> io::Result<()> {
+    let Some(flags) = custom_flags(options) else {
+        let text = "is_sync: the custom flags of these OpenOptions can't be read, and would be lost; add \
+                    O_SYNC to them (custom_flags), and leave is_sync false";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    };
+    options.custom_flags(flags | libc::O_SYNC);
+    Ok(())
+}
+
+/// The custom flags of `options`, which have a setter and no getter.
+///
+/// `O_SYNC` has to be among the flags of the one `open(2)`: it can't be set later (`F_SETFL` ignores it),
+/// and to open the file once more takes `/proc`, permissions that the first opening may not have needed,
+/// and the process' record locks on the file, when one of the two is closed. So the flags are taken from
+/// the `Debug` form, which promises nothing, and a guess is worth nothing until it is checked: options
+/// that have the guessed flags, and are the same otherwise, must print the same.
+fn custom_flags(options: &OpenOptions) -> Option<i32> {
+    let print_with = |flags| {
+        let mut options = options.clone();
+        options.custom_flags(flags);
+        format!("{options:?}")
+    };
+    let printed = format!("{options:?}");
+    let guess = if printed == print_with(0) {
+        0
+    } else {
+        let (_, from) = printed.split_once("custom_flags: ")?;
+        let end = from.find(|c: char| c != '-' && !c.is_ascii_digit())?;
+        from[..end].parse().ok()?
+    };
+    let is_printed = print_with(guess) != print_with(guess ^ 1);
+    (is_printed && printed == print_with(guess)).then_some(guess)
+}
+
+/// The current path of `file`, for the text of an error.
 pub(super) fn name_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
-/// Whether it is a file in the narrow sense: a regular one, or a block device.
-fn has_blocks(file: &fs::File) -> bool {
-    let kind = file.metadata().map(|metadata| metadata.file_type());
-    kind.map_or(true, |kind| kind.is_file() || kind.is_block_device())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Explains an `EINVAL`.
-pub(super) fn no_direct_io(error: io::Error, file: &fs::File, path: PathBuf) -> io::Error {
-    if error.raw_os_error() != Some(libc::EINVAL) {
-        return error;
+    #[test]
+    fn custom_flags_are_read_whatever_else_is_set() {
+        let mut plain = OpenOptions::new();
+        let mut full = OpenOptions::new();
+        plain.read(true);
+        full.read(true).append(true).create_new(true).mode(0o123);
+        for options in [plain, full] {
+            assert_eq!(custom_flags(&options), Some(0));
+            for flags in [
+                1,
+                libc::O_NOFOLLOW,
+                libc::O_TMPFILE | libc::O_NOATIME,
+                -1,
+                i32::MIN,
+            ] {
+                let mut options = options.clone();
+                options.custom_flags(flags);
+                assert_eq!(custom_flags(&options), Some(flags));
+                add_sync(&mut options).unwrap();
+                assert_eq!(custom_flags(&options), Some(flags | libc::O_SYNC));
+            }
+        }
     }
-    let why = if has_blocks(file) {
-        "the file system can't do direct I/O (O_DIRECT); put the file on one that can, such as \
-         ext4, XFS or btrfs, or open it with aio_open_or_buffered"
-    } else {
-        "direct I/O (O_DIRECT) is for regular files and block devices, and this is neither"
-    };
-    io::Error::new(io::ErrorKind::InvalidInput, NoDirectIo { path, why, error })
-}
-
-#[derive(Debug, Error)]
-#[error("{}: {error}: {why}", .path.display())]
-struct NoDirectIo {
-    path: PathBuf,
-    why: &'static str,
-    #[source]
-    error: io::Error,
 }

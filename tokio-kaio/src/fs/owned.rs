@@ -7,7 +7,7 @@ use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 
 use super::File;
-use crate::command::order;
+use crate::command::{check_end, order};
 use crate::context::{Descriptor, Extent};
 use crate::request::{Lease, Loan, Loans, Memory, OpenFile, Payload};
 use crate::sys::abi::{IOCB_CMD_PREAD, IOCB_CMD_PWRITE};
@@ -496,6 +496,9 @@ where
     A::LinkOps: LinkedListOps + Default,
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
+    if let Err(error) = check_end(payload.order()) {
+        return (Err(error), Some(payload.into_memory()));
+    }
     let prepared = (payload, Lease::Owned, extent);
     let mut operation = aio_handle.prepared(Descriptor::File(file), prepared);
     let result = (&mut operation).await;

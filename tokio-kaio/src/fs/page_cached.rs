@@ -72,15 +72,30 @@ fn open_again(file: &fs::File, link: &str) -> io::Result<fs::File> {
 #[derive(Debug, Error)]
 #[error(
     "{}: bytes that fill no block at the file's end are written through a second descriptor, which \
-     {link} does not give: {error}; have /proc mounted, and the file's mode allow for writing, or \
-     write whole blocks (write_at), or make the file longer ahead of the writes (set_len, allocate)",
-    .path.display()
+     {link} does not give: {error}; {}, or write whole blocks (write_at), or make the file longer ahead \
+     of the writes (set_len, allocate)",
+    .path.display(),
+    advice(.error)
 )]
 struct NotAgain {
     path: PathBuf,
     link: String,
     #[source]
     error: io::Error,
+}
+
+/// What to do, so that the file can be opened once more.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or close other files",
+        Some(libc::ENFILE) => "raise fs.file-max (sysctl), or have other processes close files",
+        Some(libc::ENOENT | libc::ENOTDIR) => "have /proc mounted",
+        Some(libc::ESTALE) => "have the process file system mounted at /proc, and nothing over it",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "have the file's mode, attributes and mount allow for writing"
+        }
+        _ => "have /proc mounted, and the file's mode allow for writing",
+    }
 }
 
 #[cfg(test)]
@@ -129,11 +144,26 @@ mod tests {
 
     #[test]
     fn that_there_is_no_second_descriptor_says_why_and_what_to_do() {
-        let error = io::Error::from_raw_os_error(libc::ENOENT);
-        let (path, link) = ("/data/log".into(), "/proc/self/fd/7".into());
-        let text = NotAgain { path, link, error }.to_string();
-        for part in ["/data/log", "/proc/self/fd/7", "No such file", "set_len"] {
-            assert!(text.contains(part), "{text}");
+        for (errno, advice) in [
+            (libc::ENOENT, "/proc mounted"),
+            (libc::ESTALE, "mounted at /proc"),
+            (libc::EACCES, "mode"),
+            (libc::EMFILE, "ulimit -n"),
+            (libc::ENFILE, "fs.file-max"),
+            (libc::EIO, "/proc mounted"),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let why = error.to_string();
+            let (path, link) = ("/data/log".into(), "/proc/self/fd/7".into());
+            let text = NotAgain { path, link, error }.to_string();
+            for part in ["/data/log", "/proc/self/fd/7", &why, advice, "set_len"] {
+                assert!(text.contains(part), "{text}");
+            }
+            let is_about_descriptors = matches!(errno, libc::EMFILE | libc::ENFILE);
+            assert!(
+                !(is_about_descriptors && text.contains("/proc mounted")),
+                "{text}"
+            );
         }
     }
 }

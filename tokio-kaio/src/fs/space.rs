@@ -85,7 +85,7 @@ pub enum Advice {
     /// Read the range to the page cache now (`POSIX_FADV_WILLNEED`).
     WillNeed,
 
-    /// Take the range out of the page cache, but for what is dirty or in use
+    /// Take the range out of the page cache, except pages that are dirty or in use
     /// (`POSIX_FADV_DONTNEED`).
     DontNeed,
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::habit::Habit;
 use super::{Bytewise, Order};
-use crate::sys::abi;
+use crate::sys::{self, abi};
 use crate::{Alignment, SubmitPolicy};
 
 /// An open file, shared by its owner with the requests that are out for it, and what these have
@@ -132,6 +132,12 @@ impl OpenFile {
 
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether writes go to the end of the file whatever their offset is: `O_APPEND`. A system call, since
+    /// anybody who has the open file can set the flag (`F_SETFL`).
+    pub(super) fn has_append_flag(&self) -> bool {
+        sys::status_flags(self.as_raw_fd()).is_ok_and(|flags| flags & libc::O_APPEND != 0)
     }
 
     pub(crate) fn into_file(self) -> File {
@@ -289,5 +295,39 @@ impl fmt::Debug for OpenFile {
 impl AsRawFd for OpenFile {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::Arc;
+
+    use super::super::request::{Again, Outcome, Refusal};
+    use super::*;
+
+    #[test]
+    fn a_short_attempt_is_made_again_as_a_whole_unless_that_would_append_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let mut options = File::options();
+        options.read(true).write(true).create(true);
+        for (opcode, flags, again) in [
+            (abi::IOCB_CMD_PWRITE, 0, Some(Refusal::Short)),
+            (abi::IOCB_CMD_PWRITE, libc::O_APPEND, None),
+            (abi::IOCB_CMD_PREAD, libc::O_APPEND, Some(Refusal::Short)),
+        ] {
+            let file = options.custom_flags(flags).open(&path).unwrap();
+            let file = Arc::new(OpenFile::new(file));
+            let order = Order {
+                nbytes: 8192,
+                ..Order::bare(opcode)
+            };
+            let mut iocb = order.iocb(file.as_raw_fd(), &super::super::Memory::None, 0);
+            let attempt = Again::of(&order, &file, Way::NoWait, &mut iocb).unwrap();
+            assert_eq!(attempt.refusal(Outcome::Completed(4096)), again);
+            let refused = Outcome::Completed(-i64::from(libc::EAGAIN));
+            assert_eq!(attempt.refusal(refused), Some(Refusal::WouldWait));
+        }
     }
 }

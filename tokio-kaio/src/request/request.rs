@@ -250,10 +250,19 @@ impl Again {
             }
             Outcome::Completed(res @ 1..) if (res as u64) < order.nbytes => {
                 let end = (order.offset as u64).wrapping_add(res as u64);
-                (end % PAGE == 0).then_some(Refusal::Short)
+                let is_cut = end % PAGE == 0 && !self.would_append_twice();
+                is_cut.then_some(Refusal::Short)
             }
             _ => None,
         }
+    }
+}
+
+impl Again {
+    /// Whether the kernel appends what the request writes, wherever it was meant to go. Requests that are
+    /// known to append ([`Order::appends`]) are not attempted.
+    fn would_append_twice(&self) -> bool {
+        self.order.opcode == abi::IOCB_CMD_PWRITE && self.file.has_append_flag()
     }
 }
 

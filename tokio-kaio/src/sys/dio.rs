@@ -1,5 +1,5 @@
-//! What direct I/O on a file wants, as the kernel tells it: `statx(2)`, the logical block size of a
-//! device, and what becomes of a small read.
+//! The alignment that direct I/O on a file requires: `statx(2)`, the logical block size of a device, and
+//! trial reads.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use super::syscalls::syscall_result;
 
-/// The alignments that a file wants for direct I/O, and its size, in bytes.
+/// The alignments that a file requires for direct I/O, and its size, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DirectIo {
     pub(crate) size: u64,
@@ -33,8 +33,8 @@ pub(crate) struct AtomicSizes {
     pub(crate) segments_max: u32,
 }
 
-/// `None`: the kernel (before 6.1) or the file system does not tell. Alignments of 0: the file
-/// can't do direct I/O.
+/// Asks `statx` for the alignments of the file behind `fd`. `None`: the kernel (before 6.1) or the file
+/// system does not report them. Alignments of 0: the file can't do direct I/O.
 ///
 /// # References
 ///
@@ -45,7 +45,8 @@ pub(crate) fn direct_io(fd: RawFd) -> io::Result<Option<DirectIo>> {
     Ok(statx(fd, wanted)?.direct_io())
 }
 
-/// `None`: there are no such writes, or the kernel (before 6.11) does not tell.
+/// Asks `statx` for the sizes of atomic writes to the file behind `fd`. `None`: the file has none, or the
+/// kernel (before 6.11) does not report them.
 ///
 /// # References
 ///
@@ -182,7 +183,7 @@ const _: () = {
     assert!(offset_of!(Statx, atomic_write_unit_max_opt) == 184);
 };
 
-/// What the kernel tells of the file behind `fd`, of what `wanted` asks for.
+/// Asks for the fields in `wanted` of the file behind `fd`.
 fn statx(fd: RawFd, wanted: u32) -> io::Result<Statx> {
     let mut status = MaybeUninit::<Statx>::zeroed();
     // SAFETY: an empty path with AT_EMPTY_PATH asks about the descriptor itself; a closed one is

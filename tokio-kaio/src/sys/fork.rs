@@ -15,6 +15,9 @@ pub(crate) struct Process(u32);
 /// counting from there: the numbers of a parent and its children differ.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
+/// The number of the first process of this line that has asked. 0: none has.
+static FIRST: AtomicU32 = AtomicU32::new(0);
+
 /// One word that the kernel wipes in a child. `None`: kernels before 4.14 can't; every process
 /// looks the same there.
 static WORD: OnceLock<Option<Word>> = OnceLock::new();
@@ -47,10 +50,18 @@ impl Process {
     #[cold]
     fn first_asked(word: &AtomicU32) -> Process {
         let number = GENERATION.fetch_add(1, Ordering::Relaxed) + 1;
-        match word.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed) {
+        let process = match word.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Process(number),
             Err(first) => Process(first),
-        }
+        };
+        let _ = FIRST.compare_exchange(0, process.0, Ordering::Relaxed, Ordering::Relaxed);
+        process
+    }
+
+    /// Whether `fork(2)` made this process from one that used this crate before. `false` before Linux
+    /// 4.14, which does not tell.
+    pub(crate) fn is_forked() -> bool {
+        Process::current().0 != FIRST.load(Ordering::Relaxed)
     }
 }
 
@@ -67,5 +78,6 @@ mod tests {
     #[test]
     fn a_process_stays_itself() {
         assert_eq!(Process::current(), Process::current());
+        assert!(!Process::is_forked());
     }
 }

@@ -212,8 +212,8 @@ fn set_status_flags(file: impl AsFd, flags: libc::c_int) -> io::Result<()> {
     syscall_result(code.into()).map(drop)
 }
 
-/// Adds one to `eventfd`. A full one is left as it is, and so is one that is none: who waits has
-/// been told, or has gone.
+/// Adds one to `eventfd`. Ignores errors: if the counter is full, the reader has been signalled already;
+/// if the descriptor is no eventfd any more, the reader has gone.
 ///
 /// # References
 ///
@@ -307,7 +307,7 @@ pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     })
 }
 
-/// The CPU that runs this thread, or just did. 0 where it can't be told.
+/// The CPU that runs this thread, or ran it a moment ago. 0 where that is not known.
 ///
 /// # References
 ///
