@@ -6,8 +6,8 @@ use crate::error::past_the_largest;
 use crate::flags::{PollEvents, ReadFlags, WriteFlags};
 use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
-use crate::request::{Lease, Order, Payload};
-use crate::sys::abi;
+use crate::backend::OpCode;
+use crate::op::{BufferReturn, IoOp, IoRequest};
 
 /// One operation, for
 /// [`submit_request`](crate::GenericAioContextHandle::submit_request).
@@ -184,13 +184,13 @@ impl<'a> RawCommand<'a> {
         })
     }
 
-    /// What goes to the kernel, with the memory for it leased from the buffer.
+    /// The request, and where its memory goes back to. The memory moves out of the buffer of a read.
     ///
     /// # Errors
     ///
-    /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, and what [`order`] refuses.
+    /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, and what [`io_op`] refuses.
     #[inline(always)]
-    pub(crate) fn payload(self) -> Result<(Payload, Lease<'a>), AioCommandError> {
+    pub(crate) fn into_request(self) -> Result<(IoRequest, BufferReturn<'a>), AioCommandError> {
         let no_memory = AioCommandError::IoSubmit;
         Ok(match self {
             RawCommand::Pread {
@@ -199,8 +199,8 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, len)?;
-                Payload::read(order, buffer).map_err(no_memory)?
+                let op = io_op(OpCode::Read, flags.bits(), offset, len)?;
+                IoRequest::read(op, buffer).map_err(no_memory)?
             }
             RawCommand::Pwrite {
                 offset,
@@ -208,8 +208,8 @@ impl<'a> RawCommand<'a> {
                 flags,
                 len,
             } => {
-                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, len)?;
-                (Payload::write(order, buffer), Lease::None)
+                let op = io_op(OpCode::Write, flags.bits(), offset, len)?;
+                (IoRequest::write(op, buffer), BufferReturn::None)
             }
             RawCommand::Preadv {
                 offset,
@@ -217,8 +217,8 @@ impl<'a> RawCommand<'a> {
                 flags,
             } => {
                 let len = buffers.iter().map(|part| part.len() as u64).sum();
-                let order = order(abi::IOCB_CMD_PREAD, flags.bits(), offset, len)?;
-                Payload::read_parts(order, buffers).map_err(no_memory)?
+                let op = io_op(OpCode::Read, flags.bits(), offset, len)?;
+                IoRequest::read_parts(op, buffers).map_err(no_memory)?
             }
             RawCommand::Pwritev {
                 offset,
@@ -226,12 +226,12 @@ impl<'a> RawCommand<'a> {
                 flags,
             } => {
                 let len = buffers.iter().map(|part| part.len() as u64).sum();
-                let order = order(abi::IOCB_CMD_PWRITE, flags.bits(), offset, len)?;
-                (Payload::write_parts(order, buffers), Lease::None)
+                let op = io_op(OpCode::Write, flags.bits(), offset, len)?;
+                (IoRequest::write_parts(op, buffers), BufferReturn::None)
             }
-            RawCommand::Poll { events } => (Payload::poll(events.bits()), Lease::None),
-            RawCommand::Fdsync => (Payload::bare(abi::IOCB_CMD_FDSYNC), Lease::None),
-            RawCommand::Fsync => (Payload::bare(abi::IOCB_CMD_FSYNC), Lease::None),
+            RawCommand::Poll { events } => (IoRequest::poll(events.bits()), BufferReturn::None),
+            RawCommand::Fdsync => (IoRequest::sync(OpCode::Fdatasync), BufferReturn::None),
+            RawCommand::Fsync => (IoRequest::sync(OpCode::Fsync), BufferReturn::None),
         })
     }
 }
@@ -242,26 +242,25 @@ impl<'a> RawCommand<'a> {
 ///
 /// `IoSubmit`: `EOPNOTSUPP` for flags that no kernel could know, and what [`check_end`] refuses.
 #[inline(always)]
-pub(crate) fn order(
-    opcode: u16,
+pub(crate) fn io_op(
+    opcode: OpCode,
     flags: isize,
     offset: u64,
     nbytes: u64,
-) -> Result<Order, AioCommandError> {
+) -> Result<IoOp, AioCommandError> {
     /// With room for the longest transfer behind it.
     const LAST: u64 = i64::MAX as u64 - (1 << 32);
-    let mut order = Order {
-        opcode,
-        priority: 0,
+    let mut op = IoOp {
         rw_flags: rw_flags(flags)?,
         nbytes,
         offset: offset as i64,
+        ..IoOp::new(opcode)
     };
-    if order.appends() && offset > LAST {
-        order.offset = 0; // the kernel ignores it, but refuses one that no file has
+    if op.appends() && offset > LAST {
+        op.offset = 0; // the kernel ignores it, but refuses one that no file has
     }
-    check_end(&order)?;
-    Ok(order)
+    check_end(&op)?;
+    Ok(op)
 }
 
 /// # Errors
@@ -270,12 +269,12 @@ pub(crate) fn order(
 /// refuses such a request, and `pread(2)` fails with the same errno; checked here, it is one error on
 /// every backend, with a text that says why.
 #[inline(always)]
-pub(crate) fn check_end(order: &Order) -> Result<(), AioCommandError> {
+pub(crate) fn check_end(op: &IoOp) -> Result<(), AioCommandError> {
     const LARGEST: u64 = i64::MAX as u64;
-    let (offset, len) = (order.offset as u64, order.nbytes);
+    let (offset, len) = (op.offset as u64, op.nbytes);
     match offset.checked_add(len) {
         Some(end) if end <= LARGEST => Ok(()),
-        _ if order.appends() => Ok(()), // its place is not known before it is made
+        _ if op.appends() => Ok(()), // its offset is not known in advance
         _ => Err(past_the_largest(offset, len, LARGEST)),
     }
 }
@@ -289,25 +288,15 @@ fn rw_flags(bits: isize) -> Result<i32, AioCommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::abi::Iocb;
+    use crate::backend::Sqe;
 
-    const EVENTFD: i32 = 77;
-
-    /// The iocb as the kernel gets it, of a command that is well-formed.
-    fn encoded(command: RawCommand<'_>) -> Iocb {
-        let (mut payload, lease) = command.payload().unwrap();
-        let (order, memory) = payload.take();
-        let mut iocb = order.iocb(5, &memory, 3);
-        lease.settle(memory);
-        assert_eq!(iocb.flags, 0, "RWF flags put here would be lost");
-        iocb.notify(EVENTFD);
-        assert_eq!(
-            (iocb.flags, iocb.resfd),
-            (abi::IOCB_FLAG_RESFD, EVENTFD as u32)
-        );
-        assert_eq!((iocb.data, iocb.fildes), (3, 5));
-        assert_eq!((iocb.reqprio, iocb.reserved2), (0, 0));
-        iocb
+    /// The entry that a backend gets, of a command that is well-formed.
+    fn encoded(command: RawCommand<'_>) -> Sqe {
+        let (request, buffer_return) = command.into_request().unwrap();
+        let sqe = request.op.sqe(5, &request.buffer, 3);
+        buffer_return.give_back(request.buffer);
+        assert_eq!((sqe.user_data, sqe.fd, sqe.priority), (3, 5, 0));
+        sqe
     }
 
     fn read(buffer: &mut AlignedBuf, flags: ReadFlags) -> RawCommand<'_> {
@@ -339,8 +328,8 @@ mod tests {
             (ReadFlags::all(), 0x80 | libc::RWF_HIPRI | libc::RWF_NOWAIT),
             (ReadFlags::from_bits_retain(1 << 30), 1 << 30),
         ] {
-            let iocb = encoded(read(&mut buffer, flag));
-            assert_eq!(iocb.rw_flags, bits, "{flag:?}");
+            let sqe = encoded(read(&mut buffer, flag));
+            assert_eq!(sqe.rw_flags, bits, "{flag:?}");
         }
     }
 
@@ -360,8 +349,8 @@ mod tests {
             (WriteFlags::all(), 0xff),
             (WriteFlags::from_bits_retain(0x100), 0x100),
         ] {
-            let iocb = encoded(write(&buffer, flag));
-            assert_eq!(iocb.rw_flags, bits, "{flag:?}");
+            let sqe = encoded(write(&buffer, flag));
+            assert_eq!(sqe.rw_flags, bits, "{flag:?}");
         }
     }
 
@@ -370,10 +359,10 @@ mod tests {
         let mut buffer = AlignedBuf::new(4096).unwrap();
         for bits in (31..isize::BITS).map(|bit| 1_isize << bit) {
             let flags = ReadFlags::from_bits_retain(bits);
-            let error = read(&mut buffer, flags).payload().unwrap_err();
+            let error = read(&mut buffer, flags).into_request().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
             let flags = WriteFlags::from_bits_retain(bits);
-            let error = write(&buffer, flags).payload().unwrap_err();
+            let error = write(&buffer, flags).into_request().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{bits:#x}");
         }
         assert_eq!(buffer.size(), 4096);
@@ -383,26 +372,23 @@ mod tests {
     fn transfers_name_their_place_and_memory() {
         let mut buffer = AlignedBuf::new(4096).unwrap();
         let address = buffer.as_ref().as_ptr().addr() as u64;
-        let iocb = encoded(write(&buffer, WriteFlags::empty()));
-        assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PWRITE);
-        assert_eq!((iocb.offset, iocb.nbytes, iocb.buf), (8192, 512, address));
-        let iocb = encoded(read(&mut buffer, ReadFlags::empty()));
-        assert_eq!(iocb.lio_opcode, abi::IOCB_CMD_PREAD);
-        assert_eq!((iocb.offset, iocb.nbytes, iocb.buf), (8192, 512, address));
+        let sqe = encoded(write(&buffer, WriteFlags::empty()));
+        assert_eq!(sqe.opcode, OpCode::Write);
+        assert_eq!((sqe.offset, sqe.len, sqe.addr), (8192, 512, address));
+        let sqe = encoded(read(&mut buffer, ReadFlags::empty()));
+        assert_eq!(sqe.opcode, OpCode::Read);
+        assert_eq!((sqe.offset, sqe.len, sqe.addr), (8192, 512, address));
     }
 
     #[test]
     fn syncs_leave_every_field_of_a_transfer_at_zero() {
         for (command, opcode) in [
-            (RawCommand::Fsync, abi::IOCB_CMD_FSYNC),
-            (RawCommand::Fdsync, abi::IOCB_CMD_FDSYNC),
+            (RawCommand::Fsync, OpCode::Fsync),
+            (RawCommand::Fdsync, OpCode::Fdatasync),
         ] {
-            let iocb = encoded(command);
-            assert_eq!(iocb.lio_opcode, opcode);
-            assert_eq!(
-                (iocb.offset, iocb.nbytes, iocb.buf, iocb.rw_flags),
-                (0, 0, 0, 0)
-            );
+            let sqe = encoded(command);
+            assert_eq!(sqe.opcode, opcode);
+            assert_eq!((sqe.offset, sqe.len, sqe.addr, sqe.rw_flags), (0, 0, 0, 0));
         }
     }
 }

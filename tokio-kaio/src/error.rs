@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use crate::eventfd::EventFdError;
 #[cfg(doc)]
-use crate::request::Memory;
-use crate::request::Order;
+use crate::op::IoBuffer;
+use crate::op::IoOp;
 use crate::sys::{self, DirectIo, Process};
 
 /// The error of an operation. The context stays usable, and the caller has its buffer back:
@@ -99,6 +99,12 @@ pub enum AioCommandError {
 }
 
 impl AioCommandError {
+    /// The context belongs to the parent of this process.
+    #[cold]
+    pub(crate) fn forked_child() -> AioCommandError {
+        AioCommandError::IoSubmit(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
     /// The errno behind the error, if the kernel gave one.
     ///
     /// ```
@@ -354,10 +360,10 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     /// `None`: it moves no data.
-    pub(crate) fn of(order: &Order) -> Option<Transfer> {
-        order.is_transfer().then(|| Transfer {
-            offset: (!order.appends()).then_some(order.offset as u64),
-            len: order.nbytes,
+    pub(crate) fn of(op: &IoOp) -> Option<Transfer> {
+        op.is_transfer().then(|| Transfer {
+            offset: (!op.appends()).then_some(op.offset as u64),
+            len: op.nbytes,
         })
     }
 }
@@ -367,7 +373,7 @@ impl Transfer {
 struct Misaligned {
     error: io::Error,
     transfer: Transfer,
-    /// See [`Memory::misalignment`].
+    /// See [`IoBuffer::address_bits`].
     memory: u64,
     file: DirectIo,
 }
@@ -427,7 +433,7 @@ impl std::error::Error for Misaligned {
 }
 
 /// Adds the alignment that the file behind `fd` requires to an `EINVAL`, if `statx` says it and the
-/// transfer violates it. A buffered file requires none. `memory`: see [`Memory::misalignment`].
+/// transfer violates it. A buffered file requires none. `memory`: see [`IoBuffer::address_bits`].
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;

@@ -153,33 +153,38 @@
 #![cfg(target_os = "linux")]
 
 mod alignment;
-#[allow(dead_code)]
 mod backend;
-mod blocking;
 mod buf;
 mod command;
+mod compat;
 mod context;
+mod driver;
 mod error;
 mod eventfd;
 mod flags;
 mod fs;
 mod metrics;
+mod offload;
+mod op;
 mod policy;
 mod priority;
-mod request;
+mod spawn_blocking;
 mod sync;
 mod sys;
+mod teardown;
 mod trace;
 
 pub use alignment::{Alignment, AlignmentSource, AtomicWrites};
+pub use backend::Backend;
 pub use buf::{
     AlignedBuf, BufferPool, BufferPoolBuilder, IoBuf, IoBufMut, LockedBuf, LockedBufError, Part,
     PartMut, Slice,
 };
 pub use command::RawCommand;
+pub use compat::{IntrusiveAdapter, LocalRequestAdapter, NoopLock, Request, SyncRequestAdapter};
 pub use context::{
-    AioContext, AioContextBuilder, AioContextHandle, Batch, BatchResults, GenericAioContext,
-    GenericAioContextHandle, LocalAioContext, LocalAioContextHandle, NoopLock, StillOut,
+    AioContext, AioContextBuilder, AioContextHandle, Batch, BatchResults, CloseTimeoutError,
+    GenericAioContext, GenericAioContextHandle, LocalAioContext, LocalAioContextHandle,
     aio_context, generic_aio_context, local_aio_context,
 };
 pub use error::{AioCommandError, AioContextError};
@@ -188,11 +193,24 @@ pub use flags::{PollEvents, ReadFlags, WriteFlags};
 pub use fs::{Advice, AioOpenOptionsExt, Allocate, File, SyncRange};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
-pub use policy::{Backend, SubmitPolicy};
+pub use policy::SubmitPolicy;
 pub use priority::{IoClass, IoPriority};
-pub use request::{IntrusiveAdapter, LocalRequestAdapter, Request, SyncRequestAdapter};
 
-/// Compiles and runs the README's code.
+/// Compiles and runs the code of the README and the guides.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod guides {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/buffers.md")]
+    struct Buffers;
+    #[doc = include_str!("../../docs/cancellation.md")]
+    struct Cancellation;
+    #[doc = include_str!("../../docs/observability.md")]
+    struct Observability;
+    #[doc = include_str!("../../docs/operations.md")]
+    struct Operations;
+    #[doc = include_str!("../../docs/submission.md")]
+    struct Submission;
+    #[doc = include_str!("../../docs/unaligned.md")]
+    struct Unaligned;
+}

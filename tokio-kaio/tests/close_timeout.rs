@@ -11,7 +11,7 @@ use common::*;
 use futures::poll;
 use interposed::Gate;
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, Backend, File, ReadFlags, StillOut, aio_context,
+    AioCommandError, AioContextBuilder, Backend, CloseTimeoutError, File, ReadFlags, aio_context,
 };
 
 const LEN: u64 = BLOCK as u64;
@@ -50,7 +50,7 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
             drop(dropped);
 
             let closed = context.close_timeout(Duration::from_millis(5)).await;
-            let still_out: StillOut = closed.unwrap_err();
+            let still_out: CloseTimeoutError = closed.unwrap_err();
             assert_eq!(still_out.queued(), 0, "{way:?}");
             assert_eq!(still_out.in_flight(), 2);
             assert_eq!(still_out.descriptors(), [file.as_raw_fd()]);

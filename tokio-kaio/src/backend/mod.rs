@@ -41,13 +41,21 @@
 //! None of them takes a lock there: the lock may have been held at the fork, by a thread that the
 //! child does not have.
 
-pub(crate) mod aio;
-pub(crate) mod any;
-pub(crate) mod blocking;
+mod aio;
+mod any;
+mod blocking;
 #[cfg(test)]
 pub(crate) mod fake;
+mod kind;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 mod tests;
+
+pub(crate) use aio::AioBackend;
+#[cfg(test)]
+pub(crate) use aio::ModelRing;
+pub(crate) use any::AnyBackend;
+pub(crate) use blocking::BlockingBackend;
+pub use kind::Backend;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -224,4 +232,34 @@ pub(crate) trait Submitter: Clone + Send + Sync + 'static {
     /// completed, or if another thread has not submitted it yet. Nothing is remembered then: ask
     /// again when that `submit` has returned. Some kernels can't cancel, and never find a request.
     fn cancel(&self, user_data: u64) -> bool;
+}
+
+/// Submits `entries` in order. Adds each entry that is refused to `refused`, with its errno, and continues
+/// with the next one. Returns how many were handled: taken or refused. There is no room for the rest.
+///
+/// # Safety
+///
+/// As [`Submitter::submit`].
+#[inline(always)]
+#[allow(unsafe_code)]
+pub(crate) unsafe fn submit_all<S: Submitter>(
+    submitter: &S,
+    notify: Notify,
+    entries: &[Sqe],
+    refused: &mut Vec<(u64, i32)>,
+) -> usize {
+    let mut handled = 0;
+    while handled < entries.len() {
+        let rest = &entries[handled..];
+        // SAFETY: the caller's promise.
+        match unsafe { submitter.submit(rest, notify) } {
+            Ok(0) | Err(SubmitError::NoRoom) => break,
+            Ok(taken) => handled += taken.min(rest.len()),
+            Err(SubmitError::Refused(errno)) => {
+                refused.push((rest[0].user_data, errno));
+                handled += 1;
+            }
+        }
+    }
+    handled
 }

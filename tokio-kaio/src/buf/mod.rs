@@ -1,17 +1,17 @@
 //! Memory that the kernel may touch.
 
 mod aligned_buf;
+mod buffer_pool;
 mod io_buf;
 mod locked_buf;
 mod part;
-mod pool;
 mod region;
 mod slice;
 
 pub use aligned_buf::AlignedBuf;
+pub use buffer_pool::{BufferPool, BufferPoolBuilder};
 pub use io_buf::{IoBuf, IoBufMut};
 pub use locked_buf::{LockedBuf, LockedBufError};
 pub use part::{Part, PartMut};
-pub use pool::{BufferPool, BufferPoolBuilder};
 pub(crate) use region::{Exclusive, Region, Shape};
 pub use slice::Slice;

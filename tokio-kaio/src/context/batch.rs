@@ -2,29 +2,25 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::mem;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use intrusive_collections::DefaultLinkOps;
-use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::GenericAioContextHandle;
-use super::descriptor::Descriptor;
-use super::lanes::Lanes;
-use super::operation::Operation;
-use super::options::Limit;
-use super::shared::Shared;
-use super::together::{Fate, Member};
-use crate::request::{Flavour, Of};
-use crate::trace::Told;
-use crate::{AioCommandError, File, IntrusiveAdapter, RawCommand};
+use super::op_future::OpFuture;
+use super::op_options::TimeLimit;
+use super::pending_ops::PendingOps;
+use crate::driver::{Admission, ContextTypes, Driver, Entered, Types};
+use crate::op::FileRef;
+use crate::policy::TaskId;
+use crate::trace::OpSpan;
+use crate::{AioCommandError, File, RawCommand};
 
 /// Operations of any kind on any files, which go to the kernel together: in one system call, as far as
 /// there are slots for them. Made by [`batch`](GenericAioContextHandle::batch).
@@ -71,24 +67,12 @@ use crate::{AioCommandError, File, IntrusiveAdapter, RawCommand};
 /// # }
 /// ```
 #[must_use = "nothing is submitted before it is waited for"]
-pub struct Batch<'a, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+pub struct Batch<'a, M: RawMutex, A, L> {
     handle: &'a GenericAioContextHandle<M, A, L>,
-    members: Vec<(Descriptor<'a>, RawCommand<'a>)>,
+    members: Vec<(FileRef<'a>, RawCommand<'a>)>,
 }
 
-impl<'a, M, A, L> Batch<'a, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     pub(super) fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
         Batch {
             handle,
@@ -103,7 +87,7 @@ where
     /// If `len` is larger than the buffer.
     pub fn push(&mut self, file: &'a File, command: RawCommand<'a>) -> usize {
         let command = file.as_appending(command);
-        self.add(file.descriptor(), command)
+        self.add(file.file_ref(), command)
     }
 
     /// The same on any descriptor; see
@@ -113,12 +97,12 @@ where
     ///
     /// If `len` is larger than the buffer.
     pub fn push_fd(&mut self, fd: &'a impl AsRawFd, command: RawCommand<'a>) -> usize {
-        self.add(Descriptor::Borrowed(fd.as_raw_fd()), command)
+        self.add(FileRef::Borrowed(fd.as_raw_fd()), command)
     }
 
-    fn add(&mut self, descriptor: Descriptor<'a>, command: RawCommand<'a>) -> usize {
+    fn add(&mut self, file: FileRef<'a>, command: RawCommand<'a>) -> usize {
         command.check();
-        self.members.push((descriptor, command));
+        self.members.push((file, command));
         self.members.len() - 1
     }
 
@@ -181,19 +165,19 @@ where
     /// ```
     pub fn stream(self) -> BatchResults<'a, M, A, L> {
         let Batch { handle, members } = self;
-        let operations = members.into_iter().map(|(descriptor, command)| {
-            let told = Told::of(&command, descriptor.fd());
-            Some((handle.bare_operation(descriptor, command), told))
+        let operations = members.into_iter().map(|(file, command)| {
+            let span = OpSpan::new_span(&command, file.fd());
+            Some((handle.untraced_operation(file, command), span))
         });
-        let operations = operations.collect();
         BatchResults {
             running: Running {
-                operations,
+                operations: operations.collect(),
                 submitted: false,
-                waiting: Lanes::new(),
+                pending: PendingOps::new(),
+                to_poll: VecDeque::new(),
                 done: VecDeque::new(),
-                waker: None,
-                end: None,
+                task: TaskId::default(),
+                deadline: None,
                 timer: None,
             },
             handle,
@@ -203,183 +187,187 @@ where
 
 /// The results of a [`Batch`] as they come, each with the index of its operation: a [`Stream`].
 #[must_use = "nothing is submitted before it is polled"]
-pub struct BatchResults<'a, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+pub struct BatchResults<'a, M: RawMutex, A, L> {
     handle: &'a GenericAioContextHandle<M, A, L>,
-    running: Running<'a, Of<M, A, L>>,
+    running: Running<'a, Types<M>>,
 }
 
-/// A batch once it is waited for.
-struct Running<'a, F: Flavour> {
+/// A batch that is waited for.
+struct Running<'a, T: ContextTypes> {
     /// Those that are not done.
-    operations: Vec<Option<(Operation<'a, 'a, F>, Told)>>,
+    operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>,
     submitted: bool,
-    /// Those that wait, by their index.
-    waiting: Lanes<'a, F>,
+    pending: PendingOps<'a, T>,
+    /// Operations to poll next: a panic in a waker leaves the rest here.
+    to_poll: VecDeque<usize>,
     done: VecDeque<(usize, Result<u64, AioCommandError>)>,
-    /// What those that wait wake.
-    waker: Option<Waker>,
-    /// When those that are not done time out; of one that was submitted.
-    end: Option<Instant>,
-    /// Ready then. Once there are any to wait for.
+    /// The task that the pending operations wake. Its waker is not kept: a forgotten batch would keep it,
+    /// and the runtime with it. A pending operation has it, so that no other task has this id.
+    task: TaskId,
+    /// When those that are not done time out, of a batch that was submitted.
+    deadline: Option<Instant>,
+    /// Resolves then; made when operations have to wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, F: Flavour> Running<'a, F> {
+impl<'a, T: ContextTypes> Running<'a, T> {
     fn poll_next(
         &mut self,
-        limit: &Limit,
+        limit: &TimeLimit,
         cx: &mut Context<'_>,
     ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
         if self.done.is_empty() {
-            if !mem::replace(&mut self.submitted, true) {
-                self.submit(limit, cx);
-            } else {
-                self.look(cx);
+            match self.submitted {
+                false => self.submit(limit, cx),
+                true => self.poll_completed(cx),
             }
-            self.waker = Some(cx.waker().clone());
+            self.task = TaskId::of(cx.waker());
         }
         if let Some(done) = self.done.pop_front() {
             return Poll::Ready(Some(done));
         }
-        if self.waiting.is_empty() {
+        if self.pending.is_empty() {
             return Poll::Ready(None);
         }
-        let Some(end) = self.end else {
+        let Some(deadline) = self.deadline else {
             return Poll::Pending;
         };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         ready!(timer.as_mut().poll(cx));
-        let late = self.waiting.take_all();
-        self.time_out(late);
+        self.pending.take_all(&mut self.to_poll);
+        while let Some(index) = self.to_poll.pop_front() {
+            self.time_out(index);
+        }
         Poll::Ready(self.done.pop_front())
     }
 
-    fn submit(&mut self, limit: &Limit, cx: &mut Context<'_>) {
-        self.end = limit.end();
-        if limit.has_passed() {
-            return self.time_out(0..self.operations.len());
-        }
-        let Some(shard) = self.shard() else {
-            return;
-        };
+    /// Makes all requests, those of one context in one system call.
+    fn submit(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
+        // Code of the waker comes first: no buffer has moved yet.
         let count = self.operations.len();
+        let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
+        self.submitted = true;
+        self.deadline = limit.deadline();
         self.done.reserve(count);
-        let mut members = Vec::with_capacity(count);
-        let (mut alone, mut failed) = (Vec::new(), Vec::new());
-        for (index, operation) in self.operations.iter_mut().enumerate() {
-            match operation {
-                Some((operation, _)) if ptr::eq(operation.shard(), shard) => {
-                    match operation.request(cx.waker().clone()) {
-                        Ok(arrival) => members.push(Member {
-                            index,
-                            arrival,
-                            descriptor: operation.descriptor().clone(),
-                            fate: Fate::Alone,
-                        }),
-                        Err(error) => failed.push((index, error)),
-                    }
-                }
-                _ => alone.push(index), // an append, which has its place
+        if limit.has_passed() {
+            return (0..count).for_each(|index| self.time_out(index));
+        }
+        self.to_poll.extend(0..count);
+        if let Some(Ok(driver)) = self.driver().map(Driver::enter) {
+            let admitted = self.submit_together(&driver, &mut wakers);
+            for (index, admission) in admitted {
+                self.on_admission(index, admission);
             }
         }
-        shard.send_together(&mut members);
-        for member in members {
-            let Member {
-                index,
-                arrival,
-                fate,
-                ..
-            } = member;
-            let Some((operation, _)) = &mut self.operations[index] else {
+        // Those that are in flight may have completed. Those that were not admitted are polled alone:
+        // appends have a place of their own.
+        self.poll_queued_up(cx);
+    }
+
+    /// Returns the admission of each operation of `driver`, by index.
+    fn submit_together(
+        &mut self,
+        driver: &Entered<'a, T>,
+        wakers: &mut Vec<Waker>,
+    ) -> Vec<(usize, Admission)> {
+        let count = self.operations.len();
+        let (mut batch, mut indices) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut admitted = Vec::new();
+        for (index, operation) in self.operations.iter_mut().enumerate() {
+            let Some((operation, _)) = operation else {
                 continue;
             };
-            match operation.met(arrival, fate, cx) {
-                Some(polled) => self.polled(index, polled),
-                None => alone.push(index),
+            if !ptr::eq(operation.driver(), driver.get()) {
+                continue;
+            }
+            match operation.take_request() {
+                Ok(()) => {
+                    let request = wakers.pop().and_then(|waker| operation.new_request(waker));
+                    if let Some(request) = request {
+                        batch.push((request, Admission::NeedsFile));
+                        indices.push(index);
+                    }
+                }
+                Err(error) => admitted.push((index, Admission::Refused(error))),
             }
         }
-        for (index, error) in failed {
-            self.end(index, Err(error));
+        driver.submit_batch(&mut batch);
+        for (index, (request, admission)) in indices.into_iter().zip(batch) {
+            driver.drop_contained(request.waker);
+            admitted.push((index, admission));
         }
-        for index in alone {
-            self.poll(index, cx);
-        }
+        admitted
     }
 
-    /// The context of the first one that is left, which mostly is that of all.
-    fn shard(&self) -> Option<&'a Shared<F>> {
-        let (operation, _) = self.operations.iter().flatten().next()?;
-        Some(operation.shard())
-    }
-
-    /// Looks which are done.
-    fn look(&mut self, cx: &mut Context<'_>) {
-        let waker = self.waker.as_ref();
-        let is_same = waker.is_some_and(|waker| waker.will_wake(cx.waker()));
-        let done = match is_same {
-            true => self.waiting.take_done(|index| {
-                let (operation, _) = self.operations[index].as_ref()?;
-                operation.ticket()
-            }),
-            false => self.waiting.take_all(), // each is to have the new one
+    fn on_admission(&mut self, index: usize, admission: Admission) {
+        let Some((operation, _)) = &mut self.operations[index] else {
+            return;
         };
-        for index in done {
-            self.poll(index, cx);
-        }
-    }
-
-    fn poll(&mut self, index: usize, cx: &mut Context<'_>) {
-        if let Some((operation, _)) = &mut self.operations[index] {
-            // One that is left out, for want of budget, would go on waking the task before.
-            let polled = operation.look(cx);
-            self.polled(index, polled);
-        }
-    }
-
-    fn polled(&mut self, index: usize, polled: Poll<Result<u64, AioCommandError>>) {
-        match (polled, &self.operations[index]) {
-            (Poll::Ready(result), _) => self.end(index, result),
-            (Poll::Pending, Some((operation, _))) => self.waiting.push(index, operation),
-            (Poll::Pending, None) => {}
-        }
-    }
-
-    fn time_out(&mut self, late: impl IntoIterator<Item = usize>) {
-        for index in late {
-            if let Some((operation, _)) = &mut self.operations[index] {
-                let error = operation.time_out();
+        match admission {
+            Admission::Launched(key) | Admission::Queued(key) => operation.on_admitted(key),
+            Admission::Refused(error) => {
+                operation.give_buffer_back();
                 self.end(index, Err(error));
             }
+            Admission::NeedsFile | Admission::Full => {}
+        }
+    }
+
+    /// The context of the first operation, which mostly is that of all.
+    fn driver(&self) -> Option<&'a Driver<T>> {
+        let (operation, _) = self.operations.iter().flatten().next()?;
+        Some(operation.driver())
+    }
+
+    /// Polls the operations that have completed; all of them, if another task polls the batch.
+    fn poll_completed(&mut self, cx: &mut Context<'_>) {
+        if self.task == TaskId::of(cx.waker()) {
+            let operations = &self.operations;
+            let key = |index: usize| operations[index].as_ref()?.0.key();
+            self.pending.take_completed(key, &mut self.to_poll);
+        } else {
+            self.pending.take_all(&mut self.to_poll);
+        }
+        self.poll_queued_up(cx);
+    }
+
+    fn poll_queued_up(&mut self, cx: &mut Context<'_>) {
+        while let Some(&index) = self.to_poll.front() {
+            if let Some((operation, _)) = &mut self.operations[index] {
+                // One that is left out, for want of budget, would go on waking the task before.
+                match operation.poll_op(cx) {
+                    Poll::Ready(result) => self.end(index, result),
+                    Poll::Pending => self.pending.push(index, operation),
+                }
+            }
+            self.to_poll.pop_front();
+        }
+    }
+
+    fn time_out(&mut self, index: usize) {
+        if let Some((operation, _)) = &mut self.operations[index] {
+            let error = operation.time_out();
+            self.end(index, Err(error));
         }
     }
 
     fn end(&mut self, index: usize, result: Result<u64, AioCommandError>) {
-        if let Some((_, mut told)) = self.operations[index].take() {
-            told.ended(&result);
+        if let Some((_, mut span)) = self.operations[index].take() {
+            span.record(&result);
         }
         self.done.push_back((index, result));
     }
 }
 
-impl<M, A, L> Stream for BatchResults<'_, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> Stream for BatchResults<'_, M, A, L> {
     type Item = (usize, Result<u64, AioCommandError>);
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let budget = ready!(coop::poll_proceed(cx));
         let this = self.get_mut();
-        let polled = this.running.poll_next(this.handle.limit(), cx);
+        let polled = this.running.poll_next(this.handle.time_limit(), cx);
         if polled.is_ready() {
             budget.made_progress();
         }
@@ -393,13 +381,7 @@ where
     }
 }
 
-impl<M, A, L> fmt::Debug for Batch<'_, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> fmt::Debug for Batch<'_, M, A, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("len", &self.len())
@@ -407,13 +389,7 @@ where
     }
 }
 
-impl<M, A, L> fmt::Debug for BatchResults<'_, M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> fmt::Debug for BatchResults<'_, M, A, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchResults")
             .field("left", &self.size_hint().0)

@@ -2,24 +2,23 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 use tokio::runtime::Handle;
 
-use super::driver::{Driver, Turn};
-use super::pool::Threads;
-use super::reaper::Reaper;
 use super::shards::Shards;
-use super::shared::Shared;
-use super::state::Limits;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
-use crate::request::{Flavour, Of};
+use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
+use crate::driver::{
+    CompletionWaker, ContextConfig, ContextTypes, Driver, DriverTask, PollOrder, Types,
+};
+use crate::offload::OffloadConfig;
+use crate::policy::PolicyConfig;
 use crate::sync::EventFd;
-use crate::sys::{Aio, Kernel, MAX_BATCH, System};
 use crate::trace;
 use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
 
@@ -41,15 +40,15 @@ use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until one of its build methods is called"]
 pub struct AioContextBuilder {
-    limits: Limits,
+    config: ContextConfig,
     shards: usize,
     blocking_threads: Option<usize>,
-    /// What to do where the kernel's AIO can't be had.
-    else_threads: bool,
+    /// Use the thread pool where kernel AIO is not available.
+    automatic: bool,
 }
 
 /// Most threads of the blocking pool, unless told, that submit what would have to wait.
-const DEFAULT_THREADS: usize = 8;
+const DEFAULT_OFFLOAD_THREADS: usize = 8;
 
 /// The same where they do all of the I/O, so that there are as many transfers in flight.
 const DEFAULT_BACKEND_THREADS: usize = 32;
@@ -58,24 +57,26 @@ impl AioContextBuilder {
     /// A context with up to `nr` requests in flight, where further ones wait.
     pub fn new(nr: usize) -> AioContextBuilder {
         AioContextBuilder {
-            limits: Limits {
-                slots: nr,
-                waits: true,
-                max_batch: None,
-                policy: SubmitPolicy::default(),
+            config: ContextConfig {
+                capacity: nr,
+                wait_for_slot: true,
+                policy: PolicyConfig {
+                    policy: SubmitPolicy::default(),
+                    max_batch: None,
+                },
                 backend: Backend::KernelAio,
                 measure_latency: false,
             },
             shards: 1,
             blocking_threads: None,
-            else_threads: false,
+            automatic: false,
         }
     }
 
     /// Whether a request waits for a free slot, in order (the default); otherwise it fails with
     /// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free.
     pub fn wait_for_slot(mut self, wait: bool) -> Self {
-        self.limits.waits = wait;
+        self.config.wait_for_slot = wait;
         self
     }
 
@@ -86,7 +87,7 @@ impl AioContextBuilder {
     /// A batch costs one system call, and the block layer works on it as a whole: more per call
     /// is less CPU an operation, but the device idles while a batch is put together.
     pub fn max_batch(mut self, requests: usize) -> Self {
-        self.limits.max_batch = Some(requests.clamp(1, MAX_BATCH));
+        self.config.policy.max_batch = Some(requests.clamp(1, MAX_BATCH));
         self
     }
 
@@ -118,7 +119,7 @@ impl AioContextBuilder {
     /// ([`submit_request`](GenericAioContextHandle::submit_request)) goes inline, because nothing
     /// can be learnt of it, unless this is [`SubmitPolicy::Offload`].
     pub fn submit_policy(mut self, policy: SubmitPolicy) -> Self {
-        self.limits.policy = policy;
+        self.config.policy.policy = policy;
         self
     }
 
@@ -144,8 +145,8 @@ impl AioContextBuilder {
     /// # }
     /// ```
     pub fn backend(mut self, backend: Backend) -> Self {
-        self.limits.backend = backend;
-        self.else_threads = false;
+        self.config.backend = backend;
+        self.automatic = false;
         self
     }
 
@@ -173,8 +174,8 @@ impl AioContextBuilder {
     /// # }
     /// ```
     pub fn automatic_backend(mut self) -> Self {
-        self.limits.backend = Backend::KernelAio;
-        self.else_threads = true;
+        self.config.backend = Backend::KernelAio;
+        self.automatic = true;
         self
     }
 
@@ -197,7 +198,7 @@ impl AioContextBuilder {
     /// an operation, and 2.5 KiB a shard. What came out is in
     /// [`Metrics::latency`](crate::Metrics::latency).
     pub fn measure_latency(mut self, measure: bool) -> Self {
-        self.limits.measure_latency = measure;
+        self.config.measure_latency = measure;
         self
     }
 
@@ -207,23 +208,22 @@ impl AioContextBuilder {
     ///
     /// As there.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
-        let count = self.shards.clamp(1, self.limits.slots.max(1));
-        let shards = self.on_a_backend(|limits, threads| {
-            let threads = Threads {
-                most: threads.most.div_ceil(count),
-                ..threads
+        let count = self.shards.clamp(1, self.config.capacity.max(1));
+        let shards = self.on_backend(|config, offload| {
+            let offload = OffloadConfig {
+                max_threads: offload.max_threads.div_ceil(count),
+                ..offload
             };
-            Shards::split(limits, count, |limits| {
-                open(limits, threads.clone(), Reaper::anywhere)
-            })
+            Shards::split(config, count, |config| open(config, offload))
         })?;
-        for shard in shards.all() {
-            tokio::spawn(Driver::new(Arc::clone(shard), Turn::of_runtime()));
+        for driver in shards.all() {
+            let waker = CompletionWaker::for_any_thread(driver);
+            waker.arm();
+            let order = PollOrder::of_runtime();
+            tokio::spawn(DriverTask::new(Arc::clone(driver), waker, order));
         }
         Ok((
-            GenericAioContext {
-                shards: shards.clone(),
-            },
+            GenericAioContext::new(shards.clone()),
             GenericAioContextHandle::new(shards),
         ))
     }
@@ -244,7 +244,7 @@ impl AioContextBuilder {
         ),
         AioContextError,
     > {
-        self.open_one(Turn::Fair) // as is all that stays on its thread
+        self.open_one(PollOrder::Fair) // as is everything that stays on its thread
     }
 
     /// See [`generic_aio_context`](crate::generic_aio_context).
@@ -269,80 +269,74 @@ impl AioContextBuilder {
         A::LinkOps: LinkedListOps + Default,
         L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
-        self.open_one(Turn::of_runtime())
+        self.open_one(PollOrder::of_runtime())
     }
 
     #[allow(clippy::type_complexity)]
-    fn open_one<M, A, L>(
+    fn open_one<M: RawMutex, A, L>(
         self,
-        turn: Turn,
+        order: PollOrder,
     ) -> Result<
         (
             GenericAioContext<M, A, L>,
             GenericAioContextHandle<M, A, L>,
-            Driver<Of<M, A, L>>,
+            DriverTask<Types<M>>,
         ),
         AioContextError,
-    >
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
-        let shared = self.on_a_backend(|limits, threads| open(limits, threads, Reaper::at_home))?;
-        let shards = Shards::one(Arc::clone(&shared));
+    > {
+        let driver = self.on_backend(open)?;
+        let waker = CompletionWaker::for_this_thread(&driver);
+        waker.arm();
+        let shards = Shards::one(Arc::clone(&driver));
         Ok((
-            GenericAioContext {
-                shards: shards.clone(),
-            },
+            GenericAioContext::new(shards.clone()),
             GenericAioContextHandle::new(shards),
-            Driver::new(shared, turn),
+            DriverTask::new(driver, waker, order),
         ))
     }
-}
 
-impl AioContextBuilder {
-    /// Opens on the backend that was chosen, or can be had.
-    fn on_a_backend<T>(
+    /// Opens on the backend that was chosen, or that is available.
+    fn on_backend<R>(
         &self,
-        open: impl Fn(Limits, Threads) -> Result<T, AioContextError>,
-    ) -> Result<T, AioContextError> {
-        let limits = Limits {
+        open: impl Fn(ContextConfig, OffloadConfig) -> Result<R, AioContextError>,
+    ) -> Result<R, AioContextError> {
+        let config = ContextConfig {
             backend: match cfg!(kaio_force_threads) {
                 true => Backend::ThreadPool,
-                false => self.limits.backend,
+                false => self.config.backend,
             },
-            ..self.limits
+            ..self.config
         };
-        match open(limits, self.threads(limits)) {
-            Err(error) if self.else_threads && is_for_want_of_aio(&error) => {
-                trace::without_aio(limits.slots, &error);
-                let limits = Limits {
+        match open(config, self.offload_config(config)) {
+            Err(error) if self.automatic && is_for_want_of_aio(&error) => {
+                trace::without_aio(config.capacity, &error);
+                let config = ContextConfig {
                     backend: Backend::ThreadPool,
-                    ..limits
+                    ..config
                 };
-                open(limits, self.threads(limits))
+                open(config, self.offload_config(config))
             }
             opened => opened,
         }
     }
 
-    fn threads(&self, limits: Limits) -> Threads {
-        let (most, together) = match limits.backend {
-            Backend::KernelAio => (DEFAULT_THREADS, limits.max_batch.unwrap_or(MAX_BATCH)),
-            Backend::ThreadPool => (DEFAULT_BACKEND_THREADS, 1), // each waits for its own
+    fn offload_config(&self, config: ContextConfig) -> OffloadConfig {
+        let (max_threads, max_batch) = match config.backend {
+            Backend::KernelAio => (
+                DEFAULT_OFFLOAD_THREADS,
+                config.policy.max_batch.unwrap_or(MAX_BATCH),
+            ),
+            Backend::ThreadPool => (DEFAULT_BACKEND_THREADS, 1), // a request occupies its thread
         };
-        Threads {
-            runtime: Handle::try_current().ok(),
-            most: self.blocking_threads.unwrap_or(most),
-            together,
-            tell: limits.backend == Backend::KernelAio,
+        OffloadConfig {
+            max_threads: self.blocking_threads.unwrap_or(max_threads),
+            max_batch,
+            observe: config.backend == Backend::KernelAio,
         }
     }
 }
 
-/// Whether the kernel makes no context, for reasons that lie outside of what was asked for.
+/// Whether the kernel made no context for reasons outside of the request.
 fn is_for_want_of_aio(error: &AioContextError) -> bool {
     match error {
         AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),
@@ -350,29 +344,30 @@ fn is_for_want_of_aio(error: &AioContextError) -> bool {
     }
 }
 
-/// Sets up the kernel's side, last of all: what is made before it is cheap to drop.
-fn open<F>(
-    limits: Limits,
-    threads: Threads,
-    reaper: impl FnOnce(Weak<Shared<F>>) -> Reaper<F>,
-) -> Result<Arc<Shared<F>>, AioContextError>
+/// Sets the backend up last: what is made before it is cheap to drop.
+fn open<T>(config: ContextConfig, offload: OffloadConfig) -> Result<Arc<Driver<T>>, AioContextError>
 where
-    F: Flavour<Kernel = System>,
+    T: ContextTypes<Backend = AnyBackend>,
 {
-    let signal = EventFd::new(0, false)?;
-    let nr = u32::try_from(limits.slots).ok().filter(|nr| *nr > 0);
+    let eventfd = EventFd::new(0, false)?;
+    let nr = u32::try_from(config.capacity).ok().filter(|nr| *nr > 0);
     let nr = nr.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let kernel = match limits.backend {
+    let backend = match config.backend {
         Backend::KernelAio => {
-            let aio = Aio::setup(nr)?;
-            if !aio.has_ring() {
+            let aio = AioBackend::setup(nr)?;
+            if !aio.capabilities().user_ring {
                 trace::without_ring();
             }
-            System::Aio(aio)
+            AnyBackend::Aio(aio)
         }
-        Backend::ThreadPool => System::Threads(crate::sys::Threads::new()),
+        Backend::ThreadPool => AnyBackend::Blocking(BlockingBackend::new()),
     };
-    let shared = Shared::new(kernel, Some(signal), limits, threads, reaper);
-    shared.signalled(&shared.reaper.waker());
-    Ok(shared)
+    let runtime = Handle::try_current().ok();
+    Ok(Driver::new(
+        backend,
+        Some(eventfd),
+        config,
+        runtime,
+        offload,
+    ))
 }

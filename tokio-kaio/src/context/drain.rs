@@ -1,71 +1,63 @@
-//! [`drain`]: waits for the requests of a file that were made before.
+//! [`drain`]: waits for the requests on a file that were made before.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::counts::Look;
 use super::shards::Shards;
-use super::shared::Shared;
-use super::teardown::given_back;
-use crate::request::{Flavour, KnownAs};
+use crate::driver::{ContextTypes, Driver};
+use crate::op::FileId;
+use crate::teardown::wait_until_gone;
 
-/// Waits until no request is queued or in flight any more that was made for `file`, in any of `shards`, before this is first polled.
-pub(super) async fn drain<F: Flavour>(shards: &Shards<F>, file: KnownAs) {
-    // All at once: what is made while it waits for one is not waited for in another.
-    let begun: Vec<_> = shards
+/// Waits until the requests on `file` that were made before the first poll of this are done, in all of
+/// `shards`.
+pub(super) async fn drain<T: ContextTypes>(shards: &Shards<T>, file: FileId) {
+    // All are started first: a request that is made while this waits for one shard is not waited for in
+    // another.
+    let drains: Vec<_> = shards
         .all()
         .iter()
-        .map(|shard| Begun::on(shard, file))
+        .map(|driver| ShardDrain::start(driver, file))
         .collect();
-    for begun in begun {
-        begun.ended().await;
+    for drain in drains {
+        drain.wait().await;
     }
 }
 
 /// A drain of one context.
-struct Begun<'a, F: Flavour> {
-    shared: &'a Arc<Shared<F>>,
-    name: Option<u64>,
+struct ShardDrain<'a, T: ContextTypes> {
+    driver: &'a Arc<Driver<T>>,
+    /// `None`: there is nothing to wait for.
+    id: Option<u64>,
 }
 
-impl<'a, F: Flavour> Begun<'a, F> {
-    fn on(shared: &'a Arc<Shared<F>>, file: KnownAs) -> Begun<'a, F> {
-        let name = shared.with(|state, aftermath| {
-            state.reap_all(Look::Other, aftermath);
-            state.table.begin_drain(file)
-        });
-        Begun { shared, name }
+impl<'a, T: ContextTypes> ShardDrain<'a, T> {
+    fn start(driver: &'a Arc<Driver<T>>, file: FileId) -> ShardDrain<'a, T> {
+        let id = match driver.enter() {
+            Ok(driver) => driver.start_drain(file),
+            Err(_) => None,
+        };
+        ShardDrain { driver, id }
     }
 
-    async fn ended(self) {
-        if let Some(name) = self.name {
-            poll_fn(|cx| {
-                let waker = cx.waker().clone();
-                let (done, unused) = self.shared.with(|state, aftermath| {
-                    state.reap_all(Look::Poll, aftermath);
-                    state.table.is_drained(name, waker)
-                });
-                drop(unused); // not under the lock
-                match done {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
-                }
-            })
-            .await;
-        }
-        // The kernel may still have what its context has given up.
-        if !self.shared.is_live() {
-            given_back(self.shared.watch_gone()).await;
+    async fn wait(self) {
+        poll_fn(|cx| match (self.id, self.driver.enter()) {
+            (Some(id), Ok(driver)) if !driver.poll_drain(id, cx.waker()) => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+        // The kernel may still have requests that their context has given up.
+        let is_live = self.driver.enter().is_ok_and(|driver| driver.is_live());
+        if !is_live && self.driver.enter().is_ok() {
+            wait_until_gone(self.driver.gone()).await;
         }
     }
 }
 
-impl<F: Flavour> Drop for Begun<'_, F> {
+impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
     fn drop(&mut self) {
-        if let Some(name) = self.name {
-            let unused = self.shared.with(|state, _| state.table.end_drain(name));
-            drop(unused); // not under the lock
+        if let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) {
+            driver.end_drain(id);
         }
     }
 }

@@ -1,26 +1,25 @@
 //! [`GenericAioContextHandle`]: the way to a context.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 
-use intrusive_collections::DefaultLinkOps;
-use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
+use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
 
-use super::NoopLock;
 use super::batch::Batch;
-use super::course::Extent;
-use super::descriptor::Descriptor;
 use super::drain::drain;
-use super::operation::Operation;
-use super::options::{Limit, Options};
+use super::op_future::OpFuture;
+use super::op_options::{OpOptions, TimeLimit};
 use super::shards::Shards;
-use crate::request::{KnownAs, Lease, Of, Payload};
+use super::transfer_progress::TransferMode;
+use crate::driver::Types;
+use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;
 use crate::{
-    AioCommandError, Backend, IntrusiveAdapter, IoPriority, LocalRequestAdapter, Metrics,
-    PollEvents, RawCommand, SyncRequestAdapter,
+    AioCommandError, Backend, IoPriority, LocalRequestAdapter, Metrics, NoopLock, PollEvents,
+    RawCommand, SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -52,15 +51,11 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-pub struct GenericAioContextHandle<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
-    shards: Shards<Of<M, A, L>>,
-    options: Options,
+pub struct GenericAioContextHandle<M: RawMutex, A, L> {
+    shards: Shards<Types<M>>,
+    options: OpOptions,
+    /// The type parameters are those of `linux-aio-tokio`; requests are in no intrusive list here.
+    inert: PhantomData<fn() -> (A, L)>,
 }
 
 /// The handle of an [`AioContext`](crate::AioContext).
@@ -71,24 +66,19 @@ pub type AioContextHandle =
 pub type LocalAioContextHandle =
     GenericAioContextHandle<NoopLock, LocalRequestAdapter, linked_list::Link>;
 
-/// An operation, in its span where there are any.
+/// An operation, in its span if there are spans.
 #[cfg(feature = "tracing")]
-pub(crate) type Told<'h, 'a, F> = trace::Spanned<Operation<'h, 'a, F>>;
+pub(crate) type Operation<'h, 'a, T> = trace::Traced<OpFuture<'h, 'a, T>>;
 /// An operation.
 #[cfg(not(feature = "tracing"))]
-pub(crate) type Told<'h, 'a, F> = Operation<'h, 'a, F>;
+pub(crate) type Operation<'h, 'a, T> = OpFuture<'h, 'a, T>;
 
-impl<M, A, L> GenericAioContextHandle<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
-    pub(super) fn new(shards: Shards<Of<M, A, L>>) -> Self {
+impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
+    pub(super) fn new(shards: Shards<Types<M>>) -> Self {
         GenericAioContextHandle {
             shards,
-            options: *Options::NONE,
+            options: *OpOptions::NONE,
+            inert: PhantomData,
         }
     }
 
@@ -175,7 +165,7 @@ where
     #[must_use = "this handle stays as it is; the one that is returned has the deadline"]
     pub fn with_deadline(&self, deadline: tokio::time::Instant) -> Self {
         let mut handle = self.clone();
-        handle.options.limit = Limit::At(deadline);
+        handle.options.time_limit = TimeLimit::Deadline(deadline);
         handle
     }
 
@@ -214,14 +204,14 @@ where
     #[must_use = "this handle stays as it is; the one that is returned has the timeout"]
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
-        handle.options.limit = Limit::Within(timeout);
+        handle.options.time_limit = TimeLimit::Timeout(timeout);
         handle
     }
 
     /// For an operation of several requests, which starts now: when it has to end, and a handle whose
     /// operations do so, too. `None`: it has all the time.
     pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
-        let end = self.options.limit.end()?;
+        let end = self.options.time_limit.deadline()?;
         Some((end, self.with_deadline(end)))
     }
 
@@ -237,7 +227,7 @@ where
 
     /// What runs the requests of the context.
     pub fn backend(&self) -> Backend {
-        self.shards.all()[0].limits.backend
+        self.shards.all()[0].config.backend
     }
 
     /// What the context has done so far, and is doing now. Also after it has ended.
@@ -285,7 +275,7 @@ where
         crate::metrics::describe();
         let context = context.into();
         let interval = interval.max(std::time::Duration::from_millis(1));
-        let mut ended = std::pin::pin!(self.shards.clone().given_back());
+        let mut ended = std::pin::pin!(self.shards.clone().wait_until_gone());
         let mut last = None;
         loop {
             let now = self.metrics();
@@ -351,8 +341,8 @@ where
         fd: &impl AsRawFd,
         command: RawCommand<'_>,
     ) -> Result<u64, AioCommandError> {
-        let descriptor = Descriptor::Borrowed(fd.as_raw_fd());
-        self.operation(descriptor, command).await
+        let file = FileRef::Borrowed(fd.as_raw_fd());
+        self.operation(file, command).await
     }
 
     /// Waits until one of `events` is there on the file behind `fd`; returns those that are. See
@@ -396,93 +386,80 @@ where
         Batch::new(self)
     }
 
-    /// Whether operations have a limit, and what is ready when it is reached.
-    pub(super) fn limit(&self) -> &Limit {
-        &self.options.limit
+    pub(super) fn time_limit(&self) -> &TimeLimit {
+        &self.options.time_limit
     }
 
     /// See [`submit_request`](Self::submit_request); in no span.
     #[inline(always)]
-    pub(super) fn bare_operation<'h, 'a>(
+    pub(super) fn untraced_operation<'h, 'a>(
         &'h self,
-        descriptor: Descriptor<'h>,
+        file: FileRef<'h>,
         command: RawCommand<'a>,
-    ) -> Operation<'h, 'a, Of<M, A, L>> {
-        let (shard, others) = self.shards.for_one(|| command.appends());
-        Operation::new(shard, others, &self.options, descriptor, command)
+    ) -> OpFuture<'h, 'a, Types<M>> {
+        let (driver, others) = self.shards.for_one(|| command.appends());
+        OpFuture::new(driver, others, &self.options, file, command)
     }
 
     /// See [`submit_request`](Self::submit_request).
     #[inline(always)]
     pub(crate) fn operation<'h, 'a>(
         &'h self,
-        descriptor: Descriptor<'h>,
+        file: FileRef<'h>,
         command: RawCommand<'a>,
-    ) -> Told<'h, 'a, Of<M, A, L>> {
+    ) -> Operation<'h, 'a, Types<M>> {
         #[cfg(feature = "tracing")]
-        let span = trace::operation(&command, descriptor.fd());
-        let operation = self.bare_operation(descriptor, command);
+        let span = trace::command_span(&command, file.fd());
+        let operation = self.untraced_operation(file, command);
         #[cfg(feature = "tracing")]
-        let operation = trace::Spanned::new(span, operation);
+        let operation = trace::Traced::new(span, operation);
         operation
     }
 
     /// See [`File::drain`](crate::File::drain).
-    pub(crate) async fn drain(&self, file: KnownAs) {
+    pub(crate) async fn drain(&self, file: FileId) {
         drain(&self.shards, file).await;
     }
 
-    /// The same until all bytes that `command` asks for are moved.
-    pub(crate) async fn whole(
+    /// Runs `command` until all bytes are moved.
+    pub(crate) async fn exact_operation(
         &self,
-        descriptor: Descriptor<'_>,
+        file: FileRef<'_>,
         command: RawCommand<'_>,
     ) -> Result<(), AioCommandError> {
         command.check();
-        let (payload, lease) = command.payload()?;
-        let prepared = (payload, lease, Extent::Exact);
-        self.prepared(descriptor, prepared).await.map(drop)
+        let (request, buffer_return) = command.into_request()?;
+        let request = (request, buffer_return, TransferMode::Exact);
+        self.request_operation(file, request).await.map(drop)
     }
 
-    /// The same for what is no command.
-    pub(crate) fn prepared<'h, 'a>(
+    /// An operation that is no command.
+    pub(crate) fn request_operation<'h, 'a>(
         &'h self,
-        descriptor: Descriptor<'h>,
-        (payload, lease, extent): (Payload, Lease<'a>, Extent),
-    ) -> Told<'h, 'a, Of<M, A, L>> {
+        file: FileRef<'h>,
+        request: (IoRequest, BufferReturn<'a>, TransferMode),
+    ) -> Operation<'h, 'a, Types<M>> {
         #[cfg(feature = "tracing")]
-        let span = trace::prepared(payload.order(), descriptor.fd());
-        let (shard, others) = self.shards.for_one(|| payload.order().appends());
-        let prepared = (payload, lease, extent);
-        let operation = Operation::prepared(shard, others, &self.options, descriptor, prepared);
+        let span = trace::request_span(&request.0.op, file.fd());
+        let (driver, others) = self.shards.for_one(|| request.0.op.appends());
+        let operation = OpFuture::with_request(driver, others, &self.options, file, request);
         #[cfg(feature = "tracing")]
-        let operation = trace::Spanned::new(span, operation);
+        let operation = trace::Traced::new(span, operation);
         operation
     }
 }
 
-impl<M, A, L> Clone for GenericAioContextHandle<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
     fn clone(&self) -> Self {
         GenericAioContextHandle {
             shards: self.shards.clone(),
             options: self.options,
+            inert: PhantomData,
         }
     }
 }
 
-impl<M, A, L> fmt::Debug for GenericAioContextHandle<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> fmt::Debug for GenericAioContextHandle<M, A, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AioContextHandle").finish_non_exhaustive()
     }

@@ -1,53 +1,40 @@
-//! Contexts: what submits requests to the kernel and brings back what they came to.
+//! Contexts: the public types around a [driver](crate::driver).
 
-mod admission;
-mod aftermath;
 mod batch;
-mod batching;
 mod builder;
-mod counts;
-mod course;
-mod descriptor;
+mod close;
 mod drain;
-mod driver;
-mod effort;
 mod handle;
-mod lanes;
-mod noop_lock;
-mod operation;
-mod options;
-mod pool;
-mod reaper;
-mod route;
+mod op_future;
+mod op_options;
+mod pending_ops;
 mod shards;
-mod shared;
-mod signalling;
-mod state;
-mod still_out;
-mod teardown;
-#[cfg(test)]
-mod tests;
-mod together;
+mod transfer_progress;
 
 pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;
-pub(crate) use course::Extent;
-pub(crate) use descriptor::Descriptor;
+pub use close::CloseTimeoutError;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
-pub use noop_lock::NoopLock;
-pub use still_out::StillOut;
+#[cfg(test)]
+pub(crate) use op_future::OpFuture;
+#[cfg(test)]
+pub(crate) use op_options::OpOptions;
+pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
-use crate::request::Of;
-use crate::{AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, SyncRequestAdapter};
+use crate::driver::Types;
+use crate::{
+    AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, NoopLock, SyncRequestAdapter,
+};
 use shards::Shards;
 
 /// A kernel AIO context: it takes requests, through its
@@ -63,14 +50,9 @@ use shards::Shards;
 /// wait for a slot get [`AioStopped`](crate::AioCommandError::AioStopped). So does an operation of
 /// several requests that has further ones to make: more than 1024 pieces, more than 2 GiB, or what is
 /// resumed because it came back short.
-pub struct GenericAioContext<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
-    shards: Shards<Of<M, A, L>>,
+pub struct GenericAioContext<M: RawMutex, A, L> {
+    shards: Shards<Types<M>>,
+    inert: PhantomData<fn() -> (A, L)>,
 }
 
 /// A context that any thread may use. Made by [`aio_context`].
@@ -214,13 +196,14 @@ where
         .build_generic()
 }
 
-impl<M, A, L> GenericAioContext<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
+    fn new(shards: Shards<Types<M>>) -> Self {
+        GenericAioContext {
+            shards,
+            inert: PhantomData,
+        }
+    }
+
     /// Number of requests that can be made now without waiting. A slot is taken from the moment
     /// its request is queued or submitted until the kernel is done with it, also if its future was
     /// dropped.
@@ -233,7 +216,7 @@ where
 
     /// What runs its requests.
     pub fn backend(&self) -> Backend {
-        self.shards.all()[0].limits.backend
+        self.shards.all()[0].config.backend
     }
 
     /// Takes no more requests, waits for those that are running, then gives everything back to the
@@ -270,14 +253,14 @@ where
     pub async fn close(self) {
         let shards = self.shards.clone();
         drop(self);
-        shards.given_back().await;
+        shards.wait_until_gone().await;
     }
 
     /// The same, for at most `limit`: a disk may be stuck, and an operation on it never end.
     ///
     /// # Errors
     ///
-    /// [`StillOut`] says what is still out then. The context goes on to end by itself, and keeps what
+    /// [`CloseTimeoutError`] says what is still out then. The context goes on to end by itself, and keeps what
     /// the kernel may use until it is done with that: memory, files, its share of `fs.aio-max-nr`.
     ///
     /// # Cancel safety
@@ -297,46 +280,34 @@ where
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (context, _handle) = aio_context(8, true)?;
-    /// if let Err(still_out) = context.close_timeout(Duration::from_secs(10)).await {
-    ///     eprintln!("{still_out}");
+    /// if let Err(error) = context.close_timeout(Duration::from_secs(10)).await {
+    ///     eprintln!("{error}");
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn close_timeout(self, limit: Duration) -> Result<(), StillOut> {
+    pub async fn close_timeout(self, limit: Duration) -> Result<(), CloseTimeoutError> {
         let shards = self.shards.clone();
         drop(self);
-        match tokio::time::timeout(limit, shards.clone().given_back()).await {
+        match tokio::time::timeout(limit, shards.clone().wait_until_gone()).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(shards.still_out()),
+            Err(_) => Err(shards.unfinished()),
         }
     }
 }
 
-impl<M, A, L> Drop for GenericAioContext<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> Drop for GenericAioContext<M, A, L> {
     fn drop(&mut self) {
         self.shards.stop();
     }
 }
 
-impl<M, A, L> fmt::Debug for GenericAioContext<M, A, L>
-where
-    M: RawMutex,
-    A: IntrusiveAdapter<M, L>,
-    A::LinkOps: LinkedListOps + Default,
-    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-{
+impl<M: RawMutex, A, L> fmt::Debug for GenericAioContext<M, A, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = self.shards.all();
         f.debug_struct("AioContext")
             .field("shards", &shards.len())
-            .field("limits", &shards[0].limits)
+            .field("config", &shards[0].config)
             .finish()
     }
 }

@@ -1,55 +1,52 @@
-//! [`Shards`]: what is behind one handle, one kernel context or several.
+//! [`Shards`]: the contexts behind one handle, one or several.
 
 use std::sync::Arc;
 
-use super::shared::Shared;
-use super::state::Limits;
-use super::still_out::StillOut;
-use super::teardown::given_back;
+use super::close::CloseTimeoutError;
 use crate::Metrics;
-use crate::request::Flavour;
+use crate::driver::{ContextConfig, ContextTypes, Driver};
 use crate::sys::current_cpu;
+use crate::teardown::wait_until_gone;
 
-/// The contexts behind a handle: at least one. With several, a request goes to that of the CPU on
-/// which it is made, so that workers neither wait for one another's lock nor submit what is in
-/// another CPU's cache.
-pub(super) struct Shards<F: Flavour>(Arc<[Arc<Shared<F>>]>);
+/// At least one. With several, a request goes to the one of the current CPU, so that workers neither wait
+/// for each other's lock nor submit what is in another CPU's cache.
+pub(super) struct Shards<T: ContextTypes>(Arc<[Arc<Driver<T>>]>);
 
-impl<F: Flavour> Shards<F> {
-    pub(super) fn one(shared: Arc<Shared<F>>) -> Shards<F> {
-        Shards(Arc::new([shared]))
+impl<T: ContextTypes> Shards<T> {
+    pub(super) fn one(driver: Arc<Driver<T>>) -> Shards<T> {
+        Shards(Arc::new([driver]))
     }
 
-    /// `limits` split over `count` contexts, or one for each slot where those are fewer; `open`
-    /// makes each of them.
+    /// Splits `config` over `count` contexts, or over one for each slot if these are fewer; `open` makes
+    /// each of them.
     pub(super) fn split<E>(
-        limits: Limits,
+        config: ContextConfig,
         count: usize,
-        open: impl Fn(Limits) -> Result<Arc<Shared<F>>, E>,
-    ) -> Result<Shards<F>, E> {
-        let count = count.min(limits.slots).max(1);
-        let (each, left) = (limits.slots / count, limits.slots % count);
+        open: impl Fn(ContextConfig) -> Result<Arc<Driver<T>>, E>,
+    ) -> Result<Shards<T>, E> {
+        let count = count.min(config.capacity).max(1);
+        let (each, left) = (config.capacity / count, config.capacity % count);
         let shards = (0..count).map(|shard| {
-            open(Limits {
-                slots: each + usize::from(shard < left),
-                ..limits
+            open(ContextConfig {
+                capacity: each + usize::from(shard < left),
+                ..config
             })
         });
         let shards: Result<Vec<_>, E> = shards.collect();
         Ok(Shards(shards?.into()))
     }
 
-    pub(super) fn all(&self) -> &[Arc<Shared<F>>] {
+    pub(super) fn all(&self) -> &[Arc<Driver<T>>] {
         &self.0
     }
 
-    /// The one for an operation that is made here and now, and all of them, in case that is full.
-    /// `None`: it may go there only. `appends` tells whether it is an append.
+    /// The context for an operation that is made now, and all of them, in case that is full. `None`: it
+    /// may not go elsewhere. `appends` returns whether it is an append.
     #[inline]
     pub(super) fn for_one(
         &self,
         appends: impl FnOnce() -> bool,
-    ) -> (&Shared<F>, Option<&Shards<F>>) {
+    ) -> (&Driver<T>, Option<&Shards<T>>) {
         match &*self.0 {
             [only] => (only, None),
             _ => self.among_several(appends()),
@@ -57,9 +54,9 @@ impl<F: Flavour> Shards<F> {
     }
 
     #[inline(never)]
-    fn among_several(&self, appends: bool) -> (&Shared<F>, Option<&Shards<F>>) {
+    fn among_several(&self, appends: bool) -> (&Driver<T>, Option<&Shards<T>>) {
         match appends {
-            // They go one after another to each file, and a shard knows only its own ones.
+            // Appends to a file are submitted one after another, and a shard knows only its own.
             true => (&self.0[0], None),
             false => (&self.0[current_cpu() % self.0.len()], Some(self)),
         }
@@ -67,41 +64,43 @@ impl<F: Flavour> Shards<F> {
 
     /// No new requests from now on.
     pub(super) fn stop(&self) {
-        self.0.iter().for_each(|shard| shard.stop());
+        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        ours.for_each(|shard| shard.stop());
     }
 
     /// Slots that are free, if the context is open and requests wait for one.
     pub(super) fn available_slots(&self) -> Option<usize> {
-        let free = |shard: &Arc<Shared<F>>| shard.free_slots().filter(|_| shard.limits.waits);
+        let free = |shard: &Arc<Driver<T>>| {
+            let free = shard.enter().ok()?.free_capacity();
+            free.filter(|_| shard.config.wait_for_slot)
+        };
         self.0.iter().map(free).sum()
     }
 
     pub(super) fn metrics(&self) -> Metrics {
-        let mut shards = self.0.iter().map(|shard| shard.metrics());
+        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        let mut shards = ours.map(|shard| shard.metrics());
         let mut sum = shards.next().unwrap_or_default();
         shards.for_each(|shard| sum.add(shard));
         sum
     }
 
-    pub(super) fn still_out(&self) -> StillOut {
-        let mut sum = StillOut::default();
-        for shard in self.all() {
-            sum.add(shard.with(|state, _| state.still_out()));
-        }
-        sum
+    pub(super) fn unfinished(&self) -> CloseTimeoutError {
+        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        CloseTimeoutError::sum(ours.map(|shard| shard.unfinished()))
     }
 
     /// Resolves when everything has been given back to the system.
-    pub(super) async fn given_back(self) {
-        let gone: Vec<_> = self.0.iter().map(|shard| shard.watch_gone()).collect();
+    pub(super) async fn wait_until_gone(self) {
+        let gone: Vec<_> = self.0.iter().map(|shard| shard.gone()).collect();
         drop(self);
         for gone in gone {
-            given_back(gone).await;
+            wait_until_gone(gone).await;
         }
     }
 }
 
-impl<F: Flavour> Clone for Shards<F> {
+impl<T: ContextTypes> Clone for Shards<T> {
     fn clone(&self) -> Self {
         Shards(Arc::clone(&self.0))
     }

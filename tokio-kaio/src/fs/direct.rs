@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::alignment::{is_said_direct, refuses_reads};
+use super::alignment_query::{is_said_direct, refuses_reads};
 use crate::sys;
 
 /// Makes the I/O of an open file direct, by setting `O_DIRECT`. Returns whether the file has

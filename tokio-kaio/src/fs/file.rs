@@ -5,23 +5,20 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use intrusive_collections::DefaultLinkOps;
-use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::AioOpenOptionsExt;
 use super::open_options::name_of;
-use crate::blocking::{no_thread, spawn_blocking};
-use crate::context::Descriptor;
-use crate::request::OpenFile;
-use crate::{
-    AioCommandError, GenericAioContextHandle, IntrusiveAdapter, RawCommand, SubmitPolicy,
-    WriteFlags,
-};
+use super::unaligned_state::UnalignedState;
+use crate::Alignment;
+use crate::op::FileRef;
+use crate::op::OpenFile;
+use crate::spawn_blocking::{no_thread, spawn_blocking};
+use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, WriteFlags};
 
 /// A file that is read and written at given offsets with direct I/O, which bypasses the page cache.
 ///
@@ -70,18 +67,52 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct File {
-    /// Shared with the requests that are queued for it.
-    pub(super) inner: Arc<OpenFile>,
+    pub(super) inner: Arc<FileInner>,
     /// Whether it was opened with `O_APPEND`.
     pub(super) appends: bool,
     /// Whether it has `O_DIRECT`.
     pub(super) is_direct: bool,
 }
 
+/// Shared by the clones of a file.
+#[derive(Debug)]
+pub(super) struct FileInner {
+    /// Shared with the requests on it.
+    pub(super) open: Arc<OpenFile>,
+    /// Once it is known.
+    pub(super) alignment: OnceLock<Alignment>,
+    /// Made for the first unaligned transfer.
+    unaligned: OnceLock<Box<UnalignedState>>,
+}
+
+impl FileInner {
+    pub(super) fn new(file: std::fs::File) -> FileInner {
+        FileInner {
+            open: Arc::new(OpenFile::new(file)),
+            alignment: OnceLock::new(),
+            unaligned: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn file(&self) -> &std::fs::File {
+        self.open.file()
+    }
+
+    pub(super) fn unaligned(&self) -> &UnalignedState {
+        self.unaligned.get_or_init(Box::default)
+    }
+}
+
+impl AsRawFd for FileInner {
+    fn as_raw_fd(&self) -> RawFd {
+        self.open.as_raw_fd()
+    }
+}
+
 impl File {
     pub(super) fn new(file: std::fs::File, appends: bool) -> File {
         File {
-            inner: Arc::new(OpenFile::new(file)),
+            inner: Arc::new(FileInner::new(file)),
             appends,
             is_direct: true,
         }
@@ -135,8 +166,8 @@ impl File {
         open(options, path, is_sync).await
     }
 
-    pub(crate) fn descriptor(&self) -> Descriptor<'_> {
-        Descriptor::File(&self.inner)
+    pub(crate) fn file_ref(&self) -> FileRef<'_> {
+        FileRef::Open(&self.inner.open)
     }
 
     /// See [`File::write_flags`].
@@ -199,12 +230,12 @@ impl File {
     /// # }
     /// ```
     pub fn set_submit_policy(&self, policy: Option<SubmitPolicy>) {
-        self.inner.set_policy(policy);
+        self.inner.open.history().set_policy(policy);
     }
 
     /// Returns how operations on this file are submitted. `None`: by the policy of the context.
     pub fn submit_policy(&self) -> Option<SubmitPolicy> {
-        self.inner.policy()
+        self.inner.open.history().policy()
     }
 
     /// Truncates or extends the file to `size` bytes, on tokio's blocking pool. See
@@ -240,12 +271,12 @@ impl File {
     /// ```
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || {
+        run_blocking(move || {
             if i64::try_from(size).is_err() {
                 return Err(too_long(file.file(), size));
             }
             file.file().set_len(size)?;
-            file.ends_at(size);
+            file.open.history().ends_at(size);
             Ok(())
         })
         .await
@@ -285,7 +316,7 @@ impl File {
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || file.file().metadata()).await
+        run_blocking(move || file.file().metadata()).await
     }
 
     /// Changes the permissions of the file, on tokio's blocking pool. See
@@ -321,7 +352,7 @@ impl File {
     /// ```
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        off_runtime(move || file.file().set_permissions(perm)).await
+        run_blocking(move || file.file().set_permissions(perm)).await
     }
 
     /// Waits for all requests that were submitted on this file through this context before: reads, writes
@@ -368,14 +399,8 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn drain<M, A, L>(&self, aio_handle: &GenericAioContextHandle<M, A, L>)
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
-        aio_handle.drain(self.inner.known_as()).await;
+    pub async fn drain<M: RawMutex, A, L>(&self, aio_handle: &GenericAioContextHandle<M, A, L>) {
+        aio_handle.drain(self.inner.open.id()).await;
     }
 
     /// Makes data and metadata durable: those of the writes that have completed before. See
@@ -410,19 +435,13 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn sync_all<M, A, L>(
+    pub async fn sync_all<M: RawMutex, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
-    ) -> Result<(), AioCommandError>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> Result<(), AioCommandError> {
         nothing_moved(
             aio_handle
-                .operation(Descriptor::File(&self.inner), RawCommand::Fsync)
+                .operation(FileRef::Open(&self.inner.open), RawCommand::Fsync)
                 .await,
         )
     }
@@ -459,19 +478,13 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn sync_data<M, A, L>(
+    pub async fn sync_data<M: RawMutex, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
-    ) -> Result<(), AioCommandError>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> Result<(), AioCommandError> {
         nothing_moved(
             aio_handle
-                .operation(Descriptor::File(&self.inner), RawCommand::Fdsync)
+                .operation(FileRef::Open(&self.inner.open), RawCommand::Fdsync)
                 .await,
         )
     }
@@ -508,7 +521,7 @@ async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -
 /// # Panics
 ///
 /// Outside a tokio runtime.
-pub(super) async fn off_runtime<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();
@@ -526,12 +539,12 @@ pub(super) async fn off_runtime<T: Send + 'static>(
 
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
+        self.inner.open.as_raw_fd()
     }
 }
 
 impl AsRawFd for &File {
     fn as_raw_fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
+        self.inner.open.as_raw_fd()
     }
 }

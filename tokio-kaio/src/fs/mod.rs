@@ -1,18 +1,20 @@
 //! Files for direct I/O.
 
-mod alignment;
+mod alignment_query;
+mod allocation;
 mod buffered;
-mod bytes;
-mod bytewise;
-mod convert;
+mod conversion;
 mod direct;
 mod file;
 mod open_options;
-mod owned;
-mod page_cached;
-mod space;
+mod owned_transfer;
+mod page_cache;
+mod range_lock;
 mod transfer;
+mod unaligned;
+mod unaligned_state;
+mod unaligned_write;
 
+pub use allocation::{Advice, Allocate, SyncRange};
 pub use file::File;
 pub use open_options::AioOpenOptionsExt;
-pub use space::{Advice, Allocate, SyncRange};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::File;
 use super::direct::make_direct;
-use super::file::off_runtime;
+use super::file::run_blocking;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
@@ -136,7 +136,7 @@ impl AioOpenOptionsExt for OpenOptions {
         if is_sync {
             add_sync(&mut self)?;
         }
-        off_runtime(move || {
+        run_blocking(move || {
             let file = self.open(&path)?;
             // Not through `custom_flags`, which would replace the caller's.
             match make_direct(&file) {
@@ -151,7 +151,7 @@ impl AioOpenOptionsExt for OpenOptions {
         if is_sync {
             add_sync(&mut self)?;
         }
-        off_runtime(move || {
+        run_blocking(move || {
             let file = self.open(&path)?;
             match make_direct(&file) {
                 Ok(appends) => Ok(File::new(file, appends)),

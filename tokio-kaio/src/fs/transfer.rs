@@ -2,15 +2,13 @@
 
 use std::future::Future;
 
-use intrusive_collections::DefaultLinkOps;
-use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 
 use super::File;
-use crate::context::Descriptor;
+use crate::op::FileRef;
 use crate::{
-    AioCommandError, AlignedBuf, GenericAioContextHandle, IntrusiveAdapter, Part, PartMut,
-    RawCommand, ReadFlags, WriteFlags,
+    AioCommandError, AlignedBuf, GenericAioContextHandle, Part, PartMut, RawCommand, ReadFlags,
+    WriteFlags,
 };
 
 impl File {
@@ -50,27 +48,21 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn read_at<'a, M, A, L>(
+    pub fn read_at<'a, M: RawMutex, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffer: &'a mut AlignedBuf,
         len: u64,
         flags: ReadFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
         let command = RawCommand::Pread {
             offset,
             buffer,
             flags,
             len,
         };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
+        aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
     /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
@@ -117,27 +109,21 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn write_at<'a, M, A, L>(
+    pub fn write_at<'a, M: RawMutex, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffer: &'a AlignedBuf,
         len: u64,
         flags: WriteFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
         let command = RawCommand::Pwrite {
             offset,
             buffer,
             flags: self.write_flags(flags),
             len,
         };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
+        aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
     /// Reads exactly `len` bytes at `offset` to the front of `buffer`. A read that comes back short is
@@ -180,20 +166,14 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn read_exact_at<M, A, L>(
+    pub async fn read_exact_at<M: RawMutex, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffer: &mut AlignedBuf,
         len: u64,
         flags: ReadFlags,
-    ) -> Result<(), AioCommandError>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> Result<(), AioCommandError> {
         let command = RawCommand::Pread {
             offset,
             buffer,
@@ -201,7 +181,7 @@ impl File {
             len,
         };
         aio_handle
-            .whole(Descriptor::File(&self.inner), command)
+            .exact_operation(FileRef::Open(&self.inner.open), command)
             .await
     }
 
@@ -240,20 +220,14 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn write_all_at<M, A, L>(
+    pub async fn write_all_at<M: RawMutex, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffer: &AlignedBuf,
         len: u64,
         flags: WriteFlags,
-    ) -> Result<(), AioCommandError>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> Result<(), AioCommandError> {
         let command = RawCommand::Pwrite {
             offset,
             buffer,
@@ -261,7 +235,7 @@ impl File {
             len,
         };
         aio_handle
-            .whole(Descriptor::File(&self.inner), command)
+            .exact_operation(FileRef::Open(&self.inner.open), command)
             .await
     }
 
@@ -298,25 +272,19 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn read_vectored_at<'a, M, A, L>(
+    pub fn read_vectored_at<'a, M: RawMutex, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffers: &'a mut [PartMut<'a>],
         flags: ReadFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
         let command = RawCommand::Preadv {
             offset,
             buffers,
             flags,
         };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
+        aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
     /// Writes each of `buffers` at `offset`, one after the other; returns how many bytes were
@@ -349,24 +317,18 @@ impl File {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn write_vectored_at<'a, M, A, L>(
+    pub fn write_vectored_at<'a, M: RawMutex, A, L>(
         &'a self,
         aio_handle: &'a GenericAioContextHandle<M, A, L>,
         offset: u64,
         buffers: &'a [Part<'a>],
         flags: WriteFlags,
-    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L>
-    where
-        M: RawMutex,
-        A: IntrusiveAdapter<M, L>,
-        A::LinkOps: LinkedListOps + Default,
-        L: DefaultLinkOps<Ops = A::LinkOps> + Default,
-    {
+    ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
         let command = RawCommand::Pwritev {
             offset,
             buffers,
             flags: self.write_flags(flags),
         };
-        aio_handle.operation(Descriptor::File(&self.inner), command)
+        aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 }

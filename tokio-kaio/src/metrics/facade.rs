@@ -7,7 +7,7 @@ use super::Metrics;
 /// Name, what it is, and how it is read.
 type Series<T> = (&'static str, &'static str, fn(&Metrics) -> T);
 
-const COUNTERS: [Series<u64>; 11] = [
+const COUNTERS: [Series<u64>; 12] = [
     (
         "tokio_kaio_submitted_total",
         "Requests that the kernel or a thread took",
@@ -22,6 +22,11 @@ const COUNTERS: [Series<u64>; 11] = [
         "tokio_kaio_failed_total",
         "Requests that ended with an errno",
         |metrics| metrics.failed,
+    ),
+    (
+        "tokio_kaio_unmatched_completions_total",
+        "Completions that matched no request in flight",
+        |metrics| metrics.unmatched_completions,
     ),
     (
         "tokio_kaio_abandoned_total",
@@ -118,6 +123,7 @@ impl Metrics {
     /// | `tokio_kaio_submitted_total` | counter | [`submitted`](Metrics::submitted) |
     /// | `tokio_kaio_completed_total` | counter | [`completed`](Metrics::completed) |
     /// | `tokio_kaio_failed_total` | counter | [`failed`](Metrics::failed) |
+    /// | `tokio_kaio_unmatched_completions_total` | counter | [`unmatched_completions`](Metrics::unmatched_completions) |
     /// | `tokio_kaio_abandoned_total` | counter | [`abandoned`](Metrics::abandoned) |
     /// | `tokio_kaio_found_full_total` | counter | [`found_full`](Metrics::found_full) |
     /// | `tokio_kaio_batches_total` | counter, label `up_to` | [`batch_sizes`](Metrics::batch_sizes) |

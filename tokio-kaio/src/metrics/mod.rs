@@ -1,5 +1,6 @@
 //! [`Metrics`]: what a context has done.
 
+mod counters;
 #[cfg(feature = "metrics")]
 mod facade;
 mod histogram;
@@ -7,6 +8,7 @@ mod histogram;
 #[cfg(feature = "metrics")]
 pub(crate) use facade::describe;
 
+pub(crate) use counters::{Counters, ReapSource, SLOW_SUBMIT, SubmitCounters};
 pub use histogram::LatencyHistogram;
 
 use std::time::Duration;
@@ -78,7 +80,11 @@ pub struct Metrics {
     /// An `EAGAIN` to a `NOWAIT` of the caller's own is one.
     pub failed: u64,
 
-    /// Requests that wait to be submitted, for a slot or for company, now.
+    /// Completions that matched no request in flight: duplicates, or made up. The kernel is not known to
+    /// post any; each is ignored.
+    pub unmatched_completions: u64,
+
+    /// Requests that wait to be submitted, for a slot or to share a system call, now.
     pub queued: usize,
     /// Requests that the kernel has now, or that are on their way to it.
     pub in_flight: usize,
@@ -218,6 +224,7 @@ impl Metrics {
             &mut self.submitted,
             &mut self.completed,
             &mut self.failed,
+            &mut self.unmatched_completions,
             &mut self.abandoned,
             &mut self.found_full,
             &mut self.batches,

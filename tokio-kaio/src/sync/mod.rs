@@ -17,6 +17,7 @@
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
+mod driver_waker;
 #[cfg(kaio_loom)]
 mod model;
 
@@ -31,6 +32,7 @@ mod real {
     pub(crate) use crate::EventFd;
 }
 
+pub(crate) use driver_waker::DriverWaker;
 #[cfg(kaio_loom)]
 pub(crate) use model::*;
 #[cfg(not(kaio_loom))]

@@ -4,151 +4,13 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
 use std::time::Duration;
 
-use super::abi::{IoEvent, Iocb};
-
 /// `aio_context_t`: the address at which the kernel mapped the completion ring.
-pub(crate) type ContextId = libc::c_ulong;
 
 /// −1 is `errno`, anything else the value.
 pub(crate) fn syscall_result(code: libc::c_long) -> io::Result<usize> {
     usize::try_from(code).map_err(|_| io::Error::last_os_error())
-}
-
-/// Creates a context for `nr` requests.
-///
-/// # Errors
-///
-/// `EAGAIN`: past `fs.aio-max-nr`. `EINVAL`: `nr` is 0 or absurd. `ENOMEM`. `EPERM`, `ENOSYS`: a
-/// sandbox, or a kernel without AIO.
-///
-/// # References
-///
-/// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html)
-pub(crate) fn io_setup(nr: u32) -> io::Result<ContextId> {
-    let mut id: ContextId = 0;
-    // SAFETY: the kernel writes the id to a word of ours.
-    let code = unsafe {
-        libc::syscall(
-            libc::SYS_io_setup,
-            nr as libc::c_long,
-            &raw mut id as libc::c_long,
-        )
-    };
-    syscall_result(code).map(|_| id)
-}
-
-/// Waits for the requests in flight, then unmaps the ring. Sleeps, uninterruptibly.
-///
-/// # Safety
-///
-/// No other thread uses `id` or the ring any more.
-///
-/// # References
-///
-/// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html)
-pub(crate) unsafe fn io_destroy(id: ContextId) -> io::Result<()> {
-    // SAFETY: the caller's promise.
-    let code = unsafe { libc::syscall(libc::SYS_io_destroy, id) };
-    syscall_result(code).map(drop)
-}
-
-/// Submits requests in order up to the first bad one; returns how many were taken.
-///
-/// # Errors
-///
-/// What the first request met, if none was taken.
-///
-/// # Safety
-///
-/// `id` is a live context. `iocbs` point to valid iocbs. The memory that these name stays valid
-/// until their events, and is observed by nobody while the kernel may write to it.
-///
-/// # References
-///
-/// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)
-pub(crate) unsafe fn io_submit(id: ContextId, iocbs: &mut [*mut Iocb]) -> io::Result<usize> {
-    // SAFETY: the caller's promise.
-    let code = unsafe {
-        libc::syscall(
-            libc::SYS_io_submit,
-            id,
-            iocbs.len() as libc::c_long,
-            iocbs.as_mut_ptr(),
-        )
-    };
-    syscall_result(code)
-}
-
-/// Asks for the end of the request that was submitted from the address `iocb`. Only a poll can be
-/// ended so; its event comes as any other does. Does not wait. Returns whether there was one.
-///
-/// # Errors
-///
-/// Those of a kernel that can't. `EINVAL` is none: the request is done, or not there yet.
-///
-/// # References
-///
-/// [`io_cancel(2)`](https://man7.org/linux/man-pages/man2/io_cancel.2.html)
-pub(crate) fn io_cancel(id: ContextId, iocb: NonNull<Iocb>) -> io::Result<bool> {
-    let mut unused = MaybeUninit::<IoEvent>::zeroed(); // kernels before 3.10 wrote to it
-    // SAFETY: an `id` that is no context is told from one. The kernel reads a word of `iocb`, as far
-    // as there is one, and writes to an event of ours.
-    let code =
-        unsafe { libc::syscall(libc::SYS_io_cancel, id, iocb.as_ptr(), unused.as_mut_ptr()) };
-    match syscall_result(code) {
-        Ok(_) => Ok(true),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EINPROGRESS) => Ok(true), // what Linux says of every one
-            Some(libc::EINVAL | libc::EAGAIN) => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Takes up to `room` events that have arrived into `events`; does not wait.
-///
-/// # Safety
-///
-/// `id` is a live context, `events` has room for `room` of them, and nobody reaps the ring in
-/// user space at the same time.
-///
-/// # References
-///
-/// [`io_getevents(2)`](https://man7.org/linux/man-pages/man2/io_getevents.2.html)
-pub(crate) unsafe fn io_getevents(
-    id: ContextId,
-    events: *mut IoEvent,
-    room: usize,
-) -> io::Result<usize> {
-    let at_least: libc::c_long = 0;
-    let no_timeout: *mut libc::timespec = std::ptr::null_mut();
-    // SAFETY: the caller's promise; with a minimum of 0 the kernel never waits.
-    let code = unsafe {
-        libc::syscall(
-            libc::SYS_io_getevents,
-            id,
-            at_least,
-            room as libc::c_long,
-            events,
-            no_timeout,
-        )
-    };
-    syscall_result(code)
-}
-
-/// [`madvise(2)`](https://man7.org/linux/man-pages/man2/madvise.2.html) with `MADV_DONTFORK` over
-/// the ring of context `id`.
-///
-/// # Safety
-///
-/// The `len` bytes from `id` are exactly the ring's mapping.
-pub(crate) unsafe fn dont_fork_ring(id: ContextId, len: usize) -> io::Result<()> {
-    // SAFETY: the caller's promise; the advice leaves this process' view as it is.
-    let code = unsafe { libc::madvise(id as *mut libc::c_void, len, libc::MADV_DONTFORK) };
-    syscall_result(code.into()).map(drop)
 }
 
 /// A non-blocking, close-on-exec eventfd that counts from `init`.
@@ -235,45 +97,6 @@ pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     syscall_result(code.into())?;
     // SAFETY: the kernel has just made it, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(code) })
-}
-
-/// Waits until one of `fds` is ready, or not at all: forever is the other choice.
-///
-/// # References
-///
-/// [`poll(2)`](https://man7.org/linux/man-pages/man2/poll.2.html)
-pub(crate) fn poll(fds: &mut [libc::pollfd], wait: bool) -> io::Result<usize> {
-    let timeout = if wait { -1 } else { 0 };
-    loop {
-        // SAFETY: the kernel reads and writes the structures of the slice.
-        let code = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        match syscall_result(code.into()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-/// Takes what `eventfd`, which does not wait, has counted.
-pub(crate) fn drain(eventfd: impl AsFd) {
-    let mut count = 0_u64;
-    let fd = eventfd.as_fd().as_raw_fd();
-    // SAFETY: eight bytes of ours are written.
-    let _ = unsafe { libc::read(fd, (&raw mut count).cast(), size_of::<u64>()) };
-}
-
-/// [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html). Waits.
-pub(crate) fn fsync(fd: RawFd) -> io::Result<()> {
-    // SAFETY: takes a number.
-    let code = unsafe { libc::fsync(fd) };
-    syscall_result(code.into()).map(drop)
-}
-
-/// [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html). Waits.
-pub(crate) fn fdatasync(fd: RawFd) -> io::Result<()> {
-    // SAFETY: takes a number.
-    let code = unsafe { libc::fdatasync(fd) };
-    syscall_result(code.into()).map(drop)
 }
 
 /// What this thread has come to so far.

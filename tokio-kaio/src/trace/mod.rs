@@ -1,7 +1,7 @@
-//! What `tracing` is told, with the feature of that name. Without it, nothing, at no cost.
+//! Spans and events of `tracing`, with the feature of that name. Without it, nothing, at no cost.
 //!
-//! Subscribers are code of others, which may do anything: none runs under a context's lock, nor
-//! between a request's launch and its submission.
+//! Subscribers are code of others: none runs under a context's lock, nor between the launch of a request
+//! and its submission.
 
 #[cfg(not(feature = "tracing"))]
 mod off;
@@ -15,21 +15,24 @@ pub(crate) use on::*;
 
 use std::os::fd::RawFd;
 
-use crate::request::Order;
+use crate::op::IoOp;
 
-/// Something that happened under the lock, to be told after it.
+/// Something that happened under the lock. Emitted after it.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "told to nobody"))]
-pub(crate) enum Notice {
-    /// The kernel refused an attempt with `RWF_NOWAIT`. `unknown`: because it does not know the
+#[cfg_attr(
+    not(feature = "tracing"),
+    allow(dead_code, reason = "read only with feature `tracing`")
+)]
+pub(crate) enum TraceEvent {
+    /// The kernel refused an attempt with `RWF_NOWAIT`. `unsupported`: because it does not support the
     /// flag for this file.
-    Refused {
+    NowaitRefused {
         fd: RawFd,
-        order: Order,
-        unknown: bool,
+        op: IoOp,
+        unsupported: bool,
     },
-    /// A request goes from the blocking pool, without an attempt.
-    Offloaded { fd: RawFd, order: Order },
+    /// A request was offloaded without an attempt.
+    Offloaded { fd: RawFd, op: IoOp },
     /// A request found no free slot.
     FoundFull { slots: usize },
 }

@@ -1,21 +1,21 @@
-//! [`Notices`] and the rest, where nobody listens.
+//! [`TraceEvents`] and the rest, without the feature `tracing`.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::Notice;
+use super::TraceEvent;
 use crate::{AioCommandError, AioContextError, RawCommand};
 
 #[derive(Debug)]
-pub(crate) struct Notices;
+pub(crate) struct TraceEvents;
 
-impl Notices {
-    pub(crate) const fn new() -> Notices {
-        Notices
+impl TraceEvents {
+    pub(crate) const fn new() -> TraceEvents {
+        TraceEvents
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, _notice: impl FnOnce() -> Notice) {}
+    pub(crate) fn push(&mut self, _event: impl FnOnce() -> TraceEvent) {}
 
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -23,7 +23,7 @@ impl Notices {
     }
 
     #[inline(always)]
-    pub(crate) fn tell(&mut self) {}
+    pub(crate) fn emit(&mut self) {}
 }
 
 #[inline(always)]
@@ -33,14 +33,14 @@ pub(crate) fn without_aio(_nr: usize, _error: &AioContextError) {}
 
 pub(crate) fn without_ring() {}
 
-/// An operation that somebody else polls.
+/// The span of an operation of a batch.
 #[derive(Debug)]
-pub(crate) struct Told;
+pub(crate) struct OpSpan;
 
-impl Told {
-    pub(crate) fn of(_: &RawCommand<'_>, _: RawFd) -> Told {
-        Told
+impl OpSpan {
+    pub(crate) fn new_span(_: &RawCommand<'_>, _: RawFd) -> OpSpan {
+        OpSpan
     }
 
-    pub(crate) fn ended(&mut self, _: &Result<u64, AioCommandError>) {}
+    pub(crate) fn record(&mut self, _: &Result<u64, AioCommandError>) {}
 }

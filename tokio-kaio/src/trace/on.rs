@@ -1,4 +1,4 @@
-//! [`Spanned`], [`Notices`] and single events.
+//! [`Traced`], [`OpSpan`], [`TraceEvents`] and single events.
 
 use std::future::Future;
 use std::os::fd::RawFd;
@@ -10,24 +10,24 @@ use tracing::field::Empty;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug, debug_span, info, trace, warn};
 
-use super::Notice;
+use super::TraceEvent;
+use crate::backend::OpCode;
 use crate::error::Transfer;
-use crate::request::Order;
+use crate::op::IoOp;
 use crate::sync::contain;
-use crate::sys::abi;
 use crate::{AioCommandError, AioContextError, RawCommand};
 
-/// An operation in its span, which is entered for each poll and gets the result.
+/// An operation in its span, which is entered for each poll and records the result.
 #[derive(Debug)]
-pub(crate) struct Spanned<O> {
+pub(crate) struct Traced<O> {
     span: Span,
     operation: O,
     ended: bool,
 }
 
-impl<O> Spanned<O> {
-    pub(crate) fn new(span: Span, operation: O) -> Spanned<O> {
-        Spanned {
+impl<O> Traced<O> {
+    pub(crate) fn new(span: Span, operation: O) -> Traced<O> {
+        Traced {
             span,
             operation,
             ended: false,
@@ -35,18 +35,18 @@ impl<O> Spanned<O> {
     }
 }
 
-/// An operation that somebody else polls, in its span.
-pub(crate) type Told = Spanned<()>;
+/// The span of an operation of a batch, which polls the operation itself.
+pub(crate) type OpSpan = Traced<()>;
 
-impl Told {
-    pub(crate) fn of(command: &RawCommand<'_>, fd: RawFd) -> Told {
-        Spanned::new(operation(command, fd), ())
+impl Traced<()> {
+    pub(crate) fn new_span(command: &RawCommand<'_>, fd: RawFd) -> OpSpan {
+        Traced::new(command_span(command, fd), ())
     }
 }
 
-impl<O> Spanned<O> {
-    /// It has come to `result`.
-    pub(crate) fn ended(&mut self, result: &Result<u64, AioCommandError>) {
+impl<O> Traced<O> {
+    /// Records the result.
+    pub(crate) fn record(&mut self, result: &Result<u64, AioCommandError>) {
         self.ended = true;
         match result {
             Ok(bytes) => self.span.record("bytes", bytes),
@@ -55,13 +55,13 @@ impl<O> Spanned<O> {
     }
 }
 
-impl<O> AsMut<O> for Spanned<O> {
+impl<O> AsMut<O> for Traced<O> {
     fn as_mut(&mut self) -> &mut O {
         &mut self.operation
     }
 }
 
-impl<O> Future for Spanned<O>
+impl<O> Future for Traced<O>
 where
     O: Future<Output = Result<u64, AioCommandError>> + Unpin,
 {
@@ -72,12 +72,12 @@ where
         let entered = this.span.enter();
         let result = ready!(Pin::new(&mut this.operation).poll(cx));
         drop(entered);
-        this.ended(&result);
+        this.record(&result);
         Poll::Ready(result)
     }
 }
 
-impl<O> Drop for Spanned<O> {
+impl<O> Drop for Traced<O> {
     fn drop(&mut self) {
         if !self.ended && !std::thread::panicking() {
             let _entered = self.span.enter();
@@ -86,14 +86,14 @@ impl<O> Drop for Spanned<O> {
     }
 }
 
-/// The span of an operation on descriptor `fd`.
-pub(crate) fn operation(command: &RawCommand<'_>, fd: RawFd) -> Span {
+/// The span of a command on descriptor `fd`.
+pub(crate) fn command_span(command: &RawCommand<'_>, fd: RawFd) -> Span {
     span(command.name(), command.transfer(), fd)
 }
 
 /// The span of an operation that is no command.
-pub(crate) fn prepared(order: &Order, fd: RawFd) -> Span {
-    span(name(order.opcode), Transfer::of(order), fd)
+pub(crate) fn request_span(op: &IoOp, fd: RawFd) -> Span {
+    span(name(op.opcode), Transfer::of(op), fd)
 }
 
 fn span(op: &'static str, transfer: Option<Transfer>, fd: RawFd) -> Span {
@@ -109,21 +109,21 @@ fn span(op: &'static str, transfer: Option<Transfer>, fd: RawFd) -> Span {
     )
 }
 
-/// What is to be told when no lock is held.
+/// Events to emit when no lock is held.
 #[derive(Debug)]
-pub(crate) struct Notices(Vec<Notice>);
+pub(crate) struct TraceEvents(Vec<TraceEvent>);
 
-impl Notices {
-    pub(crate) const fn new() -> Notices {
-        Notices(Vec::new())
+impl TraceEvents {
+    pub(crate) const fn new() -> TraceEvents {
+        TraceEvents(Vec::new())
     }
 
-    /// Takes one in, if somebody listens.
+    /// Adds an event, if there may be a subscriber.
     #[inline]
-    pub(crate) fn push(&mut self, notice: impl FnOnce() -> Notice) {
-        // That is a look at a number; the subscriber itself is asked later.
+    pub(crate) fn push(&mut self, event: impl FnOnce() -> TraceEvent) {
+        // Reads a number; the subscriber itself is asked later.
         if LevelFilter::current() >= Level::DEBUG {
-            self.0.push(notice());
+            self.0.push(event());
         }
     }
 
@@ -131,53 +131,57 @@ impl Notices {
         self.0.is_empty()
     }
 
-    /// Tells all of it.
-    pub(crate) fn tell(&mut self) {
-        for notice in self.0.drain(..) {
-            contain(|| tell(notice));
+    /// Emits all events.
+    pub(crate) fn emit(&mut self) {
+        for event in self.0.drain(..) {
+            contain(|| emit(event));
         }
     }
 }
 
-fn tell(notice: Notice) {
-    match notice {
-        Notice::Refused { fd, order, unknown } => debug!(
-            target: "tokio_kaio",
-            op = name(order.opcode),
+fn emit(event: TraceEvent) {
+    match event {
+        TraceEvent::NowaitRefused {
             fd,
-            offset = order.offset,
-            len = order.nbytes,
-            errno = if unknown { "EOPNOTSUPP" } else { "EAGAIN" },
+            op,
+            unsupported,
+        } => debug!(
+            target: "tokio_kaio",
+            op = name(op.opcode),
+            fd,
+            offset = op.offset,
+            len = op.nbytes,
+            errno = if unsupported { "EOPNOTSUPP" } else { "EAGAIN" },
             "the kernel refused RWF_NOWAIT: submitted from the blocking pool"
         ),
-        Notice::Offloaded { fd, order } => trace!(
+        TraceEvent::Offloaded { fd, op } => trace!(
             target: "tokio_kaio",
-            op = name(order.opcode),
+            op = name(op.opcode),
             fd,
-            offset = order.offset,
-            len = order.nbytes,
+            offset = op.offset,
+            len = op.nbytes,
             "submitted from the blocking pool"
         ),
-        Notice::FoundFull { slots } => {
+        TraceEvent::FoundFull { slots } => {
             trace!(target: "tokio_kaio", slots, "no slot of the context was free");
         }
     }
 }
 
-fn name(opcode: u16) -> &'static str {
+fn name(opcode: OpCode) -> &'static str {
     match opcode {
-        abi::IOCB_CMD_PREAD => "read",
-        abi::IOCB_CMD_PWRITE => "write",
-        abi::IOCB_CMD_FDSYNC => "fdatasync",
-        abi::IOCB_CMD_STAND_IN => "poll",
-        _ => "fsync",
+        OpCode::Read | OpCode::ReadVectored => "read",
+        OpCode::Write | OpCode::WriteVectored => "write",
+        OpCode::Fdatasync => "fdatasync",
+        OpCode::Poll => "poll",
+        OpCode::Fsync => "fsync",
     }
 }
 
 /// A submission that takes longer than this is worth a warning.
 const LONG: Duration = Duration::from_millis(10);
 
-/// A submission took long. `offloaded`: on a thread of the blocking pool, where that is no harm.
+/// A submission took long. `offloaded`: on a thread of the blocking pool, which may block.
 pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
     let micros = took.as_micros() as u64;
     contain(|| match offloaded {
@@ -202,7 +206,7 @@ pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
     });
 }
 
-/// A context runs on threads, because AIO can't be had.
+/// A context runs on the thread pool, because kernel AIO is not available.
 pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
     let errno = match error {
         AioContextError::IoSetup(error) => error.raw_os_error(),
@@ -212,14 +216,14 @@ pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
         target: "tokio_kaio",
         nr,
         errno,
-        "kernel AIO can't be had: a context runs on the thread pool: {error}"
+        "kernel AIO is not available: a context runs on the thread pool: {error}"
     );
 }
 
-/// Events are fetched by system call.
+/// Completions are fetched by system call.
 pub(crate) fn without_ring() {
     info!(
         target: "tokio_kaio",
-        "the kernel maps no completion ring that is known here: events are fetched with io_getevents"
+        "the kernel maps no completion ring of a known layout: completions are fetched with io_getevents"
     );
 }

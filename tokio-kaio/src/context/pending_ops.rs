@@ -1,0 +1,219 @@
+//! [`PendingOps`]: the operations of a batch that are not done, and which of them to poll.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use super::op_future::OpFuture;
+use crate::driver::{ContextTypes, Driver, RequestProgress, SlotKey};
+
+/// Operations by their index, each in the queue of those that its context submits in order.
+///
+/// Polling each of them whenever one completes would take a large batch over few slots a time that grows
+/// with the square of its size.
+pub(super) struct PendingOps<'a, T: ContextTypes> {
+    queues: Vec<ShardQueue<'a, T>>,
+    /// The queue that the last operation went to.
+    last: usize,
+}
+
+/// Operations of one context that are no appends, or the appends to one of its files, which also wait
+/// for each other.
+struct ShardQueue<'a, T: ContextTypes> {
+    driver: &'a Driver<T>,
+    appends_to: Option<RawFd>,
+    queue: PendingQueue,
+}
+
+/// Operations whose requests leave the submission queue in the order in which they entered it.
+///
+/// A request that the kernel had no room for goes back to the front of the queue, beside requests that
+/// were submitted after it. These are found when it completes, at the latest.
+#[derive(Debug, Default)]
+pub(super) struct PendingQueue {
+    /// Not asked about yet.
+    new: Vec<usize>,
+    /// In flight when last asked about.
+    in_flight: Vec<usize>,
+    /// Queued when last asked about.
+    queued: VecDeque<usize>,
+}
+
+impl<'a, T: ContextTypes> PendingOps<'a, T> {
+    pub(super) fn new() -> PendingOps<'a, T> {
+        PendingOps {
+            queues: Vec::new(),
+            last: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.iter().all(|queue| queue.queue.is_empty())
+    }
+
+    /// `op` has to wait, behind those that are here.
+    pub(super) fn push(&mut self, index: usize, op: &OpFuture<'a, 'a, T>) {
+        let (driver, appends_to) = (op.driver(), op.appends_to());
+        let is_its = |queue: &ShardQueue<'a, T>| {
+            ptr::eq(queue.driver, driver) && queue.appends_to == appends_to
+        };
+        if !self.queues.get(self.last).is_some_and(is_its) {
+            let found = self.queues.iter().position(is_its);
+            self.last = found.unwrap_or(self.queues.len());
+        }
+        if self.last == self.queues.len() {
+            self.queues.push(ShardQueue {
+                driver,
+                appends_to,
+                queue: PendingQueue::default(),
+            });
+        }
+        self.queues[self.last].queue.new.push(index);
+    }
+
+    /// Moves operations that have completed to `done`, and those without a `key`, which have to be
+    /// polled.
+    pub(super) fn take_completed(
+        &mut self,
+        key: impl Fn(usize) -> Option<SlotKey>,
+        done: &mut VecDeque<usize>,
+    ) {
+        for ShardQueue { driver, queue, .. } in &mut self.queues {
+            match driver.enter() {
+                _ if queue.is_empty() => {}
+                Ok(driver) => driver.progress_of(|progress, stopping| {
+                    // A context that stops turns away the youngest requests first.
+                    let progress = |index| match key(index) {
+                        Some(key) => progress(key),
+                        None => RequestProgress::Completed,
+                    };
+                    queue.update(stopping, progress, done);
+                }),
+                Err(_) => done.extend(mem::take(queue).into_indices()),
+            }
+        }
+    }
+
+    /// Moves all operations to `done`, the oldest of each queue first.
+    pub(super) fn take_all(&mut self, done: &mut VecDeque<usize>) {
+        for queue in &mut self.queues {
+            done.extend(mem::take(&mut queue.queue).into_indices());
+        }
+    }
+}
+
+impl PendingQueue {
+    fn is_empty(&self) -> bool {
+        self.new.is_empty() && self.in_flight.is_empty() && self.queued.is_empty()
+    }
+
+    fn into_indices(self) -> impl Iterator<Item = usize> {
+        let submitted = self.in_flight.into_iter();
+        submitted.chain(self.queued).chain(self.new)
+    }
+
+    /// Moves those that have completed to `done`. Of those that were queued, asks about the ones that
+    /// have left the queue since, and the first that has not; or about `all`.
+    pub(super) fn update(
+        &mut self,
+        all: bool,
+        mut progress: impl FnMut(usize) -> RequestProgress,
+        done: &mut VecDeque<usize>,
+    ) {
+        let PendingQueue {
+            new,
+            in_flight,
+            queued,
+        } = self;
+        in_flight.retain(|&index| {
+            let completed = progress(index) == RequestProgress::Completed;
+            if completed {
+                done.push_back(index);
+            }
+            !completed
+        });
+        if all {
+            new.splice(..0, queued.drain(..));
+        }
+        while let Some(&index) = queued.front() {
+            match progress(index) {
+                RequestProgress::Queued => break,
+                RequestProgress::InFlight => in_flight.push(index),
+                RequestProgress::Completed => done.push_back(index),
+            }
+            queued.pop_front();
+        }
+        for index in new.drain(..) {
+            match progress(index) {
+                RequestProgress::Queued => queued.push_back(index),
+                RequestProgress::InFlight => in_flight.push(index),
+                RequestProgress::Completed => done.push_back(index),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SLOTS: usize = 8;
+
+    /// Completes `count` operations over [`SLOTS`], the youngest of those in flight first, with an update
+    /// after each; returns how often one was asked about.
+    fn updates(count: usize) -> usize {
+        let mut queue = PendingQueue::default();
+        queue.new.extend(0..count);
+        let mut in_flight: BTreeSet<_> = (0..SLOTS).collect();
+        let (mut submitted, mut updates) = (SLOTS, 0);
+        let mut done = VecDeque::new();
+        while let Some(completed) = in_flight.pop_last() {
+            let before = done.len();
+            let progress = |index| {
+                updates += 1;
+                match index {
+                    _ if index >= submitted => RequestProgress::Queued,
+                    _ if in_flight.contains(&index) => RequestProgress::InFlight,
+                    _ => RequestProgress::Completed,
+                }
+            };
+            queue.update(false, progress, &mut done);
+            assert!(done.iter().skip(before).eq([&completed]));
+            in_flight.extend((submitted < count).then_some(submitted));
+            submitted += 1;
+        }
+        assert!(queue.is_empty());
+        assert_eq!(BTreeSet::from_iter(done), (0..count).collect());
+        updates
+    }
+
+    #[test]
+    fn an_operation_of_a_larger_batch_is_not_asked_about_more_often() {
+        for count in [1000, 8000] {
+            let each = updates(count) / count;
+            assert!(each <= SLOTS + 2, "{each} questions about each of {count}");
+        }
+    }
+
+    #[test]
+    fn all_are_asked_about_where_they_may_complete_in_any_order() {
+        let mut queue = PendingQueue::default();
+        queue.new.extend(0..5);
+        let mut done = VecDeque::new();
+        queue.update(false, |_| RequestProgress::Queued, &mut done);
+        let stopped = |index| match index {
+            4 | 2 => RequestProgress::Completed,
+            0 => RequestProgress::InFlight,
+            _ => RequestProgress::Queued,
+        };
+        queue.update(true, stopped, &mut done);
+        assert_eq!(done, [2, 4]);
+        assert_eq!(
+            (queue.in_flight, queue.queued),
+            (vec![0], VecDeque::from([1, 3]))
+        );
+    }
+}

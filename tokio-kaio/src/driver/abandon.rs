@@ -1,0 +1,104 @@
+//! Abandoned requests: the future is dropped, or has timed out.
+
+use super::core::Core;
+use super::deferred::Deferred;
+use super::slot::{SlotKey, SlotState};
+use super::{ContextTypes, Entered};
+use crate::backend::Submitter;
+use crate::metrics::ReapSource;
+use crate::op::IoBuffer;
+use crate::policy::SubmitPath;
+
+impl<T: ContextTypes> Core<T> {
+    /// The future of a request is gone. Returns what its buffer gets: the memory, or a replacement if
+    /// the kernel keeps the memory.
+    fn abandon(&mut self, key: SlotKey, deferred: &mut Deferred<T::Backend>) -> IoBuffer {
+        let Some(slot) = self.slots.get(key) else {
+            return IoBuffer::None;
+        };
+        deferred.drop_waker(slot.waker.take());
+        let state = slot.state;
+        match state {
+            SlotState::Queued | SlotState::Held => {
+                self.remove_waiting(key.index);
+                self.take_back(key.index, deferred)
+            }
+            SlotState::InFlight if self.recall(key.index, deferred) => {
+                self.take_back(key.index, deferred)
+            }
+            SlotState::InFlight => self.abandon_in_flight(key.index),
+            SlotState::Completed(_) => self.slots.free(key.index),
+            SlotState::Abandoned | SlotState::Free => IoBuffer::None,
+        }
+    }
+
+    /// *→ Free*, of a request that was not submitted. Returns its memory.
+    fn take_back(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) -> IoBuffer {
+        let buffer = self.slots.at(index).buffer.take();
+        self.finish(index, None, deferred);
+        self.request_flush(deferred); // there is room
+        buffer
+    }
+
+    fn abandon_in_flight(&mut self, index: u32) -> IoBuffer {
+        let slot = self.slots.at(index);
+        let user_data = slot.user_data(index);
+        if slot.op.is_poll() {
+            self.submitter.cancel(user_data); // its completion sets the slot free
+        }
+        self.counters.abandoned += 1;
+        self.slots.abandon(index)
+    }
+
+    /// Takes a waiting request out of the queue, or of the appends that are held; the state follows.
+    pub(super) fn remove_waiting(&mut self, index: u32) {
+        let slot = self.slots.at(index);
+        let (state, file_id) = (slot.state, slot.file_id);
+        match state {
+            SlotState::Held => self.append_order.remove(file_id, index),
+            _ => self.slots.dequeue(index),
+        }
+    }
+
+    /// Takes a request back from the offload pool, if it has not been submitted. Not a write: that
+    /// lands.
+    fn recall(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) -> bool {
+        let slot = self.slots.at(index);
+        if slot.plan.path != SubmitPath::Offload {
+            return false;
+        }
+        let user_data = slot.user_data(index);
+        let Some(entry) = self.offload.recall(user_data) else {
+            return false;
+        };
+        self.counters.completed += u64::from(entry.resubmitted); // refused, and that is all
+        deferred.drop_file(Some(entry.file));
+        self.slots.leave_flight(index);
+        true
+    }
+
+    /// Cancels those of `requests` that are polls in flight that nobody waits for. To be called after
+    /// their submission: before it, a poll could not be cancelled.
+    pub(super) fn cancel_unwanted_polls(&mut self, requests: impl Iterator<Item = u64>) {
+        let stopping = !self.phase.is_open();
+        for user_data in requests {
+            let Some(index) = self.slots.find_in_flight(user_data) else {
+                continue;
+            };
+            let slot = self.slots.at(index);
+            if slot.op.is_poll() && (stopping || slot.state == SlotState::Abandoned) {
+                self.submitter.cancel(user_data);
+            }
+        }
+    }
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// The future of a request is gone. Returns what its buffer gets.
+    pub(crate) fn abandon(&self, key: SlotKey) -> IoBuffer {
+        self.with(|core, deferred| {
+            core.reap_all(ReapSource::Other, deferred); // it may have completed
+            core.abandon(key, deferred)
+        })
+    }
+}

@@ -1,0 +1,283 @@
+//! Completion: reaps, finds the slots, and wakes the futures.
+
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::task::{Poll, Waker};
+
+use super::core::Core;
+use super::deferred::Deferred;
+use super::slot::{SlotKey, SlotState};
+use super::{ContextTypes, Entered};
+use crate::backend::{Completions, IoBackend};
+use crate::metrics::ReapSource;
+use crate::op::{IoBuffer, Outcome, SubmissionEntry};
+use crate::policy::{NowaitResult, SubmitAdvisor};
+use crate::trace::TraceEvent;
+
+impl<T: ContextTypes> Core<T> {
+    /// Takes completions from the backend, as many as one reap takes. Returns whether there were any.
+    pub(super) fn reap(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) -> bool {
+        if self.offload.has_returned() {
+            self.take_returned(deferred);
+        }
+        let Some(live) = self.phase.live() else {
+            return false;
+        };
+        let mut completions = Completions::new();
+        if let Err(error) = live.backend.reap(&mut completions) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.orphan(Outcome::Lost(errno), deferred);
+            return false;
+        }
+        if completions.is_empty() {
+            return false;
+        }
+        self.counters.reaped[source as usize] += completions.len() as u64;
+        for completion in &completions {
+            let outcome = Outcome::Completed(completion.result);
+            self.complete(completion.user_data, outcome, deferred);
+        }
+        self.reap_seq = self.reap_seq.wrapping_add(1);
+        deferred.more_completions |= completions.is_full();
+        self.request_flush(deferred);
+        true
+    }
+
+    /// Takes all completions from the backend.
+    pub(super) fn reap_all(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) {
+        while self.reap(source, deferred) && mem::take(&mut deferred.more_completions) {}
+    }
+
+    /// A request in flight is done, unless its attempt with `RWF_NOWAIT` was refused: then it is
+    /// offloaded.
+    #[inline(always)]
+    pub(super) fn complete(
+        &mut self,
+        user_data: u64,
+        outcome: Outcome,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        // Not of this context, of an earlier submission, or a second one: the kernel is not trusted.
+        let Some(index) = self.slots.find_in_flight(user_data) else {
+            self.counters.unmatched_completions += 1;
+            return;
+        };
+        let slot = self.slots.at(index);
+        if slot.plan.nowait().is_some() && self.resubmit_if_refused(index, outcome, deferred) {
+            return;
+        }
+        if let Outcome::Completed(result) = outcome {
+            self.counters.record_completion(result);
+            if let (Some(latency), Some(admitted_at)) =
+                (&mut self.latency, self.slots.at(index).admitted_at)
+            {
+                latency.record(admitted_at.elapsed());
+            }
+        }
+        self.counters.failed += u64::from(matches!(outcome, Outcome::Refused(_)));
+        let abandoned = self.slots.leave_flight(index);
+        self.finish(index, (!abandoned).then_some(outcome), deferred);
+    }
+
+    /// A request is neither waiting nor in flight any more. *→ Completed* with an outcome, for the
+    /// future that waits; *→ Free* without.
+    #[inline(always)]
+    pub(super) fn finish(
+        &mut self,
+        index: u32,
+        outcome: Option<Outcome>,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        let slot = self.slots.at(index);
+        deferred.drop_file(slot.file.take());
+        deferred.wake(slot.waker.take());
+        if slot.has_append_turn {
+            self.pass_append_turn(index, deferred);
+        }
+        if !self.drains.is_empty() {
+            self.drains.on_request_done(self.slots.key(index), deferred);
+        }
+        match outcome {
+            Some(outcome) => self.slots.at(index).state = SlotState::Completed(outcome),
+            None => {
+                let buffer = self.slots.free(index);
+                deferred.drop_buffer(buffer);
+            }
+        }
+    }
+
+    /// Whether the kernel refused an attempt with `RWF_NOWAIT`: the request stays in flight, and goes to
+    /// the offload pool. An abandoned read is not worth that; an abandoned write has to land.
+    #[inline(never)]
+    fn resubmit_if_refused(
+        &mut self,
+        index: u32,
+        outcome: Outcome,
+        deferred: &mut Deferred<T::Backend>,
+    ) -> bool {
+        let slot = self.slots.at(index);
+        let (op, state) = (slot.op, slot.state);
+        let (Some(attempt), Some(file)) = (slot.plan.nowait(), slot.file.clone()) else {
+            return false;
+        };
+        let result = match outcome {
+            Outcome::Completed(result) => NowaitResult::Completed(result),
+            Outcome::Refused(errno) => NowaitResult::Rejected(errno),
+            Outcome::Stopped | Outcome::Lost(_) => return false,
+        };
+        if state == SlotState::Abandoned && !op.is_write() {
+            return false;
+        }
+        let info = op.info();
+        let history = file.history();
+        let refusal = self
+            .advisor
+            .on_nowait_result(&info, history, attempt, result);
+        let Some(refusal) = refusal else {
+            return false;
+        };
+        self.counters.nowait_refusals += 1;
+        let fd = file.as_raw_fd();
+        deferred.events.push(|| TraceEvent::NowaitRefused {
+            fd,
+            op,
+            unsupported: refusal.is_unsupported_flag(),
+        });
+        let entry = SubmissionEntry {
+            sqe: self.slots.relaunch(index, fd),
+            file,
+            class: Some(attempt.class),
+            resubmitted: matches!(outcome, Outcome::Completed(_)),
+        };
+        self.offload(entry, deferred);
+        true
+    }
+
+    /// Deals with what the offload pool could not submit.
+    #[cold]
+    fn take_returned(&mut self, deferred: &mut Deferred<T::Backend>) {
+        let returned = self.offload.take_returned();
+        self.counters.completed += returned.resubmitted; // of an attempt that was counted
+        for (user_data, errno) in returned.refused {
+            self.refuse(user_data, errno, deferred);
+        }
+        for user_data in returned.stopped {
+            self.complete(user_data, Outcome::Stopped, deferred);
+            self.request_flush(deferred);
+        }
+        self.cancel_unwanted_polls(returned.polls.into_iter());
+        if !returned.unsent.is_empty() {
+            // Completions reaped during the submission have made room. If they were reaped before it,
+            // this costs one more submission.
+            let reaped = mem::replace(&mut self.no_room_at, self.reap_seq) != self.reap_seq;
+            self.put_back(returned.unsent, reaped, deferred);
+        }
+    }
+
+    /// An append is done: the next one to its file is queued.
+    #[cold]
+    pub(super) fn pass_append_turn(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) {
+        let slot = self.slots.at(index);
+        slot.has_append_turn = false;
+        let file = slot.file_id;
+        if let Some(next) = self.append_order.pass_turn(file) {
+            self.slots.at(next).has_append_turn = true;
+            self.slots.enqueue_first(next);
+            self.request_flush(deferred);
+        }
+    }
+
+    /// Sets the waker of a request that is not done. Returns the waker that is not needed.
+    #[inline]
+    pub(super) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
+        match self.slots.get(key) {
+            Some(slot) if matches!(slot.state, SlotState::InFlight) || slot.is_waiting() => {
+                slot.waker.replace(waker)
+            }
+            _ => Some(waker),
+        }
+    }
+
+    /// Takes the waker of a request.
+    fn take_waker(&mut self, key: SlotKey) -> Option<Waker> {
+        self.slots.get(key)?.waker.take()
+    }
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// The result of a request, if it is known to have completed.
+    #[inline(always)]
+    pub(crate) fn take_completed(&self, key: SlotKey) -> Option<(Outcome, IoBuffer)> {
+        self.lock().slots.take_completed(key)
+    }
+
+    /// Reaps; returns the result of a request if it has completed, and otherwise has `waker` woken when
+    /// it does.
+    #[inline(never)]
+    pub(crate) fn poll(&self, key: SlotKey, waker: &Waker) -> Poll<(Outcome, IoBuffer)> {
+        let mut unneeded = None;
+        let (completed, is_set) = self.with(|core, deferred| {
+            let known = core.take_waker(key); // the current task need not be woken
+            core.reap(ReapSource::Poll, deferred);
+            let completed = core.slots.take_completed(key);
+            match known {
+                Some(known) if completed.is_none() && known.will_wake(waker) => {
+                    unneeded = core.set_waker(key, known);
+                    (None, true)
+                }
+                known => {
+                    unneeded = known;
+                    (completed, false)
+                }
+            }
+        });
+        if let Some(completed) = completed {
+            self.drop_contained(unneeded);
+            return Poll::Ready(completed);
+        }
+        if !is_set {
+            self.drop_contained(unneeded);
+            let waker = waker.clone(); // code of the caller: not under the lock
+            let (completed, unneeded) = self.with(|core, _| {
+                let unneeded = core.set_waker(key, waker);
+                (core.slots.take_completed(key), unneeded)
+            });
+            self.drop_contained(unneeded);
+            return completed.map_or(Poll::Pending, Poll::Ready);
+        }
+        Poll::Pending
+    }
+
+    /// Drops a waker. A panic in its code does not affect the operation.
+    #[inline]
+    pub(crate) fn drop_contained(&self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            crate::sync::contain(|| drop(waker));
+        }
+    }
+
+    /// Whether each of `keys` waits to be submitted, is in flight, or has completed.
+    pub(crate) fn progress_of(
+        &self,
+        keys: impl FnOnce(&mut dyn FnMut(SlotKey) -> RequestProgress, bool),
+    ) {
+        self.with(|core, deferred| {
+            core.reap_all(ReapSource::Poll, deferred);
+            let stopping = !core.phase.is_open();
+            let mut progress = |key| match core.slots.get(key) {
+                Some(slot) if slot.is_waiting() => RequestProgress::Queued,
+                Some(slot) if slot.is_in_flight() => RequestProgress::InFlight,
+                _ => RequestProgress::Completed,
+            };
+            keys(&mut progress, stopping);
+        });
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestProgress {
+    Queued,
+    InFlight,
+    Completed,
+}

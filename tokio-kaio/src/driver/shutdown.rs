@@ -1,0 +1,173 @@
+//! The end of a context.
+//!
+//! ```text
+//!  Open ── closed, dropped ──► Stopping ── last request done ──► Gone
+//!   │                             │                               ▲
+//!   └──── driver task or runtime gone ──► Orphaned ── no submission under way
+//! ```
+//!
+//! What the context has of the system is torn down on a short-lived thread of its own, because
+//! `io_destroy(2)` sleeps.
+
+use std::mem;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::core::{Core, Phase};
+use super::deferred::Deferred;
+use super::slot::SlotState;
+use super::{ContextTypes, Driver, Entered};
+use crate::backend::Submitter;
+use crate::metrics::ReapSource;
+use crate::op::Outcome;
+use crate::teardown::Teardown;
+
+/// What a context has not got back yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    pub(crate) queued: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) abandoned: usize,
+    /// Descriptors of the requests in flight, as their callers named them.
+    pub(crate) descriptors: Vec<RawFd>,
+}
+
+impl<T: ContextTypes> Core<T> {
+    fn stop(&mut self, deferred: &mut Deferred<T::Backend>) {
+        self.phase = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Open(live) => Phase::Stopping(live),
+            other => other,
+        };
+        if self.phase.live().is_some() {
+            self.stop_polls(deferred);
+        }
+        // Requests that wait for a slot are turned away, the youngest first.
+        while self.waiting() + self.slots.in_flight() > self.config.capacity {
+            let last = self.append_order.pop_last();
+            match last.or_else(|| self.slots.last_queued()) {
+                Some(index) => self.stop_waiting(index, deferred),
+                None => break,
+            }
+        }
+        self.reap(ReapSource::Other, deferred);
+        self.request_flush(deferred);
+    }
+
+    /// Polls may wait for ever: they end with the context.
+    fn stop_polls(&mut self, deferred: &mut Deferred<T::Backend>) {
+        for index in self.slots.indices() {
+            let slot = self.slots.at(index);
+            if !slot.op.is_poll() {
+                continue;
+            }
+            if slot.state == SlotState::Queued {
+                self.stop_waiting(index, deferred);
+            } else if slot.is_in_flight() {
+                let user_data = slot.user_data(index);
+                self.submitter.cancel(user_data);
+            }
+        }
+    }
+
+    /// *Queued, Held → Completed*, stopped.
+    fn stop_waiting(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) {
+        self.remove_waiting(index);
+        self.finish(index, Some(Outcome::Stopped), deferred);
+    }
+
+    /// Ends the context at once; `outcome` is that of the requests that are not done.
+    pub(super) fn orphan(&mut self, outcome: Outcome, deferred: &mut Deferred<T::Backend>) {
+        let live = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Open(live) | Phase::Stopping(live) => live,
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
+        let mut memory = Vec::new();
+        for index in self.slots.indices() {
+            let slot = self.slots.at(index);
+            slot.has_append_turn = false; // nothing is submitted any more
+            if slot.is_waiting() {
+                self.stop_waiting(index, deferred);
+            } else if slot.is_in_flight() {
+                let replacement = slot.buffer.replacement();
+                memory.push(mem::replace(&mut slot.buffer, replacement));
+                let abandoned = self.slots.leave_flight(index);
+                self.finish(index, (!abandoned).then_some(outcome), deferred);
+            }
+        }
+        self.drains.finish_all(deferred);
+        self.phase = Phase::Orphaned(live, memory);
+    }
+
+    /// Starts the teardown if the context is to end and nothing stands in the way.
+    #[inline]
+    pub(super) fn end_if_due(&mut self, deferred: &mut Deferred<T::Backend>) {
+        if !self.phase.is_open() {
+            self.try_to_end(deferred);
+        }
+    }
+
+    #[cold]
+    fn try_to_end(&mut self, deferred: &mut Deferred<T::Backend>) {
+        if self.submitting > 0 {
+            return;
+        }
+        let idle = self.slots.in_flight() == 0 && self.waiting() == 0;
+        let (live, memory) = match mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Stopping(live) if idle => (live, Vec::new()),
+            Phase::Orphaned(live, memory) => (live, memory),
+            phase => {
+                self.phase = phase;
+                return;
+            }
+        };
+        deferred.teardown = Some(Box::new(Teardown {
+            live,
+            offload: Arc::clone(&self.offload),
+            memory,
+        }));
+        deferred.wake_driver = true;
+    }
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// No new requests from now on. The context ends when the last one is done.
+    pub(crate) fn stop(&self) {
+        self.with(|core, deferred| core.stop(deferred));
+    }
+
+    /// Ends the context at once: nobody drives it any more.
+    pub(crate) fn orphan(&self) {
+        self.with(|core, deferred| core.orphan(Outcome::Stopped, deferred));
+    }
+
+    /// Whether completions are still reaped.
+    pub(crate) fn is_live(&self) -> bool {
+        self.lock().phase.live().is_some()
+    }
+
+    pub(crate) fn unfinished(&self) -> Unfinished {
+        self.with(|core, _| {
+            let in_flight = core.slots.iter().filter(|(_, slot)| slot.is_in_flight());
+            Unfinished {
+                queued: core.waiting(),
+                in_flight: core.slots.in_flight(),
+                abandoned: core.slots.abandoned(),
+                descriptors: in_flight.map(|(_, slot)| slot.file_id.fd()).collect(),
+            }
+        })
+    }
+}
+
+impl<T: ContextTypes> Drop for Driver<T> {
+    fn drop(&mut self) {
+        match self.enter() {
+            Ok(driver) => driver.orphan(),
+            // Backend and eventfd are the parent's. To drop the eventfd here would remove it from the
+            // parent's epoll instance, which the child shares.
+            Err(_) => mem::forget(mem::replace(&mut self.core.get_mut().phase, Phase::Gone)),
+        }
+    }
+}

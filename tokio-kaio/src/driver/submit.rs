@@ -1,0 +1,527 @@
+//! Submission: admits requests, submits them, flushes the queue.
+//!
+//! A request is admitted under the lock and submitted without it. [`Core::finish_submit`] is the only
+//! place that deals with the result of a submission.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::{mem, slice};
+
+use arrayvec::ArrayVec;
+
+use super::core::Core;
+use super::deferred::Deferred;
+use super::slot::SlotKey;
+use super::{ContextTypes, Entered};
+use crate::AioCommandError;
+use crate::backend::{MAX_BATCH, Notify, Sqe, submit_all};
+use crate::metrics::ReapSource;
+use crate::op::{FileId, FileRef, IoBuffer, IoOp, OpenFile, Outcome, SubmissionEntry};
+use crate::policy::{
+    Observation, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TaskId,
+    TimingLevel,
+};
+use crate::sys;
+use crate::trace::{self, TraceEvent};
+
+/// A new request. What it owns stays with the caller until a slot takes it.
+pub(crate) struct NewRequest<'a> {
+    pub(crate) op: &'a IoOp,
+    pub(crate) buffer: &'a mut IoBuffer,
+    pub(crate) file: FileRef<'a>,
+    /// Still here if no slot needs it yet.
+    pub(crate) waker: Option<Waker>,
+    /// Of a request that is launched: the entry to submit.
+    pub(crate) sqe: Option<Sqe>,
+}
+
+/// Result of an admission.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// In flight; the caller submits [`NewRequest::sqe`].
+    Launched(SlotKey),
+    /// In the queue, or waiting for a blocking thread.
+    Queued(SlotKey),
+    /// It has to wait, and needs a duplicate of its descriptor for that.
+    NeedsFile,
+    /// No slot is free, and it is not to wait here.
+    Full,
+    Refused(AioCommandError),
+}
+
+/// Permission to submit without the lock, counted in [`Core::submitting`]: keeps the backend alive.
+#[derive(Debug)]
+pub(crate) struct SubmitPermit {
+    notify: Notify,
+    timing: TimingLevel,
+    has_polls: bool,
+    /// [`Core::reap_seq`] when the submission was decided on.
+    reap_seq: u32,
+}
+
+/// What became of the entries of a submission.
+struct SubmitReport {
+    /// Entries taken or refused. The backend has no room for the rest.
+    handled: usize,
+    /// Those that were refused, by user data, with the errno.
+    refused: Vec<(u64, i32)>,
+    timing: Option<SubmitTiming>,
+}
+
+/// Batches of one flush. Then it is left to the driver task, if others keep queueing.
+const MAX_BATCHES: usize = 8;
+
+impl<T: ContextTypes> Core<T> {
+    /// Takes a request in. `may_wait`: no other context may take it. `may_defer`: it may be queued to
+    /// share a system call with others.
+    #[inline(always)]
+    pub(super) fn admit(
+        &mut self,
+        new: &mut NewRequest<'_>,
+        may_wait: bool,
+        may_defer: bool,
+        deferred: &mut Deferred<T::Backend>,
+    ) -> Admission {
+        if self.free_capacity() == 0 {
+            self.reap(ReapSource::Other, deferred);
+        }
+        if !self.phase.is_open() {
+            return Admission::Refused(AioCommandError::AioStopped);
+        }
+        let full = self.free_capacity() == 0;
+        if full && !may_wait {
+            return Admission::Full;
+        }
+        if full {
+            self.counters.found_full += 1;
+            let slots = self.config.capacity;
+            deferred.events.push(|| TraceEvent::FoundFull { slots });
+            if !self.config.wait_for_slot {
+                return Admission::Refused(AioCommandError::CapacityExceeded);
+            }
+        }
+        let held = new.op.appends() && self.append_order.is_taken(new.file.id());
+        // A descriptor that nothing keeps open once the future is forgotten can't wait for others.
+        let defer = may_defer && !full && new.file.open_file().is_some() && {
+            let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
+            self.advisor.defer(self.slots.in_flight(), task)
+        };
+        if full || held || defer {
+            return self.enqueue(new, full, deferred);
+        }
+        let plan = self.plan(new.op, new.file.open_file());
+        if plan.path == SubmitPath::Offload {
+            return self.admit_offloaded(new, plan, deferred);
+        }
+        let index = self.allocate(new);
+        new.sqe = Some(self.launch(index, plan, new.file.fd()));
+        Admission::Launched(self.slots.key(index))
+    }
+
+    /// How a request is submitted now.
+    #[inline(always)]
+    fn plan(&self, op: &IoOp, file: Option<&Arc<OpenFile>>) -> SubmitPlan {
+        if self.blocking_submit {
+            return SubmitPlan::OFFLOAD;
+        }
+        let history = file.map(|file| file.history());
+        self.advisor.plan(&op.info(), history, self.submit_seq)
+    }
+
+    /// A slot for a request. An append has the turn, if no other one of its file has it.
+    #[inline(always)]
+    fn allocate(&mut self, new: &mut NewRequest<'_>) -> u32 {
+        let file = new.file.open_file().cloned();
+        let id = new.file.id();
+        let index = self.slots.allocate(new.op, id, file, new.buffer);
+        if new.op.appends() && id.is_known() {
+            self.slots.at(index).has_append_turn = self.append_order.take_turn(id);
+        }
+        index
+    }
+
+    /// Takes in a request that waits: for a slot, for other requests, or for another append.
+    #[inline(never)]
+    fn enqueue(
+        &mut self,
+        new: &mut NewRequest<'_>,
+        full: bool,
+        deferred: &mut Deferred<T::Backend>,
+    ) -> Admission {
+        if new.file.open_file().is_none() {
+            return Admission::NeedsFile;
+        }
+        let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
+        let index = self.allocate(new);
+        let id = new.file.id();
+        let slot = self.slots.at(index);
+        slot.waker = new.waker.take();
+        if new.op.appends() && id.is_known() && !slot.has_append_turn {
+            self.append_order.hold(id, index);
+            self.slots.hold(index);
+            return Admission::Queued(self.slots.key(index));
+        }
+        self.slots.enqueue(index);
+        self.advisor.observe(Observation::Queued { task });
+        let batch_is_full = self.slots.queued() >= self.advisor.max_batch();
+        if batch_is_full && !full && self.advisor.flush_full_batch() {
+            deferred.flush = true;
+        } else {
+            self.request_flush(deferred);
+        }
+        Admission::Queued(self.slots.key(index))
+    }
+
+    /// Takes in a request for the offload pool; behind those that are queued, if there are any.
+    #[inline(never)]
+    fn admit_offloaded(
+        &mut self,
+        new: &mut NewRequest<'_>,
+        plan: SubmitPlan,
+        deferred: &mut Deferred<T::Backend>,
+    ) -> Admission {
+        if self.slots.queued() > 0 {
+            return self.enqueue(new, false, deferred);
+        }
+        let Some(file) = new.file.open_file().cloned() else {
+            return Admission::NeedsFile;
+        };
+        let index = self.allocate(new);
+        self.slots.at(index).waker = new.waker.take();
+        self.launch_offloaded(index, plan, file, deferred);
+        Admission::Queued(self.slots.key(index))
+    }
+
+    /// *→ InFlight*: the entry belongs to the next submission.
+    #[inline(always)]
+    fn launch(&mut self, index: u32, plan: SubmitPlan, fd: i32) -> Sqe {
+        let slot = self.slots.at(index);
+        self.next_has_polls |= slot.op.is_poll();
+        let history = slot.file.as_ref().map(|file| file.history());
+        let timing = self.advisor.timing(history, self.submit_seq);
+        self.next_timing = self.next_timing.max(timing);
+        self.slots.launch(index, plan, fd)
+    }
+
+    /// *→ InFlight*, from the offload pool.
+    fn launch_offloaded(
+        &mut self,
+        index: u32,
+        plan: SubmitPlan,
+        file: Arc<OpenFile>,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        let sqe = self.slots.launch(index, plan, file.as_raw_fd());
+        let op = self.slots.at(index).op;
+        deferred
+            .events
+            .push(|| TraceEvent::Offloaded { fd: sqe.fd, op });
+        let entry = SubmissionEntry {
+            sqe,
+            file,
+            class: plan.class,
+            resubmitted: false,
+        };
+        self.offload(entry, deferred);
+    }
+
+    /// Gives an entry to the offload pool; its request is in flight.
+    pub(super) fn offload(&mut self, entry: SubmissionEntry, deferred: &mut Deferred<T::Backend>) {
+        self.counters.offloads += 1;
+        self.offload.push(entry);
+        deferred.dispatch = true;
+    }
+
+    /// Launches queued requests, as many as there is room for in flight and in `batch`. Those that are
+    /// offloaded are not in `batch`.
+    fn launch_queued(
+        &mut self,
+        batch: &mut ArrayVec<Sqe, MAX_BATCH>,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        self.flush_requested = false;
+        let queued = self.slots.queued();
+        if queued == 0 || self.phase.live().is_none() {
+            return;
+        }
+        self.advisor.observe(Observation::Flushed { queued });
+        let limit = self.advisor.max_batch().min(MAX_BATCH);
+        while self.slots.in_flight() < self.config.capacity && batch.len() < limit {
+            let Some(index) = self.slots.pop_queued() else {
+                break;
+            };
+            let slot = self.slots.at(index);
+            let (op, file) = (slot.op, slot.file.clone());
+            let plan = self.plan(&op, file.as_ref());
+            match (file, plan.path) {
+                (Some(file), SubmitPath::Offload) => {
+                    self.launch_offloaded(index, plan, file, deferred);
+                }
+                (Some(file), _) => batch.push(self.launch(index, plan, file.as_raw_fd())),
+                (None, _) => debug_assert!(false, "a queued request has its file"),
+            }
+        }
+    }
+
+    /// Permission to submit the requests that were just launched.
+    #[inline(always)]
+    pub(super) fn permit(&mut self) -> SubmitPermit {
+        self.submitting += 1;
+        self.submit_seq = self.submit_seq.wrapping_add(1);
+        let has_polls = mem::take(&mut self.next_has_polls);
+        SubmitPermit {
+            notify: match has_polls {
+                true => Notify::Signal, // nobody can tell when a poll completes
+                false => self.advisor.notify(),
+            },
+            timing: mem::replace(&mut self.next_timing, TimingLevel::Off),
+            has_polls,
+            reap_seq: self.reap_seq,
+        }
+    }
+
+    /// Deals with the result of a submission. Returns whether completions were reaped since the permit
+    /// was given, here or by others.
+    #[inline(always)]
+    fn finish_submit(
+        &mut self,
+        permit: &SubmitPermit,
+        entries: &[Sqe],
+        report: &SubmitReport,
+        deferred: &mut Deferred<T::Backend>,
+    ) -> bool {
+        self.submitting -= 1;
+        let taken = report.handled - report.refused.len();
+        let timing = report.timing.as_ref();
+        let time = timing.map(|timing| timing.time);
+        self.counters.submissions.record(taken, time);
+        if let Some(timing) = timing.filter(|timing| timing.is_news(permit.timing)) {
+            self.observe_timing(entries, timing);
+        }
+        for &(user_data, errno) in &report.refused {
+            self.refuse(user_data, errno, deferred);
+        }
+        self.reap(ReapSource::Submission, deferred);
+        let reaped = self.reap_seq != permit.reap_seq;
+        let (handled, unsent) = entries.split_at(report.handled);
+        if !unsent.is_empty() {
+            let unsent = unsent.iter().rev().map(|sqe| sqe.user_data);
+            self.put_back(unsent.collect(), reaped, deferred);
+        }
+        if deferred.more_completions && self.slots.is_any_in_flight(handled) {
+            self.reap_all(ReapSource::Submission, deferred); // those of other threads came first
+        }
+        if taken > 0 {
+            let suppressed = permit.notify == Notify::Suppress;
+            let any_left = match suppressed {
+                true => self.slots.mark_unsignalled(handled),
+                false => self.slots.is_any_in_flight(handled),
+            };
+            deferred.wake_driver |= suppressed && any_left;
+            self.advisor.observe(Observation::Submitted {
+                requests: handled.len(),
+                notify: permit.notify,
+                all_completed: !any_left,
+            });
+        }
+        if permit.has_polls {
+            self.cancel_unwanted_polls(handled.iter().map(|sqe| sqe.user_data));
+        }
+        reaped
+    }
+
+    /// The files of a submission learn from it.
+    #[cold]
+    fn observe_timing(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
+        for sqe in entries {
+            let Some(index) = self.slots.find_in_flight(sqe.user_data) else {
+                continue; // reaped by another thread
+            };
+            let slot = self.slots.at(index);
+            if let Some(file) = &slot.file {
+                let history = file.history();
+                history.observe_submit(slot.plan.class, timing.observation);
+            }
+        }
+    }
+
+    /// The kernel has no room for these requests, last first. They are queued again, until a completion
+    /// makes room, or for 10 ms: it may be memory that is short, and the next completion that of a poll.
+    /// If nothing is in flight, they fail. `reaped`: completions have just made room.
+    #[cold]
+    pub(super) fn put_back(
+        &mut self,
+        requests: Vec<u64>,
+        reaped: bool,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        let room_to_come = reaped || self.slots.in_flight() > requests.len();
+        for user_data in requests {
+            let Some(index) = self.slots.find_in_flight(user_data) else {
+                continue;
+            };
+            let slot = self.slots.at(index);
+            if room_to_come && slot.file.is_none() {
+                slot.file = duplicate(slot.file_id); // it is still open: its future is being polled
+            }
+            if !room_to_come || slot.file.is_none() {
+                self.refuse(user_data, libc::EAGAIN, deferred);
+                continue;
+            }
+            deferred.retry_later |= !reaped;
+            if self.slots.leave_flight(index) {
+                self.finish(index, None, deferred); // abandoned meanwhile
+            } else {
+                self.slots.enqueue_first(index);
+            }
+        }
+        if reaped {
+            self.request_flush(deferred);
+        }
+    }
+
+    /// The kernel has refused a request that was launched.
+    pub(super) fn refuse(
+        &mut self,
+        user_data: u64,
+        errno: i32,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        self.complete(user_data, Outcome::Refused(errno), deferred);
+        self.request_flush(deferred);
+    }
+}
+
+/// `None`: no descriptor is left.
+fn duplicate(id: FileId) -> Option<Arc<OpenFile>> {
+    let file = sys::duplicate(id.fd()).ok()?;
+    Some(Arc::new(OpenFile::duplicate(file.into(), id)))
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// Takes a request in. `may_wait`: no other context may take it.
+    #[inline(always)]
+    pub(crate) fn admit(
+        &self,
+        new: &mut NewRequest<'_>,
+        may_wait: bool,
+    ) -> (Admission, Option<SubmitPermit>) {
+        self.with(|core, deferred| {
+            let admission = core.admit(new, may_wait, true, deferred);
+            let launched = matches!(admission, Admission::Launched(_));
+            (admission, launched.then(|| core.permit()))
+        })
+    }
+
+    /// Submits a request that was launched. Returns its result if it has completed.
+    #[inline(always)]
+    pub(crate) fn submit_one(
+        &self,
+        key: SlotKey,
+        permit: &SubmitPermit,
+        sqe: &Sqe,
+        waker: &mut Option<Waker>,
+    ) -> Option<(Outcome, IoBuffer)> {
+        let (completed, flush) = self.submit(permit, slice::from_ref(sqe), |core, _| {
+            let completed = core.slots.take_completed(key);
+            if completed.is_none() {
+                // The task of a request that has completed is the current one.
+                *waker = waker.take().and_then(|waker| core.set_waker(key, waker));
+            }
+            completed
+        });
+        if flush {
+            self.flush();
+        }
+        completed
+    }
+
+    /// Takes requests in, and submits those that need not wait with one system call. Each has its
+    /// admission then.
+    pub(crate) fn submit_batch(&self, batch: &mut [(NewRequest<'_>, Admission)]) {
+        let mut entries = Vec::with_capacity(batch.len());
+        let permit = self.with(|core, deferred| {
+            let may_wait = core.config.wait_for_slot; // otherwise another context may have a slot
+            for (new, admission) in batch.iter_mut() {
+                *admission = core.admit(new, may_wait, false, deferred);
+                entries.extend(new.sqe);
+            }
+            (!entries.is_empty()).then(|| core.permit())
+        });
+        let Some(permit) = permit else { return };
+        let ((), flush) = self.submit(&permit, &entries, |core, _| {
+            for (NewRequest { waker, .. }, admission) in batch.iter_mut() {
+                if let Admission::Launched(key) = *admission {
+                    *waker = waker.take().and_then(|waker| core.set_waker(key, waker));
+                }
+            }
+        });
+        if flush {
+            self.flush();
+        }
+    }
+
+    /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
+    /// keep queueing: the current task is that of a future, or the driver task.
+    pub(super) fn flush(&self) {
+        let mut deferred = Deferred::new();
+        loop {
+            for _ in 0..MAX_BATCHES {
+                let mut batch = ArrayVec::new();
+                let permit = self.locked(&mut deferred, |core, deferred| {
+                    core.launch_queued(&mut batch, deferred);
+                    (!batch.is_empty()).then(|| core.permit())
+                });
+                self.follow_up(&mut deferred);
+                let Some(permit) = permit else { return };
+                let (more, flush) = self.submit(&permit, &batch, |core, stalled| {
+                    // If the kernel has no room, the next completion makes some, or time does.
+                    !stalled && core.slots.queued() > 0
+                });
+                if !more && !flush {
+                    return;
+                }
+            }
+            self.locked(&mut deferred, |core, deferred| core.request_flush(deferred));
+            if !self.follow_up(&mut deferred) {
+                return;
+            }
+        }
+    }
+
+    /// Submits `entries`, then deals with the result under the lock, and makes the change `then` there.
+    /// `then` is told whether the kernel has no room for more. Returns its result, and whether a flush is
+    /// due.
+    #[inline(always)]
+    fn submit<R>(
+        &self,
+        permit: &SubmitPermit,
+        entries: &[Sqe],
+        then: impl FnOnce(&mut Core<T>, bool) -> R,
+    ) -> (R, bool) {
+        let timer = SubmitTimer::start(permit.timing);
+        let mut refused = Vec::new();
+        #[allow(unsafe_code)]
+        // SAFETY: `Slots::launch` made the entries, and each is submitted once. Its slot keeps the buffer
+        // until the completion, where safe code can't reach it. The backend outlives the call: a permit
+        // counts in `Core::submitting`, and `Core::end_if_due`, the only place that gives the backend
+        // away, waits for 0. The eventfd is closed after the backend.
+        let handled = unsafe { submit_all(&self.submitter, permit.notify, entries, &mut refused) };
+        let report = SubmitReport {
+            handled,
+            refused,
+            timing: timer.map(SubmitTimer::stop),
+        };
+        let mut deferred = Deferred::new();
+        let result = self.locked(&mut deferred, |core, deferred| {
+            let reaped = core.finish_submit(permit, entries, &report, deferred);
+            then(core, handled < entries.len() && !reaped)
+        });
+        let flush = self.follow_up_if_any(deferred);
+        if let Some(timing) = report.timing.filter(SubmitTiming::is_slow) {
+            trace::slow_submit(handled - report.refused.len(), timing.time, false);
+        }
+        (result, flush)
+    }
+}

@@ -1,0 +1,170 @@
+//! [`IoBuffer`]: the memory of a request. [`BufferReturn`]: where it goes back to.
+
+use std::sync::Arc;
+
+use super::iovecs::IoVecs;
+use crate::backend::Sqe;
+use crate::buf::{AlignedBuf, Exclusive, PartMut, Region, Shape};
+use crate::sys::abi;
+
+/// The memory of a request, which owns it until its completion.
+#[derive(Debug)]
+pub(crate) enum IoBuffer {
+    /// No bytes.
+    None,
+    /// The kernel writes to it.
+    Exclusive(Exclusive),
+    /// The kernel reads it; others may read it too.
+    Shared(Arc<Region>),
+    /// Pieces of memory, or memory of any other type, for either direction.
+    Vectored(Box<IoVecs>),
+    /// Stands for the memory of a read that stays with the kernel: the shapes of the buffers that it
+    /// belonged to, from which new ones are made. `None`: an empty buffer. Boxed because it is rare,
+    /// and buffers are moved with every request.
+    Replacement(Box<Vec<Option<Shape>>>),
+}
+
+impl IoBuffer {
+    /// Takes the memory out; leaves none.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> IoBuffer {
+        std::mem::replace(self, IoBuffer::None)
+    }
+
+    /// Completes an entry for `sqe.len` bytes with the address.
+    #[inline(always)]
+    pub(super) fn encode(&self, sqe: &mut Sqe) {
+        sqe.addr = match self {
+            IoBuffer::Exclusive(region) => region.address(),
+            IoBuffer::Shared(region) => region.address(),
+            IoBuffer::None | IoBuffer::Replacement(_) => 0,
+            IoBuffer::Vectored(iovecs) => return iovecs.encode(sqe),
+        };
+    }
+
+    /// Most bytes that one request moves, of `nbytes` that are wanted.
+    pub(super) fn max_transfer(&self, nbytes: u64) -> u64 {
+        let max = match self {
+            IoBuffer::Vectored(iovecs) => iovecs.max_transfer().min(nbytes),
+            _ => nbytes,
+        };
+        max.min(abi::MAX_RW_COUNT)
+    }
+
+    /// Its addresses and the lengths of its pieces, or-ed: aligned to a power of two exactly if all of
+    /// them are. 0 where there are none.
+    #[cold]
+    pub(crate) fn address_bits(&self) -> u64 {
+        match self {
+            IoBuffer::Exclusive(region) => region.address(),
+            IoBuffer::Shared(region) => region.address(),
+            IoBuffer::Vectored(iovecs) => iovecs.address_bits(),
+            IoBuffer::None | IoBuffer::Replacement(_) => 0,
+        }
+    }
+
+    /// The rest of it, after `moved` bytes.
+    pub(super) fn advanced(self, moved: u64) -> IoBuffer {
+        let start = usize::try_from(moved).unwrap_or(usize::MAX);
+        let iovecs = match self {
+            IoBuffer::Exclusive(region) => IoVecs::rest_of_exclusive(region, start),
+            IoBuffer::Shared(region) => IoVecs::rest_of_shared(region, start),
+            IoBuffer::Vectored(mut iovecs) => {
+                iovecs.advance(moved);
+                return IoBuffer::Vectored(iovecs);
+            }
+            other => return other,
+        };
+        IoBuffer::Vectored(Box::new(iovecs))
+    }
+
+    /// What the caller gets in place of this memory, which stays with the kernel.
+    pub(crate) fn replacement(&self) -> IoBuffer {
+        let shapes = match self {
+            IoBuffer::Exclusive(region) => vec![Some(region.shape())],
+            IoBuffer::Vectored(iovecs) => match iovecs.shapes() {
+                Some(shapes) => shapes,
+                None => return IoBuffer::None,
+            },
+            _ => return IoBuffer::None,
+        };
+        IoBuffer::Replacement(Box::new(shapes))
+    }
+
+    /// See [`IoVecs::into_owned`].
+    pub(super) fn into_owned<T: 'static>(self) -> Option<T> {
+        match self {
+            IoBuffer::Vectored(iovecs) => iovecs.into_owned(),
+            _ => None,
+        }
+    }
+}
+
+/// Where the memory of a request goes back to.
+#[derive(Debug)]
+pub(crate) enum BufferReturn<'a> {
+    /// Nowhere: it is dropped.
+    None,
+    Buffer(&'a mut AlignedBuf),
+    #[allow(clippy::redundant_allocation)] // rarer, and this is moved with every request
+    Parts(Box<&'a mut [PartMut<'a>]>),
+    /// To the caller of the future, who asks for it.
+    Caller,
+}
+
+impl BufferReturn<'_> {
+    /// Gives the buffer its memory back, or new memory if the kernel keeps it. Returns the memory if
+    /// the caller is to have it.
+    #[inline(always)]
+    pub(crate) fn give_back(self, buffer: IoBuffer) -> Option<IoBuffer> {
+        match (self, buffer) {
+            (BufferReturn::Buffer(aligned), IoBuffer::Exclusive(region)) => {
+                aligned.give_back(region);
+            }
+            (BufferReturn::None, buffer) => drop(buffer),
+            (target, buffer) => return target.give_back_others(buffer),
+        }
+        None
+    }
+
+    #[inline(never)]
+    fn give_back_others(self, buffer: IoBuffer) -> Option<IoBuffer> {
+        match (self, buffer) {
+            (BufferReturn::Caller, buffer) => return Some(buffer),
+            (BufferReturn::Buffer(aligned), buffer) => {
+                give_back_each([aligned].into_iter(), buffer)
+            }
+            (BufferReturn::Parts(parts), buffer) => {
+                give_back_each(parts.iter_mut().map(|part| &mut *part.buffer), buffer);
+            }
+            (BufferReturn::None, buffer) => drop(buffer),
+        }
+        None
+    }
+}
+
+fn give_back_each<'a>(buffers: impl Iterator<Item = &'a mut AlignedBuf>, memory: IoBuffer) {
+    match memory {
+        IoBuffer::Exclusive(region) => give_back_regions(buffers, [Some(region)]),
+        IoBuffer::Vectored(iovecs) => give_back_regions(buffers, iovecs.into_regions()),
+        IoBuffer::Replacement(shapes) => {
+            for (buffer, shape) in buffers.zip(*shapes) {
+                if let Some(shape) = shape {
+                    buffer.replace(shape);
+                }
+            }
+        }
+        IoBuffer::None | IoBuffer::Shared(_) => {}
+    }
+}
+
+fn give_back_regions<'a>(
+    buffers: impl Iterator<Item = &'a mut AlignedBuf>,
+    regions: impl IntoIterator<Item = Option<Exclusive>>,
+) {
+    for (buffer, region) in buffers.zip(regions) {
+        if let Some(region) = region {
+            buffer.give_back(region);
+        }
+    }
+}

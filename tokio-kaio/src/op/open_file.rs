@@ -1,0 +1,113 @@
+//! [`OpenFile`]: an open file, shared by its owner with the requests on it.
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::policy::FileHistory;
+
+pub(crate) struct OpenFile {
+    file: File,
+    id: FileId,
+    history: FileHistory,
+}
+
+/// Identifies the file of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileId {
+    /// The descriptor that the caller named.
+    fd: RawFd,
+    /// Number of the open file, since descriptors are reused. 0: of an unknown file.
+    ///
+    /// Wraps after 2³² opens. A collision also needs the same descriptor and a request that was in
+    /// flight throughout.
+    number: u32,
+}
+
+impl FileId {
+    /// Of a descriptor that the caller has lent.
+    #[inline]
+    pub(crate) const fn borrowed(fd: RawFd) -> FileId {
+        FileId { fd, number: 0 }
+    }
+
+    fn next(fd: RawFd) -> FileId {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let next = || LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let number = match next() {
+            0 => next(),
+            number => number,
+        };
+        FileId { fd, number }
+    }
+
+    pub(crate) fn fd(self) -> RawFd {
+        self.fd
+    }
+
+    /// Whether it is an open file, rather than a descriptor of which nothing is known.
+    #[inline]
+    pub(crate) fn is_known(self) -> bool {
+        self.number != 0
+    }
+
+    /// Whether a request of this file may be one of `file`.
+    pub(crate) fn may_be(self, file: FileId) -> bool {
+        self == file || self == FileId::borrowed(file.fd)
+    }
+}
+
+impl OpenFile {
+    pub(crate) fn new(file: File) -> OpenFile {
+        OpenFile {
+            id: FileId::next(file.as_raw_fd()),
+            file,
+            history: FileHistory::new(),
+        }
+    }
+
+    /// A second descriptor of the file `id`: a duplicate of one that the caller has lent, for one
+    /// request, or the file opened again.
+    pub(crate) fn duplicate(file: File, id: FileId) -> OpenFile {
+        OpenFile {
+            id,
+            file,
+            history: FileHistory::single_use(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
+    #[inline(always)]
+    pub(crate) fn history(&self) -> &FileHistory {
+        &self.history
+    }
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("file", &self.file)
+            .field("policy", &self.history.policy())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsRawFd for OpenFile {
+    #[inline]
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
