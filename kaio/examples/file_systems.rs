@@ -15,21 +15,22 @@ use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-use kaio_cli::classes::{
-    Answers, Bare, Class, Effort, Result, Run, Target, Verdict, percent, percent_of,
+use kaio_cli::request_classes::{
+    MeasureSettings, MeasureTarget, NowaitResults, PolicyRun, RequestClass, Result, SubmitStats,
+    Verdict, percent, percent_of,
 };
 use tokio_kaio::SubmitPolicy;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let places: Vec<_> = env::args().skip(1).collect();
-    if places.is_empty() || places.iter().any(|place| place.starts_with('-')) {
+    let offsets: Vec<_> = env::args().skip(1).collect();
+    if offsets.is_empty() || offsets.iter().any(|place| place.starts_with('-')) {
         eprintln!("usage: file_systems [NAME=]DIRECTORY...");
         return ExitCode::from(2);
     }
     let mut tables = vec![];
     let mut failed = false;
-    for place in &places {
+    for place in &offsets {
         let (name, dir) = place.split_once('=').unwrap_or((place, place));
         match Table::measure(name, Path::new(dir)).await {
             Ok(table) => tables.push(table),
@@ -51,27 +52,27 @@ struct Table {
 }
 
 struct Row {
-    class: Class,
-    bare: Bare,
-    nowait: Answers,
-    inline: Run,
-    nowait_first: Run,
-    offload: Run,
+    class: RequestClass,
+    stats: SubmitStats,
+    nowait: NowaitResults,
+    inline: PolicyRun,
+    nowait_first: PolicyRun,
+    offload: PolicyRun,
 }
 
 impl Table {
     async fn measure(name: &str, dir: &Path) -> Result<Table> {
         eprintln!("measuring: {name}");
         let dir = tempfile::tempdir_in(dir)?;
-        let target = Target::Scratch(dir.path().into());
-        let effort = Effort::default();
-        let run = async |class, policy| Run::measure(&target, class, effort, policy).await;
+        let target = MeasureTarget::Scratch(dir.path().into());
+        let settings = MeasureSettings::default();
+        let run = async |class, policy| PolicyRun::measure(&target, class, settings, policy).await;
         let mut rows = vec![];
-        for class in Class::ALL {
+        for class in RequestClass::ALL {
             rows.push(Row {
                 class,
-                bare: Bare::measure(&target, class, effort).await?,
-                nowait: Answers::measure(&target, class, effort).await?,
+                stats: SubmitStats::measure(&target, class, settings).await?,
+                nowait: NowaitResults::measure(&target, class, settings).await?,
                 inline: run(class, SubmitPolicy::Inline).await?,
                 nowait_first: run(class, SubmitPolicy::NoWaitFirst).await?,
                 offload: run(class, SubmitPolicy::Offload).await?,
@@ -89,14 +90,14 @@ impl Table {
              |---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         );
         for row in &self.rows {
-            let Row { bare, inline, .. } = row;
+            let Row { stats, inline, .. } = row;
             let default = &row.nowait_first;
             println!(
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.2} | {:.2} |",
                 row.class.name(),
-                verdict(bare),
-                percent(bare.slept, bare.seen),
-                percent_of(bare.share_inside()),
+                verdict(stats),
+                percent(stats.slept, stats.seen),
+                percent_of(stats.share_inside()),
                 row.nowait,
                 percent(inline.slow, inline.requests),
                 percent(default.refused, default.requests),
@@ -112,22 +113,22 @@ impl Table {
 }
 
 fn print_summary(tables: &[Table]) {
-    let names = Class::ALL.map(Class::name).join(" | ");
+    let names = RequestClass::ALL.map(RequestClass::name).join(" | ");
     println!("| file system | {names} |");
-    println!("|---{}|", "|---".repeat(Class::ALL.len()));
+    println!("|---{}|", "|---".repeat(RequestClass::ALL.len()));
     for table in tables {
         print!("| {} |", table.name);
         for row in &table.rows {
-            let Row { bare, nowait, .. } = row;
-            print!(" {}{}; {nowait} |", verdict(bare), bare.exceptions());
+            let Row { stats, nowait, .. } = row;
+            print!(" {}{}; {nowait} |", verdict(stats), stats.exceptions());
         }
         println!();
     }
 }
 
 /// With what is to be seen at first sight.
-fn verdict(bare: &Bare) -> String {
-    match bare.verdict() {
+fn verdict(stats: &SubmitStats) -> String {
+    match stats.verdict() {
         Verdict::Blocks => "**blocks**".to_owned(),
         other => other.to_string(),
     }
