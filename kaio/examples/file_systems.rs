@@ -1,15 +1,15 @@
-//! What file systems do with direct I/O that is submitted with kernel AIO, class of request by class
-//! of request: whether the submission waits, what `RWF_NOWAIT` is answered, and what the submit
-//! policies make of it. Prints Markdown.
+//! Measures how file systems handle direct I/O that is submitted with kernel AIO, for each class of
+//! request: whether `io_submit` blocks, how the kernel answers `RWF_NOWAIT`, and how the submit policies
+//! perform. Prints Markdown.
 //!
 //! ```sh
 //! cargo run --release -p tokio-kaio-cli --example file_systems -- /mnt/data "the log's disk=/mnt/log"
 //! ```
 //!
-//! An argument is a directory, or a name for it, `=`, and the directory. Files of a few MiB are made
-//! there, and removed. Requests are of 4 KiB, one at a time, on one thread. What the columns mean,
-//! and what to do about it, is in `docs/file-systems.md`. The measuring is `kaio doctor`'s, with more
-//! requests, classes and policies.
+//! An argument is a directory, or `NAME=DIRECTORY`. The program creates files of a few MiB there, and
+//! removes them. Requests have 4 KiB; one is in flight at a time, on one thread.
+//! `docs/file-systems.md` explains the columns, and gives advice. The measurements are those of `kaio
+//! doctor`, with more requests, classes and policies.
 
 use std::env;
 use std::path::Path;
@@ -23,15 +23,15 @@ use tokio_kaio::SubmitPolicy;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let offsets: Vec<_> = env::args().skip(1).collect();
-    if offsets.is_empty() || offsets.iter().any(|place| place.starts_with('-')) {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.is_empty() || arguments.iter().any(|argument| argument.starts_with('-')) {
         eprintln!("usage: file_systems [NAME=]DIRECTORY...");
         return ExitCode::from(2);
     }
     let mut tables = vec![];
     let mut failed = false;
-    for place in &offsets {
-        let (name, dir) = place.split_once('=').unwrap_or((place, place));
+    for argument in &arguments {
+        let (name, dir) = argument.split_once('=').unwrap_or((argument, argument));
         match Table::measure(name, Path::new(dir)).await {
             Ok(table) => tables.push(table),
             Err(error) => {
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-/// What is measured of one directory.
+/// The measurements of one directory.
 struct Table {
     name: String,
     rows: Vec<Row>,
@@ -126,7 +126,7 @@ fn print_summary(tables: &[Table]) {
     }
 }
 
-/// With what is to be seen at first sight.
+/// Formats the verdict, and highlights requests that block.
 fn verdict(stats: &SubmitStats) -> String {
     match stats.verdict() {
         Verdict::Blocks => "**blocks**".to_owned(),
