@@ -3,8 +3,9 @@
 mod common;
 
 use std::path::Path;
+use std::process::{Command, Output};
 
-use common::{kaio, names, scratch};
+use common::{failed, kaio, names, parts, run, scratch};
 use rexpect::session::spawn_command;
 
 const MILLISECONDS: u64 = 60_000;
@@ -49,4 +50,67 @@ fn doctor_shows_what_it_checks() {
     assert!(shown.contains("fs.aio-max-nr"), "{shown:?}");
     assert_eq!(colours(&shown), 0, "{shown:?}");
     assert_eq!(names(dir.path()), [""; 0]);
+}
+
+/// Everything that a shell command sends to a terminal of 60 columns. `$KAIO` is the program.
+fn shown_in_60_columns(dir: &Path, command: &str) -> String {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("stty cols 60 && {command}")]);
+    shell.current_dir(dir).env("NO_COLOR", "1");
+    shell.env("KAIO", env!("CARGO_BIN_EXE_kaio"));
+    let mut terminal = spawn_command(shell, Some(MILLISECONDS)).unwrap();
+    // rexpect makes a character of each byte.
+    let shown = terminal.exp_eof().unwrap();
+    let bytes = shown.chars().map(|byte| u8::try_from(byte).unwrap());
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+/// Asserts that lines have at most `width` columns, except those of tables and those of a single word.
+#[track_caller]
+fn assert_wrapped(text: &str, width: usize) {
+    let mut is_table = false;
+    for line in text.lines() {
+        is_table = match line.trim_start() {
+            "" => false,
+            start => is_table || start.starts_with("request ") || start.starts_with("depth "),
+        };
+        let is_word = !line.trim().contains(' ');
+        let fits = line.chars().count() <= width;
+        assert!(fits || is_table || is_word, "{line:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn text_and_errors_are_wrapped_to_the_width_of_the_terminal() {
+    let dir = scratch();
+    let report = shown_in_60_columns(dir.path(), "$KAIO doctor 2>/dev/null");
+    assert!(report.contains("RLIMIT_MEMLOCK"), "{report}");
+    assert_wrapped(&report, 60);
+
+    let bench = "$KAIO bench --buffered --runtime 0.2 --size 1M --depth 1 --engines blocking-pool";
+    let table = shown_in_60_columns(dir.path(), &format!("{bench} 2>/dev/null"));
+    assert!(table.contains("Through the page cache"), "{table}");
+    assert_wrapped(&table, 60);
+
+    let error = shown_in_60_columns(dir.path(), "$KAIO bench /proc");
+    assert!(error.starts_with("error: can't create"), "{error}");
+    assert!(error.lines().count() > 1, "{error}");
+    assert_wrapped(&error, 60);
+}
+
+#[test]
+fn without_a_terminal_text_has_100_columns_and_an_error_is_one_line() {
+    let dir = scratch();
+    let report = succeeded_or_unusable(&run(dir.path(), "doctor"));
+    assert_wrapped(&report, 100);
+    let error = failed(&run(dir.path(), "bench /proc"), 1);
+    assert!(error.len() > 100, "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+/// The report of doctor, which has exit code 1 without direct I/O.
+fn succeeded_or_unusable(output: &Output) -> String {
+    let (code, report, error) = parts(output);
+    assert!(matches!(code, Some(0 | 1)), "{error}");
+    report
 }
