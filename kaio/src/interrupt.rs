@@ -7,7 +7,7 @@ use kaio_bench::leftovers;
 
 use crate::command_error::CommandError;
 use crate::stdio::eprint_line;
-use crate::threads::THREAD_LIMIT_HINT;
+use crate::thread_limit::THREAD_LIMIT_HINT;
 
 /// Installs the handling of SIGINT, SIGTERM and SIGHUP: each removes every [`leftovers::Leftover`] and
 /// ends the process with exit code 128 plus the signal number, so 130 for Ctrl-C. Must be called before

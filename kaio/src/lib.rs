@@ -10,7 +10,7 @@
 //! | `bench` | `kaio bench`, on top of `kaio-bench` |
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
-//! | `command_error`, `interrupt`, `threads` | errors and exit codes; signals; the limit on threads |
+//! | `command_error`, `interrupt`, `thread_limit` | errors and exit codes; signals; the limit on threads |
 //! | `direct_io_probe`, `system_limits`, `paths` | properties of files, limits of the system, paths |
 //! | `stdio`, `columns`, `eta`, `units` | output, tables, progress, sizes and times |
 
@@ -27,7 +27,7 @@ mod manual;
 mod paths;
 mod stdio;
 mod system_limits;
-mod threads;
+mod thread_limit;
 mod units;
 
 pub use command_line::main;

@@ -17,7 +17,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// `path` in full, for messages: a user may have given none, and `.` says little.
-pub(crate) fn full(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 

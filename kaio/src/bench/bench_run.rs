@@ -13,7 +13,7 @@ use super::engine_choice::{EngineChoice, RenamedEngine};
 use crate::command_error::CommandError;
 use crate::eta::write_eta;
 use crate::stdio::eprint_line;
-use crate::threads::require_threads;
+use crate::thread_limit::require_threads;
 
 /// The number of rounds without and with latencies.
 const ROUNDS: (usize, usize) = (7, 3);

@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::bench_args::BenchArgs;
 use crate::command_error::CommandError;
 use crate::direct_io_probe::{DirectIoAlignment, probe_direct_io};
-use crate::paths::{creation_forbidden, full, length};
+use crate::paths::{absolute, creation_forbidden, length};
 use crate::stdio::eprint_line;
-use crate::threads::current_thread_runtime;
+use crate::thread_limit::current_thread_runtime;
 
 /// The default size of a scratch file in bytes.
 const SCRATCH: u64 = 256 << 20;
@@ -149,7 +149,7 @@ impl BenchTarget {
             Some(alignment) if block % alignment.offset != 0 => Err(CommandError::Usage(format!(
                 "--bs {block} is not a multiple of {}, which direct I/O requires on {}; choose a multiple, or use --buffered",
                 alignment.offset,
-                full(file).display()
+                absolute(file).display()
             ))),
             _ => Ok(()),
         }

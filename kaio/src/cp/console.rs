@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::eta::write_eta;
 use crate::stdio::eprint_line;
-use crate::threads::require_threads;
+use crate::thread_limit::require_threads;
 
 /// The progress bar and the messages of a run.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use tokio_kaio::AioCommandError;
 
-use crate::threads::THREAD_LIMIT_HINT;
+use crate::thread_limit::THREAD_LIMIT_HINT;
 
 /// Why an entry was not copied. The text names the operation and the path, and says what to do, if there
 /// is something to do.

@@ -94,8 +94,8 @@ async fn apply_attributes(
         _ if session.args.preserve => duplicate(&source.file)
             .and_then(|file| FileAttributes::preserved(&source.metadata, &file))
             .map_err(|error| CopyError::of("examine", &source.path, &error))?,
-        Some(replaced) => FileAttributes::of_replaced(replaced, &target.path),
-        None => FileAttributes::of_new(&source.metadata, session.umask),
+        Some(replaced) => FileAttributes::for_replaced(replaced, &target.path),
+        None => FileAttributes::for_new(&source.metadata, session.umask),
     };
     let file = duplicate(&target.file).map_err(failed)?;
     let lost = blocking(move || attributes.apply(&file))

@@ -171,14 +171,14 @@ impl CopyPlan {
         location: TargetLocation<'_>,
     ) -> Result<(), CopyError> {
         let target = location.target;
-        let there = destination::metadata_of(target)?;
-        if let Some(there) = &there {
-            destination::refuse_same(source, metadata, target, there)?;
-            if there.is_dir() {
+        let existing = destination::metadata_of(target)?;
+        if let Some(existing) = &existing {
+            destination::refuse_same(source, metadata, target, existing)?;
+            if existing.is_dir() {
                 return Err(destination::is_a_directory(source, target));
             }
             // A link must not replace the name of a device, for example.
-            if !there.is_file() && !there.is_symlink() {
+            if !existing.is_file() && !existing.is_symlink() {
                 return Err(destination::unsupported_kind(
                     target,
                     " nor a symbolic link",

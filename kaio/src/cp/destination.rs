@@ -39,24 +39,24 @@ impl Destination {
         target: &Path,
         is_found: bool,
     ) -> Result<Destination, CopyError> {
-        let Some(mut there) = metadata_of(target)? else {
+        let Some(mut existing) = metadata_of(target)? else {
             return Ok(Destination::File {
                 path: target.into(),
                 replaced: None,
             });
         };
         let mut path = target.to_path_buf();
-        if there.is_symlink() {
+        if existing.is_symlink() {
             path = fs::canonicalize(target).map_err(|error| dangling_symlink(target, &error))?;
-            there = fs::metadata(&path).map_err(|error| dangling_symlink(target, &error))?;
+            existing = fs::metadata(&path).map_err(|error| dangling_symlink(target, &error))?;
         }
-        refuse_same(source, metadata, target, &there)?;
-        let kind = there.file_type();
+        refuse_same(source, metadata, target, &existing)?;
+        let kind = existing.file_type();
         if kind.is_dir() {
             return Err(is_a_directory(source, target));
         }
         if kind.is_block_device() && !is_found {
-            return Destination::device(args, path, there);
+            return Destination::device(args, path, existing);
         }
         if !kind.is_file() {
             let nor = if is_found { "" } else { " nor a block device" };
@@ -79,7 +79,7 @@ impl Destination {
         }
         Ok(Destination::File {
             path,
-            replaced: Some(Box::new(there)),
+            replaced: Some(Box::new(existing)),
         })
     }
 
@@ -157,11 +157,12 @@ pub(super) fn refuse_same(
     source: &Path,
     metadata: &Metadata,
     target: &Path,
-    there: &Metadata,
+    existing: &Metadata,
 ) -> Result<(), CopyError> {
     let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
-    let one_device = is_device(metadata) && is_device(there) && metadata.rdev() == there.rdev();
-    if identity(metadata) != identity(there) && !one_device {
+    let one_device =
+        is_device(metadata) && is_device(existing) && metadata.rdev() == existing.rdev();
+    if identity(metadata) != identity(existing) && !one_device {
         return Ok(());
     }
     Err(CopyError::new(format!(

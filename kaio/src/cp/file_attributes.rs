@@ -39,7 +39,7 @@ const SET_GROUP: u32 = 0o2000;
 
 impl FileAttributes {
     /// The attributes of a copy without `--preserve`.
-    pub(super) fn of_new(source: &Metadata, umask: u32) -> FileAttributes {
+    pub(super) fn for_new(source: &Metadata, umask: u32) -> FileAttributes {
         let most = if source.is_file() || source.is_dir() {
             PLAIN
         } else {
@@ -59,15 +59,15 @@ impl FileAttributes {
 
     /// The attributes of a copy with `--preserve`.
     pub(super) fn preserved(metadata: &Metadata, source: &fs::File) -> io::Result<FileAttributes> {
-        FileAttributes::like(metadata, attributes(source)?)
+        FileAttributes::all_of(metadata, attributes(source)?)
     }
 
     /// The attributes of a copy with `--preserve`, if the source can't be opened.
     pub(super) fn preserved_unopened(path: &Path) -> io::Result<FileAttributes> {
-        FileAttributes::like(&fs::symlink_metadata(path)?, readable(path))
+        FileAttributes::all_of(&fs::symlink_metadata(path)?, readable(path))
     }
 
-    fn like(metadata: &Metadata, attributes: Vec<Attribute>) -> io::Result<FileAttributes> {
+    fn all_of(metadata: &Metadata, attributes: Vec<Attribute>) -> io::Result<FileAttributes> {
         let times = FileTimes::new().set_accessed(metadata.accessed()?);
         Ok(FileAttributes {
             owner: Some((metadata.uid(), metadata.gid())),
@@ -83,7 +83,7 @@ impl FileAttributes {
 
     /// The attributes of the file that the copy replaces, with its ACL. Capabilities are left out, because
     /// they were granted to the old content.
-    pub(super) fn of_replaced(metadata: &Metadata, path: &Path) -> FileAttributes {
+    pub(super) fn for_replaced(metadata: &Metadata, path: &Path) -> FileAttributes {
         let mut attributes = readable(path);
         attributes.retain(|(name, _)| name != "security.capability");
         FileAttributes {

@@ -53,7 +53,7 @@ pub(crate) use cp_args::CpArgs;
 use crate::command_error::{CommandError, CommandResult};
 use crate::paths::parent;
 use crate::stdio::print_json;
-use crate::threads::current_thread_runtime;
+use crate::thread_limit::current_thread_runtime;
 use copy_error::CopyError;
 use copy_plan::CopyPlan;
 use copy_summary::CopySummary;
@@ -122,7 +122,7 @@ async fn copy(
 }
 
 async fn run_plan(session: &Session<'_>, plan: &CopyPlan) -> Result<(), CopyError> {
-    let roots = NewDirectories::make(plan)?;
+    let roots = NewDirectories::create(plan)?;
     let counters = &session.counters;
     counters.directories.set(plan.directories.len() as u64);
     // Directories whose entries have changed.

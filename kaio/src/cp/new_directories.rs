@@ -25,7 +25,7 @@ pub(super) struct NewDirectories {
 
 impl NewDirectories {
     /// Creates all new directories of a plan.
-    pub(super) fn make(plan: &CopyPlan) -> Result<NewDirectories, CopyError> {
+    pub(super) fn create(plan: &CopyPlan) -> Result<NewDirectories, CopyError> {
         let mut roots = NewDirectories { made: Vec::new() };
         for path in &plan.roots {
             let (made, ()) = make_next_to(path, create_private)
@@ -127,7 +127,7 @@ fn finish(session: &Session<'_>, directory: &Directory, staged: &Path) -> Result
 
 fn attributes(session: &Session<'_>, source: &Path) -> io::Result<FileAttributes> {
     if !session.args.preserve {
-        return Ok(FileAttributes::of_new(
+        return Ok(FileAttributes::for_new(
             &fs::metadata(source)?,
             session.umask,
         ));

@@ -79,8 +79,8 @@ impl TargetFile {
 }
 
 fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, CopyError> {
-    let there = destination::metadata_of(path)?;
-    Ok(there.as_ref().map(identity))
+    let existing = destination::metadata_of(path)?;
+    Ok(existing.as_ref().map(identity))
 }
 
 /// Calls `make` with a hidden temporary name next to `path`. What `make` creates is removed if the process

@@ -83,20 +83,20 @@ fn enter(
     is_named: bool,
 ) -> Result<PendingDirectory, CopyError> {
     let target = location.target;
-    let there = match is_named {
+    let existing = match is_named {
         true => fs::metadata(target)
             .ok()
             .map_or_else(|| destination::metadata_of(target), |it| Ok(Some(it)))?,
         false => destination::metadata_of(target)?,
     };
-    if there.as_ref().is_some_and(|there| !there.is_dir()) {
+    if existing.as_ref().is_some_and(|existing| !existing.is_dir()) {
         return Err(CopyError::new(format!(
             "{} is a directory, but {} is not; remove it, or copy to another name",
             source.display(),
             target.display()
         )));
     }
-    let is_new = there.is_none();
+    let is_new = existing.is_none();
     let canonical_target = match is_new {
         true => location.dir.join(target.file_name().unwrap_or_default()),
         false => {

@@ -28,7 +28,7 @@ use indicatif::ProgressBar;
 
 use crate::command_error::{CommandError, CommandResult};
 use crate::stdio::{eprint_line, print_json, print_text, stdout_width};
-use crate::threads::{current_thread_runtime, require_threads};
+use crate::thread_limit::{current_thread_runtime, require_threads};
 use doctor_report::{DoctorReport, SCHEMA};
 
 /// Check whether kernel AIO works well on this machine and its disks

@@ -155,7 +155,7 @@ mod tests {
         all.map(|one| (one.about, one.text)).collect()
     }
 
-    fn only(machine: &MachineReport, about: About, text: &str) {
+    fn assert_only_advice(machine: &MachineReport, about: About, text: &str) {
         match &advice(machine)[..] {
             [(of, advice)] => assert!(*of == about && advice.contains(text), "{advice}"),
             other => panic!("{other:?}"),
@@ -173,19 +173,19 @@ mod tests {
         machine.io_setup.works = false;
         machine.io_setup.errno = Some(Errno::PERM.raw_os_error());
         machine.seccomp = Some(Seccomp::Filter);
-        only(
+        assert_only_advice(
             &machine,
             About::Sandbox,
             "A seccomp filter forbids io_setup",
         );
         machine.io_setup.errno = Some(Errno::NOSYS.raw_os_error());
-        only(
+        assert_only_advice(
             &machine,
             About::Sandbox,
             "A seccomp filter forbids io_setup",
         );
         machine.seccomp = Some(Seccomp::Off);
-        only(&machine, About::Sandbox, "CONFIG_AIO");
+        assert_only_advice(&machine, About::Sandbox, "CONFIG_AIO");
     }
 
     #[test]
@@ -194,24 +194,24 @@ mod tests {
         machine.aio_nr = Some(49_152);
         assert_eq!(advice(&machine), []);
         machine.aio_nr = Some(49_153);
-        only(&machine, About::Capacity, "sysctl fs.aio-max-nr=131072");
+        assert_only_advice(&machine, About::Capacity, "sysctl fs.aio-max-nr=131072");
         machine.aio_nr = Some(0);
         machine.io_setup.errno = Some(Errno::AGAIN.raw_os_error());
-        only(&machine, About::Capacity, "EAGAIN");
+        assert_only_advice(&machine, About::Capacity, "EAGAIN");
     }
 
     #[test]
     fn a_small_limit_on_locked_memory_is_given_in_buffers() {
         let mut machine = machine();
         machine.memlock.soft = Some(8 << 20);
-        only(
+        assert_only_advice(
             &machine,
             About::LockedMemory,
             "2048 LockedBufs of 4 KiB, or 64 of 128 KiB",
         );
-        only(&machine, About::LockedMemory, "ulimit -l 65536");
+        assert_only_advice(&machine, About::LockedMemory, "ulimit -l 65536");
         machine.memlock.hard = Some(8 << 20);
-        only(&machine, About::LockedMemory, "LimitMEMLOCK=64M");
+        assert_only_advice(&machine, About::LockedMemory, "LimitMEMLOCK=64M");
         machine.memlock.applies = false;
         assert_eq!(advice(&machine), []);
     }
@@ -220,6 +220,6 @@ mod tests {
     fn a_busy_machine_makes_verdicts_less_reliable() {
         let mut machine = machine();
         machine.others_busy = Some(0.4);
-        only(&machine, About::Certainty, "40 %");
+        assert_only_advice(&machine, About::Certainty, "40 %");
     }
 }

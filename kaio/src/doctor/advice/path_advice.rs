@@ -206,7 +206,7 @@ impl<'a> Transfers<'a> {
     fn policy(&self, list: &mut List) {
         let blocking = self.blocking();
         if blocking.is_empty() {
-            match self.most_frequent_sleeper() {
+            match self.most_frequent_sleep() {
                 None => self.nothing_blocks(list),
                 Some(some) => list.add(
                     About::Policy,
@@ -254,7 +254,7 @@ impl<'a> Transfers<'a> {
     }
 
     /// The class that sleeps most often, and its share, unless that may be chance.
-    fn most_frequent_sleeper(&self) -> Option<String> {
+    fn most_frequent_sleep(&self) -> Option<String> {
         const NEGLIGIBLE: f64 = 0.02;
         let share = |report: &ClassReport| report.share_slept.unwrap_or_default();
         let all = self.all.iter();

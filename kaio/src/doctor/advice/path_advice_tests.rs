@@ -79,7 +79,7 @@ fn advice_about(path: &PathReport, about: About) -> Option<String> {
     Some(one.text)
 }
 
-fn says(path: &PathReport, about: About, text: &str) {
+fn assert_advice(path: &PathReport, about: About, text: &str) {
     let advice = advice_about(path, about);
     let contains = advice.as_ref().is_some_and(|advice| advice.contains(text));
     assert!(contains, "{text:?} of {about:?}: {advice:?}");
@@ -89,20 +89,20 @@ fn says(path: &PathReport, about: About, text: &str) {
 fn preallocation_is_advised_if_only_writes_to_unallocated_blocks_block() {
     let mut ext4 = path("ext4", Verdict::Async, TAKEN);
     change(&mut ext4, RequestClass::Extending, blocks);
-    says(&ext4, About::Preallocation, "Allocate::Extend");
-    says(
+    assert_advice(&ext4, About::Preallocation, "Allocate::Extend");
+    assert_advice(
         &ext4,
         About::Preallocation,
         "extend a file block in io_submit (97 %",
     );
-    says(
+    assert_advice(
         &ext4,
         About::Policy,
         "block (extending): use the default policy",
     );
 
     change(&mut ext4, RequestClass::Hole, blocks);
-    says(&ext4, About::Preallocation, "extend a file and into a hole");
+    assert_advice(&ext4, About::Preallocation, "extend a file and into a hole");
 
     // If preallocation would not help, it is not advised.
     change(&mut ext4, RequestClass::Preallocated, blocks);
@@ -115,8 +115,8 @@ fn offload_is_advised_if_every_write_blocks() {
     change(&mut btrfs, RequestClass::Read, |read| {
         read.verdict = Some(Verdict::Async);
     });
-    says(&btrfs, About::Policy, "SubmitPolicy::Offload");
-    says(&btrfs, About::FileSystem, "chattr +C");
+    assert_advice(&btrfs, About::Policy, "SubmitPolicy::Offload");
+    assert_advice(&btrfs, About::FileSystem, "chattr +C");
     btrfs.file_system = Some("other".into());
     assert_eq!(advice_about(&btrfs, About::FileSystem), None);
 }
@@ -124,39 +124,39 @@ fn offload_is_advised_if_every_write_blocks() {
 #[test]
 fn depth_gains_nothing_if_everything_completes_inline() {
     let tmpfs = path("tmpfs", Verdict::Inline, UNKNOWN);
-    says(&tmpfs, About::Depth, "gains nothing");
-    says(&tmpfs, About::Policy, "Use SubmitPolicy::Inline");
+    assert_advice(&tmpfs, About::Depth, "gains nothing");
+    assert_advice(&tmpfs, About::Policy, "Use SubmitPolicy::Inline");
     assert_eq!(advice_about(&tmpfs, About::Preallocation), None);
 }
 
 #[test]
 fn the_depth_follows_from_the_share_of_a_read_in_io_submit() {
     let mut ext4 = path("ext4", Verdict::Async, TAKEN);
-    says(
+    assert_advice(
         &ext4,
         About::Depth,
         "depth 1 gives 10000 reads per second, and about depth 4",
     );
     change(&mut ext4, RequestClass::Read, blocks);
-    says(&ext4, About::Depth, "Reads block in io_submit");
+    assert_advice(&ext4, About::Depth, "Reads block in io_submit");
 }
 
 #[test]
 fn refusals_of_requests_that_do_not_block_speak_for_inline() {
     let mut xfs = path("xfs", Verdict::Async, TAKEN);
-    says(&xfs, About::Policy, "or is refused with NOWAIT");
+    assert_advice(&xfs, About::Policy, "or is refused with NOWAIT");
     for class in [RequestClass::Hole, RequestClass::Extending] {
         change(&mut xfs, class, |report| report.nowait = Some(REFUSED));
     }
-    says(
+    assert_advice(
         &xfs,
         About::Policy,
         "refused with NOWAIT (into a hole and extending)",
     );
-    says(&xfs, About::Preallocation, "avoids the refused attempts");
+    assert_advice(&xfs, About::Preallocation, "avoids the refused attempts");
     let overlay = path("overlay", Verdict::Async, UNKNOWN);
-    says(&overlay, About::Policy, "NOWAIT is not supported here");
-    says(&overlay, About::FileSystem, "on a volume");
+    assert_advice(&overlay, About::Policy, "NOWAIT is not supported here");
+    assert_advice(&overlay, About::FileSystem, "on a volume");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn requests_that_sometimes_sleep_are_mentioned() {
     change(&mut path, RequestClass::Extending, |report| {
         report.share_slept = Some(0.2);
     });
-    says(&path, About::Policy, "some do (20 % extending)");
+    assert_advice(&path, About::Policy, "some do (20 % extending)");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn without_direct_io_there_is_no_other_advice() {
     let mut ramfs = path("ramfs", Verdict::Inline, UNKNOWN);
     ramfs.direct = Some(false);
     ramfs.classes.clear();
-    says(&ramfs, About::FileSystem, "aio_open_or_buffered");
+    assert_advice(&ramfs, About::FileSystem, "aio_open_or_buffered");
     assert_eq!(path_advice(&ramfs).len(), 1);
 }
 
@@ -183,10 +183,10 @@ fn an_unusual_alignment_is_mentioned() {
     assert_eq!(advice_about(&path, About::Alignment), None);
     let alignment = path.alignment.as_mut().unwrap();
     alignment.offset = 16384;
-    says(&path, About::Alignment, "multiples of 16384 bytes");
+    assert_advice(&path, About::Alignment, "multiples of 16384 bytes");
     let alignment = path.alignment.as_mut().unwrap();
     alignment.source = AlignmentOrigin::Assumed;
-    says(&path, About::Alignment, "does not report the alignment");
+    assert_advice(&path, About::Alignment, "does not report the alignment");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{MeasureSettings, MeasureTarget, RequestClass, Result};
 
 /// A class blocks if at least this share of its submissions slept, or if more than this share of its time
 /// was spent in `io_submit`, unless the requests were complete then.
-const MOST: f64 = 0.5;
+const BLOCKING_SHARE: f64 = 0.5;
 
 /// A class is inline only if at least this share of its time was spent in `io_submit`. Below, another
 /// thread, such as that of a loop device, completed the requests before they were first checked.
@@ -104,11 +104,11 @@ impl SubmitStats {
 
     /// How most submissions behave.
     pub fn verdict(&self) -> Verdict {
-        if self.share_slept() >= MOST {
+        if self.share_slept() >= BLOCKING_SHARE {
             Verdict::Blocks
-        } else if self.of_all(self.done) >= MOST && self.share_inside() >= INLINE_SHARE {
+        } else if self.of_all(self.done) >= BLOCKING_SHARE && self.share_inside() >= INLINE_SHARE {
             Verdict::Inline
-        } else if self.share_inside() > MOST {
+        } else if self.share_inside() > BLOCKING_SHARE {
             Verdict::Blocks
         } else {
             Verdict::Async
@@ -118,7 +118,7 @@ impl SubmitStats {
     /// The share of the submissions that slept, as text, unless it follows from the verdict.
     pub fn exceptions(&self) -> String {
         match self.share_slept() {
-            0.01..MOST => format!(" ({} slept)", percent(self.slept, self.seen)),
+            0.01..BLOCKING_SHARE => format!(" ({} slept)", percent(self.slept, self.seen)),
             _ => String::new(),
         }
     }
