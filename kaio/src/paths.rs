@@ -16,7 +16,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// `path` in full, for messages: a user may have given none, and `.` says little.
+/// The absolute path, for messages: `.` says little to a user who has named no directory.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -37,7 +37,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Those of [`print`].
+/// Those of [`print()`].
 pub(crate) fn print_text(text: &str) -> io::Result<()> {
     print(&escape_control_chars(text))
 }
@@ -46,7 +46,7 @@ pub(crate) fn print_text(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Those of [`print`].
+/// Those of [`print()`].
 pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
