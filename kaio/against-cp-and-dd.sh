@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# How long `kaio cp` takes for a file that is not cached, against `cp` and `dd`, and how much of the
-# page cache each of them uses.
+# Compares `kaio cp` with `cp` and `dd` on a file that is not cached: time, and use of the page cache.
 #
 #   kaio/against-cp-and-dd.sh [DIR] [SIZE] [ROUNDS]
 #
-# In DIR (here, unless told), with a file of SIZE (1G) of random bytes, ROUNDS (7) times by turns, the
-# order turned by one each round. Takes twice SIZE of space. `KAIO_CP` has further options of kaio cp.
+# Copies a file of SIZE random bytes (default: 1G) in DIR (default: the current directory), for ROUNDS
+# rounds (default: 7). Each round starts with the next tool. Needs twice SIZE of space. `KAIO_CP` contains
+# more options for kaio cp.
 set -euo pipefail
 
 dir=$(realpath "${1:-.}")
@@ -26,14 +26,14 @@ copy=$work/copy
 
 head -c "$size" /dev/urandom | dd of="$source" bs=1M iflag=fullblock oflag=direct conv=fsync status=none
 
-# Nothing of the source is cached, nothing is dirty, and no target is there.
+# Removes the target, flushes dirty pages, and drops the source from the page cache.
 prepare() {
     rm -f "$copy"
     sync -f "$work"
     dd if="$source" iflag=nocache count=0 status=none
 }
 
-# MiB of a file that are in the page cache.
+# Prints how many MiB of a file are in the page cache.
 cached() {
     fincore --bytes --noheadings --output RES "$1" | awk '{ printf "%.1f", $1 / 1048576 }'
 }
@@ -65,8 +65,8 @@ for ((round = 0; round < rounds; round++)); do
     done
 done
 
-echo "$rounds rounds of $(numfmt --to=iec "$size"), source not cached. Ratio: the median of each round's time"
-echo "by that of the faster of cp and dd in that round."
+echo "$rounds rounds of $(numfmt --to=iec "$size"), source not cached. Ratio: the time divided by that of the"
+echo "faster of cp and dd in the same round; median over the rounds."
 echo
 awk -v size="$size" '
     function median(list, count,   i, j, swap) {

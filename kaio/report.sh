@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Opens a report of `kaio bench --html` in headless Chromium, in light and dark, wide and narrow, and
-# has the browser say whether it is all there: plots that have a size, lines in their colours, text that
-# can be read, nothing that sticks out. Fails where it is not.
+# Opens a report of `kaio bench --html` in headless Chromium, with a light and a dark colour scheme, in a
+# wide and a narrow window, and checks the layout: plots have a size, lines have the colours of the
+# legend, text is legible, and nothing overflows. Fails if a check fails.
 #
-#   kaio/report.sh                      of a short measurement
-#   kaio/report.sh REPORT.html [DIR]    of this report; screenshots go to DIR
+#   kaio/report.sh                      checks the report of a short measurement
+#   kaio/report.sh REPORT.html [DIR]    checks this report, and writes screenshots to DIR
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 report=${1:-} pictures=${2:-}
 
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
-[[ -n $browser ]] || { echo "skipped: there is no Chromium here"; exit 3; }
+[[ -n $browser ]] || { echo "skipped: Chromium is not installed"; exit 3; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -22,23 +22,23 @@ if [[ -z $report ]]; then
     report=$work/report.html
 fi
 
-# The page, and a script in it that looks at what the browser has made of it. The page itself allows
-# no scripts.
-with_eyes() {
+# Prints the page with a script that checks the layout. The policy of the page, which forbids scripts, is
+# removed.
+with_checks() {
     grep -v 'http-equiv="Content-Security-Policy"' "$report"
-    cat <<'EYES'
+    cat <<'CHECKS'
 <script>
-const wrong = [];
-const check = (fine, what) => { if (!fine) wrong.push(what); };
+const errors = [];
+const check = (passed, error) => { if (!passed) errors.push(error); };
 const lightness = colour => {
   const [r, g, b] = colour.match(/[\d.]+/g).map(Number);
   return (0.299 * r + 0.587 * g + 0.114 * b) / 255;
 };
 const style = element => getComputedStyle(element);
 const dark = matchMedia('(prefers-color-scheme: dark)').matches;
-const ground = lightness(style(document.body).backgroundColor);
-check(dark ? ground < 0.2 : ground > 0.8, `the ground is ${ground} in ${dark ? 'dark' : 'light'}`);
-check(Math.abs(lightness(style(document.body).color) - ground) > 0.5, 'text is hard to read');
+const background = lightness(style(document.body).backgroundColor);
+check(dark ? background < 0.2 : background > 0.8, `the background has lightness ${background} in ${dark ? 'dark' : 'light'} mode`);
+check(Math.abs(lightness(style(document.body).color) - background) > 0.5, 'text is hard to read');
 const plots = [...document.querySelectorAll('figure svg')];
 check(plots.length >= 3, `${plots.length} plots`);
 for (const plot of plots) {
@@ -47,43 +47,43 @@ for (const plot of plots) {
   check(box.width > 250 && box.height > 150, `${name} is ${box.width} by ${box.height}`);
   check(plot.querySelectorAll('circle').length > 0, `${name} has no points`);
   for (const text of plot.querySelectorAll('text'))
-    check(Math.abs(lightness(style(text).fill) - ground) > 0.5, `${name}: ${text.textContent} is hard to read`);
+    check(Math.abs(lightness(style(text).fill) - background) > 0.5, `${name}: ${text.textContent} is hard to read`);
   const colours = new Set([...plot.querySelectorAll('circle')].map(circle => style(circle).fill));
   const legend = new Set([...document.querySelectorAll('.legend .swatch')].map(it => style(it).backgroundColor));
   for (const colour of colours) {
-    check(legend.has(colour), `${name} has ${colour}, which the legend has not`);
-    check(Math.abs(lightness(colour) - ground) > 0.15, `${name} has ${colour}, which is hard to see`);
+    check(legend.has(colour), `${name} has ${colour}, which is not in the legend`);
+    check(Math.abs(lightness(colour) - background) > 0.15, `${name} has ${colour}, which is hard to see`);
   }
 }
 check(document.querySelectorAll('table tr').length > 2, 'the table is empty');
-const beyond = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-check(beyond <= 0, `the page is ${beyond} units too wide`);
-document.body.dataset.seen = `${dark ? 'dark' : 'light'} ${innerWidth}: ${wrong.join('; ').replace(/\s+/g, ' ') || 'fine'}`;
+const overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+check(overflow <= 0, `the page is ${overflow} pixels too wide`);
+document.body.dataset.result = `${dark ? 'dark' : 'light'} ${innerWidth}: ${errors.join('; ').replace(/\s+/g, ' ') || 'passed'}`;
 </script>
-EYES
+CHECKS
 }
-with_eyes >"$work/seen.html"
+with_checks >"$work/checked.html"
 
-# Chromium wants a sandbox of its own unless it is root's.
+# Chromium refuses to run as root with its sandbox.
 chromium() {
     "$browser" --headless --disable-gpu --hide-scrollbars ${EUID:+$([[ $EUID != 0 ]] || echo --no-sandbox)} \
         --user-data-dir="$work/profile" --blink-settings=preferredColorScheme="$scheme" "$@" 2>/dev/null
 }
 
 failed=0
-for look in light dark; do
-    [[ $look == dark ]] && scheme=0 || scheme=1
+for theme in light dark; do
+    [[ $theme == dark ]] && scheme=0 || scheme=1
     for width in 1240 500; do
-        seen=$(chromium --window-size="$width,1900" --dump-dom "file://$work/seen.html" |
-            sed -n 's/.*data-seen="\([^"]*\)".*/\1/p')
-        printf '%s\n' "${seen:-nothing was seen at $width}"
-        [[ $seen == "$look $width: fine" ]] || failed=1
+        result=$(chromium --window-size="$width,1900" --dump-dom "file://$work/checked.html" |
+            sed -n 's/.*data-result="\([^"]*\)".*/\1/p')
+        printf '%s\n' "${result:-no result at width $width}"
+        [[ $result == "$theme $width: passed" ]] || failed=1
     done
     if [[ -n $pictures ]]; then
-        chromium --window-size=1240,1420 --screenshot="$work/$look.png" \
+        chromium --window-size=1240,1420 --screenshot="$work/$theme.png" \
             "file://$(realpath "$report")" >/dev/null
         mkdir -p "$pictures"
-        mv "$work/$look.png" "$pictures/kaio-bench-$look.png"
+        mv "$work/$theme.png" "$pictures/kaio-bench-$theme.png"
     fi
 done
-(( failed == 0 )) || { echo "the report is not as it should be" >&2; exit 1; }
+(( failed == 0 )) || { echo "some checks of the report failed" >&2; exit 1; }

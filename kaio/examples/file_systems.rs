@@ -1,36 +1,37 @@
-//! What file systems do with direct I/O that is submitted with kernel AIO, class of request by class
-//! of request: whether the submission waits, what `RWF_NOWAIT` is answered, and what the submit
-//! policies make of it. Prints Markdown.
+//! Measures how file systems handle direct I/O that is submitted with kernel AIO, for each class of
+//! request: whether `io_submit` blocks, how the kernel answers `RWF_NOWAIT`, and how the submit policies
+//! perform. Prints Markdown.
 //!
 //! ```sh
 //! cargo run --release -p tokio-kaio-cli --example file_systems -- /mnt/data "the log's disk=/mnt/log"
 //! ```
 //!
-//! An argument is a directory, or a name for it, `=`, and the directory. Files of a few MiB are made
-//! there, and removed. Requests are of 4 KiB, one at a time, on one thread. What the columns mean,
-//! and what to do about it, is in `docs/file-systems.md`. The measuring is `kaio doctor`'s, with more
-//! requests, classes and policies.
+//! An argument is a directory, or `NAME=DIRECTORY`. The program creates files of a few MiB there, and
+//! removes them. Requests have 4 KiB; one is in flight at a time, on one thread.
+//! `docs/file-systems.md` explains the columns, and gives advice. The measurements are those of `kaio
+//! doctor`, with more requests, classes and policies.
 
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-use kaio_cli::classes::{
-    Answers, Bare, Class, Effort, Result, Run, Target, Verdict, percent, percent_of,
+use kaio_cli::request_classes::{
+    MeasureSettings, MeasureTarget, NowaitResults, PolicyRun, RequestClass, Result, SubmitStats,
+    Verdict, percent, percent_of,
 };
 use tokio_kaio::SubmitPolicy;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let places: Vec<_> = env::args().skip(1).collect();
-    if places.is_empty() || places.iter().any(|place| place.starts_with('-')) {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.is_empty() || arguments.iter().any(|argument| argument.starts_with('-')) {
         eprintln!("usage: file_systems [NAME=]DIRECTORY...");
         return ExitCode::from(2);
     }
     let mut tables = vec![];
     let mut failed = false;
-    for place in &places {
-        let (name, dir) = place.split_once('=').unwrap_or((place, place));
+    for argument in &arguments {
+        let (name, dir) = argument.split_once('=').unwrap_or((argument, argument));
         match Table::measure(name, Path::new(dir)).await {
             Ok(table) => tables.push(table),
             Err(error) => {
@@ -44,34 +45,34 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-/// What is measured of one directory.
+/// The measurements of one directory.
 struct Table {
     name: String,
     rows: Vec<Row>,
 }
 
 struct Row {
-    class: Class,
-    bare: Bare,
-    nowait: Answers,
-    inline: Run,
-    nowait_first: Run,
-    offload: Run,
+    class: RequestClass,
+    stats: SubmitStats,
+    nowait: NowaitResults,
+    inline: PolicyRun,
+    nowait_first: PolicyRun,
+    offload: PolicyRun,
 }
 
 impl Table {
     async fn measure(name: &str, dir: &Path) -> Result<Table> {
         eprintln!("measuring: {name}");
         let dir = tempfile::tempdir_in(dir)?;
-        let target = Target::Scratch(dir.path().into());
-        let effort = Effort::default();
-        let run = async |class, policy| Run::measure(&target, class, effort, policy).await;
+        let target = MeasureTarget::Scratch(dir.path().into());
+        let settings = MeasureSettings::default();
+        let run = async |class, policy| PolicyRun::measure(&target, class, settings, policy).await;
         let mut rows = vec![];
-        for class in Class::ALL {
+        for class in RequestClass::ALL {
             rows.push(Row {
                 class,
-                bare: Bare::measure(&target, class, effort).await?,
-                nowait: Answers::measure(&target, class, effort).await?,
+                stats: SubmitStats::measure(&target, class, settings).await?,
+                nowait: NowaitResults::measure(&target, class, settings).await?,
                 inline: run(class, SubmitPolicy::Inline).await?,
                 nowait_first: run(class, SubmitPolicy::NoWaitFirst).await?,
                 offload: run(class, SubmitPolicy::Offload).await?,
@@ -89,14 +90,14 @@ impl Table {
              |---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         );
         for row in &self.rows {
-            let Row { bare, inline, .. } = row;
+            let Row { stats, inline, .. } = row;
             let default = &row.nowait_first;
             println!(
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.2} | {:.2} |",
                 row.class.name(),
-                verdict(bare),
-                percent(bare.slept, bare.seen),
-                percent_of(bare.share_inside()),
+                verdict(stats),
+                percent(stats.slept, stats.seen),
+                percent_of(stats.share_inside()),
                 row.nowait,
                 percent(inline.slow, inline.requests),
                 percent(default.refused, default.requests),
@@ -112,22 +113,22 @@ impl Table {
 }
 
 fn print_summary(tables: &[Table]) {
-    let names = Class::ALL.map(Class::name).join(" | ");
+    let names = RequestClass::ALL.map(RequestClass::name).join(" | ");
     println!("| file system | {names} |");
-    println!("|---{}|", "|---".repeat(Class::ALL.len()));
+    println!("|---{}|", "|---".repeat(RequestClass::ALL.len()));
     for table in tables {
         print!("| {} |", table.name);
         for row in &table.rows {
-            let Row { bare, nowait, .. } = row;
-            print!(" {}{}; {nowait} |", verdict(bare), bare.exceptions());
+            let Row { stats, nowait, .. } = row;
+            print!(" {}{}; {nowait} |", verdict(stats), stats.exceptions());
         }
         println!();
     }
 }
 
-/// With what is to be seen at first sight.
-fn verdict(bare: &Bare) -> String {
-    match bare.verdict() {
+/// Formats the verdict, and highlights requests that block.
+fn verdict(stats: &SubmitStats) -> String {
+    match stats.verdict() {
         Verdict::Blocks => "**blocks**".to_owned(),
         other => other.to_string(),
     }

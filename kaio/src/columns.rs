@@ -1,9 +1,9 @@
-//! [`Columns`]: a table as text.
+//! [`Columns`]: formats a table.
 
 use std::fmt;
 
-/// Rows of cells, the first flush left, the others flush right, each as wide as the widest of its
-/// column.
+/// Rows of cells. The first column is aligned left, the others right; each is as wide as its widest
+/// cell.
 pub(crate) struct Columns<'a>(pub(crate) &'a [Vec<String>]);
 
 impl fmt::Display for Columns<'_> {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_stand_below_one_another() {
+    fn cells_of_a_column_are_aligned() {
         let row = |cells: [&str; 3]| cells.map(String::from).to_vec();
         let rows = [
             row(["", "IOPS", "µs"]),

@@ -1,32 +1,32 @@
-//! Ctrl-C: what a command has made and not finished goes, and the exit code tells.
+//! Signals: removes unfinished files, and sets the exit code.
 
 use std::io::{self, IsTerminal};
 use std::process;
 
 use kaio_bench::leftovers;
 
-use crate::failure::Failure;
-use crate::output::tell;
+use crate::command_error::CommandError;
+use crate::stdio::eprint_line;
+use crate::thread_limit::THREAD_LIMIT_HINT;
 
-/// From now on, SIGINT, SIGTERM and SIGHUP remove every [`leftovers::Leftover`], and end the process
-/// with 128 and the signal's number: 130 for Ctrl-C. To be called before any other thread is started.
+/// Installs the handling of SIGINT, SIGTERM and SIGHUP: each removes every [`leftovers::Leftover`] and
+/// ends the process with exit code 128 plus the signal number, so 130 for Ctrl-C. Must be called before
+/// any other thread is started.
 ///
 /// # Errors
 ///
-/// Where there can be no thread that waits for them.
-pub(crate) fn watch() -> Result<(), Failure> {
-    let watched = leftovers::remove_on_signal(|signal| {
-        // A progress bar ends where it is.
+/// The thread that waits for signals can't be started.
+pub(crate) fn clean_up_on_signal() -> Result<(), CommandError> {
+    let installed = leftovers::remove_on_signal(|signal| {
+        // Leaves the line of the progress bar.
         if io::stderr().is_terminal() {
-            tell("");
+            eprint_line("");
         }
-        tell("interrupted; what was not finished is removed");
+        eprint_line("interrupted; unfinished files were removed");
         process::exit(128 + signal)
     });
-    watched.map_err(|error| {
-        let what = "can't start a thread that waits for signals";
-        let way_out =
-            "the limits of threads and memory (ulimit -u, ulimit -v) have to allow for some";
-        format!("{what}: {error}; {way_out}").into()
+    installed.map_err(|error| {
+        let what = "can't start the thread that waits for signals";
+        format!("{what}: {error}; {THREAD_LIMIT_HINT}, or the limit on memory (ulimit -v)").into()
     })
 }

@@ -1,33 +1,34 @@
-//! `kaio`: what a disk and its kernel do with Linux AIO, against what else there is, and copies past
-//! the page cache. This library is the program's, and its interface is the command line:
-//! `kaio --help`, and `docs/kaio.md` in the repository. Beside that, [`classes`] is there for others that
-//! measure what a file system does.
+//! The library of the program `kaio`, which tests Linux AIO on a disk, compares it with the
+//! alternatives, and copies files past the page cache. Its interface is the command line: see
+//! `kaio --help`, and `docs/kaio.md` in the repository. [`request_classes`] is public for other programs
+//! that measure file systems.
 //!
-//! | module | has |
+//! | module | contents |
 //! |---|---|
-//! | `cli` | the command line, and what all commands have in common there |
-//! | `doctor` | `kaio doctor`; its measuring is in [`classes`] |
-//! | `bench` | `kaio bench`, over the measuring of `kaio-bench` |
+//! | `command_line` | the command line, and what all commands share there |
+//! | `doctor` | `kaio doctor`; the measurements are in [`request_classes`] |
+//! | `bench` | `kaio bench`, on top of `kaio-bench` |
 //! | `cp` | `kaio cp` |
 //! | `manual` | `kaio completions`, `kaio man` |
-//! | `failure`, `interrupt` | how a command fails, and is broken off |
-//! | `alignment`, `limits`, `paths` | what files want, and systems allow; which file it is |
-//! | `output`, `columns`, `units` | data and tables on standard output, talk on standard error; sizes on the command line |
+//! | `command_error`, `interrupt`, `thread_limit` | errors and exit codes; signals; the limit on threads |
+//! | `direct_io_probe`, `system_limits`, `paths` | properties of files, limits of the system, paths |
+//! | `stdio`, `columns`, `eta`, `units` | output, tables, progress, sizes and times |
 
-mod alignment;
 mod bench;
-mod cli;
 mod columns;
+mod command_error;
+mod command_line;
 mod cp;
+mod direct_io_probe;
 mod doctor;
-mod failure;
+mod eta;
 mod interrupt;
-mod left;
-mod limits;
 mod manual;
-mod output;
 mod paths;
+mod stdio;
+mod system_limits;
+mod thread_limit;
 mod units;
 
-pub use cli::main;
-pub use doctor::classes;
+pub use command_line::main;
+pub use doctor::request_classes;

@@ -1,4 +1,4 @@
-//! The program `kaio`. All of it is in the library beside it.
+//! The program `kaio`. The code is in the library `kaio_cli`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `kaio completions`, `kaio man`: what a package installs beside the program.
+//! `kaio completions` and `kaio man`, for packagers.
 
 use std::process::ExitCode;
 
@@ -6,37 +6,37 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::cli::Cli;
-use crate::failure::{Failure, Outcome};
-use crate::output::print;
+use crate::command_error::{CommandError, CommandResult};
+use crate::command_line::Cli;
+use crate::stdio::print;
 
-/// Print the completions for a shell
+/// Print the completion script of a shell
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   kaio completions bash > ~/.local/share/bash-completion/completions/kaio")]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// The shell to print completions for
     shell: Shell,
 }
 
-/// Print the manual page, of the program or of one command
+/// Print the manual page of kaio or of one command
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kaio man | man -l -
   kaio man bench > kaio-bench.1")]
 pub(crate) struct ManArgs {
-    /// The command [default: the program]
+    /// The command [default: kaio itself]
     command: Option<String>,
 }
 
-pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
+pub(crate) fn completions(args: &CompletionsArgs) -> CommandResult {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "kaio", &mut script);
     print(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn man(args: &ManArgs) -> Outcome {
+pub(crate) fn man(args: &ManArgs) -> CommandResult {
     let mut program = Cli::command();
     program.build();
     let command = match &args.command {
@@ -44,24 +44,24 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
         Some(name) => program
             .find_subcommand(name)
             .cloned()
-            .ok_or_else(|| Failure::Usage(format!("kaio has no command {name}")))?,
+            .ok_or_else(|| CommandError::Usage(format!("kaio has no command named {name}")))?,
     };
     let mut page = Vec::new();
     let source = concat!("kaio ", env!("CARGO_PKG_VERSION"));
     Man::new(command).source(source).render(&mut page)?;
-    print(&sectioned(&String::from_utf8(page)?))?;
+    print(&with_sections(&String::from_utf8(page)?))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The page with what `--help` has after the options in sections of their usual names, where clap makes
-/// one called EXTRA of it, and has lines filled that are to stand below one another.
-fn sectioned(page: &str) -> String {
-    let mut sectioned = String::new();
+/// Gives the sections that follow the options in `--help` their usual names, and keeps the line breaks of
+/// examples. clap_mangen puts all of them into one filled section named EXTRA.
+fn with_sections(page: &str) -> String {
+    let mut out = String::new();
     let (mut extra, mut verbatim) = (false, false);
     for line in page.lines() {
         let indented = extra && line.starts_with("  ");
         if indented != verbatim {
-            sectioned += if indented { ".nf\n" } else { ".fi\n" };
+            out += if indented { ".nf\n" } else { ".fi\n" };
             verbatim = indented;
         }
         if line.starts_with(".SH") {
@@ -76,11 +76,11 @@ fn sectioned(page: &str) -> String {
             _ if extra && line == "Columns:" => ".SH COLUMNS".to_owned(),
             _ => line.to_owned(),
         };
-        sectioned += &headed;
-        sectioned.push('\n');
+        out += &headed;
+        out.push('\n');
     }
     if verbatim {
-        sectioned += ".fi\n";
+        out += ".fi\n";
     }
-    sectioned
+    out
 }

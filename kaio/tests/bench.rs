@@ -1,4 +1,4 @@
-//! `kaio bench`, as a user runs it.
+//! Tests of the program `kaio bench`.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::{failed, interruptible, json, kaio, names, parts, path, run, scratch
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Little to do, in no time.
+/// A short measurement.
 const SMALL: &str = "bench --runtime 0.4 --size 1M --depth 1,4";
 
 const ALL: [&str; 6] = [
@@ -24,7 +24,7 @@ const ALL: [&str; 6] = [
     "bare-io-uring",
 ];
 
-/// Where tests run there may be no direct I/O. The program says so.
+/// Whether the file system of the tests supports direct I/O. The program reports that.
 fn has_direct_io(dir: &Path) -> bool {
     let output = run(dir, &format!("{SMALL} --engines bare-aio"));
     let (code, _, err) = parts(&output);
@@ -36,7 +36,7 @@ fn has_direct_io(dir: &Path) -> bool {
 }
 
 #[test]
-fn a_scratch_file_is_measured_with_every_engine_at_every_depth_and_is_gone_at_the_end() {
+fn a_scratch_file_is_measured_with_every_engine_at_every_depth_and_removed() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -61,13 +61,13 @@ fn a_scratch_file_is_measured_with_every_engine_at_every_depth_and_is_gone_at_th
     assert_eq!(names(dir.path()), [""; 0]);
 }
 
-/// Lines that begin with its name and are no rows.
+/// The number of lines that start with the name of the engine and are not rows.
 fn note_about(engine: &str) -> usize {
     usize::from(engine == "tokio-fs")
 }
 
 #[test]
-fn json_has_the_schema_and_figures_that_go_together() {
+fn json_follows_the_schema_and_its_figures_are_consistent() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -126,7 +126,7 @@ fn json_has_the_schema_and_figures_that_go_together() {
 }
 
 #[test]
-fn every_access_works_directly_and_through_the_page_cache() {
+fn every_access_pattern_works_direct_and_buffered() {
     let dir = scratch();
     let direct = has_direct_io(dir.path());
     for rw in ["randread", "randwrite", "randrw", "read", "write"] {
@@ -153,7 +153,7 @@ fn every_access_works_directly_and_through_the_page_cache() {
 }
 
 #[test]
-fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
+fn reports_are_written_in_addition_to_the_table_and_the_page_works_offline() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -169,9 +169,9 @@ fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
     let page = fs::read_to_string(path(&dir, "r.html")).unwrap();
     assert!(
         page.contains(&format!("<pre>kaio {args}</pre>")),
-        "the command is there"
+        "the page shows the command"
     );
-    // Two by depth, and the latencies of each depth.
+    // Two plots over the depth, and one of latencies for each depth.
     assert_eq!(page.matches("<svg").count(), 2 + 2);
     assert_eq!(page.matches("</svg>").count(), 4);
     for fact in [
@@ -182,7 +182,7 @@ fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
     ] {
         assert!(page.contains(fact), "{fact}");
     }
-    // The one address names a vocabulary.
+    // The only address is an XML namespace.
     let foreign = page.replace("http://www.w3.org/2000/svg", "");
     for outside in ["http:", "https:", "src=", "@import", "url("] {
         assert!(!foreign.contains(outside), "{outside}");
@@ -190,7 +190,7 @@ fn reports_are_written_beside_the_table_and_the_page_needs_no_network() {
 }
 
 #[test]
-fn a_report_takes_the_place_of_a_file_only_and_where_links_lead() {
+fn a_report_replaces_regular_files_only_and_follows_links() {
     let dir = scratch();
     let bench = "bench --buffered --runtime 0.1 --size 1M --depth 1 --engines blocking-pool";
     let report = |option: &str, to: &str| run(dir.path(), &format!("{bench} {option} {to}"));
@@ -202,7 +202,7 @@ fn a_report_takes_the_place_of_a_file_only_and_where_links_lead() {
     let old = fs::metadata(path(&dir, "old")).unwrap();
     assert!(old.len() > 1000 && old.permissions().mode() & 0o777 == 0o600);
 
-    // A pipe is written to: the program waits for its reader, and the reader for the program.
+    // A FIFO is written to. The program waits for a reader, and the reader for the program.
     let fifo = path(&dir, "fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
@@ -214,38 +214,38 @@ fn a_report_takes_the_place_of_a_file_only_and_where_links_lead() {
     assert!(reader.join().unwrap().starts_with("<!doctype html>"));
     assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
 
-    // A link to a device, as /dev/stdout is. The device itself is not for a test to risk.
+    // A link to a device, as /dev/stdout is. A test must not risk the device itself.
     symlink("/dev/null", path(&dir, "null")).unwrap();
     succeeded(&report("--json", "null"));
     assert!(path(&dir, "null").is_symlink());
 
     symlink("nothing", path(&dir, "dangling")).unwrap();
     let err = failed(&report("--json", "dangling"), 1);
-    assert!(err.contains("leads to nothing"), "{err}");
+    assert!(err.contains("a symbolic link to a missing file"), "{err}");
     let there = ["dangling", "fifo", "link", "null", "old"];
     assert_eq!(names(dir.path()), there);
 }
 
 #[test]
-fn a_report_is_not_to_destroy_what_is_measured_or_another_report() {
+fn a_report_must_not_replace_the_measured_file_or_another_report() {
     let dir = scratch();
     fs::write(path(&dir, "data"), [7; 8192]).unwrap();
     fs::hard_link(path(&dir, "data"), path(&dir, "same")).unwrap();
-    for (args, told) in [
-        ("bench data --json data", "data is what is measured on"),
-        ("bench data --html same", "same is what is measured on"),
-        ("bench --json r --html ./r", "one file"),
+    for (args, expected) in [
+        ("bench data --json data", "data is the file to measure on"),
+        ("bench data --html same", "same is the file to measure on"),
+        ("bench --json r --html ./r", "the same file"),
         ("bench --html -", "/dev/stdout"),
     ] {
         let err = failed(&run(dir.path(), args), 2);
-        assert!(err.contains(told), "{args}: {err}");
+        assert!(err.contains(expected), "{args}: {err}");
     }
     assert_eq!(fs::read(path(&dir, "data")).unwrap(), [7; 8192]);
     assert_eq!(names(dir.path()), ["data", "same"]);
 }
 
 #[test]
-fn what_is_there_is_read_and_not_written_unless_that_is_allowed() {
+fn an_existing_file_is_only_read_without_overwrite() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -282,7 +282,7 @@ fn what_is_there_is_read_and_not_written_unless_that_is_allowed() {
 }
 
 #[test]
-fn holes_are_pointed_out() {
+fn holes_are_noted() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -300,7 +300,7 @@ fn holes_are_pointed_out() {
 }
 
 #[test]
-fn signals_end_it_without_a_trace() {
+fn signals_leave_no_files() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let dir = scratch();
         let mut command = interruptible(dir.path());
@@ -317,7 +317,7 @@ fn signals_end_it_without_a_trace() {
 }
 
 #[test]
-fn a_file_larger_than_the_disk_is_not_begun() {
+fn a_scratch_file_larger_than_the_disk_is_not_created() {
     let dir = scratch();
     for size in ["1000000T", "15E", "18446744073709551615"] {
         let err = failed(
@@ -332,7 +332,7 @@ fn a_file_larger_than_the_disk_is_not_begun() {
     assert_eq!(names(dir.path()), [""; 0]);
 }
 
-/// The program below a limit that bash's `ulimit` sets.
+/// Runs the program under a limit that bash's `ulimit` sets.
 fn limited(dir: &Path, ulimit: &str, args: &str) -> Output {
     let mut bash = Command::new("bash");
     bash.arg("-c")
@@ -342,7 +342,7 @@ fn limited(dir: &Path, ulimit: &str, args: &str) -> Output {
 }
 
 #[test]
-fn where_descriptors_run_out_nothing_is_left_either() {
+fn no_files_are_left_if_descriptors_run_out() {
     let dir = scratch();
     let bench = "bench --buffered --size 1M --runtime 0.1 --depth 1";
     for descriptors in 4..24 {
@@ -352,7 +352,7 @@ fn where_descriptors_run_out_nothing_is_left_either() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
+fn the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
     let dir = scratch();
     let output = limited(
         dir.path(),
@@ -365,30 +365,43 @@ fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
 }
 
 #[test]
-fn wrong_usage_is_told_before_anything_is_made() {
+fn wrong_usage_is_reported_before_anything_is_created() {
     let dir = scratch();
     fs::write(path(&dir, "short"), "short").unwrap();
-    for (args, told) in [
+    for (args, expected) in [
         ("bench --mix 50", "--rw randrw"),
         ("bench --rw randrw --mix 101", "101"),
         ("bench --bs 4x", "4x"),
-        ("bench --depth 0", "0"),
+        ("bench --depth 0", "from 1 to 4096"),
+        (
+            "bench --depth 1-4",
+            "expected one or more numbers, separated by commas (1,8,32)",
+        ),
+        ("bench --seed x", "expected a number"),
+        (
+            "bench --direct --buffered",
+            "'--direct' cannot be used with '--buffered'",
+        ),
         ("bench --runtime 0", "above 0"),
         ("bench --engines fast", "fast"),
         ("bench --size 1k", "less than one block of 4096"),
-        ("bench --buffered --json - --html -", "--html -"),
+        (
+            "bench --buffered --json - --html -",
+            "--html does not accept -",
+        ),
     ] {
         let err = failed(&run(dir.path(), args), 2);
-        assert!(err.contains(told), "{args}: {err}");
+        assert!(err.contains(expected), "{args}: {err}");
     }
-    for (args, told) in [
+    for (args, expected) in [
         ("bench short", "short: it has 5 bytes"),
         ("bench --size 1000000T", "--size makes it smaller"),
         ("bench missing", "can't measure on missing"),
-        ("bench /dev/null", "neither a file"),
+        ("bench /dev/null", "not a regular file"),
+        ("bench /proc", "proc is a file system of the kernel"),
         (
             "bench --html missing/r.html --runtime 0.2 --size 1M",
-            "can't write missing/r.html: missing is not there; mkdir -p it",
+            "can't write missing/r.html: missing does not exist; create it with mkdir -p",
         ),
         (
             "bench /proc/version",
@@ -397,13 +410,13 @@ fn wrong_usage_is_told_before_anything_is_made() {
         ("bench --json . --runtime 0.2 --size 1M", "can't write .:"),
     ] {
         let err = failed(&run(dir.path(), args), 1);
-        assert!(err.contains(told), "{args}: {err}");
+        assert!(err.contains(expected), "{args}: {err}");
     }
     assert_eq!(names(dir.path()), ["short"]);
 }
 
 #[test]
-fn a_block_that_direct_io_refuses_is_wrong_usage() {
+fn a_block_size_that_direct_io_refuses_is_wrong_usage() {
     let dir = scratch();
     if !has_direct_io(dir.path()) {
         return;
@@ -412,20 +425,22 @@ fn a_block_that_direct_io_refuses_is_wrong_usage() {
     file.write_all_at(&[7; 30_000], 0).unwrap();
     let output = run(dir.path(), "bench file --bs 1000 --runtime 1");
     match parts(&output) {
-        (Some(0), _, _) => common::skipped("any block goes here"),
+        (Some(0), _, _) => common::skipped("direct I/O accepts any block size here"),
         _ => {
             let err = failed(&output, 2);
-            assert!(err.contains("--bs 1000 is no multiple of"), "{err}");
-            // Of a scratch file, too, which ends where its last block does.
+            assert!(err.contains("--bs 1000 is not a multiple of"), "{err}");
+            // The same holds for a scratch file, which ends with its last block.
             let err = failed(&run(dir.path(), "bench --bs 1000 --size 30k"), 2);
-            assert!(err.contains("--bs 1000 is no multiple of"), "{err}");
+            assert!(err.contains("--bs 1000 is not a multiple of"), "{err}");
+            let here = dir.path().canonicalize().unwrap();
+            assert!(err.contains(&format!("on {};", here.display())), "{err}");
             assert!(!err.contains("kaio-bench-"), "{err}");
         }
     }
 }
 
 #[test]
-fn no_progress_is_shown_off_a_terminal() {
+fn without_a_terminal_no_progress_is_shown() {
     let dir = scratch();
     let output = kaio(dir.path())
         .args(SMALL.split(' '))
@@ -438,7 +453,7 @@ fn no_progress_is_shown_off_a_terminal() {
 }
 
 #[test]
-fn a_report_on_the_file_that_the_table_goes_to_is_below_it() {
+fn a_report_to_the_file_of_standard_output_follows_the_table() {
     let dir = scratch();
     let both = path(&dir, "both");
     let args = "bench --buffered --runtime 0.2 --size 1M --depth 1 --engines blocking-pool";
@@ -457,7 +472,7 @@ fn a_report_on_the_file_that_the_table_goes_to_is_below_it() {
 }
 
 #[test]
-fn reports_are_written_also_where_the_table_can_not_be() {
+fn reports_are_written_even_if_the_table_can_not_be() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         return common::skipped("there is no /dev/full");
     };

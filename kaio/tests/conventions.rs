@@ -1,4 +1,4 @@
-//! What all commands have in common.
+//! Tests of the behaviour that all commands share.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn the_version_is_that_of_the_library() {
 }
 
 #[test]
-fn what_is_no_command_or_option_is_wrong_usage() {
+fn unknown_commands_and_options_are_wrong_usage() {
     let dir = scratch();
     for args in [
         "",
@@ -48,7 +48,7 @@ fn what_is_no_command_or_option_is_wrong_usage() {
 }
 
 #[test]
-fn a_name_gives_a_terminal_no_orders() {
+fn control_characters_in_names_are_escaped() {
     let dir = scratch();
     let name = "\x1b]0;title\x07";
     fs::write(path(&dir, name), vec![1; 1 << 20]).unwrap();
@@ -73,7 +73,7 @@ fn a_name_gives_a_terminal_no_orders() {
 }
 
 #[test]
-fn bash_takes_the_completions() {
+fn bash_accepts_the_completions() {
     let dir = scratch();
     let script = succeeded(&run(dir.path(), "completions bash"));
     fs::write(path(&dir, "kaio.bash"), &script).unwrap();
@@ -89,7 +89,7 @@ fn bash_takes_the_completions() {
 }
 
 #[test]
-fn there_is_a_manual_page_of_the_program_and_of_every_command() {
+fn the_program_and_every_command_have_a_manual_page() {
     let dir = scratch();
     let page = succeeded(&run(dir.path(), "man"));
     assert!(
@@ -104,7 +104,7 @@ fn there_is_a_manual_page_of_the_program_and_of_every_command() {
         assert!(examples.contains("\n.fi\n"), "{command}: {page}");
         assert!(!page.contains("EXTRA"), "{command}: {page}");
     }
-    // It names no page that is not there.
+    // It does not refer to a page that does not exist.
     assert!(!page.contains("kaio\\-help"), "{page}");
     for command in ["doctor", "bench", "cp"] {
         let page = succeeded(&run(dir.path(), &format!("man {command}")));
@@ -116,7 +116,7 @@ fn there_is_a_manual_page_of_the_program_and_of_every_command() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_error() {
+fn a_closed_standard_output_is_not_an_error() {
     let dir = scratch();
     for args in ["man", "completions bash", "--help", "bench --help"] {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -136,7 +136,7 @@ fn a_reader_that_has_gone_is_no_error() {
 }
 
 #[test]
-fn talk_that_nobody_hears_changes_nothing() {
+fn a_closed_standard_error_changes_nothing() {
     let dir = scratch();
     let bench = "bench --buffered --runtime 0.1 --size 1M --depth 1 --engines blocking-pool";
     for (args, code) in [(bench, 0), ("bench missing", 1), ("man fly", 2)] {
@@ -153,13 +153,13 @@ fn talk_that_nobody_hears_changes_nothing() {
 }
 
 #[test]
-fn a_signal_ends_it_where_nobody_hears_of_that_too() {
+fn a_signal_ends_the_program_if_standard_error_is_closed() {
     let dir = scratch();
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let mut command = interruptible(dir.path());
     command.args("bench --runtime 600 --size 1M --buffered".split(' '));
     let mut running = Running::start(&mut command, writer);
-    // It has told what it does, and then the reader goes.
+    // The program has printed its first message; then the reader closes the pipe.
     running.until(|| !names(dir.path()).is_empty());
     drop(reader);
     assert_eq!(running.end(Signal::INT).code(), Some(130));

@@ -1,5 +1,5 @@
-//! `kaio doctor`, as a user runs it.
-#![allow(unsafe_code)] // what a child process may do is set in it, before it becomes the program
+//! Tests of the program `kaio doctor`.
+#![allow(unsafe_code)] // restricts the child process before it executes the program
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../tokio-kaio/tests/common/limits.rs"]
@@ -40,13 +40,13 @@ fn doctor() -> Command {
     command
 }
 
-/// A directory on the disk that the build is on.
+/// Creates a directory on the file system of the build.
 fn on_disk() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The same, where everybody may do everything.
-fn of_all() -> TempDir {
+/// Creates a directory that every user can access.
+fn public_dir() -> TempDir {
     let dir = on_disk();
     allow(dir.path(), 0o777);
     dir
@@ -67,8 +67,8 @@ fn names(dir: &Path) -> Vec<OsString> {
     names
 }
 
-/// What the command comes to, with `change` made in the process that becomes the program. `None`, and
-/// a line that says so, where it can't be made, or has made a process that can't get to the program.
+/// Runs the command after calling `change` in its process. Returns `None`, and says that the test is
+/// skipped, if `change` fails or the restricted process can't execute the program.
 fn restricted(
     command: &mut Command,
     change: impl Fn() -> bool + Send + Sync + 'static,
@@ -77,20 +77,20 @@ fn restricted(
         true => Ok(()),
         false => Err(io::Error::from(ErrorKind::Unsupported)),
     };
-    // SAFETY: the changes of `limits` are system calls on memory of their own stack. Where one fails
-    // it says so on standard error, which has no lock that another thread could have held.
+    // SAFETY: the functions of `limits` make system calls on memory of their own stack. On failure they
+    // write to standard error, whose lock no other thread could have held at the fork.
     unsafe { command.pre_exec(change) };
     match command.output() {
         Ok(output) => Some(output),
         Err(error) => {
-            eprintln!("skipped: a process can't be restricted so: {error}");
+            eprintln!("skipped: can't restrict a process: {error}");
             None
         }
     }
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
+fn the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
     let dir = on_disk();
     let mut command = doctor();
     command.arg(dir.path());
@@ -106,7 +106,7 @@ fn a_limit_of_file_sizes_is_an_error_that_leaves_nothing() {
 }
 
 #[test]
-fn it_says_what_the_machine_and_this_directory_do() {
+fn the_machine_and_the_current_directory_are_reported() {
     let dir = on_disk();
     let run = doctor().current_dir(&dir).assert().success();
     let verdict = predicate::str::is_match("(?m)^  extending +(async|inline|blocks)").unwrap();
@@ -118,12 +118,12 @@ fn it_says_what_the_machine_and_this_directory_do() {
         .and(contains("alignment"))
         .and(contains("advice: "))
         .and(verdict);
-    // No progress where there is no terminal, nor anything else.
+    // Without a terminal there is no progress.
     run.stdout(said).stderr(is_empty());
 }
 
 #[test]
-fn json_has_the_schema_and_a_verdict_on_every_class() {
+fn json_follows_the_schema_and_has_a_verdict_on_every_class() {
     let dir = on_disk();
     let run = doctor().arg("--json").arg(dir.path()).assert().success();
     let report = json(run.get_output());
@@ -166,7 +166,7 @@ fn json_has_the_schema_and_a_verdict_on_every_class() {
 }
 
 #[test]
-fn nothing_is_left_in_the_directory() {
+fn no_files_are_left_in_the_directory() {
     let dir = on_disk();
     fs::write(dir.path().join("there"), "before").unwrap();
     doctor().arg(dir.path()).assert().success();
@@ -174,12 +174,12 @@ fn nothing_is_left_in_the_directory() {
 }
 
 #[test]
-fn a_path_that_is_not_there_fails_and_the_others_are_reported_all_the_same() {
+fn a_missing_path_is_an_error_and_the_other_paths_are_reported() {
     let dir = on_disk();
     let missing = dir.path().join("missing");
     let paths = [missing.as_path(), dir.path()];
     let run = doctor().arg("--json").args(paths).assert().code(1);
-    let run = run.stderr(contains("error: can't look at").and(contains("missing")));
+    let run = run.stderr(contains("error: can't examine").and(contains("missing")));
     let report = json(run.get_output());
     assert_eq!(report["usable"], false);
     let [first, second] = &report["paths"].as_array().unwrap()[..] else {
@@ -192,7 +192,7 @@ fn a_path_that_is_not_there_fails_and_the_others_are_reported_all_the_same() {
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn wrong_usage_has_exit_code_2() {
     let run = doctor().arg("--no-such-option").assert().code(2);
     run.stdout(is_empty()).stderr(contains("--no-such-option"));
 }
@@ -204,9 +204,9 @@ fn help_has_examples() {
 }
 
 #[test]
-fn an_interrupt_leaves_nothing_and_ends_with_130() {
+fn an_interrupt_leaves_no_files_and_has_exit_code_130() {
     let dir = on_disk();
-    // Whoever runs the tests may ignore the signal, and so would the program.
+    // The program would inherit an ignored signal.
     let mut child = Command::new("env")
         .args(["--default-signal=INT", PROGRAM, "doctor"])
         .arg(dir.path())
@@ -215,7 +215,10 @@ fn an_interrupt_leaves_nothing_and_ends_with_130() {
         .spawn()
         .unwrap();
     while names(dir.path()).is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "no scratch was seen");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "there was no scratch directory"
+        );
         thread::sleep(Duration::from_millis(1));
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -225,7 +228,7 @@ fn an_interrupt_leaves_nothing_and_ends_with_130() {
 }
 
 #[test]
-fn a_closed_standard_output_is_no_error() {
+fn a_closed_standard_output_is_not_an_error() {
     let dir = on_disk();
     for json in [&["--json"][..], &[]] {
         let mut child = doctor()
@@ -242,7 +245,7 @@ fn a_closed_standard_output_is_no_error() {
 }
 
 #[test]
-fn a_file_is_measured_beside_it_and_is_not_changed() {
+fn a_file_is_measured_on_a_scratch_file_next_to_it() {
     let dir = on_disk();
     let path = dir.path().join("table");
     fs::write(&path, [7; 10_000]).unwrap();
@@ -259,7 +262,7 @@ fn a_file_is_measured_beside_it_and_is_not_changed() {
 }
 
 #[test]
-fn where_io_setup_is_forbidden_it_says_what_to_do() {
+fn if_io_setup_is_forbidden_there_is_advice() {
     let dir = on_disk();
     for (errno, advice) in [
         (libc::EPERM, "A seccomp filter forbids io_setup"),
@@ -270,7 +273,7 @@ fn where_io_setup_is_forbidden_it_says_what_to_do() {
         let Some(output) = restricted(doctor().arg(dir.path()), forbidden) else {
             return;
         };
-        // What can be known without it is told.
+        // The rest of the report is complete.
         let run = output.assert().code(1);
         run.stdout(contains(advice).and(contains("alignment")));
         assert!(names(dir.path()).is_empty());
@@ -278,7 +281,7 @@ fn where_io_setup_is_forbidden_it_says_what_to_do() {
 }
 
 #[test]
-fn where_io_uring_is_forbidden_aio_is_usable() {
+fn if_io_uring_is_forbidden_aio_is_usable() {
     let dir = on_disk();
     let forbidden = || forbid(libc::SYS_io_uring_setup, libc::EPERM);
     let Some(output) = restricted(doctor().arg("--json").arg(dir.path()), forbidden) else {
@@ -292,8 +295,8 @@ fn where_io_uring_is_forbidden_aio_is_usable() {
 }
 
 #[test]
-fn a_small_limit_of_locked_memory_is_no_obstacle_and_is_told() {
-    let dir = of_all();
+fn a_small_limit_on_locked_memory_is_reported_and_not_an_error() {
+    let dir = public_dir();
     let output = restricted(doctor().arg(dir.path()), || {
         limit(libc::RLIMIT_MEMLOCK, 65536);
         obey_limits()
@@ -305,7 +308,7 @@ fn a_small_limit_of_locked_memory_is_no_obstacle_and_is_told() {
 }
 
 #[test]
-fn where_nothing_may_be_written_reads_of_a_file_are_measured() {
+fn if_the_directory_is_not_writable_reads_of_a_file_are_measured() {
     let dir = on_disk();
     let path = dir.path().join("table");
     fs::write(&path, vec![7; 1 << 20]).unwrap();
@@ -316,7 +319,7 @@ fn where_nothing_may_be_written_reads_of_a_file_are_measured() {
     let Some(output) = output else { return };
 
     let run = output.assert().code(1);
-    let run = run.stderr(contains("can't make a scratch directory in"));
+    let run = run.stderr(contains("can't create a scratch directory in"));
     let report = json(run.get_output());
     let (file, directory) = (&report["paths"][0], &report["paths"][1]);
     assert_eq!(file["usable"], true);
@@ -330,29 +333,32 @@ fn where_nothing_may_be_written_reads_of_a_file_are_measured() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_an_error_that_says_so() {
-    let dir = of_all();
+fn a_file_without_read_permission_is_an_error() {
+    let dir = public_dir();
     let path = dir.path().join("secret");
     fs::write(&path, "secret").unwrap();
     allow(&path, 0);
     if let Some(output) = restricted(doctor().arg(&path), obey_limits) {
         let run = output.assert().code(1);
-        run.stderr(contains("can't open").and(contains("has to be readable")));
+        run.stderr(contains("can't open").and(contains("you need read permission")));
     }
 }
 
 #[test]
-fn on_procfs_there_is_no_aio() {
+fn procfs_has_no_aio_and_the_error_says_why() {
     let run = doctor().args(["/proc", "/proc/version"]).assert().code(1);
-    run.stderr(contains("can't make a scratch directory in /proc").and(contains("not usable")))
-        .stdout(contains("there is no direct I/O").and(contains("aio_open_or_buffered")));
+    run.stderr(
+        contains("can't create a scratch directory in /proc: proc is a file system of the kernel")
+            .and(contains("not usable").and(contains("No such file").not())),
+    )
+    .stdout(contains("direct I/O is not supported").and(contains("aio_open_or_buffered")));
 }
 
 #[test]
-fn a_file_that_is_mounted_over_another_is_measured_by_itself() {
+fn a_file_that_is_a_mount_point_is_measured_itself() {
     let dir = on_disk();
     fs::write(dir.path().join("table"), "").unwrap();
-    // On tmpfs, of which its neighbours in the directory know nothing.
+    // A file on tmpfs, whose directory is on another file system.
     let mount = "mount -t tmpfs tmpfs /mnt && head -c 65536 /dev/zero >/mnt/table && \
                  mount --bind /mnt/table \"$1/table\"";
     let Some(output) = mounted(dir.path(), mount, "table") else {
@@ -370,20 +376,21 @@ fn a_file_that_is_mounted_over_another_is_measured_by_itself() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_and_not_waited_for() {
+fn a_fifo_is_refused_without_waiting_for_its_writer() {
     let dir = on_disk();
     let pipe = dir.path().join("pipe");
     Command::new("mkfifo").arg(&pipe).assert().success();
     let run = doctor().arg(&pipe).assert().code(1);
-    run.stderr(contains("neither a directory, a file nor a block device"));
+    run.stderr(contains(
+        "not a directory, a regular file or a block device",
+    ));
 }
 
-/// Runs doctor on `name` in a directory, in a mount namespace of its own, which goes with it, after
-/// `mount`, a command of a shell's for which the directory is `$1`. `None`, and a line that says so, where that
-/// takes more than this process may.
+/// Runs doctor on `name` in `dir`, in a new mount namespace, after the shell command `mount`, in which `$1`
+/// is the directory. Returns `None`, and says that the test is skipped, if this process may not mount.
 fn mounted(dir: &Path, mount: &str, name: &str) -> Option<Output> {
     if !is_root() {
-        eprintln!("skipped: takes root, to mount a file system");
+        eprintln!("skipped: mounting a file system requires root");
         return None;
     }
     let script = format!("({mount}) >&2 || exit 77; exec \"$0\" doctor --json \"$1/$2\"");
@@ -396,14 +403,14 @@ fn mounted(dir: &Path, mount: &str, name: &str) -> Option<Output> {
     match output {
         Ok(output) if !output.stdout.is_empty() => Some(output),
         other => {
-            eprintln!("skipped: nothing can be mounted here: {other:?}");
+            eprintln!("skipped: can't mount a file system here: {other:?}");
             None
         }
     }
 }
 
 #[test]
-fn a_file_system_without_direct_io_is_said_to_have_none() {
+fn a_file_system_without_direct_io_is_reported() {
     let dir = on_disk();
     let Some(output) = mounted(dir.path(), "mount -t ramfs ramfs \"$1\"", ".") else {
         return;
@@ -417,7 +424,7 @@ fn a_file_system_without_direct_io_is_said_to_have_none() {
 }
 
 #[test]
-fn a_read_only_file_system_is_said_to_be_one() {
+fn a_read_only_file_system_is_reported() {
     let dir = on_disk();
     let mount = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"";
     if let Some(output) = mounted(dir.path(), mount, ".") {
@@ -427,9 +434,9 @@ fn a_read_only_file_system_is_said_to_be_one() {
 }
 
 #[test]
-fn a_full_file_system_is_said_to_be_full() {
+fn a_full_file_system_is_reported() {
     let dir = on_disk();
-    // With room for the first file, but not for what is measured.
+    // Large enough for the probe, but not for the measurements.
     let mount = "mount -t tmpfs -o size=256k tmpfs \"$1\"";
     if let Some(output) = mounted(dir.path(), mount, ".") {
         if json(&output)["paths"][0]["direct"] == false {
@@ -437,11 +444,11 @@ fn a_full_file_system_is_said_to_be_full() {
             return;
         }
         let run = output.assert().code(1);
-        run.stderr(contains("error: can't").and(contains("the file system is full")));
+        run.stderr(contains("error: can't").and(contains("the file system has no free blocks")));
     }
 }
 
-/// A loop device over an image, which goes with it.
+/// A loop device, which is detached when this is dropped.
 struct Loop(PathBuf);
 
 impl Loop {
@@ -454,7 +461,7 @@ impl Loop {
                 Some(Loop(path.trim().into()))
             }
             other => {
-                eprintln!("skipped: no loop device can be had: {other:?}");
+                eprintln!("skipped: no loop device is available: {other:?}");
                 None
             }
         }

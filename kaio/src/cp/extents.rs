@@ -1,4 +1,4 @@
-//! Where a file has data, and where holes; and in which pieces it is copied.
+//! Finds the data of a sparse file, and divides it into chunks.
 
 use std::fs::File;
 use std::io;
@@ -8,12 +8,12 @@ use std::os::fd::AsFd;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Bytes of a file, from an offset to another.
+/// A byte range of a file.
 pub(super) type Extent = Range<u64>;
 
-/// Where the first `length` bytes of an open file are data, in order: all of it, where the file system
-/// can't tell. Some have errors of their own for that, as ext4 has `ENOENT` for a file in its inode; if
-/// the file can't be read, reading tells.
+/// Returns the extents of data within the first `length` bytes of an open file, in order, or the whole
+/// range if the file system does not report holes. Any other error counts as that, because file systems
+/// use various errnos: ext4 returns `ENOENT` for a file that is stored in its inode.
 ///
 /// # Errors
 ///
@@ -24,16 +24,16 @@ pub(super) fn data(file: impl AsFd, length: u64) -> io::Result<Vec<Extent>> {
     while at < length {
         let start = match seek(&file, SeekFrom::Data(at)) {
             Ok(start) => start,
-            Err(Errno::NXIO) => break, // a hole up to the end
+            Err(Errno::NXIO) => break, // a hole to the end of the file
             Err(Errno::IO) => return Err(Errno::IO.into()),
             Err(_) => return Ok(vec![0..length]),
         };
         if start >= length {
-            break; // it has grown
+            break; // the file has grown
         }
         let end = match seek(&file, SeekFrom::Hole(start)) {
             Ok(end) => end.min(length),
-            Err(Errno::NXIO) => break, // cut off meanwhile
+            Err(Errno::NXIO) => break, // the file was truncated
             Err(Errno::IO) => return Err(Errno::IO.into()),
             Err(_) => return Ok(vec![0..length]),
         };
@@ -43,7 +43,7 @@ pub(super) fn data(file: impl AsFd, length: u64) -> io::Result<Vec<Extent>> {
     Ok(extents)
 }
 
-/// How many bytes of the first `length` are data.
+/// Counts the bytes of data within the first `length` bytes.
 ///
 /// # Errors
 ///
@@ -53,13 +53,13 @@ pub(super) fn data_bytes(file: &File, length: u64) -> io::Result<u64> {
     Ok(extents.iter().map(|extent| extent.end - extent.start).sum())
 }
 
-/// `extents`, grown to multiples of `grain` at both ends; those that meet then are one.
-pub(super) fn grown(extents: &[Extent], grain: u64) -> Vec<Extent> {
+/// Extends both ends of `extents` to multiples of `alignment`, and merges extents that touch.
+pub(super) fn aligned_outwards(extents: &[Extent], alignment: u64) -> Vec<Extent> {
     let mut whole: Vec<Extent> = Vec::with_capacity(extents.len());
     for extent in extents {
         let (start, end) = (
-            extent.start / grain * grain,
-            extent.end.next_multiple_of(grain),
+            extent.start / alignment * alignment,
+            extent.end.next_multiple_of(alignment),
         );
         match whole.last_mut() {
             Some(last) if last.end >= start => last.end = end.max(last.end),
@@ -69,9 +69,8 @@ pub(super) fn grown(extents: &[Extent], grain: u64) -> Vec<Extent> {
     whole
 }
 
-/// `extents` in pieces of at most `size` bytes, each within one block of that size, as the file is
-/// divided into them.
-pub(super) fn pieces(extents: &[Extent], size: u64) -> impl Iterator<Item = Extent> {
+/// Divides `extents` into chunks of at most `size` bytes. No chunk crosses a multiple of `size`.
+pub(super) fn chunks(extents: &[Extent], size: u64) -> impl Iterator<Item = Extent> {
     extents.iter().flat_map(move |extent| {
         let end = extent.end;
         let cut = move |at: &u64| {
@@ -88,18 +87,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extents_grow_to_whole_blocks_and_join() {
+    fn extents_are_extended_to_whole_blocks_and_merged() {
         let extents = [5..10, 600..1024, 1024..1030, 5000..5001];
-        assert_eq!(grown(&extents, 512), [0..1536, 4608..5120]);
-        assert_eq!(grown(&extents, 1), [5..10, 600..1030, 5000..5001]);
-        assert_eq!(grown(&[], 512), []);
+        assert_eq!(aligned_outwards(&extents, 512), [0..1536, 4608..5120]);
+        assert_eq!(
+            aligned_outwards(&extents, 1),
+            [5..10, 600..1030, 5000..5001]
+        );
+        assert_eq!(aligned_outwards(&[], 512), []);
     }
 
     #[test]
-    fn pieces_cover_the_extents_once_and_end_at_multiples() {
-        let cut: Vec<_> = pieces(&[0..25, 37..40, 47..51], 10).collect();
+    fn chunks_cover_the_extents_once_and_end_at_multiples() {
+        let cut: Vec<_> = chunks(&[0..25, 37..40, 47..51], 10).collect();
         assert_eq!(cut, [0..10, 10..20, 20..25, 37..40, 47..50, 50..51]);
-        assert_eq!(pieces(&[], 10).count(), 0);
+        assert_eq!(chunks(&[], 10).count(), 0);
     }
 
     #[test]
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_are_not_among_the_data() {
+    fn holes_are_not_data() {
         use std::os::unix::fs::{FileExt, MetadataExt};
         let file = tempfile::tempfile_in(".").unwrap();
         file.set_len(10 << 20).unwrap();

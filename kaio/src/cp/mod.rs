@@ -1,85 +1,84 @@
 //! `kaio cp`.
 //!
-//! | module | has |
+//! | module | contents |
 //! |---|---|
-//! | `args` | the command line |
-//! | `plan`, `tree`, `place`, `space` | what is to be copied to where, and what is refused, before anything is written |
-//! | `session` | what all files of a run share |
-//! | `file` | one file, from its opening to its name |
-//! | `source`, `extents` | what is copied from, and where it has data |
-//! | `target`, `directories` | what is copied to: temporary names, and their end |
-//! | `transfer`, `lanes`, `stream`, `zeroes`, `limit` | moving the data |
-//! | `verify`, `preserve` | `--verify`, `--preserve` |
-//! | `progress`, `summary`, `trouble` | what is told |
+//! | `cp_args` | the command line |
+//! | `copy_plan`, `tree_walk`, `destination`, `free_space` | the plan of a run; invalid requests are refused before anything is written |
+//! | `session` | the state that all files of a run share |
+//! | `copy_file` | copies one file, from opening it to renaming it |
+//! | `source_file`, `extents` | the file that is read, and its data extents |
+//! | `target_file`, `new_directories` | files and directories under temporary names |
+//! | `copy_data`, `copy_until_eof`, `block_buffers`, `zero_blocks`, `rate_limiter` | copying the data |
+//! | `verify`, `file_attributes` | `--verify`, `--preserve` |
+//! | `console`, `copy_summary`, `copy_error` | progress, messages, the summary and errors |
 
-// An extent is a range, and a file that has one is no mistake.
+// A file with one extent has one range.
 #![allow(clippy::single_range_in_vec_init)]
 
-mod args;
-mod directories;
+mod block_buffers;
+mod console;
+mod copy_data;
+mod copy_error;
+mod copy_file;
+mod copy_plan;
+mod copy_summary;
+mod copy_until_eof;
+mod cp_args;
+mod destination;
 mod extents;
-mod file;
-mod lanes;
-mod limit;
-mod place;
-mod plan;
-mod preserve;
-mod progress;
+mod file_attributes;
+mod free_space;
+mod new_directories;
+mod rate_limiter;
 mod session;
-mod source;
-mod space;
-mod stream;
-mod summary;
-mod target;
-mod transfer;
-mod tree;
-mod trouble;
+mod source_file;
+mod target_file;
+mod tree_walk;
 mod verify;
-mod zeroes;
+mod zero_blocks;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::{StreamExt, stream as streams};
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, umask};
-use tokio::runtime::Runtime;
 use tokio_kaio::{AioContextBuilder, Backend};
 
-pub(crate) use args::Args;
+pub(crate) use cp_args::CpArgs;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::print_json;
+use crate::command_error::{CommandError, CommandResult};
 use crate::paths::parent;
-use directories::Roots;
-use plan::Plan;
+use crate::stdio::print_json;
+use crate::thread_limit::current_thread_runtime;
+use copy_error::CopyError;
+use copy_plan::CopyPlan;
+use copy_summary::CopySummary;
+use new_directories::NewDirectories;
 use session::Session;
-use summary::Summary;
-use trouble::Trouble;
 
-/// Most files at a time, whatever the depth: while some are being made durable, and the journal takes
-/// many in one go, others are read and written.
+/// Maximum number of files that are copied at the same time. Independent of the depth, because a file
+/// that is being flushed occupies no block, and the journal commits many files at once.
 const FILES: usize = 32;
 
-/// Descriptors that a file takes at most, and the process beside files.
+/// Maximum number of descriptors of a file, and of the process without files.
 const DESCRIPTORS: u64 = 4;
 const OTHERS: u64 = 12;
 
-/// The kernel takes some 30 ms to end an AIO context. What is no more than this has been copied by a few
-/// threads by then.
-const LITTLE: u64 = 8 << 20;
+/// Up to this many bytes are copied by threads: that takes less time than the 30 ms that the kernel needs
+/// to destroy an AIO context.
+const SMALL: u64 = 8 << 20;
 
-pub(crate) fn run(args: &Args) -> Outcome {
+pub(crate) fn run(args: &CpArgs) -> CommandResult {
     let started = Instant::now();
-    let plan = Plan::new(args)?;
-    // Of the two ways to learn it the one that always works: nothing is created meanwhile.
+    let plan = CopyPlan::new(args)?;
+    // The umask can only be read by setting it. No other thread creates files meanwhile.
     let mask = umask(Mode::RWXG | Mode::RWXO);
     umask(mask);
-    let runtime = runtime()?;
+    let runtime = current_thread_runtime()?;
     let summary = runtime.block_on(copy(args, plan, mask.as_raw_mode(), started))?;
     if args.json {
         print_json(&summary)?;
@@ -90,109 +89,98 @@ pub(crate) fn run(args: &Args) -> Outcome {
     })
 }
 
-/// Its threads stay: with one of them, further ones that can't be had are no trouble.
-fn runtime() -> io::Result<Runtime> {
-    let starts = thread::Builder::new().spawn(|| ());
-    let failed = |error| format!("can't start a thread: {error}; raise the limit (ulimit -u)");
-    let _ = starts
-        .map_err(|error| io::Error::other(failed(error)))?
-        .join();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)))
-        .build()
-}
-
 async fn copy(
-    args: &Args,
-    mut plan: Plan,
+    args: &CpArgs,
+    mut plan: CopyPlan,
     umask: u32,
     started: Instant,
-) -> Result<Summary, Failure> {
+) -> Result<CopySummary, CommandError> {
     let depth = usize::from(args.depth);
-    // Syncs are requests too.
+    // Each file in progress may have a flush in flight, which needs a slot.
     let builder = AioContextBuilder::new(depth + files_at_a_time());
-    let builder = match plan.bytes <= LITTLE {
+    let builder = match plan.bytes <= SMALL {
         true => builder.backend(Backend::ThreadPool),
         false => builder.automatic_backend(),
     };
     let (context, handle) = builder.build()?;
     let read = plan.bytes * if args.verify { 2 } else { 1 };
     let session = Session::new(args, handle, read, umask)?;
-    for (path, trouble) in std::mem::take(&mut plan.failed) {
-        session.left_out(&path, trouble);
+    for (path, copy_error) in std::mem::take(&mut plan.failed) {
+        session.report_failed(&path, copy_error);
     }
-    let done = steps(&session, &plan).await;
-    session.talk.end();
-    done?;
-    // Nothing is in flight, and the process ends: where no thread can be had, close() would wait for one.
+    let result = run_plan(&session, &plan).await;
+    session.console.finish();
+    result?;
+    // Nothing is in flight, and the process is about to end. close() would need a thread.
     drop(context);
-    let (talk, tally) = (session.talk, session.tally);
-    let summary = Summary::new(tally, args, started.elapsed(), talk.warnings());
+    let (console, counters) = (session.console, session.counters);
+    let summary = CopySummary::new(counters, args, started.elapsed(), console.warnings());
     if !args.json {
-        talk.summary(&summary.to_string());
+        console.summary(&summary.to_string());
     }
     Ok(summary)
 }
 
-async fn steps(session: &Session<'_>, plan: &Plan) -> Result<(), Trouble> {
-    let roots = Roots::make(plan)?;
-    let tally = &session.tally;
-    tally.directories.set(plan.directories.len() as u64);
-    // Directories in which names were made.
+async fn run_plan(session: &Session<'_>, plan: &CopyPlan) -> Result<(), CopyError> {
+    let roots = NewDirectories::create(plan)?;
+    let counters = &session.counters;
+    counters.directories.set(plan.directories.len() as u64);
+    // Directories whose entries have changed.
     let mut dirs = BTreeSet::new();
 
-    // What is asked for is one thing, or many of which some may fail.
+    // A single entry that fails ends the run; of several, the others are still copied.
     let is_alone = plan.files.len() + plan.symlinks.len() == 1 && plan.directories.is_empty();
-    let go_on = |path: &Path, trouble: Trouble| match trouble.for_all || is_alone {
-        true => Err(trouble),
+    let on_error = |path: &Path, copy_error: CopyError| match copy_error.affects_all || is_alone {
+        true => Err(copy_error),
         false => {
-            session.left_out(path, trouble);
+            session.report_failed(path, copy_error);
             Ok(())
         }
     };
     for step in &plan.symlinks {
         let staged = roots.staged(step.root, &step.target);
-        match directories::link(session, step, &staged) {
+        match new_directories::link(session, step, &staged) {
             Ok(()) => {
-                tally.symlinks.set(tally.symlinks.get() + 1);
-                note_dir(&mut dirs, step.root, &step.target);
+                counters.symlinks.set(counters.symlinks.get() + 1);
+                note_changed_dir(&mut dirs, step.root, &step.target);
             }
-            Err(trouble) => go_on(&step.source, trouble)?,
+            Err(copy_error) => on_error(&step.source, copy_error)?,
         }
     }
     let mut files = streams::iter(&plan.files)
         .map(async |step| {
-            let staged = roots.staged(step.root, step.place.path());
-            (step, file::copy(session, step, staged).await)
+            let staged = roots.staged(step.root, step.destination.path());
+            (step, copy_file::copy_file(session, step, staged).await)
         })
         .buffer_unordered(files_at_a_time());
-    while let Some((step, done)) = files.next().await {
-        match done {
-            Ok(()) if step.place.is_file() => note_dir(&mut dirs, step.root, step.place.path()),
+    while let Some((step, result)) = files.next().await {
+        match result {
+            Ok(()) if step.destination.is_file() => {
+                note_changed_dir(&mut dirs, step.root, step.destination.path())
+            }
             Ok(()) => {}
-            Err(trouble) => go_on(&step.source, trouble)?,
+            Err(copy_error) => on_error(&step.source, copy_error)?,
         }
     }
     drop(files);
     roots.finish(session, &plan.directories, dirs)
 }
 
-/// As many as there may be descriptors for (`ulimit -n`).
+/// The number of files that the limit on descriptors (`ulimit -n`) allows.
 fn files_at_a_time() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = limit.saturating_sub(OTHERS) / DESCRIPTORS;
     files.clamp(1, FILES as u64) as usize
 }
 
-/// New directories are made durable anyway.
-fn note_dir(dirs: &mut BTreeSet<PathBuf>, root: Option<usize>, target: &Path) {
+/// Notes that the directory of `target` has to be flushed. New directories are flushed anyway.
+fn note_changed_dir(dirs: &mut BTreeSet<PathBuf>, root: Option<usize>, target: &Path) {
     if root.is_none() {
         dirs.insert(parent(target).into());
     }
 }
 
-/// Runs a call that may block on tokio's blocking pool.
+/// Runs a blocking call on tokio's blocking pool.
 async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

@@ -1,46 +1,46 @@
-//! [`Session`]: what all files of a run share.
+//! [`Session`]: the state that all files of a run share.
 
 use std::cell::Cell;
 use std::path::Path;
 
 use tokio_kaio::{AioContextHandle, File, LockedBufError};
 
-use super::args::Args;
-use super::lanes::Lanes;
-use super::limit::Limit;
-use super::progress::Talk;
-use super::summary::{Failed, Tally};
-use super::trouble::Trouble;
+use super::block_buffers::BlockBuffers;
+use super::console::Console;
+use super::copy_error::CopyError;
+use super::copy_summary::{CopyCounters, FailedEntry};
+use super::cp_args::CpArgs;
+use super::rate_limiter::RateLimiter;
 
-/// What all files of a run share.
+/// The state that all files of a run share.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
-    pub(super) args: &'a Args,
+    pub(super) args: &'a CpArgs,
     pub(super) handle: AioContextHandle,
-    pub(super) lanes: Lanes,
-    pub(super) limit: Option<Limit>,
-    pub(super) talk: Talk,
-    pub(super) tally: Tally,
+    pub(super) buffers: BlockBuffers,
+    pub(super) limit: Option<RateLimiter>,
+    pub(super) console: Console,
+    pub(super) counters: CopyCounters,
     pub(super) umask: u32,
-    noted: Noted,
+    notes: NotesPrinted,
 }
 
-/// What is said once.
+/// The notes that were printed; each is printed once.
 #[derive(Debug, Default)]
-struct Noted {
+struct NotesPrinted {
     source: Cell<bool>,
     target: Cell<bool>,
     read_back: Cell<bool>,
 }
 
 impl<'a> Session<'a> {
-    /// Of `bytes` that are to be moved.
+    /// Starts a run that reads `bytes` bytes.
     ///
     /// # Errors
     ///
-    /// There is no memory for the buffers.
+    /// The buffers can't be allocated.
     pub(super) fn new(
-        args: &'a Args,
+        args: &'a CpArgs,
         handle: AioContextHandle,
         bytes: u64,
         umask: u32,
@@ -48,83 +48,85 @@ impl<'a> Session<'a> {
         Ok(Session {
             args,
             handle,
-            lanes: Lanes::new(args.depth.into(), args.bs as usize)?,
-            limit: args.limit.map(Limit::new),
-            talk: Talk::new(bytes, args.verify, args.quiet),
-            tally: Tally::default(),
+            buffers: BlockBuffers::new(args.depth.into(), args.bs as usize)?,
+            limit: args.limit.map(RateLimiter::new),
+            console: Console::new(bytes, args.verify, args.quiet),
+            counters: CopyCounters::default(),
             umask,
-            noted: Noted::default(),
+            notes: NotesPrinted::default(),
         })
     }
 }
 
 impl Session<'_> {
-    /// Says that something is not copied.
-    pub(super) fn left_out(&self, path: &Path, trouble: Trouble) {
-        self.talk.error(&trouble.to_string());
-        self.tally
+    /// Reports an entry that was not copied.
+    pub(super) fn report_failed(&self, path: &Path, copy_error: CopyError) {
+        self.console.error(&copy_error.to_string());
+        self.counters
             .failed
             .borrow_mut()
-            .push(Failed::new(path, trouble));
+            .push(FailedEntry::new(path, copy_error));
     }
 
-    /// The size of pieces, a multiple of `grain`.
-    pub(super) fn piece(&self, grain: u64) -> Result<u64, Trouble> {
-        let most = self.args.bs / grain * grain;
+    /// The size of chunks, a multiple of `alignment`.
+    pub(super) fn chunk_size(&self, alignment: u64) -> Result<u64, CopyError> {
+        let most = self.args.bs / alignment * alignment;
         if most == 0 {
-            return Err(Trouble::new(format!(
-                "direct I/O there wants blocks of {grain} bytes, and --bs is {}; say --bs {grain}",
+            return Err(CopyError::new(format!(
+                "direct I/O needs blocks of {alignment} bytes there, and --bs is {}; use --bs {alignment}",
                 self.args.bs
             )));
         }
-        let piece = |limit: &Limit| limit.piece(most, grain);
-        Ok(self.limit.as_ref().map_or(most, piece))
+        let chunk = |limit: &RateLimiter| limit.chunk_size(most, alignment);
+        Ok(self.limit.as_ref().map_or(most, chunk))
     }
 
-    /// Waits until `bytes` may be moved.
-    pub(super) async fn limited(&self, bytes: u64) {
+    /// Waits until `--limit` allows another `bytes` bytes.
+    pub(super) async fn wait_for_rate(&self, bytes: u64) {
         if let Some(limit) = &self.limit {
             limit.take(bytes).await;
         }
     }
 
-    /// Says, once, that a source is not read directly.
+    /// Notes, once, that a source is read through the page cache.
     pub(super) fn note_source(&self, path: &Path, file: &File) {
         if !file.is_direct() {
-            let text = "is read through the page cache: there is no direct I/O";
-            self.note_buffered(&self.noted.source, path, text);
+            let text = "is read through the page cache, because it has no direct I/O";
+            self.note_buffered(&self.notes.source, path, text);
         }
     }
 
-    /// Says, once, that a target is not written directly.
+    /// Notes, once, that a target is written through the page cache.
     pub(super) fn note_target(&self, path: &Path, file: &File) {
         if !file.is_direct() {
-            let text = "is written through the page cache: there is no direct I/O";
-            self.note_buffered(&self.noted.target, path, text);
+            let text = "is written through the page cache, because it has no direct I/O";
+            self.note_buffered(&self.notes.target, path, text);
         }
     }
 
-    /// Says, once, what reading back is worth then.
+    /// Notes, once, that a target is read back through the page cache.
     pub(super) fn note_read_back(&self, path: &Path, file: &File) {
         if !file.is_direct() {
-            let text = "is read back through the page cache, which was told to drop it first";
-            self.note_buffered(&self.noted.read_back, path, text);
+            let text =
+                "is read back through the page cache, after the kernel was asked to drop its pages";
+            self.note_buffered(&self.notes.read_back, path, text);
         }
     }
 
     fn note_buffered(&self, noted: &Cell<bool>, path: &Path, text: &str) {
-        self.tally.buffered.set(true);
+        self.counters.buffered.set(true);
         if !noted.replace(true) {
-            self.talk.note(&format!("{} {text}", path.display()));
+            self.console.note(&format!("{} {text}", path.display()));
         }
     }
 
-    /// Says which attributes a target could not be given.
+    /// Warns about extended attributes that could not be set.
     pub(super) fn attributes_lost(&self, path: &Path, lost: &[String]) {
         if !lost.is_empty() {
             let (path, lost) = (path.display(), lost.join(", "));
-            self.talk
-                .warn(&format!("{path} can't have the extended attributes {lost}"));
+            self.console.warn(&format!(
+                "can't set these extended attributes of {path}: {lost}"
+            ));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What tests of the program share.
-#![allow(dead_code)] // each file is a program of its own, which uses a part of it
+//! Functions that the tests of the program share.
+#![allow(dead_code)] // each test binary uses a part of this module
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A directory of its own, on the file system that the build is on.
+/// Creates a directory on the file system of the build.
 pub(crate) fn scratch() -> TempDir {
     let parent = env!("CARGO_TARGET_TMPDIR");
     tempfile::Builder::new()
@@ -19,15 +19,16 @@ pub(crate) fn scratch() -> TempDir {
         .unwrap()
 }
 
-/// The program, to be run in `dir`.
+/// The program, with `dir` as its current directory.
 pub(crate) fn kaio(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kaio"));
     command.current_dir(dir).stdin(Stdio::null());
     command
 }
 
-/// The program, to be run in `dir`, with signals as they are by default. Whoever runs the tests may
-/// ignore them, as a shell does for what it runs in the background, and so would the program.
+/// The program, with `dir` as its current directory and the default handling of signals. Tests may be run
+/// by a process that ignores signals, as a shell does for background jobs, and the program would inherit
+/// that.
 pub(crate) fn interruptible(dir: &Path) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=INT,TERM,HUP", env!("CARGO_BIN_EXE_kaio")]);
@@ -40,7 +41,7 @@ pub(crate) fn run(dir: &Path, args: &str) -> Output {
     kaio(dir).args(args.split_whitespace()).output().unwrap()
 }
 
-/// Its exit code, standard output and standard error.
+/// The exit code, standard output and standard error.
 pub(crate) fn parts(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (
@@ -50,7 +51,7 @@ pub(crate) fn parts(output: &Output) -> (Option<i32>, String, String) {
     )
 }
 
-/// Standard output of a run that has succeeded.
+/// Returns standard output. The run must have succeeded.
 #[track_caller]
 pub(crate) fn succeeded(output: &Output) -> String {
     let (code, out, err) = parts(output);
@@ -58,7 +59,7 @@ pub(crate) fn succeeded(output: &Output) -> String {
     out
 }
 
-/// Standard error of a run that has ended with `code` and has printed no data.
+/// Returns standard error. The run must have ended with `code` without output.
 #[track_caller]
 pub(crate) fn failed(output: &Output, code: i32) -> String {
     let (ended, out, err) = parts(output);
@@ -66,13 +67,13 @@ pub(crate) fn failed(output: &Output, code: i32) -> String {
     err
 }
 
-/// The JSON that a run has printed.
+/// Parses the JSON on standard output.
 #[track_caller]
 pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_str(&succeeded(output)).unwrap()
 }
 
-/// Names of what is in `dir`, in order.
+/// The sorted names of the entries of `dir`.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
@@ -83,31 +84,31 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A run that goes on in the background, and is killed when this is dropped.
+/// A run in the background, which is killed when this is dropped.
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// `stderr` takes its talk.
+    /// Starts `command`, with its standard error connected to `stderr`.
     pub(crate) fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Running {
         let command = command.stdout(Stdio::piped()).stderr(stderr);
         Running(command.spawn().unwrap())
     }
 
-    /// Waits until `is_there` says so.
+    /// Waits until `is_true` returns true.
     #[track_caller]
-    pub(crate) fn until(&mut self, mut is_there: impl FnMut() -> bool) {
+    pub(crate) fn until(&mut self, mut is_true: impl FnMut() -> bool) {
         for _ in 0..3000 {
-            if is_there() {
+            if is_true() {
                 return;
             }
             let ended = self.0.try_wait().unwrap();
-            assert!(ended.is_none(), "ended before: {ended:?}");
+            assert!(ended.is_none(), "the program has ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("never came");
+        panic!("the condition did not become true");
     }
 
-    /// Sends it `signal`, and waits until it has ended.
+    /// Sends `signal`, and waits until the program has ended.
     pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
         let pid = Pid::from_child(&self.0);
         kill_process(pid, signal).unwrap();
@@ -117,12 +118,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // ended already, mostly
+        let _ = self.0.kill(); // usually it has ended already
         let _ = self.0.wait();
     }
 }
 
-/// Whether standard error says that something can't be tested here, and why.
+/// Reports that a test is skipped, and why.
 pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }

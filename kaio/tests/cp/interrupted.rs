@@ -1,4 +1,4 @@
-//! What is broken off leaves the target as it was, and nothing else.
+//! An interrupted copy leaves the target unchanged, and no other files.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::shared::{Dir, bytes, kaio, text, tree};
+use crate::cp_fixture::{Dir, bytes, kaio, text, tree};
 
-/// A copy that is under way, and takes its time.
+/// Starts a copy, and waits until it has created its temporary file.
 pub(crate) fn start(dir: &Dir, args: &[&str]) -> Child {
     let before = dir.names().len();
-    // Whoever runs the tests may ignore these signals, and so would the program.
+    // The program would inherit ignored signals.
     let mut child = Command::new("env")
         .arg("--default-signal=INT,TERM,HUP")
         .arg(kaio())
@@ -43,10 +43,10 @@ fn ends_with(child: Child, signal: Signal, code: i32) {
 }
 
 #[test]
-fn a_signal_leaves_the_old_target_and_no_litter() {
+fn a_signal_leaves_the_old_target_and_no_temporary_files() {
     let dir = Dir::new();
     dir.file("source", bytes(20 << 20));
-    dir.file("copy", "of old");
+    dir.file("copy", "old content");
     let before = tree(dir.path());
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         ends_with(
@@ -55,7 +55,7 @@ fn a_signal_leaves_the_old_target_and_no_litter() {
             code,
         );
         assert_eq!(tree(dir.path()), before);
-        assert_eq!(dir.read("copy"), b"of old");
+        assert_eq!(dir.read("copy"), b"old content");
     }
 }
 
@@ -75,10 +75,10 @@ fn a_signal_leaves_nothing_of_a_new_tree() {
 }
 
 #[test]
-fn a_source_that_is_cut_off_meanwhile_is_an_error_that_leaves_the_old_target() {
+fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_kept() {
     let dir = Dir::new();
     let source = dir.file("source", bytes(1 << 20));
-    dir.file("copy", "of old");
+    dir.file("copy", "old content");
     let child = start(
         &dir,
         &[
@@ -95,12 +95,12 @@ fn a_source_that_is_cut_off_meanwhile_is_an_error_that_leaves_the_old_target() {
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.contains("source became shorter"), "{said}");
-    assert_eq!(dir.read("copy"), b"of old");
+    assert_eq!(dir.read("copy"), b"old content");
     assert_eq!(dir.names(), ["copy", "source"]);
 }
 
 #[test]
-fn a_source_that_is_written_to_meanwhile_is_a_warning() {
+fn a_source_that_is_written_during_the_copy_is_a_warning() {
     let dir = Dir::new();
     let source = dir.file("source", bytes(1 << 20));
     let child = start(
@@ -118,12 +118,12 @@ fn a_source_that_is_written_to_meanwhile_is_a_warning() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stderr);
-    assert!(said.contains("warning: source was changed"), "{said}");
+    assert!(said.contains("warning: source changed"), "{said}");
     assert_eq!(dir.read("copy").len(), 1 << 20);
 }
 
 #[test]
-fn a_source_of_which_a_hole_is_cut_off_meanwhile_is_an_error_too() {
+fn a_source_whose_hole_is_truncated_during_the_copy_is_an_error() {
     let dir = Dir::new();
     let path = dir.file("source", bytes(512 << 10));
     let source = File::options().write(true).open(path).unwrap();
@@ -138,9 +138,9 @@ fn a_source_of_which_a_hole_is_cut_off_meanwhile_is_an_error_too() {
 }
 
 #[test]
-fn a_file_longer_than_is_allowed_is_an_error_that_leaves_no_litter() {
+fn a_file_above_the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
     let dir = Dir::new();
-    // How long it is can't be known before.
+    // The length of the file is not known in advance.
     let output = dir.limited_cp("ulimit -f 0", "-q /proc/self/status copy");
     assert_eq!(output.status.code(), Some(1), "{:?}", output.status);
     assert!(text(&output.stderr).contains("copy"));
@@ -148,7 +148,7 @@ fn a_file_longer_than_is_allowed_is_an_error_that_leaves_no_litter() {
 }
 
 #[test]
-fn a_signal_ends_it_also_if_nobody_can_be_told() {
+fn a_signal_ends_the_copy_if_standard_error_is_full() {
     let dir = Dir::new();
     dir.file("source", bytes(20 << 20));
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -169,7 +169,7 @@ fn a_signal_ends_it_also_if_nobody_can_be_told() {
 }
 
 #[test]
-fn a_directory_that_is_gone_when_its_files_are_copied_does_not_take_them_along() {
+fn a_directory_that_is_removed_during_the_copy_does_not_prevent_the_other_copies() {
     let dir = Dir::new();
     dir.dir("tree/sub");
     for number in 0..4 {
@@ -180,7 +180,7 @@ fn a_directory_that_is_gone_when_its_files_are_copied_does_not_take_them_along()
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("can't look at tree/sub"), "{said}");
+    assert!(said.contains("can't examine tree/sub"), "{said}");
     for number in 0..4 {
         assert!(dir.read(&format!("copy/{number}")) == bytes(100_000));
     }

@@ -1,17 +1,17 @@
-//! `kaio cp`, as the program that is built.
+//! Tests of the program `kaio cp`.
 
 #![allow(missing_docs)]
 
-mod devices;
-mod file_systems;
-mod holes;
+mod block_devices;
+mod cp_fixture;
+mod cp_options;
+mod existing_targets;
+mod file_lengths;
 mod interrupted;
-mod lengths;
-mod options;
+mod mounted_file_systems;
 mod preserve;
-mod random;
+mod progress_bar;
+mod random_files;
+mod recursive;
 mod refusals;
-mod shared;
-mod targets;
-mod terminal;
-mod trees;
+mod sparse_files;

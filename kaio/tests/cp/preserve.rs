@@ -1,13 +1,13 @@
-//! `--preserve`.
+//! Tests of `--preserve`.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::shared::{Dir, bytes, is_root};
+use crate::cp_fixture::{Dir, bytes, is_root};
 
-/// A mode, an owner where that can be, and times of long ago.
+/// Sets a mode, old times, and as root an owner.
 fn mark(path: &Path, mode: u32, nanoseconds: u32) {
     if is_root() {
         chown(path, Some(12345), Some(23456)).unwrap();
@@ -29,11 +29,11 @@ fn assert_like(one: &Path, other: &Path) {
 }
 
 #[test]
-fn mode_owner_and_times_come_along_to_the_nanosecond() {
+fn mode_owner_and_times_to_the_nanosecond_are_preserved() {
     let dir = Dir::new();
     let source = dir.file("source", bytes(100_001));
     mark(&source, 0o6751, 123_456_789);
-    dir.file("copy", "of old");
+    dir.file("copy", "old content");
     let before = fs::metadata(&source).unwrap();
     dir.copies(&["-p", "--verify", "source", "copy"]);
     assert_like(&source, &dir.join("copy"));
@@ -45,12 +45,12 @@ fn mode_owner_and_times_come_along_to_the_nanosecond() {
 }
 
 #[test]
-fn so_do_extended_attributes() {
+fn extended_attributes_are_preserved() {
     let dir = Dir::new();
     dir.dir("tree");
     let source = dir.file("tree/source", "x");
     if let Err(error) = xattr::set(&source, "user.mark", b"mine") {
-        eprintln!("skipped: no extended attributes here: {error}");
+        eprintln!("skipped: extended attributes are not supported: {error}");
         return;
     }
     xattr::set(dir.join("tree"), "user.empty", b"").unwrap();
@@ -63,7 +63,7 @@ fn so_do_extended_attributes() {
 }
 
 #[test]
-fn directories_and_links_have_theirs_too() {
+fn attributes_of_directories_and_links_are_preserved() {
     let dir = Dir::new();
     dir.dir("tree/sub");
     dir.file("tree/sub/file", "x");
@@ -81,7 +81,7 @@ fn directories_and_links_have_theirs_too() {
     }
 }
 
-/// The ACL of mode 0640, in which user 12345 may read too.
+/// An ACL: mode 0640, and user 12345 may read.
 fn acl() -> Vec<u8> {
     let entries: [(u16, u16, u32); 5] = [
         (1, 6, u32::MAX),
@@ -98,7 +98,7 @@ fn acl() -> Vec<u8> {
 }
 
 #[test]
-fn an_acl_of_the_directory_is_not_added_to_what_has_none() {
+fn a_default_acl_of_the_directory_is_not_added_to_preserved_or_replaced_files() {
     let dir = Dir::new();
     let source = dir.file("source", "x");
     mark(&source, 0o640, 0);
@@ -107,7 +107,7 @@ fn an_acl_of_the_directory_is_not_added_to_what_has_none() {
     let replaced = dir.file("into/replaced", "old");
     std::fs::set_permissions(replaced, Permissions::from_mode(0o640)).unwrap();
     if let Err(error) = xattr::set(dir.join("into"), "system.posix_acl_default", &acl()) {
-        eprintln!("skipped: no ACLs here: {error}");
+        eprintln!("skipped: ACLs are not supported: {error}");
         return;
     }
     dir.copies(&["-p", "source", "into"]);
@@ -120,7 +120,7 @@ fn an_acl_of_the_directory_is_not_added_to_what_has_none() {
         assert!(!has(name, "system.posix_acl_default"), "{name}");
     }
     assert!(has("into/inherits", "system.posix_acl_access"));
-    // And whoever has one keeps it.
+    // A file that has an ACL keeps it.
     xattr::set(dir.join("into/replaced"), "system.posix_acl_access", &acl()).unwrap();
     dir.copies(&["source", "into/replaced"]);
     dir.copies(&["-p", "into/replaced", "copy"]);
@@ -131,7 +131,7 @@ fn an_acl_of_the_directory_is_not_added_to_what_has_none() {
 }
 
 #[test]
-fn a_directory_that_can_not_be_listed_does_not_keep_the_rest() {
+fn a_directory_that_can_not_be_listed_does_not_prevent_the_other_copies() {
     if is_root() {
         eprintln!("skipped: root may list any directory");
         return;

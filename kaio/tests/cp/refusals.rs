@@ -1,10 +1,10 @@
-//! What is refused, before anything is written: each names the path and the way out.
+//! Requests that are refused before anything is written. The error names the path, and says what to do.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use crate::shared::{Dir, bytes, is_root, kaio, text};
+use crate::cp_fixture::{Dir, bytes, is_root, kaio, text};
 
 #[test]
 fn a_directory_without_recursive() {
@@ -14,7 +14,7 @@ fn a_directory_without_recursive() {
 }
 
 #[test]
-fn the_same_file_also_through_links() {
+fn the_same_file_even_through_links() {
     let dir = Dir::new();
     dir.file("file", "x");
     fs::hard_link(dir.join("file"), dir.join("hard")).unwrap();
@@ -40,7 +40,7 @@ fn a_directory_into_itself() {
 }
 
 #[test]
-fn a_file_over_a_directory_and_the_other_way_round() {
+fn a_file_over_a_directory_and_vice_versa() {
     let dir = Dir::new();
     dir.file("name", "x");
     dir.dir("tree/name");
@@ -50,12 +50,12 @@ fn a_file_over_a_directory_and_the_other_way_round() {
     );
     dir.refuses(
         &["-r", "tree", "name"],
-        &["tree is a directory, and name is none"],
+        &["tree is a directory, but name is not"],
     );
 }
 
 #[test]
-fn two_sources_of_one_name() {
+fn two_sources_with_one_target() {
     let dir = Dir::new();
     dir.dir("a");
     dir.dir("b");
@@ -77,30 +77,30 @@ fn several_sources_without_a_directory() {
     let dir = Dir::new();
     dir.file("a", "a");
     dir.file("b", "b");
-    dir.refuses(&["a", "b", "c"], &["c is no directory", "mkdir"]);
+    dir.refuses(&["a", "b", "c"], &["c is not a directory", "mkdir"]);
 }
 
 #[test]
-fn what_is_not_there() {
+fn missing_files() {
     let dir = Dir::new();
     dir.file("a", "a");
     symlink("nowhere", dir.join("dangling")).unwrap();
     dir.refuses(&["nothing", "b"], &["can't read nothing: No such file"]);
     dir.refuses(
         &["dangling", "b"],
-        &["dangling", "symbolic link to what is not there", "-r"],
+        &["dangling", "symbolic link to a missing file", "-r"],
     );
     dir.refuses(
         &["a", "dangling"],
-        &["dangling", "symbolic link to what is not there"],
+        &["dangling", "symbolic link to a missing file"],
     );
     dir.refuses(&["a", "no/such/b"], &["no/such/b", "mkdir -p"]);
-    dir.refuses(&["a", "b/"], &["b/ is no directory"]);
+    dir.refuses(&["a", "b/"], &["b/ is not a directory"]);
     dir.refuses(&["a", "a/b"], &["a/b"]);
 }
 
 #[test]
-fn what_is_neither_a_file_nor_a_block_device() {
+fn fifos_and_character_devices() {
     let dir = Dir::new();
     dir.file("a", "a");
     let fifo = Command::new("mkfifo").arg(dir.join("fifo")).status();
@@ -115,16 +115,16 @@ fn what_is_neither_a_file_nor_a_block_device() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_and_is_to_be_one() {
+fn a_missing_directory_with_a_trailing_dot() {
     let dir = Dir::new();
     dir.file("a", "a");
     dir.dir("tree");
-    dir.refuses(&["a", "new/."], &["new/. is no directory", "mkdir"]);
-    dir.refuses(&["-r", "tree", "new/."], &["new/. is no directory"]);
+    dir.refuses(&["a", "new/."], &["new/. is not a directory", "mkdir"]);
+    dir.refuses(&["-r", "tree", "new/."], &["new/. is not a directory"]);
 }
 
 #[test]
-fn a_link_over_what_is_no_file() {
+fn a_link_over_a_fifo() {
     let dir = Dir::new();
     symlink("nowhere", dir.join("link")).unwrap();
     let fifo = Command::new("mkfifo").arg(dir.join("fifo")).status();
@@ -133,24 +133,27 @@ fn a_link_over_what_is_no_file() {
 }
 
 #[test]
-fn a_file_that_is_immutable() {
+fn an_immutable_file() {
     let dir = Dir::new();
     dir.file("a", "a");
     let b = dir.file("b", "b");
     let chattr = |how| Command::new("chattr").arg(how).arg(&b).status();
     if !chattr("+i").is_ok_and(|status| status.success()) {
-        eprintln!("skipped: nothing can be made immutable here");
+        eprintln!("skipped: chattr +i is not supported here");
         return;
     }
     let output = dir.cp(&["-f", "a", "b"]);
     assert!(chattr("-i").unwrap().success());
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("b is immutable; chattr -i it"), "{said}");
+    assert!(
+        said.contains("b is immutable; run chattr -i on it"),
+        "{said}"
+    );
 }
 
 #[test]
-fn an_error_that_nobody_can_be_told_is_no_panic() {
+fn an_error_while_standard_error_is_full_is_not_a_panic() {
     let dir = Dir::new();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let status = Command::new(kaio())
@@ -162,10 +165,10 @@ fn an_error_that_nobody_can_be_told_is_no_panic() {
 }
 
 #[test]
-fn more_than_the_limit_for_files() {
+fn a_file_above_the_limit_on_file_sizes() {
     let dir = Dir::new();
     dir.file("a", bytes(3 << 20));
-    // In units of 512 or 1024 bytes, as the shell has it.
+    // The unit is 512 or 1024 bytes, depending on the shell.
     let output = dir.limited_cp("ulimit -f 1024", "a b");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -177,7 +180,7 @@ fn more_than_the_limit_for_files() {
 }
 
 #[test]
-fn a_file_that_is_write_protected_unless_forced() {
+fn a_write_protected_file_without_force() {
     if is_root() {
         eprintln!("skipped: root may write to any file");
         return;
@@ -192,7 +195,7 @@ fn a_file_that_is_write_protected_unless_forced() {
 }
 
 #[test]
-fn options_that_are_none_are_wrong_usage() {
+fn invalid_options_are_wrong_usage() {
     let dir = Dir::new();
     dir.file("a", "a");
     for args in [
@@ -200,6 +203,7 @@ fn options_that_are_none_are_wrong_usage() {
         &[],
         &["--bs", "1000", "a", "b"],
         &["--depth", "0", "a", "b"],
+        &["--depth", "1,2", "a", "b"],
         &["--sparse", "some", "a", "b"],
         &["--limit", "0", "a", "b"],
     ] {

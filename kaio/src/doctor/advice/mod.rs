@@ -1,16 +1,16 @@
-//! Advice: what follows from what was found, a sentence each, and nothing that does not follow.
+//! Advice that follows from the findings, one sentence each.
 
-mod machine;
-mod path;
+mod machine_advice;
+mod path_advice;
 #[cfg(test)]
-mod tests;
+mod path_advice_tests;
 
-pub(crate) use machine::of_machine;
-pub(crate) use path::of_path;
+pub(crate) use machine_advice::machine_advice;
+pub(crate) use path_advice::path_advice;
 
-use super::report::{About, Advice};
+use super::doctor_report::{About, Advice};
 
-/// Advice as it is gathered.
+/// Collects advice.
 #[derive(Default)]
 struct List(Vec<Advice>);
 
@@ -21,8 +21,8 @@ impl List {
     }
 }
 
-/// `a`, `a and b`, `a, b and c`.
-fn listed(names: &[&str]) -> String {
+/// Joins names: `a`, `a and b`, `a, b and c`.
+fn join_names(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).to_owned(),
