@@ -248,19 +248,36 @@ pub(crate) fn io_op(
     offset: u64,
     nbytes: u64,
 ) -> Result<IoOp, AioCommandError> {
-    /// With room for the longest transfer behind it.
-    const LAST: u64 = i64::MAX as u64 - (1 << 32);
-    let mut op = IoOp {
-        rw_flags: rw_flags(flags)?,
+    let op = IoOp {
+        rw_flags: flags as i32,
         nbytes,
         offset: offset as i64,
         ..IoOp::new(opcode)
     };
-    if op.appends() && offset > LAST {
+    // Nearly all have small flags, and end below the largest offset.
+    match (flags as usize) < 1 << 31 && ends_in_range(&op) {
+        true => Ok(op),
+        false => check_rare(op, flags),
+    }
+}
+
+#[cold]
+fn check_rare(mut op: IoOp, flags: isize) -> Result<IoOp, AioCommandError> {
+    /// With room for the longest transfer behind it.
+    const LAST: u64 = i64::MAX as u64 - (1 << 32);
+    op.rw_flags = rw_flags(flags)?;
+    if op.appends() && op.offset as u64 > LAST {
         op.offset = 0; // the kernel ignores it, but refuses one that no file has
     }
     check_end(&op)?;
     Ok(op)
+}
+
+/// Whether a transfer ends at an offset that a file can have.
+#[inline(always)]
+fn ends_in_range(op: &IoOp) -> bool {
+    let (offset, len) = (op.offset as u64, op.nbytes);
+    (offset | len | offset.wrapping_add(len)) >> 63 == 0
 }
 
 /// # Errors
@@ -268,14 +285,12 @@ pub(crate) fn io_op(
 /// `IoSubmit`, `EINVAL`: the transfer would end past the largest offset of a file. The kernel's AIO
 /// refuses such a request, and `pread(2)` fails with the same errno; checked here, it is one error on
 /// every backend, with a text that says why.
-#[inline(always)]
+#[inline]
 pub(crate) fn check_end(op: &IoOp) -> Result<(), AioCommandError> {
     const LARGEST: u64 = i64::MAX as u64;
-    let (offset, len) = (op.offset as u64, op.nbytes);
-    match offset.checked_add(len) {
-        Some(end) if end <= LARGEST => Ok(()),
-        _ if op.appends() => Ok(()), // its offset is not known in advance
-        _ => Err(past_the_largest(offset, len, LARGEST)),
+    match ends_in_range(op) || op.appends() {
+        true => Ok(()), // the offset of an append is not known in advance
+        false => Err(past_the_largest(op.offset as u64, op.nbytes, LARGEST)),
     }
 }
 

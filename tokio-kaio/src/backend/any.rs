@@ -32,7 +32,7 @@ impl IoBackend for AnyBackend {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
         match self {
             AnyBackend::Aio(aio) => aio.reap(completions),
@@ -49,7 +49,7 @@ impl IoBackend for AnyBackend {
 }
 
 impl Submitter for AnySubmitter {
-    #[inline]
+    #[inline(always)]
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError> {
         match self {
             // SAFETY: the caller's promise, passed on.

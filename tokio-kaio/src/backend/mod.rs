@@ -148,8 +148,9 @@ pub(crate) type Completions = ArrayVec<Completion, REAP_BATCH>;
 ///
 /// This is advice. A backend may signal in spite of [`Notify::Suppress`]: io_uring, for example,
 /// can suppress signals for a whole ring only. It never omits the signal for [`Notify::Signal`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Notify {
+    #[default]
     Signal,
     Suppress,
 }

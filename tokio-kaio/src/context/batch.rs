@@ -256,25 +256,17 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         }
         self.to_poll.extend(0..count);
         if let Some(Ok(driver)) = self.driver().map(Driver::enter) {
-            let admitted = self.submit_together(&driver, &mut wakers);
-            for (index, admission) in admitted {
-                self.on_admission(index, admission);
-            }
+            self.submit_together(&driver, &mut wakers);
         }
         // Those that are in flight may have completed. Those that were not admitted are polled alone:
         // appends have a place of their own.
         self.poll_queued_up(cx);
     }
 
-    /// Returns the admission of each operation of `driver`, by index.
-    fn submit_together(
-        &mut self,
-        driver: &Entered<'a, T>,
-        wakers: &mut Vec<Waker>,
-    ) -> Vec<(usize, Admission)> {
+    fn submit_together(&mut self, driver: &Entered<'a, T>, wakers: &mut Vec<Waker>) {
         let count = self.operations.len();
         let (mut batch, mut indices) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut admitted = Vec::new();
+        let mut failed = Vec::new();
         for (index, operation) in self.operations.iter_mut().enumerate() {
             let Some((operation, _)) = operation else {
                 continue;
@@ -282,23 +274,29 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             if !ptr::eq(operation.driver(), driver.get()) {
                 continue;
             }
-            match operation.take_request() {
-                Ok(()) => {
-                    let request = wakers.pop().and_then(|waker| operation.new_request(waker));
-                    if let Some(request) = request {
-                        batch.push((request, Admission::NeedsFile));
-                        indices.push(index);
-                    }
+            match (operation.take_request(), wakers.pop()) {
+                (Ok(()), Some(waker)) => {
+                    batch.push((operation.new_request(waker), Admission::NeedsFile));
+                    indices.push(index);
                 }
-                Err(error) => admitted.push((index, Admission::Refused(error))),
+                (Err(error), _) => failed.push((index, error)),
+                (Ok(()), None) => {} // there is a waker for each
             }
         }
         driver.submit_batch(&mut batch);
-        for (index, (request, admission)) in indices.into_iter().zip(batch) {
-            driver.drop_contained(request.waker);
-            admitted.push((index, admission));
+        let (unneeded, admissions): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|(request, admission)| (request.waker, admission))
+            .unzip();
+        for (index, admission) in indices.into_iter().zip(admissions) {
+            self.on_admission(index, admission);
         }
-        admitted
+        for (index, error) in failed {
+            self.end(index, Err(error));
+        }
+        unneeded
+            .into_iter()
+            .for_each(|waker| driver.drop_contained(waker));
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {
@@ -307,8 +305,12 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         };
         match admission {
             Admission::Launched(key) | Admission::Queued(key) => operation.on_admitted(key),
-            Admission::Refused(error) => {
-                operation.give_buffer_back();
+            Admission::Stopped | Admission::CapacityExceeded => {
+                operation.finish();
+                let error = match admission {
+                    Admission::Stopped => AioCommandError::AioStopped,
+                    _ => AioCommandError::CapacityExceeded,
+                };
                 self.end(index, Err(error));
             }
             Admission::NeedsFile | Admission::Full => {}

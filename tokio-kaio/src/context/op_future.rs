@@ -3,10 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::iter;
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
@@ -15,9 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::op_options::OpOptions;
 use super::shards::Shards;
 use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
-use crate::driver::{
-    Admission, ContextTypes, Driver, Entered, ForkedChild, NewRequest, SlotKey, SubmitPermit,
-};
+use crate::driver::{Admission, ContextTypes, Driver, Entered, ForkedChild, NewRequest, SlotKey};
 use crate::error::{Transfer, explain};
 use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, Outcome};
 use crate::{AioCommandError, RawCommand};
@@ -27,7 +24,7 @@ use crate::{AioCommandError, RawCommand};
 /// One future for the whole operation, not futures in futures: it is made, moved and polled for every
 /// block that is read.
 ///
-/// `state` is changed before code of callers runs (wakers, the drop of buffers): a panic there finds the
+/// The state is changed before code of callers runs (wakers, the drop of buffers): a panic there finds the
 /// operation in one of its states, and dropping it then is like dropping it at any other time.
 pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
     /// Where the request goes, or is.
@@ -36,34 +33,30 @@ pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
     others: Option<&'h Shards<T>>,
     options: &'h OpOptions,
     file: FileRef<'h>,
-    progress: TransferProgress,
     state: OpState<'a>,
+    progress: TransferProgress,
+    /// `HasBuffer`: for the next request. `Complete`: for the caller, if it is to have the memory. Else
+    /// empty: to ask that again when the future is dropped would cost every request.
+    buffer: ManuallyDrop<IoBuffer>,
+    /// `HasBuffer`, `Submitted`.
+    buffer_return: ManuallyDrop<BufferReturn<'a>>,
+    /// Of an operation with a time limit, once it has to wait.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
+#[derive(Debug)]
 enum OpState<'a> {
     /// Not polled yet.
     New(RawCommand<'a>),
-    /// The future has the buffer, for the next request.
+    /// The future has the buffer, for the first request or for the next one.
     HasBuffer {
-        buffer: IoBuffer,
-        buffer_return: BufferReturn<'a>,
-        timer: Timer,
-        /// Earlier requests were made in this operation.
         resubmit: bool,
     },
     /// The driver has the request.
-    Submitted {
-        key: SlotKey,
-        buffer_return: BufferReturn<'a>,
-        /// Of an operation with a time limit, once it has to wait.
-        timer: Timer,
-    },
-    /// Done. The buffer, if the caller is to have it.
-    Complete(Option<IoBuffer>),
+    Submitted(SlotKey),
+    Complete,
 }
 
-type Timer = Option<Pin<Box<Sleep>>>;
-type Completed = (Outcome, IoBuffer);
 type OpPoll = Poll<Result<u64, AioCommandError>>;
 
 impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
@@ -81,8 +74,11 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             others,
             options,
             file,
-            progress: TransferProgress::NEW,
             state: OpState::New(command),
+            progress: TransferProgress::NEW,
+            buffer: ManuallyDrop::new(IoBuffer::None),
+            buffer_return: ManuallyDrop::new(BufferReturn::None),
+            timer: None,
         }
     }
 
@@ -99,22 +95,17 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             others,
             options,
             file,
+            state: OpState::HasBuffer { resubmit: false },
             progress: TransferProgress::new(request.op, mode),
-            state: OpState::HasBuffer {
-                buffer: request.buffer,
-                buffer_return,
-                timer: None,
-                resubmit: false,
-            },
+            buffer: ManuallyDrop::new(request.buffer),
+            buffer_return: ManuallyDrop::new(buffer_return),
+            timer: None,
         }
     }
 
     /// The buffer that the caller was to have, once the operation is done. `None`: the kernel keeps it.
     pub(crate) fn take_buffer(&mut self) -> Option<IoBuffer> {
-        match &mut self.state {
-            OpState::Complete(buffer) => buffer.take(),
-            _ => None,
-        }
+        matches!(self.state, OpState::Complete).then(|| self.buffer.take())
     }
 
     pub(super) fn driver(&self) -> &'h Driver<T> {
@@ -129,7 +120,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     /// The request that the driver has.
     pub(super) fn key(&self) -> Option<SlotKey> {
         match self.state {
-            OpState::Submitted { key, .. } => Some(key),
+            OpState::Submitted(key) => Some(key),
             _ => None,
         }
     }
@@ -146,37 +137,30 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         let Ok(driver) = self.driver.enter() else {
             return self.fail_in_child();
         };
-        let polled = match &self.state {
-            OpState::Submitted { key, .. } => {
-                let key = *key;
-                let completed = match driver.take_completed(key) {
-                    Some(completed) => Some(completed),
-                    None => match driver.poll(key, cx.waker()) {
-                        Poll::Ready(completed) => Some(completed),
-                        Poll::Pending => None,
-                    },
+        let mut unneeded = None; // a waker that is dropped last, when the state is final
+        let polled = match self.state {
+            OpState::Submitted(key) => {
+                let completed = match driver.take_completed(key, &mut self.buffer) {
+                    Some(outcome) => Poll::Ready(outcome),
+                    None => driver.poll(key, cx.waker(), &mut self.buffer),
                 };
                 match completed {
-                    Some(completed) => self.on_completed(completed, cx),
-                    None => Poll::Pending,
+                    Poll::Ready(outcome) => self.on_completed(outcome, cx),
+                    Poll::Pending => Poll::Pending,
                 }
             }
-            OpState::New(_)
-            | OpState::HasBuffer {
-                resubmit: false, ..
-            } if self.options.time_limit.has_passed() => Poll::Pending,
-            OpState::New(_)
-            | OpState::HasBuffer {
-                resubmit: false, ..
-            } => {
+            OpState::New(_) | OpState::HasBuffer { resubmit: false } => {
+                if self.options.time_limit.has_passed() {
+                    return Poll::Ready(Err(self.time_out()));
+                }
                 let waker = cx.waker().clone();
                 match self.take_request() {
-                    Ok(()) => self.submit_first(&driver, waker, cx),
+                    Ok(()) => self.submit_first(&driver, waker, &mut unneeded, cx),
                     Err(error) => Poll::Ready(Err(error)),
                 }
             }
-            OpState::HasBuffer { resubmit: true, .. } => self.resubmit(cx),
-            OpState::Complete(_) => panic!("an operation was polled after it had completed"),
+            OpState::HasBuffer { resubmit: true } => self.resubmit(&driver, cx),
+            OpState::Complete => panic!("an operation was polled after it had completed"),
         };
         if polled.is_pending() && self.options.has_time_limit() && self.is_overdue(cx) {
             return Poll::Ready(Err(self.time_out()));
@@ -189,64 +173,30 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     pub(super) fn take_request(&mut self) -> Result<(), AioCommandError> {
         if let OpState::New(command) = &self.state {
             command.check();
-            let OpState::New(command) = mem::replace(&mut self.state, OpState::Complete(None))
-            else {
-                return Ok(());
-            };
-            let (request, buffer_return) = command.into_request()?;
-            self.progress.op = request.op;
-            self.enter(OpState::HasBuffer {
-                buffer: request.buffer,
-                buffer_return,
-                timer: None,
-                resubmit: false,
-            });
+            let state = OpState::HasBuffer { resubmit: false };
+            if let OpState::New(command) = mem::replace(&mut self.state, state) {
+                let (request, buffer_return) = command.into_request().inspect_err(|_| {
+                    self.state = OpState::Complete;
+                })?;
+                self.progress.op = request.op;
+                self.buffer = ManuallyDrop::new(request.buffer); // it was empty
+                self.buffer_return = ManuallyDrop::new(buffer_return);
+            }
         }
-        if let OpState::HasBuffer { buffer, .. } = &self.state {
-            let op = crate::op::IoOp {
-                priority: self.options.priority,
-                ..self.progress.op
-            };
-            self.progress.start(op, buffer);
-        }
+        self.progress.start(self.options.priority, &self.buffer);
         Ok(())
     }
 
     /// The request, for the driver. The buffer stays here until a slot takes it.
     #[inline(always)]
-    pub(super) fn new_request(&mut self, waker: Waker) -> Option<NewRequest<'_>> {
-        let OpState::HasBuffer { buffer, .. } = &mut self.state else {
-            return None;
-        };
-        Some(NewRequest {
-            op: &self.progress.op,
-            buffer,
-            file: self.file.clone(),
-            waker: Some(waker),
-            sqe: None,
-        })
+    pub(super) fn new_request(&mut self, waker: Waker) -> NewRequest<'_> {
+        NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker)
     }
 
     /// *HasBuffer → Submitted*.
     #[inline(always)]
     pub(super) fn on_admitted(&mut self, key: SlotKey) {
-        match mem::replace(&mut self.state, OpState::Complete(None)) {
-            OpState::HasBuffer {
-                buffer,
-                buffer_return,
-                timer,
-                ..
-            } => {
-                debug_assert!(matches!(buffer, IoBuffer::None));
-                mem::forget(buffer); // the slot has taken it
-                self.enter(OpState::Submitted {
-                    key,
-                    buffer_return,
-                    timer,
-                });
-            }
-            other => self.enter(other),
-        }
+        self.state = OpState::Submitted(key);
     }
 
     /// The first request: to the driver, and to the kernel if it need not wait.
@@ -255,13 +205,14 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         &mut self,
         driver: &Entered<'h, T>,
         waker: Waker,
+        unneeded: &mut Option<Waker>,
         cx: &mut Context<'_>,
     ) -> OpPoll {
-        match self.submit(driver, waker) {
-            Ok(Some(completed)) => self.on_completed(completed, cx),
+        match self.submit(driver, waker, unneeded) {
+            Ok(Some(outcome)) => self.on_completed(outcome, cx),
             Ok(None) => Poll::Pending,
             Err(error) => {
-                self.give_buffer_back();
+                self.finish();
                 Poll::Ready(Err(error))
             }
         }
@@ -273,114 +224,83 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         &mut self,
         driver: &Entered<'h, T>,
         waker: Waker,
-    ) -> Result<Option<Completed>, AioCommandError> {
-        let OpState::HasBuffer { buffer, .. } = &mut self.state else {
-            return Ok(None);
-        };
-        let mut new = NewRequest {
-            op: &self.progress.op,
-            buffer,
-            file: self.file.clone(),
-            waker: Some(waker),
-            sqe: None,
-        };
-        let (admission, permit) = match self.others {
+        unneeded: &mut Option<Waker>,
+    ) -> Result<Option<Outcome>, AioCommandError> {
+        let mut driver = *driver;
+        let mut new = NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker);
+        let mut admission = match self.others {
             None => driver.admit(&mut new, true),
             Some(others) => {
-                let (admission, permit, taken_by) = admit_to_any(driver, others, &mut new);
-                self.driver = taken_by;
-                (admission, permit)
+                let admission = admit_to_any(&mut driver, others, &mut new);
+                self.driver = driver.get();
+                admission
             }
         };
-        let (admission, permit) = match admission {
-            Admission::NeedsFile => {
-                let file = new.file.hold().map_err(AioCommandError::IoSubmit)?;
-                new.file = FileRef::Duplicate(file);
-                driver.admit(&mut new, true)
-            }
-            admission => (admission, permit),
-        };
-        let NewRequest { mut waker, sqe, .. } = new;
+        if let Admission::NeedsFile = admission {
+            let admitted = driver.admit_duplicate(&mut new);
+            admission = admitted.map_err(AioCommandError::IoSubmit)?;
+        }
         match admission {
             Admission::Launched(key) => {
-                self.on_admitted(key);
-                let completed = match (permit, sqe, self.driver.enter()) {
-                    (Some(permit), Some(sqe), Ok(driver)) => {
-                        driver.submit_one(key, &permit, &sqe, &mut waker)
-                    }
-                    _ => None,
-                };
-                driver.drop_contained(waker);
+                self.state = OpState::Submitted(key);
+                let completed = driver.submit_one(key, &mut new);
+                mem::forget(mem::replace(unneeded, new.waker)); // it was none
                 Ok(completed)
             }
             Admission::Queued(key) => {
-                self.on_admitted(key);
+                self.state = OpState::Submitted(key);
                 Ok(None)
             }
-            Admission::Refused(error) => Err(error),
-            Admission::NeedsFile | Admission::Full => Err(AioCommandError::CapacityExceeded),
+            Admission::Stopped => Err(AioCommandError::AioStopped),
+            _ => Err(AioCommandError::CapacityExceeded),
         }
     }
 
     /// A request has completed.
     #[inline(always)]
-    fn on_completed(&mut self, (outcome, buffer): Completed, cx: &mut Context<'_>) -> OpPoll {
+    fn on_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
         if self.progress.mode != TransferMode::Single {
-            return self.on_part_completed(outcome, buffer, cx);
+            return self.on_part_completed(outcome, cx);
         }
-        if !matches!(outcome, Outcome::Completed(0..)) {
-            let result = self.result(outcome, buffer.address_bits());
-            self.finish(buffer);
+        let Outcome::Completed(moved @ 0..) = outcome else {
+            let result = self.result(outcome);
+            self.finish();
             return Poll::Ready(result);
-        }
-        self.finish(buffer);
-        Poll::Ready(self.result(outcome, 0))
+        };
+        self.finish();
+        self.on_moved(moved as u64);
+        Poll::Ready(Ok(moved as u64))
     }
 
     /// A request has completed, of an operation that may take several.
     #[inline(never)]
-    fn on_part_completed(
-        &mut self,
-        outcome: Outcome,
-        buffer: IoBuffer,
-        cx: &mut Context<'_>,
-    ) -> OpPoll {
-        match self.take_next_step(outcome, buffer) {
-            None => self.resubmit(cx),
+    fn on_part_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
+        match self.take_next_step(outcome) {
             Some(result) => Poll::Ready(result),
+            None => match self.driver.enter() {
+                Ok(driver) => self.resubmit(&driver, cx),
+                Err(ForkedChild) => self.fail_in_child(),
+            },
         }
     }
 
     /// *Submitted → HasBuffer*, for the rest (`None`), or *→ Complete*.
-    fn take_next_step(
-        &mut self,
-        outcome: Outcome,
-        buffer: IoBuffer,
-    ) -> Option<Result<u64, AioCommandError>> {
-        let address_bits = match outcome {
-            Outcome::Completed(0..) => 0, // for errors only
-            _ => buffer.address_bits(),
+    fn take_next_step(&mut self, outcome: Outcome) -> Option<Result<u64, AioCommandError>> {
+        let result = match (self.progress.mode, outcome) {
+            (TransferMode::Poll, Outcome::Completed(0)) => Err(self.end_of_poll()),
+            _ => self.result(outcome),
         };
-        let result = self.result(outcome, address_bits);
-        match self.progress.next_step(result, buffer) {
+        match self.progress.next_step(result, self.buffer.take()) {
             NextStep::End(result, buffer) => {
-                self.finish(buffer);
+                self.buffer = ManuallyDrop::new(buffer);
+                self.finish();
                 Some(result)
             }
             NextStep::Resubmit(rest) => {
-                if let OpState::Submitted {
-                    buffer_return,
-                    timer,
-                    ..
-                } = mem::replace(&mut self.state, OpState::Complete(None))
-                {
-                    let timer = timer.or_else(|| self.options.time_limit.timer());
-                    self.enter(OpState::HasBuffer {
-                        buffer: rest.buffer,
-                        buffer_return,
-                        timer,
-                        resubmit: true,
-                    });
+                self.buffer = ManuallyDrop::new(rest.buffer);
+                self.state = OpState::HasBuffer { resubmit: true };
+                if self.timer.is_none() {
+                    self.timer = self.options.time_limit.timer();
                 }
                 None
             }
@@ -389,81 +309,50 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
 
     /// Makes the request for the rest, and the next one if that completes at once. Each takes a step of
     /// the task's budget, and is made in time only: there may be thousands.
-    fn resubmit(&mut self, cx: &mut Context<'_>) -> OpPoll {
+    fn resubmit(&mut self, driver: &Entered<'h, T>, cx: &mut Context<'_>) -> OpPoll {
         loop {
-            if let OpState::HasBuffer {
-                timer: Some(timer), ..
-            } = &self.state
-            {
-                if timer.deadline() <= Instant::now() {
-                    self.give_buffer_back();
-                    return Poll::Ready(self.progress.failed(AioCommandError::TimedOut));
-                }
+            let deadline = self.timer.as_ref().map(|timer| timer.deadline());
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.finish();
+                return Poll::Ready(self.progress.failed(AioCommandError::TimedOut));
             }
             ready!(coop::poll_proceed(cx)).made_progress();
             let waker = cx.waker().clone();
-            let Ok(driver) = self.driver.enter() else {
-                return self.fail_in_child();
-            };
-            match self.submit(&driver, waker) {
+            let mut unneeded = None;
+            let submitted = self.submit(driver, waker, &mut unneeded);
+            driver.drop_contained(unneeded);
+            match submitted {
                 Ok(None) => return Poll::Pending,
-                Ok(Some((outcome, buffer))) => {
-                    if let Some(result) = self.take_next_step(outcome, buffer) {
+                Ok(Some(outcome)) => {
+                    if let Some(result) = self.take_next_step(outcome) {
                         return Poll::Ready(result);
                     }
                 }
                 Err(error) => {
-                    self.give_buffer_back();
+                    self.finish();
                     return Poll::Ready(self.progress.failed(error));
                 }
             }
         }
     }
 
-    /// *→ Complete*, with the memory of the last request.
+    /// *→ Complete*: the memory of the last request, which is here, goes back.
     #[inline(always)]
-    fn finish(&mut self, buffer: IoBuffer) {
-        match mem::replace(&mut self.state, OpState::Complete(None)) {
-            OpState::Submitted { buffer_return, .. } | OpState::HasBuffer { buffer_return, .. } => {
-                if let Some(buffer) = buffer_return.give_back(buffer) {
-                    self.state = OpState::Complete(Some(buffer));
-                }
-            }
-            other => self.enter(other),
+    pub(super) fn finish(&mut self) {
+        self.state = OpState::Complete;
+        let buffer_return = mem::replace(&mut *self.buffer_return, BufferReturn::None);
+        if let Some(buffer) = buffer_return.give_back(self.buffer.take()) {
+            self.buffer = ManuallyDrop::new(buffer); // it was empty
         }
-    }
-
-    /// *HasBuffer → Complete*.
-    #[cold]
-    pub(super) fn give_buffer_back(&mut self) {
-        if let OpState::HasBuffer { buffer, .. } = &mut self.state {
-            let buffer = buffer.take();
-            self.finish(buffer);
-        }
-    }
-
-    /// Replaces `Complete(None)`, which owns nothing to be dropped.
-    #[inline(always)]
-    fn enter(&mut self, state: OpState<'a>) {
-        mem::forget(mem::replace(&mut self.state, state));
     }
 
     /// Whether its time is over. If not, `cx` is woken when it is.
     #[cold]
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        let timer = match &mut self.state {
-            OpState::Submitted { timer, .. } => timer,
-            OpState::HasBuffer {
-                timer,
-                resubmit: true,
-                ..
-            } => timer,
-            _ => return true, // it was not submitted because of that
-        };
-        if timer.is_none() {
-            *timer = self.options.time_limit.timer();
+        if self.timer.is_none() {
+            self.timer = self.options.time_limit.timer();
         }
-        let timer = timer.as_mut();
+        let timer = self.timer.as_mut();
         timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
@@ -471,16 +360,15 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     #[inline(never)]
     fn abandon(&mut self) {
         match self.state {
-            OpState::Submitted { key, .. } => {
-                let buffer = match self.driver.enter() {
-                    Ok(driver) => driver.abandon(key),
-                    Err(ForkedChild) => IoBuffer::None,
-                };
-                self.finish(buffer);
+            OpState::Submitted(key) => {
+                if let Ok(driver) = self.driver.enter() {
+                    self.buffer = ManuallyDrop::new(driver.abandon(key));
+                }
+                self.finish();
             }
-            OpState::HasBuffer { .. } => self.give_buffer_back(),
-            OpState::New(_) => self.state = OpState::Complete(None),
-            OpState::Complete(_) => {}
+            OpState::HasBuffer { .. } => self.finish(),
+            OpState::New(_) => self.state = OpState::Complete,
+            OpState::Complete => {}
         }
     }
 
@@ -491,20 +379,34 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         Poll::Ready(Err(AioCommandError::forked_child()))
     }
 
-    /// `address_bits`: of the memory that the request had.
-    #[inline]
-    fn result(&self, outcome: Outcome, address_bits: u64) -> Result<u64, AioCommandError> {
+    /// A poll that nobody has given up ended without an event.
+    #[cold]
+    fn end_of_poll(&self) -> AioCommandError {
+        match self.driver.enter().is_ok_and(|driver| driver.is_open()) {
+            true => AioCommandError::BadResult(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the poll ended without an event: the file can no longer be polled",
+            )),
+            false => AioCommandError::AioStopped,
+        }
+    }
+
+    #[inline(never)]
+    fn result(&self, outcome: Outcome) -> Result<u64, AioCommandError> {
         match outcome {
-            Outcome::Completed(result @ 0..) => {
-                self.on_moved(result as u64);
-                Ok(result as u64)
+            Outcome::Completed(moved @ 0..) => {
+                self.on_moved(moved as u64);
+                Ok(moved as u64)
             }
             Outcome::Completed(result) => {
                 let errno = i32::try_from(result.unsigned_abs()).unwrap_or(libc::EIO);
                 let error = io::Error::from_raw_os_error(errno);
                 Err(AioCommandError::BadResult(
                     match Transfer::of(&self.progress.op) {
-                        Some(transfer) => explain(error, self.file.fd(), transfer, address_bits),
+                        Some(transfer) => {
+                            let address_bits = self.buffer.address_bits();
+                            explain(error, self.file.fd(), transfer, address_bits)
+                        }
                         None => error,
                     },
                 ))
@@ -522,7 +424,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     }
 
     /// The file has data there: a later write to them is an overwrite.
-    #[inline]
+    #[inline(always)]
     fn on_moved(&self, bytes: u64) {
         if let (FileRef::Open(file), Some(end)) = (&self.file, self.progress.end(bytes)) {
             file.history().has_data_to(end);
@@ -530,23 +432,26 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     }
 }
 
-/// To `driver`, or if that is full to one of `others` that is not; else it waits at `driver`.
+/// To `driver`, or if that is full to one of `others` that is not; else it waits at `driver`, which is set
+/// to the one that took it.
 #[inline(never)]
 fn admit_to_any<'h, T: ContextTypes>(
-    driver: &Entered<'h, T>,
+    driver: &mut Entered<'h, T>,
     others: &'h Shards<T>,
     new: &mut NewRequest<'_>,
-) -> (Admission, Option<SubmitPermit>, &'h Driver<T>) {
-    let own = driver.get();
-    for shard in iter::once(own).chain(others.all().iter().map(Arc::as_ref)) {
-        let Ok(entered) = shard.enter() else { continue };
-        match entered.admit(new, false) {
-            (Admission::Full, _) => {}
-            (admission, permit) => return (admission, permit, shard),
+) -> Admission {
+    let own = *driver;
+    let others = others.all().iter().flat_map(|shard| shard.enter());
+    for shard in iter::once(own).chain(others) {
+        match shard.admit(new, false) {
+            Admission::Full => {}
+            admitted => {
+                *driver = shard;
+                return admitted;
+            }
         }
     }
-    let (admission, permit) = driver.admit(new, true);
-    (admission, permit, own)
+    own.admit(new, true)
 }
 
 impl<'h, 'a, T: ContextTypes> AsMut<OpFuture<'h, 'a, T>> for OpFuture<'h, 'a, T> {
@@ -571,8 +476,11 @@ impl<T: ContextTypes> Future for OpFuture<'_, '_, T> {
 impl<T: ContextTypes> Drop for OpFuture<'_, '_, T> {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.state, OpState::Complete(_)) {
+        if !matches!(self.state, OpState::Complete) {
             self.abandon();
+        }
+        if !matches!(*self.buffer, IoBuffer::None) {
+            drop(self.buffer.take()); // the caller has not asked for it
         }
     }
 }

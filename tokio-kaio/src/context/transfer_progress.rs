@@ -61,9 +61,9 @@ impl TransferProgress {
 
     /// The first request is about to be submitted.
     #[inline(always)]
-    pub(super) fn start(&mut self, op: IoOp, buffer: &IoBuffer) {
-        self.op = op;
-        if IoRequest::needs_progress(&op, buffer) {
+    pub(super) fn start(&mut self, priority: u16, buffer: &IoBuffer) {
+        self.op.priority = priority;
+        if IoRequest::needs_progress(&self.op, buffer) {
             self.set_mode(buffer);
         }
     }
@@ -99,14 +99,8 @@ impl TransferProgress {
             Err(error) => return NextStep::End(self.failed(error), buffer),
         };
         if self.mode == TransferMode::Poll {
-            // The kernel may report more than it was asked for, and nothing if the poll was cancelled.
-            // If a future still waits, the context has ended, or the file can no longer be polled.
-            let events = moved & (wanted | ALWAYS_REPORTED);
-            let result = match events {
-                0 => Err(AioCommandError::AioStopped),
-                events => Ok(events),
-            };
-            return NextStep::End(result, buffer);
+            // The kernel may report more than it was asked for.
+            return NextStep::End(Ok(moved & (wanted | ALWAYS_REPORTED)), buffer);
         }
         let was_short = moved < IoRequest::max_transfer(&buffer, wanted);
         let goes_on = moved < wanted

@@ -11,11 +11,12 @@ use super::{ContextTypes, Entered};
 use crate::backend::{Completions, IoBackend};
 use crate::metrics::ReapSource;
 use crate::op::{IoBuffer, Outcome, SubmissionEntry};
-use crate::policy::{NowaitResult, SubmitAdvisor};
+use crate::policy::{NowaitResult, Refusal, SubmitAdvisor};
 use crate::trace::TraceEvent;
 
 impl<T: ContextTypes> Core<T> {
     /// Takes completions from the backend, as many as one reap takes. Returns whether there were any.
+    #[inline(never)]
     pub(super) fn reap(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) -> bool {
         if self.offload.has_returned() {
             self.take_returned(deferred);
@@ -66,17 +67,26 @@ impl<T: ContextTypes> Core<T> {
         if slot.plan.nowait().is_some() && self.resubmit_if_refused(index, outcome, deferred) {
             return;
         }
-        if let Outcome::Completed(result) = outcome {
-            self.counters.record_completion(result);
-            if let (Some(latency), Some(admitted_at)) =
-                (&mut self.latency, self.slots.at(index).admitted_at)
-            {
-                latency.record(admitted_at.elapsed());
+        match outcome {
+            Outcome::Completed(result) => {
+                self.counters.record_completion(result);
+                if self.latency.is_some() {
+                    self.record_latency(index);
+                }
             }
+            Outcome::Refused(_) => self.counters.failed += 1,
+            Outcome::Stopped | Outcome::Lost(_) => {}
         }
-        self.counters.failed += u64::from(matches!(outcome, Outcome::Refused(_)));
         let abandoned = self.slots.leave_flight(index);
         self.finish(index, (!abandoned).then_some(outcome), deferred);
+    }
+
+    #[cold]
+    fn record_latency(&mut self, index: u32) {
+        let admitted_at = self.slots.at(index).admitted_at;
+        if let (Some(latency), Some(admitted_at)) = (&mut self.latency, admitted_at) {
+            latency.record(admitted_at.elapsed());
+        }
     }
 
     /// A request is neither waiting nor in flight any more. *→ Completed* with an outcome, for the
@@ -91,12 +101,26 @@ impl<T: ContextTypes> Core<T> {
         let slot = self.slots.at(index);
         deferred.drop_file(slot.file.take());
         deferred.wake(slot.waker.take());
-        if slot.has_append_turn {
-            self.pass_append_turn(index, deferred);
+        if let (Some(outcome), false) = (outcome, slot.has_append_turn) {
+            slot.state = SlotState::Completed(outcome);
+            if self.drains.is_empty() {
+                return;
+            }
         }
-        if !self.drains.is_empty() {
-            self.drains.on_request_done(self.slots.key(index), deferred);
-        }
+        self.finish_rare(index, outcome, deferred);
+    }
+
+    /// The rest of [`finish`](Core::finish), for appends, drains and abandoned requests.
+    #[inline(never)]
+    fn finish_rare(
+        &mut self,
+        index: u32,
+        outcome: Option<Outcome>,
+        deferred: &mut Deferred<T::Backend>,
+    ) {
+        self.pass_append_turn(index, deferred);
+        let key = self.slots.key(index);
+        self.drains.on_request_done(key, deferred);
         match outcome {
             Some(outcome) => self.slots.at(index).state = SlotState::Completed(outcome),
             None => {
@@ -136,6 +160,9 @@ impl<T: ContextTypes> Core<T> {
         let Some(refusal) = refusal else {
             return false;
         };
+        if refusal == Refusal::Short && op.is_write() && file.has_append_flag() {
+            return false; // the kernel has appended a part: a second write would append it again
+        }
         self.counters.nowait_refusals += 1;
         let fd = file.as_raw_fd();
         deferred.events.push(|| TraceEvent::NowaitRefused {
@@ -178,7 +205,9 @@ impl<T: ContextTypes> Core<T> {
     #[cold]
     pub(super) fn pass_append_turn(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) {
         let slot = self.slots.at(index);
-        slot.has_append_turn = false;
+        if !mem::take(&mut slot.has_append_turn) {
+            return;
+        }
         let file = slot.file_id;
         if let Some(next) = self.append_order.pass_turn(file) {
             self.slots.at(next).has_append_turn = true;
@@ -205,21 +234,22 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// The result of a request, if it is known to have completed.
+    /// The outcome of a request, if it is known to have completed; `buffer`, which is empty, gets its
+    /// memory then.
     #[inline(always)]
-    pub(crate) fn take_completed(&self, key: SlotKey) -> Option<(Outcome, IoBuffer)> {
-        self.lock().slots.take_completed(key)
+    pub(crate) fn take_completed(&self, key: SlotKey, buffer: &mut IoBuffer) -> Option<Outcome> {
+        self.lock().slots.take_completed(key, buffer)
     }
 
-    /// Reaps; returns the result of a request if it has completed, and otherwise has `waker` woken when
+    /// Reaps; returns the outcome of a request if it has completed, and otherwise has `waker` woken when
     /// it does.
     #[inline(never)]
-    pub(crate) fn poll(&self, key: SlotKey, waker: &Waker) -> Poll<(Outcome, IoBuffer)> {
+    pub(crate) fn poll(&self, key: SlotKey, waker: &Waker, buffer: &mut IoBuffer) -> Poll<Outcome> {
         let mut unneeded = None;
         let (completed, is_set) = self.with(|core, deferred| {
             let known = core.take_waker(key); // the current task need not be woken
             core.reap(ReapSource::Poll, deferred);
-            let completed = core.slots.take_completed(key);
+            let completed = core.slots.take_completed(key, buffer);
             match known {
                 Some(known) if completed.is_none() && known.will_wake(waker) => {
                     unneeded = core.set_waker(key, known);
@@ -231,21 +261,20 @@ impl<T: ContextTypes> Entered<'_, T> {
                 }
             }
         });
-        if let Some(completed) = completed {
-            self.drop_contained(unneeded);
-            return Poll::Ready(completed);
+        self.drop_contained(unneeded);
+        if let Some(outcome) = completed {
+            return Poll::Ready(outcome);
         }
-        if !is_set {
-            self.drop_contained(unneeded);
-            let waker = waker.clone(); // code of the caller: not under the lock
-            let (completed, unneeded) = self.with(|core, _| {
-                let unneeded = core.set_waker(key, waker);
-                (core.slots.take_completed(key), unneeded)
-            });
-            self.drop_contained(unneeded);
-            return completed.map_or(Poll::Pending, Poll::Ready);
+        if is_set {
+            return Poll::Pending;
         }
-        Poll::Pending
+        let waker = waker.clone(); // code of the caller: not under the lock
+        let (completed, unneeded) = self.with(|core, _| {
+            let unneeded = core.set_waker(key, waker);
+            (core.slots.take_completed(key, buffer), unneeded)
+        });
+        self.drop_contained(unneeded);
+        completed.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Drops a waker. A panic in its code does not affect the operation.

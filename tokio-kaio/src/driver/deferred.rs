@@ -1,5 +1,6 @@
 //! [`Deferred`]: effects of a change under the lock that take place after it.
 
+use std::mem::{self, ManuallyDrop};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -38,9 +39,11 @@ enum Effect {
 }
 
 impl<B: IoBackend> Deferred<B> {
+    /// Not to be dropped: nothing is left after [`Entered::conclude`](super::Entered), and to drop it would
+    /// cost every request.
     #[inline(always)]
-    pub(super) fn new() -> Deferred<B> {
-        Deferred {
+    pub(super) fn new() -> ManuallyDrop<Deferred<B>> {
+        ManuallyDrop::new(Deferred {
             wakers: ArrayVec::new(),
             rest: Vec::new(),
             events: TraceEvents::new(),
@@ -50,7 +53,7 @@ impl<B: IoBackend> Deferred<B> {
             flush: false,
             dispatch: false,
             more_completions: false,
-        }
+        })
     }
 
     #[inline(always)]
@@ -98,7 +101,7 @@ impl<B: IoBackend> Deferred<B> {
             contain(|| wakers.by_ref().for_each(Waker::wake));
         }
         drop(wakers);
-        for effect in self.rest.drain(..) {
+        for effect in mem::take(&mut self.rest) {
             contain(|| match effect {
                 Effect::Wake(waker) => waker.wake(),
                 dropped => drop(dropped),

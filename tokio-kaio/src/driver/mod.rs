@@ -26,7 +26,7 @@
 //!    call with, or behind another append to the same file. What may block is given to the
 //!    [`OffloadPool`].
 //! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`task`]) for the queue, or by a blocking thread. A [`SubmitPermit`] keeps the backend alive.
+//!    ([`task`]) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
 //!    [`finish_submit`](core::Core) deals with the result, whoever submitted.
 //! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
 //!    eventfd is signalled ([`completion_waker`]), when a future is polled, and by the driver task. A
@@ -94,7 +94,7 @@ pub(crate) use complete::RequestProgress;
 pub(crate) use completion_waker::CompletionWaker;
 pub(crate) use shutdown::Unfinished;
 pub(crate) use slot::SlotKey;
-pub(crate) use submit::{Admission, NewRequest, SubmitPermit};
+pub(crate) use submit::{Admission, NewRequest};
 pub(crate) use task::{DriverTask, PollOrder};
 
 /// Type parameters of a driver, under one name.
@@ -143,6 +143,14 @@ pub(crate) struct Driver<T: ContextTypes> {
 
 /// A driver in the process that made it.
 pub(crate) struct Entered<'d, T: ContextTypes>(&'d Driver<T>);
+
+impl<T: ContextTypes> Clone for Entered<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ContextTypes> Copy for Entered<'_, T> {}
 
 /// The process is a child, by `fork(2)`, of the one that made the context.
 #[derive(Clone, Copy, Debug)]
@@ -229,19 +237,19 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 
     /// Makes a change under the lock, then what it deferred.
+    #[inline(always)]
     fn with<R>(
         &self,
         change: impl FnOnce(&mut core::Core<T>, &mut Deferred<T::Backend>) -> R,
     ) -> R {
         let mut deferred = Deferred::new();
         let result = self.locked(&mut deferred, change);
-        if self.follow_up_if_any(deferred) {
-            self.flush();
-        }
+        self.conclude(&mut deferred);
         result
     }
 
     /// Makes a change under the lock; [`Entered::follow_up`] is to be called.
+    #[inline(always)]
     fn locked<R>(
         &self,
         deferred: &mut Deferred<T::Backend>,
@@ -253,14 +261,12 @@ impl<T: ContextTypes> Entered<'_, T> {
         result
     }
 
-    /// Carries out what was deferred, except a flush. Returns whether that is due.
+    /// Carries out what was deferred.
     #[inline(always)]
-    fn follow_up_if_any(&self, mut deferred: Deferred<T::Backend>) -> bool {
-        if deferred.is_empty() {
-            mem::forget(deferred); // owns nothing
-            return false;
+    fn conclude(&self, deferred: &mut Deferred<T::Backend>) {
+        if !deferred.is_empty() && self.follow_up(deferred) {
+            self.flush();
         }
-        self.follow_up(&mut deferred)
     }
 
     /// Carries out what was deferred, except a flush. Returns whether that is due.

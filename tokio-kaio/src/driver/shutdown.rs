@@ -148,6 +148,10 @@ impl<T: ContextTypes> Entered<'_, T> {
         self.lock().phase.live().is_some()
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().phase.is_open()
+    }
+
     pub(crate) fn unfinished(&self) -> Unfinished {
         self.with(|core, _| {
             let in_flight = core.slots.iter().filter(|(_, slot)| slot.is_in_flight());

@@ -1,5 +1,6 @@
 //! [`Slots`]: the requests of a context, and every change of their states.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,10 +89,11 @@ impl Slots {
         &mut self.slots[index as usize]
     }
 
+    /// The slot of a request. A slot that is free has another generation.
     #[inline(always)]
     pub(super) fn get(&mut self, key: SlotKey) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(key.index as usize)?;
-        (slot.generation == key.generation && slot.state != SlotState::Free).then_some(slot)
+        (slot.generation == key.generation).then_some(slot)
     }
 
     pub(super) fn key(&self, index: u32) -> SlotKey {
@@ -139,7 +141,7 @@ impl Slots {
         file_id: FileId,
         file: Option<Arc<OpenFile>>,
         buffer: &mut IoBuffer,
-    ) -> u32 {
+    ) -> (SlotKey, &mut Slot) {
         if self.first_free == NO_SLOT {
             self.reserve(self.slots.len().max(1));
         }
@@ -149,16 +151,17 @@ impl Slots {
         self.first_free = slot.next;
         slot.op = *op;
         slot.file_id = file_id;
-        slot.file = file;
-        // It was empty, and owns nothing to be dropped.
-        std::mem::forget(std::mem::replace(&mut slot.buffer, buffer.take()));
         slot.admitted_at = admitted_at;
-        index
+        // Both were empty, and own nothing to be dropped.
+        mem::forget(mem::replace(&mut slot.file, file));
+        mem::forget(mem::replace(&mut slot.buffer, buffer.take()));
+        let generation = slot.generation;
+        (SlotKey { index, generation }, slot)
     }
 
     /// To the end of the queue.
     pub(super) fn enqueue(&mut self, index: u32) {
-        let last = std::mem::replace(&mut self.last_queued, index);
+        let last = mem::replace(&mut self.last_queued, index);
         let slot = self.at(index);
         slot.state = SlotState::Queued;
         (slot.previous, slot.next) = (last, NO_SLOT);
@@ -171,7 +174,7 @@ impl Slots {
 
     /// To the front of the queue.
     pub(super) fn enqueue_first(&mut self, index: u32) {
-        let first = std::mem::replace(&mut self.first_queued, index);
+        let first = mem::replace(&mut self.first_queued, index);
         let slot = self.at(index);
         slot.state = SlotState::Queued;
         (slot.previous, slot.next) = (NO_SLOT, first);
@@ -227,7 +230,7 @@ impl Slots {
     pub(super) fn relaunch(&mut self, index: u32, fd: i32) -> Sqe {
         let slot = self.at(index);
         slot.plan.path = SubmitPath::Offload;
-        let unsignalled = std::mem::take(&mut slot.unsignalled);
+        let unsignalled = mem::take(&mut slot.unsignalled);
         let sqe = slot.next_attempt(index, fd);
         self.unsignalled -= usize::from(unsignalled);
         sqe
@@ -238,7 +241,7 @@ impl Slots {
         let mut any = false;
         for sqe in entries {
             if let Some(index) = self.find_in_flight(sqe.user_data) {
-                let known = std::mem::replace(&mut self.at(index).unsignalled, true);
+                let known = mem::replace(&mut self.at(index).unsignalled, true);
                 self.unsignalled += usize::from(!known);
                 any = true;
             }
@@ -252,7 +255,7 @@ impl Slots {
         let slot = self.at(index);
         debug_assert!(slot.is_in_flight());
         let abandoned = slot.state == SlotState::Abandoned;
-        let unsignalled = std::mem::take(&mut slot.unsignalled);
+        let unsignalled = mem::take(&mut slot.unsignalled);
         self.unsignalled -= usize::from(unsignalled);
         self.abandoned -= usize::from(abandoned);
         self.in_flight -= 1;
@@ -267,30 +270,42 @@ impl Slots {
         slot.buffer.replacement()
     }
 
-    /// *Completed → Free*. `None`: not completed.
+    /// *Completed → Free*. Puts the memory where `buffer` is, which is empty. `None`: not completed.
     #[inline(always)]
-    pub(super) fn take_completed(&mut self, key: SlotKey) -> Option<(Outcome, IoBuffer)> {
+    pub(super) fn take_completed(
+        &mut self,
+        key: SlotKey,
+        buffer: &mut IoBuffer,
+    ) -> Option<Outcome> {
+        let first_free = self.first_free;
         let slot = self.get(key)?;
         let SlotState::Completed(outcome) = slot.state else {
             return None;
         };
-        Some((outcome, self.free(key.index)))
+        mem::swap(&mut slot.buffer, buffer);
+        slot.set_free(first_free);
+        self.first_free = key.index;
+        Some(outcome)
     }
 
     /// *→ Free*. Returns the memory; the caller has taken file and waker.
-    #[inline(always)]
     pub(super) fn free(&mut self, index: u32) -> IoBuffer {
-        let first_free = std::mem::replace(&mut self.first_free, index);
+        let first_free = mem::replace(&mut self.first_free, index);
         let slot = self.at(index);
-        debug_assert!(slot.waker.is_none() && slot.file.is_none() && !slot.has_append_turn);
-        slot.state = SlotState::Free;
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.next = first_free;
+        slot.set_free(first_free);
         slot.buffer.take()
     }
 }
 
 impl Slot {
+    #[inline(always)]
+    fn set_free(&mut self, next: u32) {
+        debug_assert!(self.waker.is_none() && self.file.is_none() && !self.has_append_turn);
+        self.state = SlotState::Free;
+        self.generation = self.generation.wrapping_add(1);
+        self.next = next;
+    }
+
     /// The entry of the next submission.
     #[inline(always)]
     fn next_attempt(&mut self, index: u32, fd: i32) -> Sqe {

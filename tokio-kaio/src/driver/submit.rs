@@ -6,7 +6,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
-use std::{mem, slice};
+use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
@@ -14,12 +14,11 @@ use super::core::Core;
 use super::deferred::Deferred;
 use super::slot::SlotKey;
 use super::{ContextTypes, Entered};
-use crate::AioCommandError;
-use crate::backend::{MAX_BATCH, Notify, Sqe, submit_all};
+use crate::backend::{MAX_BATCH, Notify, OpCode, Sqe, submit_all};
 use crate::metrics::ReapSource;
 use crate::op::{FileId, FileRef, IoBuffer, IoOp, OpenFile, Outcome, SubmissionEntry};
 use crate::policy::{
-    Observation, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TaskId,
+    Observation, OpClass, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TaskId,
     TimingLevel,
 };
 use crate::sys;
@@ -32,12 +31,34 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) file: FileRef<'a>,
     /// Still here if no slot needs it yet.
     pub(crate) waker: Option<Waker>,
-    /// Of a request that is launched: the entry to submit.
+    /// Of a request that is launched: the entry to submit, and what to learn from its submission.
     pub(crate) sqe: Option<Sqe>,
+    class: Option<OpClass>,
+    permit: SubmitPermit,
+}
+
+impl<'a> NewRequest<'a> {
+    #[inline(always)]
+    pub(crate) fn new(
+        op: &'a IoOp,
+        buffer: &'a mut IoBuffer,
+        file: FileRef<'a>,
+        waker: Waker,
+    ) -> NewRequest<'a> {
+        NewRequest {
+            op,
+            buffer,
+            file,
+            waker: Some(waker),
+            sqe: None,
+            class: None,
+            permit: SubmitPermit::default(),
+        }
+    }
 }
 
 /// Result of an admission.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Admission {
     /// In flight; the caller submits [`NewRequest::sqe`].
     Launched(SlotKey),
@@ -47,12 +68,15 @@ pub(crate) enum Admission {
     NeedsFile,
     /// No slot is free, and it is not to wait here.
     Full,
-    Refused(AioCommandError),
+    /// No slot is free, and requests of this context don't wait.
+    CapacityExceeded,
+    /// The context takes no more requests.
+    Stopped,
 }
 
 /// Permission to submit without the lock, counted in [`Core::submitting`]: keeps the backend alive.
-#[derive(Debug)]
-pub(crate) struct SubmitPermit {
+#[derive(Clone, Copy, Debug, Default)]
+struct SubmitPermit {
     notify: Notify,
     timing: TimingLevel,
     has_polls: bool,
@@ -83,13 +107,14 @@ impl<T: ContextTypes> Core<T> {
         may_defer: bool,
         deferred: &mut Deferred<T::Backend>,
     ) -> Admission {
-        if self.free_capacity() == 0 {
+        let mut full = self.free_capacity() == 0;
+        if full {
             self.reap(ReapSource::Other, deferred);
+            full = self.free_capacity() == 0;
         }
         if !self.phase.is_open() {
-            return Admission::Refused(AioCommandError::AioStopped);
+            return Admission::Stopped;
         }
-        let full = self.free_capacity() == 0;
         if full && !may_wait {
             return Admission::Full;
         }
@@ -98,25 +123,29 @@ impl<T: ContextTypes> Core<T> {
             let slots = self.config.capacity;
             deferred.events.push(|| TraceEvent::FoundFull { slots });
             if !self.config.wait_for_slot {
-                return Admission::Refused(AioCommandError::CapacityExceeded);
+                return Admission::CapacityExceeded;
             }
         }
+        let file = new.file.open_file();
         let held = new.op.appends() && self.append_order.is_taken(new.file.id());
         // A descriptor that nothing keeps open once the future is forgotten can't wait for others.
-        let defer = may_defer && !full && new.file.open_file().is_some() && {
+        let defer = may_defer && !full && file.is_some() && {
             let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
             self.advisor.defer(self.slots.in_flight(), task)
         };
         if full || held || defer {
             return self.enqueue(new, full, deferred);
         }
-        let plan = self.plan(new.op, new.file.open_file());
+        let plan = self.plan(new.op, file);
         if plan.path == SubmitPath::Offload {
             return self.admit_offloaded(new, plan, deferred);
         }
-        let index = self.allocate(new);
-        new.sqe = Some(self.launch(index, plan, new.file.fd()));
-        Admission::Launched(self.slots.key(index))
+        // The slot needs the file if the request may be submitted again.
+        let kept = file.filter(|_| plan.nowait().is_some()).cloned();
+        let key = self.allocate(new, kept);
+        new.sqe = Some(self.launch(key.index, plan, new.file.fd(), file));
+        new.class = plan.class;
+        Admission::Launched(key)
     }
 
     /// How a request is submitted now.
@@ -131,14 +160,13 @@ impl<T: ContextTypes> Core<T> {
 
     /// A slot for a request. An append has the turn, if no other one of its file has it.
     #[inline(always)]
-    fn allocate(&mut self, new: &mut NewRequest<'_>) -> u32 {
-        let file = new.file.open_file().cloned();
+    fn allocate(&mut self, new: &mut NewRequest<'_>, file: Option<Arc<OpenFile>>) -> SlotKey {
         let id = new.file.id();
-        let index = self.slots.allocate(new.op, id, file, new.buffer);
+        let (key, slot) = self.slots.allocate(new.op, id, file, new.buffer);
         if new.op.appends() && id.is_known() {
-            self.slots.at(index).has_append_turn = self.append_order.take_turn(id);
+            slot.has_append_turn = self.append_order.take_turn(id);
         }
-        index
+        key
     }
 
     /// Takes in a request that waits: for a slot, for other requests, or for another append.
@@ -149,18 +177,18 @@ impl<T: ContextTypes> Core<T> {
         full: bool,
         deferred: &mut Deferred<T::Backend>,
     ) -> Admission {
-        if new.file.open_file().is_none() {
+        let Some(file) = new.file.open_file().cloned() else {
             return Admission::NeedsFile;
-        }
+        };
         let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
-        let index = self.allocate(new);
-        let id = new.file.id();
+        let key = self.allocate(new, Some(file));
+        let (index, id) = (key.index, new.file.id());
         let slot = self.slots.at(index);
-        slot.waker = new.waker.take();
+        mem::forget(mem::replace(&mut slot.waker, new.waker.take())); // it was empty
         if new.op.appends() && id.is_known() && !slot.has_append_turn {
             self.append_order.hold(id, index);
             self.slots.hold(index);
-            return Admission::Queued(self.slots.key(index));
+            return Admission::Queued(key);
         }
         self.slots.enqueue(index);
         self.advisor.observe(Observation::Queued { task });
@@ -170,7 +198,7 @@ impl<T: ContextTypes> Core<T> {
         } else {
             self.request_flush(deferred);
         }
-        Admission::Queued(self.slots.key(index))
+        Admission::Queued(key)
     }
 
     /// Takes in a request for the offload pool; behind those that are queued, if there are any.
@@ -187,21 +215,27 @@ impl<T: ContextTypes> Core<T> {
         let Some(file) = new.file.open_file().cloned() else {
             return Admission::NeedsFile;
         };
-        let index = self.allocate(new);
-        self.slots.at(index).waker = new.waker.take();
-        self.launch_offloaded(index, plan, file, deferred);
-        Admission::Queued(self.slots.key(index))
+        let key = self.allocate(new, Some(Arc::clone(&file)));
+        self.slots.at(key.index).waker = new.waker.take();
+        self.launch_offloaded(key.index, plan, file, deferred);
+        Admission::Queued(key)
     }
 
     /// *→ InFlight*: the entry belongs to the next submission.
     #[inline(always)]
-    fn launch(&mut self, index: u32, plan: SubmitPlan, fd: i32) -> Sqe {
-        let slot = self.slots.at(index);
-        self.next_has_polls |= slot.op.is_poll();
-        let history = slot.file.as_ref().map(|file| file.history());
+    fn launch(
+        &mut self,
+        index: u32,
+        plan: SubmitPlan,
+        fd: i32,
+        file: Option<&Arc<OpenFile>>,
+    ) -> Sqe {
+        let history = file.map(|file| file.history());
         let timing = self.advisor.timing(history, self.submit_seq);
         self.next_timing = self.next_timing.max(timing);
-        self.slots.launch(index, plan, fd)
+        let sqe = self.slots.launch(index, plan, fd);
+        self.next_has_polls |= sqe.opcode == OpCode::Poll;
+        sqe
     }
 
     /// *→ InFlight*, from the offload pool.
@@ -247,26 +281,38 @@ impl<T: ContextTypes> Core<T> {
         }
         self.advisor.observe(Observation::Flushed { queued });
         let limit = self.advisor.max_batch().min(MAX_BATCH);
+        let submit_seq = self.submit_seq;
         while self.slots.in_flight() < self.config.capacity && batch.len() < limit {
             let Some(index) = self.slots.pop_queued() else {
                 break;
             };
             let slot = self.slots.at(index);
-            let (op, file) = (slot.op, slot.file.clone());
-            let plan = self.plan(&op, file.as_ref());
-            match (file, plan.path) {
-                (Some(file), SubmitPath::Offload) => {
-                    self.launch_offloaded(index, plan, file, deferred);
-                }
-                (Some(file), _) => batch.push(self.launch(index, plan, file.as_raw_fd())),
-                (None, _) => debug_assert!(false, "a queued request has its file"),
+            let Some(file) = &slot.file else {
+                debug_assert!(false, "a queued request has its file");
+                continue;
+            };
+            let (fd, history) = (file.as_raw_fd(), file.history());
+            let plan = match self.blocking_submit {
+                true => SubmitPlan::OFFLOAD,
+                false => self
+                    .advisor
+                    .plan(&slot.op.info(), Some(history), submit_seq),
+            };
+            if plan.path == SubmitPath::Offload {
+                let file = Arc::clone(file);
+                self.launch_offloaded(index, plan, file, deferred);
+                continue;
             }
+            let timing = self.advisor.timing(Some(history), submit_seq);
+            self.next_timing = self.next_timing.max(timing);
+            self.next_has_polls |= slot.op.is_poll();
+            batch.push(self.slots.launch(index, plan, fd));
         }
     }
 
     /// Permission to submit the requests that were just launched.
     #[inline(always)]
-    pub(super) fn permit(&mut self) -> SubmitPermit {
+    fn permit(&mut self) -> SubmitPermit {
         self.submitting += 1;
         self.submit_seq = self.submit_seq.wrapping_add(1);
         let has_polls = mem::take(&mut self.next_has_polls);
@@ -296,9 +342,6 @@ impl<T: ContextTypes> Core<T> {
         let timing = report.timing.as_ref();
         let time = timing.map(|timing| timing.time);
         self.counters.submissions.record(taken, time);
-        if let Some(timing) = timing.filter(|timing| timing.is_news(permit.timing)) {
-            self.observe_timing(entries, timing);
-        }
         for &(user_data, errno) in &report.refused {
             self.refuse(user_data, errno, deferred);
         }
@@ -314,10 +357,11 @@ impl<T: ContextTypes> Core<T> {
         }
         if taken > 0 {
             let suppressed = permit.notify == Notify::Suppress;
-            let any_left = match suppressed {
-                true => self.slots.mark_unsignalled(handled),
-                false => self.slots.is_any_in_flight(handled),
-            };
+            let any_left = self.slots.in_flight() > 0
+                && match suppressed {
+                    true => self.slots.mark_unsignalled(handled),
+                    false => self.slots.is_any_in_flight(handled),
+                };
             deferred.wake_driver |= suppressed && any_left;
             self.advisor.observe(Observation::Submitted {
                 requests: handled.len(),
@@ -331,9 +375,9 @@ impl<T: ContextTypes> Core<T> {
         reaped
     }
 
-    /// The files of a submission learn from it.
+    /// The files of a flush learn from it.
     #[cold]
-    fn observe_timing(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
+    fn observe_flush(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
         for sqe in entries {
             let Some(index) = self.slots.find_in_flight(sqe.user_data) else {
                 continue; // reaped by another thread
@@ -402,38 +446,56 @@ fn duplicate(id: FileId) -> Option<Arc<OpenFile>> {
 impl<T: ContextTypes> Entered<'_, T> {
     /// Takes a request in. `may_wait`: no other context may take it.
     #[inline(always)]
-    pub(crate) fn admit(
-        &self,
-        new: &mut NewRequest<'_>,
-        may_wait: bool,
-    ) -> (Admission, Option<SubmitPermit>) {
-        self.with(|core, deferred| {
-            let admission = core.admit(new, may_wait, true, deferred);
-            let launched = matches!(admission, Admission::Launched(_));
-            (admission, launched.then(|| core.permit()))
-        })
+    pub(crate) fn admit(&self, new: &mut NewRequest<'_>, may_wait: bool) -> Admission {
+        let mut deferred = Deferred::new();
+        let mut core = self.lock();
+        let admission = core.admit(new, may_wait, true, &mut deferred);
+        if let Admission::Launched(_) = admission {
+            new.permit = core.permit();
+        }
+        core.end_if_due(&mut deferred);
+        drop(core);
+        self.conclude(&mut deferred);
+        admission
     }
 
-    /// Submits a request that was launched. Returns its result if it has completed.
+    /// Takes a request in that waits, with a duplicate of its borrowed descriptor.
+    #[cold]
+    pub(crate) fn admit_duplicate(&self, new: &mut NewRequest<'_>) -> io::Result<Admission> {
+        let file = OpenFile::duplicate_borrowed(new.file.fd())?;
+        let mut held = NewRequest {
+            file: FileRef::Open(&file),
+            waker: new.waker.take(),
+            buffer: new.buffer,
+            ..*new
+        };
+        let admission = self.admit(&mut held, true);
+        (new.waker, new.sqe, new.permit) = (held.waker, held.sqe, held.permit);
+        Ok(admission)
+    }
+
+    /// Submits a request that was launched. Returns its outcome if it has completed; the buffer is back
+    /// then.
     #[inline(always)]
-    pub(crate) fn submit_one(
-        &self,
-        key: SlotKey,
-        permit: &SubmitPermit,
-        sqe: &Sqe,
-        waker: &mut Option<Waker>,
-    ) -> Option<(Outcome, IoBuffer)> {
-        let (completed, flush) = self.submit(permit, slice::from_ref(sqe), |core, _| {
-            let completed = core.slots.take_completed(key);
-            if completed.is_none() {
-                // The task of a request that has completed is the current one.
-                *waker = waker.take().and_then(|waker| core.set_waker(key, waker));
-            }
-            completed
-        });
-        if flush {
-            self.flush();
+    pub(crate) fn submit_one(&self, key: SlotKey, new: &mut NewRequest<'_>) -> Option<Outcome> {
+        let (entries, permit) = (new.sqe.as_slice(), new.permit);
+        let report = self.submit(&permit, entries);
+        if let Some(timing) = report.news(&permit) {
+            new.observe(timing);
         }
+        let mut deferred = Deferred::new();
+        let mut core = self.lock();
+        core.finish_submit(&permit, entries, &report, &mut deferred);
+        let completed = core.slots.take_completed(key, new.buffer);
+        if completed.is_none() {
+            // The task of a request that has completed is the current one.
+            let waker = new.waker.take();
+            new.waker = waker.and_then(|waker| core.set_waker(key, waker));
+        }
+        core.end_if_due(&mut deferred);
+        drop(core);
+        self.conclude(&mut deferred);
+        report.trace_if_slow();
         completed
     }
 
@@ -450,16 +512,21 @@ impl<T: ContextTypes> Entered<'_, T> {
             (!entries.is_empty()).then(|| core.permit())
         });
         let Some(permit) = permit else { return };
-        let ((), flush) = self.submit(&permit, &entries, |core, _| {
-            for (NewRequest { waker, .. }, admission) in batch.iter_mut() {
+        let report = self.submit(&permit, &entries);
+        if let Some(timing) = report.news(&permit) {
+            let launched = batch.iter().filter(|(new, _)| new.sqe.is_some());
+            launched.for_each(|(new, _)| new.observe(timing));
+        }
+        self.with(|core, deferred| {
+            core.finish_submit(&permit, &entries, &report, deferred);
+            for (new, admission) in batch.iter_mut() {
                 if let Admission::Launched(key) = *admission {
-                    *waker = waker.take().and_then(|waker| core.set_waker(key, waker));
+                    let waker = new.waker.take();
+                    new.waker = waker.and_then(|waker| core.set_waker(key, waker));
                 }
             }
         });
-        if flush {
-            self.flush();
-        }
+        report.trace_if_slow();
     }
 
     /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
@@ -475,11 +542,18 @@ impl<T: ContextTypes> Entered<'_, T> {
                 });
                 self.follow_up(&mut deferred);
                 let Some(permit) = permit else { return };
-                let (more, flush) = self.submit(&permit, &batch, |core, stalled| {
+                let report = self.submit(&permit, &batch);
+                let more = self.locked(&mut deferred, |core, deferred| {
+                    if let Some(timing) = report.news(&permit) {
+                        core.observe_flush(&batch, timing);
+                    }
+                    let reaped = core.finish_submit(&permit, &batch, &report, deferred);
                     // If the kernel has no room, the next completion makes some, or time does.
+                    let stalled = report.handled < batch.len() && !reaped;
                     !stalled && core.slots.queued() > 0
                 });
-                if !more && !flush {
+                report.trace_if_slow();
+                if !self.follow_up(&mut deferred) && !more {
                     return;
                 }
             }
@@ -490,16 +564,9 @@ impl<T: ContextTypes> Entered<'_, T> {
         }
     }
 
-    /// Submits `entries`, then deals with the result under the lock, and makes the change `then` there.
-    /// `then` is told whether the kernel has no room for more. Returns its result, and whether a flush is
-    /// due.
+    /// Hands `entries` to the backend, without the lock.
     #[inline(always)]
-    fn submit<R>(
-        &self,
-        permit: &SubmitPermit,
-        entries: &[Sqe],
-        then: impl FnOnce(&mut Core<T>, bool) -> R,
-    ) -> (R, bool) {
+    fn submit(&self, permit: &SubmitPermit, entries: &[Sqe]) -> SubmitReport {
         let timer = SubmitTimer::start(permit.timing);
         let mut refused = Vec::new();
         #[allow(unsafe_code)]
@@ -508,20 +575,39 @@ impl<T: ContextTypes> Entered<'_, T> {
         // counts in `Core::submitting`, and `Core::end_if_due`, the only place that gives the backend
         // away, waits for 0. The eventfd is closed after the backend.
         let handled = unsafe { submit_all(&self.submitter, permit.notify, entries, &mut refused) };
-        let report = SubmitReport {
+        SubmitReport {
             handled,
             refused,
             timing: timer.map(SubmitTimer::stop),
-        };
-        let mut deferred = Deferred::new();
-        let result = self.locked(&mut deferred, |core, deferred| {
-            let reaped = core.finish_submit(permit, entries, &report, deferred);
-            then(core, handled < entries.len() && !reaped)
-        });
-        let flush = self.follow_up_if_any(deferred);
-        if let Some(timing) = report.timing.filter(SubmitTiming::is_slow) {
-            trace::slow_submit(handled - report.refused.len(), timing.time, false);
         }
-        (result, flush)
+    }
+}
+
+impl NewRequest<'_> {
+    /// Its file learns from the submission.
+    #[cold]
+    fn observe(&self, timing: &SubmitTiming) {
+        if let Some(file) = self.file.open_file() {
+            let history = file.history();
+            history.observe_submit(self.class, timing.observation);
+        }
+    }
+}
+
+impl SubmitReport {
+    /// The measurement, if there is something to learn from it.
+    #[inline(always)]
+    fn news(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
+        let timing = self.timing.as_ref();
+        timing.filter(|timing| timing.is_news(permit.timing))
+    }
+
+    /// To be called without the lock: subscribers are code of others.
+    #[inline(always)]
+    fn trace_if_slow(&self) {
+        if let Some(timing) = self.timing.filter(SubmitTiming::is_slow) {
+            let taken = self.handled - self.refused.len();
+            trace::slow_submit(taken, timing.time, false);
+        }
     }
 }

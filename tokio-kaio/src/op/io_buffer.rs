@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::iovecs::IoVecs;
-use crate::backend::Sqe;
+use crate::backend::OpCode;
 use crate::buf::{AlignedBuf, Exclusive, PartMut, Region, Shape};
 use crate::sys::abi;
 
@@ -31,15 +31,15 @@ impl IoBuffer {
         std::mem::replace(self, IoBuffer::None)
     }
 
-    /// Completes an entry for `sqe.len` bytes with the address.
+    /// Operation, address and length of an entry that moves `nbytes`.
     #[inline(always)]
-    pub(super) fn encode(&self, sqe: &mut Sqe) {
-        sqe.addr = match self {
-            IoBuffer::Exclusive(region) => region.address(),
-            IoBuffer::Shared(region) => region.address(),
-            IoBuffer::None | IoBuffer::Replacement(_) => 0,
-            IoBuffer::Vectored(iovecs) => return iovecs.encode(sqe),
-        };
+    pub(super) fn encode(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
+        match self {
+            IoBuffer::Exclusive(region) => (opcode, region.address(), nbytes),
+            IoBuffer::Shared(region) => (opcode, region.address(), nbytes),
+            IoBuffer::None | IoBuffer::Replacement(_) => (opcode, 0, nbytes),
+            IoBuffer::Vectored(iovecs) => iovecs.encode(opcode, nbytes),
+        }
     }
 
     /// Most bytes that one request moves, of `nbytes` that are wanted.

@@ -79,18 +79,17 @@ impl IoOp {
     /// The entry that submits it. It names no memory except that of `buffer`, which has `nbytes`.
     #[inline(always)]
     pub(crate) fn sqe(&self, fd: RawFd, buffer: &IoBuffer, user_data: u64) -> Sqe {
-        let mut sqe = Sqe {
-            opcode: self.opcode,
+        let (opcode, addr, len) = buffer.encode(self.opcode, self.nbytes);
+        Sqe {
+            opcode,
             priority: self.priority,
             fd,
             rw_flags: self.rw_flags,
-            addr: 0,
-            len: self.nbytes,
+            addr,
+            len,
             offset: self.offset,
             user_data,
-        };
-        buffer.encode(&mut sqe);
-        sqe
+        }
     }
 }
 

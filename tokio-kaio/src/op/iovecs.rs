@@ -5,7 +5,7 @@ use std::any::Any;
 use std::iter;
 use std::sync::Arc;
 
-use crate::backend::{OpCode, Sqe};
+use crate::backend::OpCode;
 use crate::buf::{Exclusive, IoBuf, IoBufMut, Region, Shape};
 use crate::sys::abi;
 
@@ -171,21 +171,21 @@ impl IoVecs {
         bits.fold(0, |all, bits| all | bits)
     }
 
-    /// Completes an entry for `sqe.len` bytes, which has the opcode of a plain transfer.
+    /// Operation, address and length of an entry that moves `nbytes`.
     #[cold]
-    pub(super) fn encode(&self, sqe: &mut Sqe) {
+    pub(super) fn encode(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
         match self.window() {
             [piece] => {
-                sqe.addr = piece.iov_base.expose_provenance() as u64;
-                sqe.len = sqe.len.min(piece.iov_len as u64);
+                let address = piece.iov_base.expose_provenance() as u64;
+                (opcode, address, nbytes.min(piece.iov_len as u64))
             }
             pieces => {
-                sqe.opcode = match sqe.opcode {
+                let opcode = match opcode {
                     OpCode::Read => OpCode::ReadVectored,
                     _ => OpCode::WriteVectored,
                 };
-                sqe.addr = pieces.as_ptr().expose_provenance() as u64;
-                sqe.len = pieces.len() as u64;
+                let address = pieces.as_ptr().expose_provenance() as u64;
+                (opcode, address, pieces.len() as u64)
             }
         }
     }
@@ -291,6 +291,7 @@ fn sum(pieces: &[libc::iovec]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Sqe;
     use crate::op::{IoBuffer, IoOp};
 
     fn iovecs(lengths: &[usize]) -> IoVecs {

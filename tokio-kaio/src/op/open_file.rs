@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::policy::FileHistory;
+use crate::sys;
 
 pub(crate) struct OpenFile {
     file: File,
@@ -75,6 +78,23 @@ impl OpenFile {
             file,
             history: FileHistory::single_use(),
         }
+    }
+
+    /// A duplicate of a descriptor that the caller has lent, for a request that has to wait. To be called
+    /// while the descriptor is known to be open: from `poll`.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`: no descriptor is left. `EBADF`: the descriptor is not open.
+    pub(crate) fn duplicate_borrowed(fd: RawFd) -> io::Result<Arc<OpenFile>> {
+        let file = File::from(sys::duplicate(fd)?);
+        Ok(Arc::new(OpenFile::duplicate(file, FileId::borrowed(fd))))
+    }
+
+    /// Whether the kernel appends all writes, whatever their offset (`O_APPEND`). A system call, since
+    /// anybody who has the open file can set the flag.
+    pub(crate) fn has_append_flag(&self) -> bool {
+        sys::status_flags(self.as_raw_fd()).is_ok_and(|flags| flags & libc::O_APPEND != 0)
     }
 
     #[inline(always)]

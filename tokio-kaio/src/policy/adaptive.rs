@@ -39,7 +39,7 @@ enum Sample {
 impl Sample {
     /// One submission in 256 for either use. Spread by the golden ratio, so that the samples fall on
     /// each of several files that take turns.
-    #[inline]
+    #[inline(always)]
     fn of(submit_seq: u32) -> Sample {
         match submit_seq.wrapping_mul(0x9e37_79b9) >> 24 {
             0 => Sample::ThreadUsage,
@@ -56,7 +56,7 @@ impl Adaptive {
         self.inline_completion = InlineCompletionDetector::always();
     }
 
-    #[inline]
+    #[inline(always)]
     fn completes_inline(&self) -> bool {
         self.driver_runs && self.inline_completion.completes_inline()
     }
@@ -64,7 +64,7 @@ impl Adaptive {
     /// Whether only requests of one task are batched: where requests complete inline and there are
     /// several workers. A flush for many tasks would wake them all on one worker, which wakes another
     /// to steal them. A system call for each request costs less than that.
-    #[inline]
+    #[inline(always)]
     fn batches_per_task(&self) -> bool {
         self.several_workers && self.completes_inline()
     }
@@ -81,7 +81,7 @@ impl SubmitAdvisor for Adaptive {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan {
         let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
         match file {
@@ -93,7 +93,7 @@ impl SubmitAdvisor for Adaptive {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn timing(&self, file: Option<&FileHistory>, submit_seq: u32) -> TimingLevel {
         let due = Sample::of(submit_seq) == Sample::ThreadUsage;
         if file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
@@ -105,7 +105,7 @@ impl SubmitAdvisor for Adaptive {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn notify(&self) -> Notify {
         match self.completes_inline() {
             true => Notify::Suppress,
@@ -113,7 +113,7 @@ impl SubmitAdvisor for Adaptive {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn defer(&mut self, in_flight: usize, task: TaskId) -> bool {
         self.driver_runs && {
             let per_task = self.batches_per_task();
@@ -150,7 +150,7 @@ impl SubmitAdvisor for Adaptive {
         file.on_nowait_result(op, attempt, result)
     }
 
-    #[inline]
+    #[inline(always)]
     fn observe(&mut self, observation: Observation) {
         match observation {
             Observation::DriverPolled { several_workers } => {

@@ -65,7 +65,7 @@ impl FileHistory {
 
     /// How a request is submitted in a context with `policy`. `probe`: it is the turn of one to find
     /// out whether the kernel still refuses.
-    #[inline]
+    #[inline(always)]
     pub(super) fn plan(&self, op: &OpInfo, policy: SubmitPolicy, probe: bool) -> SubmitPlan {
         const INLINE: u8 = SubmitPolicy::Inline.code();
         const OFFLOAD: u8 = SubmitPolicy::Offload.code();
@@ -85,13 +85,13 @@ impl FileHistory {
 
     /// Whether its next submission is measured closely, in a context with `policy`. `due`: it is the
     /// turn of one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn wants_thread_usage(&self, policy: SubmitPolicy, due: bool) -> bool {
         (due || self.suspect.load(Ordering::Relaxed))
             && self.policy_or(policy) == SubmitPolicy::NoWaitFirst.code()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn classify(&self, op: &OpInfo) -> Option<OpClass> {
         match op.direction? {
             super::Direction::Read => Some(OpClass::Read),
@@ -106,7 +106,7 @@ impl FileHistory {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn predictor(&self, class: OpClass) -> &NowaitPredictor {
         &self.predictors[class as usize]
     }
@@ -156,7 +156,7 @@ impl FileHistory {
     }
 
     /// A transfer has shown that the file has data up to `end`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn has_data_to(&self, end: u64) {
         if self.known_end.load(Ordering::Relaxed) < end {
             self.known_end.fetch_max(end, Ordering::Relaxed);

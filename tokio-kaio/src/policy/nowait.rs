@@ -69,7 +69,7 @@ impl NowaitPredictor {
 
     /// The path of the next request. `probe`: it is the turn of one to find out whether attempts are
     /// still refused.
-    #[inline]
+    #[inline(always)]
     pub(super) fn path(&self, probe: bool) -> SubmitPath {
         match self.stage() {
             NOWAIT => SubmitPath::Nowait,

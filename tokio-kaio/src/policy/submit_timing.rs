@@ -11,9 +11,10 @@ use crate::metrics::SLOW_SUBMIT;
 use crate::sys::{self, ThreadUsage};
 
 /// How closely a submission is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TimingLevel {
     /// Not at all.
+    #[default]
     Off,
     /// Wall time: two reads of the clock.
     Clock,

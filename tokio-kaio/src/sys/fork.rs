@@ -33,6 +33,7 @@ unsafe impl Send for Word {}
 unsafe impl Sync for Word {}
 
 impl Process {
+    #[inline(always)]
     pub(crate) fn current() -> Process {
         let Some(Word(word)) = *WORD.get_or_init(map_word) else {
             return Process(0);

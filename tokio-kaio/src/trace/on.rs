@@ -1,6 +1,7 @@
 //! [`Traced`], [`OpSpan`], [`TraceEvents`] and single events.
 
 use std::future::Future;
+use std::mem;
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -133,7 +134,7 @@ impl TraceEvents {
 
     /// Emits all events.
     pub(crate) fn emit(&mut self) {
-        for event in self.0.drain(..) {
+        for event in mem::take(&mut self.0) {
             contain(|| emit(event));
         }
     }

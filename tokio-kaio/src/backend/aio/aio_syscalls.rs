@@ -64,6 +64,7 @@ pub(super) unsafe fn io_destroy(id: ContextId) -> io::Result<()> {
 /// # References
 ///
 /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)
+#[inline]
 pub(super) unsafe fn io_submit(id: ContextId, iocbs: &mut [*mut Iocb]) -> io::Result<usize> {
     // SAFETY: the caller's promise.
     let code = unsafe {

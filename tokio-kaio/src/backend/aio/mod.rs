@@ -115,9 +115,6 @@ impl IoBackend for AioBackend {
 
     #[inline]
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
-        if self.owner != Process::current() {
-            return Ok(());
-        }
         let Some(ring) = &mut self.ring else {
             return self.fetch(completions);
         };
@@ -156,9 +153,6 @@ impl Drop for AioBackend {
 impl Submitter for AioSubmitter {
     #[inline]
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError> {
-        if self.owner != Process::current() {
-            return Err(SubmitError::Refused(libc::EINVAL));
-        }
         let eventfd = self.eventfd.filter(|_| notify == Notify::Signal);
         match entries {
             [entry] if entry.opcode != OpCode::Poll => {
@@ -196,18 +190,17 @@ impl AioSubmitter {
         if entries.is_empty() {
             return Ok(0);
         }
-        let mut polls = false;
-        let encoded = entries.iter().map(|entry| {
-            polls |= entry.opcode == OpCode::Poll;
-            encode(entry, eventfd)
-        });
+        let polls = entries.iter().any(|entry| entry.opcode == OpCode::Poll);
         // `collect` into an `ArrayVec` would copy it.
         let (mut few_iocbs, mut many_iocbs);
         let iocbs: &mut [Iocb] = if entries.len() <= MAX_BATCH {
             few_iocbs = ArrayVec::<Iocb, MAX_BATCH>::new();
-            few_iocbs.extend(encoded);
+            for entry in entries {
+                few_iocbs.push(encode(entry, eventfd));
+            }
             &mut few_iocbs
         } else {
+            let encoded = entries.iter().map(|entry| encode(entry, eventfd));
             many_iocbs = encoded.collect::<Vec<_>>();
             &mut many_iocbs
         };
@@ -215,7 +208,9 @@ impl AioSubmitter {
         let (mut few, mut many);
         let pointers: &mut [*mut Iocb] = if entries.len() <= MAX_BATCH {
             few = ArrayVec::<*mut Iocb, MAX_BATCH>::new();
-            few.extend(addresses);
+            for address in addresses {
+                few.push(address);
+            }
             &mut few
         } else {
             many = addresses.collect::<Vec<_>>();
@@ -249,7 +244,13 @@ impl AioSubmitter {
             if entry.opcode != OpCode::Poll {
                 continue;
             }
-            let iocb = Arc::new(PinnedIocb::new(encode(entry, eventfd)));
+            // The event mask is in `buf`; the kernel refuses what should be 0.
+            let iocb = Iocb {
+                buf: entry.len,
+                nbytes: entry.addr,
+                ..encode(entry, eventfd)
+            };
+            let iocb = Arc::new(PinnedIocb::new(iocb));
             if !self.polls.insert(entry.user_data, Arc::clone(&iocb)) {
                 ready = index;
                 break;
@@ -294,18 +295,10 @@ impl AioSubmitter {
 /// The iocb of an entry, which signals `eventfd` if there is one.
 #[inline(always)]
 fn encode(entry: &Sqe, eventfd: Option<RawFd>) -> Iocb {
-    let (buf, nbytes) = match entry.opcode {
-        // The kernel refuses what should be 0.
-        OpCode::Poll => (entry.len, entry.addr),
-        _ => (entry.addr, entry.len),
-    };
-    let mut flags = 0;
-    if entry.priority != 0 {
-        flags |= aio_abi::IOCB_FLAG_IOPRIO;
-    }
-    if eventfd.is_some() {
-        flags |= aio_abi::IOCB_FLAG_RESFD;
-    }
+    // Without branches: this is done for every request.
+    let has_priority = u32::from(entry.priority != 0);
+    let signals = u32::from(eventfd.is_some());
+    let flags = has_priority * aio_abi::IOCB_FLAG_IOPRIO + signals * aio_abi::IOCB_FLAG_RESFD;
     Iocb {
         data: entry.user_data,
         key: 0,
@@ -321,8 +314,8 @@ fn encode(entry: &Sqe, eventfd: Option<RawFd>) -> Iocb {
         },
         reqprio: entry.priority as i16,
         fildes: entry.fd as u32,
-        buf,
-        nbytes,
+        buf: entry.addr,
+        nbytes: entry.len,
         offset: entry.offset,
         reserved2: 0,
         flags,
