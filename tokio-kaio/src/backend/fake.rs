@@ -124,7 +124,6 @@ impl FakeBackend {
         FakeBackend::with_capabilities(Capabilities {
             blocking_submit: false,
             user_ring: false,
-            nowait: true,
             cancels_transfers: false,
         })
     }

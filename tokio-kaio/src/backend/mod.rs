@@ -173,9 +173,6 @@ pub(crate) struct Capabilities {
     /// `reap` takes completions from a ring that the kernel shares with user space, without a system
     /// call.
     pub(crate) user_ring: bool,
-    /// `RWF_NOWAIT` keeps `submit` from blocking: a request that would block completes with
-    /// `EAGAIN`, and can be submitted once more without the flag.
-    pub(crate) nowait: bool,
     /// `cancel` finds every operation. Otherwise it finds polls only.
     pub(crate) cancels_transfers: bool,
 }

@@ -41,7 +41,7 @@ pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
     /// `HasBuffer`, `Submitted`.
     buffer_return: ManuallyDrop<BufferReturn<'a>>,
     /// Of an operation with a time limit, once it has to wait.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: ManuallyDrop<Option<Pin<Box<Sleep>>>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             progress: TransferProgress::NEW,
             buffer: ManuallyDrop::new(IoBuffer::None),
             buffer_return: ManuallyDrop::new(BufferReturn::None),
-            timer: None,
+            timer: ManuallyDrop::new(None),
         }
     }
 
@@ -99,7 +99,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             progress: TransferProgress::new(request.op, mode),
             buffer: ManuallyDrop::new(request.buffer),
             buffer_return: ManuallyDrop::new(buffer_return),
-            timer: None,
+            timer: ManuallyDrop::new(None),
         }
     }
 
@@ -300,7 +300,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 self.buffer = ManuallyDrop::new(rest.buffer);
                 self.state = OpState::HasBuffer { resubmit: true };
                 if self.timer.is_none() {
-                    self.timer = self.options.time_limit.timer();
+                    *self.timer = self.options.time_limit.timer();
                 }
                 None
             }
@@ -350,7 +350,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     #[cold]
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if self.timer.is_none() {
-            self.timer = self.options.time_limit.timer();
+            *self.timer = self.options.time_limit.timer();
         }
         let timer = self.timer.as_mut();
         timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
@@ -481,6 +481,9 @@ impl<T: ContextTypes> Drop for OpFuture<'_, '_, T> {
         }
         if !matches!(*self.buffer, IoBuffer::None) {
             drop(self.buffer.take()); // the caller has not asked for it
+        }
+        if self.timer.is_some() {
+            drop(self.timer.take());
         }
     }
 }

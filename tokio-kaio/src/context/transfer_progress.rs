@@ -150,7 +150,9 @@ impl TransferProgress {
         AioCommandError::BadResult(match self.op.is_read() {
             true => io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                format!("the file ends at offset {at}: {done} of {wanted} bytes were read"),
+                format!(
+                    "the file ends at offset {at}, after {done} bytes of the {wanted} asked for"
+                ),
             ),
             false => io::Error::new(
                 io::ErrorKind::WriteZero,

@@ -43,7 +43,7 @@ impl<T: ContextTypes> Core<T> {
     fn abandon_in_flight(&mut self, index: u32) -> IoBuffer {
         let slot = self.slots.at(index);
         let user_data = slot.user_data(index);
-        if slot.op.is_poll() {
+        if slot.op.is_poll() || self.capabilities.cancels_transfers {
             self.submitter.cancel(user_data); // its completion sets the slot free
         }
         self.counters.abandoned += 1;

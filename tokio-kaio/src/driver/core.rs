@@ -7,7 +7,7 @@ use super::deferred::Deferred;
 use super::drains::Drains;
 use super::slots::Slots;
 use super::{ContextConfig, ContextTypes};
-use crate::backend::IoBackend;
+use crate::backend::{Capabilities, IoBackend};
 use crate::metrics::{Counters, ReapSource};
 use crate::offload::OffloadPool;
 use crate::op::{FileId, IoBuffer, Outcome};
@@ -22,8 +22,7 @@ pub(super) struct Core<T: ContextTypes> {
     pub(super) drains: Drains,
     pub(super) advisor: T::Advisor,
     pub(super) config: ContextConfig,
-    /// Every submission blocks: see [`Capabilities`](crate::backend::Capabilities).
-    pub(super) blocking_submit: bool,
+    pub(super) capabilities: Capabilities,
     /// To cancel polls.
     pub(super) submitter: <T::Backend as IoBackend>::Submitter,
     pub(super) offload: Arc<OffloadPool<T::Backend>>,
@@ -87,7 +86,7 @@ impl<T: ContextTypes> Core<T> {
             drains: Drains::default(),
             advisor: T::Advisor::new(config.policy),
             config,
-            blocking_submit: capabilities.blocking_submit,
+            capabilities,
             submitter,
             offload,
             driver_runs: false,

@@ -151,7 +151,7 @@ impl<T: ContextTypes> Core<T> {
     /// How a request is submitted now.
     #[inline(always)]
     fn plan(&self, op: &IoOp, file: Option<&Arc<OpenFile>>) -> SubmitPlan {
-        if self.blocking_submit {
+        if self.capabilities.blocking_submit {
             return SubmitPlan::OFFLOAD;
         }
         let history = file.map(|file| file.history());
@@ -292,7 +292,7 @@ impl<T: ContextTypes> Core<T> {
                 continue;
             };
             let (fd, history) = (file.as_raw_fd(), file.history());
-            let plan = match self.blocking_submit {
+            let plan = match self.capabilities.blocking_submit {
                 true => SubmitPlan::OFFLOAD,
                 false => self
                     .advisor

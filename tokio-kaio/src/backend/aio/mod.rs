@@ -129,7 +129,6 @@ impl IoBackend for AioBackend {
         Capabilities {
             blocking_submit: false,
             user_ring: self.ring.is_some(),
-            nowait: true,
             cancels_transfers: false,
         }
     }

@@ -78,7 +78,6 @@ impl IoBackend for BlockingBackend {
         Capabilities {
             blocking_submit: true,
             user_ring: false,
-            nowait: false,
             cancels_transfers: false,
         }
     }
