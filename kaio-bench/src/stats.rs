@@ -1,8 +1,8 @@
-//! [`Spread`]: a median and quartiles.
+//! [`Spread`]: median and quartiles.
 
 use serde::{Deserialize, Serialize};
 
-/// The middle of some values, and the middle half of them.
+/// Median and quartiles of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Lower quartile.
@@ -14,7 +14,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// That of `values`. `None` where there are none, or one that is no number.
+    /// Computes the median and quartiles of `values`. `None` if `values` is empty or has a value that
+    /// is not finite.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().collect();
         if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
@@ -28,20 +29,20 @@ impl Spread {
         })
     }
 
-    /// That of `ours` divided by `theirs`, pair by pair.
+    /// Computes the median and quartiles of `numerators[i] / denominators[i]`.
     pub fn of_ratios(
-        ours: impl IntoIterator<Item = f64>,
-        theirs: impl IntoIterator<Item = f64>,
+        numerators: impl IntoIterator<Item = f64>,
+        denominators: impl IntoIterator<Item = f64>,
     ) -> Option<Spread> {
-        Spread::of(ours.into_iter().zip(theirs).map(|(a, b)| a / b))
+        Spread::of(numerators.into_iter().zip(denominators).map(|(a, b)| a / b))
     }
 }
 
-/// The value that `share` of the sorted `values` are below; between two of them, the share of each.
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let place = share * (values.len() - 1) as f64;
-    let (low, high) = (place.floor() as usize, place.ceil() as usize);
-    let weight = place - low as f64;
+/// The quantile `q` of the sorted `values`, with linear interpolation.
+fn quantile(values: &[f64], q: f64) -> f64 {
+    let position = q * (values.len() - 1) as f64;
+    let (low, high) = (position.floor() as usize, position.ceil() as usize);
+    let weight = position - low as f64;
     values[low] * (1.0 - weight) + values[high] * weight
 }
 
@@ -50,19 +51,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_odd_number_is_the_one_in_the_middle() {
+    fn the_median_of_an_odd_number_of_values_is_the_middle_one() {
         let spread = Spread::of([5.0, 1.0, 3.0, 2.0, 4.0]).unwrap();
         assert_eq!((spread.q1, spread.median, spread.q3), (2.0, 3.0, 4.0));
     }
 
     #[test]
-    fn the_median_of_an_even_number_is_half_way() {
+    fn the_median_of_an_even_number_of_values_is_the_mean_of_the_middle_two() {
         let spread = Spread::of([4.0, 1.0, 2.0, 3.0]).unwrap();
         assert_eq!((spread.q1, spread.median, spread.q3), (1.75, 2.5, 3.25));
     }
 
     #[test]
-    fn ratios_are_taken_pair_by_pair() {
+    fn ratios_are_computed_element_by_element() {
         // The ratio of the medians would be 4.
         let spread = Spread::of_ratios([10.0, 20.0, 30.0], [5.0, 10.0, 1.0]).unwrap();
         assert_eq!(spread.median, 2.0);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_median_of_nothing_nor_of_what_is_no_number() {
+    fn empty_or_non_finite_values_have_no_median() {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of_ratios([1.0], [0.0]), None);
     }
