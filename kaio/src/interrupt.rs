@@ -3,19 +3,19 @@
 use std::io::{self, IsTerminal};
 use std::process;
 
-use kaio_bench::leftovers;
+use kaio_bench::temp_path;
 
 use crate::failure::Failure;
 use crate::output::tell;
 
-/// From now on, SIGINT, SIGTERM and SIGHUP remove every [`leftovers::Leftover`], and end the process
+/// From now on, SIGINT, SIGTERM and SIGHUP remove every [`temp_path::TempPath`], and end the process
 /// with 128 and the signal's number: 130 for Ctrl-C. To be called before any other thread is started.
 ///
 /// # Errors
 ///
 /// Where there can be no thread that waits for them.
 pub(crate) fn watch() -> Result<(), Failure> {
-    let watched = leftovers::remove_on_signal(|signal| {
+    let watched = temp_path::remove_on_signal(|signal| {
         // A progress bar ends where it is.
         if io::stderr().is_terminal() {
             tell("");

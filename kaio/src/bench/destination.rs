@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 
 use crate::failure::Failure;
 use crate::output::{print, tell};
@@ -24,7 +24,7 @@ enum To {
         /// Where links lead.
         path: PathBuf,
         /// Beside it.
-        partial: Leftover,
+        partial: TempPath,
     },
     /// A pipe, a terminal, `/dev/null`: to be written to, not to be replaced.
     Stream(File),
@@ -126,7 +126,7 @@ impl To {
     fn beside(path: PathBuf) -> io::Result<To> {
         // The mode is that of a new file, less what the umask takes.
         let (partial, _) =
-            Leftover::make_in(parent(&path), ".kaio-", |path| File::create_new(path))?;
+            TempPath::make_in(parent(&path), ".kaio-", |path| File::create_new(path))?;
         Ok(To::File { path, partial })
     }
 }

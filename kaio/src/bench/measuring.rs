@@ -55,11 +55,11 @@ impl Measuring<'_> {
             file_size: target.len,
             baseline: contenders[0].name(),
             seed: args.seed,
-            patience_ms: Some(millis / depths.len() as u64),
+            time_limit_ms: Some(millis / depths.len() as u64),
             ..Settings::default()
         };
         // Finding out how many transfers fill a round, and counting, take a round each, or so.
-        let parts = engines * kaio_bench::steps(&settings) as u64;
+        let parts = engines * kaio_bench::progress_steps(&settings) as u64;
         settings.round_ms = (millis / parts).max(1);
         Ok(Measuring {
             args,
@@ -73,7 +73,7 @@ impl Measuring<'_> {
 
     /// Makes all rounds. A progress bar tells how far it is, if standard error is a terminal.
     pub(super) fn measure(self) -> Result<Results, Failure> {
-        let machine = Machine::here();
+        let machine = Machine::detect();
         let engines: Vec<_> = self.contenders.iter().map(|it| it.engine()).collect();
         self.announce();
         let bar = self.bar();
@@ -114,7 +114,7 @@ impl Measuring<'_> {
             )
         };
         let mut reports =
-            kaio_bench::measure_watched(&workload, &engines, &self.settings, &mut watcher);
+            kaio_bench::measure_with_progress(&workload, &engines, &self.settings, &mut watcher);
         kaio_bench::summarize(&mut reports, &self.settings.baseline);
         reports
     }
@@ -133,7 +133,8 @@ impl Measuring<'_> {
         if !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let steps = kaio_bench::steps(&self.settings) * self.contenders.len() * self.depths.len();
+        let steps =
+            kaio_bench::progress_steps(&self.settings) * self.contenders.len() * self.depths.len();
         let style =
             ProgressStyle::with_template("{bar:24} {percent:>3} %  {left:>4} left  {wide_msg}")
                 .expect("a valid template");

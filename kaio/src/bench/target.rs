@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::{Place, Site, Unavailable};
+use kaio_bench::{BenchFile, Place, Unavailable};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub(super) struct Target {
     /// What direct I/O wants. `None`: through the page cache.
     pub(super) alignment: Option<Aligned>,
     /// Removed at the end.
-    _scratch: Option<Site>,
+    _scratch: Option<BenchFile>,
 }
 
 /// Whose file it is.
@@ -72,14 +72,14 @@ impl Target {
         let direct = !args.buffered;
         // What direct I/O can write, whatever the block: that is looked at when there is a file.
         let whole = len.checked_next_multiple_of(64 << 10).unwrap_or(len);
-        let site = Site::new(dir, whole, direct).map_err(|error| {
+        let site = BenchFile::new(dir, whole, direct).map_err(|error| {
             let is_without = error.is::<Unavailable>();
             let way_out = if is_without { ", or --buffered" } else { "" };
             format!("{error}{way_out}")
         })?;
         Ok(Target {
-            alignment: alignment(&site.file, direct)?,
-            path: site.file.clone(),
+            alignment: alignment(&site.path, direct)?,
+            path: site.path.clone(),
             kind: Kind::Scratch,
             len,
             place: Some(site.place.clone()),

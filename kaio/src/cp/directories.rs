@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 
 use super::place;
 use super::plan::{Directory, Plan, Symlink};
@@ -20,7 +20,7 @@ use crate::paths::parent;
 #[derive(Debug)]
 pub(super) struct Roots {
     /// Each under its temporary name, with the one that it gets.
-    made: Vec<(Leftover, PathBuf)>,
+    made: Vec<(TempPath, PathBuf)>,
 }
 
 impl Roots {

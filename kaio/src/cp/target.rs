@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 use rustix::fs::OFlags;
 use tokio_kaio::{AioOpenOptionsExt, File};
 
@@ -25,7 +25,7 @@ pub(super) struct Target {
     /// What it is called in the end.
     pub(super) path: PathBuf,
     /// Its temporary name. `None`: a device.
-    leftover: Option<Leftover>,
+    leftover: Option<TempPath>,
 }
 
 impl Target {
@@ -84,9 +84,9 @@ fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, Trouble> {
 pub(super) fn make_beside<T>(
     path: &Path,
     make: impl FnMut(&Path) -> io::Result<T>,
-) -> io::Result<(Leftover, T)> {
+) -> io::Result<(TempPath, T)> {
     let prefix = prefix(path.file_name().unwrap_or_default());
-    Leftover::make_in(parent(path), prefix, make)
+    TempPath::make_in(parent(path), prefix, make)
 }
 
 /// `.NAME.kaio-`, of a NAME that is cut where the whole would be longer than any file system has it.
@@ -103,7 +103,7 @@ fn prefix(name: &OsStr) -> OsString {
     OsString::from_vec([b".", &name.as_bytes()[..end], b".kaio-"].concat())
 }
 
-async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, Leftover), Trouble> {
+async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, TempPath), Trouble> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::PermissionDenied => Trouble::new(format!(
             "can't create a file beside {}: {error}; a copy is written under a temporary name there, \

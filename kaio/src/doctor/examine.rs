@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 use kaio_bench::{Disk, Place};
 
 use super::classes::{Class, Target};
@@ -92,7 +92,7 @@ impl Examination<'_> {
     }
 
     async fn directory(&mut self, path: &Path) -> Done {
-        let scratch = Leftover::dir(path, SCRATCH).map_err(|error| {
+        let scratch = TempPath::dir(path, SCRATCH).map_err(|error| {
             let error = plain(&error);
             let file_system = self.report.file_system.as_deref();
             let way_out = unwritable(&error, file_system);
@@ -115,7 +115,7 @@ impl Examination<'_> {
             return Ok(());
         }
         let parent = path.parent().unwrap_or(path);
-        let (scratch, why) = match Leftover::dir(parent, SCRATCH) {
+        let (scratch, why) = match TempPath::dir(parent, SCRATCH) {
             Err(error) => (
                 None,
                 format!("nothing can be made in its directory: {}", plain(&error)),

@@ -11,7 +11,7 @@ use crate::limits::{Memlock, sysctl};
 
 /// Looks at it. To be called in a tokio runtime; takes some 300 ms, to see what others do.
 pub(crate) async fn look() -> MachineReport {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     // Before there is a context of our own.
     let (aio_nr, aio_max_nr) = (sysctl("fs/aio-nr"), sysctl("fs/aio-max-nr"));
     let (io_setup, user_space_ring) = ask_aio().await;
