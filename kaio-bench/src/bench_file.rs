@@ -40,16 +40,16 @@ impl BenchFile {
         created.map_err(|error| {
             let (place, mib) = (parent.display(), len.div_ceil(1 << 20));
             let kind = if direct { " for direct I/O" } else { "" };
-            let what = format!("can't create a file of {mib} MiB{kind} in {place}: {error}");
+            let message = format!("can't create a file of {mib} MiB{kind} in {place}: {error}");
             match error.raw_os_error() {
                 Some(libc::EINVAL) if direct => Unavailable(format!(
-                    "{what}: its file system has no direct I/O; choose another"
+                    "{message}: its file system has no direct I/O; choose another"
                 ))
                 .into(),
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
-                    format!("{what}; --size makes it smaller").into()
+                    format!("{message}; --size makes it smaller").into()
                 }
-                _ => Error::from(what),
+                _ => Error::from(message),
             }
         })?;
         Ok(bench_file)

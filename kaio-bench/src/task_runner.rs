@@ -36,10 +36,10 @@ pub async fn run_task<T: AsyncIo>(
     for _ in 0..count {
         let transfer = generator.next_transfer();
         let start = stats.latencies.start();
-        let (back, moved) = io.transfer(transfer, slot).await;
+        let (returned_slot, transferred) = io.transfer(transfer, slot).await;
         stats.latencies.stop(start);
-        slot = back;
-        if let Err(error) = check_len(moved, block) {
+        slot = returned_slot;
+        if let Err(error) = check_len(transferred, block) {
             return (slot, Err(error));
         }
         stats.transfers += 1;
@@ -86,10 +86,10 @@ async fn wait_for_all<S, F: Future<Output = (S, Result<usize>)>>(
             let Some(transfer) = future.as_mut().as_pin_mut() else {
                 continue;
             };
-            if let Poll::Ready((slot, moved)) = transfer.poll(cx) {
+            if let Poll::Ready((slot, transferred)) = transfer.poll(cx) {
                 future.set(None);
                 slots.push(slot);
-                if let (Ok(()), Err(error)) = (&outcome, check_len(moved, block)) {
+                if let (Ok(()), Err(error)) = (&outcome, check_len(transferred, block)) {
                     outcome = Err(error);
                 }
             }
@@ -109,10 +109,10 @@ async fn wait_for_all<S, F: Future<Output = (S, Result<usize>)>>(
 /// # Errors
 ///
 /// The transfer's own error, or that it was short.
-pub fn check_len(moved: Result<usize>, block: usize) -> Result<()> {
-    match moved? {
-        moved if moved == block => Ok(()),
-        moved => Err(format!("short transfer: {moved} of {block} bytes").into()),
+pub fn check_len(transferred: Result<usize>, block: usize) -> Result<()> {
+    match transferred? {
+        transferred if transferred == block => Ok(()),
+        transferred => Err(format!("short transfer: {transferred} of {block} bytes").into()),
     }
 }
 

@@ -210,13 +210,13 @@ fn once_runs_the_transfers_and_prints_their_system_calls() {
 #[test]
 fn the_epoll_loop_makes_one_more_call_for_each_wait() {
     let printed = once("bare-epoll", "1");
-    for (what, times) in [
+    for (name, times) in [
         ("transfers", 100.0),
         ("io_submit", 100.0),
         ("epoll_wait", 100.0),
         ("io_getevents", 100.0),
     ] {
-        assert_eq!(count(&printed, what), Some(times), "{printed}");
+        assert_eq!(count(&printed, name), Some(times), "{printed}");
     }
 
     let printed = once("bare-epoll", "10");

@@ -13,14 +13,14 @@ fn workload(path: &Path, pattern: Pattern, shape: Shape, depth: usize) -> Worklo
 }
 
 fn check(engine: &dyn Engine, workload: &Workload) {
-    let what = || format!("{} with {workload:?}", engine.name());
+    let case = || format!("{} with {workload:?}", engine.name());
     let mut prepared = match engine.prepare(workload) {
         Ok(prepared) => prepared,
         Err(error) if error.is::<Unavailable>() => {
             eprintln!("skipped: {}: {error}", engine.name());
             return;
         }
-        Err(error) => panic!("{}: {error}", what()),
+        Err(error) => panic!("{}: {error}", case()),
     };
     // Two runs: a prepared engine can be reused.
     for (transfers, latencies) in [(10, true), (20, false)] {
@@ -31,11 +31,11 @@ fn check(engine: &dyn Engine, workload: &Workload) {
         };
         let stats = prepared
             .run(&run)
-            .unwrap_or_else(|error| panic!("{}: {error}", what()));
+            .unwrap_or_else(|error| panic!("{}: {error}", case()));
         let whole = transfers.next_multiple_of(workload.depth) as u64;
-        assert_eq!(stats.transfers, whole, "{}", what());
+        assert_eq!(stats.transfers, whole, "{}", case());
         let median = stats.latencies.quantile(0.5);
-        assert_eq!(median.is_some(), latencies, "{}", what());
+        assert_eq!(median.is_some(), latencies, "{}", case());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The variants of a pair do the same job, and their counts show what the docs claim.
+//! The variants of a pair do the same job, and their counts show name the docs claim.
 
 mod common;
 
@@ -32,9 +32,9 @@ fn every_variant_makes_whole_iterations() {
 }
 
 fn check(pair: &Pair, variant: &dyn Engine, path: &Path) {
-    let what = format!("{}/{}", pair.name, variant.name());
+    let name = format!("{}/{}", pair.name, variant.name());
     let prepared = variant.prepare(&pair.workload(path, LEN as u64));
-    let mut prepared = prepared.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut prepared = prepared.unwrap_or_else(|error| panic!("{name}: {error}"));
     for (transfers, latencies) in [(10, true), (100, false)] {
         let run = Run {
             transfers,
@@ -42,11 +42,11 @@ fn check(pair: &Pair, variant: &dyn Engine, path: &Path) {
             latencies,
         };
         let stats = prepared.run(&run);
-        let stats = stats.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let stats = stats.unwrap_or_else(|error| panic!("{name}: {error}"));
         let whole = transfers.next_multiple_of(pair.depth) as u64;
-        assert_eq!(stats.transfers, whole, "{what}");
+        assert_eq!(stats.transfers, whole, "{name}");
         let median = stats.latencies.quantile(0.5);
-        assert_eq!(median.is_some(), latencies, "{what}");
+        assert_eq!(median.is_some(), latencies, "{name}");
     }
 }
 
@@ -157,8 +157,8 @@ impl Counted {
 const TOLERANCE: f64 = 0.1;
 
 /// Checks that `figure` is below `limit`.
-fn check_below(limit: f64, figure: f64, what: &str) -> Result<(), String> {
-    let message = || format!("{what}: {figure} is not below {limit}");
+fn check_below(limit: f64, figure: f64, name: &str) -> Result<(), String> {
+    let message = || format!("{name}: {figure} is not below {limit}");
     (figure < limit).then_some(()).ok_or_else(message)
 }
 

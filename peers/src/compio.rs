@@ -84,10 +84,10 @@ impl AsyncIo for CompioIo {
         buffer: UringBuffer,
     ) -> (UringBuffer, Result<usize>) {
         let mut file = &self.0;
-        let BufResult(moved, buffer) = match transfer.direction {
+        let BufResult(transferred, buffer) = match transfer.direction {
             Direction::Read => file.read_at(buffer, transfer.offset).await,
             Direction::Write => file.write_at(buffer, transfer.offset).await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }

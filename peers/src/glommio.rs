@@ -121,13 +121,16 @@ impl AsyncIo for GlommioIo {
         buffer: Rc<DmaBuffer>,
     ) -> (Rc<DmaBuffer>, Result<usize>) {
         let GlommioIo { file, block } = self;
-        let moved = match transfer.direction {
+        let transferred = match transfer.direction {
             Direction::Read => {
                 let read = file.read_at_aligned(transfer.offset, *block).await;
                 read.map(|bytes| bytes.len())
             }
             Direction::Write => file.write_rc_at(Rc::clone(&buffer), transfer.offset).await,
         };
-        (buffer, moved.map_err(|error| io::Error::from(error).into()))
+        (
+            buffer,
+            transferred.map_err(|error| io::Error::from(error).into()),
+        )
     }
 }

@@ -45,8 +45,8 @@ fn open_flags(workload: &Workload) -> i32 {
     }
 }
 
-/// Converts an error of setting up io_uring in `engine`: [`Unavailable`] if the kernel does not support it, or
-/// forbids it.
+/// Converts an error of setting up io_uring in `engine`: [`Unavailable`] if the kernel does not
+/// support it, or forbids it.
 fn setup_error(engine: &str, error: &io::Error) -> Box<dyn Error + Send + Sync> {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::Unsupported => Unavailable(format!(

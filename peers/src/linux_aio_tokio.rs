@@ -147,10 +147,10 @@ macro_rules! impl_async_io {
                 mut buffer: LockedBuf,
             ) -> (LockedBuf, Result<usize>) {
                 let command = command(transfer, &mut buffer, self.block);
-                let moved = self.handle.submit_request(&self.file, command).await;
+                let transferred = self.handle.submit_request(&self.file, command).await;
                 (
                     buffer,
-                    moved.map(|bytes| bytes as usize).map_err(Into::into),
+                    transferred.map(|bytes| bytes as usize).map_err(Into::into),
                 )
             }
         }

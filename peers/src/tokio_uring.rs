@@ -112,11 +112,11 @@ impl AsyncIo for TokioUringIo {
         buffer: UringBuffer,
     ) -> (UringBuffer, Result<usize>) {
         let TokioUringIo(file) = self;
-        let (moved, buffer) = match transfer.direction {
+        let (transferred, buffer) = match transfer.direction {
             Direction::Read => file.read_at(buffer, transfer.offset).await,
             Direction::Write => file.write_at(buffer, transfer.offset).submit().await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }
 
@@ -128,10 +128,10 @@ impl AsyncIo for FixedBufferIo {
 
     async fn transfer(&self, transfer: Transfer, buffer: FixedBuf) -> (FixedBuf, Result<usize>) {
         let FixedBufferIo(file) = self;
-        let (moved, buffer): (io::Result<usize>, _) = match transfer.direction {
+        let (transferred, buffer): (io::Result<usize>, _) = match transfer.direction {
             Direction::Read => file.read_fixed_at(buffer, transfer.offset).await,
             Direction::Write => file.write_fixed_at(buffer, transfer.offset).await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }

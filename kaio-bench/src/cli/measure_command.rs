@@ -97,7 +97,7 @@ fn choose<'a>(args: &RunArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn 
     let names: Vec<_> = all.iter().map(|engine| engine.name()).collect();
     filter
         .check(&names)
-        .map_err(|error| format!("{error}; --list lists all"))?;
+        .map_err(|error| format!("{error}; run with --list to list all"))?;
     let engines = all.iter().map(|engine| &**engine);
     Ok(engines.filter(|engine| filter.has(engine.name())).collect())
 }

@@ -60,7 +60,7 @@ fn find<'a>(
         return Ok((&**engine, workload));
     }
     let (pair, variant) = find_variant(name, pairs)
-        .ok_or_else(|| format!("no engine or variant {name}; `kaio-bench --list` lists all"))?;
+        .ok_or_else(|| format!("no engine or variant {name}; run with --list to list all"))?;
     if args.pattern.is_some() || args.shape.is_some() || args.depth.is_some() {
         return Err(
             format!("{name} has its own workload: remove --pattern, --shape and --depth").into(),

@@ -56,7 +56,7 @@ fn choose(args: &PairsArgs) -> Result<Vec<Pair>> {
     for part in &args.pairs {
         if !all.iter().any(|pair| pair.name.contains(part.as_str())) {
             return Err(
-                format!("no pair has {part} in its name; `kaio-bench --list` lists all").into(),
+                format!("no pair has {part} in its name; run with --list to list all").into(),
             );
         }
     }

@@ -71,11 +71,11 @@ impl AsyncIo for BlockingIo {
     ) -> (PageBuffer, Result<usize>) {
         let file = Arc::clone(&self.0);
         let done = spawn_blocking(move || {
-            let moved = match transfer.direction {
+            let transferred = match transfer.direction {
                 Direction::Read => file.read_at(&mut buffer, transfer.offset),
                 Direction::Write => file.write_at(&buffer, transfer.offset),
             };
-            (buffer, moved.map_err(Into::into))
+            (buffer, transferred.map_err(Into::into))
         });
         done.await.expect("the job neither panics nor is cancelled")
     }
