@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bench_report::{Figures, Quantiles, Sample};
-use crate::stats::Spread;
+use crate::spread::Spread;
 
 /// Medians of an engine's rounds, and ratios to the same rounds of the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,10 +5,10 @@ mod bare_loop;
 mod bare_uring;
 mod epoll_eventfd;
 mod kaio;
-mod open_file;
 mod runtime_flavor;
 mod spawn_blocking;
 mod tokio_fs;
+mod workload_file;
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -17,8 +17,8 @@ use self::bare_aio::{BareAio, WaitMode};
 use crate::{Engine, Unavailable};
 
 pub(crate) use kaio::open as open_kaio;
-pub use open_file::open_file;
 pub use runtime_flavor::RuntimeFlavor;
+pub use workload_file::open_file;
 
 /// Returns every engine of this crate, the baseline first.
 pub fn all() -> Vec<Box<dyn Engine>> {

@@ -25,7 +25,7 @@ use variant::engine;
 pub use pair_report::{PairReport, PairSet};
 pub use pair_tables::{PairTable, PairTables};
 
-/// Variants of the same job. (Most pairs have three or four.)
+/// A comparison of variants of the same job; mostly three or four.
 pub struct Pair {
     /// Name on the command line and in tables: `batch`.
     pub name: &'static str,
