@@ -1,30 +1,29 @@
 #!/usr/bin/env bash
-# User-space instructions an operation of each hot path, counted by callgrind, against those that
-# are written down in instructions.txt. They are the same in every run, to a twentieth of a per cent,
-# where times are not.
+# Counts the user-space instructions per operation of each hot path with callgrind, and compares them
+# with the recorded counts in instructions.txt. Unlike times, counts repeat to within 0.05 %.
 #
-#   kaio-bench/instructions.sh             count, compare
-#   kaio-bench/instructions.sh --update    count, write instructions.txt
-#   kaio-bench/instructions.sh --dir DIR   count for a file in DIR instead of on tmpfs; nothing is
-#                                          compared, for on a disk the counts differ from run to run
-#   kaio-bench/instructions.sh --pairs     count for each way of each pair (`kaio-bench pairs`), with the
-#                                          ratio to the pair's first; nothing is compared
+#   kaio-bench/instructions.sh             count and compare
+#   kaio-bench/instructions.sh --update    count and write instructions.txt
+#   kaio-bench/instructions.sh --dir DIR   count with a file in DIR instead of on tmpfs; does not
+#                                          compare, because counts on a disk vary
+#   kaio-bench/instructions.sh --pairs     count each variant of each pair (`kaio-bench pairs`), with
+#                                          the ratio to the first variant; does not compare
 #
-# Ends with 0: nothing is worse; 1: something is, or the program and instructions.txt have different
-# paths; 2: wrong use; 3: can't be counted here. Counts depend on the compiler and the C library, so
-# with others than instructions.txt was made with, they are shown beside each other, and more of
-# them is no failure.
+# Exit status: 0 no count is worse; 1 a count is worse, or the program and instructions.txt have
+# different paths; 2 wrong usage; 3 counting is not possible here. Counts depend on the compiler and
+# the C library. If these differ from those of instructions.txt, both counts are shown, and higher
+# counts are not an error.
 set -euo pipefail
 export LC_ALL=C
 script=$(realpath "${BASH_SOURCE[0]}")
 from=$PWD
 cd "$(dirname "$script")/.."
 
-# Each path runs with so many reads and with twice as many, and the difference counts: start and end
-# are in both. What a context learns as it goes (batching, signalling: 2^14 reads) is learned by
-# then. A multiple of every period in the library and in tokio.
+# Each path runs with this many reads and with twice as many. The difference is the count, so that
+# setup and teardown cancel out. By then a context has adapted (batching, inline completions: 2^14
+# reads). A multiple of every period in the library and in tokio.
 reads=32768
-# Name, engine of kaio-bench, shape, depth; of a pair's way, which has its own, no shape and depth.
+# Name, engine, shape, depth. Variants of pairs have their own shape and depth.
 paths="bare/one bare tasks 1
 bare/waves-32 bare waves 32
 current-thread/one kaio/current-thread tasks 1
@@ -39,25 +38,25 @@ usage() {
     sed -n '2,/^set /{ /^#/s/^# \{0,1\}//p }' "$script"
 }
 
-wrong_use() {
+usage_error() {
     printf 'instructions.sh: %s\n\n' "$1" >&2
     usage >&2
     exit 2
 }
 
-# Says what is missing here.
-unable() {
+# Exits because something is missing on this machine.
+not_possible() {
     printf 'instructions.sh: %s\n' "$@" >&2
     exit 3
 }
 
-# What counts depend on.
-built_with() {
+# The toolchain that counts depend on.
+toolchain_info() {
     rustc -vV | sed -n 's/^host: //p; 1p'
     getconf GNU_LIBC_VERSION 2>/dev/null || echo "another C library"
 }
 
-# Instructions of so many reads with an engine and, maybe, a shape and a depth; of all threads.
+# Instructions of all threads: count READS ENGINE [SHAPE DEPTH].
 count() {
     valgrind --command-line-only=yes --tool=callgrind --callgrind-out-file="$scratch/profile" \
         "$program" once "$2" "$1" ${3:+--shape "$3" --depth "$4"} --dir "$scratch" --size 4 \
@@ -68,7 +67,7 @@ count() {
     grep -oP '^totals: \K[1-9][0-9]*$' "$scratch/profile"
 }
 
-# A line for each path: its name, instructions an operation.
+# Prints a line for each path: its name and its instructions per operation.
 measure() {
     local path engine shape depth once twice
     while read -r path engine shape depth; do
@@ -79,28 +78,28 @@ measure() {
     done <<<"$paths"
 }
 
-# A line for each way of each pair, as paths have them.
-ways_of_pairs() {
+# Prints a line for each variant of each pair, in the format of $paths.
+variants_of_pairs() {
     "$program" --list | awk -F': ' '/^pairs:/ { pairs = 1; next }
-        pairs { pair = $1; sub(/^ +/, "", pair); n = split($2, ways, ", ")
-                for (i = 1; i <= n; i++) print pair "/" ways[i], pair "/" ways[i] }'
+        pairs { pair = $1; sub(/^ +/, "", pair); n = split($2, variants, ", ")
+                for (i = 1; i <= n; i++) print pair "/" variants[i], pair "/" variants[i] }'
 }
 
-# Shows counts with their ratios to the first way of the same pair.
+# Shows counts with their ratios to the first variant of the same pair.
 show_pairs() {
     awk '{ split($1, name, "/") }
          name[1] != pair { pair = name[1]; first = $2 }
          { printf "%-32s %10.1f %8.2f\n", $1, $2, $2 / first }' "$1"
 }
 
-# Shows counts beside those written down. Fails with 1 if any is worse, with 2 if the paths differ.
+# Shows counts beside the recorded ones. Fails with 1 if any is worse, with 2 if the paths differ.
 compare() {
     awk -v tolerance="$tolerance" '
         FNR == 1 { file++ }
         /^#/ || NF == 0 { next }
         file == 1 { before[$1] = $2; next }
-        !header++ { printf "%-24s %10s %10s %8s\n", "path", "written", "counted", "change" }
-        !($1 in before) { printf "%-24s %10s %10.1f  NOT WRITTEN DOWN\n", $1, "-", $2; differ = 1; next }
+        !header++ { printf "%-24s %10s %10s %8s\n", "path", "recorded", "counted", "change" }
+        !($1 in before) { printf "%-24s %10s %10.1f  NOT RECORDED\n", $1, "-", $2; differ = 1; next }
         {
             change = 100 * ($2 / before[$1] - 1)
             note = change > tolerance ? "  WORSE" : change < -tolerance ? "  better" : ""
@@ -114,7 +113,7 @@ compare() {
                 printf "%-24s %10.1f %10s  NO SUCH PATH\n", path, before[path], "-"
                 differ = 1
             }
-            if (better) print "\nBetter than written down: keep it so, with --update."
+            if (better) print "\nBetter than recorded: record it with --update."
             exit differ ? 2 : worse
         }' "$baseline" "$1"
 }
@@ -127,38 +126,38 @@ case "$#:${1-}" in
     1:--pairs) mode=pairs ;;
     2:--dir)
         mode=show
-        # As seen from where it was called.
+        # Relative to the caller's directory.
         [[ $2 == /* ]] && dir=$2 || dir=$from/$2
-        [[ -d $dir ]] || wrong_use "$2 is no directory"
+        [[ -d $dir ]] || usage_error "$2 is not a directory"
         ;;
     1:--help | 1:-h)
         usage
         exit
         ;;
-    1:--dir) wrong_use "--dir wants a directory" ;;
-    *) wrong_use "unknown: $*" ;;
+    1:--dir) usage_error "--dir needs a directory" ;;
+    *) usage_error "unknown arguments: $*" ;;
 esac
 
 [[ $mode != compare || -s $baseline ]] || {
-    echo "FAILED: $baseline is missing: write it, with --update." >&2
+    echo "FAILED: $baseline is missing: create it with --update." >&2
     exit 1
 }
 command -v valgrind >/dev/null ||
-    unable "valgrind is missing. Debian, Ubuntu: apt install valgrind; Fedora: dnf install valgrind"
-[[ $mode == show || $(stat -f -c %T "$dir" 2>&1) == tmpfs ]] || unable "$dir is no tmpfs"
-scratch=$(mktemp -d "$dir/kaio-instructions.XXXXXX") || unable "$dir can't be written to"
+    not_possible "valgrind is missing. Debian, Ubuntu: apt install valgrind; Fedora: dnf install valgrind"
+[[ $mode == show || $(stat -f -c %T "$dir" 2>&1) == tmpfs ]] || not_possible "$dir is not a tmpfs"
+scratch=$(mktemp -d "$dir/kaio-instructions.XXXXXX") || not_possible "$dir is not writable"
 trap 'rm -rf "$scratch"' EXIT
 head -c 4096 /dev/zero >"$scratch/probe"
 dd if="$scratch/probe" of=/dev/null bs=4096 iflag=direct status=none 2>/dev/null ||
-    unable "$dir has no direct I/O (tmpfs has it since Linux 6.6)"
+    not_possible "$dir has no direct I/O (tmpfs has it since Linux 6.6)"
 
-# As users build it, whatever this shell or ~/.cargo says.
+# Built with default flags, whatever the environment or ~/.cargo sets.
 program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-bench \
     --message-format json-render-diagnostics |
     grep -oP '"executable":"\K[^"]+/kaio-bench(?=")')
 
-[[ $mode != pairs ]] || paths=$(ways_of_pairs)
-toolchain=$(built_with)
+[[ $mode != pairs ]] || paths=$(variants_of_pairs)
+toolchain=$(toolchain_info)
 printf '%s\n' "$toolchain" "$(valgrind --version)" ''
 measure >"$scratch/counted"
 
@@ -180,17 +179,17 @@ case $mode in
         cat "$scratch/counted"
         ;;
     compare)
-        verdict=0
-        compare "$scratch/counted" || verdict=$?
-        written_with=$(sed -n 's/^# with: //p' "$baseline")
-        if ((verdict > 1)) || [[ -z $written_with ]]; then
-            printf '\nFAILED: %s does not fit: write it anew, with --update.\n' "$baseline"
+        result=0
+        compare "$scratch/counted" || result=$?
+        recorded_toolchain=$(sed -n 's/^# with: //p' "$baseline")
+        if ((result > 1)) || [[ -z $recorded_toolchain ]]; then
+            printf '\nFAILED: the paths in %s differ: rewrite it with --update.\n' "$baseline"
             exit 1
-        elif [[ $written_with != "$toolchain" ]]; then
-            printf '\nNOT JUDGED: what is written down was counted with\n%s\n' "$written_with"
-        elif ((verdict == 1)); then
-            printf '\nFAILED: more than %s %% above what is written down.\n' "$tolerance"
-            echo "If it has to be so, say why in the commit that writes it down, with --update."
+        elif [[ $recorded_toolchain != "$toolchain" ]]; then
+            printf '\nNOT COMPARABLE: the recorded counts are of\n%s\n' "$recorded_toolchain"
+        elif ((result == 1)); then
+            printf '\nFAILED: more than %s %% above the recorded counts.\n' "$tolerance"
+            echo "If the increase is intended, record it with --update, and give the reason in the commit."
             exit 1
         fi
         ;;

@@ -1,15 +1,15 @@
-//! [`calibrate`]: how many transfers fill a round.
+//! [`calibrate`]: finds how many transfers fill a round.
 
 use std::time::Duration;
 
 use crate::Result;
 
-/// A number of transfers that takes about `time`, in whole waves of `depth`. `run` makes so many
-/// and says how long they took; it also warms up what it runs.
+/// Finds a number of transfers, a multiple of `depth`, that takes about `time`. `run` performs a given
+/// number of transfers and returns how long they took; this also warms up the engine.
 ///
 /// # Errors
 ///
-/// What `run` fails with.
+/// Those of `run`.
 pub(crate) fn calibrate(
     mut run: impl FnMut(usize) -> Result<Duration>,
     time: Duration,
@@ -18,18 +18,18 @@ pub(crate) fn calibrate(
     let mut transfers = depth;
     loop {
         let took = run(transfers)?;
-        // Long enough for the rest to be a rule of three.
-        if took >= time / 4 || transfers >= MOST {
+        // Long enough to extrapolate from.
+        if took >= time / 4 || transfers >= MAX_TRANSFERS {
             let share = time.as_secs_f64() / took.as_secs_f64().max(1e-9);
-            let fitting = (transfers as f64 * share).min(MOST as f64) as usize;
+            let fitting = (transfers as f64 * share).min(MAX_TRANSFERS as f64) as usize;
             return Ok(fitting.next_multiple_of(depth).max(depth));
         }
         transfers *= 2;
     }
 }
 
-/// Transfers of a round, at most: for an engine that takes no time.
-const MOST: usize = 1 << 24;
+/// Maximum transfers of a round, for an engine that takes no time.
+const MAX_TRANSFERS: usize = 1 << 24;
 
 #[cfg(test)]
 mod tests {
@@ -37,31 +37,31 @@ mod tests {
 
     const ROUND: Duration = Duration::from_millis(100);
 
-    /// Each transfer takes so long.
+    /// Calibrates an engine whose transfers take `nanos` each.
     fn with_cost(nanos: u64, depth: usize) -> usize {
         let run = |transfers| Ok(Duration::from_nanos(nanos * transfers as u64));
         calibrate(run, ROUND, depth).unwrap()
     }
 
     #[test]
-    fn a_round_is_filled_with_whole_waves() {
+    fn a_round_consists_of_whole_waves() {
         assert_eq!(with_cost(1000, 1), 100_000);
         assert_eq!(with_cost(1000, 32), 100_000);
         assert_eq!(with_cost(1000, 128), 100_096);
     }
 
     #[test]
-    fn a_slow_engine_makes_a_wave_all_the_same() {
+    fn a_slow_engine_runs_one_wave() {
         assert_eq!(with_cost(1_000_000_000, 8), 8);
     }
 
     #[test]
-    fn an_engine_that_takes_no_time_does_not_run_for_ever() {
-        assert_eq!(with_cost(0, 1), MOST);
+    fn an_engine_that_takes_no_time_is_limited() {
+        assert_eq!(with_cost(0, 1), MAX_TRANSFERS);
     }
 
     #[test]
-    fn an_error_ends_it() {
+    fn an_error_is_returned() {
         let run = |_| Err("no disk".into());
         assert_eq!(calibrate(run, ROUND, 1).unwrap_err().to_string(), "no disk");
     }

@@ -1,4 +1,4 @@
-//! [`Chart`]: lines over a few places, such as depths.
+//! [`Chart`]: a line chart over a few categories, such as depths.
 
 use std::error::Error;
 use std::ops::Range;
@@ -9,26 +9,26 @@ use plotters::prelude::*;
 
 use crate::Result;
 
-/// A chart: values above 0, over places that stand side by side, on a logarithmic scale. (What engines
-/// differ by goes up to a hundredfold.)
+/// A line chart over categories. The value axis is logarithmic, because engines differ by up to two
+/// orders of magnitude.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// Its heading, with the unit of the values.
+    /// Title, with the unit of the values.
     pub title: String,
-    /// What the places are.
+    /// Label of the category axis.
     pub x: String,
-    /// The places, from left to right.
+    /// Categories, from left to right.
     pub ticks: Vec<String>,
-    /// The lines.
+    /// Lines.
     pub lines: Vec<Line>,
 }
 
 /// A line of a [`Chart`].
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Its colour.
+    /// Colour.
     pub colour: Colour,
-    /// Its value in each place. `None`, or not above 0: it has none there.
+    /// Value of each category. `None` or a value not above 0 leaves a gap.
     pub values: Vec<Option<f64>>,
 }
 
@@ -36,7 +36,7 @@ pub struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Colour(pub u8, pub u8, pub u8);
 
-pub(crate) type Drawn = std::result::Result<(), Box<dyn Error>>;
+pub(crate) type DrawResult = std::result::Result<(), Box<dyn Error>>;
 
 pub(crate) const FONT: &str = "sans-serif";
 
@@ -45,15 +45,15 @@ pub(crate) fn style(Colour(red, green, blue): Colour) -> ShapeStyle {
 }
 
 impl Chart {
-    /// The chart as an SVG image, of so many units. Its background is white, its text black.
+    /// Renders the chart as an SVG image of the given size, black on white.
     ///
     /// # Errors
     ///
-    /// Where it can't be drawn, being too small.
+    /// If the size is too small for the chart.
     pub fn svg(&self, width: u32, height: u32) -> Result<String> {
         let mut image = String::new();
         let root = SVGBackend::with_string(&mut image, (width, height)).into_drawing_area();
-        let drawn: Drawn = (|| {
+        let drawn: DrawResult = (|| {
             root.fill(&WHITE)?;
             self.draw(&root)?;
             Ok(root.present()?)
@@ -63,8 +63,8 @@ impl Chart {
         Ok(image)
     }
 
-    /// Draws it into `area`. Nothing, if there is nothing to show.
-    pub(crate) fn draw(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn {
+    /// Draws the chart into `area`. Draws nothing if no line has a value.
+    pub(crate) fn draw(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> DrawResult {
         let lines: Vec<_> = self.lines.iter().map(Line::points).collect();
         let values = || lines.iter().flatten().map(|(_, y)| *y);
         let low = values().fold(f64::INFINITY, f64::min);
@@ -89,10 +89,10 @@ impl Chart {
             .x_label_area_size(40)
             .y_label_area_size(60)
             .build_cartesian_2d(x, y)?;
-        let place = |x: &f64| self.ticks.get(x.round() as usize).cloned();
+        let category = |x: &f64| self.ticks.get(x.round() as usize).cloned();
         chart
             .configure_mesh()
-            .x_label_formatter(&|x| place(x).unwrap_or_default())
+            .x_label_formatter(&|x| category(x).unwrap_or_default())
             .y_label_formatter(&|y| short(*y))
             .x_desc(&self.x)
             .label_style((FONT, 14))
@@ -111,16 +111,16 @@ impl Chart {
 }
 
 impl Line {
-    /// Places on the axis, and values.
+    /// Positions on the category axis, and values.
     fn points(&self) -> Vec<(f64, f64)> {
         let values = self.values.iter().enumerate();
         let points = values.filter_map(|(i, value)| Some((i as f64, (*value)?)));
-        // A logarithm of it is drawn.
+        // The axis is logarithmic.
         points.filter(|(_, y)| *y > 0.0).collect()
     }
 }
 
-/// An axis with ticks of one's own choice.
+/// An axis with explicit ticks.
 struct Axis {
     range: Range<f64>,
     ticks: Vec<f64>,
@@ -139,7 +139,7 @@ impl Ranged for Axis {
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
         match hint.weight() {
-            KeyPointWeight::Any => Vec::new(), // light ones
+            KeyPointWeight::Any => Vec::new(), // no minor ticks
             KeyPointWeight::Bold => self.ticks.clone(),
         }
     }
@@ -149,7 +149,7 @@ impl Ranged for Axis {
     }
 }
 
-/// The round numbers between `low` and `high`, about a handful.
+/// About two to nine round numbers between `low` and `high`.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let steps: &[f64] = match high / low {
         ..4.0 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
@@ -162,13 +162,13 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     ticks.filter(|tick| (low..high).contains(tick)).collect()
 }
 
-/// A number in few characters.
+/// Formats a number in few characters.
 fn short(value: f64) -> String {
     let (value, unit) = match value {
         1000.0.. => (value / 1000.0, "k"),
         _ => (value, ""),
     };
-    // Sums of powers of ten are not exact.
+    // Ticks are not exact, as 0.1 + 0.2 is not.
     format!("{}{unit}", (value * 1000.0).round() / 1000.0)
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_gaps_where_it_has_no_value() {
+    fn a_line_has_gaps_at_missing_values() {
         let line = Line {
             colour: Colour(1, 2, 3),
             values: vec![Some(2.0), None, Some(0.0), Some(8.0)],
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_has_a_handful_of_round_numbers() {
+    fn an_axis_has_two_to_nine_round_ticks() {
         assert_eq!(ticks(0.8, 10.5), [1.0, 2.0, 5.0, 10.0]);
         assert_eq!(ticks(95.0, 130.0), [100.0, 120.0]);
         for (low, high) in [(0.7, 1.6), (3.0, 17.0), (16.0, 200.0), (1.0, 5000.0)] {

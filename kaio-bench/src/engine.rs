@@ -1,4 +1,4 @@
-//! [`Engine`]: one way to read and write a disk.
+//! [`Engine`]: an implementation of file I/O that can be measured.
 
 use std::error::Error;
 use std::fmt;
@@ -8,11 +8,11 @@ use hdrhistogram::Histogram;
 
 use crate::Workload;
 
-/// What engines and measurements fail with.
+/// Result of engines and measurements.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The error of an engine that this machine has no place for: it lacks something, or forbids it. That
-/// is no fault of the engine's.
+/// The error of an engine that can't run on this machine: the kernel or file system lacks a feature,
+/// or forbids it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable(pub String);
 
@@ -24,76 +24,76 @@ impl fmt::Display for Unavailable {
 
 impl Error for Unavailable {}
 
-/// One way to read and write a disk.
+/// An implementation of file I/O that can be measured.
 pub trait Engine {
-    /// Its name, on the command line and in tables: `kaio/current-thread`, `bare`.
+    /// Name on the command line and in tables: `kaio/current-thread`, `bare`.
     fn name(&self) -> &str;
 
-    /// Sets up everything that a run of `workload` needs, so that a run itself does nothing but
-    /// transfers: runtime, context, file, buffers.
+    /// Sets up everything that a run of `workload` needs (runtime, context, file, buffers), so that
+    /// the run itself consists of transfers only.
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from running here; [`Unavailable`] if that is the machine.
+    /// Errors of the setup; [`Unavailable`] if this machine does not support the engine.
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>>;
 }
 
-/// An engine that is ready to run one workload.
+/// An engine prepared for one workload.
 pub trait Prepared {
-    /// Makes `transfers` transfers, or a few more: whole waves, the same number for each task.
-    /// Each of them is checked to have moved all of its bytes.
+    /// Performs at least `run.transfers` transfers, rounded up to whole waves or to the same number for
+    /// each task. Checks that each one transfers all of its bytes.
     ///
     /// # Errors
     ///
-    /// The first transfer that fails.
-    fn run(&mut self, run: &Run) -> Result<Tally>;
+    /// The first failed transfer.
+    fn run(&mut self, run: &Run) -> Result<RunStats>;
 }
 
-/// What one run is to do.
+/// Parameters of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Least transfers, in all.
+    /// Minimum number of transfers, in total.
     pub transfers: usize,
-    /// Seed of random offsets.
+    /// Seed of the random offsets.
     pub seed: u64,
-    /// Whether latencies are taken: it costs two looks at the clock for each transfer or wave.
+    /// Whether to record latencies, which costs two clock reads for each transfer or wave.
     pub latencies: bool,
 }
 
-/// What one run has done, or one task of it.
+/// Statistics of one run, or of one of its tasks.
 #[derive(Clone, Debug)]
-pub struct Tally {
-    /// Transfers made.
+pub struct RunStats {
+    /// Transfers completed.
     pub transfers: u64,
-    /// Nanoseconds from the start of what a task waits for to its end: of each transfer for
-    /// tasks, of each whole wave for waves. Empty unless asked for.
+    /// Latencies, of each transfer for tasks and of each whole wave for waves. Empty unless
+    /// [`Run::latencies`] is set.
     pub latencies: Latencies,
 }
 
-/// Takes the time, if it is to be taken.
+/// Records latencies in a histogram, if enabled.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Option<Histogram<u64>>,
 }
 
 impl Latencies {
-    /// `wanted`: whether anything is to be recorded.
-    pub fn new(wanted: bool) -> Latencies {
-        let histogram = wanted.then(|| {
-            // 1 ns to 10 s and more. Two digits: each task has a histogram, and with three, those
-            // of 128 tasks would be megabytes to go through the caches.
+    /// Creates a recorder. Unless `enabled`, it records nothing.
+    pub fn new(enabled: bool) -> Latencies {
+        let histogram = enabled.then(|| {
+            // 1 ns to 10 s; longer ones saturate. Two significant digits: each task has its own
+            // histogram, and with three digits those of 128 tasks would take megabytes of cache.
             Histogram::new_with_bounds(1, 10_000_000_000, 2).expect("valid bounds")
         });
         Latencies { histogram }
     }
 
-    /// The start of something.
+    /// Returns the start time, if enabled.
     #[inline]
     pub fn start(&self) -> Option<Instant> {
         self.histogram.as_ref().map(|_| Instant::now())
     }
 
-    /// The end of what started at `start`.
+    /// Records the time since `start`.
     #[inline]
     pub fn stop(&mut self, start: Option<Instant>) {
         if let (Some(histogram), Some(start)) = (&mut self.histogram, start) {
@@ -102,32 +102,31 @@ impl Latencies {
         }
     }
 
-    /// Adds another task's.
+    /// Adds those of another task.
     pub fn merge(&mut self, other: &Latencies) {
         if let (Some(ours), Some(theirs)) = (&mut self.histogram, &other.histogram) {
             ours.add(theirs).expect("the same bounds");
         }
     }
 
-    /// The latency that `share` (0 to 1) of the transfers did not exceed. `None`: none was
-    /// recorded.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
+    /// The given quantile (0 to 1). `None` if nothing was recorded.
+    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         let histogram = self.histogram.as_ref().filter(|h| !h.is_empty())?;
-        Some(Duration::from_nanos(histogram.value_at_quantile(share)))
+        Some(Duration::from_nanos(histogram.value_at_quantile(quantile)))
     }
 }
 
-impl Tally {
-    /// Nothing yet.
-    pub fn new(run: &Run) -> Tally {
-        Tally {
+impl RunStats {
+    /// Creates empty statistics.
+    pub fn new(run: &Run) -> RunStats {
+        RunStats {
             transfers: 0,
             latencies: Latencies::new(run.latencies),
         }
     }
 
-    /// Adds another task's.
-    pub fn merge(&mut self, other: &Tally) {
+    /// Adds those of another task.
+    pub fn merge(&mut self, other: &RunStats) {
         self.transfers += other.transfers;
         self.latencies.merge(&other.latencies);
     }

@@ -1,57 +1,58 @@
-//! Measures ways to read and write a disk against the bare system calls.
+//! Measures file I/O in Rust and compares it with bare system calls.
 //!
 //! # What is measured
 //!
-//! An [`Engine`] is one way to do it: [`engines`] has a bare loop of `io_submit` and
-//! `io_getevents`, the same with its waiting done in epoll, a bare loop over io_uring, tokio-kaio on
-//! each of tokio's runtimes (with two workers also in two shards), `spawn_blocking`, and
-//! `tokio::fs`. Others can be added: a binary hands its own to [`cli::main`].
-//! A [`Workload`] is a [`Pattern`] (what is read and written), a [`Shape`] (many tasks with one
-//! transfer each, or one task with waves of them) and a depth (transfers in flight). All of it is
-//! direct I/O, but for what says otherwise in its name.
+//! An [`Engine`] is an implementation of file I/O. [`engines`] has a bare loop of `io_submit` and
+//! `io_getevents`, the same loop with an epoll wait, a bare loop over io_uring, tokio-kaio on each of
+//! tokio's runtimes (with two workers also in two shards), `spawn_blocking`, and `tokio::fs`. A binary can
+//! add engines: it passes them to [`cli::main`].
 //!
-//! | figure | is |
+//! A [`Workload`] is a [`Pattern`] (what is read and written), a [`Shape`] (many tasks with one transfer
+//! each, or one task with waves of transfers) and a depth (transfers in flight). All engines use direct
+//! I/O, except where the name says otherwise.
+//!
+//! | figure | meaning |
 //! |---|---|
-//! | CPU | user and system time of all threads of the process, from `getrusage`; a transfer's share |
-//! | user | how much of that is user space |
-//! | machine | time that CPUs were busy, with whatever it was; a transfer's share |
-//! | IOPS | transfers a second of wall time |
-//! | p50, p99, p99.9 | latencies: of each transfer for tasks, of each wave for waves |
-//! | calls | system calls a transfer |
-//! | allocs | calls to the allocator a transfer |
-//! | switches | context switches a transfer, voluntary or not |
+//! | CPU | user and system time of all threads of the process (`getrusage`), per transfer |
+//! | user | user-space share of the CPU time |
+//! | machine | busy time of all CPUs of the machine, with any process, per transfer |
+//! | IOPS | transfers per second of wall time |
+//! | p50, p99, p99.9 | latency percentiles: of each transfer for tasks, of each wave for waves |
+//! | calls | system calls per transfer |
+//! | allocs | allocations per transfer |
+//! | switches | context switches per transfer, voluntary and involuntary |
 //!
-//! A [`Pair`](pairs::Pair) is ways to do one thing with tokio-kaio that a program can choose from, such
-//! as a batch and its operations one by one. They are engines too, each pair with one workload.
+//! A [`Pair`](pairs::Pair) is a set of ways to do the same job with tokio-kaio, such as a batch and single
+//! reads. Its variants are engines, and each pair has its own workload.
 //!
-//! # How
+//! # Method
 //!
-//! [`measure`] prepares all engines for a workload: what they need for a transfer is there before
-//! the first. Each finds out how many transfers fill a round. Then come the rounds, and in each of
-//! them every engine runs once; a different one begins each time. A machine that becomes slower or
-//! faster meanwhile does so for all. A ratio to the baseline is taken within each round, and the
-//! median and the quartiles are those of the ratios, not ratios of medians.
+//! [`measure`] prepares all engines for a workload, including everything that their transfers need. It
+//! finds for each engine how many transfers fill a round. Then it runs the rounds: every engine runs once
+//! in each round, and each round starts with a different engine. A machine that becomes slower or faster
+//! in between affects all engines alike. A ratio to the baseline is computed within each round; the
+//! reported median and quartiles are those of the ratios, not ratios of medians.
 //!
-//! Looking at the clock for each transfer, and counting, cost time. So latencies have rounds of
-//! their own, and system calls and allocations ([`counting`]) come last: what is counted is the
-//! difference between a run and one of three times its length.
+//! Reading the clock for each transfer and counting events both cost time. So latencies have rounds of
+//! their own, and system calls and allocations are counted last ([`counting`]), as the difference between
+//! a run and one of three times its length.
 //!
-//! # What it can't tell
+//! # Limits
 //!
-//! *CPU* leaves out what the kernel does outside of the process: its own threads, and interrupts that
-//! come while the process sleeps, which are charged to nobody. That is not the same for all. The
-//! bare loop sleeps until its whole wave is done, and is charged for next to none; who is woken by
-//! the first completion is charged for the interrupts of the rest.
+//! *CPU* leaves out work that the kernel does outside of the process: kernel threads, and interrupts that
+//! arrive while the process sleeps, which are charged to no process. This affects engines differently. The
+//! bare loop sleeps until its whole wave is complete and is charged for almost no interrupts; an engine
+//! that the first completion wakes is charged for the interrupts of the rest.
 //!
-//! *Machine* has all of that: it is the time that CPUs were not idle, nor waiting for a disk, as
-//! `/proc/stat` has it. But it has everything else on the machine too, and what the host took of a
-//! virtual one, so that it means something only where nothing else runs. A report says how busy
-//! others were right before the start. And it is told in ticks of 10 ms, so that it is no median of
-//! rounds but their sum, without quartiles: with 15 rounds of 100 ms it is off by 20 ms or so, one
-//! or two hundredths where a CPU is busy throughout, more for an engine that mostly sleeps.
+//! *Machine* includes all of that: it is the time in which CPUs were neither idle nor waiting for a disk,
+//! from `/proc/stat`. It also includes every other program, and time that the host takes from a virtual
+//! machine, so it is meaningful only if nothing else runs. A report says how busy the machine was right
+//! before the start. Its resolution is a tick of 10 ms, so it is the sum of all rounds, without quartiles:
+//! with 15 rounds of 100 ms it is off by about 20 ms, which is 0.01 or 0.02 of the ratio for an engine that
+//! keeps a CPU busy, and more for an engine that mostly sleeps.
 //!
-//! What an engine does to others on the machine, by caches and queues, is in neither. On a virtual
-//! machine the disk is the host's.
+//! Neither includes the effects of an engine on other programs through caches and queues. On a virtual
+//! machine the disk belongs to the host.
 //!
 //! # Running it
 //!
@@ -59,43 +60,43 @@
 //! cargo run --release -p kaio-bench -- --patterns random-read --depths 1,32
 //! ```
 //!
-//! `--help` has the rest.
+//! See `--help` for all options.
 
-mod buffer;
-mod busy;
+mod bench_file;
+mod bench_report;
 mod calibrate;
 mod chart;
 pub mod cli;
 pub mod counting;
 mod engine;
+mod engine_summary;
 pub mod engines;
-pub mod leftovers;
-mod machine;
-mod measure;
-pub mod on_tokio;
+mod interleaved;
+mod machine_info;
+mod machine_load;
+mod page_buffer;
 pub mod pairs;
 mod plots;
-mod report;
-mod site;
-mod stats;
-mod summary;
-mod text;
-mod usage;
+mod rusage;
+mod spread;
+mod tables;
+pub mod task_runner;
+pub mod temp_path;
 mod workload;
 
-pub use buffer::Buffer;
+pub use bench_file::BenchFile;
+pub use bench_report::{
+    EngineReport, Figures, Outcome, Quantiles, Report, ResultSet, Sample, Settings, summarize,
+};
 pub use chart::{Chart, Colour, Line};
 pub use counting::{CountingAllocator, Counts};
-pub use engine::{Engine, Latencies, Prepared, Result, Run, Tally, Unavailable};
-pub use engines::Flavour;
-pub use machine::{Disk, Machine, Place};
-pub use measure::{measure, measure_watched, steps};
+pub use engine::{Engine, Latencies, Prepared, Result, Run, RunStats, Unavailable};
+pub use engine_summary::Summary;
+pub use engines::RuntimeFlavor;
+pub use interleaved::{measure, measure_with_progress, progress_steps};
+pub use machine_info::{Disk, Machine, Place};
+pub use page_buffer::PageBuffer;
 pub use plots::plot;
-pub use report::{
-    EngineReport, Figures, Outcome, Quantiles, Report, Sample, Set, Settings, summarize,
-};
-pub use site::Site;
-pub use stats::Spread;
-pub use summary::Summary;
-pub use text::Tables;
-pub use workload::{Direction, Lane, Pattern, Shape, Transfer, Workload};
+pub use spread::Spread;
+pub use tables::Tables;
+pub use workload::{Direction, Pattern, Shape, Transfer, TransferGenerator, Workload};

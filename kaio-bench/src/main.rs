@@ -1,4 +1,4 @@
-//! Measures the engines of this crate. `kaio-bench --help`.
+//! The `kaio-bench` binary: measures the engines of this crate. See `kaio-bench --help`.
 
 use std::process::ExitCode;
 

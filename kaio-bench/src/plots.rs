@@ -1,29 +1,29 @@
-//! [`plot`]: a report as SVG files.
+//! [`plot`]: draws a report as SVG files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use crate::chart::{Chart, Colour, Drawn, FONT, Line, style};
-use crate::report::Figures;
-use crate::summary::Summary;
-use crate::{Pattern, Report, Result, Set, Shape};
+use crate::bench_report::Figures;
+use crate::chart::{Chart, Colour, DrawResult, FONT, Line, style};
+use crate::engine_summary::Summary;
+use crate::{Pattern, Report, Result, ResultSet, Shape};
 
-/// Draws a file for each place, pattern and shape into `dir`, which is made if need be: CPU and the
-/// machine's busy time to the baseline's, IOPS and p99, by depth, a line for each engine. Returns the
-/// files' paths.
+/// Draws one SVG file for each place, pattern and shape into `dir`, which is created if missing. Each
+/// shows CPU and machine time relative to the baseline, IOPS and p99 by depth, with a line for each
+/// engine. Returns the paths of the files.
 ///
 /// # Errors
 ///
-/// Where the files can't be written.
+/// Errors of writing the files.
 pub fn plot(report: &Report, dir: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut paths = Vec::new();
     for place in &report.places {
         for pattern in Pattern::ALL {
             for shape in Shape::ALL {
-                let belongs = |set: &&Set| {
+                let belongs = |set: &&ResultSet| {
                     set.place == place.name && set.pattern == pattern && set.shape == shape
                 };
                 let sets: Vec<_> = report.sets.iter().filter(belongs).collect();
@@ -54,35 +54,35 @@ const PANEL_COLUMNS: usize = 2;
 const LEGEND_ROW: u32 = 24;
 const LEGEND_COLUMNS: usize = 3;
 
-/// What one panel shows.
+/// The metric of one panel.
 struct Metric {
     title: String,
     value: fn(&Figures, &Summary) -> Option<f64>,
 }
 
 fn metrics(baseline: &str) -> [Metric; 4] {
-    let of = |title: &str, value| Metric {
+    let metric = |title: &str, value| Metric {
         title: title.into(),
         value,
     };
     [
-        of(&format!("CPU a transfer, {baseline} = 1"), |_, summary| {
+        metric(&format!("CPU a transfer, {baseline} = 1"), |_, summary| {
             Some(summary.cpu_ratio?.median)
         }),
-        of(
+        metric(
             &format!("machine busy a transfer, {baseline} = 1"),
             |_, summary| summary.machine_ratio,
         ),
-        of("thousand IOPS", |_, summary| {
+        metric("thousand IOPS", |_, summary| {
             Some(summary.iops?.median / 1e3)
         }),
-        of("p99 in µs", |figures, _| {
+        metric("p99 in µs", |figures, _| {
             Some(figures.latency?.p99_ns / 1e3)
         }),
     ]
 }
 
-fn draw(sets: &[&Set], title: &str, baseline: &str, image: &mut String) -> Drawn {
+fn draw(sets: &[&ResultSet], title: &str, baseline: &str, image: &mut String) -> DrawResult {
     let engines = engines(sets);
     let metrics = metrics(baseline);
     let rows = metrics.len().div_ceil(PANEL_COLUMNS);
@@ -110,8 +110,8 @@ fn draw(sets: &[&Set], title: &str, baseline: &str, image: &mut String) -> Drawn
     Ok(())
 }
 
-fn chart(sets: &[&Set], engines: &[&str], metric: &Metric) -> Chart {
-    let value = |set: &Set, engine: &str| {
+fn chart(sets: &[&ResultSet], engines: &[&str], metric: &Metric) -> Chart {
+    let value = |set: &ResultSet, engine: &str| {
         let report = set.engines.iter().find(|report| report.engine == engine)?;
         (metric.value)(report.figures()?, report.summary.as_ref()?)
     };
@@ -127,8 +127,8 @@ fn chart(sets: &[&Set], engines: &[&str], metric: &Metric) -> Chart {
     }
 }
 
-/// Every engine that was measured at some depth.
-fn engines<'a>(sets: &[&'a Set]) -> Vec<&'a str> {
+/// Engines that were measured at any depth.
+fn engines<'a>(sets: &[&'a ResultSet]) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for report in sets.iter().flat_map(|set| &set.engines) {
         if report.figures().is_some() && !names.contains(&&*report.engine) {
@@ -138,7 +138,7 @@ fn engines<'a>(sets: &[&'a Set]) -> Vec<&'a str> {
     names
 }
 
-/// Colours that stay apart on white, for as many engines as there may be.
+/// Distinguishable colours on white, one for each engine.
 const COLOURS: [Colour; 18] = [
     Colour(0x22, 0x22, 0x22),
     Colour(0x9e, 0x9e, 0x9e),
@@ -163,10 +163,10 @@ const COLOURS: [Colour; 18] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{EngineReport, Outcome, Sample};
+    use crate::bench_report::{EngineReport, Outcome, Sample};
 
     #[test]
-    fn each_figure_that_there_is_has_a_panel() {
+    fn each_available_metric_has_a_panel() {
         let drawn = |busy_ns| {
             let round = Sample {
                 transfers: 10,
@@ -181,7 +181,7 @@ mod tests {
                 rounds: vec![round; 3],
                 ..Figures::default()
             };
-            let mut set = Set {
+            let mut set = ResultSet {
                 place: "disk".into(),
                 pattern: Pattern::Mixed,
                 shape: Shape::Tasks,

@@ -1,4 +1,4 @@
-//! [`Workload`]: what is read and written, and how many at a time. The same for every engine.
+//! [`Workload`]: the transfers that every engine makes, and how many are in flight.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// What is moved between memory and disk, in blocks of [`Pattern::block`] unless the workload says
-/// otherwise.
+/// The access pattern. The transfer size is [`Pattern::block`] unless the workload overrides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pattern {
@@ -16,14 +15,14 @@ pub enum Pattern {
     RandomRead,
     /// Overwrites of 4 KiB at random offsets.
     RandomWrite,
-    /// Seven random reads to three random overwrites, 4 KiB each.
+    /// 70 % random reads, 30 % random overwrites, 4 KiB each.
     Mixed,
-    /// Reads of 128 KiB, one after another through the file.
+    /// Sequential reads of 128 KiB.
     SequentialRead,
-    /// Overwrites of 128 KiB, one after another through the file.
+    /// Sequential overwrites of 128 KiB.
     SequentialWrite,
-    /// Writes of 4 KiB, one after another through a log that has its length already, each durable
-    /// when it is done (`O_DSYNC`, `RWF_DSYNC`).
+    /// Sequential writes of 4 KiB within a preallocated log, each durable on completion (`O_DSYNC`,
+    /// `RWF_DSYNC`).
     LogAppend,
 }
 
@@ -38,7 +37,7 @@ impl Pattern {
         Pattern::LogAppend,
     ];
 
-    /// Bytes that one transfer moves, unless a workload says otherwise.
+    /// Default transfer size in bytes.
     pub fn block(self) -> usize {
         match self {
             Pattern::SequentialRead | Pattern::SequentialWrite => 128 * 1024,
@@ -51,7 +50,7 @@ impl Pattern {
         !matches!(self, Pattern::RandomRead | Pattern::SequentialRead)
     }
 
-    /// Whether each write is durable when it is done.
+    /// Whether each write is durable on completion.
     pub fn durable(self) -> bool {
         self == Pattern::LogAppend
     }
@@ -75,13 +74,13 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Who keeps transfers in flight.
+/// How transfers are kept in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
-    /// As many tasks as the depth, each with one transfer at a time.
+    /// One task per unit of depth, each with one transfer in flight.
     Tasks,
-    /// One task that starts as many transfers as the depth at once and waits for all of them.
+    /// One task that starts `depth` transfers at once and waits for all of them.
     Waves,
 }
 
@@ -104,28 +103,28 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A pattern, a shape, a depth and the file that they are for.
+/// A pattern, a shape, a depth and the file they apply to.
 ///
-/// What is rarely anything else than [`Workload::new`] makes it has fields to be set.
+/// [`Workload::new`] sets the usual values; the fields override them.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// What is moved.
+    /// The access pattern.
     pub pattern: Pattern,
-    /// Who keeps it in flight.
+    /// How transfers are kept in flight.
     pub shape: Shape,
-    /// Most transfers in flight.
+    /// Queue depth: maximum transfers in flight.
     pub depth: usize,
-    /// The file; it exists, and has [`Workload::len`] bytes.
+    /// Path of the file, which has at least [`Workload::len`] bytes.
     pub path: PathBuf,
-    /// Bytes of the file that are used, from its start: a multiple of the block.
+    /// Bytes used, from the start of the file. A multiple of the block.
     pub len: u64,
-    /// Bytes that one transfer moves. Set to [`Pattern::block`].
+    /// Transfer size in bytes. Default: [`Pattern::block`].
     pub block: usize,
-    /// How many of a hundred transfers of [`Pattern::Mixed`] are reads. Set to 70.
+    /// Percentage of reads in [`Pattern::Mixed`]. Default: 70.
     pub reads: u8,
-    /// Direct I/O, past the page cache, but for engines that can't. Set to `true`.
+    /// Use direct I/O, except in engines that can't. Default: `true`.
     pub direct: bool,
-    /// The file is the measurement's own, and disk space enough for a copy of it. Set to `true`.
+    /// The file belongs to the measurement, so an engine may copy it. Default: `true`.
     pub scratch: bool,
 }
 
@@ -138,29 +137,29 @@ pub enum Direction {
     Write,
 }
 
-/// One transfer of [`Pattern::block`] bytes.
+/// One transfer of [`Workload::block`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// Whether it reads or writes.
     pub direction: Direction,
-    /// Where in the file, in bytes.
+    /// Byte offset in the file.
     pub offset: u64,
 }
 
-/// The transfers of one task, without end.
+/// Generates the transfers of one task, endlessly.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct TransferGenerator {
     pattern: Pattern,
     block: u64,
     blocks: u64,
     reads: u64,
     state: u64,
-    /// Where sequential patterns go on, shared by the lanes of a run.
+    /// Next block of a sequential pattern, shared by the generators of a run.
     next_block: Arc<AtomicU64>,
 }
 
 impl Workload {
-    /// Direct I/O of the pattern's blocks, on a file of the measurement's own.
+    /// Creates a workload of direct I/O with the pattern's transfer size, on a scratch file.
     pub fn new(
         pattern: Pattern,
         shape: Shape,
@@ -186,20 +185,20 @@ impl Workload {
         &self.path
     }
 
-    /// Bytes that one transfer moves.
+    /// Transfer size in bytes.
     pub fn block(&self) -> usize {
         self.block
     }
 
-    /// The lanes of one run: one for each task. `seed` makes random ones differ from run to run.
-    pub fn lanes(&self, seed: u64) -> Vec<Lane> {
+    /// Returns the generators of one run, one for each task. `seed` selects the random offsets.
+    pub fn generators(&self, seed: u64) -> Vec<TransferGenerator> {
         let tasks = match self.shape {
             Shape::Tasks => self.depth,
             Shape::Waves => 1,
         };
         let next_block = Arc::new(AtomicU64::new(0));
         (0..tasks as u64)
-            .map(|task| Lane {
+            .map(|task| TransferGenerator {
                 pattern: self.pattern,
                 block: self.block as u64,
                 blocks: self.len / self.block as u64,
@@ -211,33 +210,32 @@ impl Workload {
     }
 }
 
-impl Lane {
-    /// The next transfer. (A method, not an iterator: there is always one.)
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Transfer {
+impl TransferGenerator {
+    /// Returns the next transfer.
+    pub fn next_transfer(&mut self) -> Transfer {
         match self.pattern {
             Pattern::RandomRead => self.random(Direction::Read),
             Pattern::RandomWrite => self.random(Direction::Write),
             Pattern::Mixed => {
-                let direction = match self.draw() % 100 < self.reads {
+                let direction = match self.random_number() % 100 < self.reads {
                     true => Direction::Read,
                     false => Direction::Write,
                 };
                 self.random(direction)
             }
-            Pattern::SequentialRead => self.following(Direction::Read),
-            Pattern::SequentialWrite | Pattern::LogAppend => self.following(Direction::Write),
+            Pattern::SequentialRead => self.sequential(Direction::Read),
+            Pattern::SequentialWrite | Pattern::LogAppend => self.sequential(Direction::Write),
         }
     }
 
     fn random(&mut self, direction: Direction) -> Transfer {
         Transfer {
             direction,
-            offset: self.draw() % self.blocks * self.block,
+            offset: self.random_number() % self.blocks * self.block,
         }
     }
 
-    fn following(&self, direction: Direction) -> Transfer {
+    fn sequential(&self, direction: Direction) -> Transfer {
         let block = self.next_block.fetch_add(1, Ordering::Relaxed);
         Transfer {
             direction,
@@ -245,9 +243,8 @@ impl Lane {
         }
     }
 
-    /// A linear congruential generator: two instructions, so that what is drawn costs every engine
-    /// next to nothing.
-    fn draw(&mut self) -> u64 {
+    /// Linear congruential generator: two instructions, so that its cost does not matter.
+    fn random_number(&mut self) -> u64 {
         self.state = self
             .state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -265,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn transfers_are_blocks_within_the_file() {
+    fn transfers_are_block_aligned_and_within_the_file() {
         for pattern in Pattern::ALL {
             let workload = workload(pattern, Shape::Waves, 8);
-            let mut lane = workload.lanes(3).remove(0);
+            let mut generator = workload.generators(3).remove(0);
             for _ in 0..1000 {
-                let transfer = lane.next();
+                let transfer = generator.next_transfer();
                 let block = workload.block() as u64;
                 assert_eq!(transfer.offset % block, 0);
                 assert!(transfer.offset + block <= workload.len);
@@ -280,57 +277,78 @@ mod tests {
     }
 
     #[test]
-    fn the_mix_is_seven_reads_to_three_writes_unless_it_is_set() {
+    fn the_share_of_reads_is_70_percent_by_default() {
         let reads = |workload: Workload| {
-            let mut lane = workload.lanes(1).remove(0);
-            let reads = (0..100_000).filter(|_| lane.next().direction == Direction::Read);
+            let mut generator = workload.generators(1).remove(0);
+            let reads =
+                (0..100_000).filter(|_| generator.next_transfer().direction == Direction::Read);
             reads.count()
         };
         let mixed = workload(Pattern::Mixed, Shape::Waves, 1);
-        let of = |share| {
+        let with_share = |share| {
             reads(Workload {
                 reads: share,
                 ..mixed.clone()
             })
         };
         assert!((69_000..71_000).contains(&reads(mixed.clone())));
-        assert!((9_000..11_000).contains(&of(10)));
-        assert_eq!((of(0), of(100)), (0, 100_000));
+        assert!((9_000..11_000).contains(&with_share(10)));
+        assert_eq!((with_share(0), with_share(100)), (0, 100_000));
     }
 
     #[test]
-    fn a_workload_has_blocks_of_its_own_size() {
+    fn a_workload_can_override_the_block_size() {
         let mut workload = workload(Pattern::SequentialWrite, Shape::Waves, 1);
         workload.block = 512;
-        let mut lane = workload.lanes(0).remove(0);
-        assert_eq!([lane.next(), lane.next()].map(|t| t.offset), [0, 512]);
+        let mut generator = workload.generators(0).remove(0);
+        assert_eq!(
+            [generator.next_transfer(), generator.next_transfer()].map(|t| t.offset),
+            [0, 512]
+        );
     }
 
     #[test]
-    fn tasks_have_lanes_of_their_own_and_a_wave_has_one() {
+    fn each_task_has_a_generator_and_a_wave_has_one() {
         assert_eq!(
-            workload(Pattern::Mixed, Shape::Tasks, 32).lanes(0).len(),
+            workload(Pattern::Mixed, Shape::Tasks, 32)
+                .generators(0)
+                .len(),
             32
         );
-        assert_eq!(workload(Pattern::Mixed, Shape::Waves, 32).lanes(0).len(), 1);
+        assert_eq!(
+            workload(Pattern::Mixed, Shape::Waves, 32)
+                .generators(0)
+                .len(),
+            1
+        );
     }
 
     #[test]
-    fn sequential_lanes_share_one_position() {
-        let mut lanes = workload(Pattern::LogAppend, Shape::Tasks, 2).lanes(0);
-        let offsets = [lanes[0].next(), lanes[1].next(), lanes[0].next()].map(|t| t.offset);
+    fn sequential_generators_share_one_position() {
+        let mut generators = workload(Pattern::LogAppend, Shape::Tasks, 2).generators(0);
+        let offsets = [
+            generators[0].next_transfer(),
+            generators[1].next_transfer(),
+            generators[0].next_transfer(),
+        ]
+        .map(|t| t.offset);
         assert_eq!(offsets, [0, 4096, 8192]);
     }
 
     #[test]
-    fn random_lanes_differ_from_each_other_and_from_run_to_run() {
+    fn random_generators_differ_between_tasks_and_between_seeds() {
         let workload = workload(Pattern::RandomRead, Shape::Tasks, 2);
-        let first = |lanes: Vec<Lane>| -> Vec<Vec<u64>> {
-            let mut lanes = lanes;
-            let row = |lane: &mut Lane| (0..8).map(|_| lane.next().offset).collect();
-            lanes.iter_mut().map(row).collect()
+        let first_offsets = |generators: Vec<TransferGenerator>| -> Vec<Vec<u64>> {
+            let mut generators = generators;
+            let row = |generator: &mut TransferGenerator| {
+                (0..8).map(|_| generator.next_transfer().offset).collect()
+            };
+            generators.iter_mut().map(row).collect()
         };
-        let (one, two) = (first(workload.lanes(1)), first(workload.lanes(2)));
+        let (one, two) = (
+            first_offsets(workload.generators(1)),
+            first_offsets(workload.generators(2)),
+        );
         assert_ne!(one[0], one[1]);
         assert_ne!(one, two);
     }

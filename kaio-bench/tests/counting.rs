@@ -1,4 +1,4 @@
-//! What is counted is what has happened: system calls and allocations, of all threads.
+//! System calls and allocations of all threads are counted exactly.
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -10,17 +10,17 @@ use kaio_bench::{CountingAllocator, Counts, counting};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// The counters are the process's, so that tests wait for each other.
-fn counted(what: impl FnOnce()) -> Counts {
+/// Counts during `action`. Serializes the tests, since the counters count the whole process.
+fn counted(action: impl FnOnce()) -> Counts {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let counting = counting::start();
-    what();
+    action();
     counting.counts()
 }
 
 fn calls(counts: &Counts, name: &str) -> f64 {
-    let calls = counts.calls.as_ref().expect("they can be counted here");
+    let calls = counts.calls.as_ref().expect("system calls are counted");
     calls.get(name).copied().unwrap_or_default()
 }
 
@@ -43,30 +43,29 @@ fn system_calls_are_counted_by_name() {
     assert_eq!(calls(&counts, "pread64"), 3.0);
     assert_eq!(calls(&counts, "lseek64"), 11.0);
     assert_eq!(calls(&counts, "fdatasync"), 1.0);
-    // Threads of the test harness may have made others meanwhile.
+    // Threads of the test harness may make further calls.
     assert!(counts.all_calls().unwrap() >= 22.0);
 }
 
 #[test]
-fn calls_by_number_are_told_apart() {
+fn calls_through_syscall_are_counted_by_number() {
     let counts = counted(|| {
         for _ in 0..5 {
-            // Fails at once, with EINVAL: there is no such context.
-            no_io_submit();
+            failing_io_submit();
         }
     });
     assert_eq!(calls(&counts, "io_submit"), 5.0);
 }
 
 #[allow(unsafe_code)]
-fn no_io_submit() {
-    // SAFETY: submits nothing to nowhere.
+fn failing_io_submit() {
+    // SAFETY: there is no context 0, so the call fails with EINVAL.
     let code = unsafe { libc::syscall(libc::SYS_io_submit, 0, 0, 0, 0, 0, 0) };
     assert_eq!(code, -1);
 }
 
 #[test]
-fn calls_of_other_threads_count() {
+fn calls_of_other_threads_are_counted() {
     let counts = counted(|| {
         let yields = || (0..100).for_each(|_| thread::yield_now());
         thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(yields))));
@@ -81,13 +80,13 @@ fn allocations_are_counted() {
             drop(black_box(Box::new(i)));
         }
     });
-    let allocations = counts.allocations.expect("they can be counted here");
-    // The test harness's threads may allocate now and then.
+    let allocations = counts.allocations.expect("allocations are counted");
+    // Threads of the test harness may allocate too.
     assert!((1000.0..1100.0).contains(&allocations), "{allocations}");
 }
 
 #[test]
-fn nothing_is_counted_when_nobody_counts() {
+fn nothing_is_counted_while_counting_is_off() {
     let file = tempfile::tempfile().unwrap();
     let before = counted(|| {});
     file.write_at(b"block", 0).unwrap();
@@ -97,7 +96,7 @@ fn nothing_is_counted_when_nobody_counts() {
 }
 
 #[test]
-fn a_share_is_what_the_longer_run_has_more() {
+fn counts_per_operation_are_the_difference_of_two_runs() {
     let counts = |pairs: &[(&str, f64)], allocations| Counts {
         calls: Some(pairs.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect()),
         allocations,
@@ -107,7 +106,10 @@ fn a_share_is_what_the_longer_run_has_more() {
         &[("io_submit", 310.0), ("mmap", 5.0), ("futex", 50.0)],
         None,
     );
-    let share = long.per_operation(&short, 100.0);
-    assert_eq!(share, counts(&[("io_submit", 2.0), ("futex", 0.5)], None));
-    assert_eq!(share.all_calls(), Some(2.5));
+    let difference = long.per_operation(&short, 100.0);
+    assert_eq!(
+        difference,
+        counts(&[("io_submit", 2.0), ("futex", 0.5)], None)
+    );
+    assert_eq!(difference.all_calls(), Some(2.5));
 }

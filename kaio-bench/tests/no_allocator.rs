@@ -1,4 +1,4 @@
-//! A binary that does not install the allocator gets no figure, instead of a wrong one.
+//! A binary that does not install the allocator gets no figure for allocations instead of a wrong one.
 
 use kaio_bench::counting;
 

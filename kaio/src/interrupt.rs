@@ -3,13 +3,13 @@
 use std::io::{self, IsTerminal};
 use std::process;
 
-use kaio_bench::leftovers;
+use kaio_bench::temp_path;
 
 use crate::command_error::CommandError;
 use crate::stdio::eprint_line;
 use crate::thread_limit::THREAD_LIMIT_HINT;
 
-/// Installs the handling of SIGINT, SIGTERM and SIGHUP: each removes every [`leftovers::Leftover`] and
+/// Installs the handling of SIGINT, SIGTERM and SIGHUP: each removes every [`temp_path::TempPath`] and
 /// ends the process with exit code 128 plus the signal number, so 130 for Ctrl-C. Must be called before
 /// any other thread is started.
 ///
@@ -17,7 +17,7 @@ use crate::thread_limit::THREAD_LIMIT_HINT;
 ///
 /// The thread that waits for signals can't be started.
 pub(crate) fn clean_up_on_signal() -> Result<(), CommandError> {
-    let installed = leftovers::remove_on_signal(|signal| {
+    let installed = temp_path::remove_on_signal(|signal| {
         // Leaves the line of the progress bar.
         if io::stderr().is_terminal() {
             eprint_line("");

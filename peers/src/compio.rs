@@ -1,20 +1,21 @@
-//! [compio](https://docs.rs/compio): a runtime of its own over io_uring, one thread.
+//! [compio](https://docs.rs/compio): a runtime over io_uring, on one thread.
 //!
-//! The ring has room for a whole wave. It is told that one thread submits, and completes requests
-//! when that thread waits (`IORING_SETUP_SINGLE_ISSUER`, `IORING_SETUP_DEFER_TASKRUN`).
+//! The ring has an entry for each transfer of a wave. It is created for a single submitting thread, and
+//! completes requests when that thread waits (`IORING_SETUP_SINGLE_ISSUER`,
+//! `IORING_SETUP_DEFER_TASKRUN`).
 
 use compio::BufResult;
 use compio::driver::{DriverType, ProactorBuilder};
 use compio::fs::{File, OpenOptions};
 use compio::io::{AsyncReadAt, AsyncWriteAt};
 use compio::runtime::Runtime;
-use kaio_bench::on_tokio::{self, Transfers};
-use kaio_bench::{Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload};
+use kaio_bench::task_runner::{self, AsyncIo};
+use kaio_bench::{Direction, Engine, Prepared, Result, Run, RunStats, Transfer, Workload};
 
-use crate::buffer::UringBuffer;
-use crate::{open_flags, setup_error, turns};
+use crate::uring_buffer::UringBuffer;
+use crate::{local_tasks, open_flags, setup_error};
 
-/// The crate.
+/// The compio engine.
 pub(crate) struct Compio;
 
 impl Engine for Compio {
@@ -28,9 +29,9 @@ impl Engine for Compio {
         options.read(true).write(workload.pattern.writes());
         options.custom_flags(open_flags(workload));
         let file = runtime.block_on(options.open(workload.path()))?;
-        Ok(Box::new(Ready {
-            disk: Disk(file),
-            slots: on_tokio::slots(workload, || Ok(UringBuffer::new(workload.block())))?,
+        Ok(Box::new(PreparedCompio {
+            io: CompioIo(file),
+            slots: task_runner::make_slots(workload, || Ok(UringBuffer::new(workload.block())))?,
             workload: workload.clone(),
             runtime,
         }))
@@ -39,42 +40,42 @@ impl Engine for Compio {
 
 fn runtime(workload: &Workload) -> Result<Runtime> {
     let mut driver = ProactorBuilder::new();
-    // 1024 is what it has unless told otherwise.
+    // 1024 is the default.
     driver.capacity(u32::try_from(workload.depth)?.max(1024));
     driver.single_issuer(true).defer_taskrun(true);
     let runtime = Runtime::builder().with_proactor(driver).build();
     let runtime = runtime.map_err(|error| setup_error("compio", &error))?;
     match runtime.driver_type() {
         DriverType::IoUring => Ok(runtime),
-        other => Err(format!("compio drives {other:?} instead of io_uring").into()),
+        other => Err(format!("compio uses {other:?} instead of io_uring").into()),
     }
 }
 
-struct Ready {
-    disk: Disk,
+struct PreparedCompio {
+    io: CompioIo,
     slots: Vec<UringBuffer>,
     workload: Workload,
     runtime: Runtime,
 }
 
-impl Prepared for Ready {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
+impl Prepared for PreparedCompio {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
         let slots = &mut self.slots;
-        let turns = turns::hand_out(&self.workload, run, &self.disk, slots)?;
+        let plans = local_tasks::make_tasks(&self.workload, run, &self.io, slots)?;
         self.runtime.block_on(async {
-            let tasks = turns.into_iter().map(|turn| {
-                let task = compio::runtime::spawn(turn.work());
-                async { task.await.map_err(|_| "a task has panicked".into()) }
+            let tasks = plans.into_iter().map(|plan| {
+                let task = compio::runtime::spawn(plan.run());
+                async { task.await.map_err(|_| "a task panicked".into()) }
             });
-            turns::gather(tasks.collect(), slots, run).await
+            local_tasks::join_tasks(tasks.collect(), slots, run).await
         })
     }
 }
 
 #[derive(Clone)]
-struct Disk(File);
+struct CompioIo(File);
 
-impl Transfers for Disk {
+impl AsyncIo for CompioIo {
     type Slot = UringBuffer;
 
     async fn transfer(
@@ -83,10 +84,10 @@ impl Transfers for Disk {
         buffer: UringBuffer,
     ) -> (UringBuffer, Result<usize>) {
         let mut file = &self.0;
-        let BufResult(moved, buffer) = match transfer.direction {
+        let BufResult(transferred, buffer) = match transfer.direction {
             Direction::Read => file.read_at(buffer, transfer.offset).await,
             Direction::Write => file.write_at(buffer, transfer.offset).await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }

@@ -1,12 +1,11 @@
-//! [glommio](https://docs.rs/glommio): a runtime of its own over io_uring, a thread a core; here
-//! one thread, bound to no core, as the other engines are not.
+//! [glommio](https://docs.rs/glommio): a thread-per-core runtime over io_uring. Here it has one thread,
+//! which is not pinned to a core, as in the other engines.
 //!
-//! - Reads are `read_at_aligned`, into a buffer of glommio's registered memory, of which there is
-//!   more than enough for all requests in flight. Writes are `write_rc_at` from such a buffer,
-//!   which is kept.
-//! - Its rings have room for a whole wave.
-//! - `DmaFile` goes without `O_DIRECT` on tmpfs. It is among the flags of the open, so that the
-//!   file has it there too.
+//! - Reads use `read_at_aligned`, which reads into a buffer from glommio's registered memory. There is
+//!   enough of it for all requests in flight. Writes use `write_rc_at` from such a buffer, which is
+//!   reused.
+//! - Its rings have an entry for each transfer of a wave.
+//! - `DmaFile` does not use `O_DIRECT` on tmpfs, so it is passed as a custom flag.
 
 use std::io;
 use std::rc::Rc;
@@ -14,14 +13,14 @@ use std::rc::Rc;
 use glommio::io::{CloseResult, DmaBuffer, DmaFile, OpenOptions};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use io_uring::IoUring;
-use kaio_bench::on_tokio::{self, Transfers};
+use kaio_bench::task_runner::{self, AsyncIo};
 use kaio_bench::{
-    Direction, Engine, Prepared, Result, Run, Tally, Transfer, Unavailable, Workload,
+    Direction, Engine, Prepared, Result, Run, RunStats, Transfer, Unavailable, Workload,
 };
 
-use crate::{open_flags, setup_error, turns};
+use crate::{local_tasks, open_flags, setup_error};
 
-/// The crate.
+/// The glommio engine.
 pub(crate) struct Glommio;
 
 impl Engine for Glommio {
@@ -33,13 +32,13 @@ impl Engine for Glommio {
         let executor = executor(workload)?;
         let file = executor.run(open(workload))?;
         let block = workload.block();
-        let slots = on_tokio::slots(workload, || {
+        let slots = task_runner::make_slots(workload, || {
             let mut buffer = file.alloc_dma_buffer(block);
             buffer.as_bytes_mut().fill(0x5a);
             Ok(Rc::new(buffer))
         })?;
-        Ok(Box::new(Ready {
-            disk: Some(Disk { file, block }),
+        Ok(Box::new(PreparedGlommio {
+            async_io: Some(GlommioIo { file, block }),
             slots,
             workload: workload.clone(),
             executor,
@@ -48,17 +47,17 @@ impl Engine for Glommio {
 }
 
 fn executor(workload: &Workload) -> Result<LocalExecutor> {
-    // Without io_uring, glommio panics.
+    // Checked first, because glommio panics without io_uring.
     IoUring::new(1).map_err(|error| setup_error("glommio", &error))?;
-    // A slot of each transfer and what it reads into, twice over: its allocator needs some too.
+    // For each transfer the slot and the buffer of the read, doubled for the overhead of its allocator.
     let memory = 2 * 2 * workload.depth * workload.block();
     LocalExecutorBuilder::new(Placement::Unbound)
-        // 128 and 10 MiB are what it has unless told otherwise.
+        // 128 and 10 MiB are the defaults.
         .ring_depth(workload.depth.max(128))
         .io_memory(memory.max(10 << 20))
         .make()
         .map_err(|error| match error.to_string() {
-            // By then an I/O error of no kind.
+            // The I/O error has lost its kind here.
             text if text.contains("MemLockLimit") => {
                 Unavailable(format!("glommio: {text} (RLIMIT_MEMLOCK)")).into()
             }
@@ -74,33 +73,33 @@ async fn open(workload: &Workload) -> Result<Rc<DmaFile>> {
     Ok(Rc::new(file.map_err(io::Error::from)?))
 }
 
-struct Ready {
-    /// `None` while its file is closed.
-    disk: Option<Disk>,
+struct PreparedGlommio {
+    /// `None` once `drop` has taken it.
+    async_io: Option<GlommioIo>,
     slots: Vec<Rc<DmaBuffer>>,
     workload: Workload,
     executor: LocalExecutor,
 }
 
-impl Prepared for Ready {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (disk, slots) = (self.disk.as_ref(), &mut self.slots);
-        let disk = disk.ok_or("its file is closed")?;
-        let turns = turns::hand_out(&self.workload, run, disk, slots)?;
+impl Prepared for PreparedGlommio {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (async_io, slots) = (self.async_io.as_ref(), &mut self.slots);
+        let async_io = async_io.ok_or("the file is closed")?;
+        let plans = local_tasks::make_tasks(&self.workload, run, async_io, slots)?;
         self.executor.run(async {
-            let tasks = turns.into_iter().map(|turn| {
-                let task = glommio::spawn_local(turn.work());
+            let tasks = plans.into_iter().map(|plan| {
+                let task = glommio::spawn_local(plan.run());
                 async { Ok(task.await) }
             });
-            turns::gather(tasks.collect(), slots, run).await
+            local_tasks::join_tasks(tasks.collect(), slots, run).await
         })
     }
 }
 
-impl Drop for Ready {
-    /// A `DmaFile` that is merely dropped is closed when its executor runs the next time.
+impl Drop for PreparedGlommio {
+    /// Closes the file: a dropped `DmaFile` is only closed when its executor runs again.
     fn drop(&mut self) {
-        if let Some(Disk { file, .. }) = self.disk.take() {
+        if let Some(GlommioIo { file, .. }) = self.async_io.take() {
             let closed = self.executor.run(file.close_rc());
             debug_assert!(matches!(closed, Ok(CloseResult::Closed)), "{closed:?}");
         }
@@ -108,12 +107,12 @@ impl Drop for Ready {
 }
 
 #[derive(Clone)]
-struct Disk {
+struct GlommioIo {
     file: Rc<DmaFile>,
     block: usize,
 }
 
-impl Transfers for Disk {
+impl AsyncIo for GlommioIo {
     type Slot = Rc<DmaBuffer>;
 
     async fn transfer(
@@ -121,14 +120,17 @@ impl Transfers for Disk {
         transfer: Transfer,
         buffer: Rc<DmaBuffer>,
     ) -> (Rc<DmaBuffer>, Result<usize>) {
-        let Disk { file, block } = self;
-        let moved = match transfer.direction {
+        let GlommioIo { file, block } = self;
+        let transferred = match transfer.direction {
             Direction::Read => {
                 let read = file.read_at_aligned(transfer.offset, *block).await;
                 read.map(|bytes| bytes.len())
             }
             Direction::Write => file.write_rc_at(Rc::clone(&buffer), transfer.offset).await,
         };
-        (buffer, moved.map_err(|error| io::Error::from(error).into()))
+        (
+            buffer,
+            transferred.map_err(|error| io::Error::from(error).into()),
+        )
     }
 }

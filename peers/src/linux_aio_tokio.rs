@@ -1,18 +1,17 @@
-//! [linux-aio-tokio](https://docs.rs/linux-aio-tokio): kernel AIO for tokio, the crate whose API
-//! tokio-kaio has.
+//! [linux-aio-tokio](https://docs.rs/linux-aio-tokio): kernel AIO for tokio, whose API tokio-kaio has.
 //!
-//! - Its write flags don't reach the kernel, and its `is_sync` takes `O_DIRECT` away. So files are
-//!   opened by hand, with `O_DSYNC` where writes are to be durable, and go through
-//!   `submit_request`, which its `File` does nothing but call.
-//! - A context has as many slots as the depth. It has no semaphore: no task ever waits for a slot,
-//!   so that it would only cost.
+//! - Its write flags do not reach the kernel, and its `is_sync` loses `O_DIRECT`. So the engine opens
+//!   files itself, with `O_DSYNC` for durable writes, and calls `submit_request`, as the crate's `File`
+//!   does.
+//! - A context has `depth` slots and no semaphore, because no task ever waits for a slot.
 
 use std::fs::File;
 use std::sync::Arc;
 
-use kaio_bench::on_tokio::{self, Transfers};
+use kaio_bench::task_runner::{self, AsyncIo};
 use kaio_bench::{
-    Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Workload, run_on_tokio,
+    Direction, Engine, Prepared, Result, Run, RunStats, RuntimeFlavor, Transfer, Workload,
+    run_tasks,
 };
 use linux_aio_tokio::{
     AioContext, AioContextHandle, LocalAioContext, LocalAioContextHandle, LockedBuf, RawCommand,
@@ -21,20 +20,20 @@ use linux_aio_tokio::{
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 
-/// With a context for all threads.
+/// The engine with an `AioContext`, on a runtime of either flavor.
 pub(crate) struct LinuxAioTokio {
-    flavour: Flavour,
+    flavor: RuntimeFlavor,
     name: String,
 }
 
-/// With a context for one thread, in a `LocalSet`.
+/// The engine with a `LocalAioContext`, in a `LocalSet`.
 pub(crate) struct LinuxAioTokioLocal;
 
 impl LinuxAioTokio {
-    pub(crate) fn new(flavour: Flavour) -> LinuxAioTokio {
+    pub(crate) fn new(flavor: RuntimeFlavor) -> LinuxAioTokio {
         LinuxAioTokio {
-            flavour,
-            name: format!("linux-aio-tokio/{flavour}"),
+            flavor,
+            name: format!("linux-aio-tokio/{flavor}"),
         }
     }
 }
@@ -45,10 +44,10 @@ impl Engine for LinuxAioTokio {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let runtime = self.flavour.runtime()?;
+        let runtime = self.flavor.runtime()?;
         let (context, handle) = runtime.block_on(async { aio_context(workload.depth, false) })?;
-        Ok(Box::new(Shared {
-            disk: Disk::new(workload, handle)?,
+        Ok(Box::new(PreparedShared {
+            io: LinuxAioTokioIo::new(workload, handle)?,
             slots: slots(workload)?,
             workload: workload.clone(),
             _context: context,
@@ -63,15 +62,15 @@ impl Engine for LinuxAioTokioLocal {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let runtime = Flavour::CurrentThread.runtime()?;
+        let runtime = RuntimeFlavor::CurrentThread.runtime()?;
         let tasks = LocalSet::new();
         let (context, handle) = tasks.block_on(&runtime, async {
             let (context, handle, background) = local_aio_context(workload.depth, false)?;
             spawn_local(background);
             Result::Ok((context, handle))
         })?;
-        Ok(Box::new(Local {
-            disk: Disk::new(workload, handle)?,
+        Ok(Box::new(PreparedLocal {
+            io: LinuxAioTokioIo::new(workload, handle)?,
             slots: slots(workload)?,
             workload: workload.clone(),
             _context: context,
@@ -81,53 +80,53 @@ impl Engine for LinuxAioTokioLocal {
     }
 }
 
-struct Shared {
-    disk: Disk<AioContextHandle>,
+struct PreparedShared {
+    io: LinuxAioTokioIo<AioContextHandle>,
     slots: Vec<LockedBuf>,
     workload: Workload,
     _context: AioContext,
-    /// Last: what drives the context ends with it, and then the context does.
+    /// Declared last: the context ends when the runtime has dropped the task that drives it.
     runtime: Runtime,
 }
 
-struct Local {
-    disk: Disk<LocalAioContextHandle>,
+struct PreparedLocal {
+    io: LinuxAioTokioIo<LocalAioContextHandle>,
     slots: Vec<LockedBuf>,
     workload: Workload,
     _context: LocalAioContext,
-    /// After the context, as above.
+    /// Declared after the context, for the same reason.
     tasks: LocalSet,
     runtime: Runtime,
 }
 
-impl Prepared for Shared {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (workload, disk, slots) = (&self.workload, &self.disk, &mut self.slots);
+impl Prepared for PreparedShared {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
         self.runtime
-            .block_on(async { run_on_tokio!(tokio::spawn, workload, run, disk, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, io, slots) })
     }
 }
 
-impl Prepared for Local {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (workload, disk, slots) = (&self.workload, &self.disk, &mut self.slots);
+impl Prepared for PreparedLocal {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
         self.tasks.block_on(&self.runtime, async {
-            run_on_tokio!(spawn_local, workload, run, disk, slots)
+            run_tasks!(spawn_local, workload, run, io, slots)
         })
     }
 }
 
-/// The file, and the context's handle.
+/// The file and the handle of the context.
 #[derive(Clone)]
-struct Disk<H> {
+struct LinuxAioTokioIo<H> {
     file: Arc<File>,
     handle: H,
     block: u64,
 }
 
-impl<H> Disk<H> {
-    fn new(workload: &Workload, handle: H) -> Result<Disk<H>> {
-        Ok(Disk {
+impl<H> LinuxAioTokioIo<H> {
+    fn new(workload: &Workload, handle: H) -> Result<LinuxAioTokioIo<H>> {
+        Ok(LinuxAioTokioIo {
             file: Arc::new(kaio_bench::engines::open_file(workload, true)?),
             handle,
             block: workload.block() as u64,
@@ -135,10 +134,11 @@ impl<H> Disk<H> {
     }
 }
 
-/// The two handles differ in type parameters, whose bounds name types of further crates.
-macro_rules! transfers {
+/// Implements [`AsyncIo`] for both handles: the bounds of a generic implementation would need types of
+/// other crates.
+macro_rules! impl_async_io {
     ($handle:ty) => {
-        impl Transfers for Disk<$handle> {
+        impl AsyncIo for LinuxAioTokioIo<$handle> {
             type Slot = LockedBuf;
 
             async fn transfer(
@@ -147,18 +147,18 @@ macro_rules! transfers {
                 mut buffer: LockedBuf,
             ) -> (LockedBuf, Result<usize>) {
                 let command = command(transfer, &mut buffer, self.block);
-                let moved = self.handle.submit_request(&self.file, command).await;
+                let transferred = self.handle.submit_request(&self.file, command).await;
                 (
                     buffer,
-                    moved.map(|bytes| bytes as usize).map_err(Into::into),
+                    transferred.map(|bytes| bytes as usize).map_err(Into::into),
                 )
             }
         }
     };
 }
 
-transfers!(AioContextHandle);
-transfers!(LocalAioContextHandle);
+impl_async_io!(AioContextHandle);
+impl_async_io!(LocalAioContextHandle);
 
 fn command(transfer: Transfer, buffer: &mut LockedBuf, len: u64) -> RawCommand<'_> {
     let offset = transfer.offset;
@@ -179,5 +179,5 @@ fn command(transfer: Transfer, buffer: &mut LockedBuf, len: u64) -> RawCommand<'
 }
 
 fn slots(workload: &Workload) -> Result<Vec<LockedBuf>> {
-    on_tokio::slots(workload, || Ok(LockedBuf::with_size(workload.block())?))
+    task_runner::make_slots(workload, || Ok(LockedBuf::with_size(workload.block())?))
 }

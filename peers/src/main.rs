@@ -1,4 +1,4 @@
-//! kaio-bench, with other crates as further engines. `--help`.
+//! kaio-bench with other crates as additional engines. See `--help`.
 
 use std::process::ExitCode;
 

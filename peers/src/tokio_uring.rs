@@ -1,32 +1,31 @@
-//! [tokio-uring](https://docs.rs/tokio-uring): tokio over io_uring, one thread.
+//! [tokio-uring](https://docs.rs/tokio-uring): tokio over io_uring, on one thread.
 //!
-//! - The ring has room for a whole wave.
-//! - The kernel need not interrupt the thread to complete a request (`IORING_SETUP_COOP_TASKRUN`):
-//!   it does so when the thread enters the kernel next, to submit or to wait.
-//!   `IORING_SETUP_DEFER_TASKRUN` would do more, but wants a runtime that waits in io_uring: this
-//!   one waits in epoll.
-//! - `tokio-uring` has memory of its own, passed to each request; `tokio-uring/fixed-buffers` has
-//!   registered it with the ring beforehand.
+//! - The ring has an entry for each transfer of a wave.
+//! - With `IORING_SETUP_COOP_TASKRUN` the kernel does not interrupt the thread to complete a request, but
+//!   completes it when the thread next enters the kernel to submit or wait. `IORING_SETUP_DEFER_TASKRUN`
+//!   would save more, but needs a runtime that waits in io_uring; tokio-uring waits in epoll.
+//! - `tokio-uring` passes its buffers to each request; `tokio-uring/fixed-buffers` registers them with the
+//!   ring beforehand.
 
 use std::io;
 use std::rc::Rc;
 
 use kaio_bench::engines::open_file;
-use kaio_bench::on_tokio::{self, Transfers};
+use kaio_bench::task_runner::{self, AsyncIo};
 use kaio_bench::{
-    Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, run_on_tokio,
+    Direction, Engine, Prepared, Result, Run, RunStats, Transfer, Workload, run_tasks,
 };
 use tokio_uring::Runtime;
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use tokio_uring::fs::File;
 
-use crate::buffer::UringBuffer;
 use crate::setup_error;
+use crate::uring_buffer::UringBuffer;
 
-/// Without registered buffers.
+/// The engine without registered buffers.
 pub(crate) struct TokioUring;
 
-/// With registered buffers.
+/// The engine with registered buffers.
 pub(crate) struct TokioUringFixed;
 
 impl Engine for TokioUring {
@@ -35,9 +34,9 @@ impl Engine for TokioUring {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(Ready {
-            disk: Disk(open(workload)?),
-            slots: on_tokio::slots(workload, || Ok(UringBuffer::new(workload.block())))?,
+        Ok(Box::new(PreparedTokioUring {
+            io: TokioUringIo(open(workload)?),
+            slots: task_runner::make_slots(workload, || Ok(UringBuffer::new(workload.block())))?,
             workload: workload.clone(),
             runtime: runtime(workload)?,
         }))
@@ -51,8 +50,8 @@ impl Engine for TokioUringFixed {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = runtime(workload)?;
-        Ok(Box::new(Ready {
-            disk: FixedDisk(open(workload)?),
+        Ok(Box::new(PreparedTokioUring {
+            io: FixedBufferIo(open(workload)?),
             slots: registered(workload, &runtime)?,
             workload: workload.clone(),
             runtime,
@@ -68,13 +67,13 @@ fn runtime(workload: &Workload) -> Result<Runtime> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_coop_taskrun();
     let mut builder = tokio_uring::builder();
-    // 256 is what it has unless told otherwise.
+    // 256 is the default.
     let entries = u32::try_from(workload.depth)?.max(256);
     builder.entries(entries).uring_builder(&ring);
     Runtime::new(&builder).map_err(|error| setup_error("tokio-uring", &error))
 }
 
-/// Buffers that the runtime's ring knows. It keeps their memory until it ends.
+/// Registers buffers with the runtime's ring, which owns their memory until it is dropped.
 fn registered(workload: &Workload, runtime: &Runtime) -> Result<Vec<FixedBuf>> {
     let buffers = (0..workload.depth).map(|_| UringBuffer::new(workload.block()));
     let registry = FixedBufRegistry::new(buffers);
@@ -86,25 +85,25 @@ fn registered(workload: &Workload, runtime: &Runtime) -> Result<Vec<FixedBuf>> {
     slots.ok_or_else(|| "not all buffers were registered".into())
 }
 
-struct Ready<T: Transfers> {
-    disk: T,
+struct PreparedTokioUring<T: AsyncIo> {
+    io: T,
     slots: Vec<T::Slot>,
     workload: Workload,
     runtime: Runtime,
 }
 
-impl<T: Transfers<Slot: 'static> + Clone + 'static> Prepared for Ready<T> {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (workload, disk, slots) = (&self.workload, &self.disk, &mut self.slots);
+impl<T: AsyncIo<Slot: 'static> + Clone + 'static> Prepared for PreparedTokioUring<T> {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
         self.runtime
-            .block_on(async { run_on_tokio!(tokio_uring::spawn, workload, run, disk, slots) })
+            .block_on(async { run_tasks!(tokio_uring::spawn, workload, run, io, slots) })
     }
 }
 
 #[derive(Clone)]
-struct Disk(Rc<File>);
+struct TokioUringIo(Rc<File>);
 
-impl Transfers for Disk {
+impl AsyncIo for TokioUringIo {
     type Slot = UringBuffer;
 
     async fn transfer(
@@ -112,27 +111,27 @@ impl Transfers for Disk {
         transfer: Transfer,
         buffer: UringBuffer,
     ) -> (UringBuffer, Result<usize>) {
-        let Disk(file) = self;
-        let (moved, buffer) = match transfer.direction {
+        let TokioUringIo(file) = self;
+        let (transferred, buffer) = match transfer.direction {
             Direction::Read => file.read_at(buffer, transfer.offset).await,
             Direction::Write => file.write_at(buffer, transfer.offset).submit().await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }
 
 #[derive(Clone)]
-struct FixedDisk(Rc<File>);
+struct FixedBufferIo(Rc<File>);
 
-impl Transfers for FixedDisk {
+impl AsyncIo for FixedBufferIo {
     type Slot = FixedBuf;
 
     async fn transfer(&self, transfer: Transfer, buffer: FixedBuf) -> (FixedBuf, Result<usize>) {
-        let FixedDisk(file) = self;
-        let (moved, buffer): (io::Result<usize>, _) = match transfer.direction {
+        let FixedBufferIo(file) = self;
+        let (transferred, buffer): (io::Result<usize>, _) = match transfer.direction {
             Direction::Read => file.read_fixed_at(buffer, transfer.offset).await,
             Direction::Write => file.write_fixed_at(buffer, transfer.offset).await,
         };
-        (buffer, moved.map_err(Into::into))
+        (buffer, transferred.map_err(Into::into))
     }
 }

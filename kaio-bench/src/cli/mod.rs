@@ -1,13 +1,13 @@
-//! The command line, for every binary that has engines.
+//! The command line of every binary that measures engines.
 
-mod choice;
-mod explained;
+mod bench_files;
+mod engine_filter;
+mod help_text;
+mod measure_command;
 mod memlock;
-mod once;
-mod pairs;
-mod render;
-mod run;
-mod sites;
+mod once_command;
+mod pairs_command;
+mod render_command;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pairs::Pair;
-use crate::{Engine, Pattern, Result, Shape, engines, leftovers};
+use crate::{Engine, Pattern, Result, Shape, engines, temp_path};
 
-/// Measures ways to read and write a disk against the bare system calls.
+/// Compare file I/O in Rust (tokio-kaio, spawn_blocking, tokio::fs) with bare system calls
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, after_long_help = explained::FIGURES)]
+#[command(version, args_conflicts_with_subcommands = true, after_long_help = help_text::FIGURES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -31,14 +31,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes tables and plots of an earlier measurement
+    /// Make tables and plots from the JSON of an earlier measurement
     Render(RenderArgs),
-    /// Makes a number of transfers with one engine, or one way of a pair, and says which system calls
-    /// they took: something to hold strace, perf or callgrind against
+    /// Run one engine, or one variant of a pair, for a number of transfers and print its system calls, for
+    /// use with strace, perf or callgrind
     Once(OnceArgs),
-    /// Measures ways to do the same thing with tokio-kaio, such as a batch and its operations one by
-    /// one, by turns; all figures of time are ratios
-    #[command(after_long_help = explained::PAIRS)]
+    /// Compare variants of the same job with tokio-kaio, such as a batch and single reads; all times are
+    /// ratios
+    #[command(after_long_help = help_text::PAIRS)]
     Pairs(PairsArgs),
 }
 
@@ -48,107 +48,107 @@ struct RunArgs {
     /// direct I/O]
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
-    /// Engines, by part of their names; the baseline is measured in any case [default: all]
+    /// Engines to measure, by part of their names; the baseline is always measured [default: all]
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
-    /// Patterns [default: all]
+    /// Access patterns, separated by commas [default: all]
     #[arg(long, value_delimiter = ',')]
     patterns: Vec<Pattern>,
-    /// Shapes [default: both]
+    /// How transfers are kept in flight [default: both]
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<Shape>,
-    /// Transfers in flight, separated by commas
+    /// Queue depths (transfers in flight), separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128],
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     depths: Vec<u16>,
-    /// Rounds, in each of which every engine runs once
+    /// Rounds; every engine runs once in each
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Milliseconds of an engine's part of a round
+    /// Milliseconds that each engine runs in a round
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     round_ms: u32,
-    /// Further rounds with latencies
+    /// Additional rounds that record latencies
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     latency_rounds: u16,
     /// Size of the file in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
-    /// Engine that ratios are to
+    /// Engine to compare the others with
     #[arg(long, default_value = "bare")]
     baseline: String,
-    /// Write everything that was measured to a file, anew after each table
+    /// Write all results to a JSON file, updated after each table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw plots (SVG) into a directory
+    /// Write plots (SVG) to a directory
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Fail unless every engine that can run here has run, and has all of its figures
+    /// Fail if an engine that can run on this machine fails or lacks a figure
     #[arg(long)]
     strict: bool,
-    /// List the engines, patterns, shapes and pairs, and measure nothing
+    /// List engines, patterns, shapes and pairs, then exit
     #[arg(long)]
     list: bool,
 }
 
 #[derive(Debug, Args)]
 struct RenderArgs {
-    /// What `--json` has written
+    /// File that `--json` has written
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// Engines, by part of their names; the baseline in any case [default: all]
+    /// Engines to show, by part of their names; the baseline is always shown [default: all]
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
-    /// Draw plots (SVG) into a directory
+    /// Write plots (SVG) to a directory
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Engine that ratios are to [default: that of the measurement]
+    /// Engine to compare the others with [default: that of the measurement]
     #[arg(long)]
     baseline: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct PairsArgs {
-    /// Pairs, by part of their names [default: all]
+    /// Pairs to measure, by part of their names [default: all]
     #[arg(value_name = "PART", value_parser = NonEmptyStringValueParser::new())]
     pairs: Vec<String>,
     /// Directory for the files; repeatable [default: `target` or else `.`, and /dev/shm if it has
     /// direct I/O]
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
-    /// Rounds, in each of which every way of a pair runs once
+    /// Rounds; every variant of a pair runs once in each
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Milliseconds of a way's part of a round
+    /// Milliseconds that each variant runs in a round
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     round_ms: u32,
     /// Size of the file in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
-    /// Write everything that was measured to a file, anew after each table
+    /// Write all results to a JSON file, updated after each table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fail unless every way has run, and has all of its figures
+    /// Fail if a variant fails or lacks a figure
     #[arg(long)]
     strict: bool,
 }
 
 #[derive(Debug, Args)]
 struct OnceArgs {
-    /// Name of the engine; or of a pair's way, as `batch/join-all`, which has a workload of its own
+    /// Name of an engine, or of a variant such as `batch/join-all`, which has its own workload
     engine: String,
-    /// Least number of transfers
+    /// Minimum number of transfers
     transfers: usize,
-    /// [default: random-read]
+    /// Access pattern [default: random-read]
     #[arg(long)]
     pattern: Option<Pattern>,
-    /// [default: tasks]
+    /// How transfers are kept in flight [default: tasks]
     #[arg(long)]
     shape: Option<Shape>,
-    /// Transfers in flight [default: 1]
+    /// Queue depth (transfers in flight) [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     depth: Option<u16>,
     /// Directory for the file
@@ -166,7 +166,7 @@ impl ValueEnum for Pattern {
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()).help(explained::pattern(*self)))
+        Some(PossibleValue::new(self.name()).help(help_text::pattern(*self)))
     }
 }
 
@@ -176,24 +176,24 @@ impl ValueEnum for Shape {
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()).help(explained::shape(*self)))
+        Some(PossibleValue::new(self.name()).help(help_text::shape(*self)))
     }
 }
 
-/// The whole of a binary that measures this crate's engines, and `extra` ones.
+/// Runs the command line with the engines of this crate and `extra` ones.
 pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let cli = Cli::parse();
-    // Before there are threads.
-    let watched = leftovers::remove_on_signal(|_| {}).map_err(Into::into);
+    // Before any thread is started.
+    let handler = temp_path::remove_on_signal(|_| {}).map_err(Into::into);
     let all: Vec<_> = engines::all().into_iter().chain(extra).collect();
-    let done = watched.and_then(|()| match &cli.command {
-        Some(Command::Render(args)) => render::render(args),
-        Some(Command::Once(args)) => once::once(args, &all),
-        Some(Command::Pairs(args)) => pairs::pairs(args),
+    let result = handler.and_then(|()| match &cli.command {
+        Some(Command::Render(args)) => render_command::run(args),
+        Some(Command::Once(args)) => once_command::run(args, &all),
+        Some(Command::Pairs(args)) => pairs_command::run(args),
         None if cli.run.list => list(&all),
-        None => run::run(&cli.run, &all),
+        None => measure_command::run(&cli.run, &all),
     });
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -214,9 +214,9 @@ fn list(all: &[Box<dyn Engine>]) -> Result<()> {
     writeln!(out, "patterns: {}", patterns.join(", "))?;
     writeln!(out, "shapes: {}", shapes.join(", "))?;
     writeln!(out, "pairs:")?;
-    for Pair { name, ways, .. } in crate::pairs::all() {
-        let ways: Vec<_> = ways.iter().map(|way| way.name()).collect();
-        writeln!(out, "  {name}: {}", ways.join(", "))?;
+    for Pair { name, variants, .. } in crate::pairs::all() {
+        let variants: Vec<_> = variants.iter().map(|variant| variant.name()).collect();
+        writeln!(out, "  {name}: {}", variants.join(", "))?;
     }
     Ok(())
 }

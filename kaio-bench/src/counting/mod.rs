@@ -1,18 +1,17 @@
-//! Counts system calls and allocations, of all threads, while it is asked to.
+//! Counts system calls and allocations of all threads.
 //!
-//! System calls are counted where nearly all of them are made: this crate defines the functions of
-//! the C library's that make them, so that the standard library, tokio, mio and the engines call
-//! these instead, and these call the real ones. What the C library calls within itself goes past
-//! them: starting a thread, memory for `malloc`, `pthread` locks, which Rust does not use here. So
-//! does code that makes system calls without the C library, as rustix does unless told otherwise.
-//! Before an engine's count is believed, hold it against `strace -f -c` (`kaio-bench once`).
-//! Allocations are counted by an allocator that a binary has to install ([`CountingAllocator`]).
+//! System calls are counted by interposition: this crate defines the C library's wrapper functions, so
+//! that the standard library, tokio, mio and the engines call these, which count and call the real
+//! ones. Two kinds of system calls are not counted: those that the C library makes internally (starting a
+//! thread, memory for `malloc`, `pthread` locks), and those made without the C library, as rustix does by
+//! default. Compare an engine's count with `strace -f -c` (`kaio-bench once`) before you rely on it.
+//! Allocations are counted by an allocator that the binary must install ([`CountingAllocator`]).
 //!
-//! Whether either takes effect depends on how a binary is linked. [`start`] finds out, with a
-//! known number of each; a counter that does not count is `None` in what is counted.
+//! Whether either counter works depends on how the binary is linked. [`start`] checks both with a known
+//! number of events; the result of a counter that does not work is `None`.
 
-mod allocator;
-mod system_calls;
+mod counting_allocator;
+mod syscall_counters;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -21,49 +20,49 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-pub use allocator::CountingAllocator;
+pub use counting_allocator::CountingAllocator;
 
-/// Whether anything is counted. One load where nothing is.
+/// Whether counting is on. When it is off, an interposed call costs one more load.
 static ON: AtomicBool = AtomicBool::new(false);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// What has been counted, or the part of it that falls to one operation.
+/// Counted events, in total or per operation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// System calls by name. `None`: they can't be counted here.
+    /// System calls by name. `None` if they can't be counted in this binary.
     pub calls: Option<BTreeMap<String, f64>>,
-    /// Calls to the allocator for memory. `None`: they can't be counted here.
+    /// Allocations. `None` if they can't be counted in this binary.
     pub allocations: Option<f64>,
 }
 
 impl Counts {
-    /// System calls in all.
+    /// Total number of system calls.
     pub fn all_calls(&self) -> Option<f64> {
         Some(self.calls.as_ref()?.values().sum())
     }
 
-    /// What each of `operations` has cost of what is in `self` beyond what is in `less`.
-    pub fn per_operation(&self, less: &Counts, operations: f64) -> Counts {
-        let share = |ours: f64, theirs: f64| (ours - theirs) / operations;
-        let calls = self.calls.as_ref().zip(less.calls.as_ref());
-        let allocations = self.allocations.zip(less.allocations);
+    /// Divides the difference between `self` and `base` by `operations`.
+    pub fn per_operation(&self, base: &Counts, operations: f64) -> Counts {
+        let per_operation = |ours: f64, base: f64| (ours - base) / operations;
+        let calls = self.calls.as_ref().zip(base.calls.as_ref());
+        let allocations = self.allocations.zip(base.allocations);
         Counts {
-            calls: calls.map(|(ours, theirs)| {
-                let names = ours.keys().chain(theirs.keys());
+            calls: calls.map(|(ours, base)| {
+                let names = ours.keys().chain(base.keys());
                 let one = |name: &String| {
                     let count = |calls: &BTreeMap<String, f64>| calls.get(name).copied();
-                    let [ours, theirs] = [ours, theirs].map(|calls| count(calls).unwrap_or(0.0));
-                    (name.clone(), share(ours, theirs))
+                    let [ours, base] = [ours, base].map(|calls| count(calls).unwrap_or(0.0));
+                    (name.clone(), per_operation(ours, base))
                 };
                 names.map(one).filter(|(_, count)| *count != 0.0).collect()
             }),
-            allocations: allocations.map(|(ours, theirs)| share(ours, theirs)),
+            allocations: allocations.map(|(ours, base)| per_operation(ours, base)),
         }
     }
 }
 
-/// Counts until it is asked how many. One at a time: another waits.
+/// Counts until it is dropped. Only one exists at a time: [`start`] waits for the other.
 #[derive(Debug)]
 pub struct Counting {
     calls: bool,
@@ -75,15 +74,15 @@ pub struct Counting {
 pub fn start() -> Counting {
     let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     ON.store(true, Ordering::SeqCst);
-    let calls = ticks(system_calls::total, || {
-        // Through the C library.
+    let calls = is_counted(syscall_counters::total, || {
+        // Calls `sched_yield` of the C library.
         std::thread::yield_now();
     });
-    let allocations = ticks(
+    let allocations = is_counted(
         || ALLOCATIONS.load(Ordering::SeqCst),
         || drop(black_box(Box::new(1_u64))),
     );
-    system_calls::reset();
+    syscall_counters::reset();
     ALLOCATIONS.store(0, Ordering::SeqCst);
     Counting {
         calls,
@@ -92,9 +91,8 @@ pub fn start() -> Counting {
     }
 }
 
-/// Whether `count` goes up at least by one with each `event`. (By more, if other threads are
-/// active.)
-fn ticks(count: impl Fn() -> u64, event: impl Fn()) -> bool {
+/// Whether `count` increases by at least one with each `event`; by more if other threads are active.
+fn is_counted(count: impl Fn() -> u64, event: impl Fn()) -> bool {
     const EVENTS: u64 = 5;
     let before = count();
     (0..EVENTS).for_each(|_| event());
@@ -102,11 +100,11 @@ fn ticks(count: impl Fn() -> u64, event: impl Fn()) -> bool {
 }
 
 impl Counting {
-    /// What has been counted so far. Goes on.
+    /// Returns the counts so far, and continues counting.
     pub fn counts(&self) -> Counts {
         let allocations = ALLOCATIONS.load(Ordering::SeqCst);
         Counts {
-            calls: self.calls.then(system_calls::by_name),
+            calls: self.calls.then(syscall_counters::by_name),
             allocations: self.allocations.then_some(allocations as f64),
         }
     }

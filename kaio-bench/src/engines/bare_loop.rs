@@ -1,88 +1,88 @@
-//! The loop of the bare engines, whatever interface of the kernel's it goes through.
+//! The loop of the bare engines, generic over the kernel interface.
 
-use crate::{Lane, Result, Run, Shape, Tally, Transfer, Workload, on_tokio};
+use crate::{Result, Run, RunStats, Shape, Transfer, TransferGenerator, Workload, task_runner};
 
-/// An interface of the kernel's, with a slot for each transfer in flight.
-pub(super) trait Interface {
+/// A kernel interface for asynchronous I/O, with a slot for each transfer in flight.
+pub(super) trait KernelInterface {
     fn workload(&self) -> &Workload;
 
-    /// Has `transfer` go out with the next [`Interface::wait`].
+    /// Queues `transfer` in `slot`, to be submitted by the next [`KernelInterface::wait`].
     fn enqueue(&mut self, slot: usize, transfer: Transfer) -> Result<()>;
 
-    /// Gives the kernel what is queued, waits for transfers that are done, and returns how many
-    /// are. `wanted`: how many the caller can't go on without.
+    /// Submits the queued transfers, waits for completions and returns their number. `wanted` is the number
+    /// that the caller needs.
     fn wait(&mut self, wanted: usize) -> Result<usize>;
 
-    /// The slot of number `i` of those, whose transfer is checked.
-    fn landed(&self, i: usize) -> Result<usize>;
+    /// Checks completion `i` of the last [`KernelInterface::wait`] and returns its slot.
+    fn completed_slot(&self, i: usize) -> Result<usize>;
 }
 
-pub(super) fn drive(interface: &mut impl Interface, run: &Run) -> Result<Tally> {
+pub(super) fn run_loop(interface: &mut impl KernelInterface, run: &Run) -> Result<RunStats> {
     let workload = interface.workload();
-    let lanes = workload.lanes(run.seed);
-    let rounds = on_tokio::rounds(workload, run);
+    let generators = workload.generators(run.seed);
+    let iterations = task_runner::iterations(workload, run);
     match workload.shape {
-        Shape::Tasks => tasks(interface, lanes, rounds, run),
-        Shape::Waves => waves(interface, lanes, rounds, run),
+        Shape::Tasks => run_tasks(interface, generators, iterations, run),
+        Shape::Waves => run_waves(interface, generators, iterations, run),
     }
 }
 
-/// Whatever comes back is followed by the next transfer of its lane, until each lane has made
-/// `rounds`.
-fn tasks(
-    interface: &mut impl Interface,
-    mut lanes: Vec<Lane>,
-    rounds: usize,
+/// Replaces each completed transfer with the next one of its generator, until each generator has made
+/// `iterations` transfers.
+fn run_tasks(
+    interface: &mut impl KernelInterface,
+    mut generators: Vec<TransferGenerator>,
+    iterations: usize,
     run: &Run,
-) -> Result<Tally> {
-    let mut tally = Tally::new(run);
-    let mut left = vec![rounds - 1; lanes.len()];
-    let mut starts = vec![None; lanes.len()];
-    for (slot, lane) in lanes.iter_mut().enumerate() {
-        starts[slot] = tally.latencies.start();
-        interface.enqueue(slot, lane.next())?;
+) -> Result<RunStats> {
+    let mut stats = RunStats::new(run);
+    let mut left = vec![iterations - 1; generators.len()];
+    let mut starts = vec![None; generators.len()];
+    for (slot, generator) in generators.iter_mut().enumerate() {
+        starts[slot] = stats.latencies.start();
+        interface.enqueue(slot, generator.next_transfer())?;
     }
-    let mut flying = lanes.len();
-    while flying > 0 {
+    let mut in_flight = generators.len();
+    while in_flight > 0 {
         for i in 0..interface.wait(1)? {
-            let slot = interface.landed(i)?;
-            tally.latencies.stop(starts[slot]);
-            tally.transfers += 1;
-            flying -= 1;
+            let slot = interface.completed_slot(i)?;
+            stats.latencies.stop(starts[slot]);
+            stats.transfers += 1;
+            in_flight -= 1;
             if left[slot] > 0 {
                 left[slot] -= 1;
-                flying += 1;
-                starts[slot] = tally.latencies.start();
-                interface.enqueue(slot, lanes[slot].next())?;
+                in_flight += 1;
+                starts[slot] = stats.latencies.start();
+                interface.enqueue(slot, generators[slot].next_transfer())?;
             }
         }
     }
-    Ok(tally)
+    Ok(stats)
 }
 
-fn waves(
-    interface: &mut impl Interface,
-    mut lanes: Vec<Lane>,
-    rounds: usize,
+fn run_waves(
+    interface: &mut impl KernelInterface,
+    mut generators: Vec<TransferGenerator>,
+    iterations: usize,
     run: &Run,
-) -> Result<Tally> {
-    let mut tally = Tally::new(run);
+) -> Result<RunStats> {
+    let mut stats = RunStats::new(run);
     let depth = interface.workload().depth;
-    for _ in 0..rounds {
-        let start = tally.latencies.start();
+    for _ in 0..iterations {
+        let start = stats.latencies.start();
         for slot in 0..depth {
-            interface.enqueue(slot, lanes[0].next())?;
+            interface.enqueue(slot, generators[0].next_transfer())?;
         }
-        let mut landed = 0;
-        while landed < depth {
-            let done = interface.wait(depth - landed)?;
+        let mut completed = 0;
+        while completed < depth {
+            let done = interface.wait(depth - completed)?;
             for i in 0..done {
-                interface.landed(i)?;
+                interface.completed_slot(i)?;
             }
-            landed += done;
+            completed += done;
         }
-        tally.latencies.stop(start);
-        tally.transfers += depth as u64;
+        stats.latencies.stop(start);
+        stats.transfers += depth as u64;
     }
-    Ok(tally)
+    Ok(stats)
 }

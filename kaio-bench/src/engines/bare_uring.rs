@@ -1,5 +1,5 @@
-//! `bare-uring`: a plain loop over io_uring on one thread, without polling, registered buffers or
-//! registered files.
+//! `bare-uring`: a loop over io_uring on one thread, without polling, registered buffers or registered
+//! files.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
 
-use super::bare_loop::{self, Interface};
+use super::bare_loop::{self, KernelInterface};
 use super::{open_file, setup_error};
 use crate::{
-    Buffer, Direction, Engine, Prepared, Result, Run, Tally, Transfer, Workload, on_tokio,
+    Direction, Engine, PageBuffer, Prepared, Result, Run, RunStats, Transfer, Workload, task_runner,
 };
 
 pub(super) struct BareUring;
@@ -24,11 +24,11 @@ impl Engine for BareUring {
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let ring = IoUring::new(workload.depth as u32)
             .map_err(|error| setup_error("io_uring_setup", &error))?;
-        let buffers = (0..workload.depth).map(|_| Buffer::new(workload.block()));
+        let buffers = (0..workload.depth).map(|_| PageBuffer::new(workload.block()));
         Ok(Box::new(PreparedUring {
             ring,
-            flying: 0,
-            landed: Vec::with_capacity(workload.depth),
+            in_flight: 0,
+            completed: Vec::with_capacity(workload.depth),
             buffers: buffers.collect(),
             file: open_file(workload, false)?,
             workload: workload.clone(),
@@ -38,22 +38,22 @@ impl Engine for BareUring {
 
 struct PreparedUring {
     ring: IoUring,
-    /// Transfers that are queued or with the kernel.
-    flying: usize,
-    /// What has come back: slots and results.
-    landed: Vec<(usize, i32)>,
-    buffers: Vec<Buffer>,
+    /// Transfers that are queued or submitted.
+    in_flight: usize,
+    /// Slots and results of the last wait.
+    completed: Vec<(usize, i32)>,
+    buffers: Vec<PageBuffer>,
     file: File,
     workload: Workload,
 }
 
 impl Prepared for PreparedUring {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        bare_loop::drive(self, run)
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        bare_loop::run_loop(self, run)
     }
 }
 
-impl Interface for PreparedUring {
+impl KernelInterface for PreparedUring {
     fn workload(&self) -> &Workload {
         &self.workload
     }
@@ -75,44 +75,43 @@ impl Interface for PreparedUring {
             }
         };
         let entry = entry.user_data(slot as u64);
-        // SAFETY: file and buffer live until `drop` has seen that the kernel is done with them.
+        // SAFETY: the file and the buffer live until `drop` has waited for the completion.
         unsafe { self.ring.submission().push(&entry) }?;
-        self.flying += 1;
+        self.in_flight += 1;
         Ok(())
     }
 
-    /// Fills `landed`.
     fn wait(&mut self, wanted: usize) -> Result<usize> {
-        self.landed.clear();
+        self.completed.clear();
         match self.ring.submit_and_wait(wanted) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("io_uring_enter: {error}").into()),
         }
         for event in self.ring.completion() {
-            self.landed
+            self.completed
                 .push((event.user_data() as usize, event.result()));
-            self.flying -= 1;
+            self.in_flight -= 1;
         }
-        Ok(self.landed.len())
+        Ok(self.completed.len())
     }
 
-    fn landed(&self, i: usize) -> Result<usize> {
-        let (slot, moved) = self.landed[i];
-        let moved = match moved {
-            0.. => Ok(moved as usize),
-            _ => Err(io::Error::from_raw_os_error(-moved).into()),
+    fn completed_slot(&self, i: usize) -> Result<usize> {
+        let (slot, res) = self.completed[i];
+        let transferred = match res {
+            0.. => Ok(res as usize),
+            _ => Err(io::Error::from_raw_os_error(-res).into()),
         };
-        on_tokio::check(moved, self.workload.block())?;
+        task_runner::check_len(transferred, self.workload.block())?;
         Ok(slot)
     }
 }
 
 impl Drop for PreparedUring {
     fn drop(&mut self) {
-        while self.flying > 0 {
-            if self.wait(self.flying).is_err() {
-                // The kernel may still write to them.
+        while self.in_flight > 0 {
+            if self.wait(self.in_flight).is_err() {
+                // The kernel may still write to the buffers, so they are leaked.
                 std::mem::take(&mut self.buffers)
                     .into_iter()
                     .for_each(std::mem::forget);

@@ -12,36 +12,36 @@ use tokio_kaio::{
 };
 
 use super::is_forbidden;
-use crate::on_tokio::{self, Transfers};
+use crate::task_runner::{self, AsyncIo};
 use crate::{
-    Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Unavailable, Workload,
-    run_on_tokio,
+    Direction, Engine, Prepared, Result, Run, RunStats, RuntimeFlavor, Transfer, Unavailable,
+    Workload, run_tasks,
 };
 
-/// With a context for all threads.
+/// An engine with an `AioContext`, on a runtime of either flavor.
 pub(super) struct Kaio {
-    flavour: Flavour,
-    /// Kernel contexts behind the handle.
+    flavor: RuntimeFlavor,
+    /// Number of kernel contexts behind the handle.
     shards: usize,
     name: String,
 }
 
 impl Kaio {
-    pub(super) fn new(flavour: Flavour) -> Kaio {
+    pub(super) fn new(flavor: RuntimeFlavor) -> Kaio {
         Kaio {
-            flavour,
+            flavor,
             shards: 1,
-            name: format!("kaio/{flavour}"),
+            name: format!("kaio/{flavor}"),
         }
     }
 
-    /// With a kernel context for each of the two workers, either with as many slots as the depth.
+    /// Creates an engine with a kernel context for each of the two workers, each with `depth` slots.
     pub(super) fn sharded() -> Kaio {
-        let flavour = Flavour::MultiThread;
+        let flavor = RuntimeFlavor::MultiThread;
         Kaio {
-            flavour,
+            flavor,
             shards: 2,
-            name: format!("kaio/{flavour}-sharded"),
+            name: format!("kaio/{flavor}-sharded"),
         }
     }
 }
@@ -52,12 +52,12 @@ impl Engine for Kaio {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let runtime = self.flavour.runtime()?;
+        let runtime = self.flavor.runtime()?;
         let builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
         let (context, handle) = runtime
             .block_on(async { builder.build() })
-            .map_err(forbidden)?;
-        let source = Source {
+            .map_err(context_error)?;
+        let io = KaioIo {
             handle,
             file: runtime.block_on(open(workload))?,
             flags: write_flags(workload),
@@ -66,7 +66,7 @@ impl Engine for Kaio {
         Ok(Box::new(PreparedShared {
             runtime,
             context: Some(context),
-            source,
+            io,
             slots: buffers(workload)?,
             workload: workload.clone(),
         }))
@@ -75,18 +75,18 @@ impl Engine for Kaio {
 
 struct PreparedShared {
     runtime: Runtime,
-    /// `None` while it is closed.
+    /// `None` once `drop` has taken it.
     context: Option<AioContext>,
-    source: Source<AioContextHandle>,
+    io: KaioIo<AioContextHandle>,
     slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
 impl Prepared for PreparedShared {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (workload, source, slots) = (&self.workload, &self.source, &mut self.slots);
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
         self.runtime
-            .block_on(async { run_on_tokio!(tokio::spawn, workload, run, source, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, io, slots) })
     }
 }
 
@@ -98,7 +98,7 @@ impl Drop for PreparedShared {
     }
 }
 
-/// With a context for one thread, in a `LocalSet`.
+/// The engine with a `LocalAioContext`, in a `LocalSet`.
 pub(super) struct KaioLocal;
 
 impl Engine for KaioLocal {
@@ -107,25 +107,25 @@ impl Engine for KaioLocal {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let runtime = Flavour::CurrentThread.runtime()?;
+        let runtime = RuntimeFlavor::CurrentThread.runtime()?;
         let local = LocalSet::new();
-        let (context, source) = local.block_on(&runtime, async {
+        let (context, io) = local.block_on(&runtime, async {
             let (context, handle, background) =
-                local_aio_context(workload.depth, true).map_err(forbidden)?;
+                local_aio_context(workload.depth, true).map_err(context_error)?;
             spawn_local(background);
-            let source = Source {
+            let io = KaioIo {
                 handle,
                 file: open(workload).await?,
                 flags: write_flags(workload),
                 block: workload.block() as u64,
             };
-            Result::Ok((context, source))
+            Result::Ok((context, io))
         })?;
         Ok(Box::new(PreparedLocal {
             runtime,
             local,
             context: Some(context),
-            source,
+            io,
             slots: buffers(workload)?,
             workload: workload.clone(),
         }))
@@ -135,18 +135,18 @@ impl Engine for KaioLocal {
 struct PreparedLocal {
     runtime: Runtime,
     local: LocalSet,
-    /// `None` while it is closed.
+    /// `None` once `drop` has taken it.
     context: Option<LocalAioContext>,
-    source: Source<LocalAioContextHandle>,
+    io: KaioIo<LocalAioContextHandle>,
     slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
 impl Prepared for PreparedLocal {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
-        let (workload, source, slots) = (&self.workload, &self.source, &mut self.slots);
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
+        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
         self.local.block_on(&self.runtime, async {
-            run_on_tokio!(spawn_local, workload, run, source, slots)
+            run_tasks!(spawn_local, workload, run, io, slots)
         })
     }
 }
@@ -159,19 +159,19 @@ impl Drop for PreparedLocal {
     }
 }
 
-/// A handle of either kind.
+/// The file, with a handle of either kind.
 #[derive(Clone)]
-struct Source<H> {
+struct KaioIo<H> {
     handle: H,
     file: Arc<File>,
     flags: WriteFlags,
     block: u64,
 }
 
-/// The two handles differ in type parameters, whose bounds would be longer than the code.
-macro_rules! transfers {
+/// Implements [`AsyncIo`] for both handles: the bounds of a generic implementation would be longer.
+macro_rules! impl_async_io {
     ($handle:ty) => {
-        impl Transfers for Source<$handle> {
+        impl AsyncIo for KaioIo<$handle> {
             type Slot = AlignedBuf;
 
             async fn transfer(
@@ -180,7 +180,7 @@ macro_rules! transfers {
                 mut buffer: AlignedBuf,
             ) -> (AlignedBuf, Result<usize>) {
                 let (file, handle, offset) = (&self.file, &self.handle, transfer.offset);
-                let moved = match transfer.direction {
+                let result = match transfer.direction {
                     Direction::Read => {
                         let flags = ReadFlags::empty();
                         file.read_at(handle, offset, &mut buffer, self.block, flags)
@@ -193,18 +193,18 @@ macro_rules! transfers {
                 };
                 (
                     buffer,
-                    moved.map(|bytes| bytes as usize).map_err(Into::into),
+                    result.map(|bytes| bytes as usize).map_err(Into::into),
                 )
             }
         }
     };
 }
 
-transfers!(AioContextHandle);
-transfers!(LocalAioContextHandle);
+impl_async_io!(AioContextHandle);
+impl_async_io!(LocalAioContextHandle);
 
-/// The error, which is [`Unavailable`] for the same reasons as a bare loop's.
-fn forbidden(error: AioContextError) -> Box<dyn Error + Send + Sync> {
+/// Converts an error of building a context: [`Unavailable`] for the same reasons as in the bare engines.
+fn context_error(error: AioContextError) -> Box<dyn Error + Send + Sync> {
     match &error {
         AioContextError::IoSetup(cause) if is_forbidden(cause) => {
             Unavailable(error.to_string()).into()
@@ -213,7 +213,7 @@ fn forbidden(error: AioContextError) -> Box<dyn Error + Send + Sync> {
     }
 }
 
-/// The workload's file.
+/// Opens the workload's file.
 pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(workload.pattern.writes());
@@ -223,7 +223,7 @@ pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
     match (workload.direct, file.is_direct()) {
         (true, false) => {
             let path = workload.path.display();
-            return Err(format!("open {path} for direct I/O: its file system has none").into());
+            return Err(format!("open {path}: its file system has no direct I/O").into());
         }
         (false, true) => set_buffered(&file)?,
         _ => {}
@@ -231,7 +231,7 @@ pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
     Ok(Arc::new(file))
 }
 
-/// Takes `O_DIRECT` away from a file that has it.
+/// Clears `O_DIRECT`.
 fn set_buffered(file: &File) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     Ok(rustix::fs::fcntl_setfl(
@@ -247,10 +247,10 @@ fn write_flags(workload: &Workload) -> WriteFlags {
     }
 }
 
-/// All of their pages are there. Not locked: that makes no difference to the kernel, which holds on to
-/// them while it needs them, but to how many there may be.
+/// Allocates the buffers, with all pages resident. They are not locked: the kernel pins the pages of a
+/// request anyway, and locked memory is limited.
 fn buffers(workload: &Workload) -> Result<Vec<AlignedBuf>> {
-    on_tokio::slots(workload, || {
+    task_runner::make_slots(workload, || {
         let mut buffer = AlignedBuf::new(workload.block())?;
         buffer.fill(0x5a);
         Ok(buffer)

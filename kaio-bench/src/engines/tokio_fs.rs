@@ -1,12 +1,13 @@
 //! `tokio-fs (buffered)`: `tokio::fs::File`, seek and read or write.
 //!
-//! Without direct I/O: `tokio::fs` copies through memory of its own, which is aligned as a `Vec<u8>`
-//! of `malloc`'s is, to 16 bytes. With `O_DIRECT` its reads and writes fail with `EINVAL` on devices
-//! that want more, as a virtio disk does (`queue/dma_alignment` in `/sys/block/…` is 511 there);
-//! tmpfs would take them. Its transfers therefore go through the page cache, where reads meet no
-//! disk once the file has been read, and writes that need not be durable meet it later: it does
-//! another job than the rest, and is here because it is what comes with tokio. It has a copy of a
-//! scratch file; of another's file it reads, and does not write.
+//! It uses the page cache, because `tokio::fs` copies through its own buffer, a `Vec<u8>` aligned to 16
+//! bytes. With `O_DIRECT` its reads and writes fail with `EINVAL` on devices that need more, such as a
+//! virtio disk (`queue/dma_alignment` in `/sys/block/…` is 511 there). So cached reads never reach the
+//! disk, and writes reach it later unless they are durable: its figures are not comparable with those of
+//! direct I/O. It is included because it is what tokio offers.
+//!
+//! The engine copies a scratch file, so that its cached pages do not affect the other engines. It reads a
+//! user's file in place, and does not write to it.
 
 use std::cell::RefCell;
 use std::fs;
@@ -19,45 +20,47 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
-use crate::leftovers::Leftover;
-use crate::on_tokio::Transfers;
-use crate::site::room_for;
+use crate::bench_file::check_free_space;
+use crate::task_runner::AsyncIo;
+use crate::temp_path::TempPath;
 use crate::{
-    Buffer, Direction, Engine, Flavour, Prepared, Result, Run, Tally, Transfer, Unavailable,
-    Workload, run_on_tokio,
+    Direction, Engine, PageBuffer, Prepared, Result, Run, RunStats, RuntimeFlavor, Transfer,
+    Unavailable, Workload, run_tasks,
 };
 
 #[derive(Default)]
 pub(super) struct TokioFs {
-    /// Of the file that came last: workloads of one file share it.
-    copy: RefCell<Option<Rc<Copied>>>,
+    /// Copy of the last workload's file, shared by all workloads of that file.
+    last_copy: RefCell<Option<Rc<FileCopy>>>,
 }
 
 impl TokioFs {
-    /// The file that is read and written for `workload`.
+    /// Returns the path of the file to use for `workload`.
     fn path(&self, workload: &Workload) -> Result<PathBuf> {
         if !workload.direct {
-            return Ok(workload.path.clone()); // as all the others do
+            return Ok(workload.path.clone()); // all engines use the page cache
         }
         if workload.scratch {
-            let mut copy = self.copy.borrow_mut();
-            let copied = match copy.take() {
-                Some(copied) if copied.of == workload.path => copied,
-                _ => Rc::new(Copied::new(&workload.path).map_err(|error| {
-                    let way_out = match error.raw_os_error() {
-                        Some(libc::ENOSPC | libc::EDQUOT) => "; it takes as much again as the file",
+            let mut last_copy = self.last_copy.borrow_mut();
+            let copy = match last_copy.take() {
+                Some(copy) if copy.original == workload.path => copy,
+                _ => Rc::new(FileCopy::new(&workload.path).map_err(|error| {
+                    let hint = match error.raw_os_error() {
+                        Some(libc::ENOSPC | libc::EDQUOT) => {
+                            "; the copy needs as much space as the file"
+                        }
                         _ => "",
                     };
-                    format!("copy {}: {error}{way_out}", workload.path.display())
+                    format!("copy {}: {error}{hint}", workload.path.display())
                 })?),
             };
-            return Ok(copy.insert(copied).leftover.path().to_owned());
+            return Ok(last_copy.insert(copy).temp_path.path().to_owned());
         }
         match workload.pattern.writes() {
             false => Ok(workload.path.clone()),
             true => Err(Unavailable(format!(
-                "what it writes to {} would be in the page cache, in the way of the others; without \
-                 a FILE, or with --buffered, it can be measured",
+                "its writes to {} would fill the page cache and affect the other engines; measure it \
+                 without a FILE, or with --buffered",
                 workload.path.display()
             ))
             .into()),
@@ -71,7 +74,7 @@ impl Engine for TokioFs {
     }
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
-        let runtime = Flavour::MultiThread.runtime()?;
+        let runtime = RuntimeFlavor::MultiThread.runtime()?;
         let path = self.path(workload)?;
         let mut options = OpenOptions::new();
         options.read(true).write(workload.pattern.writes());
@@ -81,13 +84,15 @@ impl Engine for TokioFs {
         let slots = (0..workload.depth).map(|_| {
             let opened = runtime.block_on(options.open(&path));
             let file = opened.map_err(|error| {
-                let way_out = match error.raw_os_error() {
-                    Some(libc::EMFILE) => "; each task has one, which ulimit -n has to allow for",
+                let hint = match error.raw_os_error() {
+                    Some(libc::EMFILE) => {
+                        "; each transfer in flight needs a descriptor: raise ulimit -n"
+                    }
                     _ => "",
                 };
-                format!("open {}: {error}{way_out}", path.display())
+                format!("open {}: {error}{hint}", path.display())
             })?;
-            Ok((file, Buffer::new(workload.block())))
+            Ok((file, PageBuffer::new(workload.block())))
         });
         let slots = slots.collect::<Result<_>>()?;
         Ok(Box::new(PreparedFs {
@@ -100,62 +105,69 @@ impl Engine for TokioFs {
 
 struct PreparedFs {
     runtime: Runtime,
-    /// A file each: its position is moved.
-    slots: Vec<(File, Buffer)>,
+    /// A file for each transfer in flight, since each seeks.
+    slots: Vec<(File, PageBuffer)>,
     workload: Workload,
 }
 
 impl Prepared for PreparedFs {
-    fn run(&mut self, run: &Run) -> Result<Tally> {
+    fn run(&mut self, run: &Run) -> Result<RunStats> {
         let (workload, slots) = (&self.workload, &mut self.slots);
         self.runtime
-            .block_on(async { run_on_tokio!(tokio::spawn, workload, run, Source, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, TokioFsIo, slots) })
     }
 }
 
 #[derive(Clone)]
-struct Source;
+struct TokioFsIo;
 
-impl Transfers for Source {
-    type Slot = (File, Buffer);
+impl AsyncIo for TokioFsIo {
+    type Slot = (File, PageBuffer);
 
     async fn transfer(&self, transfer: Transfer, slot: Self::Slot) -> (Self::Slot, Result<usize>) {
         let (mut file, mut buffer) = slot;
-        let moved = seek_and_move(&mut file, transfer, &mut buffer).await;
-        ((file, buffer), moved)
+        let transferred = seek_and_transfer(&mut file, transfer, &mut buffer).await;
+        ((file, buffer), transferred)
     }
 }
 
-async fn seek_and_move(file: &mut File, transfer: Transfer, buffer: &mut [u8]) -> Result<usize> {
+async fn seek_and_transfer(
+    file: &mut File,
+    transfer: Transfer,
+    buffer: &mut [u8],
+) -> Result<usize> {
     file.seek(SeekFrom::Start(transfer.offset)).await?;
     match transfer.direction {
         Direction::Read => Ok(file.read_exact(buffer).await?),
         Direction::Write => {
             file.write_all(buffer).await?;
-            // Until then it is a thread of the pool's to do.
+            // `write_all` returns before the blocking pool has written.
             file.flush().await?;
             Ok(buffer.len())
         }
     }
 }
 
-/// A copy of a file, so that pages in the page cache are in nobody else's way.
-struct Copied {
-    of: PathBuf,
-    leftover: Leftover,
+/// A temporary copy of a file.
+struct FileCopy {
+    original: PathBuf,
+    temp_path: TempPath,
 }
 
-impl Copied {
-    fn new(of: &Path) -> io::Result<Copied> {
-        room_for(fs::metadata(of)?.len(), of)?;
-        let mut name = of.to_owned().into_os_string();
+impl FileCopy {
+    fn new(original: &Path) -> io::Result<FileCopy> {
+        check_free_space(fs::metadata(original)?.len(), original)?;
+        let mut name = original.to_owned().into_os_string();
         name.push(format!(".buffered.{}", process::id()));
         let path = PathBuf::from(name);
-        let make = || fs::File::create_new(&path).map(|file| (path.clone(), file));
-        let (leftover, mut copy) = Leftover::new(make)?;
-        io::copy(&mut fs::File::open(of)?, &mut copy)?;
+        let create = || fs::File::create_new(&path).map(|file| (path.clone(), file));
+        let (temp_path, mut copy) = TempPath::new(create)?;
+        io::copy(&mut fs::File::open(original)?, &mut copy)?;
         copy.sync_all()?;
-        let of = of.to_owned();
-        Ok(Copied { of, leftover })
+        let original = original.to_owned();
+        Ok(FileCopy {
+            original,
+            temp_path,
+        })
     }
 }

@@ -1,44 +1,44 @@
-//! [`Pair`]: ways to do the same thing with tokio-kaio, first the one that the others are compared with.
+//! [`Pair`]: variants of the same job with tokio-kaio, compared with the first of them.
 //!
-//! Each is an [`Engine`] that knows its workload, so that [`measure`](crate::measure) has them run by
-//! turns, and all that is said of engines holds: a round each, ratios within a round, system calls and
-//! allocations counted one by one. All are on the current-thread runtime, in one task, with one context.
+//! Each variant is an [`Engine`], so [`measure`](crate::measure) measures variants as it does engines: in
+//! interleaved rounds, with ratios within a round, and with counted system calls and allocations. All run
+//! on the current-thread runtime, in one task (except `batch/tasks`), with one context.
 //!
-//! A pair is added by a [`Way`](way::Way) for each of its ways, in a file of its own here, and an entry in
-//! [`all`]; `--help` (`cli/explained.rs`) tells what it is about. A way may be in several pairs, as those
-//! of `pool` are.
+//! To add a pair, implement [`Variant`](variant::Variant) for each of its variants in a file `*_pair.rs`,
+//! add an entry to [`all`], and describe it in `--help` (`cli/help_text.rs`). Several pairs may share a
+//! variant, as the two `pool` pairs do.
 
-mod batch;
-mod owned;
-mod pool;
-mod report;
-mod text;
-mod unaligned;
-mod vectored;
-mod way;
+mod batch_pair;
+mod owned_pair;
+mod pair_report;
+mod pair_tables;
+mod pool_pair;
+mod unaligned_pair;
+mod variant;
+mod vectored_pair;
 
 use std::path::Path;
 
 use crate::{Engine, Pattern, Shape, Workload};
-use way::engine;
+use variant::engine;
 
-pub use report::{PairReport, PairSet};
-pub use text::{PairTable, PairTables};
+pub use pair_report::{PairReport, PairSet};
+pub use pair_tables::{PairTable, PairTables};
 
-/// Ways to do the same thing.
+/// A comparison of variants of the same job; mostly three or four.
 pub struct Pair {
-    /// Its name on the command line and in tables: `batch`.
+    /// Name on the command line and in tables: `batch`.
     pub name: &'static str,
-    /// What is read and written.
+    /// The access pattern.
     pub pattern: Pattern,
-    /// Transfers that make up one turn: those of a batch; else one.
+    /// Transfers of one iteration: those of a batch, else 1.
     pub depth: usize,
-    /// The ways. Ratios are to the first.
-    pub ways: Vec<Box<dyn Engine>>,
+    /// The variants. Ratios are relative to the first.
+    pub variants: Vec<Box<dyn Engine>>,
 }
 
 impl Pair {
-    /// The workload of its ways, with the file at `path`, of `len` bytes.
+    /// Returns the workload of the variants, for the file at `path` with `len` bytes.
     pub fn workload(&self, path: &Path, len: u64) -> Workload {
         Workload::new(self.pattern, Shape::Waves, self.depth, path, len)
     }
@@ -46,27 +46,27 @@ impl Pair {
 
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ways: Vec<_> = self.ways.iter().map(|way| way.name()).collect();
+        let variants: Vec<_> = self.variants.iter().map(|variant| variant.name()).collect();
         f.debug_struct("Pair")
             .field("name", &self.name)
-            .field("ways", &ways)
+            .field("variants", &variants)
             .finish_non_exhaustive()
     }
 }
 
-/// Every pair.
+/// Returns every pair.
 pub fn all() -> Vec<Pair> {
-    let pair = |name, pattern, depth, ways| Pair {
+    let pair = |name, pattern, depth, variants| Pair {
         name,
         pattern,
         depth,
-        ways,
+        variants,
     };
     let from_pool = || {
         vec![
-            engine::<pool::Pooled>(),
-            engine::<pool::Fresh>(),
-            engine::<pool::Kept>(),
+            engine::<pool_pair::Pooled>(),
+            engine::<pool_pair::Fresh>(),
+            engine::<pool_pair::Kept>(),
         ]
     };
     vec![
@@ -75,12 +75,12 @@ pub fn all() -> Vec<Pair> {
         pair(
             "batch",
             Pattern::RandomRead,
-            batch::READS,
+            batch_pair::READS,
             vec![
-                engine::<batch::Batch>(),
-                engine::<batch::OneByOne>(),
-                engine::<batch::JoinAll>(),
-                engine::<batch::Tasks>(),
+                engine::<batch_pair::Batch>(),
+                engine::<batch_pair::OneByOne>(),
+                engine::<batch_pair::JoinAll>(),
+                engine::<batch_pair::Tasks>(),
             ],
         ),
         pair(
@@ -88,9 +88,9 @@ pub fn all() -> Vec<Pair> {
             Pattern::RandomRead,
             1,
             vec![
-                engine::<vectored::ReadParts>(),
-                engine::<vectored::ReadAndCopy>(),
-                engine::<vectored::ReadList>(),
+                engine::<vectored_pair::ReadParts>(),
+                engine::<vectored_pair::ReadAndCopy>(),
+                engine::<vectored_pair::ReadList>(),
             ],
         ),
         pair(
@@ -98,9 +98,9 @@ pub fn all() -> Vec<Pair> {
             Pattern::RandomWrite,
             1,
             vec![
-                engine::<vectored::WriteParts>(),
-                engine::<vectored::CopyAndWrite>(),
-                engine::<vectored::WriteList>(),
+                engine::<vectored_pair::WriteParts>(),
+                engine::<vectored_pair::CopyAndWrite>(),
+                engine::<vectored_pair::WriteList>(),
             ],
         ),
         pair(
@@ -108,9 +108,9 @@ pub fn all() -> Vec<Pair> {
             Pattern::RandomRead,
             1,
             vec![
-                engine::<owned::Owned>(),
-                engine::<owned::Borrowed>(),
-                engine::<owned::OwnedVec>(),
+                engine::<owned_pair::Owned>(),
+                engine::<owned_pair::Borrowed>(),
+                engine::<owned_pair::OwnedVec>(),
             ],
         ),
         pair(
@@ -118,9 +118,9 @@ pub fn all() -> Vec<Pair> {
             Pattern::RandomRead,
             1,
             vec![
-                engine::<unaligned::ReadUnaligned>(),
-                engine::<unaligned::ReadAligned>(),
-                engine::<unaligned::ReadCopied>(),
+                engine::<unaligned_pair::ReadUnaligned>(),
+                engine::<unaligned_pair::ReadAligned>(),
+                engine::<unaligned_pair::ReadCopied>(),
             ],
         ),
         pair(
@@ -128,9 +128,9 @@ pub fn all() -> Vec<Pair> {
             Pattern::RandomWrite,
             1,
             vec![
-                engine::<unaligned::WriteUnaligned>(),
-                engine::<unaligned::WriteAligned>(),
-                engine::<unaligned::WriteCopied>(),
+                engine::<unaligned_pair::WriteUnaligned>(),
+                engine::<unaligned_pair::WriteAligned>(),
+                engine::<unaligned_pair::WriteCopied>(),
             ],
         ),
     ]

@@ -1,4 +1,4 @@
-//! Files to read and write.
+//! Files to measure with.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use kaio_bench::{Pattern, Shape, Workload, engines};
 use tempfile::TempDir;
 
-/// Length of each, bytes.
+/// Length of each file in bytes.
 pub(crate) const LEN: usize = 2 << 20;
 
-/// A directory on the disk that the build is on, and one on tmpfs if there is one that does direct
-/// I/O, with a file each.
+/// Creates a file on the disk of the build directory, and one on tmpfs if it supports direct I/O. Returns
+/// them with their directories.
 pub(crate) fn files() -> Vec<(TempDir, PathBuf)> {
     let parents = [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"];
     let mut files = Vec::new();
@@ -29,6 +29,6 @@ pub(crate) fn files() -> Vec<(TempDir, PathBuf)> {
         }
         files.push((dir, path));
     }
-    assert!(!files.is_empty(), "no place with direct I/O");
+    assert!(!files.is_empty(), "no directory with direct I/O");
     files
 }

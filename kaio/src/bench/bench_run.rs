@@ -59,11 +59,11 @@ impl BenchRun<'_> {
             file_size: target.len,
             baseline: choices[0].name(),
             seed: args.seed,
-            patience_ms: Some(millis / depths.len() as u64),
+            time_limit_ms: Some(millis / depths.len() as u64),
             ..Settings::default()
         };
         // Calibration and counting take about one round each.
-        let parts = engines * kaio_bench::steps(&settings) as u64;
+        let parts = engines * kaio_bench::progress_steps(&settings) as u64;
         settings.round_ms = (millis / parts).max(1);
         Ok(BenchRun {
             args,
@@ -77,7 +77,7 @@ impl BenchRun<'_> {
 
     /// Runs all rounds. Shows a progress bar if standard error is a terminal.
     pub(super) fn measure(self) -> Result<BenchResults, CommandError> {
-        let machine = Machine::here();
+        let machine = Machine::detect();
         let engines: Vec<_> = self.choices.iter().map(|it| it.engine()).collect();
         self.announce();
         let bar = self.bar();
@@ -123,7 +123,7 @@ impl BenchRun<'_> {
             )
         };
         let mut reports =
-            kaio_bench::measure_watched(&workload, &engines, &self.settings, &mut watcher);
+            kaio_bench::measure_with_progress(&workload, &engines, &self.settings, &mut watcher);
         kaio_bench::summarize(&mut reports, &self.settings.baseline);
         reports
     }
@@ -142,7 +142,8 @@ impl BenchRun<'_> {
         if !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let steps = kaio_bench::steps(&self.settings) * self.choices.len() * self.depths.len();
+        let steps =
+            kaio_bench::progress_steps(&self.settings) * self.choices.len() * self.depths.len();
         let style =
             ProgressStyle::with_template("{bar:24} {percent:>3} %  {left:>4} left  {wide_msg}")
                 .expect("a valid template");

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::{Place, Site, Unavailable};
+use kaio_bench::{BenchFile, Place, Unavailable};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub(super) struct BenchTarget {
     /// The alignment that direct I/O requires. `None`: the page cache is used.
     pub(super) alignment: Option<DirectIoAlignment>,
     /// Removed when this is dropped.
-    _scratch: Option<Site>,
+    _scratch: Option<BenchFile>,
 }
 
 /// The type of the target.
@@ -77,7 +77,7 @@ impl BenchTarget {
         let direct = !args.buffered;
         // A length that direct I/O can write. The block size is checked when the file exists.
         let whole = len.checked_next_multiple_of(64 << 10).unwrap_or(len);
-        let site = Site::new(dir, whole, direct).map_err(|error| {
+        let site = BenchFile::new(dir, whole, direct).map_err(|error| {
             let is_unsupported = error.is::<Unavailable>();
             let way_out = if is_unsupported {
                 ", or use --buffered"
@@ -87,8 +87,8 @@ impl BenchTarget {
             format!("{error}{way_out}")
         })?;
         Ok(BenchTarget {
-            alignment: alignment(&site.file, direct)?,
-            path: site.file.clone(),
+            alignment: alignment(&site.path, direct)?,
+            path: site.path.clone(),
             kind: Kind::Scratch,
             len,
             place: Some(site.place.clone()),

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 
 use crate::command_error::CommandError;
 use crate::paths::{identity, parent};
@@ -24,7 +24,7 @@ enum ReportTarget {
         /// The path after following links.
         path: PathBuf,
         /// The temporary file next to it.
-        partial: Leftover,
+        partial: TempPath,
     },
     /// A pipe, a terminal or `/dev/null`: written to, and not replaced.
     Stream(File),
@@ -135,7 +135,7 @@ impl ReportTarget {
     fn next_to(path: PathBuf) -> io::Result<ReportTarget> {
         // The mode is that of a new file under the umask.
         let (partial, _) =
-            Leftover::make_in(parent(&path), ".kaio-", |path| File::create_new(path))?;
+            TempPath::make_in(parent(&path), ".kaio-", |path| File::create_new(path))?;
         Ok(ReportTarget::File { path, partial })
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 
 use super::copy_error::CopyError;
 use super::copy_plan::{CopyPlan, Directory, Symlink};
@@ -20,7 +20,7 @@ use crate::paths::parent;
 #[derive(Debug)]
 pub(super) struct NewDirectories {
     /// Each directory under its temporary name, and its final path.
-    made: Vec<(Leftover, PathBuf)>,
+    made: Vec<(TempPath, PathBuf)>,
 }
 
 impl NewDirectories {

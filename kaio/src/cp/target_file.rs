@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 use rustix::fs::OFlags;
 use tokio_kaio::{AioOpenOptionsExt, File};
 
@@ -25,7 +25,7 @@ pub(super) struct TargetFile {
     /// The final path.
     pub(super) path: PathBuf,
     /// The file under its temporary name. `None`: a device.
-    leftover: Option<Leftover>,
+    leftover: Option<TempPath>,
 }
 
 impl TargetFile {
@@ -92,9 +92,9 @@ fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, CopyError> {
 pub(super) fn make_next_to<T>(
     path: &Path,
     make: impl FnMut(&Path) -> io::Result<T>,
-) -> io::Result<(Leftover, T)> {
+) -> io::Result<(TempPath, T)> {
     let prefix = prefix(path.file_name().unwrap_or_default());
-    Leftover::make_in(parent(path), prefix, make)
+    TempPath::make_in(parent(path), prefix, make)
 }
 
 /// `.NAME.kaio-`, with NAME cut so that the temporary name is not too long for a file system.
@@ -111,7 +111,7 @@ fn prefix(name: &OsStr) -> OsString {
     OsString::from_vec([b".", &name.as_bytes()[..end], b".kaio-"].concat())
 }
 
-async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, Leftover), CopyError> {
+async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, TempPath), CopyError> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::PermissionDenied => CopyError::new(format!(
             "can't create a file next to {}: {error}; the copy is written there under a temporary name, \

@@ -12,7 +12,7 @@ use crate::system_limits::{Memlock, sysctl};
 /// Checks the machine. Must be called in a tokio runtime. Takes about 300 ms, to measure the CPU use of
 /// other programs.
 pub(crate) async fn check_machine() -> MachineReport {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     // Before this process has a context.
     let (aio_nr, aio_max_nr) = (sysctl("fs/aio-nr"), sysctl("fs/aio-max-nr"));
     let (io_setup, user_space_ring) = probe_aio().await;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use kaio_bench::leftovers::Leftover;
+use kaio_bench::temp_path::TempPath;
 use kaio_bench::{Disk, Place};
 
 use super::doctor_report::{Kind, MeasuredOn, PathReport};
@@ -94,7 +94,7 @@ impl PathCheck<'_> {
     }
 
     async fn check_directory(&mut self, path: &Path) -> CheckResult {
-        let scratch = Leftover::dir(path, SCRATCH).map_err(|error| {
+        let scratch = TempPath::dir(path, SCRATCH).map_err(|error| {
             const CREATE: &str = "create a scratch directory in";
             let error = without_path(&error);
             let file_system = self.report.file_system.as_deref();
@@ -123,7 +123,7 @@ impl PathCheck<'_> {
             return Ok(());
         }
         let parent = path.parent().unwrap_or(path);
-        let (scratch, why) = match Leftover::dir(parent, SCRATCH) {
+        let (scratch, why) = match TempPath::dir(parent, SCRATCH) {
             Err(error) => (
                 None,
                 format!(

@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn may_go(place: &RangeLockGuard) -> bool {
+    fn may_go(guard: &RangeLockGuard) -> bool {
         let cx = Context::from_waker(Waker::noop());
         guard.poll_acquire(&cx).is_ready()
     }

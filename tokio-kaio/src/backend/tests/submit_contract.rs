@@ -379,7 +379,6 @@ fn capabilities_tell_the_backends_apart() {
     on_each_backend(|fixture| {
         let capabilities = fixture.backend.capabilities();
         assert_eq!(capabilities.blocking_submit, !fixture.is_aio());
-        assert_eq!(capabilities.nowait, fixture.is_aio());
         if !fixture.is_aio() || cfg!(kaio_force_getevents) {
             assert!(!capabilities.user_ring);
         }

@@ -1,0 +1,74 @@
+//! `pairs`: compares variants of the same job.
+
+use std::io::Write;
+
+use super::PairsArgs;
+use super::bench_files;
+use super::measure_command::{duration_of, save_if_requested};
+use super::memlock::raise_memlock;
+use crate::pairs::{self, Pair, PairReport, PairSet, PairTable, PairTables};
+use crate::{Machine, Result, Settings};
+
+pub(super) fn run(args: &PairsArgs) -> Result<()> {
+    let chosen = choose(args)?;
+    let len = u64::from(args.size) << 20;
+    let files = bench_files::create_all(&args.dir, len)?;
+    raise_memlock();
+    let mut report = PairReport {
+        machine: Machine::detect(),
+        settings: Settings {
+            rounds: args.rounds.into(),
+            round_ms: args.round_ms.into(),
+            latency_rounds: 0,
+            file_size: len,
+            baseline: "the first of each table".into(),
+            ..Settings::default()
+        },
+        places: files.iter().map(|file| file.place.clone()).collect(),
+        sets: Vec::new(),
+    };
+    save_if_requested(&report, args.json.as_deref())?;
+    announce(args, files.len(), &chosen);
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", PairTables(&report))?;
+    for file in &files {
+        for pair in &chosen {
+            let set = PairSet::measure(pair, &file.place, &file.path, &report.settings);
+            write!(out, "\n{}", PairTable(&set))?;
+            report.sets.push(set);
+            save_if_requested(&report, args.json.as_deref())?;
+        }
+    }
+    let variants = report.sets.iter().flat_map(|set| &set.variants);
+    if variants.clone().all(|variant| variant.figures().is_none()) {
+        return Err("nothing was measured; see the tables for the errors".into());
+    }
+    let problems = report.problems();
+    if args.strict && !problems.is_empty() {
+        return Err(format!("some results are incomplete:\n{}", problems.join("\n")).into());
+    }
+    Ok(())
+}
+
+/// Selects the pairs by part of their names.
+fn choose(args: &PairsArgs) -> Result<Vec<Pair>> {
+    let mut all = pairs::all();
+    for part in &args.pairs {
+        if !all.iter().any(|pair| pair.name.contains(part.as_str())) {
+            return Err(
+                format!("no pair has {part} in its name; run with --list to list all").into(),
+            );
+        }
+    }
+    let is_chosen = |pair: &Pair| args.pairs.iter().any(|part| pair.name.contains(part));
+    all.retain(|pair| args.pairs.is_empty() || is_chosen(pair));
+    Ok(all)
+}
+
+/// Prints how long the measurement takes.
+fn announce(args: &PairsArgs, files: usize, chosen: &[Pair]) {
+    let variants: usize = chosen.iter().map(|pair| pair.variants.len()).sum();
+    let tables = files * chosen.len();
+    let time = duration_of(files * variants * usize::from(args.rounds), args.round_ms);
+    eprintln!("measuring {tables} tables, which takes at least {time}");
+}
