@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::shards::Shards;
-use crate::driver::{ContextTypes, Driver};
+use crate::config::ContextTypes;
+use crate::driver::Driver;
+use crate::metrics::ReapSource;
 use crate::op::FileId;
 use crate::teardown::wait_until_gone;
 
@@ -34,16 +36,27 @@ struct ShardDrain<'a, T: ContextTypes> {
 impl<'a, T: ContextTypes> ShardDrain<'a, T> {
     fn start(driver: &'a Arc<Driver<T>>, file: FileId) -> ShardDrain<'a, T> {
         let id = match driver.enter() {
-            Ok(driver) => driver.start_drain(file),
+            Ok(driver) => {
+                driver.with_slots(ReapSource::Other, |slots, drains| drains.start(file, slots))
+            }
             Err(_) => None,
         };
         ShardDrain { driver, id }
     }
 
     async fn wait(self) {
-        poll_fn(|cx| match (self.id, self.driver.enter()) {
-            (Some(id), Ok(driver)) if !driver.poll_drain(id, cx.waker()) => Poll::Pending,
-            _ => Poll::Ready(()),
+        poll_fn(|cx| {
+            let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) else {
+                return Poll::Ready(());
+            };
+            let waker = cx.waker().clone();
+            let (done, unneeded) =
+                driver.with_slots(ReapSource::Poll, |_, drains| drains.poll(id, waker));
+            driver.drop_contained(unneeded);
+            match done {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         })
         .await;
         // The kernel may still have requests that their context has given up.
@@ -57,7 +70,8 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
 impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
     fn drop(&mut self) {
         if let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) {
-            driver.end_drain(id);
+            let unneeded = driver.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
+            driver.drop_contained(unneeded);
         }
     }
 }

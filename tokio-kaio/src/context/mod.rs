@@ -31,7 +31,7 @@ use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
-use crate::driver::Types;
+use crate::config::Types;
 use crate::{
     AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, NoopLock, SyncRequestAdapter,
 };

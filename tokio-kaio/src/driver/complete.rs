@@ -4,14 +4,15 @@ use std::mem;
 use std::os::fd::AsRawFd;
 use std::task::{Poll, Waker};
 
+use super::Entered;
 use super::core::Core;
-use super::deferred::Deferred;
-use super::slot::{SlotKey, SlotState};
-use super::{ContextTypes, Entered};
 use crate::backend::{Completions, IoBackend};
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::op::{IoBuffer, Outcome, SubmissionEntry};
 use crate::policy::{NowaitResult, Refusal, SubmitAdvisor};
+use crate::slab::{SlotKey, SlotState};
 use crate::trace::TraceEvent;
 
 impl<T: ContextTypes> Core<T> {
@@ -120,7 +121,8 @@ impl<T: ContextTypes> Core<T> {
     ) {
         self.pass_append_turn(index, deferred);
         let key = self.slots.key(index);
-        self.drains.on_request_done(key, deferred);
+        self.drains
+            .on_request_done(key, |waker| deferred.wake(waker));
         match outcome {
             Some(outcome) => self.slots.at(index).state = SlotState::Completed(outcome),
             None => {
@@ -284,29 +286,4 @@ impl<T: ContextTypes> Entered<'_, T> {
             crate::sync::contain(|| drop(waker));
         }
     }
-
-    /// Whether each of `keys` waits to be submitted, is in flight, or has completed.
-    pub(crate) fn progress_of(
-        &self,
-        keys: impl FnOnce(&mut dyn FnMut(SlotKey) -> RequestProgress, bool),
-    ) {
-        self.with(|core, deferred| {
-            core.reap_all(ReapSource::Poll, deferred);
-            let stopping = !core.phase.is_open();
-            let mut progress = |key| match core.slots.get(key) {
-                Some(slot) if slot.is_waiting() => RequestProgress::Queued,
-                Some(slot) if slot.is_in_flight() => RequestProgress::InFlight,
-                _ => RequestProgress::Completed,
-            };
-            keys(&mut progress, stopping);
-        });
-    }
-}
-
-/// How far a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestProgress {
-    Queued,
-    InFlight,
-    Completed,
 }

@@ -26,10 +26,10 @@
 //!    call with, or behind another append to the same file. What may block is given to the
 //!    [`OffloadPool`].
 //! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`task`]) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
+//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
 //!    [`finish_submit`](core::Core) deals with the result, whoever submitted.
 //! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
-//!    eventfd is signalled ([`completion_waker`]), when a future is polled, and by the driver task. A
+//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is polled, and by the driver task. A
 //!    completion names its slot by `user_data`; one that matches no request in flight is counted, and
 //!    ignored.
 //! 4. *Poll*. The future takes the result, and the buffer goes back. The slot is free.
@@ -49,7 +49,7 @@
 //! # The locking rule
 //!
 //! Everything that changes is in [`Core`](core::Core), behind one lock. No code of callers runs under
-//! it: wakers are cloned before and woken or dropped after, as are buffers and files ([`deferred`]). A
+//! it: wakers are cloned before and woken or dropped after, as are buffers and files ([`Deferred`]). A
 //! state is changed before code of callers runs, so that a panic there finds nothing half done. No
 //! system call that may block is made under it. The offload pool has a lock of its own, which may be
 //! taken under this one, never the other way round.
@@ -59,83 +59,41 @@
 
 mod abandon;
 mod complete;
-mod completion_waker;
 mod core;
-mod deferred;
-mod drains;
 mod shutdown;
-mod slot;
-mod slots;
 mod submit;
-mod task;
 #[cfg(test)]
 mod tests;
 
-use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
-use lock_api::{Mutex, MutexGuard, RawMutex};
+use lock_api::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
-use crate::backend::{AnyBackend, IoBackend};
+use crate::Metrics;
+use crate::backend::IoBackend;
+use crate::config::{ContextConfig, ContextTypes};
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::offload::{OffloadConfig, OffloadPool};
-use crate::policy::{DefaultAdvisor, Observation, PolicyConfig, SubmitAdvisor};
+use crate::policy::{Observation, SubmitAdvisor};
+use crate::slab::{Drains, Slots};
 use crate::sync::{DriverWaker, EventFd, watch};
 use crate::sys::Process;
 use crate::teardown::Live;
-use crate::{Backend, Metrics};
-use deferred::Deferred;
 
-pub(crate) use complete::RequestProgress;
-pub(crate) use completion_waker::CompletionWaker;
-pub(crate) use shutdown::Unfinished;
-pub(crate) use slot::SlotKey;
 pub(crate) use submit::{Admission, NewRequest};
-pub(crate) use task::{DriverTask, PollOrder};
-
-/// Type parameters of a driver, under one name.
-pub(crate) trait ContextTypes {
-    type Lock: RawMutex;
-    type Backend: IoBackend;
-    type Advisor: SubmitAdvisor;
-}
-
-/// The types of a context with lock `M`. Never made.
-pub(crate) struct Types<M, B = AnyBackend, P = DefaultAdvisor>(PhantomData<(M, B, P)>);
-
-impl<M, B, P> ContextTypes for Types<M, B, P>
-where
-    M: RawMutex,
-    B: IoBackend,
-    P: SubmitAdvisor,
-{
-    type Lock = M;
-    type Backend = B;
-    type Advisor = P;
-}
-
-/// Configuration of a context.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ContextConfig {
-    /// Most requests in flight: the slots of a context.
-    pub(crate) capacity: usize,
-    /// Whether a request waits for a free slot.
-    pub(crate) wait_for_slot: bool,
-    pub(crate) policy: PolicyConfig,
-    pub(crate) backend: Backend,
-    pub(crate) measure_latency: bool,
-}
 
 /// The driver of one context, shared by its handles, futures, waker and task.
 pub(crate) struct Driver<T: ContextTypes> {
     core: Mutex<T::Lock, core::Core<T>>,
     submitter: <T::Backend as IoBackend>::Submitter,
     offload: Arc<OffloadPool<T::Backend>>,
-    driver_waker: Arc<DriverWaker>,
+    pub(crate) driver_waker: Arc<DriverWaker>,
     gone: watch::Receiver<()>,
     owner: Process,
     pub(crate) config: ContextConfig,
@@ -156,9 +114,24 @@ impl<T: ContextTypes> Copy for Entered<'_, T> {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkedChild;
 
+/// Whether the tasks that were ready have run when the driver task is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PollOrder {
+    /// Maybe not: a worker of the multi-threaded runtime first polls the task that was woken last.
+    Early,
+    /// They have: the driver task has let them run first.
+    Late,
+    /// They always have: the queue of the runtime is first in, first out.
+    Fair,
+}
+
+/// Time after which requests that the kernel had no room for are submitted again, if no completion has
+/// made room before.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
+
 /// What the driver task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DriveResult {
+pub(crate) enum DriveResult {
     /// Let the tasks that are ready run, then drive again: more requests may come.
     Yield,
     /// Wait to be woken.
@@ -286,7 +259,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 self.driver_waker.wake();
             }
             if mem::take(&mut deferred.retry_later) {
-                self.driver_waker.wake_after(task::LONGEST_PAUSE);
+                self.driver_waker.wake_after(NO_ROOM_PAUSE);
             }
             if !mem::take(&mut deferred.more_completions) {
                 return mem::take(&mut deferred.flush);
@@ -298,7 +271,7 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 
     /// The eventfd was signalled. `waker` is called for the next signal.
-    fn on_eventfd(&self, waker: &Waker) {
+    pub(crate) fn on_eventfd(&self, waker: &Waker) {
         self.with(|core, deferred| {
             core.arm(waker, deferred); // before the reap: later completions signal again
             core.reap(ReapSource::Signal, deferred);
@@ -307,7 +280,7 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 
     /// The driver task runs. `signal`: a signal was left to it, and this is the waker for the next one.
-    fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
+    pub(crate) fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
         let (queued, defer) = self.with(|core, deferred| {
             core.driver_runs = true;
             let several_workers = order != PollOrder::Fair;
@@ -352,6 +325,18 @@ impl<T: ContextTypes> Entered<'_, T> {
         self.with(|core, deferred| {
             core.reap_all(ReapSource::Other, deferred);
             core.phase.is_open().then(|| core.free_capacity())
+        })
+    }
+
+    /// Looks at the slots under the lock, after a reap, and may change the drains.
+    pub(crate) fn with_slots<R>(
+        &self,
+        source: ReapSource,
+        change: impl FnOnce(&mut Slots, &mut Drains) -> R,
+    ) -> R {
+        self.with(|core, deferred| {
+            core.reap_all(source, deferred);
+            change(&mut core.slots, &mut core.drains)
         })
     }
 }

@@ -3,26 +3,27 @@
 //! A request is admitted under the lock and submitted without it. [`Core::finish_submit`] is the only
 //! place that deals with the result of a submission.
 
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
-use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
+use super::Entered;
 use super::core::Core;
-use super::deferred::Deferred;
-use super::slot::SlotKey;
-use super::{ContextTypes, Entered};
 use crate::backend::{MAX_BATCH, Notify, OpCode, Sqe, submit_all};
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::op::{FileId, FileRef, IoBuffer, IoOp, OpenFile, Outcome, SubmissionEntry};
 use crate::policy::{
     Observation, OpClass, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TaskId,
     TimingLevel,
 };
+use crate::slab::SlotKey;
 use crate::sys;
-use crate::trace::{self, TraceEvent};
+use crate::trace::TraceEvent;
 
 /// A new request. What it owns stays with the caller until a slot takes it.
 pub(crate) struct NewRequest<'a> {
@@ -338,7 +339,7 @@ impl<T: ContextTypes> Core<T> {
         deferred: &mut Deferred<T::Backend>,
     ) -> bool {
         self.submitting -= 1;
-        let taken = report.handled - report.refused.len();
+        let taken = report.taken();
         let timing = report.timing.as_ref();
         let time = timing.map(|timing| timing.time);
         self.counters.submissions.record(taken, time);
@@ -459,21 +460,6 @@ impl<T: ContextTypes> Entered<'_, T> {
         admission
     }
 
-    /// Takes a request in that waits, with a duplicate of its borrowed descriptor.
-    #[cold]
-    pub(crate) fn admit_duplicate(&self, new: &mut NewRequest<'_>) -> io::Result<Admission> {
-        let file = OpenFile::duplicate_borrowed(new.file.fd())?;
-        let mut held = NewRequest {
-            file: FileRef::Open(&file),
-            waker: new.waker.take(),
-            buffer: new.buffer,
-            ..*new
-        };
-        let admission = self.admit(&mut held, true);
-        (new.waker, new.sqe, new.permit) = (held.waker, held.sqe, held.permit);
-        Ok(admission)
-    }
-
     /// Submits a request that was launched. Returns its outcome if it has completed; the buffer is back
     /// then.
     #[inline(always)]
@@ -495,7 +481,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         core.end_if_due(&mut deferred);
         drop(core);
         self.conclude(&mut deferred);
-        report.trace_if_slow();
+        SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
         completed
     }
 
@@ -526,7 +512,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 }
             }
         });
-        report.trace_if_slow();
+        SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
     }
 
     /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
@@ -552,7 +538,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                     let stalled = report.handled < batch.len() && !reaped;
                     !stalled && core.slots.queued() > 0
                 });
-                report.trace_if_slow();
+                SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
                 if !self.follow_up(&mut deferred) && !more {
                     return;
                 }
@@ -595,19 +581,14 @@ impl NewRequest<'_> {
 }
 
 impl SubmitReport {
+    fn taken(&self) -> usize {
+        self.handled - self.refused.len()
+    }
+
     /// The measurement, if there is something to learn from it.
     #[inline(always)]
     fn news(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
         let timing = self.timing.as_ref();
         timing.filter(|timing| timing.is_news(permit.timing))
-    }
-
-    /// To be called without the lock: subscribers are code of others.
-    #[inline(always)]
-    fn trace_if_slow(&self) {
-        if let Some(timing) = self.timing.filter(SubmitTiming::is_slow) {
-            let taken = self.handled - self.refused.len();
-            trace::slow_submit(taken, timing.time, false);
-        }
     }
 }

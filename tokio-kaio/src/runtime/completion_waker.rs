@@ -5,7 +5,8 @@ use std::mem::ManuallyDrop;
 use std::sync::{Arc, Weak};
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{ContextTypes, Driver};
+use crate::config::ContextTypes;
+use crate::driver::Driver;
 use crate::sync::DriverWaker;
 use crate::sync::thread::{self, ThreadId};
 
