@@ -32,6 +32,7 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) file: FileRef<'a>,
     /// Still here if no slot needs it yet.
     pub(crate) waker: Option<Waker>,
+    task: TaskId,
     /// Of a request that is launched: the entry to submit, and what to learn from its submission.
     pub(crate) sqe: Option<Sqe>,
     class: Option<OpClass>,
@@ -50,6 +51,7 @@ impl<'a> NewRequest<'a> {
             op,
             buffer,
             file,
+            task: TaskId::of(&waker),
             waker: Some(waker),
             sqe: None,
             class: None,
@@ -130,10 +132,10 @@ impl<T: ContextTypes> Core<T> {
         let file = new.file.open_file();
         let held = new.op.appends() && self.append_order.is_taken(new.file.id());
         // A descriptor that nothing keeps open once the future is forgotten can't wait for others.
-        let defer = may_defer && !full && file.is_some() && {
-            let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
-            self.advisor.defer(self.slots.in_flight(), task)
-        };
+        let defer = may_defer
+            && !full
+            && file.is_some()
+            && self.advisor.defer(self.slots.in_flight(), new.task);
         if full || held || defer {
             return self.enqueue(new, full, deferred);
         }
@@ -181,7 +183,7 @@ impl<T: ContextTypes> Core<T> {
         let Some(file) = new.file.open_file().cloned() else {
             return Admission::NeedsFile;
         };
-        let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
+        let task = new.task;
         let key = self.allocate(new, Some(file));
         let (index, id) = (key.index, new.file.id());
         let slot = self.slots.at(index);
