@@ -1,4 +1,4 @@
-//! What a process may not do: for tests that [`in_child`](super::in_child) has a process of their own.
+//! What a process may not do: for tests that [`in_child!`](super::is_child_of) gives a process of their own.
 
 use std::io;
 

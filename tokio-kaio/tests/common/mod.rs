@@ -1,5 +1,5 @@
 //! What the integration tests share.
-#![allow(dead_code, unused_imports, unreachable_pub, unsafe_code)] // each test binary uses its part
+#![allow(dead_code, unused_imports, unused_macros, unreachable_pub, unsafe_code)] // each test binary uses its part
 
 mod limits;
 
@@ -183,6 +183,7 @@ pub fn patterned(seed: u64, size: usize) -> LockedBuf {
 
 /// Descriptors of this process, and completion rings in its memory.
 pub fn held() -> (usize, usize) {
+    assert_alone();
     // With its first runtime, tokio opens two for signals that stay as long as the process.
     if runtime::Handle::try_current().is_err() {
         drop(one_thread());
@@ -199,6 +200,7 @@ pub fn is_back(before: (usize, usize)) -> bool {
 
 /// Eventfds of this process: one a shard, and those of its runtimes.
 pub fn eventfds() -> usize {
+    assert_alone();
     let entries = fs::read_dir("/proc/self/fd").unwrap();
     let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     links
@@ -208,6 +210,7 @@ pub fn eventfds() -> usize {
 
 /// Completion rings in the memory of this process.
 pub fn rings() -> usize {
+    assert_alone();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines().filter(|line| line.contains("/[aio]")).count()
 }
@@ -218,16 +221,31 @@ pub fn aio_nr() -> u64 {
     text.trim().parse().unwrap()
 }
 
-/// Says in the environment of a test's child process that it is one.
+/// Set in the environment of a test's child process.
 const CHILD: &str = "TOKIO_KAIO_TEST_CHILD";
 
-/// Runs the rest of test `name` in a process of its own, for what changes a whole process: limits,
-/// filters, forks. Returns `true` in that process; in the parent it checks that the child has
-/// passed, and returns `false`.
-pub fn in_child(name: &str) -> bool {
-    if env::var_os(CHILD).is_some() {
+/// Runs the rest of the test in a child process, for tests that change or count something
+/// process-wide: limits, filters, forks, descriptors, mappings.
+///
+/// Evaluates to `true` in the child. In the parent it checks that the child has passed and
+/// evaluates to `false`.
+macro_rules! in_child {
+    () => {{
+        fn here() {}
+        $crate::common::is_child_of(std::any::type_name_of_val(&here))
+    }};
+}
+pub(crate) use in_child;
+
+/// The function of [`in_child!`]; `place` is the path of an item in the test's body.
+pub fn is_child_of(place: &str) -> bool {
+    if is_child() {
         return true;
     }
+    let test = place
+        .trim_end_matches("::here")
+        .trim_end_matches("::{{closure}}");
+    let (_crate, name) = test.split_once("::").unwrap();
     let output = run_child(name);
     let ran = String::from_utf8_lossy(&output.stdout).contains("test result: ok. 1 passed");
     assert!(
@@ -242,6 +260,15 @@ pub fn in_child(name: &str) -> bool {
         .filter(|line| line.starts_with("skipped"))
         .for_each(|line| eprintln!("{line}"));
     false
+}
+
+fn is_child() -> bool {
+    env::var_os(CHILD).is_some()
+}
+
+/// Fails where other tests run in the same process, whose descriptors and mappings would be counted.
+fn assert_alone() {
+    assert!(is_child(), "this counts the whole process: use in_child!()");
 }
 
 fn run_child(name: &str) -> Output {

@@ -1,0 +1,331 @@
+//! `File::drain`: waits for what was submitted through a file before, abandoned or not.
+
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+
+use crate::common::{
+    BLOCK, all_free, buffer, context_by, everywhere, inline_context, is_idle, on_disk, one_thread,
+    open_rw, two_workers, until_seen, ways, within, write_patterned,
+};
+use crate::interposer::{Gate, Watched};
+use futures::poll;
+use tokio_kaio::{AioContextBuilder, File, ReadFlags, WriteFlags};
+
+const LEN: u64 = BLOCK as u64;
+
+#[test]
+fn a_file_with_nothing_in_flight_is_drained_at_once() {
+    let dir = on_disk();
+    one_thread().block_on(async {
+        let (context, handle) = inline_context(2);
+        let file = File::create(dir.path().join("file"), false).await.unwrap();
+        assert!(poll!(pin!(file.drain(&handle))).is_ready());
+        context.close().await;
+    });
+}
+
+#[test]
+fn a_drain_waits_for_a_write_that_was_dropped() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let file = File::create(dir.path().join("file"), false).await.unwrap();
+            let gate = Gate::closed();
+            let block = buffer(BLOCK);
+            {
+                let flags = WriteFlags::empty();
+                let mut write = pin!(file.write_at(&handle, gate.offset(), &block, LEN, flags));
+                assert!(poll!(&mut write).is_pending());
+            }
+            let mut drained = pin!(file.drain(&handle));
+            for _ in 0..3 {
+                assert!(poll!(&mut drained).is_pending(), "{way:?}");
+                tokio::task::yield_now().await;
+            }
+            gate.open();
+            drained.await;
+            is_idle(&handle, 4).await;
+            context.close().await;
+        });
+    }
+}
+
+/// Also where it is dropped between two of them.
+#[test]
+fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() {
+    const PIECES: usize = 4096;
+    let dir = on_disk();
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            write_patterned(&dir.path().join("file"), PIECES);
+            let file = open_rw(&dir, "file").await;
+            let block = buffer(BLOCK);
+            let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
+            for polls in 1..6 {
+                let watched = Watched::file(&file);
+                let flags = WriteFlags::empty();
+                let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
+                for _ in 0..polls {
+                    if poll!(write.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(write);
+                within(file.drain(&handle)).await;
+                let seen = watched.seen().len();
+                is_idle(&handle, 4).await;
+                assert_eq!(watched.seen().len(), seen, "{way:?}");
+            }
+            within(context.close()).await;
+        });
+    }
+}
+
+#[test]
+fn a_drain_waits_for_what_is_queued() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 1);
+            let path = dir.path().join("file");
+            write_patterned(&path, 2);
+            let (file, other) = (File::open(&path, false), File::open(&path, false));
+            let (file, other) = (file.await.unwrap(), other.await.unwrap());
+            let gate = Gate::closed();
+            let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
+            let flags = ReadFlags::empty();
+            // The only slot is another file's.
+            let mut blocks = pin!(other.read_at(&handle, gate.offset(), &mut first, LEN, flags));
+            assert!(poll!(&mut blocks).is_pending());
+            let mut queued = Box::pin(file.read_at(&handle, 0, &mut second, LEN, flags));
+            assert!(poll!(&mut queued).is_pending());
+            let mut drained = Box::pin(file.drain(&handle));
+            assert!(poll!(&mut drained).is_pending(), "{way:?}");
+            // Dropped, it never reaches the kernel.
+            drop(queued);
+            drained.await;
+            gate.open();
+            blocks.await.unwrap();
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 8);
+            let path = dir.path().join("file");
+            write_patterned(&path, 2);
+            let (file, other) = (File::open(&path, false), File::open(&path, false));
+            let (file, other) = (file.await.unwrap(), other.await.unwrap());
+            let gates = [Gate::closed(), Gate::closed(), Gate::closed()];
+            let flags = ReadFlags::empty();
+            let mut buffers = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
+            let [a, b, c] = &mut buffers;
+            let mut others = pin!(other.read_at(&handle, gates[0].offset(), a, LEN, flags));
+            let mut before = pin!(file.read_at(&handle, gates[1].offset(), b, LEN, flags));
+            assert!(poll!(&mut others).is_pending() && poll!(&mut before).is_pending());
+            let mut drained = pin!(file.drain(&handle));
+            assert!(poll!(&mut drained).is_pending());
+            let mut after = pin!(file.read_at(&handle, gates[2].offset(), c, LEN, flags));
+            assert!(poll!(&mut after).is_pending());
+            gates[1].open();
+            drained.await;
+            assert!(poll!(&mut others).is_pending() && poll!(&mut after).is_pending());
+            gates.iter().for_each(Gate::open);
+            others.await.unwrap();
+            before.await.unwrap();
+            after.await.unwrap();
+            context.close().await;
+        });
+    }
+}
+
+/// Descriptors are used again, also while the kernel is at a request of the file that had it before.
+#[test]
+fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
+    let dir = on_disk();
+    let path = dir.path().join("file");
+    write_patterned(&path, 2);
+    one_thread().block_on(async {
+        let (context, handle) = inline_context(4);
+        until_seen(async || {
+            let first = File::open(&path, false).await.unwrap();
+            let number = first.as_raw_fd();
+            let gate = Gate::closed();
+            let mut block = buffer(BLOCK);
+            let flags = ReadFlags::empty();
+            let mut read = Box::pin(first.read_at(&handle, gate.offset(), &mut block, LEN, flags));
+            assert!(poll!(&mut read).is_pending());
+            drop(read);
+            drop(first);
+            let second = File::open(&path, false).await.unwrap();
+            let same = second.as_raw_fd() == number;
+            assert!(poll!(pin!(second.drain(&handle))).is_ready() || !same);
+            gate.open();
+            is_idle(&handle, 4).await;
+            same.then_some(()) // another test may have been faster
+        })
+        .await;
+        context.close().await;
+    });
+}
+
+#[test]
+fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 1);
+            let path = dir.path().join("file");
+            write_patterned(&path, 2);
+            let file = File::open(&path, false).await.unwrap();
+            let clone = file.try_clone().unwrap();
+            let (gate, second) = (Gate::closed(), Gate::closed());
+            let flags = ReadFlags::empty();
+            let (mut a, mut b) = (buffer(BLOCK), buffer(BLOCK));
+            let mut through_clone =
+                Box::pin(clone.read_at(&handle, gate.offset(), &mut a, LEN, flags));
+            assert!(poll!(&mut through_clone).is_pending());
+            // It has to wait, for which it gets a descriptor of its own.
+            let command = tokio_kaio::RawCommand::Pread {
+                offset: second.offset(),
+                buffer: &mut b,
+                flags,
+                len: LEN,
+            };
+            let mut by_descriptor = Box::pin(handle.submit_request(&file, command));
+            assert!(poll!(&mut by_descriptor).is_pending());
+            let mut drained = Box::pin(file.drain(&handle));
+            assert!(poll!(&mut drained).is_pending());
+            gate.open();
+            through_clone.await.unwrap();
+            for _ in 0..3 {
+                assert!(poll!(&mut drained).is_pending(), "{way:?}");
+                tokio::task::yield_now().await;
+            }
+            second.open();
+            by_descriptor.await.unwrap();
+            drained.await;
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_retry_after_a_drain_is_not_overtaken() {
+    for dir in everywhere() {
+        for way in ways() {
+            two_workers().block_on(async {
+                let (context, handle) = context_by(way, 8);
+                let path = dir.path().join("file");
+                let file = File::create(&path, false).await.unwrap();
+                for round in 0..60_u8 {
+                    let (mut old, mut new) = (buffer(16 * BLOCK), buffer(16 * BLOCK));
+                    old.fill(0xff);
+                    new.fill(round);
+                    let flags = WriteFlags::empty();
+                    for polls in 0..3 {
+                        let mut dropped =
+                            Box::pin(file.write_at(&handle, 0, &old, 16 * LEN, flags));
+                        for _ in 0..polls {
+                            if poll!(&mut dropped).is_ready() {
+                                break;
+                            }
+                        }
+                    }
+                    file.drain(&handle).await;
+                    let written = file.write_at(&handle, 0, &new, 16 * LEN, flags).await;
+                    assert_eq!(written.unwrap(), 16 * LEN);
+                    let bytes = std::fs::read(&path).unwrap();
+                    assert!(
+                        bytes.iter().all(|&byte| byte == round),
+                        "{way:?}, round {round}"
+                    );
+                }
+                is_idle(&handle, 8).await;
+                context.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn several_drains_wait_at_once_and_may_be_dropped() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let path = dir.path().join("file");
+            write_patterned(&path, 2);
+            let file = File::open(&path, false).await.unwrap();
+            let gate = Gate::closed();
+            let mut block = buffer(BLOCK);
+            let flags = ReadFlags::empty();
+            let mut read = Box::pin(file.read_at(&handle, gate.offset(), &mut block, LEN, flags));
+            assert!(poll!(&mut read).is_pending());
+            let mut drains: Vec<_> = (0..5).map(|_| Box::pin(file.drain(&handle))).collect();
+            for drain in &mut drains {
+                assert!(poll!(drain).is_pending());
+            }
+            drop(drains.remove(2));
+            gate.open();
+            read.await.unwrap();
+            futures::future::join_all(drains).await;
+            all_free(&handle, 4).await;
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_drain_waits_for_every_shard() {
+    if !crate::common::on_kernel_aio() {
+        return;
+    }
+    let dir = on_disk();
+    two_workers().block_on(async {
+        let builder = AioContextBuilder::new(8).shards(2);
+        let (context, handle) = builder.build().unwrap();
+        let path = dir.path().join("file");
+        write_patterned(&path, 8);
+        let file = File::open(&path, false).await.unwrap();
+        // More than one shard has slots for.
+        let gates: Vec<_> = (0..8).map(|_| Gate::closed()).collect();
+        let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
+        let flags = ReadFlags::empty();
+        let reads = gates.iter().zip(&mut buffers);
+        let reads = reads.map(|(gate, to)| file.read_at(&handle, gate.offset(), to, LEN, flags));
+        let mut reads: Vec<_> = reads.map(Box::pin).collect();
+        for read in &mut reads {
+            assert!(poll!(read).is_pending());
+        }
+        let mut drained = Box::pin(file.drain(&handle));
+        for gate in &gates {
+            assert!(poll!(&mut drained).is_pending());
+            gate.open();
+        }
+        drained.await;
+        drop(reads);
+        context.close().await;
+    });
+}
+
+#[test]
+fn a_context_that_has_ended_is_drained() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let file = File::create(dir.path().join("file"), false).await.unwrap();
+            context.close().await;
+            file.drain(&handle).await;
+        });
+    }
+}

@@ -1,0 +1,339 @@
+//! Polls: they wait for events on descriptors, and are cancelled when nobody waits for them.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::time::Duration;
+
+use crate::common::*;
+use crate::interposer::{Fault, faults_to_come, next_submissions_meet};
+use futures::poll;
+use tokio_kaio::{
+    AioCommandError, AioContextBuilder, File, PollEvents, RawCommand, ReadFlags, WriteFlags,
+    local_aio_context,
+};
+
+#[test]
+fn a_poll_ends_when_there_is_something_to_read() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let (reader, mut writer) = UnixStream::pair().unwrap();
+            let mut waiting = pin!(handle.poll(&reader, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending(), "{way:?}");
+            writer.write_all(b"x").unwrap();
+            assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{way:?}");
+            // Now at once, and for more than one thing.
+            let events = PollEvents::IN | PollEvents::OUT;
+            assert_eq!(handle.poll(&reader, events).await.unwrap(), events);
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_hang_up_is_found_though_nobody_asked() {
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let (reader, writer) = UnixStream::pair().unwrap();
+            let mut waiting = pin!(handle.poll(&reader, PollEvents::PRI));
+            assert!(poll!(&mut waiting).is_pending());
+            drop(writer);
+            assert_eq!(waiting.await.unwrap(), PollEvents::HUP, "{way:?}");
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_poll_of_a_file_is_done_at_once() {
+    let dir = on_disk();
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 4);
+            let file = File::create(dir.path().join("file"), false).await.unwrap();
+            let events = PollEvents::IN | PollEvents::OUT;
+            assert_eq!(handle.poll(&file, events).await.unwrap(), events);
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_dropped_poll_is_cancelled_and_its_slot_is_free() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 2);
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            for _ in 0..100 {
+                let mut first = Box::pin(handle.poll(&reader, PollEvents::IN));
+                let mut second = Box::pin(handle.poll(&reader, PollEvents::IN));
+                assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+                drop((first, second));
+                all_free(&handle, 2).await;
+            }
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn polls_that_are_queued_launched_and_dropped_at_random_leave_nothing() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 3);
+            let mut tasks = tokio::task::JoinSet::new();
+            for task in 0..8_u64 {
+                let handle = handle.clone();
+                tasks.spawn(async move {
+                    let (reader, mut writer) = UnixStream::pair().unwrap();
+                    for round in 0..60 {
+                        let waiting = handle.poll(&reader, PollEvents::IN);
+                        let polls = (task * 7 + round * 3) % 4;
+                        let mut waiting = Box::pin(waiting);
+                        for _ in 0..polls {
+                            let _ = poll!(&mut waiting);
+                            tokio::task::yield_now().await;
+                        }
+                        if round % 5 == 0 {
+                            writer.write_all(b"x").unwrap();
+                            assert_eq!(waiting.await.unwrap(), PollEvents::IN);
+                            let mut byte = [0];
+                            std::io::Read::read_exact(&mut &reader, &mut byte).unwrap();
+                        }
+                    }
+                });
+            }
+            tasks.join_all().await;
+            is_idle(&handle, 3).await;
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_context_that_is_closed_does_not_wait_for_polls() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 2);
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let mut polls = Vec::new();
+            for _ in 0..3 {
+                // The third waits for a slot.
+                let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
+                assert!(poll!(&mut waiting).is_pending());
+                polls.push(waiting);
+            }
+            std::mem::forget(polls.remove(0));
+            context.close().await;
+            for waiting in polls {
+                let error = waiting.await.unwrap_err();
+                assert!(
+                    matches!(error, AioCommandError::AioStopped),
+                    "{way:?}: {error}"
+                );
+            }
+        });
+    }
+}
+
+/// It could not be cancelled yet when the context was told to stop.
+#[test]
+fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
+    if !on_kernel_aio() {
+        return;
+    }
+    for together in [false, true] {
+        one_thread().block_on(async {
+            let (context, handle, background) = local_aio_context(4, true).unwrap();
+            let mut background = Box::pin(background);
+            assert!(poll!(&mut background).is_pending());
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            next_submissions_meet([Fault::first(move || drop(context))]);
+            let results = match together {
+                false => {
+                    let ready = within(handle.poll(&reader, PollEvents::IN)).await;
+                    vec![ready.map(|events| events.bits().into())]
+                }
+                true => {
+                    let mut batch = handle.batch();
+                    for _ in 0..3 {
+                        let events = PollEvents::IN;
+                        batch.push_fd(&reader, RawCommand::Poll { events });
+                    }
+                    within(batch.all()).await
+                }
+            };
+            for result in results {
+                let stopped = matches!(result, Err(AioCommandError::AioStopped));
+                assert!(stopped, "{together}: {result:?}");
+            }
+            assert_eq!(faults_to_come(), 0);
+            within(background).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls() {
+    if !in_child!() {
+        return;
+    }
+    for way in ways() {
+        one_thread().block_on(async {
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let before = held();
+            let (context, handle) = context_by(way, 2);
+            let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            until(|| handle.metrics().submitted == 1, || handle.metrics()).await;
+            within(context.close()).await;
+            drop(waiting);
+            until(|| is_back(before), held).await;
+            drop(handle);
+        });
+    }
+}
+
+#[test]
+fn polls_hold_up_no_transfers() {
+    let dir = on_disk();
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 64);
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let mut polls = Vec::new();
+            for _ in 0..40 {
+                let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
+                assert!(poll!(&mut waiting).is_pending());
+                polls.push(waiting);
+            }
+            let path = dir.path().join("file");
+            let file = File::create(&path, false).await.unwrap();
+            let block = buffer(4096);
+            for at in 0..20 {
+                let flags = WriteFlags::empty();
+                file.write_at(&handle, at * 4096, &block, 4096, flags)
+                    .await
+                    .unwrap();
+            }
+            drop(polls);
+            let file = File::open(&path, false).await.unwrap();
+            let mut block = buffer(4096);
+            let read = file.read_at(&handle, 0, &mut block, 4096, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), 4096);
+            context.close().await;
+        });
+    }
+}
+
+/// Its event is not waited for: it may never come, and what was short may have been memory.
+#[test]
+fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
+    if !on_kernel_aio() {
+        return;
+    }
+    let dir = on_disk();
+    write_patterned(&dir.path().join("data"), 1);
+    // Of several workers, another one tries again, which meets none.
+    for (runtime, times) in [(one_thread(), 3), (two_workers(), 1)] {
+        runtime.block_on(async {
+            let (context, handle) = inline_context(8);
+            let file = open_rw(&dir, "data").await;
+            let (quiet, _other_end) = UnixStream::pair().unwrap();
+            let mut waiting = pin!(handle.poll(&quiet, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            next_submissions_meet((0..times).map(|_| Fault::NoRoom));
+            let mut target = buffer(BLOCK);
+            let read = within(read_block(&handle, &file, 0, &mut target)).await;
+            assert_eq!((read.unwrap(), faults_to_come()), (BLOCK as u64, 0));
+            assert!(poll!(&mut waiting).is_pending());
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_none_is_refused() {
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 2);
+            let error = handle.poll(&-1, PollEvents::IN).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{way:?}");
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_poll_may_outlive_its_descriptor() {
+    for way in ways() {
+        one_thread().block_on(async {
+            let (context, handle) = context_by(way, 2);
+            let (reader, mut writer) = UnixStream::pair().unwrap();
+            let number = reader.as_raw_fd();
+            let mut waiting = Box::pin(handle.poll(&number, PollEvents::IN));
+            assert!(poll!(&mut waiting).is_pending());
+            drop(reader);
+            // The other side sees the end only when the poll has let go of the socket, too.
+            let sent = writer.write_all(b"x");
+            if sent.is_ok() {
+                assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{way:?}");
+            } else {
+                drop(waiting);
+            }
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_poll_is_cancelled_at_its_deadline() {
+    for way in ways() {
+        two_workers().block_on(async {
+            let (context, handle) = context_by(way, 1);
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let hasty = handle.with_timeout(Duration::from_millis(1));
+            let error = hasty.poll(&reader, PollEvents::IN).await.unwrap_err();
+            assert!(matches!(error, AioCommandError::TimedOut), "{way:?}");
+            // The only slot is free for the next one.
+            let ready = handle.poll(&reader, PollEvents::OUT).await.unwrap();
+            assert_eq!(ready, PollEvents::OUT);
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn polls_work_on_a_local_context() {
+    one_thread().block_on(async {
+        let (context, handle, background) = local_aio_context(2, true).unwrap();
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                tokio::task::spawn_local(background);
+                let (reader, mut writer) = UnixStream::pair().unwrap();
+                let mut waiting = pin!(handle.poll(&reader, PollEvents::IN));
+                assert!(poll!(&mut waiting).is_pending());
+                writer.write_all(b"x").unwrap();
+                assert_eq!(waiting.await.unwrap(), PollEvents::IN);
+                context.close().await;
+            })
+            .await;
+    });
+}
+
+#[test]
+fn a_raw_poll_gives_its_events_as_bits() {
+    one_thread().block_on(async {
+        let (context, handle) = AioContextBuilder::new(2).build().unwrap();
+        let (reader, _writer) = UnixStream::pair().unwrap();
+        let events = PollEvents::OUT;
+        let command = RawCommand::Poll { events };
+        let ready = handle.submit_request(&reader, command).await.unwrap();
+        assert_eq!(ready, u64::from(events.bits()));
+        context.close().await;
+    });
+}

@@ -1,0 +1,242 @@
+//! `AlignedBuf`: where its memory is, what kind it is, and what it keeps of the system's.
+
+use std::fs;
+use std::panic::catch_unwind;
+
+use crate::common::*;
+use tokio_kaio::{AlignedBuf, LockedBuf, LockedBufError, ReadFlags, WriteFlags};
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Bytes of the field `name` of `/proc/self/status`.
+fn status(name: &str) -> usize {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let of_field = |line: &str| kilobytes(line.strip_prefix(name)?);
+    text.lines().find_map(of_field).unwrap()
+}
+
+fn kilobytes(text: &str) -> Option<usize> {
+    let number = text.strip_prefix(':')?.trim().strip_suffix(" kB")?;
+    Some(number.parse::<usize>().unwrap() << 10)
+}
+
+/// Bytes on huge pages in the mapping that starts at `address`.
+fn on_huge_pages(address: usize) -> usize {
+    let text = fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = format!("{address:x}-");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+    let of_field = |line: &str| kilobytes(line.strip_prefix("AnonHugePages")?);
+    lines.find_map(of_field).unwrap()
+}
+
+/// Whether the system gives huge pages to those who ask. A line says so if not.
+fn has_huge_pages() -> bool {
+    let enabled = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    let size = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+    let there = enabled.is_ok_and(|enabled| !enabled.contains("[never]"))
+        && size.is_ok_and(|size| size.trim().parse() == Ok(HUGE_PAGE));
+    if !there {
+        eprintln!("skipped: the system has no transparent huge pages of 2 MiB");
+    }
+    there
+}
+
+#[test]
+fn any_size_is_aligned_to_a_page_and_zeroed() {
+    for size in [1, 511, 512, 4095, 4096, 4097, 1 << 20, (3 << 20) + 1] {
+        for made in [
+            AlignedBuf::new(size),
+            AlignedBuf::huge(size),
+            AlignedBuf::with_alignment(size, 1),
+        ] {
+            let mut buffer = made.unwrap();
+            assert_eq!((buffer.size(), buffer.len()), (size, size));
+            assert_eq!(buffer.as_ptr().addr() % 4096, 0);
+            assert!(buffer.iter().all(|&byte| byte == 0));
+            assert!(!buffer.is_locked());
+            buffer.fill(7);
+            assert!(buffer.iter().all(|&byte| byte == 7));
+        }
+    }
+}
+
+#[test]
+fn a_buffer_has_the_alignment_that_is_asked_for() {
+    for alignment in (0..=26).map(|bits| 1_usize << bits) {
+        for size in [1, 4096, 3 << 12, 1 << 21] {
+            let mut buffer = AlignedBuf::with_alignment(size, alignment).unwrap();
+            assert_eq!(
+                buffer.as_ptr().addr() % alignment.max(4096),
+                0,
+                "{alignment}"
+            );
+            assert_eq!(buffer.size(), size);
+            buffer[size - 1] = 1;
+        }
+    }
+}
+
+#[test]
+fn what_is_no_power_of_two_is_no_alignment() {
+    for alignment in [0, 3, 4097, usize::MAX] {
+        catch_unwind(|| AlignedBuf::with_alignment(4096, alignment)).unwrap_err();
+    }
+}
+
+#[test]
+fn a_size_without_room_is_an_error() {
+    let made_of = |size| {
+        [
+            AlignedBuf::new(size),
+            AlignedBuf::with_size(size),
+            AlignedBuf::with_alignment(size, 1 << 21),
+            AlignedBuf::huge(size),
+        ]
+    };
+    for size in [
+        0,
+        1 << 62,
+        isize::MAX as usize,
+        usize::MAX - 4096,
+        usize::MAX,
+    ] {
+        for made in made_of(size) {
+            assert!(
+                matches!(made, Err(LockedBufError::MapAnon(_))),
+                "{size}: {made:?}"
+            );
+        }
+    }
+    let too_far = AlignedBuf::with_alignment(4096, 1 << (usize::BITS - 1));
+    assert!(
+        matches!(too_far, Err(LockedBufError::MapAnon(_))),
+        "{too_far:?}"
+    );
+}
+
+#[test]
+fn an_empty_buffer_is_one_too() {
+    let mut empty = AlignedBuf::default();
+    assert_eq!((empty.size(), empty.len(), empty.as_mut().len()), (0, 0, 0));
+    assert!(!empty.is_locked());
+    assert_eq!((empty.part(..).len(), empty.part_mut(..).len()), (0, 0));
+    assert!(format!("{empty:?}").contains("size: 0"));
+}
+
+#[test]
+fn a_range_beyond_the_buffer_panics() {
+    let buffer = AlignedBuf::new(4096).unwrap();
+    assert_eq!(buffer.part(100..200).len(), 100);
+    assert_eq!(
+        (buffer.part(4096..).len(), buffer.part(..=4095).len()),
+        (0, 4096)
+    );
+    assert!(buffer.part(7..7).is_empty());
+    for range in [0..4097, 4097..4097, usize::MAX..usize::MAX] {
+        let from = std::panic::AssertUnwindSafe(&buffer);
+        catch_unwind(|| from.part(range.clone()).len()).unwrap_err();
+        let mut own = AlignedBuf::new(4096).unwrap();
+        let to = std::panic::AssertUnwindSafe(&mut own);
+        catch_unwind(move || { to }.part_mut(range).len()).unwrap_err();
+    }
+}
+
+#[test]
+fn memory_is_given_back_whole() {
+    if !in_child!() {
+        return;
+    }
+    let before = status("VmSize");
+    for _ in 0..50 {
+        let buffers = [
+            AlignedBuf::new(64 << 20),
+            AlignedBuf::with_alignment(64 << 20, 1 << 24),
+            AlignedBuf::huge((64 << 20) + 1),
+        ];
+        drop(buffers.map(Result::unwrap));
+    }
+    // Were it kept, that would be 9600 MiB; the rest is other tests'.
+    assert!(
+        status("VmSize") < before + (1 << 30),
+        "it is not given back"
+    );
+}
+
+#[test]
+fn large_buffers_are_on_huge_pages_where_there_are_any() {
+    if !has_huge_pages() {
+        return;
+    }
+    let mut huge = AlignedBuf::huge(8 * HUGE_PAGE + 5).unwrap();
+    assert_eq!(huge.as_ptr().addr() % HUGE_PAGE, 0);
+    huge.fill(1);
+    let found = on_huge_pages(huge.as_ptr().addr());
+    if found == 0 {
+        eprintln!("skipped: the system has no huge page to give now");
+        return;
+    }
+    assert_eq!(found % HUGE_PAGE, 0);
+    assert!(found <= 9 * HUGE_PAGE);
+}
+
+#[test]
+fn locked_ones_count_as_locked_memory_and_others_do_not() {
+    if !in_child!() {
+        return;
+    }
+    let before = status("VmLck");
+    let locked = LockedBuf::with_size(3 * 4096 + 1).unwrap();
+    assert!(locked.is_locked());
+    assert_eq!(status("VmLck") - before, 4 * 4096);
+    let plain = AlignedBuf::new(1 << 20).unwrap();
+    assert_eq!(status("VmLck") - before, 4 * 4096);
+    drop((locked, plain));
+    assert_eq!(status("VmLck"), before);
+}
+
+#[test]
+fn only_locked_ones_meet_the_limit_of_locked_memory() {
+    if !in_child!() || !obey_limits() {
+        return;
+    }
+    limit(libc::RLIMIT_MEMLOCK, 64 << 10);
+    let refused = LockedBuf::with_size(1 << 20);
+    assert!(
+        matches!(refused, Err(LockedBufError::MemLock(_))),
+        "{refused:?}"
+    );
+    for made in [AlignedBuf::new(1 << 20), AlignedBuf::huge(1 << 20)] {
+        made.unwrap().fill(1);
+    }
+    LockedBuf::with_size(16 << 10).unwrap();
+}
+
+/// Every kind of them does for every transfer.
+#[tokio::test]
+async fn every_kind_is_read_into_and_written_from() {
+    for dir in everywhere() {
+        for way in ways() {
+            let (context, handle) = context_by(way, 4);
+            let file = open_rw(&dir, "data").await;
+            let kinds = [
+                AlignedBuf::new(2 * BLOCK),
+                AlignedBuf::with_size(2 * BLOCK),
+                AlignedBuf::with_alignment(2 * BLOCK, 1 << 16),
+                AlignedBuf::huge(2 * BLOCK),
+            ];
+            for (seed, kind) in (0..).zip(kinds) {
+                let mut bytes = kind.unwrap();
+                pattern(seed, &mut bytes);
+                let written = file.write_at(&handle, 0, &bytes, 8192, WriteFlags::empty());
+                assert_eq!(within(written).await.unwrap(), 8192);
+                let address = bytes.as_ptr();
+                bytes.fill(0);
+                let read = file.read_at(&handle, 0, &mut bytes, 8192, ReadFlags::empty());
+                assert_eq!(within(read).await.unwrap(), 8192);
+                assert!(is_pattern(seed, &bytes));
+                assert_eq!(bytes.as_ptr(), address);
+            }
+            within(context.close()).await;
+        }
+    }
+}

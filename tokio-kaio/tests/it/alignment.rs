@@ -1,0 +1,133 @@
+//! What a file wants of direct I/O, and what it offers.
+
+use std::fs;
+
+use crate::common::{BLOCK, buffer, open_rw, patterned, within};
+use tokio_kaio::{Alignment, AlignmentSource, File, ReadFlags, WriteFlags, aio_context};
+
+const LEN: u64 = BLOCK as u64;
+
+async fn alignment(file: &File) -> Alignment {
+    file.alignment().await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
+    for dir in crate::common::everywhere() {
+        crate::common::write_patterned(&dir.path().join("data"), 4);
+        let file = open_rw(&dir, "data").await;
+        let alignment = alignment(&file).await;
+        assert!(alignment.memory.is_power_of_two(), "{alignment:?}");
+        assert!(alignment.read_offset <= alignment.offset, "{alignment:?}");
+        assert_ne!(alignment.source, AlignmentSource::Assumed);
+        assert_ne!(alignment.source, AlignmentSource::Buffered);
+        if let Some(told) =
+            crate::common::told_alignment(&fs::File::open(dir.path().join("data")).unwrap())
+        {
+            assert_eq!(alignment.source, AlignmentSource::Statx);
+            assert_eq!(alignment.offset, u64::from(told));
+        }
+
+        let (context, handle) = aio_context(1, true).unwrap();
+        let bytes = patterned(5, 2 * BLOCK);
+        for at in [alignment.offset, 3 * alignment.offset] {
+            let len = alignment.offset;
+            let written = file.write_at(&handle, at, &bytes, len, WriteFlags::empty());
+            assert_eq!(written.await.unwrap(), len, "{alignment:?}");
+        }
+        let mut bytes = buffer(2 * BLOCK);
+        for at in [alignment.read_offset, 3 * alignment.read_offset] {
+            let len = alignment.read_offset;
+            let read = file.read_at(&handle, at, &mut bytes, len, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), len, "{alignment:?}");
+        }
+        context.close().await;
+    }
+}
+
+#[tokio::test]
+async fn clones_have_one_alignment_between_them() {
+    for dir in crate::common::everywhere() {
+        crate::common::write_patterned(&dir.path().join("data"), 1);
+        let file = open_rw(&dir, "data").await;
+        let clone = file.try_clone().unwrap();
+        let known = alignment(&file).await;
+        assert_eq!(alignment(&clone).await, known);
+    }
+}
+
+#[test]
+fn an_alignment_that_is_known_needs_no_thread() {
+    let dir = crate::common::on_disk();
+    crate::common::one_blocking_thread().block_on(async {
+        crate::common::write_patterned(&dir.path().join("data"), 1);
+        let file = open_rw(&dir, "data").await;
+        let known = alignment(&file).await;
+        let _busy = crate::common::busy().await;
+        assert_eq!(within(file.alignment()).await.unwrap(), known);
+    });
+}
+
+#[tokio::test]
+async fn where_nobody_tells_a_file_is_probed_once_there_is_something_to_read() {
+    let Some(dir) = crate::common::on_tmpfs() else {
+        return;
+    };
+    let file = open_rw(&dir, "data").await;
+    let first = alignment(&file).await;
+    if first.source == AlignmentSource::Statx {
+        eprintln!("skipped: this tmpfs tells its alignment");
+        return;
+    }
+    assert_eq!(first.source, AlignmentSource::Assumed);
+    assert_eq!((first.memory, first.offset), (BLOCK, LEN));
+    fs::write(dir.path().join("data"), [1; 100]).unwrap();
+    let second = alignment(&file).await;
+    assert_eq!(second.source, AlignmentSource::Probed);
+    assert_eq!(
+        (second.memory, second.offset, second.read_offset),
+        (512, 512, 512)
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_open_for_direct_io_and_has_none_is_an_error_that_says_what_to_do() {
+    let dir = crate::common::on_disk();
+    let path = dir.path().join("data");
+    if let Err(why) = crate::common::journaled(&path) {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let file = File::open(&path, false).await.unwrap();
+    match file.alignment().await {
+        Ok(alignment) => {
+            assert_ne!(alignment.source, AlignmentSource::Statx);
+            eprintln!("skipped: before Linux 6.1 nobody tells");
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+            let text = error.to_string();
+            let path = path.to_str().unwrap();
+            assert!(
+                text.contains(path) && text.contains("aio_open_or_buffered"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn atomic_writes_are_offered_in_powers_of_two_or_not_at_all() {
+    for dir in crate::common::everywhere() {
+        let file = open_rw(&dir, "data").await;
+        let Some(sizes) = file.atomic_writes().await.unwrap() else {
+            eprintln!("skipped on one file system: it offers no atomic writes");
+            continue;
+        };
+        let fast = sizes.unit_max_opt.unwrap_or(sizes.unit_max);
+        let ordered = [1, sizes.unit_min, fast, sizes.unit_max];
+        assert!(ordered.is_sorted(), "{sizes:?}");
+        assert!(sizes.unit_min.is_power_of_two() && sizes.unit_max.is_power_of_two());
+        assert!(sizes.segments_max >= 1, "{sizes:?}");
+    }
+}

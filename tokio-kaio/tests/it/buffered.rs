@@ -1,0 +1,155 @@
+//! Files without direct I/O, opened all the same.
+#![allow(unsafe_code)]
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::common::{BLOCK, buffer, patterned};
+use tokio_kaio::{
+    AioOpenOptionsExt, AlignmentSource, File, ReadFlags, SubmitPolicy, WriteFlags, aio_context,
+};
+
+/// A file that has no direct I/O anywhere.
+const PROC: &str = "/proc/version";
+
+async fn open(path: &Path, is_sync: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let opening = options
+        .read(true)
+        .aio_open_or_buffered(path.into(), is_sync);
+    opening.await
+}
+
+fn flags_of(file: &File) -> i32 {
+    // SAFETY: asks for the flags of a descriptor that is open.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) }
+}
+
+#[tokio::test]
+async fn a_file_with_direct_io_is_opened_for_it_and_a_clone_is_alike() {
+    for dir in crate::common::everywhere() {
+        let path = dir.path().join("data");
+        crate::common::write_patterned(&path, 1);
+        for is_sync in [false, true] {
+            let file = open(&path, is_sync).await.unwrap();
+            assert!(file.is_direct() && file.try_clone().unwrap().is_direct());
+            assert_ne!(flags_of(&file) & libc::O_DIRECT, 0);
+            assert_eq!(flags_of(&file) & libc::O_SYNC == libc::O_SYNC, is_sync);
+            assert_eq!(file.submit_policy(), None);
+        }
+        let by_the_usual_way = File::open(&path, false).await.unwrap();
+        assert!(by_the_usual_way.is_direct());
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_direct_io_is_opened_buffered_and_shows_that() {
+    for is_sync in [false, true] {
+        let file = open(Path::new(PROC), is_sync).await.unwrap();
+        for file in [file.try_clone().unwrap(), file] {
+            assert!(!file.is_direct());
+            assert_eq!(flags_of(&file) & libc::O_DIRECT, 0);
+            assert_eq!(flags_of(&file) & libc::O_SYNC == libc::O_SYNC, is_sync);
+            assert_eq!(file.submit_policy(), Some(SubmitPolicy::Offload));
+            let alignment = file.alignment().await.unwrap();
+            assert_eq!(alignment.source, AlignmentSource::Buffered);
+            let all = (alignment.memory, alignment.offset, alignment.read_offset);
+            assert_eq!(all, (1, 1, 1));
+            assert_eq!(file.atomic_writes().await.unwrap(), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_buffered_file_is_read_at_any_offset() {
+    let file = open(Path::new(PROC), false).await.unwrap();
+    let (context, handle) = aio_context(1, true).unwrap();
+    let mut bytes = buffer(BLOCK);
+    let read = file.read_at(&handle, 0, &mut bytes, 5, ReadFlags::empty());
+    assert_eq!(read.await.unwrap(), 5);
+    assert_eq!(&bytes.as_ref()[..5], b"Linux");
+    let read = file.read_at(&handle, 3, &mut bytes, 2, ReadFlags::empty());
+    assert_eq!(read.await.unwrap(), 2);
+    assert_eq!(&bytes.as_ref()[..2], b"ux");
+    if crate::common::on_kernel_aio() {
+        assert_eq!(handle.metrics().offloads, 2);
+    }
+    context.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_refused_as_ever() {
+    let dir = crate::common::on_disk();
+    for path in [dir.path(), Path::new("/dev/null")] {
+        let text = open(path, false).await.unwrap_err().to_string();
+        assert!(text.contains("regular files and block devices"), "{text}");
+    }
+    let missing = open(&dir.path().join("none"), false).await.unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn direct_io_among_the_flags_of_ones_own_is_not_fallen_back_from() {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    let refused = options.aio_open_or_buffered(PROC.into(), false).await;
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
+    let dir = crate::common::on_disk();
+    let path = dir.path().join("data");
+    if let Err(why) = crate::common::journaled(&path) {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let file = options.aio_open_or_buffered(path.clone(), false).await;
+    let file = file.unwrap();
+    if file.is_direct() {
+        eprintln!("skipped: nobody tells that it has none (Linux before 6.1)");
+        return;
+    }
+    assert_eq!(flags_of(&file) & libc::O_DIRECT, 0);
+
+    let (context, handle) = aio_context(1, true).unwrap();
+    let bytes = patterned(1, BLOCK);
+    let written = file.write_at(&handle, 3, &bytes, 7, WriteFlags::empty());
+    assert_eq!(written.await.unwrap(), 7);
+    file.sync_all(&handle).await.unwrap();
+    let found = fs::read(path).unwrap();
+    assert_eq!(
+        (&found[..3], &found[3..]),
+        (&[0; 3][..], &bytes.as_ref()[..7])
+    );
+    context.close().await;
+}
+
+/// As it is on ext4 with data journaling, where `O_DIRECT` is taken and does nothing: there, only the
+/// event of a write says that the kernel can't promise not to wait.
+#[tokio::test]
+async fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
+    for dir in crate::common::everywhere() {
+        for way in crate::common::ways() {
+            let file = crate::common::open_rw(&dir, "data").await;
+            // SAFETY: changes the flags of a file that is open.
+            let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+            assert_eq!(code, 0);
+            let (context, handle) = crate::common::context_by(way, 4);
+            for seed in 1..20 {
+                let bytes = patterned(seed, BLOCK);
+                let written = crate::common::write(&handle, &file, 0, &bytes).await;
+                assert_eq!(written.unwrap(), BLOCK as u64, "{way:?}, write {seed}");
+                let found = fs::read(dir.path().join("data")).unwrap();
+                assert!(crate::common::is_pattern(seed, &found));
+            }
+            crate::common::is_idle(&handle, 4).await;
+            context.close().await;
+        }
+    }
+}

@@ -1,0 +1,991 @@
+//! Operations that are dropped, forgotten or aborted before they are done: the data is right, no
+//! buffer is written to afterwards, no slot is lost, and the context closes.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use futures::future::maybe_done;
+use intrusive_collections::DefaultLinkOps;
+use intrusive_collections::linked_list::LinkedListOps;
+use lock_api::RawMutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
+use tokio_kaio::{
+    AioCommandError, AioContextHandle, File, GenericAioContextHandle, IntrusiveAdapter, LockedBuf,
+    ReadFlags, WriteFlags, aio_context, local_aio_context,
+};
+
+const LEN: u64 = BLOCK as u64;
+
+// ---- The storm --------------------------------------------------------------------------------
+
+/// Tasks of the storm, each with blocks of its own.
+const TASKS: usize = 16;
+/// Blocks of one task.
+const BLOCKS: usize = 40;
+/// Fewer than tasks: some wait for a slot.
+const SLOTS: usize = 5;
+const ROUNDS: usize = 5;
+
+/// What a buffer holds before a read.
+const UNREAD: u8 = 0xa5;
+/// What a buffer is filled with once its operation is given up. Must never get to the file, and
+/// nothing may get over it.
+const CANARY: u8 = 0xc3;
+
+/// Held by each storm: they share the process' limit for locked memory.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[derive(Clone, Copy, PartialEq)]
+enum GiveUp {
+    Drop,
+    Forget,
+}
+
+impl GiveUp {
+    /// Operations of one task in one round. Forgotten ones keep their memory, which is locked,
+    /// until their context ends.
+    fn operations(self) -> usize {
+        match self {
+            GiveUp::Drop => 80,
+            GiveUp::Forget => 50,
+        }
+    }
+}
+
+/// What one task knows about its blocks.
+#[derive(Clone)]
+struct Lane {
+    first: usize,
+    /// The seed of what each block was last known to hold.
+    known: Vec<u64>,
+    /// The seed of a write that was given up, which may or may not have taken place. Such a block
+    /// is not written again before that is settled, so that it has exactly two possible contents.
+    maybe: Vec<Option<u64>>,
+    next_seed: u64,
+    done: usize,
+    given_up: usize,
+}
+
+impl Lane {
+    fn all() -> Vec<Lane> {
+        let lane = |task| Lane {
+            first: task * BLOCKS,
+            known: (task * BLOCKS..(task + 1) * BLOCKS)
+                .map(|seed| seed as u64)
+                .collect(),
+            maybe: vec![None; BLOCKS],
+            next_seed: (task as u64 + 1) << 32,
+            done: 0,
+            given_up: 0,
+        };
+        (0..TASKS).map(lane).collect()
+    }
+
+    fn offset(&self, block: usize) -> u64 {
+        (self.first + block) as u64 * LEN
+    }
+
+    fn seed(&mut self) -> u64 {
+        self.next_seed += 1;
+        self.next_seed
+    }
+
+    fn count(&mut self, done: bool) {
+        *(if done {
+            &mut self.done
+        } else {
+            &mut self.given_up
+        }) += 1;
+    }
+
+    /// A block that may be written.
+    fn settled(&self, random: &mut StdRng) -> Option<usize> {
+        let settled: Vec<_> = (0..BLOCKS).filter(|&b| self.maybe[b].is_none()).collect();
+        (!settled.is_empty()).then(|| settled[random.random_range(0..settled.len())])
+    }
+
+    /// Checks what a read of `block` brought.
+    fn check_read(&self, block: usize, bytes: &[u8]) {
+        let old = self.known[block];
+        match self.maybe[block] {
+            None => assert!(is_pattern(old, bytes), "a read brought something else"),
+            // The write may be running: a part of the block can be there and a part not.
+            Some(new) => assert!(is_mixed(old, new, bytes), "a read brought a third content"),
+        }
+    }
+
+    /// Checks the file when nothing is in flight: each block is the last that was acknowledged or
+    /// the one that was given up after it, whole.
+    fn settle(&mut self, path: &Path) {
+        let file = fs::File::open(path).unwrap();
+        let mut bytes = vec![0; BLOCK];
+        for block in 0..BLOCKS {
+            file.read_exact_at(&mut bytes, self.offset(block)).unwrap();
+            match self.maybe[block].take() {
+                Some(new) if is_pattern(new, &bytes) => self.known[block] = new,
+                _ => assert!(
+                    is_pattern(self.known[block], &bytes),
+                    "block {} is neither old nor new",
+                    self.first + block
+                ),
+            }
+        }
+    }
+}
+
+/// Whether each word of `bytes` is that of one of the two patterns.
+fn is_mixed(a: u64, b: u64, bytes: &[u8]) -> bool {
+    let (mut of_a, mut of_b) = (vec![0; bytes.len()], vec![0; bytes.len()]);
+    pattern(a, &mut of_a);
+    pattern(b, &mut of_b);
+    let mut words = bytes.chunks(8).zip(of_a.chunks(8)).zip(of_b.chunks(8));
+    words.all(|((word, a), b)| word == a || word == b)
+}
+
+/// Ready after that time; wakes itself until then, since tokio's clock is too coarse.
+async fn after(delay: Duration) {
+    let start = Instant::now();
+    poll_fn(|cx| {
+        if start.elapsed() >= delay {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn moment(random: &mut StdRng) -> Duration {
+    Duration::from_micros(random.random_range(0..=100))
+}
+
+/// How long to wait for an operation.
+#[derive(Clone, Copy)]
+enum Patience {
+    Endless,
+    Time(Duration),
+    /// However fast it is.
+    Polls(usize),
+}
+
+impl Patience {
+    fn random(random: &mut StdRng) -> Patience {
+        match random.random_range(0..4) {
+            0 => Patience::Endless,
+            1 => Patience::Polls(random.random_range(0..3)),
+            _ => Patience::Time(moment(random)),
+        }
+    }
+
+    async fn ends(self) {
+        match self {
+            Patience::Endless => std::future::pending().await,
+            Patience::Time(delay) => after(delay).await,
+            Patience::Polls(polls) => {
+                for _ in 0..polls {
+                    yield_now().await;
+                }
+            }
+        }
+    }
+}
+
+/// Runs `operation`, or gives it up when `patience` ends: `None`.
+async fn race<T>(operation: impl Future<Output = T>, patience: Patience, way: GiveUp) -> Option<T> {
+    let mut operation = Box::pin(operation);
+    let done = tokio::select! {
+        result = &mut operation => Some(result),
+        () = patience.ends() => None,
+    };
+    if done.is_none() && way == GiveUp::Forget {
+        mem::forget(operation);
+    }
+    done
+}
+
+/// Buffers whose operation was given up.
+#[derive(Default)]
+struct SetAside(VecDeque<LockedBuf>);
+
+impl SetAside {
+    fn put(&mut self, mut buffer: LockedBuf) {
+        buffer.as_mut().fill(CANARY);
+        self.0.push_back(buffer);
+    }
+
+    /// A buffer to use again, or a new one.
+    fn take(&mut self) -> LockedBuf {
+        if self.0.len() < 8 {
+            return buffer(BLOCK);
+        }
+        let buffer = self.0.pop_front().unwrap();
+        check_canary(&buffer);
+        buffer
+    }
+
+    fn check(&self) {
+        self.0.iter().for_each(check_canary);
+    }
+}
+
+fn check_canary(buffer: &LockedBuf) {
+    let untouched = buffer.as_ref().iter().all(|&byte| byte == CANARY);
+    assert!(
+        untouched,
+        "a buffer was written to after its operation was given up"
+    );
+}
+
+/// One task of the storm.
+async fn weather<M, A, L>(
+    handle: GenericAioContextHandle<M, A, L>,
+    file: Arc<File>,
+    mut lane: Lane,
+    way: GiveUp,
+    mut random: StdRng,
+) -> (Lane, SetAside)
+where
+    M: RawMutex,
+    A: IntrusiveAdapter<M, L>,
+    A::LinkOps: LinkedListOps + Default,
+    L: DefaultLinkOps<Ops = A::LinkOps> + Default,
+{
+    let mut set_aside = SetAside::default();
+    for _ in 0..way.operations() {
+        let mut buffer = set_aside.take();
+        let patience = Patience::random(&mut random);
+        let writable = lane.settled(&mut random).filter(|_| random.random());
+        if let Some(block) = writable {
+            let seed = lane.seed();
+            pattern(seed, buffer.as_mut());
+            let offset = lane.offset(block);
+            let write = file.write_at(&handle, offset, &buffer, LEN, WriteFlags::empty());
+            let done = race(write, patience, way).await;
+            lane.count(done.is_some());
+            match done {
+                Some(result) => {
+                    assert_eq!(result.unwrap(), LEN);
+                    lane.known[block] = seed;
+                }
+                None => lane.maybe[block] = Some(seed),
+            }
+        } else {
+            let block = random.random_range(0..BLOCKS);
+            buffer.as_mut().fill(UNREAD);
+            let offset = lane.offset(block);
+            let read = file.read_at(&handle, offset, &mut buffer, LEN, ReadFlags::empty());
+            let done = race(read, patience, way).await;
+            lane.count(done.is_some());
+            match done {
+                Some(result) => {
+                    assert_eq!(result.unwrap(), LEN);
+                    lane.check_read(block, buffer.as_ref());
+                }
+                None if way == GiveUp::Drop => {
+                    assert_eq!(
+                        buffer.size(),
+                        BLOCK,
+                        "a dropped read keeps the buffer's size"
+                    );
+                    let bytes = buffer.as_ref();
+                    if !bytes.iter().all(|&byte| byte == 0) && bytes != [UNREAD; BLOCK] {
+                        lane.check_read(block, bytes); // it was done, nobody had looked yet
+                    }
+                }
+                // Not empty if it was forgotten before it was polled for the first time.
+                None if buffer.size() == 0 => continue,
+                None => assert_eq!(buffer.as_ref(), [UNREAD; BLOCK]),
+            }
+        }
+        set_aside.put(buffer);
+    }
+    (lane, set_aside)
+}
+
+async fn storm_file(dir: &TempDir) -> Arc<File> {
+    write_patterned(&dir.path().join("storm"), TASKS * BLOCKS);
+    Arc::new(open_rw(dir, "storm").await)
+}
+
+fn storm(dir: &TempDir, way: GiveUp) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let path = dir.path().join("storm");
+    two_workers().block_on(within(async {
+        let file = storm_file(dir).await;
+        let mut lanes = Lane::all();
+        for round in 0..ROUNDS {
+            let (context, handle) = aio_context(SLOTS, true).unwrap();
+            let mut tasks = JoinSet::new();
+            for lane in mem::take(&mut lanes) {
+                let random = StdRng::seed_from_u64((round * TASKS * BLOCKS + lane.first) as u64);
+                tasks.spawn(weather(handle.clone(), file.clone(), lane, way, random));
+            }
+            let mut set_aside = Vec::new();
+            while let Some(task) = tasks.join_next().await {
+                let (lane, buffers) = task.unwrap();
+                lanes.push(lane);
+                set_aside.push(buffers);
+            }
+            let free = || handle.available_slots();
+            until(|| free() == Some(SLOTS), free).await;
+            set_aside.iter().for_each(SetAside::check);
+            lanes.iter_mut().for_each(|lane| lane.settle(&path));
+            context.close().await;
+            assert_eq!(handle.available_slots(), None);
+        }
+        check_weather(&lanes);
+    }));
+}
+
+/// It was a storm only if much was given up, and much was not.
+fn check_weather(lanes: &[Lane]) {
+    let done: usize = lanes.iter().map(|lane| lane.done).sum();
+    let given_up: usize = lanes.iter().map(|lane| lane.given_up).sum();
+    println!("{done} done, {given_up} given up");
+    assert!(
+        done.min(given_up) * 50 > done + given_up,
+        "{done} done, {given_up} given up"
+    );
+}
+
+#[test]
+fn a_storm_of_dropped_operations_on_disk_leaves_everything_right() {
+    storm(&on_disk(), GiveUp::Drop);
+}
+
+#[test]
+fn a_storm_of_dropped_operations_on_tmpfs_leaves_everything_right() {
+    let Some(dir) = on_tmpfs() else { return };
+    storm(&dir, GiveUp::Drop);
+}
+
+#[test]
+fn a_storm_of_forgotten_operations_on_disk_leaves_everything_right() {
+    storm(&on_disk(), GiveUp::Forget);
+}
+
+#[test]
+fn a_storm_of_forgotten_operations_on_tmpfs_leaves_everything_right() {
+    let Some(dir) = on_tmpfs() else { return };
+    storm(&dir, GiveUp::Forget);
+}
+
+#[test]
+fn a_storm_on_a_local_context_leaves_everything_right() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    for (dir, way) in everywhere()
+        .iter()
+        .flat_map(|dir| [(dir, GiveUp::Drop), (dir, GiveUp::Forget)])
+    {
+        let path = dir.path().join("storm");
+        let storm = async {
+            let file = storm_file(dir).await;
+            let mut lanes = Lane::all();
+            for round in 0..2 {
+                let (context, handle, background) = local_aio_context(SLOTS, true).unwrap();
+                let background = spawn_local(background);
+                let mut tasks = JoinSet::new();
+                for lane in mem::take(&mut lanes) {
+                    let random =
+                        StdRng::seed_from_u64((round * TASKS * BLOCKS + lane.first) as u64);
+                    tasks.spawn_local(weather(handle.clone(), file.clone(), lane, way, random));
+                }
+                let mut set_aside = Vec::new();
+                while let Some(task) = tasks.join_next().await {
+                    let (lane, buffers) = task.unwrap();
+                    lanes.push(lane);
+                    set_aside.push(buffers);
+                }
+                let free = || handle.available_slots();
+                until(|| free() == Some(SLOTS), free).await;
+                set_aside.iter().for_each(SetAside::check);
+                lanes.iter_mut().for_each(|lane| lane.settle(&path));
+                context.close().await;
+                background.await.unwrap().unwrap();
+            }
+            check_weather(&lanes);
+        };
+        one_thread().block_on(LocalSet::new().run_until(within(storm)));
+    }
+}
+
+/// Writes and reads the blocks of `lane` until it is aborted.
+async fn to_be_aborted(
+    handle: AioContextHandle,
+    file: Arc<File>,
+    lane: Arc<Mutex<Lane>>,
+    mut random: StdRng,
+) {
+    let mut buffer = buffer(BLOCK);
+    loop {
+        let (block, seed, offset) = {
+            let mut lane = lane.lock().unwrap();
+            let Some(block) = lane.settled(&mut random) else {
+                return;
+            };
+            let seed = lane.seed();
+            lane.maybe[block] = Some(seed);
+            (block, seed, lane.offset(block))
+        };
+        pattern(seed, buffer.as_mut());
+        let written = file
+            .write_at(&handle, offset, &buffer, LEN, WriteFlags::empty())
+            .await;
+        assert_eq!(written.unwrap(), LEN);
+        {
+            let mut lane = lane.lock().unwrap();
+            lane.known[block] = seed;
+            lane.maybe[block] = None;
+        }
+        let read = file
+            .read_at(&handle, offset, &mut buffer, LEN, ReadFlags::empty())
+            .await;
+        assert_eq!(read.unwrap(), LEN);
+        assert!(is_pattern(seed, buffer.as_ref()));
+    }
+}
+
+fn storm_of_aborts(dir: &TempDir) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let path = dir.path().join("storm");
+    two_workers().block_on(within(async {
+        let file = storm_file(dir).await;
+        let lanes: Vec<_> = Lane::all()
+            .into_iter()
+            .map(|lane| Arc::new(Mutex::new(lane)))
+            .collect();
+        let aborted = Arc::new(AtomicUsize::new(0));
+        for round in 0..10 {
+            let (context, handle) = aio_context(SLOTS, true).unwrap();
+            let mut tasks = JoinSet::new();
+            for (i, lane) in lanes.iter().enumerate() {
+                let (handle, file) = (handle.clone(), file.clone());
+                let (lane, aborted) = (lane.clone(), aborted.clone());
+                let mut random = StdRng::seed_from_u64((round * TASKS + i) as u64);
+                tasks.spawn(async move {
+                    // One write is given up at most each time, and the lane has more blocks.
+                    for _ in 0..BLOCKS - 4 {
+                        let again = StdRng::seed_from_u64(random.random());
+                        let victim =
+                            to_be_aborted(handle.clone(), file.clone(), lane.clone(), again);
+                        let victim = tokio::spawn(victim);
+                        after(moment(&mut random)).await;
+                        victim.abort();
+                        let error = victim.await.expect_err("a victim does not end by itself");
+                        assert!(error.is_cancelled(), "{error}");
+                        aborted.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.unwrap();
+            }
+            let free = || handle.available_slots();
+            until(|| free() == Some(SLOTS), free).await;
+            lanes
+                .iter()
+                .for_each(|lane| lane.lock().unwrap().settle(&path));
+            context.close().await;
+        }
+        assert_eq!(aborted.load(Ordering::Relaxed), 10 * TASKS * (BLOCKS - 4));
+        let acknowledged = lanes.iter().any(|lane| {
+            let lane = lane.lock().unwrap();
+            lane.known.iter().any(|&seed| seed >= 1 << 32)
+        });
+        assert!(acknowledged, "not one write got through");
+    }));
+}
+
+#[test]
+fn a_storm_of_aborted_tasks_on_disk_leaves_everything_right() {
+    storm_of_aborts(&on_disk());
+}
+
+#[test]
+fn a_storm_of_aborted_tasks_on_tmpfs_leaves_everything_right() {
+    let Some(dir) = on_tmpfs() else { return };
+    storm_of_aborts(&dir);
+}
+
+// ---- One by one -------------------------------------------------------------------------------
+
+/// Large enough to take a while.
+const LARGE: usize = 64 * BLOCK;
+
+/// Makes `file` of `len` bytes, on the device: with its pages still dirty, the first direct write
+/// would not be asynchronous.
+fn sevens(dir: &TempDir, len: usize) {
+    let path = dir.path().join("file");
+    fs::write(&path, vec![7; len]).unwrap();
+    fs::File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// Polls `future` once; `true` if it is not done.
+fn starts(future: Pin<&mut impl Future>) -> bool {
+    future
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_pending()
+}
+
+async fn all_free(handle: &AioContextHandle, slots: usize) {
+    let free = || handle.available_slots();
+    until(|| free() == Some(slots), free).await;
+}
+
+fn is_filled(buffer: &LockedBuf, byte: u8) -> bool {
+    buffer.as_ref().iter().all(|&b| b == byte)
+}
+
+#[tokio::test]
+async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
+    let dir = on_disk();
+    sevens(&dir, LARGE);
+    let file = open_rw(&dir, "file").await;
+    let (context, handle) = inline_context(4);
+    let mut zeroed = 0;
+    for _ in 0..50 {
+        let mut buffer = buffer(LARGE);
+        buffer.as_mut().fill(UNREAD);
+        let pending = {
+            let read = file.read_at(&handle, 0, &mut buffer, LARGE as u64, ReadFlags::empty());
+            let mut read = pin!(read);
+            let pending = starts(read.as_mut());
+            while handle.metrics().waiting_for_thread > 0 {
+                std::thread::yield_now(); // it would be taken back from the pool
+            }
+            pending
+        };
+        assert_eq!(buffer.size(), LARGE);
+        if pending && is_filled(&buffer, 0) {
+            zeroed += 1;
+        } else {
+            // It was done when it was dropped, or was dropped while it waited for company.
+            assert!(is_filled(&buffer, 7) || is_filled(&buffer, UNREAD));
+        }
+        buffer.as_mut().fill(CANARY);
+        within(all_free(&handle, 4)).await;
+        check_canary(&buffer);
+    }
+    assert!(zeroed > 0, "not one read was in flight when it was dropped");
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
+    for dir in everywhere() {
+        write_patterned(&dir.path().join("file"), 1);
+        let file = open_rw(&dir, "file").await;
+        let (context, handle) = aio_context(1, true).unwrap();
+        let mut buffers: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
+        for buffer in &mut buffers {
+            let mut read = Box::pin(file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty()));
+            let pending = starts(read.as_mut());
+            mem::forget(read);
+            assert_eq!(buffer.size(), if pending { 0 } else { BLOCK });
+            assert_eq!(buffer.as_ref().len(), buffer.size());
+            assert_eq!(buffer.as_mut().len(), buffer.size());
+        }
+        within(all_free(&handle, 1)).await;
+        within(context.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_buffer_that_a_forgotten_read_has_emptied_can_still_be_used() {
+    let dir = on_disk();
+    sevens(&dir, LARGE);
+    let file = open_rw(&dir, "file").await;
+    let (context, handle) = aio_context(1, true).unwrap();
+    let mut buffer = buffer(LARGE);
+    {
+        let len = LARGE as u64;
+        let mut read = Box::pin(file.read_at(&handle, 0, &mut buffer, len, ReadFlags::empty()));
+        assert!(starts(read.as_mut()));
+        mem::forget(read);
+    }
+    let read = file.read_at(&handle, 0, &mut buffer, 0, ReadFlags::empty());
+    assert_eq!(within(read).await.unwrap(), 0);
+    let write = file.write_at(&handle, 0, &buffer, 0, WriteFlags::empty());
+    assert_eq!(within(write).await.unwrap(), 0);
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_write_given_up_in_flight_writes_what_was_submitted() {
+    for (dir, forget) in everywhere()
+        .iter()
+        .flat_map(|dir| [(dir, false), (dir, true)])
+    {
+        sevens(dir, LARGE);
+        let file = open_rw(dir, "file").await;
+        let (context, handle) = aio_context(2, true).unwrap();
+        let mut buffer = buffer(LARGE);
+        for round in 0..20 {
+            buffer.as_mut().fill(round);
+            {
+                let len = LARGE as u64;
+                let write = file.write_at(&handle, 0, &buffer, len, WriteFlags::empty());
+                let mut write = Box::pin(write);
+                starts(write.as_mut());
+                // Let a write that waits for company go out.
+                yield_now().await;
+                if forget {
+                    mem::forget(write);
+                }
+            }
+            buffer.as_mut().fill(CANARY);
+            within(all_free(&handle, 2)).await;
+            let written = fs::read(dir.path().join("file")).unwrap();
+            assert!(written.iter().all(|&byte| byte == round), "round {round}");
+            check_canary(&buffer);
+        }
+        within(context.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_buffer_serves_a_read_while_a_write_of_it_that_was_dropped_goes_on() {
+    let dir = on_disk();
+    sevens(&dir, 2 * LARGE);
+    let file = open_rw(&dir, "file").await;
+    let (context, handle) = aio_context(4, true).unwrap();
+    let len = LARGE as u64;
+    let mut buffer = buffer(LARGE);
+    buffer.as_mut().fill(9);
+    starts(pin!(file.write_at(
+        &handle,
+        0,
+        &buffer,
+        len,
+        WriteFlags::empty()
+    )));
+    let read = file.read_at(&handle, len, &mut buffer, len, ReadFlags::empty());
+    assert_eq!(within(read).await.unwrap(), len);
+    assert!(is_filled(&buffer, 7));
+    within(all_free(&handle, 4)).await;
+    let bytes = fs::read(dir.path().join("file")).unwrap();
+    assert!(bytes[..LARGE].iter().all(|&byte| byte == 9));
+    within(context.close()).await;
+}
+
+/// Futures of one slot, the first in flight and the others waiting. Nothing of these gets to the
+/// kernel before the driver runs, that is, before the test awaits.
+async fn one_slot() -> (TempDir, File, tokio_kaio::AioContext, AioContextHandle) {
+    let dir = on_disk();
+    sevens(&dir, 8 * BLOCK);
+    let file = open_rw(&dir, "file").await;
+    let (context, handle) = aio_context(1, true).unwrap();
+    yield_now().await; // the driver has its first turn
+    (dir, file, context, handle)
+}
+
+#[tokio::test]
+async fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
+    let (dir, file, context, handle) = one_slot().await;
+    let data = patterned(1, BLOCK);
+    {
+        let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+        let mut writes: Vec<_> = (0..8).map(|i| Box::pin(maybe_done(write(i)))).collect();
+        for write in &mut writes {
+            starts(write.as_mut());
+        }
+        writes.drain(4..);
+        for mut write in writes {
+            within(write.as_mut()).await;
+            assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
+        }
+    }
+    within(all_free(&handle, 1)).await;
+    let bytes = fs::read(dir.path().join("file")).unwrap();
+    assert!(
+        bytes[..4 * BLOCK]
+            .chunks(BLOCK)
+            .all(|block| is_pattern(1, block))
+    );
+    assert!(bytes[4 * BLOCK..].iter().all(|&byte| byte == 7));
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() {
+    let (_dir, file, context, handle) = one_slot().await;
+    let mut buffers: Vec<_> = (0..8).map(|i| patterned(i, BLOCK)).collect();
+    {
+        let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
+        let mut reads: Vec<_> = buffers
+            .iter_mut()
+            .map(|buffer| Box::pin(read(buffer)))
+            .collect();
+        for read in &mut reads {
+            starts(read.as_mut());
+        }
+        while reads.len() > 1 {
+            reads.pop(); // youngest first: none of these can be let out meanwhile
+        }
+    }
+    for (i, buffer) in buffers.iter().enumerate().skip(4) {
+        assert!(is_pattern(i as u64, buffer.as_ref()));
+    }
+    within(all_free(&handle, 1)).await;
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn operations_forgotten_while_they_wait_for_a_slot_cost_no_slot() {
+    let (_dir, file, context, handle) = one_slot().await;
+    let data = patterned(1, BLOCK);
+    for i in 0..8 {
+        let mut target = buffer(BLOCK);
+        let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
+        starts(read.as_mut());
+        mem::forget(read);
+        let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+        let mut write = Box::pin(write);
+        starts(write.as_mut());
+        mem::forget(write);
+    }
+    within(all_free(&handle, 1)).await;
+    let mut target = buffer(BLOCK);
+    for i in 0..8 {
+        let read = file.read_at(&handle, i * LEN, &mut target, LEN, ReadFlags::empty());
+        assert_eq!(within(read).await.unwrap(), LEN);
+        assert!(is_pattern(1, target.as_ref()), "a forgotten write goes on");
+    }
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn those_behind_a_dropped_waiter_move_up() {
+    let (_dir, file, context, handle) = one_slot().await;
+    let data = patterned(1, BLOCK);
+    let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+    let mut writes: Vec<_> = (0..8)
+        .map(|i| Some(Box::pin(maybe_done(write(i)))))
+        .collect();
+    for write in writes.iter_mut().flatten() {
+        starts(write.as_mut());
+    }
+    for gone in [0, 1, 2, 5, 6] {
+        writes[gone] = None;
+    }
+    for mut write in writes.into_iter().flatten() {
+        within(write.as_mut()).await;
+        assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
+    }
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_file_closed_while_its_write_waits_is_still_written() {
+    let (dir, file, context, handle) = one_slot().await;
+    let data = patterned(1, BLOCK);
+    for i in 0..8 {
+        let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+        let mut write = Box::pin(write);
+        starts(write.as_mut());
+        mem::forget(write);
+    }
+    drop(file);
+    // Takes the number that the file had, if it was given back.
+    let mut others = Vec::new();
+    for i in 0..4 {
+        others.push(open_rw(&dir, &format!("other{i}")).await);
+    }
+    within(all_free(&handle, 1)).await;
+    let bytes = fs::read(dir.path().join("file")).unwrap();
+    assert!(bytes.chunks(BLOCK).all(|block| is_pattern(1, block)));
+    for other in &others {
+        assert_eq!(other.metadata().await.unwrap().len(), 0);
+    }
+    within(context.close()).await;
+}
+
+#[tokio::test]
+async fn an_operation_that_was_never_polled_does_nothing() {
+    for dir in everywhere() {
+        sevens(&dir, BLOCK);
+        let file = open_rw(&dir, "file").await;
+        let (context, handle) = aio_context(1, true).unwrap();
+        let data = patterned(1, BLOCK);
+        drop(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
+        mem::forget(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
+        assert_eq!(handle.available_slots(), Some(1));
+        within(context.close()).await;
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), [7; BLOCK]);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_operation_gives_the_slot_back() {
+    let dir = on_disk();
+    let (context, handle) = aio_context(1, true).unwrap();
+    sevens(&dir, BLOCK);
+    let read_only = File::open(dir.path().join("file"), false).await.unwrap();
+    let data = patterned(1, BLOCK);
+    for _ in 0..8 {
+        let write = read_only.write_at(&handle, 0, &data, LEN, WriteFlags::empty());
+        let error = within(write).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
+        assert_eq!(handle.available_slots(), Some(1));
+    }
+    within(context.close()).await;
+}
+
+// ---- Wakers and threads -----------------------------------------------------------------------
+
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// An operation that owns all that it needs.
+async fn owned_read(
+    file: Arc<File>,
+    handle: AioContextHandle,
+    mut buffer: LockedBuf,
+) -> (Result<u64, AioCommandError>, LockedBuf) {
+    let len = buffer.size() as u64;
+    let result = file
+        .read_at(&handle, 0, &mut buffer, len, ReadFlags::empty())
+        .await;
+    (result, buffer)
+}
+
+async fn large_file(dir: &TempDir) -> Arc<File> {
+    sevens(dir, LARGE);
+    Arc::new(open_rw(dir, "file").await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_waker_of_the_last_poll_is_woken() {
+    let dir = on_disk();
+    let file = large_file(&dir).await;
+    let (context, handle) = aio_context(4, true).unwrap();
+    for _ in 0..50 {
+        let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
+        let wakers: [Arc<Counting>; 3] = Default::default();
+        let mut pending = true;
+        for waker in &wakers {
+            let waker = Waker::from(Arc::clone(waker));
+            // Twice: the second poll finds the right waker in place.
+            for _ in 0..2 {
+                pending = pending
+                    && read
+                        .as_mut()
+                        .poll(&mut Context::from_waker(&waker))
+                        .is_pending();
+            }
+        }
+        if pending {
+            let woken = || wakers[2].0.load(Ordering::SeqCst);
+            until(|| woken() > 0, woken).await;
+            let waker = Waker::from(Arc::clone(&wakers[2]));
+            let Poll::Ready((result, buffer)) =
+                read.as_mut().poll(&mut Context::from_waker(&waker))
+            else {
+                panic!("woken, and not done");
+            };
+            assert_eq!(result.unwrap(), LARGE as u64);
+            assert!(is_filled(&buffer, 7));
+        }
+    }
+    within(context.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_started_on_one_thread_finishes_on_another() {
+    for dir in everywhere() {
+        let file = large_file(&dir).await;
+        let (context, handle) = aio_context(1, true).unwrap();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
+                let done = match read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(done) => Some(done),
+                    Poll::Pending => None,
+                };
+                std::thread::spawn(|| done.unwrap_or_else(|| futures::executor::block_on(read)))
+            })
+            .collect();
+        for thread in threads {
+            let joined = tokio::task::spawn_blocking(|| thread.join().unwrap());
+            let (result, buffer) = within(joined).await.unwrap();
+            assert_eq!(result.unwrap(), LARGE as u64);
+            assert!(is_filled(&buffer, 7));
+        }
+        within(context.close()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_dropped_on_another_thread_give_their_slots_back() {
+    for dir in everywhere() {
+        let file = large_file(&dir).await;
+        let (context, handle) = aio_context(2, true).unwrap();
+        for _ in 0..20 {
+            let mut reads = Vec::new();
+            for _ in 0..6 {
+                let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
+                starts(read.as_mut());
+                reads.push(read);
+            }
+            std::thread::spawn(|| drop(reads)).join().unwrap();
+            within(all_free(&handle, 2)).await;
+        }
+        within(context.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
+    let dir = on_disk();
+    let file = large_file(&dir).await;
+    let (context, handle) = aio_context(2, false).unwrap();
+    for _ in 0..20 {
+        let mut refused = 0;
+        let mut reads = Vec::new();
+        for _ in 0..6 {
+            let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
+            match read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready((Err(AioCommandError::CapacityExceeded), buffer)) => {
+                    assert_eq!(buffer.size(), LARGE);
+                    refused += 1;
+                }
+                Poll::Ready((result, _)) => assert_eq!(result.unwrap(), LARGE as u64),
+                Poll::Pending => reads.push(read),
+            }
+        }
+        assert!(refused + reads.len() > 0);
+        drop(reads);
+        let again = async {
+            loop {
+                match owned_read(file.clone(), handle.clone(), buffer(LARGE))
+                    .await
+                    .0
+                {
+                    Err(AioCommandError::CapacityExceeded) => yield_now().await,
+                    result => break result,
+                }
+            }
+        };
+        assert_eq!(within(again).await.unwrap(), LARGE as u64);
+    }
+    within(context.close()).await;
+}

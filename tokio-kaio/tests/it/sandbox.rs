@@ -1,0 +1,319 @@
+//! In sandboxes: where AIO is forbidden, or used up by others, contexts can be had on threads, and
+//! do all that others do; where io_uring is forbidden, nothing is different.
+//!
+//! Each test is a process of its own, since a filter stays. In a build that has all contexts on
+//! threads, that they are is all that is tested.
+#![allow(unsafe_code)] // makes a system call that is forbidden
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use crate::common::*;
+use futures::future::join_all;
+use futures::{FutureExt, poll};
+use tempfile::TempDir;
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio_kaio::{
+    AioContextBuilder, AioContextError, Backend, File, ReadFlags, SubmitPolicy, WriteFlags,
+    aio_context, local_aio_context,
+};
+
+const LEN: u64 = BLOCK as u64;
+const SLOTS: usize = 8;
+
+fn setup_errno<T>(made: Result<T, AioContextError>) -> Option<i32> {
+    match made {
+        Err(AioContextError::IoSetup(error)) => error.raw_os_error(),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("a context was made"),
+    }
+}
+
+fn builder(policy: SubmitPolicy) -> AioContextBuilder {
+    AioContextBuilder::new(SLOTS)
+        .automatic_backend()
+        .submit_policy(policy)
+}
+
+/// Everything that a program does with a context. `$context` ends with it.
+macro_rules! work {
+    ($dir:expr, $context:expr, $handle:expr, $backend:expr) => {{
+        let (context, handle) = ($context, $handle);
+        assert_eq!(context.backend(), $backend);
+        assert_eq!(handle.available_slots(), Some(SLOTS));
+        let file = open_rw($dir, "work").await;
+        file.set_len(0).await.unwrap();
+
+        // Writes that extend, then reads: more at once than there are slots.
+        join_all((0..4 * SLOTS as u64).map(async |i| {
+            let bytes = patterned(i, BLOCK);
+            let written = file.write_at(&handle, i * LEN, &bytes, LEN, WriteFlags::DSYNC);
+            assert_eq!(written.await.unwrap(), LEN);
+        }))
+        .await;
+        join_all((0..4 * SLOTS as u64).map(async |i| {
+            let mut bytes = buffer(BLOCK);
+            let read = file.read_at(&handle, i * LEN, &mut bytes, LEN, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), LEN);
+            assert!(is_pattern(i, bytes.as_ref()));
+        }))
+        .await;
+
+        // In order, at the end.
+        join_all((0..4).map(async |i| {
+            let bytes = patterned(100 + i, BLOCK);
+            let appended = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::APPEND);
+            assert_eq!(appended.await.unwrap(), LEN);
+        }))
+        .await;
+        let blocks = 4 * SLOTS as u64 + 4;
+        let on_disk = fs::read($dir.path().join("work")).unwrap();
+        assert_eq!(on_disk.len() as u64, blocks * LEN);
+        for (i, block) in (100..).zip(on_disk[4 * SLOTS * BLOCK..].chunks(BLOCK)) {
+            assert!(is_pattern(i, block), "append {i}");
+        }
+        file.sync_data(&handle).await.unwrap();
+        file.sync_all(&handle).await.unwrap();
+
+        // Given up at once, and by and by.
+        let mut bytes = buffer(BLOCK);
+        for polls in 0..8 {
+            let mut read = Box::pin(file.read_at(&handle, 0, &mut bytes, LEN, ReadFlags::empty()));
+            for _ in 0..polls {
+                if poll!(read.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(read);
+            bytes.as_mut().fill(0x55);
+            assert!(bytes.as_ref().iter().all(|&byte| byte == 0x55));
+        }
+        let source = patterned(7, BLOCK);
+        let _ = file
+            .write_at(&handle, 0, &source, LEN, WriteFlags::empty())
+            .now_or_never();
+        let free = || handle.available_slots();
+        until(|| free() == Some(SLOTS), free).await;
+
+        // What is wrong is an error.
+        let past = file.read_at(
+            &handle,
+            u64::MAX - LEN + 1,
+            &mut bytes,
+            LEN,
+            ReadFlags::empty(),
+        );
+        assert_eq!(past.await.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        let read_only = File::open($dir.path().join("work"), false).await.unwrap();
+        let refused = read_only.write_at(&handle, 0, &source, LEN, WriteFlags::empty());
+        assert_eq!(refused.await.unwrap_err().raw_os_error(), Some(libc::EBADF));
+
+        let metrics = handle.metrics();
+        assert_eq!(metrics.submitted, metrics.completed, "{metrics:?}");
+        assert_eq!(metrics.failed, 2, "{metrics:?}");
+        assert_eq!((metrics.queued, metrics.in_flight), (0, 0), "{metrics:?}");
+        let ring = $backend == Backend::KernelAio && !cfg!(kaio_force_getevents);
+        assert_eq!(metrics.ring, ring, "{metrics:?}");
+        within(context.close()).await;
+        assert_eq!(handle.available_slots(), None);
+    }};
+}
+
+/// That all of it works on `backend`, where the builder is free to choose: every policy, on a
+/// context for any thread, on several of these, and on one that stays on its thread.
+fn everything_works_on(dirs: &[TempDir], backend: Backend) {
+    let backend = match cfg!(kaio_force_threads) {
+        true => Backend::ThreadPool,
+        false => backend,
+    };
+    for dir in dirs {
+        for policy in POLICIES {
+            for runtime in [one_thread(), two_workers()] {
+                runtime.block_on(within(async {
+                    let before = held();
+                    let (context, handle) = builder(policy).build().unwrap();
+                    work!(dir, context, handle, backend);
+                    until(|| is_back(before), held).await; // another worker may have the file
+                    let (context, handle) = builder(policy).shards(2).build().unwrap();
+                    work!(dir, context, handle, backend);
+                    until(|| is_back(before), held).await; // another worker may have the file
+                }));
+            }
+            one_thread().block_on(within(LocalSet::new().run_until(async {
+                let (context, handle, background) = builder(policy).build_local().unwrap();
+                spawn_local(background);
+                work!(dir, context, handle, backend);
+            })));
+        }
+        many_tasks(dir, backend);
+    }
+}
+
+fn many_tasks(dir: &TempDir, backend: Backend) {
+    two_workers().block_on(within(async {
+        let (context, handle) = builder(SubmitPolicy::default()).build().unwrap();
+        assert_eq!(context.backend(), backend);
+        let file = Arc::new(patterned_file(dir, 64).await);
+        let mut tasks = JoinSet::new();
+        for task in 0..32 {
+            let (handle, file) = (handle.clone(), Arc::clone(&file));
+            tasks.spawn(async move {
+                let mut bytes = buffer(BLOCK);
+                for round in 0..32 {
+                    let block = (task * 7 + round) % 64;
+                    let read = read_block(&handle, &file, block * LEN, &mut bytes).await;
+                    assert_eq!(read.unwrap(), LEN);
+                    assert!(is_pattern(block, bytes.as_ref()));
+                }
+            });
+        }
+        tasks.join_all().await;
+        is_idle(&handle, SLOTS).await;
+        within(context.close()).await;
+    }));
+}
+
+/// The constructors of old, and the kernel's backend where it is asked for.
+fn only_aio_fails_with(errno: i32) {
+    if !on_kernel_aio() {
+        return;
+    }
+    one_thread().block_on(async {
+        let before = held();
+        assert_eq!(setup_errno(aio_context(SLOTS, true)), Some(errno));
+        assert_eq!(setup_errno(local_aio_context(SLOTS, true)), Some(errno));
+        let kernel = AioContextBuilder::new(SLOTS).backend(Backend::KernelAio);
+        assert_eq!(setup_errno(kernel.clone().build()), Some(errno));
+        assert_eq!(setup_errno(kernel.clone().shards(4).build()), Some(errno));
+        assert_eq!(setup_errno(kernel.build_local()), Some(errno));
+        assert_eq!(held(), before);
+    });
+}
+
+fn without_io_setup(errno: i32) {
+    let dirs = everywhere();
+    if !forbid(libc::SYS_io_setup, errno) {
+        return;
+    }
+    only_aio_fails_with(errno);
+    everything_works_on(&dirs, Backend::ThreadPool);
+}
+
+#[test]
+fn where_aio_is_forbidden_everything_works_on_threads() {
+    if in_child!() {
+        without_io_setup(libc::EPERM);
+    }
+}
+
+#[test]
+fn where_there_is_no_aio_everything_works_on_threads() {
+    if in_child!() {
+        without_io_setup(libc::ENOSYS);
+    }
+}
+
+#[test]
+fn where_io_uring_is_forbidden_everything_works_on_aio() {
+    if !in_child!() {
+        return;
+    }
+    let dirs = everywhere();
+    if !forbid(libc::SYS_io_uring_setup, libc::EPERM) {
+        return;
+    }
+    let no_parameters = std::ptr::null::<u8>();
+    // SAFETY: the kernel, which the filter does not let it get to, would say EFAULT.
+    let code = unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, no_parameters) };
+    let error = io::Error::last_os_error();
+    assert_eq!((code, error.raw_os_error()), (-1, Some(libc::EPERM)));
+    everything_works_on(&dirs, Backend::KernelAio);
+    one_thread().block_on(async {
+        let (context, handle) = aio_context(SLOTS, true).unwrap();
+        assert_eq!(handle.available_slots(), Some(SLOTS));
+        within(context.close()).await;
+    });
+}
+
+#[test]
+fn where_aio_max_nr_is_used_up_a_context_is_on_threads_if_it_may_choose() {
+    if !in_child!() || !on_kernel_aio() {
+        return;
+    }
+    let limit = fs::read_to_string("/proc/sys/fs/aio-max-nr").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let dir = on_disk();
+    one_thread().block_on(within(async {
+        let (mine, _handle) = aio_context(SLOTS, true).unwrap();
+        let before = held();
+        // What this process has leaves no room for all of it; nobody else is starved.
+        let all = AioContextBuilder::new(limit);
+        assert_eq!(setup_errno(all.clone().build()), Some(libc::EAGAIN));
+        assert_eq!(held(), before);
+        let (context, handle) = all.automatic_backend().build().unwrap();
+        assert_eq!(context.backend(), Backend::ThreadPool);
+        assert_eq!(handle.available_slots(), Some(limit));
+        let file = patterned_file(&dir, 8).await;
+        let mut bytes = buffer(BLOCK);
+        for block in 0..8 {
+            let read = read_block(&handle, &file, block * LEN, &mut bytes).await;
+            assert_eq!(read.unwrap(), LEN);
+            assert!(is_pattern(block, bytes.as_ref()));
+        }
+        drop(file);
+        within(context.close()).await;
+        assert_eq!(held(), before);
+
+        // Where there is room, it is the kernel's.
+        let (context, _handle) = builder(SubmitPolicy::default()).build().unwrap();
+        assert_eq!(context.backend(), Backend::KernelAio);
+        within(context.close()).await;
+        within(mine.close()).await;
+    }));
+}
+
+#[tokio::test]
+async fn a_context_of_no_requests_is_an_error_whatever_it_may_choose() {
+    for nr in [0, usize::MAX] {
+        let automatic = AioContextBuilder::new(nr).automatic_backend();
+        assert_eq!(setup_errno(automatic.clone().build()), Some(libc::EINVAL));
+        assert_eq!(setup_errno(automatic.build_local()), Some(libc::EINVAL));
+        let threads = AioContextBuilder::new(nr).backend(Backend::ThreadPool);
+        assert_eq!(setup_errno(threads.build()), Some(libc::EINVAL));
+    }
+}
+
+#[test]
+fn a_filter_that_comes_later_is_an_error_to_every_request_of_threads() {
+    if !in_child!() {
+        return;
+    }
+    one_thread().block_on(within(async {
+        let dir = on_disk();
+        let file = patterned_file(&dir, 32).await;
+        let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
+        let (context, handle) = threads.build().unwrap();
+        let mut bytes = buffer(BLOCK);
+        assert_eq!(
+            read_block(&handle, &file, 0, &mut bytes).await.unwrap(),
+            LEN
+        );
+        if !forbid(libc::SYS_pread64, libc::EPERM) {
+            return;
+        }
+        join_all((0..32).map(async |block| {
+            let mut bytes = patterned(99, BLOCK);
+            let refused = read_block(&handle, &file, block * LEN, &mut bytes).await;
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+            assert!(is_pattern(99, bytes.as_ref()), "the buffer is as it was");
+        }))
+        .await;
+        let source = patterned(1, BLOCK);
+        let written = file.write_at(&handle, 0, &source, LEN, WriteFlags::empty());
+        assert_eq!(written.await.unwrap(), LEN, "which is not forbidden");
+        is_idle(&handle, 4).await;
+        within(context.close()).await;
+    }));
+}
