@@ -59,7 +59,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const LEN: u64 = BLOCK as u64;
 /// Issued together.
 const TOGETHER: usize = 32;
 /// Before the state is steady: tokio too grows something, when a task has used up its budget.
@@ -123,14 +122,14 @@ macro_rules! check {
             let read = file.read_at(&$handle, 0, &mut target, LEN, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), LEN);
         });
-        assert_eq!(within(alone).await, 0, "a read");
+        assert_eq!(with_hang_guard(alone).await, 0, "a read");
 
-        let source = patterned(0, BLOCK);
+        let source = patterned_buffer(0, BLOCK);
         let alone = allocations(async || {
             let write = file.write_at(&$handle, 0, &source, LEN, WriteFlags::empty());
             assert_eq!(write.await.unwrap(), LEN);
         });
-        assert_eq!(within(alone).await, 0, "a write");
+        assert_eq!(with_hang_guard(alone).await, 0, "a write");
 
         let mut targets: [LockedBuf; TOGETHER] = std::array::from_fn(|_| buffer(BLOCK));
         let together = allocations(async || {
@@ -142,12 +141,13 @@ macro_rules! check {
             }))
             .await;
         });
-        assert_eq!(within(together).await, 0, "reads together");
+        assert_eq!(with_hang_guard(together).await, 0, "reads together");
         for (i, target) in targets.iter().enumerate() {
             assert!(is_pattern(i as u64, target.as_ref()));
         }
 
-        let sources: [LockedBuf; TOGETHER] = std::array::from_fn(|i| patterned(i as u64, BLOCK));
+        let sources: [LockedBuf; TOGETHER] =
+            std::array::from_fn(|i| patterned_buffer(i as u64, BLOCK));
         let together = allocations(async || {
             let mut offset = 0;
             all(sources.each_ref().map(|source| {
@@ -157,25 +157,25 @@ macro_rules! check {
             }))
             .await;
         });
-        assert_eq!(within(together).await, 0, "writes together");
+        assert_eq!(with_hang_guard(together).await, 0, "writes together");
     }};
 }
 
 fn on_a_shared_context(dir: &TempDir, slots: usize) {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = inline_context(slots); // a job of the pool is an allocation
         check!(dir, handle);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 fn on_a_local_context(dir: &TempDir, slots: usize) {
-    one_thread().block_on(LocalSet::new().run_until(async {
+    current_thread().block_on(LocalSet::new().run_until(async {
         let builder = AioContextBuilder::new(slots).submit_policy(SubmitPolicy::Inline);
         let (context, handle, background) = builder.build_local().unwrap();
         spawn_local(background);
         check!(dir, handle);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }));
 }
 
@@ -188,7 +188,7 @@ fn the_allocator_of_this_test_counts() {
 
 /// Allocations of one of many operations that all make as many.
 async fn each(operations: impl AsyncFnMut()) -> usize {
-    let all = within(allocations(operations)).await;
+    let all = with_hang_guard(allocations(operations)).await;
     assert_eq!(all % MEASURED, 0, "{all} for {MEASURED}");
     all / MEASURED
 }
@@ -233,11 +233,11 @@ async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer
 
 #[test]
 fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let aligned = || AlignedBuf::new(BLOCK).unwrap();
@@ -253,18 +253,18 @@ fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
             let start = vector.as_ptr().align_offset(BLOCK);
             let slice = vector.into_slice(start..start + BLOCK);
             assert_eq!(handed_over(&handle, &file, slice).await, [2; 4]);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
 fn exact_transfers_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let mut target = buffer(BLOCK);
@@ -273,13 +273,13 @@ fn exact_transfers_allocate_nothing() {
                 read.await.unwrap();
             });
             assert_eq!(reads.await, 0);
-            let source = patterned(0, BLOCK);
+            let source = patterned_buffer(0, BLOCK);
             let writes = each(async || {
                 let write = file.write_all_at(&handle, 0, &source, LEN, WriteFlags::empty());
                 write.await.unwrap();
             });
             assert_eq!(writes.await, 0);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
@@ -287,11 +287,11 @@ fn exact_transfers_allocate_nothing() {
 /// A list of them, its pieces, and what owns these.
 #[test]
 fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             for count in [2, 4, 8] {
@@ -319,18 +319,18 @@ fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
                 });
                 assert_eq!(reads.await, 3, "{count}");
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
 fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let mut target = buffer(BLOCK);
@@ -341,13 +341,13 @@ fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
             });
             assert_eq!(reads.await, 0);
             let limited = idle.with_timeout(Duration::from_secs(3600));
-            let reads = within(allocations(async || {
+            let reads = with_hang_guard(allocations(async || {
                 let read = file.read_at(&limited, 0, &mut target, LEN, ReadFlags::empty());
                 assert_eq!(read.await.unwrap(), LEN);
             }));
             let reads = reads.await;
             assert!(reads <= MEASURED, "{reads} for {MEASURED}");
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
@@ -355,7 +355,7 @@ fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
 /// What a task has of it while it has one.
 #[test]
 fn a_buffer_of_a_pool_is_one_allocation() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let pool = BufferPool::new(2, BLOCK).unwrap();
         assert_eq!(each(async || drop(pool.get().await)).await, 1);
     });
@@ -363,37 +363,37 @@ fn a_buffer_of_a_pool_is_one_allocation() {
 
 #[test]
 fn operations_on_disk_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    on_a_shared_context(&on_disk(), TOGETHER);
+    on_a_shared_context(&disk_dir(), TOGETHER);
 }
 
 #[test]
 fn operations_on_tmpfs_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     on_a_shared_context(&dir, TOGETHER);
 }
 
 #[test]
 fn operations_that_wait_for_a_slot_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         on_a_shared_context(&dir, TOGETHER / 8);
     }
 }
 
 #[test]
 fn operations_on_a_local_context_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         on_a_local_context(&dir, TOGETHER);
     }
 }

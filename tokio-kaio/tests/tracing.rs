@@ -20,8 +20,6 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-const LEN: u64 = BLOCK as u64;
-
 #[derive(Clone, Default, Debug, PartialEq)]
 struct Fields(BTreeMap<&'static str, String>);
 
@@ -109,14 +107,14 @@ fn with_keeper(test: impl AsyncFnOnce(&Keeper)) {
     let subscriber = Registry::default().with(keeper.clone());
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(within(test(&keeper)));
+        runtime.block_on(with_hang_guard(test(&keeper)));
     });
 }
 
 #[test]
 fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
         let mut bytes = buffer(BLOCK);
@@ -154,10 +152,10 @@ fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
 #[test]
 fn an_operation_that_is_dropped_says_so() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
-        until_seen(async || {
+        retry_until(async || {
             let mut bytes = buffer(BLOCK);
             let dropped = read_block(&handle, &file, 0, &mut bytes).now_or_never();
             dropped.is_none().then_some(())
@@ -172,7 +170,7 @@ fn an_operation_that_is_dropped_says_so() {
 
 #[test]
 fn a_refused_attempt_is_told_with_its_errno() {
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     with_keeper(async |keeper| {
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
@@ -202,11 +200,11 @@ fn a_refused_attempt_is_told_with_its_errno() {
 #[test]
 fn what_finds_no_slot_is_told() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
         let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Inline);
         let (context, handle) = builder.build().unwrap();
-        until_seen(async || {
+        retry_until(async || {
             let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
             let reads = (0..).zip(&mut buffers);
             let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));

@@ -6,14 +6,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::common::*;
-use crate::interposer::{Fault, Gate, next_submissions_meet, submissions};
+use crate::interposer::{Fault, Gate, inject_faults, submissions};
 use futures::{Stream, StreamExt, poll};
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, File, LockedBuf, PollEvents, RawCommand, ReadFlags,
     SubmitPolicy, WriteFlags,
 };
-
-const LEN: u64 = BLOCK as u64;
 
 fn read(offset: u64, buffer: &mut LockedBuf) -> RawCommand<'_> {
     let (flags, len) = (ReadFlags::empty(), buffer.size() as u64);
@@ -37,11 +35,11 @@ fn write_to(offset: u64, buffer: &LockedBuf) -> RawCommand<'_> {
 
 #[test]
 fn a_batch_of_any_size_goes_in_one_call() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             for count in [1, 2, 16, 64, 65, 300] {
                 let (context, handle) = inline_context(300);
                 let path = dir.path().join("file");
@@ -61,7 +59,7 @@ fn a_batch_of_any_size_goes_in_one_call() {
                     assert_eq!(result.unwrap(), LEN);
                     assert!(is_pattern(index as u64, buffer));
                 }
-                is_idle(&handle, 300).await;
+                assert_idle(&handle, 300).await;
                 context.close().await;
             }
         });
@@ -70,83 +68,80 @@ fn a_batch_of_any_size_goes_in_one_call() {
 
 #[test]
 fn a_batch_mixes_operations_and_files() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 32);
-                let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-                write_patterned(&one, 4);
-                write_patterned(&two, 4);
-                let mut options = std::fs::OpenOptions::new();
-                options.read(true).write(true);
-                let first = File::from_std(options.open(&one).unwrap()).unwrap();
-                let second = File::from_std(options.open(&two).unwrap()).unwrap();
-                let raw = std::fs::File::open(&one).unwrap();
-                let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    Fixture::new(32)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+            let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+            write_patterned(&one, 4);
+            write_patterned(&two, 4);
+            let mut options = std::fs::OpenOptions::new();
+            options.read(true).write(true);
+            let first = File::from_std(options.open(&one).unwrap()).unwrap();
+            let second = File::from_std(options.open(&two).unwrap()).unwrap();
+            let raw = std::fs::File::open(&one).unwrap();
+            let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
 
-                let (mut a, mut b, mut c) = (buffer(BLOCK), buffer(BLOCK), buffer(2 * BLOCK));
-                let d = patterned(77, BLOCK);
-                let mut parts = [c.part_mut(..BLOCK), b.part_mut(..)];
-                let pieces = [d.part(..512), d.part(512..)];
-                let mut batch = handle.batch();
-                batch.push(&first, read(LEN, &mut a));
-                batch.push(&second, write_to(3 * LEN, &d));
-                let (offset, flags) = (0, ReadFlags::empty());
-                batch.push(
-                    &second,
-                    RawCommand::Preadv {
-                        offset,
-                        buffers: &mut parts,
-                        flags,
-                    },
-                );
-                let (offset, flags) = (2 * LEN, WriteFlags::DSYNC);
-                batch.push(
-                    &first,
-                    RawCommand::Pwritev {
-                        offset,
-                        buffers: &pieces,
-                        flags,
-                    },
-                );
-                batch.push(&first, RawCommand::Fdsync);
-                batch.push_fd(&raw, RawCommand::Fsync);
-                let events = PollEvents::OUT;
-                batch.push_fd(&stream, RawCommand::Poll { events });
-                batch.push_fd(&-1, RawCommand::Fsync);
-                let results = batch.all().await;
-                let ok: Vec<_> = results
-                    .iter()
-                    .map(|result| result.as_ref().ok().copied())
-                    .collect();
-                let (len, out) = (Some(LEN), Some(u64::from(events.bits())));
-                let expected = [len, len, Some(2 * LEN), len, Some(0), Some(0), out, None];
-                assert_eq!(ok, expected, "{way:?}: {results:?}");
-                let error = results[7].as_ref().unwrap_err();
-                assert_eq!(error.raw_os_error(), Some(libc::EBADF));
-                assert!(is_pattern(1, &a) && is_pattern(0, &c[..BLOCK]) && is_pattern(1, &b));
-                let mut there = vec![0; BLOCK];
-                for (path, block) in [(&two, 3), (&one, 2)] {
-                    let file = std::fs::File::open(path).unwrap();
-                    file.read_exact_at(&mut there, block * LEN).unwrap();
-                    assert!(is_pattern(77, &there), "{way:?}");
-                }
-                is_idle(&handle, 32).await;
-                context.close().await;
-            });
-        }
-    }
+            let (mut a, mut b, mut c) = (buffer(BLOCK), buffer(BLOCK), buffer(2 * BLOCK));
+            let d = patterned_buffer(77, BLOCK);
+            let mut parts = [c.part_mut(..BLOCK), b.part_mut(..)];
+            let pieces = [d.part(..512), d.part(512..)];
+            let mut batch = handle.batch();
+            batch.push(&first, read(LEN, &mut a));
+            batch.push(&second, write_to(3 * LEN, &d));
+            let (offset, flags) = (0, ReadFlags::empty());
+            batch.push(
+                &second,
+                RawCommand::Preadv {
+                    offset,
+                    buffers: &mut parts,
+                    flags,
+                },
+            );
+            let (offset, flags) = (2 * LEN, WriteFlags::DSYNC);
+            batch.push(
+                &first,
+                RawCommand::Pwritev {
+                    offset,
+                    buffers: &pieces,
+                    flags,
+                },
+            );
+            batch.push(&first, RawCommand::Fdsync);
+            batch.push_fd(&raw, RawCommand::Fsync);
+            let events = PollEvents::OUT;
+            batch.push_fd(&stream, RawCommand::Poll { events });
+            batch.push_fd(&-1, RawCommand::Fsync);
+            let results = batch.all().await;
+            let ok: Vec<_> = results
+                .iter()
+                .map(|result| result.as_ref().ok().copied())
+                .collect();
+            let (len, out) = (Some(LEN), Some(u64::from(events.bits())));
+            let expected = [len, len, Some(2 * LEN), len, Some(0), Some(0), out, None];
+            assert_eq!(ok, expected, "{mode:?}: {results:?}");
+            let error = results[7].as_ref().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+            assert!(is_pattern(1, &a) && is_pattern(0, &c[..BLOCK]) && is_pattern(1, &b));
+            let mut there = vec![0; BLOCK];
+            for (path, block) in [(&two, 3), (&one, 2)] {
+                let file = std::fs::File::open(path).unwrap();
+                file.read_exact_at(&mut there, block * LEN).unwrap();
+                assert!(is_pattern(77, &there), "{mode:?}");
+            }
+        });
 }
 
 #[test]
 fn results_come_as_they_are_there() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 8);
-            let path = dir.path().join("file");
-            write_patterned(&path, 4);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(8)
+        .blocks(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let gates = [Gate::closed(), Gate::closed(), Gate::closed()];
             let mut buffers = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
             let mut batch = handle.batch();
@@ -160,190 +155,173 @@ fn results_come_as_they_are_there() {
                 gates[index].open();
                 let (found, result) = results.next().await.unwrap();
                 result.unwrap();
-                assert_eq!(found, index, "{way:?}");
+                assert_eq!(found, index, "{mode:?}");
             }
             assert!(results.next().await.is_none());
             drop(results);
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn a_batch_larger_than_its_context_waits_for_slots() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 3);
-                let path = dir.path().join("file");
-                write_patterned(&path, 40);
-                let file = File::open(&path, false).await.unwrap();
-                let raw = file.as_raw_fd();
-                let mut buffers: Vec<_> = (0..40).map(|_| buffer(BLOCK)).collect();
-                let mut batch = handle.batch();
-                for (index, buffer) in buffers.iter_mut().enumerate() {
-                    let command = read(index as u64 * LEN, buffer);
-                    match index % 2 {
-                        0 => batch.push(&file, command),
-                        _ => batch.push_fd(&raw, command),
-                    };
-                }
-                for result in batch.all().await {
-                    assert_eq!(result.unwrap(), LEN, "{way:?}");
-                }
-                for (index, buffer) in buffers.iter().enumerate() {
-                    assert!(is_pattern(index as u64, buffer));
-                }
-                is_idle(&handle, 3).await;
-                context.close().await;
-            });
-        }
-    }
+    Fixture::new(3)
+        .blocks(40)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
+            let raw = file.as_raw_fd();
+            let mut buffers: Vec<_> = (0..40).map(|_| buffer(BLOCK)).collect();
+            let mut batch = handle.batch();
+            for (index, buffer) in buffers.iter_mut().enumerate() {
+                let command = read(index as u64 * LEN, buffer);
+                match index % 2 {
+                    0 => batch.push(&file, command),
+                    _ => batch.push_fd(&raw, command),
+                };
+            }
+            for result in batch.all().await {
+                assert_eq!(result.unwrap(), LEN, "{mode:?}");
+            }
+            for (index, buffer) in buffers.iter().enumerate() {
+                assert!(is_pattern(index as u64, buffer));
+            }
+        });
 }
 
 /// Lists of more than 1024 pieces, which take a second request, and appends, which wait for one another,
 /// among them.
 #[test]
 fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 3);
-                let path = dir.path().join("file");
-                write_patterned(&path, 2048);
-                let file = File::open(&path, false).await.unwrap();
-                let logs = [open_rw(&dir, "log").await, open_rw(&dir, "other log").await];
-                let gate = Gate::closed();
-                let mut stuck = buffer(BLOCK);
-                let mut blocks: Vec<_> = (0..60).map(|_| buffer(BLOCK)).collect();
-                let mut long: Vec<_> = (0..1025).map(|_| buffer(BLOCK)).collect();
-                let source = patterned(7, BLOCK);
-                let pieces: Vec<_> = (0..1025).map(|_| source.part(..)).collect();
-                let mut parts: Vec<_> = long.iter_mut().map(|b| b.part_mut(..)).collect();
+    Fixture::new(3)
+        .blocks(2048)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+            let logs = [open_rw(dir, "log").await, open_rw(dir, "other log").await];
+            let gate = Gate::closed();
+            let mut stuck = buffer(BLOCK);
+            let mut blocks: Vec<_> = (0..60).map(|_| buffer(BLOCK)).collect();
+            let mut long: Vec<_> = (0..1025).map(|_| buffer(BLOCK)).collect();
+            let source = patterned_buffer(7, BLOCK);
+            let pieces: Vec<_> = (0..1025).map(|_| source.part(..)).collect();
+            let mut parts: Vec<_> = long.iter_mut().map(|b| b.part_mut(..)).collect();
 
-                let mut batch = handle.batch();
-                batch.push(&file, read(gate.offset(), &mut stuck));
-                let (offset, flags) = (0, ReadFlags::empty());
-                let buffers = &mut parts[..];
-                let list = RawCommand::Preadv {
+            let mut batch = handle.batch();
+            batch.push(&file, read(gate.offset(), &mut stuck));
+            let (offset, flags) = (0, ReadFlags::empty());
+            let buffers = &mut parts[..];
+            let list = RawCommand::Preadv {
+                offset,
+                buffers,
+                flags,
+            };
+            batch.push(&file, list);
+            for (index, block) in blocks.iter_mut().enumerate() {
+                batch.push(&file, read(index as u64 * LEN, block));
+                let (offset, buffer, flags, len) = (0, &source, WriteFlags::APPEND, LEN);
+                let append = RawCommand::Pwrite {
                     offset,
-                    buffers,
+                    buffer,
                     flags,
+                    len,
                 };
-                batch.push(&file, list);
-                for (index, block) in blocks.iter_mut().enumerate() {
-                    batch.push(&file, read(index as u64 * LEN, block));
-                    let (offset, buffer, flags, len) = (0, &source, WriteFlags::APPEND, LEN);
-                    let append = RawCommand::Pwrite {
-                        offset,
-                        buffer,
-                        flags,
-                        len,
-                    };
-                    batch.push(&logs[index % 2], append);
-                }
-                let (offset, buffers, flags) = (0, &pieces[..], WriteFlags::APPEND);
-                let list = RawCommand::Pwritev {
-                    offset,
-                    buffers,
-                    flags,
-                };
-                batch.push(&logs[0], list);
-                let count = batch.len();
-                let mut results = batch.stream();
-                let mut seen = vec![false; count];
-                for _ in 1..count {
-                    let (index, result) = within(results.next()).await.unwrap();
-                    assert!(result.is_ok(), "{way:?}: {index}: {result:?}");
-                    assert!(index != 0 && !std::mem::replace(&mut seen[index], true));
-                }
-                assert!(poll!(results.next()).is_pending(), "{way:?}");
-                gate.open();
-                assert_eq!(within(results.next()).await.unwrap().0, 0, "{way:?}");
-                assert!(results.next().await.is_none());
-                drop(results);
-                for (index, block) in blocks.iter().enumerate() {
-                    assert!(is_pattern(index as u64, block), "{way:?}");
-                }
-                for (log, blocks) in [("log", 30 + 1025), ("other log", 30)] {
-                    let path = dir.path().join(log);
-                    let len = std::fs::metadata(&path).unwrap().len();
-                    assert_eq!(len, blocks * LEN, "{way:?}");
-                    std::fs::remove_file(path).unwrap();
-                }
-                is_idle(&handle, 3).await;
-                context.close().await;
-            });
-        }
-    }
+                batch.push(&logs[index % 2], append);
+            }
+            let (offset, buffers, flags) = (0, &pieces[..], WriteFlags::APPEND);
+            let list = RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            };
+            batch.push(&logs[0], list);
+            let count = batch.len();
+            let mut results = batch.stream();
+            let mut seen = vec![false; count];
+            for _ in 1..count {
+                let (index, result) = results.next().await.unwrap();
+                assert!(result.is_ok(), "{mode:?}: {index}: {result:?}");
+                assert!(index != 0 && !std::mem::replace(&mut seen[index], true));
+            }
+            assert!(poll!(results.next()).is_pending(), "{mode:?}");
+            gate.open();
+            assert_eq!(results.next().await.unwrap().0, 0, "{mode:?}");
+            assert!(results.next().await.is_none());
+            drop(results);
+            for (index, block) in blocks.iter().enumerate() {
+                assert!(is_pattern(index as u64, block), "{mode:?}");
+            }
+            for (log, blocks) in [("log", 30 + 1025), ("other log", 30)] {
+                let path = dir.path().join(log);
+                let len = std::fs::metadata(&path).unwrap().len();
+                assert_eq!(len, blocks * LEN, "{mode:?}");
+                std::fs::remove_file(path).unwrap();
+            }
+        });
 }
 
 #[test]
 fn without_waiting_what_finds_no_slot_fails_and_the_rest_does_not() {
-    let dir = on_disk();
-    one_thread().block_on(async {
-        let builder = AioContextBuilder::new(2).wait_for_slot(false);
-        let (context, handle) = builder.build().unwrap();
-        let path = dir.path().join("file");
-        write_patterned(&path, 4);
-        let file = File::open(&path, false).await.unwrap();
-        let gates: Vec<_> = (0..4).map(|_| Gate::closed()).collect();
-        let mut buffers: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
-        let mut batch = handle.batch();
-        for (gate, buffer) in gates.iter().zip(&mut buffers) {
-            batch.push(&file, read(gate.offset(), buffer));
-        }
-        let mut all = Box::pin(batch.all());
-        assert!(poll!(&mut all).is_pending());
-        gates.iter().for_each(Gate::open);
-        let results = (&mut all).await;
-        drop(all);
-        let full = |result: &Result<_, _>| matches!(result, Err(AioCommandError::CapacityExceeded));
-        assert_eq!(results.iter().filter(|result| full(result)).count(), 2);
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
-        assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
-        context.close().await;
-    });
+    Fixture::new(2)
+        .build(|builder| builder.wait_for_slot(false))
+        .blocks(4)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let gates: Vec<_> = (0..4).map(|_| Gate::closed()).collect();
+            let mut buffers: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
+            let mut batch = handle.batch();
+            for (gate, buffer) in gates.iter().zip(&mut buffers) {
+                batch.push(&file, read(gate.offset(), buffer));
+            }
+            let mut all = Box::pin(batch.all());
+            assert!(poll!(&mut all).is_pending());
+            gates.iter().for_each(Gate::open);
+            let results = (&mut all).await;
+            drop(all);
+            let full =
+                |result: &Result<_, _>| matches!(result, Err(AioCommandError::CapacityExceeded));
+            assert_eq!(results.iter().filter(|result| full(result)).count(), 2);
+            assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
+            assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
+        });
 }
 
 #[test]
 fn a_batch_that_is_dropped_leaves_its_buffers_and_no_slot_taken() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 8);
-                let path = dir.path().join("file");
-                write_patterned(&path, 16);
-                let file = File::open(&path, false).await.unwrap();
-                let mut buffers: Vec<_> = (0..16).map(|_| buffer(BLOCK)).collect();
-                for polls in 0..20 {
-                    let mut batch = handle.batch();
-                    for (index, buffer) in buffers.iter_mut().enumerate() {
-                        batch.push(&file, read(index as u64 * LEN, buffer));
-                    }
-                    let mut results = batch.stream();
-                    for _ in 0..polls {
-                        let _ = poll!(results.next());
-                    }
-                    drop(results);
-                    assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
+    Fixture::new(8)
+        .blocks(16)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let mut buffers: Vec<_> = (0..16).map(|_| buffer(BLOCK)).collect();
+            for polls in 0..20 {
+                let mut batch = handle.batch();
+                for (index, buffer) in buffers.iter_mut().enumerate() {
+                    batch.push(&file, read(index as u64 * LEN, buffer));
                 }
-                is_idle(&handle, 8).await;
-                context.close().await;
-            });
-        }
-    }
+                let mut results = batch.stream();
+                for _ in 0..polls {
+                    let _ = poll!(results.next());
+                }
+                drop(results);
+                assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
+            }
+        });
 }
 
 #[test]
 fn a_batch_goes_on_in_another_task() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 8);
-            let path = dir.path().join("file");
-            write_patterned(&path, 4);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(8)
+        .blocks(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
             let gates = [Gate::closed(), Gate::closed()];
             let mut buffers = [buffer(BLOCK), buffer(BLOCK)];
             // Through a channel, so that another waker waits for it.
@@ -369,22 +347,19 @@ fn a_batch_goes_on_in_another_task() {
             }
             watch.next().await.unwrap();
             assert!(first && second);
-            context.close().await;
         });
-    }
 }
 
 /// More are done than a task may look at in a turn, and the rest is to wake another task than
 /// before.
 #[test]
 fn a_large_batch_goes_on_in_another_task() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 512);
-            let path = dir.path().join("file");
-            write_patterned(&path, 4);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(512)
+        .blocks(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let (open, last) = (Gate::closed(), Gate::closed());
             let mut buffers: Vec<_> = (0..300).map(|_| buffer(512)).collect();
             let mut batch = handle.batch();
@@ -397,7 +372,7 @@ fn a_large_batch_goes_on_in_another_task() {
             assert!(poll!(results.next()).is_pending());
             open.open();
             let done = || handle.metrics().completed >= 200;
-            until(done, || handle.metrics()).await;
+            wait_until(done, || handle.metrics()).await;
             // As a task of its own.
             let mut watch = futures::stream::FuturesUnordered::new();
             watch.push(async {
@@ -413,31 +388,25 @@ fn a_large_batch_goes_on_in_another_task() {
                 last.open();
                 last
             });
-            assert_eq!(within(watch.next()).await, Some(300), "{way:?}");
+            assert_eq!(watch.next().await, Some(300), "{mode:?}");
             opener.join().unwrap();
             drop(watch);
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn what_a_short_submission_leaves_is_submitted_again() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
-    one_thread().block_on(async {
-        let (context, handle) = inline_context(32);
-        let path = dir.path().join("file");
-        write_patterned(&path, 16);
-        let file = File::open(&path, false).await.unwrap();
+    Fixture::new(32).inline().blocks(16).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let raw = file.as_raw_fd();
         for faults in [
-            vec![Fault::Part(3)],
-            vec![Fault::Part(1), Fault::NoRoom],
-            vec![Fault::NoRoom],
-            vec![Fault::Part(2), Fault::Part(2), Fault::NoRoom],
+            vec![Fault::Partial(3)],
+            vec![Fault::Partial(1), Fault::Again],
+            vec![Fault::Again],
+            vec![Fault::Partial(2), Fault::Partial(2), Fault::Again],
         ] {
             let mut buffers: Vec<_> = (0..16).map(|_| buffer(BLOCK)).collect();
             let mut batch = handle.batch();
@@ -447,7 +416,7 @@ fn what_a_short_submission_leaves_is_submitted_again() {
             let mut blocked =
                 Box::pin(file.read_at(&handle, gate.offset(), &mut other, LEN, ReadFlags::empty()));
             assert!(poll!(&mut blocked).is_pending());
-            until(|| handle.metrics().in_flight == 1, || handle.metrics()).await;
+            wait_until(|| handle.metrics().in_flight == 1, || handle.metrics()).await;
             for (index, buffer) in buffers.iter_mut().enumerate() {
                 let command = read(index as u64 * LEN, buffer);
                 match index % 3 {
@@ -455,7 +424,7 @@ fn what_a_short_submission_leaves_is_submitted_again() {
                     _ => batch.push(&file, command),
                 };
             }
-            next_submissions_meet(faults);
+            inject_faults(faults);
             let mut all = Box::pin(batch.all());
             let early = poll!(&mut all);
             gate.open();
@@ -472,18 +441,16 @@ fn what_a_short_submission_leaves_is_submitted_again() {
                 assert!(is_pattern(index as u64, buffer));
             }
         }
-        is_idle(&handle, 32).await;
-        context.close().await;
     });
 }
 
 /// Where requests have long been done at once, a batch goes out without a signal.
 #[test]
 fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
-    let Some(dir) = on_kernel_aio().then(on_tmpfs).flatten() else {
+    let Some(dir) = is_kernel_aio_build().then(tmpfs_dir).flatten() else {
         return;
     };
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = inline_context(8);
         let path = dir.path().join("file");
         write_patterned(&path, 4);
@@ -491,7 +458,7 @@ fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
         let offloaded = File::open(&path, false).await.unwrap();
         offloaded.set_submit_policy(Some(SubmitPolicy::Offload));
         let mut buffers = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
-        for _ in 0..FAST_ONES {
+        for _ in 0..FAST_REQUESTS {
             let read = read_block(&handle, &file, 0, &mut buffers[0]).await;
             assert_eq!(read.unwrap(), LEN);
         }
@@ -503,16 +470,16 @@ fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
         batch.push(&file, read(gate.offset(), third));
         let mut results = batch.stream();
         for _ in 0..2 {
-            within(results.next()).await.unwrap().1.unwrap();
+            with_hang_guard(results.next()).await.unwrap().1.unwrap();
         }
-        assert_eq!(gate.held(), [None], "it is to be told of by a signal");
+        assert_eq!(gate.waiting(), [None], "it is to be told of by a signal");
         // While nobody looks.
         let opener = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             gate.open();
             gate
         });
-        within(results.next()).await.unwrap().1.unwrap();
+        with_hang_guard(results.next()).await.unwrap().1.unwrap();
         opener.join().unwrap();
         drop(results);
         context.close().await;
@@ -521,49 +488,46 @@ fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
 
 #[test]
 fn appends_of_a_batch_land_one_after_another() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 8);
-                let path = dir.path().join("log");
-                let file = File::create(&path, false).await.unwrap();
-                let blocks: Vec<_> = (0..12).map(|seed| patterned(seed, BLOCK)).collect();
-                let mut batch = handle.batch();
-                for block in &blocks {
-                    let (offset, flags, len) = (0, WriteFlags::APPEND, LEN);
-                    batch.push(
-                        &file,
-                        RawCommand::Pwrite {
-                            offset,
-                            buffer: block,
-                            flags,
-                            len,
-                        },
-                    );
-                }
-                for result in batch.all().await {
-                    assert_eq!(result.unwrap(), LEN, "{way:?}");
-                }
-                let bytes = std::fs::read(&path).unwrap();
-                assert_eq!(bytes.len(), 12 * BLOCK);
-                for (seed, block) in bytes.chunks(BLOCK).enumerate() {
-                    assert!(is_pattern(seed as u64, block), "{way:?}, block {seed}");
-                }
-                context.close().await;
-            });
-        }
-    }
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (path, handle, mode) = (case.path, case.handle, case.mode);
+            let file = File::create(&path, false).await.unwrap();
+            let blocks: Vec<_> = (0..12).map(|seed| patterned_buffer(seed, BLOCK)).collect();
+            let mut batch = handle.batch();
+            for block in &blocks {
+                let (offset, flags, len) = (0, WriteFlags::APPEND, LEN);
+                batch.push(
+                    &file,
+                    RawCommand::Pwrite {
+                        offset,
+                        buffer: block,
+                        flags,
+                        len,
+                    },
+                );
+            }
+            for result in batch.all().await {
+                assert_eq!(result.unwrap(), LEN, "{mode:?}");
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(bytes.len(), 12 * BLOCK);
+            for (seed, block) in bytes.chunks(BLOCK).enumerate() {
+                assert!(is_pattern(seed as u64, block), "{mode:?}, block {seed}");
+            }
+        });
 }
 
 #[test]
 fn a_batch_ends_at_its_deadline() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 8);
-            let path = dir.path().join("file");
-            write_patterned(&path, 4);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(8)
+        .blocks(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let gate = Gate::closed();
             let hasty = handle.with_timeout(Duration::from_millis(250));
             let mut buffers = [buffer(BLOCK), buffer(BLOCK)];
@@ -574,9 +538,9 @@ fn a_batch_ends_at_its_deadline() {
             let results = batch.all().await;
             assert!(
                 matches!(results[0], Err(AioCommandError::TimedOut)),
-                "{way:?}"
+                "{mode:?}"
             );
-            assert!(matches!(results[1], Ok(LEN)), "{way:?}: {results:?}");
+            assert!(matches!(results[1], Ok(LEN)), "{mode:?}: {results:?}");
             assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
 
             let late = handle.with_deadline(tokio::time::Instant::now());
@@ -587,15 +551,12 @@ fn a_batch_ends_at_its_deadline() {
             assert!(matches!(results[0], Err(AioCommandError::TimedOut)));
             assert_eq!(handle.metrics().submitted, before);
             gate.open();
-            is_idle(&handle, 8).await;
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn an_empty_batch_is_done() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = inline_context(2);
         assert!(handle.batch().is_empty());
         assert!(handle.batch().all().await.is_empty());
@@ -607,7 +568,7 @@ fn an_empty_batch_is_done() {
 #[test]
 #[should_panic = "len should be <= buffer.size()"]
 fn a_length_beyond_the_buffer_panics_before_anything_is_submitted() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (_context, handle) = inline_context(2);
         let buffer = buffer(512);
         let (offset, flags, len) = (0, WriteFlags::empty(), 513);
@@ -623,11 +584,11 @@ fn a_length_beyond_the_buffer_panics_before_anything_is_submitted() {
 
 #[test]
 fn a_batch_uses_any_of_several_shards() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
-    two_workers().block_on(async {
+    let dir = disk_dir();
+    multi_thread().block_on(async {
         let builder = AioContextBuilder::new(6).shards(3);
         let builder = builder.submit_policy(SubmitPolicy::Inline);
         let (context, handle) = builder.build().unwrap();
@@ -637,7 +598,7 @@ fn a_batch_uses_any_of_several_shards() {
         options.read(true).write(true);
         let file = File::from_std(options.open(&path).unwrap()).unwrap();
         let mut buffers: Vec<_> = (0..24).map(|_| buffer(BLOCK)).collect();
-        let appended = patterned(24, BLOCK);
+        let appended = patterned_buffer(24, BLOCK);
         let mut batch = handle.batch();
         for (index, buffer) in buffers.iter_mut().enumerate() {
             batch.push(&file, read(index as u64 * LEN, buffer));
@@ -662,14 +623,13 @@ fn a_batch_uses_any_of_several_shards() {
 
 #[test]
 fn without_waiting_a_batch_takes_the_slots_of_all_shards() {
-    let dir = on_disk();
-    for &backend in BACKENDS {
-        two_workers().block_on(async {
-            let builder = AioContextBuilder::new(6).shards(3).backend(backend);
-            let (context, handle) = builder.wait_for_slot(false).build().unwrap();
-            let path = dir.path().join("file");
-            write_patterned(&path, 4);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(6)
+        .build(|builder| builder.shards(3).wait_for_slot(false))
+        .blocks(4)
+        .every_backend()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
             let gate = Gate::closed();
             let mut buffers: Vec<_> = (0..7).map(|_| buffer(BLOCK)).collect();
             let mut batch = handle.batch();
@@ -681,13 +641,11 @@ fn without_waiting_a_batch_takes_the_slots_of_all_shards() {
             let metrics = handle.metrics();
             assert_eq!(metrics.in_flight + metrics.queued, 6);
             gate.open();
-            let results = within(&mut all).await;
+            let results = (&mut all).await;
             drop(all);
             assert!(results[..6].iter().all(Result::is_ok), "{results:?}");
             let full = matches!(results[6], Err(AioCommandError::CapacityExceeded));
             assert!(full, "{results:?}");
             assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
-            context.close().await;
         });
-    }
 }

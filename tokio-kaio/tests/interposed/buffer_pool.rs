@@ -11,16 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::common::*;
 use crate::interposer::Gate;
 use futures::poll;
-use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
-use tokio_kaio::{AlignedBuf, BufferPool, BufferPoolBuilder, File, LockedBufError, WriteFlags};
-
-const LEN: u64 = BLOCK as u64;
-
-async fn with_data(dir: &TempDir) -> File {
-    write_patterned(&dir.path().join("data"), 1);
-    open_rw(dir, "data").await
-}
+use tokio_kaio::{AlignedBuf, BufferPool, BufferPoolBuilder, LockedBufError, WriteFlags};
 
 fn all_of(pool: &BufferPool) -> Vec<AlignedBuf> {
     let buffers: Vec<_> = std::iter::from_fn(|| pool.try_get()).collect();
@@ -98,7 +90,7 @@ fn a_pool_for_whose_list_there_is_no_room_is_an_error() {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
     let page = LEN; // the least
-    limit(libc::RLIMIT_AS, pages * page + (6 << 30));
+    set_limit(libc::RLIMIT_AS, pages * page + (6 << 30));
     let builder = BufferPoolBuilder::new(u32::MAX as usize, 1).alignment(1);
     let error = builder.build().unwrap_err();
     assert!(matches!(error, LockedBufError::MapAnon(_)), "{error:?}");
@@ -191,10 +183,10 @@ fn a_locked_pool_is_in_ram_as_a_whole_from_the_start() {
 
 #[test]
 fn a_locked_pool_meets_the_limit_of_locked_memory_when_it_is_made() {
-    if !in_child!() || !obey_limits() {
+    if !in_child!() || !drop_root() {
         return;
     }
-    limit(libc::RLIMIT_MEMLOCK, 64 << 10);
+    set_limit(libc::RLIMIT_MEMLOCK, 64 << 10);
     let made = BufferPoolBuilder::new(64, 4096).locked(true).build();
     assert!(matches!(made, Err(LockedBufError::MemLock(_))), "{made:?}");
     BufferPool::new(64, 4096).unwrap();
@@ -236,7 +228,7 @@ async fn those_who_wait_get_buffers_in_the_order_in_which_they_came() {
         for get in &mut waiting {
             assert!(poll!(get).is_pending());
         }
-        taken.push(within(first).await);
+        taken.push(with_hang_guard(first).await);
     }
     drop(taken);
     assert_eq!(pool.available(), 2);
@@ -254,7 +246,7 @@ async fn one_who_gives_up_leaves_its_place_to_the_next() {
     drop(taken);
     // The one that was served gives up before it has looked.
     drop(waiting.remove(0));
-    let got = within(waiting.remove(0)).await;
+    let got = with_hang_guard(waiting.remove(0)).await;
     drop(waiting);
     drop(got);
     assert_eq!(pool.available(), 1);
@@ -266,7 +258,7 @@ async fn one_who_gives_up_leaves_its_place_to_the_next() {
 fn many_tasks_never_have_more_buffers_than_there_are_nor_one_together() {
     const TASKS: usize = 64;
     const BUFFERS: usize = 5;
-    two_workers().block_on(async {
+    multi_thread().block_on(async {
         let pool = BufferPool::new(BUFFERS, BLOCK).unwrap();
         let out = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
@@ -290,7 +282,7 @@ fn many_tasks_never_have_more_buffers_than_there_are_nor_one_together() {
                 }
             });
         }
-        within(tasks.join_all()).await;
+        with_hang_guard(tasks.join_all()).await;
         assert_eq!(pool.available(), BUFFERS);
     });
 }
@@ -300,45 +292,45 @@ fn many_tasks_never_have_more_buffers_than_there_are_nor_one_together() {
 /// The content of a file, through more tasks than there are buffers.
 #[test]
 fn a_few_buffers_serve_many_reads() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 8);
-                let file = Arc::new(patterned_file(&dir, 64).await);
-                let pool = BufferPool::new(4, BLOCK).unwrap();
-                let mut tasks = JoinSet::new();
-                for block in 0..64 {
-                    let (pool, handle, file) = (pool.clone(), handle.clone(), Arc::clone(&file));
-                    tasks.spawn(async move {
-                        let mut buffer = pool.get().await;
-                        let read = read_block(&handle, &file, block * LEN, &mut buffer).await;
-                        assert_eq!(read.unwrap(), LEN);
-                        assert!(is_pattern(block, &buffer));
-                    });
-                }
-                within(tasks.join_all()).await;
-                assert_eq!(pool.available(), 4);
-                is_idle(&handle, 8).await;
-                within(context.close()).await;
-            });
-        }
-    }
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            let file = Arc::new(patterned_file(dir, 64).await);
+            let pool = BufferPool::new(4, BLOCK).unwrap();
+            let mut tasks = JoinSet::new();
+            for block in 0..64 {
+                let (pool, handle, file) = (pool.clone(), handle.clone(), Arc::clone(&file));
+                tasks.spawn(async move {
+                    let mut buffer = pool.get().await;
+                    let read = read_block(&handle, &file, block * LEN, &mut buffer).await;
+                    assert_eq!(read.unwrap(), LEN);
+                    assert!(is_pattern(block, &buffer));
+                });
+            }
+            tasks.join_all().await;
+            assert_eq!(pool.available(), 4);
+        });
 }
 
-#[tokio::test]
-async fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            yield_now().await;
-            let file = with_data(&dir).await;
+#[test]
+fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .start_driver()
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+            let file = patterned_file(dir, 1).await;
             let pool = BufferPool::new(1, BLOCK).unwrap();
             let gate = Gate::closed();
             let mut buffer = pool.get().await;
             buffer.fill(0xaa);
             let old = buffer.as_ptr();
             let mut read = Box::pin(read_block(&handle, &file, gate.offset(), &mut buffer));
-            while gate.held().is_empty() {
+            while gate.waiting().is_empty() {
                 assert!(poll!(read.as_mut()).is_pending());
                 yield_now().await;
             }
@@ -347,34 +339,33 @@ async fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
             assert!(buffer.size() == BLOCK && buffer.as_ptr() != old);
             assert!(buffer.iter().all(|&byte| byte == 0));
             drop(buffer);
-            assert_eq!(pool.available(), 0, "{way:?}: the kernel has it");
+            assert_eq!(pool.available(), 0, "{mode:?}: the kernel has it");
             let mut waiting = Box::pin(pool.get());
             assert!(poll!(waiting.as_mut()).is_pending());
             gate.open();
-            let buffer = within(waiting).await;
-            assert_eq!(buffer.as_ptr(), old, "{way:?}");
+            let buffer = waiting.await;
+            assert_eq!(buffer.as_ptr(), old, "{mode:?}");
             drop(buffer);
             assert_eq!(pool.available(), 1);
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
-        }
-    }
+        });
 }
 
-#[tokio::test]
-async fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_that() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            yield_now().await;
-            let file = with_data(&dir).await;
+#[test]
+fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_that() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .start_driver()
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+            let file = patterned_file(dir, 1).await;
             let pool = BufferPool::new(1, BLOCK).unwrap();
             let gate = Gate::closed();
             let mut buffer = pool.get().await;
             pattern(3, &mut buffer);
             let write = file.write_at(&handle, gate.offset(), &buffer, LEN, WriteFlags::empty());
             let mut write = Box::pin(write);
-            while gate.held().is_empty() {
+            while gate.waiting().is_empty() {
                 assert!(poll!(write.as_mut()).is_pending());
                 yield_now().await;
             }
@@ -383,12 +374,10 @@ async fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_t
             buffer[0] = !buffer[0];
             assert_ne!(buffer.as_ptr(), old);
             gate.open();
-            until(|| pool.available() == 1, || pool.available()).await;
+            wait_until(|| pool.available() == 1, || pool.available()).await;
             drop(buffer);
-            assert_eq!(pool.available(), 1, "{way:?}: it was the copy");
-            within(context.close()).await;
-        }
-    }
+            assert_eq!(pool.available(), 1, "{mode:?}: it was the copy");
+        });
 }
 
 #[cfg(feature = "bytes")]
@@ -397,9 +386,9 @@ async fn bytes_keep_the_place_of_their_buffer_until_the_last_of_them_is_dropped(
     use bytes::Bytes;
     use tokio_kaio::ReadFlags;
 
-    let dir = on_disk();
+    let dir = disk_dir();
     let (context, handle) = tokio_kaio::aio_context(8, true).unwrap();
-    let file = with_data(&dir).await;
+    let file = patterned_file(&dir, 1).await;
     let pool = BufferPool::new(1, BLOCK).unwrap();
     for _ in 0..3 {
         let (read, buffer) = file
@@ -422,7 +411,7 @@ async fn bytes_keep_the_place_of_their_buffer_until_the_last_of_them_is_dropped(
         elsewhere.join().unwrap();
         assert_eq!(pool.available(), 1);
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 // ---- Forked children --------------------------------------------------------------------------

@@ -10,15 +10,13 @@ use tokio_kaio::{
     AioCommandError, AioContextBuilder, Backend, File, ReadFlags, StillOut, aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
-
 #[test]
 fn an_idle_context_closes_in_time() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, _handle) = context_by(way, 4);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, _handle) = context_in(mode, 4);
             let closed = context.close_timeout(Duration::from_secs(60)).await;
-            assert_eq!(closed, Ok(()), "{way:?}");
+            assert_eq!(closed, Ok(()), "{mode:?}");
         });
     }
 }
@@ -28,11 +26,11 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    for way in ways() {
-        let before = held();
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    let dir = disk_dir();
+    for mode in modes() {
+        let before = open_resources();
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
             let path = dir.path().join("file");
             write_patterned(&path, 4);
             let file = File::open(&path, false).await.unwrap();
@@ -45,12 +43,12 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
                 Box::pin(file.read_at(&handle, gate.offset(), &mut second, LEN, flags));
             assert!(poll!(&mut waited_for).is_pending() && poll!(&mut dropped).is_pending());
             // In the pool, one that no thread has taken yet would be taken back.
-            until(|| gate.held().len() == 2, || handle.metrics()).await;
+            wait_until(|| gate.waiting().len() == 2, || handle.metrics()).await;
             drop(dropped);
 
             let closed = context.close_timeout(Duration::from_millis(5)).await;
             let still_out: StillOut = closed.unwrap_err();
-            assert_eq!(still_out.queued(), 0, "{way:?}");
+            assert_eq!(still_out.queued(), 0, "{mode:?}");
             assert_eq!(still_out.in_flight(), 2);
             assert_eq!(still_out.descriptors(), [file.as_raw_fd()]);
             assert_eq!(still_out.abandoned(), 1);
@@ -64,7 +62,7 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
             gate.open();
             waited_for.await.unwrap();
         });
-        until_here(|| is_back(before), held);
+        block_until(|| is_released(before), open_resources);
     }
 }
 
@@ -75,9 +73,9 @@ fn contexts_that_are_stuck_do_not_keep_others_from_ending() {
         return;
     }
     const STUCK: usize = 70; // more than twice as many as end at the same time
-    let dir = on_disk();
-    let before = held();
-    one_thread().block_on(async {
+    let dir = disk_dir();
+    let before = open_resources();
+    current_thread().block_on(async {
         let path = dir.path().join("file");
         write_patterned(&path, 4);
         let file = File::open(&path, false).await.unwrap();
@@ -89,13 +87,13 @@ fn contexts_that_are_stuck_do_not_keep_others_from_ending() {
             let mut read =
                 Box::pin(file.read_at(&handle, at, &mut target, LEN, ReadFlags::empty()));
             assert!(poll!(&mut read).is_pending());
-            until(|| gate.held().len() == stuck, || gate.held()).await;
+            wait_until(|| gate.waiting().len() == stuck, || gate.waiting()).await;
             drop((context, background));
-            let stopped = within(read).await;
+            let stopped = with_hang_guard(read).await;
             assert!(matches!(stopped, Err(AioCommandError::AioStopped)));
         }
         let (context, _handle) = aio_context(1, true).unwrap();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
-    until_here(|| is_back(before), held);
+    block_until(|| is_released(before), open_resources);
 }

@@ -3,33 +3,27 @@
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 
-use crate::common::{
-    BLOCK, all_free, buffer, context_by, everywhere, inline_context, is_idle, on_disk, one_thread,
-    open_rw, two_workers, until_seen, ways, within, write_patterned,
-};
-use crate::interposer::{Gate, Watched};
+use crate::common::*;
+use crate::interposer::{Gate, WatchedFile};
 use futures::poll;
-use tokio_kaio::{AioContextBuilder, File, ReadFlags, WriteFlags};
-
-const LEN: u64 = BLOCK as u64;
+use tokio_kaio::{File, ReadFlags, WriteFlags};
 
 #[test]
 fn a_file_with_nothing_in_flight_is_drained_at_once() {
-    let dir = on_disk();
-    one_thread().block_on(async {
-        let (context, handle) = inline_context(2);
+    Fixture::new(2).inline().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
         let file = File::create(dir.path().join("file"), false).await.unwrap();
         assert!(poll!(pin!(file.drain(&handle))).is_ready());
-        context.close().await;
     });
 }
 
 #[test]
 fn a_drain_waits_for_a_write_that_was_dropped() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    Fixture::new(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
             let file = File::create(dir.path().join("file"), false).await.unwrap();
             let gate = Gate::closed();
             let block = buffer(BLOCK);
@@ -40,31 +34,28 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
             }
             let mut drained = pin!(file.drain(&handle));
             for _ in 0..3 {
-                assert!(poll!(&mut drained).is_pending(), "{way:?}");
+                assert!(poll!(&mut drained).is_pending(), "{mode:?}");
                 tokio::task::yield_now().await;
             }
             gate.open();
             drained.await;
-            is_idle(&handle, 4).await;
-            context.close().await;
         });
-    }
 }
 
 /// Also where it is dropped between two of them.
 #[test]
 fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() {
     const PIECES: usize = 4096;
-    let dir = on_disk();
-    for way in ways() {
-        one_thread().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    let dir = disk_dir();
+    for mode in modes() {
+        current_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
             write_patterned(&dir.path().join("file"), PIECES);
             let file = open_rw(&dir, "file").await;
             let block = buffer(BLOCK);
             let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
             for polls in 1..6 {
-                let watched = Watched::file(&file);
+                let watched = WatchedFile::new(&file);
                 let flags = WriteFlags::empty();
                 let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
                 for _ in 0..polls {
@@ -74,22 +65,22 @@ fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() 
                     tokio::task::yield_now().await;
                 }
                 drop(write);
-                within(file.drain(&handle)).await;
-                let seen = watched.seen().len();
-                is_idle(&handle, 4).await;
-                assert_eq!(watched.seen().len(), seen, "{way:?}");
+                with_hang_guard(file.drain(&handle)).await;
+                let seen = watched.transfers().len();
+                assert_idle(&handle, 4).await;
+                assert_eq!(watched.transfers().len(), seen, "{mode:?}");
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
 fn a_drain_waits_for_what_is_queued() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 1);
+    let dir = disk_dir();
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 1);
             let path = dir.path().join("file");
             write_patterned(&path, 2);
             let (file, other) = (File::open(&path, false), File::open(&path, false));
@@ -103,7 +94,7 @@ fn a_drain_waits_for_what_is_queued() {
             let mut queued = Box::pin(file.read_at(&handle, 0, &mut second, LEN, flags));
             assert!(poll!(&mut queued).is_pending());
             let mut drained = Box::pin(file.drain(&handle));
-            assert!(poll!(&mut drained).is_pending(), "{way:?}");
+            assert!(poll!(&mut drained).is_pending(), "{mode:?}");
             // Dropped, it never reaches the kernel.
             drop(queued);
             drained.await;
@@ -116,10 +107,10 @@ fn a_drain_waits_for_what_is_queued() {
 
 #[test]
 fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 8);
+    let dir = disk_dir();
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 8);
             let path = dir.path().join("file");
             write_patterned(&path, 2);
             let (file, other) = (File::open(&path, false), File::open(&path, false));
@@ -150,12 +141,9 @@ fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
 /// Descriptors are used again, also while the kernel is at a request of the file that had it before.
 #[test]
 fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
-    let dir = on_disk();
-    let path = dir.path().join("file");
-    write_patterned(&path, 2);
-    one_thread().block_on(async {
-        let (context, handle) = inline_context(4);
-        until_seen(async || {
+    Fixture::new(4).inline().blocks(2).run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        retry_until(async || {
             let first = File::open(&path, false).await.unwrap();
             let number = first.as_raw_fd();
             let gate = Gate::closed();
@@ -169,23 +157,21 @@ fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
             let same = second.as_raw_fd() == number;
             assert!(poll!(pin!(second.drain(&handle))).is_ready() || !same);
             gate.open();
-            is_idle(&handle, 4).await;
+            assert_idle(&handle, 4).await;
             same.then_some(()) // another test may have been faster
         })
         .await;
-        context.close().await;
     });
 }
 
 #[test]
 fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 1);
-            let path = dir.path().join("file");
-            write_patterned(&path, 2);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(1)
+        .blocks(2)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let clone = file.try_clone().unwrap();
             let (gate, second) = (Gate::closed(), Gate::closed());
             let flags = ReadFlags::empty();
@@ -207,23 +193,21 @@ fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
             gate.open();
             through_clone.await.unwrap();
             for _ in 0..3 {
-                assert!(poll!(&mut drained).is_pending(), "{way:?}");
+                assert!(poll!(&mut drained).is_pending(), "{mode:?}");
                 tokio::task::yield_now().await;
             }
             second.open();
             by_descriptor.await.unwrap();
             drained.await;
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn a_retry_after_a_drain_is_not_overtaken() {
-    for dir in everywhere() {
-        for way in ways() {
-            two_workers().block_on(async {
-                let (context, handle) = context_by(way, 8);
+    for dir in test_dirs() {
+        for mode in modes() {
+            multi_thread().block_on(async {
+                let (context, handle) = context_in(mode, 8);
                 let path = dir.path().join("file");
                 let file = File::create(&path, false).await.unwrap();
                 for round in 0..60_u8 {
@@ -246,10 +230,10 @@ fn a_retry_after_a_drain_is_not_overtaken() {
                     let bytes = std::fs::read(&path).unwrap();
                     assert!(
                         bytes.iter().all(|&byte| byte == round),
-                        "{way:?}, round {round}"
+                        "{mode:?}, round {round}"
                     );
                 }
-                is_idle(&handle, 8).await;
+                assert_idle(&handle, 8).await;
                 context.close().await;
             });
         }
@@ -258,13 +242,12 @@ fn a_retry_after_a_drain_is_not_overtaken() {
 
 #[test]
 fn several_drains_wait_at_once_and_may_be_dropped() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 4);
-            let path = dir.path().join("file");
-            write_patterned(&path, 2);
-            let file = File::open(&path, false).await.unwrap();
+    Fixture::new(4)
+        .blocks(2)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
             let gate = Gate::closed();
             let mut block = buffer(BLOCK);
             let flags = ReadFlags::empty();
@@ -278,51 +261,47 @@ fn several_drains_wait_at_once_and_may_be_dropped() {
             gate.open();
             read.await.unwrap();
             futures::future::join_all(drains).await;
-            all_free(&handle, 4).await;
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn a_drain_waits_for_every_shard() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
-    two_workers().block_on(async {
-        let builder = AioContextBuilder::new(8).shards(2);
-        let (context, handle) = builder.build().unwrap();
-        let path = dir.path().join("file");
-        write_patterned(&path, 8);
-        let file = File::open(&path, false).await.unwrap();
-        // More than one shard has slots for.
-        let gates: Vec<_> = (0..8).map(|_| Gate::closed()).collect();
-        let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
-        let flags = ReadFlags::empty();
-        let reads = gates.iter().zip(&mut buffers);
-        let reads = reads.map(|(gate, to)| file.read_at(&handle, gate.offset(), to, LEN, flags));
-        let mut reads: Vec<_> = reads.map(Box::pin).collect();
-        for read in &mut reads {
-            assert!(poll!(read).is_pending());
-        }
-        let mut drained = Box::pin(file.drain(&handle));
-        for gate in &gates {
-            assert!(poll!(&mut drained).is_pending());
-            gate.open();
-        }
-        drained.await;
-        drop(reads);
-        context.close().await;
-    });
+    Fixture::new(8)
+        .build(|builder| builder.shards(2))
+        .blocks(8)
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            // More than one shard has slots for.
+            let gates: Vec<_> = (0..8).map(|_| Gate::closed()).collect();
+            let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
+            let flags = ReadFlags::empty();
+            let reads = gates.iter().zip(&mut buffers);
+            let reads =
+                reads.map(|(gate, to)| file.read_at(&handle, gate.offset(), to, LEN, flags));
+            let mut reads: Vec<_> = reads.map(Box::pin).collect();
+            for read in &mut reads {
+                assert!(poll!(read).is_pending());
+            }
+            let mut drained = Box::pin(file.drain(&handle));
+            for gate in &gates {
+                assert!(poll!(&mut drained).is_pending());
+                gate.open();
+            }
+            drained.await;
+            drop(reads);
+        });
 }
 
 #[test]
 fn a_context_that_has_ended_is_drained() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    let dir = disk_dir();
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
             let file = File::create(dir.path().join("file"), false).await.unwrap();
             context.close().await;
             file.drain(&handle).await;

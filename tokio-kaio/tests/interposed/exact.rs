@@ -8,22 +8,14 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 
 use crate::common::*;
-use crate::interposer::{Gate, Watched};
-use tempfile::TempDir;
+use crate::interposer::{Gate, WatchedFile};
 use tokio_kaio::{
-    AioCommandError, AioContextHandle, AlignedBuf, Backend, File, IoBuf, ReadFlags, SubmitPolicy,
+    AioCommandError, AioContextHandle, AlignedBuf, Backend, IoBuf, ReadFlags, SubmitPolicy,
     WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
 const READ: ReadFlags = ReadFlags::empty();
 const WRITE: WriteFlags = WriteFlags::empty();
-
-fn content(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    pattern(7, &mut bytes);
-    bytes
-}
 
 fn filled(len: usize) -> AlignedBuf {
     let mut buffer = AlignedBuf::new(len).unwrap();
@@ -31,29 +23,8 @@ fn filled(len: usize) -> AlignedBuf {
     buffer
 }
 
-async fn with_data(dir: &TempDir, len: usize) -> File {
-    fs::write(dir.path().join("data"), content(len)).unwrap();
-    open_rw(dir, "data").await
-}
-
-fn on_file(dir: &TempDir) -> Vec<u8> {
-    fs::read(dir.path().join("data")).unwrap()
-}
-
-/// All directories with all ways.
-async fn everywhere_by_all_ways(test: impl AsyncFn(&TempDir, Way, &AioContextHandle)) {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            test(&dir, way, &handle).await;
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
-        }
-    }
-}
-
 /// Whether each request is submitted once, and not first with `NOWAIT`.
-fn submits_once((backend, policy): Way) -> bool {
+fn submits_once((backend, policy): Mode) -> bool {
     backend != Backend::KernelAio || policy != SubmitPolicy::NoWaitFirst
 }
 
@@ -66,181 +37,189 @@ fn io_error(error: &AioCommandError) -> &io::Error {
 
 // ---- All of it --------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn what_is_moved_in_full_takes_one_request() {
-    everywhere_by_all_ways(async |dir, way, handle| {
-        let file = with_data(dir, 0).await;
+#[test]
+fn what_is_moved_in_full_takes_one_request() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
         let source = filled(4 * BLOCK);
         let write = file.write_all_at(handle, 0, &source, 4 * LEN, WRITE);
-        within(write).await.unwrap();
-        assert!(on_file(dir) == content(4 * BLOCK));
+        write.await.unwrap();
+        assert!(file_content(dir) == content(4 * BLOCK));
         let mut target = buffer(4 * BLOCK);
         let read = file.read_exact_at(handle, LEN, &mut target, 3 * LEN, READ);
-        within(read).await.unwrap();
+        read.await.unwrap();
         assert!(target[..3 * BLOCK] == source[BLOCK..]);
         assert!(target[3 * BLOCK..].iter().all(|&byte| byte == 0));
-        assert_eq!(handle.metrics().submitted, 2, "{way:?}");
+        assert_eq!(handle.metrics().submitted, 2, "{mode:?}");
 
         let write = file.write_all_owned_at(handle, LEN, source, WRITE);
-        let (written, source) = within(write).await;
+        let (written, source) = write.await;
         written.unwrap();
-        assert!(on_file(dir)[BLOCK..] == source[..]);
+        assert!(file_content(dir)[BLOCK..] == source[..]);
         let read = file.read_exact_owned_at(handle, LEN, target.into_slice(..2 * BLOCK), READ);
-        let (read, target) = within(read).await;
+        let (read, target) = read.await;
         read.unwrap();
         assert!(target.get_ref()[..2 * BLOCK] == source[..2 * BLOCK]);
-        assert_eq!(handle.metrics().submitted, 4, "{way:?}");
-    })
-    .await;
+        assert_eq!(handle.metrics().submitted, 4, "{mode:?}");
+    });
 }
 
-#[tokio::test]
-async fn what_comes_back_short_is_resumed_where_it_stopped() {
-    everywhere_by_all_ways(async |dir, way, handle| {
+#[test]
+fn what_comes_back_short_is_resumed_where_it_stopped() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Parts in a whole; requests that takes.
         for (blocks, part, requests) in [(8, 1, 8), (8, 3, 3), (8, 7, 2), (8, 8, 1), (1, 1, 1)] {
             let (size, len) = (blocks * BLOCK, blocks as u64 * LEN);
-            let file = with_data(dir, 0).await;
-            let watched = Watched::file(&file);
-            watched.cut_to(part * BLOCK);
+            let file = file_with_content(dir, 0).await;
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(part * BLOCK);
             let submitted = || handle.metrics().submitted;
 
             let before = submitted();
             let source = filled(size);
             let write = file.write_all_at(handle, 0, &source, len, WRITE);
-            within(write).await.unwrap();
-            assert!(on_file(dir) == content(size));
+            write.await.unwrap();
+            assert!(file_content(dir) == content(size));
             assert_eq!(
                 submitted() - before,
                 requests,
-                "{way:?}: {blocks} by {part}"
+                "{mode:?}: {blocks} by {part}"
             );
 
             let before = submitted();
             let mut target = buffer(size);
             let read = file.read_exact_at(handle, 0, &mut target, len, READ);
-            within(read).await.unwrap();
+            read.await.unwrap();
             assert!(target[..] == content(size));
             assert_eq!(
                 submitted() - before,
                 requests,
-                "{way:?}: {blocks} by {part}"
+                "{mode:?}: {blocks} by {part}"
             );
 
             let before = submitted();
             let write = file.write_all_owned_at(handle, len, source, WRITE);
-            let (written, source) = within(write).await;
+            let (written, source) = write.await;
             written.unwrap();
-            assert!(on_file(dir)[size..] == source[..]);
+            assert!(file_content(dir)[size..] == source[..]);
             assert_eq!(
                 submitted() - before,
                 requests,
-                "{way:?}: {blocks} by {part}"
+                "{mode:?}: {blocks} by {part}"
             );
 
             let before = submitted();
             let address = target.as_ptr();
             target.fill(0);
             let read = file.read_exact_owned_at(handle, len, target, READ);
-            let (read, target) = within(read).await;
+            let (read, target) = read.await;
             read.unwrap();
             assert!(target[..] == source[..]);
             assert_eq!(target.as_ptr(), address);
             assert_eq!(
                 submitted() - before,
                 requests,
-                "{way:?}: {blocks} by {part}"
+                "{mode:?}: {blocks} by {part}"
             );
 
-            let seen = watched.seen();
+            let seen = watched.transfers();
             assert!(
                 seen.iter()
                     .all(|seen| !seen.vectored && seen.offset % LEN == 0)
             );
-            assert_eq!(seen.len() as u64, 4 * requests, "{way:?}");
+            assert_eq!(seen.len() as u64, 4 * requests, "{mode:?}");
         }
-    })
-    .await;
+    });
 }
 
-#[tokio::test]
-async fn a_part_of_a_buffer_is_resumed_within_its_part() {
-    everywhere_by_all_ways(async |dir, way, handle| {
-        let file = with_data(dir, 8 * BLOCK).await;
-        let watched = Watched::file(&file);
-        watched.cut_to(BLOCK);
-        let mut whole = buffer(8 * BLOCK);
-        whole.fill(0xaa);
-        let read =
-            file.read_exact_owned_at(handle, LEN, whole.into_slice(2 * BLOCK..7 * BLOCK), READ);
-        let (read, slice) = within(read).await;
-        read.unwrap();
-        let whole = slice.into_inner();
-        assert!(
-            whole[2 * BLOCK..7 * BLOCK] == content(8 * BLOCK)[BLOCK..6 * BLOCK],
-            "{way:?}"
-        );
-        let mut around = whole[..2 * BLOCK].iter().chain(&whole[7 * BLOCK..]);
-        assert!(around.all(|&byte| byte == 0xaa));
-        // Of a buffer of which it is the front.
-        let mut whole = whole;
-        whole.fill(0xaa);
-        let read = file.read_exact_at(handle, 3 * LEN, &mut whole, 4 * LEN, READ);
-        within(read).await.unwrap();
-        assert!(
-            whole[..4 * BLOCK] == content(8 * BLOCK)[3 * BLOCK..7 * BLOCK],
-            "{way:?}"
-        );
-        assert!(whole[4 * BLOCK..].iter().all(|&byte| byte == 0xaa));
-    })
-    .await;
+#[test]
+fn a_part_of_a_buffer_is_resumed_within_its_part() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .content(content(8 * BLOCK))
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(BLOCK);
+            let mut whole = buffer(8 * BLOCK);
+            whole.fill(0xaa);
+            let read =
+                file.read_exact_owned_at(handle, LEN, whole.into_slice(2 * BLOCK..7 * BLOCK), READ);
+            let (read, slice) = read.await;
+            read.unwrap();
+            let whole = slice.into_inner();
+            assert!(
+                whole[2 * BLOCK..7 * BLOCK] == content(8 * BLOCK)[BLOCK..6 * BLOCK],
+                "{mode:?}"
+            );
+            let mut around = whole[..2 * BLOCK].iter().chain(&whole[7 * BLOCK..]);
+            assert!(around.all(|&byte| byte == 0xaa));
+            // Of a buffer of which it is the front.
+            let mut whole = whole;
+            whole.fill(0xaa);
+            let read = file.read_exact_at(handle, 3 * LEN, &mut whole, 4 * LEN, READ);
+            read.await.unwrap();
+            assert!(
+                whole[..4 * BLOCK] == content(8 * BLOCK)[3 * BLOCK..7 * BLOCK],
+                "{mode:?}"
+            );
+            assert!(whole[4 * BLOCK..].iter().all(|&byte| byte == 0xaa));
+        });
 }
 
 /// Without the flag the rest would go to where the file was before.
-#[tokio::test]
-async fn an_append_that_comes_back_short_is_resumed_at_the_end() {
-    everywhere_by_all_ways(async |dir, way, handle| {
-        let file = with_data(dir, BLOCK).await;
-        let watched = Watched::file(&file);
-        watched.cut_to(BLOCK);
-        let source = filled(4 * BLOCK);
-        let write = file.write_all_at(handle, 0, &source, 4 * LEN, WriteFlags::APPEND);
-        within(write).await.unwrap();
-        assert!(on_file(dir)[BLOCK..] == source[..], "{way:?}");
-    })
-    .await;
+#[test]
+fn an_append_that_comes_back_short_is_resumed_at_the_end() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .content(content(BLOCK))
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(BLOCK);
+            let source = filled(4 * BLOCK);
+            let write = file.write_all_at(handle, 0, &source, 4 * LEN, WriteFlags::APPEND);
+            write.await.unwrap();
+            assert!(file_content(dir)[BLOCK..] == source[..], "{mode:?}");
+        });
 }
 
-#[tokio::test]
-async fn nothing_is_moved_at_once() {
-    everywhere_by_all_ways(async |dir, _, handle| {
-        let file = with_data(dir, BLOCK).await;
-        let mut target = buffer(BLOCK);
-        within(file.read_exact_at(handle, 0, &mut target, 0, READ))
-            .await
-            .unwrap();
-        // Also behind the end: nothing is missing.
-        within(file.read_exact_at(handle, 2 * LEN, &mut target, 0, READ))
-            .await
-            .unwrap();
-        within(file.write_all_at(handle, 0, &target, 0, WRITE))
-            .await
-            .unwrap();
-        assert!(on_file(dir) == content(BLOCK));
-        let none = AlignedBuf::default();
-        let (read, none) = within(file.read_exact_owned_at(handle, 0, none, READ)).await;
-        read.unwrap();
-        let (written, _) = within(file.write_all_owned_at(handle, 0, none, WRITE)).await;
-        written.unwrap();
-    })
-    .await;
+#[test]
+fn nothing_is_moved_at_once() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .content(content(BLOCK))
+        .run(async |case| {
+            let (dir, file, handle) = (case.dir, case.file, &case.handle);
+            let mut target = buffer(BLOCK);
+            file.read_exact_at(handle, 0, &mut target, 0, READ)
+                .await
+                .unwrap();
+            // Also behind the end: nothing is missing.
+            file.read_exact_at(handle, 2 * LEN, &mut target, 0, READ)
+                .await
+                .unwrap();
+            file.write_all_at(handle, 0, &target, 0, WRITE)
+                .await
+                .unwrap();
+            assert!(file_content(dir) == content(BLOCK));
+            let none = AlignedBuf::default();
+            let (read, none) = file.read_exact_owned_at(handle, 0, none, READ).await;
+            read.unwrap();
+            let (written, _) = file.write_all_owned_at(handle, 0, none, WRITE).await;
+            written.unwrap();
+        });
 }
 
 #[tokio::test]
 async fn a_length_beyond_the_buffer_panics_and_submits_nothing() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let (context, handle) = aio_context_of_eight();
-    let file = with_data(&dir, BLOCK).await;
+    let file = file_with_content(&dir, BLOCK).await;
     let file = std::sync::Arc::new(file);
     let (reads, writes) = (
         (handle.clone(), file.clone()),
@@ -262,7 +241,7 @@ async fn a_length_beyond_the_buffer_panics_and_submits_nothing() {
     });
     assert!(write.await.unwrap_err().is_panic());
     assert_eq!(handle.metrics().submitted, 0);
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 fn aio_context_of_eight() -> (tokio_kaio::AioContext, AioContextHandle) {
@@ -271,9 +250,10 @@ fn aio_context_of_eight() -> (tokio_kaio::AioContext, AioContextHandle) {
 
 // ---- The end of the file ----------------------------------------------------------------------
 
-#[tokio::test]
-async fn a_file_that_ends_before_is_an_error_that_says_where() {
-    everywhere_by_all_ways(async |dir, way, handle| {
+#[test]
+fn a_file_that_ends_before_is_an_error_that_says_where() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Where it ends; where the read starts; whether requests are cut.
         for (size, start, cut) in [
             (3 * BLOCK, 0, false),
@@ -285,10 +265,10 @@ async fn a_file_that_ends_before_is_an_error_that_says_where() {
             (0, 0, false),
             (17, 0, false),
         ] {
-            let file = with_data(dir, size).await;
-            let watched = Watched::file(&file);
+            let file = file_with_content(dir, size).await;
+            let watched = WatchedFile::new(&file);
             if cut {
-                watched.cut_to(BLOCK);
+                watched.shorten_to(BLOCK);
             }
             let there = size.saturating_sub(start);
             let says = |error: AioCommandError| {
@@ -298,87 +278,84 @@ async fn a_file_that_ends_before_is_an_error_that_says_where() {
                     "ends at offset {}, after {there} bytes of the 16384",
                     start + there
                 );
-                assert!(told.contains(&end), "{way:?}: {told}, not {end}");
+                assert!(told.contains(&end), "{mode:?}: {told}, not {end}");
             };
             let mut target = filled(5 * BLOCK);
             let read = file.read_exact_at(handle, start as u64, &mut target, 4 * LEN, READ);
-            says(within(read).await.unwrap_err());
+            says(read.await.unwrap_err());
             assert!(
                 target[..there] == content(size.max(start))[start..],
-                "{way:?}: what there was"
+                "{mode:?}: what there was"
             );
             assert!(target[4 * BLOCK..] == content(5 * BLOCK)[4 * BLOCK..]);
             let target = target.into_slice(..4 * BLOCK);
             let read = file.read_exact_owned_at(handle, start as u64, target, READ);
-            let (read, target) = within(read).await;
+            let (read, target) = read.await;
             says(read.unwrap_err());
             assert_eq!(target.into_inner().size(), 5 * BLOCK);
         }
-    })
-    .await;
+    });
 }
 
-#[tokio::test]
-async fn an_odd_offset_is_no_end_of_the_file() {
-    let dir = on_disk();
-    for way in ways() {
-        let (context, handle) = context_by(way, 8);
-        let file = with_data(&dir, 2 * BLOCK).await;
+#[test]
+fn an_odd_offset_is_no_end_of_the_file() {
+    Fixture::new(8).every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = file_with_content(dir, 2 * BLOCK).await;
         let mut target = filled(BLOCK);
         let read = file.read_exact_at(&handle, 1, &mut target, LEN, READ);
-        let error = within(read).await.unwrap_err();
+        let error = read.await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
         assert!(target[..] == content(BLOCK));
-        within(context.close()).await;
-    }
+    });
 }
 
 // ---- Errors -----------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn an_error_after_some_progress_is_told_and_the_buffer_is_back() {
-    everywhere_by_all_ways(async |dir, way, handle| {
-        if !submits_once(way) {
+#[test]
+fn an_error_after_some_progress_is_told_and_the_buffer_is_back() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
+        if !submits_once(mode) {
             return;
         }
         let refused = |error: AioCommandError| {
             assert!(matches!(error, AioCommandError::IoSubmit(_)), "{error:?}");
-            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{way:?}");
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{mode:?}");
         };
-        let file = with_data(dir, 8 * BLOCK).await;
-        let watched = Watched::file(&file);
-        watched.cut_to(BLOCK);
+        let file = file_with_content(dir, 8 * BLOCK).await;
+        let watched = WatchedFile::new(&file);
+        watched.shorten_to(BLOCK);
         for good in [0, 1, 5] {
-            watched.refuse_after(good);
+            watched.fail_after(good);
             let mut target = buffer(8 * BLOCK);
             let read = file.read_exact_at(handle, 0, &mut target, 8 * LEN, READ);
-            refused(within(read).await.unwrap_err());
+            refused(read.await.unwrap_err());
             assert_eq!(target.size(), 8 * BLOCK);
             assert!(target[..good * BLOCK] == content(8 * BLOCK)[..good * BLOCK]);
             assert!(target[good * BLOCK..].iter().all(|&byte| byte == 0));
 
-            watched.refuse_after(good);
+            watched.fail_after(good);
             let address = target.as_ptr();
-            let (read, target) = within(file.read_exact_owned_at(handle, 0, target, READ)).await;
+            let (read, target) = file.read_exact_owned_at(handle, 0, target, READ).await;
             refused(read.unwrap_err());
             assert_eq!((target.size(), target.as_ptr()), (8 * BLOCK, address));
 
             fs::write(dir.path().join("data"), vec![0; 8 * BLOCK]).unwrap();
             let source = filled(8 * BLOCK);
-            watched.refuse_after(good);
+            watched.fail_after(good);
             let write = file.write_all_at(handle, 0, &source, 8 * LEN, WRITE);
-            refused(within(write).await.unwrap_err());
-            let found = on_file(dir);
+            refused(write.await.unwrap_err());
+            let found = file_content(dir);
             assert!(found[..good * BLOCK] == source[..good * BLOCK]);
             assert!(found[good * BLOCK..].iter().all(|&byte| byte == 0));
-            watched.refuse_after(good);
-            let (written, source) = within(file.write_all_owned_at(handle, 0, source, WRITE)).await;
+            watched.fail_after(good);
+            let (written, source) = file.write_all_owned_at(handle, 0, source, WRITE).await;
             refused(written.unwrap_err());
             assert!(source[..] == content(8 * BLOCK));
             fs::write(dir.path().join("data"), content(8 * BLOCK)).unwrap();
         }
-    })
-    .await;
+    });
 }
 
 /// The kernel writes up to the limit, and refuses what is left.
@@ -389,58 +366,66 @@ fn a_write_past_the_limit_of_file_sizes_is_short_at_first_and_then_an_error() {
     }
     // SAFETY: the signal that comes with it is ignored.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    limit(libc::RLIMIT_FSIZE, 2 * LEN);
-    one_thread().block_on(everywhere_by_all_ways(async |dir, way, handle| {
-        let file = with_data(dir, 0).await;
+    set_limit(libc::RLIMIT_FSIZE, 2 * LEN);
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
         let source = filled(4 * BLOCK);
         let write = file.write_at(handle, 0, &source, 4 * LEN, WRITE);
-        assert_eq!(within(write).await.unwrap(), 2 * LEN, "{way:?}: short");
+        assert_eq!(
+            with_hang_guard(write).await.unwrap(),
+            2 * LEN,
+            "{mode:?}: short"
+        );
         let write = file.write_all_at(handle, 0, &source, 4 * LEN, WRITE);
-        let error = within(write).await.unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{way:?}");
-        let (written, source) = within(file.write_all_owned_at(handle, 0, source, WRITE)).await;
+        let error = with_hang_guard(write).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{mode:?}");
+        let (written, source) =
+            with_hang_guard(file.write_all_owned_at(handle, 0, source, WRITE)).await;
         assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EFBIG));
-        assert!(on_file(dir) == source[..2 * BLOCK]);
-    }));
+        assert!(file_content(dir) == source[..2 * BLOCK]);
+    });
 }
 
 // ---- Given up ---------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn an_exact_read_that_is_dropped_leaves_the_buffer_with_its_size() {
-    everywhere_by_all_ways(async |dir, way, handle| {
-        let file = with_data(dir, 8 * BLOCK).await;
-        let gate = Gate::closed();
-        let mut target = filled(2 * BLOCK);
-        let read = file.read_exact_at(handle, gate.offset(), &mut target, 2 * LEN, READ);
-        let mut read = Box::pin(read);
-        while gate.held().is_empty() {
-            assert!(futures::poll!(read.as_mut()).is_pending());
-            tokio::task::yield_now().await;
-        }
-        drop(read);
-        assert_eq!(target.size(), 2 * BLOCK, "{way:?}");
-        assert!(target.iter().all(|&byte| byte == 0));
-        gate.open();
-        all_free(handle, 8).await;
-
-        // Between requests: what has been read is lost with the memory.
-        let watched = Watched::file(&file);
-        watched.cut_to(BLOCK);
-        for polls in 0..8 {
-            let mut target = filled(8 * BLOCK);
-            let mut read = Box::pin(file.read_exact_at(handle, 0, &mut target, 8 * LEN, READ));
-            for _ in 0..polls {
-                if futures::poll!(read.as_mut()).is_ready() {
-                    break;
-                }
+#[test]
+fn an_exact_read_that_is_dropped_leaves_the_buffer_with_its_size() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .content(content(8 * BLOCK))
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
+            let gate = Gate::closed();
+            let mut target = filled(2 * BLOCK);
+            let read = file.read_exact_at(handle, gate.offset(), &mut target, 2 * LEN, READ);
+            let mut read = Box::pin(read);
+            while gate.waiting().is_empty() {
+                assert!(futures::poll!(read.as_mut()).is_pending());
                 tokio::task::yield_now().await;
             }
             drop(read);
-            assert_eq!(target.size(), 8 * BLOCK, "{way:?}");
-        }
-    })
-    .await;
+            assert_eq!(target.size(), 2 * BLOCK, "{mode:?}");
+            assert!(target.iter().all(|&byte| byte == 0));
+            gate.open();
+            wait_all_free(handle, 8).await;
+
+            // Between requests: what has been read is lost with the memory.
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(BLOCK);
+            for polls in 0..8 {
+                let mut target = filled(8 * BLOCK);
+                let mut read = Box::pin(file.read_exact_at(handle, 0, &mut target, 8 * LEN, READ));
+                for _ in 0..polls {
+                    if futures::poll!(read.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(read);
+                assert_eq!(target.size(), 8 * BLOCK, "{mode:?}");
+            }
+        });
 }
 
 // ---- More than the kernel moves at once -------------------------------------------------------
@@ -474,38 +459,42 @@ fn more_than_two_gigabytes_are_moved_by_one_call() {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
-    one_thread().block_on(async {
+    let Some(dir) = tmpfs_dir() else { return };
+    current_thread().block_on(async {
         let path = dir.path().join("data");
         let sparse = fs::File::create(&path).unwrap();
         sparse.set_len(HUGE as u64).unwrap();
         for (seed, mark) in (1..).zip(marks()) {
-            let block = patterned(seed, BLOCK);
+            let block = patterned_buffer(seed, BLOCK);
             sparse.write_all_at(&block, mark as u64).unwrap();
         }
         drop(sparse);
         let file = open_rw(&dir, "data").await;
         let mut bytes = AlignedBuf::huge(HUGE).unwrap();
         for &backend in BACKENDS {
-            let (context, handle) = context_by((backend, SubmitPolicy::NoWaitFirst), 8);
+            let (context, handle) = context_in((backend, SubmitPolicy::NoWaitFirst), 8);
             bytes.fill(0xaa);
             let read = file.read_at(&handle, 0, &mut bytes, HUGE as u64, READ);
-            assert_eq!(within(read).await.unwrap(), HUGE as u64, "{backend:?}");
+            assert_eq!(
+                with_hang_guard(read).await.unwrap(),
+                HUGE as u64,
+                "{backend:?}"
+            );
             let submitted = handle.metrics().submitted;
             assert_eq!(submitted, 2, "{backend:?}");
             has_marks(&bytes);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         }
 
         // Past the end it is short, in whichever request.
-        let (context, handle) = context_by((BACKENDS[0], SubmitPolicy::NoWaitFirst), 8);
+        let (context, handle) = context_in((BACKENDS[0], SubmitPolicy::NoWaitFirst), 8);
         for size in [MAX_RW_COUNT + BLOCK, MAX_RW_COUNT, BLOCK] {
             let shorter = fs::OpenOptions::new().write(true).open(&path).unwrap();
             shorter.set_len(size as u64).unwrap();
             let read = file.read_at(&handle, 0, &mut bytes, HUGE as u64, READ);
-            assert_eq!(within(read).await.unwrap(), size as u64);
+            assert_eq!(with_hang_guard(read).await.unwrap(), size as u64);
             let read = file.read_exact_at(&handle, 0, &mut bytes, HUGE as u64, READ);
-            let error = within(read).await.unwrap_err();
+            let error = with_hang_guard(read).await.unwrap_err();
             assert_eq!(io_error(&error).kind(), ErrorKind::UnexpectedEof);
         }
         for (seed, mark) in (1..).zip(marks()) {
@@ -513,7 +502,7 @@ fn more_than_two_gigabytes_are_moved_by_one_call() {
         }
         let before = handle.metrics().submitted;
         let written = file.write_at(&handle, 0, &bytes, HUGE as u64, WRITE);
-        assert_eq!(within(written).await.unwrap(), HUGE as u64);
+        assert_eq!(with_hang_guard(written).await.unwrap(), HUGE as u64);
         assert_eq!(handle.metrics().submitted - before, 2);
         let written = fs::File::open(&path).unwrap();
         assert_eq!(written.metadata().unwrap().len(), HUGE as u64);
@@ -522,7 +511,7 @@ fn more_than_two_gigabytes_are_moved_by_one_call() {
             written.read_exact_at(&mut block, mark as u64).unwrap();
             assert!(is_pattern(seed, &block));
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
@@ -533,8 +522,8 @@ fn an_odd_length_beyond_the_first_request_is_no_end_of_the_file() {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;
     }
-    let dir = on_disk();
-    one_thread().block_on(async {
+    let dir = disk_dir();
+    current_thread().block_on(async {
         let path = dir.path().join("data");
         let sparse = fs::File::create(&path).unwrap();
         sparse.set_len(3 << 30).unwrap();
@@ -547,18 +536,18 @@ fn an_odd_length_beyond_the_first_request_is_no_end_of_the_file() {
             eprintln!("skipped: direct I/O takes any length here");
             return;
         }
-        let (context, handle) = context_by((BACKENDS[0], SubmitPolicy::NoWaitFirst), 8);
+        let (context, handle) = context_in((BACKENDS[0], SubmitPolicy::NoWaitFirst), 8);
         let mut bytes = AlignedBuf::huge(MAX_RW_COUNT + BLOCK).unwrap();
         let odd = MAX_RW_COUNT as u64 + 100;
         let read = file.read_exact_at(&handle, 0, &mut bytes, odd, READ);
-        let error = within(read).await.unwrap_err();
+        let error = with_hang_guard(read).await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
         // The end of the file is told of, also where it makes what is left of it odd.
         sparse.set_len(odd).unwrap();
         let read = file.read_exact_at(&handle, 0, &mut bytes, odd - 100 + LEN, READ);
-        let error = within(read).await.unwrap_err();
+        let error = with_hang_guard(read).await.unwrap_err();
         assert_eq!(io_error(&error).kind(), ErrorKind::UnexpectedEof, "{error}");
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 

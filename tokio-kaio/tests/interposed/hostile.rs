@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use crate::interposer::{Gate, Watched, random, signals};
+use crate::interposer::{Gate, WatchedFile, random, signals};
 use futures::executor;
 use futures::future::join_all;
 use futures::poll;
@@ -30,7 +30,6 @@ use tokio_kaio::{
     LockedBuf, PollEvents, ReadFlags, aio_context, local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
 const BLOCKS: u64 = 64;
 
 fn threads(workers: usize) -> Runtime {
@@ -49,17 +48,17 @@ fn look<F: Future + ?Sized>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::
 // ---- Slots ------------------------------------------------------------------------------------
 
 /// All slots are taken, by requests that are not done for long.
-async fn busy_slots(dir: &TempDir, (backend, policy): Way, waits: bool) {
+async fn busy_slots(dir: &TempDir, (backend, policy): Mode, waits: bool) {
     const SLOTS: usize = 3;
-    let way = (backend, policy);
+    let mode = (backend, policy);
     let file = patterned_file(dir, BLOCKS).await;
-    let before = held();
+    let before = open_resources();
     let builder = AioContextBuilder::new(SLOTS)
         .backend(backend)
         .submit_policy(policy)
         .wait_for_slot(waits);
     let (context, handle) = builder.build().unwrap();
-    let (other, other_handle) = context_by(way, SLOTS);
+    let (other, other_handle) = context_in(mode, SLOTS);
     yield_now().await;
 
     let gate = Gate::closed();
@@ -82,12 +81,12 @@ async fn busy_slots(dir: &TempDir, (backend, policy): Way, waits: bool) {
         }
         drop(waiting.pop()); // gives up
         let out = || handle.metrics().in_flight;
-        until(|| out() == SLOTS, out).await;
+        wait_until(|| out() == SLOTS, out).await;
         for _ in 0..200 {
             yield_now().await;
         }
         for read in &mut waiting {
-            assert!(poll!(read).is_pending(), "{way:?}");
+            assert!(poll!(read).is_pending(), "{mode:?}");
         }
         assert_eq!(handle.available_slots(), Some(0));
         let metrics = handle.metrics();
@@ -99,7 +98,7 @@ async fn busy_slots(dir: &TempDir, (backend, policy): Way, waits: bool) {
         assert_eq!(metrics.found_full, 8);
     } else {
         for read in waiting.drain(..) {
-            let full = within(read).await;
+            let full = with_hang_guard(read).await;
             assert!(
                 matches!(full, Err(AioCommandError::CapacityExceeded)),
                 "{full:?}"
@@ -110,30 +109,30 @@ async fn busy_slots(dir: &TempDir, (backend, policy): Way, waits: bool) {
     // Whoever has slots goes on.
     let mut target = buffer(BLOCK);
     let beside = read_block(&other_handle, &file, 9 * LEN, &mut target);
-    assert_eq!(within(beside).await.unwrap(), LEN);
+    assert_eq!(with_hang_guard(beside).await.unwrap(), LEN);
     assert!(is_pattern(9, target.as_ref()));
 
     gate.open();
     for read in busy {
-        within(read).await.unwrap();
+        with_hang_guard(read).await.unwrap();
     }
     for read in waiting {
-        assert_eq!(within(read).await.unwrap(), LEN);
+        assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
     }
     for (i, bytes) in (0..7).zip(&more) {
-        assert_eq!(is_pattern(i, bytes.as_ref()), waits, "{way:?}: block {i}");
+        assert_eq!(is_pattern(i, bytes.as_ref()), waits, "{mode:?}: block {i}");
     }
     if waits {
-        is_idle(&handle, SLOTS).await;
+        assert_idle(&handle, SLOTS).await;
     }
-    within(read_block(&handle, &file, LEN, &mut target))
+    with_hang_guard(read_block(&handle, &file, LEN, &mut target))
         .await
         .unwrap();
     assert!(is_pattern(1, target.as_ref()));
-    within(context.close()).await;
-    within(other.close()).await;
+    with_hang_guard(context.close()).await;
+    with_hang_guard(other.close()).await;
     drop(gate);
-    until(|| is_back(before), held).await;
+    wait_until(|| is_released(before), open_resources).await;
 }
 
 #[test]
@@ -141,10 +140,10 @@ fn slots_that_are_busy_for_long_stall_nobody_else_and_come_back() {
     if !in_child!() {
         return;
     }
-    for dir in everywhere() {
-        for (way, waits) in ways().flat_map(|way| [(way, true), (way, false)]) {
-            threads(2).block_on(busy_slots(&dir, way, waits));
-            one_thread().block_on(busy_slots(&dir, way, waits));
+    for dir in test_dirs() {
+        for (mode, waits) in modes().flat_map(|mode| [(mode, true), (mode, false)]) {
+            threads(2).block_on(busy_slots(&dir, mode, waits));
+            current_thread().block_on(busy_slots(&dir, mode, waits));
         }
     }
 }
@@ -194,10 +193,10 @@ async fn bombs(dir: &TempDir) {
         let mut waiting = Box::pin(read_block(&handle, &file, LEN, &mut target));
         assert!(poll!(&mut waiting).is_pending());
         assert_eq!(handle.available_slots(), Some(0));
-        until(|| gate.held().len() == 3, || gate.held()).await;
+        wait_until(|| gate.waiting().len() == 3, || gate.waiting()).await;
 
         gate.open();
-        assert_eq!(within(waiting).await.unwrap(), LEN);
+        assert_eq!(with_hang_guard(waiting).await.unwrap(), LEN);
         assert!(is_pattern(1, target.as_ref()));
         let woken = || {
             (
@@ -205,22 +204,22 @@ async fn bombs(dir: &TempDir) {
                 counter.0.load(Ordering::SeqCst),
             )
         };
-        until(|| woken() == (2, 1), woken).await;
+        wait_until(|| woken() == (2, 1), woken).await;
         for read in &mut held {
             let Poll::Ready(done) = look(read, Waker::noop()) else {
                 panic!("it was woken")
             };
             assert_eq!(done.unwrap(), 1);
         }
-        all_free(&handle, 3).await;
+        wait_all_free(&handle, 3).await;
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[test]
 fn a_waker_that_panics_harms_only_itself() {
-    let dir = on_disk();
-    one_thread().block_on(bombs(&dir));
+    let dir = disk_dir();
+    current_thread().block_on(bombs(&dir));
     threads(2).block_on(bombs(&dir));
 }
 
@@ -237,18 +236,18 @@ fn unclonable() -> Waker {
 
 #[test]
 fn a_poll_whose_waker_panics_when_it_is_cloned_is_cancelled() {
-    for way in ways() {
+    for mode in modes() {
         threads(2).block_on(async {
-            let (context, handle) = context_by(way, 1);
+            let (context, handle) = context_in(mode, 1);
             let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
             let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
             assert!(poll!(&mut waiting).is_pending());
             let bad = unclonable();
             let looked = catch_unwind(AssertUnwindSafe(|| look(&mut waiting, &bad)));
-            assert!(looked.is_err(), "{way:?}");
+            assert!(looked.is_err(), "{mode:?}");
             drop(waiting);
-            all_free(&handle, 1).await;
-            within(context.close()).await;
+            wait_all_free(&handle, 1).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
@@ -298,13 +297,13 @@ fn a_read_whose_waker_panics_when_it_is_cloned_leaves_buffers_of_their_size() {
             })
         },
     ];
-    let dir = on_disk();
-    for (way, read) in ways().flat_map(|way| reads.map(|read| (way, read))) {
-        threads(2).block_on(within(async {
-            let (context, handle) = context_by(way, 1);
+    let dir = disk_dir();
+    for (mode, read) in modes().flat_map(|mode| reads.map(|read| (mode, read))) {
+        threads(2).block_on(with_hang_guard(async {
+            let (context, handle) = context_in(mode, 1);
             let file = patterned_file(&dir, BLOCKS).await;
-            let watched = Watched::file(&file);
-            watched.cut_to(BLOCK); // what has to be whole takes several requests
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(BLOCK); // what has to be whole takes several requests
             // In flight for certain, and done soon.
             for held in [true, false] {
                 for clones in 0.. {
@@ -331,70 +330,71 @@ fn a_read_whose_waker_panics_when_it_is_cloned_leaves_buffers_of_their_size() {
                     };
                     drop(reading);
                     let sizes = buffers.each_ref().map(LockedBuf::size);
-                    assert_eq!(sizes, [SIZE; 2], "{way:?}, after {clones} clones");
+                    assert_eq!(sizes, [SIZE; 2], "{mode:?}, after {clones} clones");
                     drop(gate);
-                    all_free(&handle, 1).await;
+                    wait_all_free(&handle, 1).await;
                     if !panicked || (held && clones == 3) {
                         break;
                     }
                 }
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         }));
     }
 }
 
 /// The kernel's events are found by a poll of another request, a look at the slots, a drop.
-#[tokio::test]
-async fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, BLOCKS).await;
-    let (context, handle) = aio_context(4, true).unwrap();
-    yield_now().await;
-    type Other<'a> = Pin<Box<dyn Future<Output = u64> + 'a>>;
-    let finders: [fn(&AioContextHandle, &mut Other<'_>); 2] = [
-        |handle, _| assert!(handle.available_slots().is_some()),
-        |_, other| {
-            assert!(
-                other
-                    .as_mut()
-                    .poll(&mut Context::from_waker(Waker::noop()))
-                    .is_pending()
-            )
-        },
-    ];
-    for find in finders {
-        let (gate, other_gate) = (Gate::closed(), Gate::closed());
-        let mut targets = [buffer(BLOCK), buffer(BLOCK)];
-        let [target, other_target] = &mut targets;
-        let mut bombed = Box::pin(read_block(&handle, &file, gate.offset(), target));
-        let bomb = Arc::new(Bomb::default());
-        assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
-        let mut other: Other<'_> = Box::pin(async {
-            read_block(&handle, &file, other_gate.offset(), other_target)
-                .await
-                .unwrap()
+#[test]
+fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
+    Fixture::new(4)
+        .blocks(BLOCKS)
+        .start_driver()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            type Other<'a> = Pin<Box<dyn Future<Output = u64> + 'a>>;
+            let finders: [fn(&AioContextHandle, &mut Other<'_>); 2] = [
+                |handle, _| assert!(handle.available_slots().is_some()),
+                |_, other| {
+                    assert!(
+                        other
+                            .as_mut()
+                            .poll(&mut Context::from_waker(Waker::noop()))
+                            .is_pending()
+                    )
+                },
+            ];
+            for find in finders {
+                let (gate, other_gate) = (Gate::closed(), Gate::closed());
+                let mut targets = [buffer(BLOCK), buffer(BLOCK)];
+                let [target, other_target] = &mut targets;
+                let mut bombed = Box::pin(read_block(&handle, &file, gate.offset(), target));
+                let bomb = Arc::new(Bomb::default());
+                assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
+                let mut other: Other<'_> = Box::pin(async {
+                    read_block(&handle, &file, other_gate.offset(), other_target)
+                        .await
+                        .unwrap()
+                });
+                assert!(poll!(&mut other).is_pending());
+                let went = || gate.waiting().len() + other_gate.waiting().len();
+                wait_until(|| went() == 2, went).await;
+                gate.open();
+                // No turn of the runtime in between: its I/O driver would find the event first.
+                let start = Instant::now();
+                while bomb.0.load(Ordering::SeqCst) == 0 {
+                    let found = catch_unwind(AssertUnwindSafe(|| find(&handle, &mut other)));
+                    assert!(found.is_ok(), "the panic is the waker's own");
+                    assert!(start.elapsed() < Duration::from_secs(60), "not woken");
+                }
+                assert!(matches!(
+                    look(&mut bombed, Waker::noop()),
+                    Poll::Ready(Ok(1))
+                ));
+                other_gate.open();
+                assert_eq!(other.await, 1);
+                wait_all_free(&handle, 4).await;
+            }
         });
-        assert!(poll!(&mut other).is_pending());
-        let went = || gate.held().len() + other_gate.held().len();
-        until(|| went() == 2, went).await;
-        gate.open();
-        // No turn of the runtime in between: its I/O driver would find the event first.
-        let start = Instant::now();
-        while bomb.0.load(Ordering::SeqCst) == 0 {
-            let found = catch_unwind(AssertUnwindSafe(|| find(&handle, &mut other)));
-            assert!(found.is_ok(), "the panic is the waker's own");
-            assert!(start.elapsed() < Duration::from_secs(60), "not woken");
-        }
-        assert!(matches!(
-            look(&mut bombed, Waker::noop()),
-            Poll::Ready(Ok(1))
-        ));
-        other_gate.open();
-        assert_eq!(within(other).await, 1);
-        all_free(&handle, 4).await;
-    }
-    within(context.close()).await;
 }
 
 thread_local! {
@@ -437,9 +437,9 @@ fn reentrant() -> Waker {
 /// unnoticed.
 #[test]
 fn a_waker_may_come_back_into_its_context() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let local = LocalSet::new();
-    local.block_on(&one_thread(), async {
+    local.block_on(&current_thread(), async {
         let (context, handle, background) = local_aio_context(2, true).unwrap();
         let background = spawn_local(background);
         let file = Rc::new(patterned_file(&dir, BLOCKS).await);
@@ -466,17 +466,17 @@ fn a_waker_may_come_back_into_its_context() {
         assert!(look(&mut woken, &reentrant()).is_pending());
         came_back();
         gate.open();
-        until(|| free() == Some(2), free).await;
+        wait_until(|| free() == Some(2), free).await;
         came_back();
         assert!(matches!(look(&mut woken, &reentrant()), Poll::Ready(Ok(1))));
         came_back();
 
         // Replaced by another one, and replacing it.
         let gate = Gate::closed();
-        let held = || gate.held().len();
+        let waiting = || gate.waiting().len();
         let mut replaced = read(&gate);
         assert!(look(&mut replaced, Waker::noop()).is_pending());
-        until(|| held() == 1, held).await;
+        wait_until(|| waiting() == 1, waiting).await;
         for waker in [&reentrant(), Waker::noop(), &reentrant(), &reentrant()] {
             assert!(look(&mut replaced, waker).is_pending());
         }
@@ -485,28 +485,28 @@ fn a_waker_may_come_back_into_its_context() {
         // Dropped: one in flight, one that waits for a slot.
         let mut beside = read(&gate);
         assert!(look(&mut beside, &reentrant()).is_pending());
-        until(|| held() == 2, held).await;
-        let mut waiting = read(&gate);
-        assert!(look(&mut waiting, &reentrant()).is_pending());
+        wait_until(|| waiting() == 2, waiting).await;
+        let mut queued = read(&gate);
+        assert!(look(&mut queued, &reentrant()).is_pending());
         came_back();
-        drop(waiting);
+        drop(queued);
         came_back();
         drop(replaced);
         came_back();
 
         // Turned away as the context stops, and served after that.
-        let mut waiting = read(&gate);
-        assert!(look(&mut waiting, &reentrant()).is_pending());
+        let mut queued = read(&gate);
+        assert!(look(&mut queued, &reentrant()).is_pending());
         came_back();
         drop(context);
         came_back();
-        let turned_away = look(&mut waiting, Waker::noop());
+        let turned_away = look(&mut queued, Waker::noop());
         assert!(matches!(
             turned_away,
             Poll::Ready(Err(AioCommandError::AioStopped))
         ));
         gate.open();
-        within(background).await.unwrap().unwrap();
+        with_hang_guard(background).await.unwrap().unwrap();
         came_back();
         assert!(matches!(
             look(&mut beside, Waker::noop()),
@@ -580,16 +580,16 @@ unsafe extern "C" fn pthread_create(
 async fn make_quiet(handle: &AioContextHandle, file: &File) {
     let gate = Gate::opened();
     let mut target = buffer(BLOCK);
-    for nth in 1..=10 * FAST_ONES {
+    for nth in 1..=10 * FAST_REQUESTS {
         let read = read_block(handle, file, gate.offset(), &mut target);
         assert_eq!(read.await.unwrap(), 1);
-        if nth % 1000 == 0 && gate.held().last() == Some(&None) {
+        if nth % 1000 == 0 && gate.waiting().last() == Some(&None) {
             return;
         }
     }
     panic!(
         "{} requests that are done at once, each with a signal",
-        10 * FAST_ONES
+        10 * FAST_REQUESTS
     );
 }
 
@@ -599,22 +599,22 @@ fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
     let gate = Arc::clone(gate);
     thread::spawn(move || {
         let start = Instant::now();
-        while gate.held().is_empty() && start.elapsed() < Duration::from_secs(60) {
+        while gate.waiting().is_empty() && start.elapsed() < Duration::from_secs(60) {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20)); // so that all who wait are at rest
         gate.open();
-        gate.held() == [None]
+        gate.waiting() == [None]
     })
 }
 
 /// The only thread that the runtime may block waits for a request that went out quietly.
 #[test]
 fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait_for_it() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
         builder
             .worker_threads(2)
@@ -624,7 +624,7 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
             let (context, handle) = aio_context(8, true).unwrap();
             let file = Arc::new(patterned_file(&dir, BLOCKS).await);
             yield_now().await;
-            until_seen(async || {
+            retry_until(async || {
                 make_quiet(&handle, &file).await;
                 let gate = Arc::new(Gate::closed());
                 let opener = open_later(&gate);
@@ -634,45 +634,46 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
                     executor::block_on(read_block(&handle, &file, gate.offset(), &mut target))
                         .unwrap()
                 });
-                assert_eq!(within(waits).await.unwrap(), 1);
+                assert_eq!(with_hang_guard(waits).await.unwrap(), 1);
                 opener.join().unwrap().then_some(())
             })
             .await;
             assert_eq!(handle.available_slots(), Some(8));
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
 fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started() {
-    let dir = on_disk();
+    let dir = disk_dir();
     // By another runtime: this one is to have no idle thread that it could use.
-    let file = one_thread().block_on(patterned_file(&dir, BLOCKS));
-    one_thread().block_on(async {
+    let file = current_thread().block_on(patterned_file(&dir, BLOCKS));
+    current_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
-        until_seen(async || {
+        retry_until(async || {
             make_quiet(&handle, &file).await;
             let gate = Arc::new(Gate::closed());
             let opener = open_later(&gate);
             NO_THREADS.set(true);
             assert!(thread::Builder::new().spawn(|| ()).is_err());
             let mut target = buffer(BLOCK);
-            let result = within(read_block(&handle, &file, gate.offset(), &mut target)).await;
+            let result =
+                with_hang_guard(read_block(&handle, &file, gate.offset(), &mut target)).await;
             NO_THREADS.set(false);
             assert_eq!(result.unwrap(), 1);
             opener.join().unwrap().then_some(())
         })
         .await;
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 /// Nothing of a pause hangs on the runtime in whose poll it started.
 #[test]
 fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitted_it_has_gone() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let home = threads(1);
     let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
     let file = home.block_on(patterned_file(&dir, BLOCKS));
@@ -684,15 +685,15 @@ fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitte
         let gate = Arc::new(Gate::closed());
         let mut target = buffer(BLOCK);
         let mut slow = Box::pin(read_block(&handle, &file, gate.offset(), &mut target));
-        let other = one_thread();
+        let other = current_thread();
         other.block_on(async { assert!(poll!(&mut slow).is_pending()) });
         drop(other);
         let opener = open_later(&gate);
-        assert_eq!(home.block_on(within(slow)).unwrap(), 1);
+        assert_eq!(home.block_on(with_hang_guard(slow)).unwrap(), 1);
         opener.join().unwrap()
     };
     assert!((0..1000).any(|_| quietly()));
-    home.block_on(within(context.close()));
+    home.block_on(with_hang_guard(context.close()));
 }
 
 #[test]
@@ -701,7 +702,7 @@ fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
     if !in_child!() {
         return;
     }
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
         NO_THREADS.set(true);
@@ -711,7 +712,7 @@ fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
             yield_now().await;
         }
         NO_THREADS.set(false);
-        within(close).await;
+        with_hang_guard(close).await;
         assert_eq!(handle.available_slots(), None);
     });
 }
@@ -719,8 +720,8 @@ fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
 /// Its background task goes where no thread can be started, and nobody polls it just then.
 #[test]
 fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first() {
-    let dir = on_disk();
-    let home = one_thread();
+    let dir = disk_dir();
+    let home = current_thread();
     let (context, handle) = home.block_on(async {
         let made = aio_context(1, true).unwrap();
         yield_now().await;
@@ -735,11 +736,11 @@ fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first(
 
     let (tell, told) = std::sync::mpsc::channel();
     let closing = thread::spawn(move || {
-        one_thread().block_on(async {
+        current_thread().block_on(async {
             let mut close = Box::pin(context.close());
             assert!(poll!(&mut close).is_pending());
             tell.send(()).unwrap();
-            within(close).await;
+            with_hang_guard(close).await;
         });
     });
     told.recv().unwrap();
@@ -754,7 +755,7 @@ fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first(
 /// More of them than there are threads that give contexts back.
 #[test]
 fn panicking_wakers_of_a_close_leave_others_able_to_close() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         for _ in 0..40 {
             let (context, _handle, background) = local_aio_context(1, true).unwrap();
             let mut close = Box::pin(context.close());
@@ -767,10 +768,10 @@ fn panicking_wakers_of_a_close_leave_others_able_to_close() {
             assert!(polled.is_pending(), "io_destroy takes a while");
             drop(background);
             let woken = || bomb.0.load(Ordering::SeqCst);
-            until(|| woken() > 0, woken).await;
+            wait_until(|| woken() > 0, woken).await;
         }
         let (context, _handle) = aio_context(1, true).unwrap();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
@@ -789,7 +790,7 @@ fn many_contexts_that_end_at_once_take_few_threads() {
     if !in_child!() {
         return;
     }
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         const CONTEXTS: usize = 200;
         let (contexts, handles): (Vec<_>, Vec<_>) =
             (0..CONTEXTS).map(|_| aio_context(1, true).unwrap()).unzip();
@@ -799,7 +800,7 @@ fn many_contexts_that_end_at_once_take_few_threads() {
             most = most.max(undertakers());
             undertakers() == 0
         };
-        until(all_ended, undertakers).await;
+        wait_until(all_ended, undertakers).await;
         assert!(most <= CONTEXTS / 4, "{most} threads");
         drop(handles);
     });
@@ -808,7 +809,7 @@ fn many_contexts_that_end_at_once_take_few_threads() {
 /// There is one, and always a request for it.
 #[test]
 fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
-    let dir = on_disk();
+    let dir = disk_dir();
     one_blocking_thread().block_on(async {
         let builder = AioContextBuilder::new(2).backend(Backend::ThreadPool);
         let (context, handle) = builder.blocking_threads(1).build().unwrap();
@@ -823,7 +824,7 @@ fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
         for read in &mut reads {
             assert!(poll!(read).is_pending());
         }
-        until(|| first.held().len() == 1, || first.held()).await;
+        wait_until(|| first.waiting().len() == 1, || first.waiting()).await;
         // Behind the second read, it would wait for ever.
         let opener = Arc::clone(&second);
         let other = spawn_blocking(move || opener.open());
@@ -832,11 +833,11 @@ fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
         let had_its_turn = timeout(Duration::from_secs(60), other).await;
         second.open();
         had_its_turn.expect("it hangs").unwrap();
-        for read in within(join_all(reads)).await {
+        for read in with_hang_guard(join_all(reads)).await {
             assert_eq!(read.unwrap(), 1);
         }
-        is_idle(&handle, 2).await;
-        within(context.close()).await;
+        assert_idle(&handle, 2).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
@@ -845,50 +846,49 @@ fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
 /// More than one reap takes out of the ring.
 #[test]
 fn the_free_slots_count_all_that_is_done_whoever_asks_first() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     const REQUESTS: usize = 200;
-    let dir = on_disk();
-    one_thread().block_on(async {
-        let (context, handle) = aio_context(256, true).unwrap();
-        let file = patterned_file(&dir, BLOCKS).await;
-        yield_now().await;
-        for forgotten in [false, true] {
-            let gate = Gate::closed();
-            let mut targets: Vec<_> = (0..REQUESTS).map(|_| buffer(BLOCK)).collect();
-            let mut held: Vec<_> = targets
-                .iter_mut()
-                .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
-                .collect();
-            for read in &mut held {
-                assert!(look(read, Waker::noop()).is_pending());
-            }
-            until(|| gate.held().len() == REQUESTS, || gate.held().len()).await;
-            let eventfd = gate.held()[0].expect("none of these was done at once");
-            assert!(gate.held().iter().all(|&e| e == Some(eventfd)));
-            if forgotten {
-                held.into_iter().for_each(std::mem::forget);
-                held = Vec::new();
-            }
-            assert_eq!(handle.available_slots(), Some(256 - REQUESTS));
+    Fixture::new(256)
+        .blocks(BLOCKS)
+        .start_driver()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            for forgotten in [false, true] {
+                let gate = Gate::closed();
+                let mut targets: Vec<_> = (0..REQUESTS).map(|_| buffer(BLOCK)).collect();
+                let mut held: Vec<_> = targets
+                    .iter_mut()
+                    .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
+                    .collect();
+                for read in &mut held {
+                    assert!(look(read, Waker::noop()).is_pending());
+                }
+                wait_until(|| gate.waiting().len() == REQUESTS, || gate.waiting().len()).await;
+                let eventfd = gate.waiting()[0].expect("none of these was done at once");
+                assert!(gate.waiting().iter().all(|&e| e == Some(eventfd)));
+                if forgotten {
+                    held.into_iter().for_each(std::mem::forget);
+                    held = Vec::new();
+                }
+                assert_eq!(handle.available_slots(), Some(256 - REQUESTS));
 
-            let before = signals(eventfd);
-            gate.open();
-            // Each event is in the ring before its signal. No turn of the runtime in between:
-            // its I/O driver would take them out.
-            let start = Instant::now();
-            while signals(eventfd) < before + REQUESTS as u64 {
-                assert!(start.elapsed() < Duration::from_secs(60), "not done");
-                thread::sleep(Duration::from_millis(1));
+                let before = signals(eventfd);
+                gate.open();
+                // Each event is in the ring before its signal. No turn of the runtime in between:
+                // its I/O driver would take them out.
+                let start = Instant::now();
+                while signals(eventfd) < before + REQUESTS as u64 {
+                    assert!(start.elapsed() < Duration::from_secs(60), "not done");
+                    thread::sleep(Duration::from_millis(1));
+                }
+                assert_eq!(handle.available_slots(), Some(256));
+                for done in join_all(held).await {
+                    assert_eq!(done.unwrap(), 1);
+                }
             }
-            assert_eq!(handle.available_slots(), Some(256));
-            for done in within(join_all(held)).await {
-                assert_eq!(done.unwrap(), 1);
-            }
-        }
-        within(context.close()).await;
-    });
+        });
 }
 
 // ---- Runtimes ---------------------------------------------------------------------------------
@@ -911,21 +911,21 @@ fn the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors() {
         return;
     }
     // What the process makes once and keeps.
-    one_thread().block_on(async { aio_context(4, true).unwrap().0.close().await });
-    for make in [one_thread, || threads(1)] {
+    current_thread().block_on(async { aio_context(4, true).unwrap().0.close().await });
+    for make in [current_thread, || threads(1)] {
         // A thread that has given a context back wakes who waits for it, and has that waker for a
         // moment longer.
         let is_kept = |link: &String| !link.starts_with("anon_inode");
-        until_here(|| open_anonymous().iter().all(is_kept), open_anonymous);
+        block_until(|| open_anonymous().iter().all(is_kept), open_anonymous);
         let before = open_anonymous();
         let runtime = make();
         let (context, handle) = runtime.block_on(async { aio_context(4, true).unwrap() });
         runtime.block_on(async {
             yield_now().await;
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
         drop(runtime);
-        until_here(|| open_anonymous() == before, open_anonymous);
+        block_until(|| open_anonymous() == before, open_anonymous);
         assert_eq!(handle.available_slots(), None);
     }
 }
@@ -963,7 +963,7 @@ fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
     }
     let client = threads(2);
     let mut turns = 0;
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = Arc::new(client.block_on(patterned_file(&dir, BLOCKS)));
         for round in 0..30 {
             let runtime = threads(1 + round % 2);
@@ -983,11 +983,11 @@ fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
                 runtime.shutdown_background();
                 drop(context);
             }
-            for task in client.block_on(within(join_all(tasks))) {
+            for task in client.block_on(with_hang_guard(join_all(tasks))) {
                 turns += task.unwrap();
             }
         }
-        until_here(|| rings() == 0, rings);
+        block_until(|| rings() == 0, rings);
     }
     assert!(turns > 0, "no task has ever read anything");
 }
@@ -1038,29 +1038,29 @@ async fn long_waits(dir: &TempDir) {
     rest("requests that wait for a slot").await;
     gate.open();
     for read in others.into_iter().chain([slow]) {
-        assert_eq!(within(read).await.unwrap(), 1);
+        assert_eq!(with_hang_guard(read).await.unwrap(), 1);
     }
 
-    until_seen(async || {
+    retry_until(async || {
         make_quiet(&handle, &file).await;
         let gate = Gate::closed();
         let slow = spawn(&gate);
         rest("a request that went out quietly").await;
         gate.open();
-        assert_eq!(within(slow).await.unwrap(), 1);
-        (gate.held() == [None]).then_some(())
+        assert_eq!(with_hang_guard(slow).await.unwrap(), 1);
+        (gate.waiting() == [None]).then_some(())
     })
     .await;
 
     let gate = Gate::closed();
     let slow = spawn(&gate);
-    until(|| gate.held().len() == 1, || gate.held()).await;
+    wait_until(|| gate.waiting().len() == 1, || gate.waiting()).await;
     let close = tokio::spawn(context.close());
     rest("a context that is being closed").await;
     assert!(!close.is_finished());
     gate.open();
-    assert_eq!(within(slow).await.unwrap(), 1);
-    within(close).await.unwrap();
+    assert_eq!(with_hang_guard(slow).await.unwrap(), 1);
+    with_hang_guard(close).await.unwrap();
 }
 
 #[test]
@@ -1068,7 +1068,7 @@ fn nothing_spins_while_requests_wait_long() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    one_thread().block_on(long_waits(&dir));
+    let dir = disk_dir();
+    current_thread().block_on(long_waits(&dir));
     threads(2).block_on(long_waits(&dir));
 }

@@ -11,9 +11,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_int, c_long, c_void};
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,16 +23,16 @@ use std::time::Duration;
 /// What a submission meets.
 pub enum Fault {
     /// `EAGAIN`.
-    NoRoom,
+    Again,
     /// The kernel takes so many requests at most.
-    Part(usize),
+    Partial(usize),
     /// This happens first; then the submission meets the fault after it, if one is set.
-    First(Box<dyn FnOnce()>),
+    RunFirst(Box<dyn FnOnce()>),
 }
 
 impl Fault {
-    pub fn first(what: impl FnOnce() + 'static) -> Fault {
-        Fault::First(Box::new(what))
+    pub fn run_first(what: impl FnOnce() + 'static) -> Fault {
+        Fault::RunFirst(Box::new(what))
     }
 }
 
@@ -42,20 +44,20 @@ thread_local! {
 }
 
 /// What storms have done: refused, cut short, delayed.
-pub static STORMED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+pub static RANDOM_FAULTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// Has this thread's next submissions meet `faults`, after those that are still to come.
-pub fn next_submissions_meet(faults: impl IntoIterator<Item = Fault>) {
+pub fn inject_faults(faults: impl IntoIterator<Item = Fault>) {
     SCRIPT.with_borrow_mut(|script| script.extend(faults));
 }
 
 /// Faults that this thread has not met yet.
-pub fn faults_to_come() -> usize {
+pub fn pending_faults() -> usize {
     SCRIPT.with_borrow(VecDeque::len)
 }
 
 /// Has so many of a thousand submissions of this thread meet a fault, at random.
-pub fn storm(per_mille: u64) {
+pub fn inject_random_faults(per_mille: u64) {
     STORM.set(per_mille);
 }
 
@@ -75,33 +77,47 @@ pub fn random() -> u64 {
 
 // ---- Gates ------------------------------------------------------------------------------------
 
-/// Holds requests back for as long as the test wants.
+/// Holds requests back until the test opens it.
 ///
-/// What is submitted in the block at [`Gate::offset`] becomes a poll (`IOCB_CMD_POLL`) of an eventfd, whatever
-/// it was: it moves no data, and is done with result 1 when the gate is opened; at once where it
-/// is open already. A thread that is to read or write there waits likewise.
-pub struct Gate(File);
+/// A request at [`Gate::offset`], or at another offset in the same block, is replaced with a poll
+/// (`IOCB_CMD_POLL`) of the gate's eventfd: it moves no data, and completes with result 1 when the
+/// gate opens. A thread that is about to read or write there waits for the gate in the same way.
+pub struct Gate {
+    eventfd: File,
+    offset: u64,
+}
 
-/// Marks offsets that are a gate's; the block that they are in is its descriptor.
+/// This bit marks offsets of gates.
 const GATE: u64 = 1 << 62;
+
+/// A gate's descriptor is in the bits above the offset in the block, and above it is a number that
+/// no other gate has had with that descriptor: requests of a former gate may still arrive.
+const DESCRIPTOR_BITS: u32 = 28;
+const NUMBER_BITS: u32 = 20;
 
 const BLOCK: u64 = 4096;
 
-struct Held {
-    gate: RawFd,
+/// A request that has reached a gate.
+struct AtGate {
+    offset: u64,
     eventfd: Option<RawFd>,
 }
 
-/// Requests that have gone to the kernel at gates.
-static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+static AT_GATES: Mutex<Vec<AtGate>> = Mutex::new(Vec::new());
 
 impl Gate {
     pub fn closed() -> Gate {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         // SAFETY: makes a descriptor.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: it is new, and nobody else's.
-        Gate(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed) % (1 << NUMBER_BITS);
+        let place = number << DESCRIPTOR_BITS | fd as u64;
+        Gate {
+            // SAFETY: it is new, and nobody else's.
+            eventfd: File::from(unsafe { OwnedFd::from_raw_fd(fd) }),
+            offset: GATE | (place * BLOCK),
+        }
     }
 
     pub fn opened() -> Gate {
@@ -111,28 +127,46 @@ impl Gate {
     }
 
     pub fn open(&self) {
-        (&self.0).write_all(&1_u64.to_ne_bytes()).unwrap();
+        (&self.eventfd).write_all(&1_u64.to_ne_bytes()).unwrap();
     }
 
     pub fn offset(&self) -> u64 {
-        GATE | (self.0.as_raw_fd() as u64 * BLOCK)
+        self.offset
     }
 
-    /// For each request that went to the kernel here, the eventfd that it signals. Of what a thread
-    /// does that is not known.
-    pub fn held(&self) -> Vec<Option<RawFd>> {
-        let gate = self.0.as_raw_fd();
-        let held = HELD.lock().unwrap();
-        let here = held.iter().filter(|held| held.gate == gate);
-        here.map(|held| held.eventfd).collect()
+    /// For each request that has reached the gate, the eventfd that it will signal. Unknown for what
+    /// a thread does.
+    pub fn waiting(&self) -> Vec<Option<RawFd>> {
+        let requests = AT_GATES.lock().unwrap();
+        let here = requests.iter().filter(|at| at.offset == self.offset);
+        here.map(|at| at.eventfd).collect()
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
         self.open(); // a thread that waits would do so for ever
-        let gate = self.0.as_raw_fd();
-        HELD.lock().unwrap().retain(|held| held.gate != gate);
+        let mut requests = AT_GATES.lock().unwrap();
+        requests.retain(|at| at.offset != self.offset);
+    }
+}
+
+/// The offset of the gate at `offset`, and its descriptor.
+fn gate_at(offset: u64) -> Option<(u64, RawFd)> {
+    let marked = offset & GATE != 0 && offset >> 63 == 0;
+    let descriptor = (offset / BLOCK) % (1 << DESCRIPTOR_BITS);
+    marked.then(|| (offset - offset % BLOCK, descriptor as RawFd))
+}
+
+/// Polls `operation`, which must not be done, until a request of it waits at `gate`.
+pub async fn poll_until_at_gate<T: Debug>(
+    gate: &Gate,
+    operation: &mut Pin<Box<impl Future<Output = T>>>,
+) {
+    while gate.waiting().is_empty() {
+        let polled = futures::poll!(operation.as_mut());
+        assert!(polled.is_pending(), "{polled:?}");
+        tokio::task::yield_now().await;
     }
 }
 
@@ -170,13 +204,16 @@ const IOCB_FLAG_RESFD: u32 = 1;
 const IOCB_FLAG_IOPRIO: u32 = 2;
 
 impl Iocb {
-    fn gate(&self) -> Option<RawFd> {
-        gate_at(self.offset)
+    /// The offset of the gate that it is for.
+    fn gate(&self) -> Option<u64> {
+        gate_at(self.offset).map(|(offset, _)| offset)
     }
 
-    /// What goes to the kernel in place of this.
+    /// What goes to the kernel in its place.
     fn at_its_gate(self) -> Iocb {
-        let Some(gate) = self.gate() else { return self };
+        let Some((_, gate)) = gate_at(self.offset) else {
+            return self;
+        };
         Iocb {
             key_and_flags: [0; 2],
             opcode: IOCB_CMD_POLL,
@@ -189,17 +226,11 @@ impl Iocb {
     }
 }
 
-fn gate_at(offset: u64) -> Option<RawFd> {
-    let marked = offset & GATE != 0 && offset >> 63 == 0;
-    let descriptor = (offset & !GATE) / BLOCK;
-    marked.then(|| descriptor.try_into().ok()).flatten()
-}
-
-/// What a thread does that reads or writes at a gate. `None`: it is none.
+/// Waits for the gate at `offset`; the result of the transfer. `None`: there is no gate.
 fn wait_at_gate(offset: u64) -> Option<isize> {
-    let gate = gate_at(offset)?;
-    HELD.lock().unwrap().push(Held {
-        gate,
+    let (offset, gate) = gate_at(offset)?;
+    AT_GATES.lock().unwrap().push(AtGate {
+        offset,
         eventfd: None,
     });
     let mut poll = libc::pollfd {
@@ -212,14 +243,14 @@ fn wait_at_gate(offset: u64) -> Option<isize> {
     Some(1)
 }
 
-// ---- Watched files ----------------------------------------------------------------------------
+// ---- WatchedFile files ----------------------------------------------------------------------------
 
 /// Sees all transfers on a file that go to the kernel, and may have them come back short or refused.
-pub struct Watched(RawFd);
+pub struct WatchedFile(RawFd);
 
 /// A transfer as the kernel gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct Transfer {
     pub writes: bool,
     pub offset: u64,
     /// Bytes; of a vectored one, pieces.
@@ -237,13 +268,13 @@ struct Watching {
     most: usize,
     /// Requests before the first that is refused.
     good: usize,
-    seen: Vec<Seen>,
+    seen: Vec<Transfer>,
 }
 
 static WATCHING: Mutex<Vec<Watching>> = Mutex::new(Vec::new());
 
-impl Watched {
-    pub fn file(file: &impl AsRawFd) -> Watched {
+impl WatchedFile {
+    pub fn new(file: &impl AsRawFd) -> WatchedFile {
         let fd = file.as_raw_fd();
         WATCHING.lock().unwrap().push(Watching {
             fd,
@@ -251,28 +282,28 @@ impl Watched {
             good: usize::MAX,
             seen: Vec::new(),
         });
-        Watched(fd)
+        WatchedFile(fd)
     }
 
     /// No request moves more than so many bytes from now on.
-    pub fn cut_to(&self, most: usize) {
+    pub fn shorten_to(&self, most: usize) {
         self.with(|watching| watching.most = most);
     }
 
     /// All requests after the next `good` fail with `EBADF`.
-    pub fn refuse_after(&self, good: usize) {
+    pub fn fail_after(&self, good: usize) {
         self.with(|watching| watching.good = watching.seen.len() + good);
     }
 
     /// What went to the kernel. Of a request that it refused because it would have had to wait, and
     /// that was submitted again, one after the other, only the second submission.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn transfers(&self) -> Vec<Transfer> {
         let mut seen = self.with(|watching| watching.seen.clone());
         let nowait = libc::RWF_NOWAIT as u32;
         let mut after = None;
         seen.reverse();
         seen.retain(|&one| {
-            let repeats = Seen {
+            let repeats = Transfer {
                 flags: one.flags & !nowait,
                 ..one
             };
@@ -290,14 +321,14 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedFile {
     fn drop(&mut self) {
         WATCHING.lock().unwrap().retain(|w| w.fd != self.0);
     }
 }
 
 /// Notes `seen` on `fd`; gives the descriptor that it is done on, and how many bytes it moves at most.
-fn watched(fd: RawFd, seen: impl FnOnce() -> Seen) -> (RawFd, usize) {
+fn watched(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (RawFd, usize) {
     let mut watching = WATCHING.lock().unwrap();
     let Some(watching) = watching.iter_mut().find(|w| w.fd == fd) else {
         return (fd, usize::MAX);
@@ -331,11 +362,11 @@ fn own_priority() -> Option<u16> {
 
 // ---- Transfers of threads ---------------------------------------------------------------------
 
-type Transfer = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
-type Vectored = unsafe extern "C" fn(c_int, *const libc::iovec, c_int, i64) -> isize;
+type PlainFn = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
+type VectoredFn = unsafe extern "C" fn(c_int, *const libc::iovec, c_int, i64) -> isize;
 
-fn seen_on_thread(writes: bool, offset: i64, len: usize, vectored: bool, flags: u32) -> Seen {
-    Seen {
+fn seen_on_thread(writes: bool, offset: i64, len: usize, vectored: bool, flags: u32) -> Transfer {
+    Transfer {
         writes,
         offset: offset as u64,
         len: len as u64,
@@ -356,7 +387,7 @@ macro_rules! plain {
                 let name = concat!(stringify!($name), "\0");
                 let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
                 // SAFETY: the type of the C library's function.
-                let real = unsafe { real_function::<Transfer>(&REAL, name) };
+                let real = unsafe { real_function::<PlainFn>(&REAL, name) };
                 // SAFETY: the caller's arguments, passed on, or a part of its memory.
                 unsafe { real(fd, memory, len.min(most), at) }
             })
@@ -383,7 +414,7 @@ macro_rules! vectored {
                 let name = concat!(stringify!($name), "\0");
                 let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
                 // SAFETY: the type of the C library's function.
-                let real = unsafe { real_function::<Vectored>(&REAL, name) };
+                let real = unsafe { real_function::<VectoredFn>(&REAL, name) };
                 // SAFETY: the caller's arguments, passed on, or a part of its memory.
                 unsafe { real(fd, pieces.as_ptr(), pieces.len() as c_int, at) }
             })
@@ -499,8 +530,8 @@ unsafe extern "C" fn syscall(
     // SAFETY: valid iocbs of ours; what they name is the caller's.
     let code = unsafe { real()(number, a, taken as c_long, pointers, d, e, f) };
     for (gate, eventfd) in gates.into_iter().take(code.max(0) as usize) {
-        if let Some(gate) = gate {
-            HELD.lock().unwrap().push(Held { gate, eventfd });
+        if let Some(offset) = gate {
+            AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
         }
     }
     code
@@ -516,7 +547,7 @@ impl Iocb {
             return Vec::new();
         }
         let has_priority = self.flags & IOCB_FLAG_IOPRIO != 0;
-        let (fd, most) = watched(self.fd as RawFd, || Seen {
+        let (fd, most) = watched(self.fd as RawFd, || Transfer {
             writes,
             offset: self.offset,
             len: self.len,
@@ -548,14 +579,14 @@ fn faulty(requests: usize) -> Option<usize> {
     let mut firsts = Vec::new();
     let fault = loop {
         match SCRIPT.with_borrow_mut(VecDeque::pop_front) {
-            Some(Fault::First(what)) => firsts.push(what),
+            Some(Fault::RunFirst(what)) => firsts.push(what),
             fault => break fault,
         }
     };
     firsts.into_iter().for_each(|what| what());
     match fault {
-        Some(Fault::NoRoom) => return None,
-        Some(Fault::Part(part)) => return Some(requests.min(part)),
+        Some(Fault::Again) => return None,
+        Some(Fault::Partial(part)) => return Some(requests.min(part)),
         _ => {}
     }
     if random() % 1000 >= STORM.get() {
@@ -563,15 +594,15 @@ fn faulty(requests: usize) -> Option<usize> {
     }
     match random() % 4 {
         0 | 1 => {
-            STORMED[0].fetch_add(1, Ordering::Relaxed);
+            RANDOM_FAULTS[0].fetch_add(1, Ordering::Relaxed);
             None
         }
         2 if requests > 1 => {
-            STORMED[1].fetch_add(1, Ordering::Relaxed);
+            RANDOM_FAULTS[1].fetch_add(1, Ordering::Relaxed);
             Some(1 + random() as usize % (requests - 1))
         }
         _ => {
-            STORMED[2].fetch_add(1, Ordering::Relaxed);
+            RANDOM_FAULTS[2].fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(random() % 300));
             Some(requests)
         }

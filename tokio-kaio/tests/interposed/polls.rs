@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::common::*;
-use crate::interposer::{Fault, faults_to_come, next_submissions_meet};
+use crate::interposer::{Fault, inject_faults, pending_faults};
 use futures::poll;
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, File, PollEvents, RawCommand, ReadFlags, WriteFlags,
@@ -16,14 +16,14 @@ use tokio_kaio::{
 
 #[test]
 fn a_poll_ends_when_there_is_something_to_read() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let mut waiting = pin!(handle.poll(&reader, PollEvents::IN));
-            assert!(poll!(&mut waiting).is_pending(), "{way:?}");
+            assert!(poll!(&mut waiting).is_pending(), "{mode:?}");
             writer.write_all(b"x").unwrap();
-            assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{way:?}");
+            assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{mode:?}");
             // Now at once, and for more than one thing.
             let events = PollEvents::IN | PollEvents::OUT;
             assert_eq!(handle.poll(&reader, events).await.unwrap(), events);
@@ -34,14 +34,14 @@ fn a_poll_ends_when_there_is_something_to_read() {
 
 #[test]
 fn a_hang_up_is_found_though_nobody_asked() {
-    for way in ways() {
-        one_thread().block_on(async {
-            let (context, handle) = context_by(way, 4);
+    for mode in modes() {
+        current_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
             let (reader, writer) = UnixStream::pair().unwrap();
             let mut waiting = pin!(handle.poll(&reader, PollEvents::PRI));
             assert!(poll!(&mut waiting).is_pending());
             drop(writer);
-            assert_eq!(waiting.await.unwrap(), PollEvents::HUP, "{way:?}");
+            assert_eq!(waiting.await.unwrap(), PollEvents::HUP, "{mode:?}");
             context.close().await;
         });
     }
@@ -49,30 +49,26 @@ fn a_hang_up_is_found_though_nobody_asked() {
 
 #[test]
 fn a_poll_of_a_file_is_done_at_once() {
-    let dir = on_disk();
-    for way in ways() {
-        one_thread().block_on(async {
-            let (context, handle) = context_by(way, 4);
-            let file = File::create(dir.path().join("file"), false).await.unwrap();
-            let events = PollEvents::IN | PollEvents::OUT;
-            assert_eq!(handle.poll(&file, events).await.unwrap(), events);
-            context.close().await;
-        });
-    }
+    Fixture::new(4).every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = File::create(dir.path().join("file"), false).await.unwrap();
+        let events = PollEvents::IN | PollEvents::OUT;
+        assert_eq!(handle.poll(&file, events).await.unwrap(), events);
+    });
 }
 
 #[test]
 fn a_dropped_poll_is_cancelled_and_its_slot_is_free() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 2);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 2);
             let (reader, _writer) = UnixStream::pair().unwrap();
             for _ in 0..100 {
                 let mut first = Box::pin(handle.poll(&reader, PollEvents::IN));
                 let mut second = Box::pin(handle.poll(&reader, PollEvents::IN));
                 assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
                 drop((first, second));
-                all_free(&handle, 2).await;
+                wait_all_free(&handle, 2).await;
             }
             context.close().await;
         });
@@ -81,9 +77,9 @@ fn a_dropped_poll_is_cancelled_and_its_slot_is_free() {
 
 #[test]
 fn polls_that_are_queued_launched_and_dropped_at_random_leave_nothing() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 3);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 3);
             let mut tasks = tokio::task::JoinSet::new();
             for task in 0..8_u64 {
                 let handle = handle.clone();
@@ -107,7 +103,7 @@ fn polls_that_are_queued_launched_and_dropped_at_random_leave_nothing() {
                 });
             }
             tasks.join_all().await;
-            is_idle(&handle, 3).await;
+            assert_idle(&handle, 3).await;
             context.close().await;
         });
     }
@@ -115,9 +111,9 @@ fn polls_that_are_queued_launched_and_dropped_at_random_leave_nothing() {
 
 #[test]
 fn a_context_that_is_closed_does_not_wait_for_polls() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 2);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 2);
             let (reader, _writer) = UnixStream::pair().unwrap();
             let mut polls = Vec::new();
             for _ in 0..3 {
@@ -132,7 +128,7 @@ fn a_context_that_is_closed_does_not_wait_for_polls() {
                 let error = waiting.await.unwrap_err();
                 assert!(
                     matches!(error, AioCommandError::AioStopped),
-                    "{way:?}: {error}"
+                    "{mode:?}: {error}"
                 );
             }
         });
@@ -142,19 +138,19 @@ fn a_context_that_is_closed_does_not_wait_for_polls() {
 /// It could not be cancelled yet when the context was told to stop.
 #[test]
 fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     for together in [false, true] {
-        one_thread().block_on(async {
+        current_thread().block_on(async {
             let (context, handle, background) = local_aio_context(4, true).unwrap();
             let mut background = Box::pin(background);
             assert!(poll!(&mut background).is_pending());
             let (reader, _writer) = UnixStream::pair().unwrap();
-            next_submissions_meet([Fault::first(move || drop(context))]);
+            inject_faults([Fault::run_first(move || drop(context))]);
             let results = match together {
                 false => {
-                    let ready = within(handle.poll(&reader, PollEvents::IN)).await;
+                    let ready = with_hang_guard(handle.poll(&reader, PollEvents::IN)).await;
                     vec![ready.map(|events| events.bits().into())]
                 }
                 true => {
@@ -163,15 +159,15 @@ fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
                         let events = PollEvents::IN;
                         batch.push_fd(&reader, RawCommand::Poll { events });
                     }
-                    within(batch.all()).await
+                    with_hang_guard(batch.all()).await
                 }
             };
             for result in results {
                 let stopped = matches!(result, Err(AioCommandError::AioStopped));
                 assert!(stopped, "{together}: {result:?}");
             }
-            assert_eq!(faults_to_come(), 0);
-            within(background).await.unwrap();
+            assert_eq!(pending_faults(), 0);
+            with_hang_guard(background).await.unwrap();
         });
     }
 }
@@ -181,17 +177,17 @@ fn the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls() {
     if !in_child!() {
         return;
     }
-    for way in ways() {
-        one_thread().block_on(async {
+    for mode in modes() {
+        current_thread().block_on(async {
             let (reader, _writer) = UnixStream::pair().unwrap();
-            let before = held();
-            let (context, handle) = context_by(way, 2);
+            let before = open_resources();
+            let (context, handle) = context_in(mode, 2);
             let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
             assert!(poll!(&mut waiting).is_pending());
-            until(|| handle.metrics().submitted == 1, || handle.metrics()).await;
-            within(context.close()).await;
+            wait_until(|| handle.metrics().submitted == 1, || handle.metrics()).await;
+            with_hang_guard(context.close()).await;
             drop(waiting);
-            until(|| is_back(before), held).await;
+            wait_until(|| is_released(before), open_resources).await;
             drop(handle);
         });
     }
@@ -199,10 +195,11 @@ fn the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls() {
 
 #[test]
 fn polls_hold_up_no_transfers() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 64);
+    Fixture::new(64)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (path, handle) = (case.path, case.handle);
             let (reader, _writer) = UnixStream::pair().unwrap();
             let mut polls = Vec::new();
             for _ in 0..40 {
@@ -210,7 +207,6 @@ fn polls_hold_up_no_transfers() {
                 assert!(poll!(&mut waiting).is_pending());
                 polls.push(waiting);
             }
-            let path = dir.path().join("file");
             let file = File::create(&path, false).await.unwrap();
             let block = buffer(4096);
             for at in 0..20 {
@@ -224,31 +220,29 @@ fn polls_hold_up_no_transfers() {
             let mut block = buffer(4096);
             let read = file.read_at(&handle, 0, &mut block, 4096, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), 4096);
-            context.close().await;
         });
-    }
 }
 
 /// Its event is not waited for: it may never come, and what was short may have been memory.
 #[test]
 fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     write_patterned(&dir.path().join("data"), 1);
     // Of several workers, another one tries again, which meets none.
-    for (runtime, times) in [(one_thread(), 3), (two_workers(), 1)] {
+    for (runtime, times) in [(current_thread(), 3), (multi_thread(), 1)] {
         runtime.block_on(async {
             let (context, handle) = inline_context(8);
             let file = open_rw(&dir, "data").await;
             let (quiet, _other_end) = UnixStream::pair().unwrap();
             let mut waiting = pin!(handle.poll(&quiet, PollEvents::IN));
             assert!(poll!(&mut waiting).is_pending());
-            next_submissions_meet((0..times).map(|_| Fault::NoRoom));
+            inject_faults((0..times).map(|_| Fault::Again));
             let mut target = buffer(BLOCK);
-            let read = within(read_block(&handle, &file, 0, &mut target)).await;
-            assert_eq!((read.unwrap(), faults_to_come()), (BLOCK as u64, 0));
+            let read = with_hang_guard(read_block(&handle, &file, 0, &mut target)).await;
+            assert_eq!((read.unwrap(), pending_faults()), (BLOCK as u64, 0));
             assert!(poll!(&mut waiting).is_pending());
             context.close().await;
         });
@@ -257,11 +251,11 @@ fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
 
 #[test]
 fn a_descriptor_that_is_none_is_refused() {
-    for way in ways() {
-        one_thread().block_on(async {
-            let (context, handle) = context_by(way, 2);
+    for mode in modes() {
+        current_thread().block_on(async {
+            let (context, handle) = context_in(mode, 2);
             let error = handle.poll(&-1, PollEvents::IN).await.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{way:?}");
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{mode:?}");
             context.close().await;
         });
     }
@@ -269,9 +263,9 @@ fn a_descriptor_that_is_none_is_refused() {
 
 #[test]
 fn a_poll_may_outlive_its_descriptor() {
-    for way in ways() {
-        one_thread().block_on(async {
-            let (context, handle) = context_by(way, 2);
+    for mode in modes() {
+        current_thread().block_on(async {
+            let (context, handle) = context_in(mode, 2);
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let number = reader.as_raw_fd();
             let mut waiting = Box::pin(handle.poll(&number, PollEvents::IN));
@@ -280,7 +274,7 @@ fn a_poll_may_outlive_its_descriptor() {
             // The other side sees the end only when the poll has let go of the socket, too.
             let sent = writer.write_all(b"x");
             if sent.is_ok() {
-                assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{way:?}");
+                assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{mode:?}");
             } else {
                 drop(waiting);
             }
@@ -291,13 +285,13 @@ fn a_poll_may_outlive_its_descriptor() {
 
 #[test]
 fn a_poll_is_cancelled_at_its_deadline() {
-    for way in ways() {
-        two_workers().block_on(async {
-            let (context, handle) = context_by(way, 1);
+    for mode in modes() {
+        multi_thread().block_on(async {
+            let (context, handle) = context_in(mode, 1);
             let (reader, _writer) = UnixStream::pair().unwrap();
             let hasty = handle.with_timeout(Duration::from_millis(1));
             let error = hasty.poll(&reader, PollEvents::IN).await.unwrap_err();
-            assert!(matches!(error, AioCommandError::TimedOut), "{way:?}");
+            assert!(matches!(error, AioCommandError::TimedOut), "{mode:?}");
             // The only slot is free for the next one.
             let ready = handle.poll(&reader, PollEvents::OUT).await.unwrap();
             assert_eq!(ready, PollEvents::OUT);
@@ -308,7 +302,7 @@ fn a_poll_is_cancelled_at_its_deadline() {
 
 #[test]
 fn polls_work_on_a_local_context() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle, background) = local_aio_context(2, true).unwrap();
         let local = tokio::task::LocalSet::new();
         local
@@ -327,7 +321,7 @@ fn polls_work_on_a_local_context() {
 
 #[test]
 fn a_raw_poll_gives_its_events_as_bits() {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = AioContextBuilder::new(2).build().unwrap();
         let (reader, _writer) = UnixStream::pair().unwrap();
         let events = PollEvents::OUT;

@@ -9,20 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::*;
-use crate::interposer::Watched;
-use tempfile::TempDir;
+use crate::interposer::WatchedFile;
 use tokio_kaio::{
     AioCommandError, AioContextHandle, File, IoClass, IoPriority, PartMut, ReadFlags, WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
 const READ: ReadFlags = ReadFlags::empty();
 const WRITE: WriteFlags = WriteFlags::empty();
-
-async fn with_data(dir: &TempDir) -> File {
-    write_patterned(&dir.path().join("data"), 8);
-    open_rw(dir, "data").await
-}
 
 /// `IOPRIO_PRIO_VALUE` of `<linux/ioprio.h>`.
 const fn value(class: u16, level: u16) -> Option<u16> {
@@ -31,7 +24,7 @@ const fn value(class: u16, level: u16) -> Option<u16> {
 
 async fn read(handle: &AioContextHandle, file: &File) -> Result<u64, AioCommandError> {
     let mut target = buffer(BLOCK);
-    let read = within(read_block(handle, file, 0, &mut target)).await;
+    let read = with_hang_guard(read_block(handle, file, 0, &mut target)).await;
     assert!(read.is_err() || is_pattern(0, &target));
     assert_eq!(target.size(), BLOCK);
     read
@@ -51,117 +44,113 @@ fn priorities_are_those_of_linux() {
     }
 }
 
-#[tokio::test]
-async fn every_priority_goes_with_its_request() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir).await;
-            for (priority, expected) in (0..8)
-                .map(|level| (IoPriority::best_effort(level), value(2, level.into())))
-                .chain([(IoPriority::idle(), value(3, 0))])
-            {
-                let watched = Watched::file(&file);
-                let handle = handle.with_priority(priority);
-                assert_eq!(read(&handle, &file).await.unwrap(), LEN);
-                let seen: Vec<_> = watched.seen().iter().map(|seen| seen.priority).collect();
-                assert_eq!(seen, [expected], "{way:?}: {priority:?}");
-            }
-            // No thread keeps one that was a request's.
-            let watched = Watched::file(&file);
-            for _ in 0..20 {
-                assert_eq!(read(&handle, &file).await.unwrap(), LEN);
-            }
-            assert!(
-                watched.seen().iter().all(|seen| seen.priority.is_none()),
-                "{way:?}"
-            );
-            within(context.close()).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn every_kind_of_transfer_has_it() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir).await;
-            let handle = handle.with_priority(IoPriority::best_effort(6));
-            let handle = handle.with_timeout(Duration::from_secs(3600));
-            let watched = Watched::file(&file);
-            watched.cut_to(BLOCK);
-            let mut bytes = patterned(1, 2 * BLOCK);
-            let write = file.write_at(&handle, 0, &bytes, LEN, WRITE);
-            assert_eq!(within(write).await.unwrap(), LEN);
-            let write = file.write_all_at(&handle, 0, &bytes, 2 * LEN, WRITE);
-            within(write).await.unwrap();
-            let read = file.read_exact_at(&handle, 0, &mut bytes, 2 * LEN, READ);
-            within(read).await.unwrap();
-            let parts = [bytes.part(..512), bytes.part(512..BLOCK)];
-            let write = file.write_vectored_at(&handle, 0, &parts, WRITE);
-            assert_eq!(within(write).await.unwrap(), LEN);
-            let mut parts = [PartMut::from(&mut bytes)];
-            let read = file.read_vectored_at(&handle, 0, &mut parts, READ);
-            assert_eq!(within(read).await.unwrap(), LEN);
-            let (read, bytes) = within(file.read_owned_at(&handle, 0, bytes, READ)).await;
-            assert_eq!(read.unwrap(), LEN);
-            let write = file.write_vectored_owned_at(&handle, 0, vec![bytes], WRITE);
-            assert_eq!(within(write).await.0.unwrap(), LEN);
-            let seen = watched.seen();
-            assert_eq!(seen.len(), 9, "{way:?}: {seen:?}");
-            assert!(
-                seen.iter().all(|seen| seen.priority == value(2, 6)),
-                "{way:?}: {seen:?}"
-            );
-            // Those that move no data take it too, for what it is worth.
-            within(file.sync_all(&handle)).await.unwrap();
-            within(file.sync_data(&handle)).await.unwrap();
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn requests_that_go_together_keep_their_own() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 64);
-            let file = with_data(&dir).await;
-            let watched = Watched::file(&file);
-            let handles: Vec<_> = (0..8_u8)
-                .map(|level| handle.with_priority(IoPriority::best_effort(level)))
-                .chain([handle.clone()])
-                .collect();
-            let mut targets: Vec<_> = handles.iter().map(|_| buffer(BLOCK)).collect();
-            let reads = (0..).zip(&handles).zip(&mut targets);
-            let reads = reads.map(|((block, handle), target)| {
-                read_block(handle, &file, block % 8 * LEN, target)
-            });
-            for read in within(futures::future::join_all(reads)).await {
-                assert_eq!(read.unwrap(), LEN);
-            }
-            let seen = watched.seen();
-            let mut levels: Vec<_> = seen
+#[test]
+fn every_priority_goes_with_its_request() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = patterned_file(dir, 8).await;
+        for (priority, expected) in (0..8)
+            .map(|level| (IoPriority::best_effort(level), value(2, level.into())))
+            .chain([(IoPriority::idle(), value(3, 0))])
+        {
+            let watched = WatchedFile::new(&file);
+            let handle = handle.with_priority(priority);
+            assert_eq!(read(&handle, &file).await.unwrap(), LEN);
+            let seen: Vec<_> = watched
+                .transfers()
                 .iter()
-                .map(|seen| (seen.priority, seen.offset))
+                .map(|seen| seen.priority)
                 .collect();
-            levels.sort_unstable();
-            levels.dedup(); // tried twice
-            let mut expected = vec![(None, 0)];
-            expected.extend((0..8).map(|level| (value(2, level), u64::from(level) * LEN)));
-            assert_eq!(levels, expected, "{way:?}");
-            within(context.close()).await;
+            assert_eq!(seen, [expected], "{mode:?}: {priority:?}");
         }
-    }
+        // No thread keeps one that was a request's.
+        let watched = WatchedFile::new(&file);
+        for _ in 0..20 {
+            assert_eq!(read(&handle, &file).await.unwrap(), LEN);
+        }
+        assert!(
+            watched
+                .transfers()
+                .iter()
+                .all(|seen| seen.priority.is_none()),
+            "{mode:?}"
+        );
+    });
+}
+
+#[test]
+fn every_kind_of_transfer_has_it() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = patterned_file(dir, 8).await;
+        let handle = handle.with_priority(IoPriority::best_effort(6));
+        let handle = handle.with_timeout(Duration::from_secs(3600));
+        let watched = WatchedFile::new(&file);
+        watched.shorten_to(BLOCK);
+        let mut bytes = patterned_buffer(1, 2 * BLOCK);
+        let write = file.write_at(&handle, 0, &bytes, LEN, WRITE);
+        assert_eq!(write.await.unwrap(), LEN);
+        let write = file.write_all_at(&handle, 0, &bytes, 2 * LEN, WRITE);
+        write.await.unwrap();
+        let read = file.read_exact_at(&handle, 0, &mut bytes, 2 * LEN, READ);
+        read.await.unwrap();
+        let parts = [bytes.part(..512), bytes.part(512..BLOCK)];
+        let write = file.write_vectored_at(&handle, 0, &parts, WRITE);
+        assert_eq!(write.await.unwrap(), LEN);
+        let mut parts = [PartMut::from(&mut bytes)];
+        let read = file.read_vectored_at(&handle, 0, &mut parts, READ);
+        assert_eq!(read.await.unwrap(), LEN);
+        let (read, bytes) = file.read_owned_at(&handle, 0, bytes, READ).await;
+        assert_eq!(read.unwrap(), LEN);
+        let write = file.write_vectored_owned_at(&handle, 0, vec![bytes], WRITE);
+        assert_eq!(write.await.0.unwrap(), LEN);
+        let seen = watched.transfers();
+        assert_eq!(seen.len(), 9, "{mode:?}: {seen:?}");
+        assert!(
+            seen.iter().all(|seen| seen.priority == value(2, 6)),
+            "{mode:?}: {seen:?}"
+        );
+        // Those that move no data take it too, for what it is worth.
+        file.sync_all(&handle).await.unwrap();
+        file.sync_data(&handle).await.unwrap();
+    });
+}
+
+#[test]
+fn requests_that_go_together_keep_their_own() {
+    Fixture::new(64).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = patterned_file(dir, 8).await;
+        let watched = WatchedFile::new(&file);
+        let handles: Vec<_> = (0..8_u8)
+            .map(|level| handle.with_priority(IoPriority::best_effort(level)))
+            .chain([handle.clone()])
+            .collect();
+        let mut targets: Vec<_> = handles.iter().map(|_| buffer(BLOCK)).collect();
+        let reads = (0..).zip(&handles).zip(&mut targets);
+        let reads = reads
+            .map(|((block, handle), target)| read_block(handle, &file, block % 8 * LEN, target));
+        for read in futures::future::join_all(reads).await {
+            assert_eq!(read.unwrap(), LEN);
+        }
+        let seen = watched.transfers();
+        let mut levels: Vec<_> = seen
+            .iter()
+            .map(|seen| (seen.priority, seen.offset))
+            .collect();
+        levels.sort_unstable();
+        levels.dedup(); // tried twice
+        let mut expected = vec![(None, 0)];
+        expected.extend((0..8).map(|level| (value(2, level), u64::from(level) * LEN)));
+        assert_eq!(levels, expected, "{mode:?}");
+    });
 }
 
 #[tokio::test]
 async fn the_last_priority_counts_and_only_for_its_handle() {
-    let dir = on_disk();
-    let (context, handle) = context_by(ways().next().unwrap(), 8);
-    let file = with_data(&dir).await;
+    let dir = disk_dir();
+    let (context, handle) = context_in(modes().next().unwrap(), 8);
+    let file = patterned_file(&dir, 8).await;
     let idle = handle.with_priority(IoPriority::idle());
     let best = idle.with_priority(IoPriority::best_effort(0));
     for (handle, expected) in [
@@ -169,11 +158,11 @@ async fn the_last_priority_counts_and_only_for_its_handle() {
         (&idle, value(3, 0)),
         (&best.clone(), value(2, 0)),
     ] {
-        let watched = Watched::file(&file);
+        let watched = WatchedFile::new(&file);
         assert_eq!(read(handle, &file).await.unwrap(), LEN);
-        assert_eq!(watched.seen()[0].priority, expected);
+        assert_eq!(watched.transfers()[0].priority, expected);
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 // ---- What the kernel makes of them ------------------------------------------------------------
@@ -202,11 +191,11 @@ fn real_time_wants_a_capability_and_without_it_the_request_is_refused() {
     }
     let urgent = IoPriority::real_time(4);
     if is_root() {
-        one_thread().block_on(async {
-            for way in ways() {
-                let (context, handle) = context_by(way, 8);
-                let file = with_data(&on_disk()).await;
-                let watched = Watched::file(&file);
+        current_thread().block_on(async {
+            for mode in modes() {
+                let (context, handle) = context_in(mode, 8);
+                let file = patterned_file(&disk_dir(), 8).await;
+                let watched = WatchedFile::new(&file);
                 let handle = handle.with_priority(urgent);
                 match read(&handle, &file).await {
                     Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
@@ -214,35 +203,35 @@ fn real_time_wants_a_capability_and_without_it_the_request_is_refused() {
                     }
                     read => {
                         assert_eq!(read.unwrap(), LEN);
-                        assert_eq!(watched.seen()[0].priority, value(1, 4), "{way:?}");
+                        assert_eq!(watched.transfers()[0].priority, value(1, 4), "{mode:?}");
                     }
                 }
-                within(context.close()).await;
+                with_hang_guard(context.close()).await;
             }
         });
     }
     give_up_capabilities();
-    one_thread().block_on(async {
-        for dir in everywhere() {
-            for way in ways() {
-                let (context, handle) = context_by(way, 8);
-                let file = with_data(&dir).await;
+    current_thread().block_on(async {
+        for dir in test_dirs() {
+            for mode in modes() {
+                let (context, handle) = context_in(mode, 8);
+                let file = patterned_file(&dir, 8).await;
                 let error = read(&handle.with_priority(urgent), &file)
                     .await
                     .unwrap_err();
                 assert!(
                     matches!(error, AioCommandError::IoSubmit(_)),
-                    "{way:?}: {error:?}"
+                    "{mode:?}: {error:?}"
                 );
-                assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{way:?}");
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{mode:?}");
                 // Others are not affected, nor does anybody keep what was refused.
                 for allowed in [IoPriority::idle(), IoPriority::best_effort(0)] {
                     let handle = handle.with_priority(allowed);
-                    assert_eq!(read(&handle, &file).await.unwrap(), LEN, "{way:?}");
+                    assert_eq!(read(&handle, &file).await.unwrap(), LEN, "{mode:?}");
                 }
-                assert_eq!(read(&handle, &file).await.unwrap(), LEN, "{way:?}");
-                is_idle(&handle, 8).await;
-                within(context.close()).await;
+                assert_eq!(read(&handle, &file).await.unwrap(), LEN, "{mode:?}");
+                assert_idle(&handle, 8).await;
+                with_hang_guard(context.close()).await;
             }
         }
     });
@@ -308,7 +297,7 @@ fn the_device_gets_requests_with_their_priorities() {
         eprintln!("skipped: only root may trace the kernel");
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let mount = dir.path().join("tracefs");
     fs::create_dir(&mount).unwrap();
     let trace = match Trace::of_issued_requests(&mount) {
@@ -321,9 +310,9 @@ fn the_device_gets_requests_with_their_priorities() {
     };
     const SIZE: usize = 4 * BLOCK;
     fs::write(dir.path().join("data"), vec![7; SIZE]).unwrap();
-    one_thread().block_on(async {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
+    current_thread().block_on(async {
+        for mode in modes() {
+            let (context, handle) = context_in(mode, 8);
             let file = open_rw(&dir, "data").await;
             file.sync_all(&handle).await.unwrap();
             for (priority, told) in [
@@ -336,18 +325,18 @@ fn the_device_gets_requests_with_their_priorities() {
                 let handle = handle.with_priority(priority);
                 let mut target = buffer(SIZE);
                 let read = file.read_at(&handle, 0, &mut target, SIZE as u64, READ);
-                match within(read).await {
+                match with_hang_guard(read).await {
                     Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                         eprintln!("skipped: this root has no CAP_SYS_NICE");
                     }
                     read => {
                         assert_eq!(read.unwrap(), SIZE as u64);
                         let text = trace.text();
-                        assert!(bytes() - before >= SIZE, "{way:?}: {priority:?}\n{text}");
+                        assert!(bytes() - before >= SIZE, "{mode:?}: {priority:?}\n{text}");
                     }
                 }
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         }
     });
     drop(trace);

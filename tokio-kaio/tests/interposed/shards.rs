@@ -11,8 +11,6 @@ use futures::poll;
 use tokio::task::JoinSet;
 use tokio_kaio::{AioCommandError, AioContext, AioContextBuilder, AioContextHandle, LockedBuf};
 
-const LEN: u64 = BLOCK as u64;
-
 fn sharded(slots: usize, shards: usize, wait: bool) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(slots).shards(shards);
     builder.wait_for_slot(wait).build().unwrap()
@@ -38,17 +36,17 @@ async fn there_are_as_many_slots_as_were_asked_for() {
         let (context, handle) = sharded(slots, shards, true);
         assert_eq!(context.available_slots(), Some(slots), "{shards} shards");
         assert_eq!(handle.available_slots(), Some(slots), "{shards} shards");
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert_eq!(handle.available_slots(), None);
     }
 }
 
 #[tokio::test]
 async fn a_request_whose_shard_is_full_goes_to_another() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
     let (context, handle) = sharded(4, 4, false);
     let gate = Gate::closed();
@@ -58,21 +56,21 @@ async fn a_request_whose_shard_is_full_goes_to_another() {
     for read in &mut reads {
         assert!(poll!(read).is_pending());
     }
-    let shards: HashSet<_> = gate.held().into_iter().collect();
+    let shards: HashSet<_> = gate.waiting().into_iter().collect();
     assert_eq!(shards.len(), 4, "one eventfd a shard");
 
-    let refused = within(last).await;
+    let refused = with_hang_guard(last).await;
     assert!(matches!(refused, Err(AioCommandError::CapacityExceeded)));
 
     gate.open();
-    let results = within(join_all(reads)).await;
+    let results = with_hang_guard(join_all(reads)).await;
     assert!(results.into_iter().all(|result| result.unwrap() == 1));
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn where_all_shards_are_full_requests_wait() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
     let (context, handle) = sharded(4, 2, true);
     let gate = Gate::closed();
@@ -83,14 +81,14 @@ async fn where_all_shards_are_full_requests_wait() {
     }
     assert_eq!(handle.available_slots(), Some(0));
     tokio::task::yield_now().await; // the driver runs
-    until(|| gate.held().len() == 4, || gate.held()).await; // where threads do it, these too
+    wait_until(|| gate.waiting().len() == 4, || gate.waiting()).await; // where threads do it, these too
 
     gate.open();
-    let results = within(join_all(reads)).await;
+    let results = with_hang_guard(join_all(reads)).await;
     assert!(results.into_iter().all(|result| result.unwrap() == 1));
-    assert_eq!(gate.held().len(), 20);
-    all_free(&handle, 4).await;
-    within(context.close()).await;
+    assert_eq!(gate.waiting().len(), 20);
+    wait_all_free(&handle, 4).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[test]
@@ -99,16 +97,16 @@ fn close_gives_back_every_shard() {
         return;
     }
     let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let runtime = two_workers();
+    let runtime = multi_thread();
     runtime.block_on(async {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
         let mut target = buffer(BLOCK);
         let before = open_files();
         let (context, handle) = sharded(64, 4, true);
         assert!(open_files() >= before + 4);
         read_block(&handle, &file, 0, &mut target).await.unwrap();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert_eq!(open_files(), before);
         let refused = read_block(&handle, &file, 0, &mut target).await;
         assert!(matches!(refused, Err(AioCommandError::AioStopped)));
@@ -120,8 +118,8 @@ fn tasks_on_several_workers_read_what_is_there() {
     const TASKS: u64 = 48;
     const TURNS: u64 = 200;
     const BLOCKS: u64 = 64;
-    for dir in everywhere() {
-        two_workers().block_on(async {
+    for dir in test_dirs() {
+        multi_thread().block_on(async {
             let file = Arc::new(patterned_file(&dir, BLOCKS).await);
             // Fewer slots than tasks: some wait, some go elsewhere.
             let (context, handle) = sharded(16, 2, true);
@@ -138,9 +136,9 @@ fn tasks_on_several_workers_read_what_is_there() {
                     }
                 });
             }
-            within(tasks.join_all()).await;
-            all_free(&handle, 16).await;
-            within(context.close()).await;
+            with_hang_guard(tasks.join_all()).await;
+            wait_all_free(&handle, 16).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }

@@ -10,11 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::common::{
-    BLOCK, all_free, busy, context_by, everywhere, is_idle, on_disk, one_blocking_thread,
-    one_thread, open_rw, two_workers, ways, within, write_patterned,
-};
-use crate::interposer::{Gate, Watched};
+use crate::common::*;
+use crate::interposer::{Gate, WatchedFile};
 use futures::future::join_all;
 use futures::poll;
 use proptest::prelude::*;
@@ -23,16 +20,15 @@ use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContextHandle, AioOpenOptionsExt, AlignedBuf, File, LockedBuf, ReadFlags,
-    WriteFlags, aio_context,
+    WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
 const NONE: WriteFlags = WriteFlags::empty();
 
 /// Bytes that differ with `seed` and from one to the next.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    crate::common::pattern(seed.wrapping_add(1), &mut bytes);
+    pattern(seed.wrapping_add(1), &mut bytes);
     bytes
 }
 
@@ -52,57 +48,49 @@ fn path_of(dir: &TempDir, name: &str) -> PathBuf {
 
 #[test]
 fn any_range_of_a_file_can_be_read_and_none_past_its_end() {
-    for dir in everywhere() {
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let content = bytes(1, 3 * BLOCK + 700);
-        let path = path_of(&dir, "data");
+        let path = path_of(dir, "data");
         fs::write(&path, &content).unwrap();
-        for way in ways() {
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
-                let file = File::open(&path, false).await.unwrap();
-                let starts = [
-                    0, 1, 511, 512, 4095, 4096, 5000, 12_987, 12_988, 12_989, 20_000,
-                ];
-                for offset in starts.into_iter().chain([LEN * 1000 + 3]) {
-                    for len in [0, 1, 100, 511, 4096, 4097, 9000, 100_000] {
-                        let from = content.len().min(offset as usize);
-                        let to = content.len().min(offset as usize + len);
-                        let found = read(&handle, &file, offset, len).await;
-                        assert!(found == content[from..to], "{len} at {offset}, {way:?}");
-                    }
-                }
-                context.close().await;
-            }));
+        let file = File::open(&path, false).await.unwrap();
+        let starts = [
+            0, 1, 511, 512, 4095, 4096, 5000, 12_987, 12_988, 12_989, 20_000,
+        ];
+        for offset in starts.into_iter().chain([LEN * 1000 + 3]) {
+            for len in [0, 1, 100, 511, 4096, 4097, 9000, 100_000] {
+                let from = content.len().min(offset as usize);
+                let to = content.len().min(offset as usize + len);
+                let found = read(&handle, &file, offset, len).await;
+                assert!(found == content[from..to], "{len} at {offset}, {mode:?}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_long_read_goes_in_pieces() {
-    for dir in everywhere() {
-        let path = path_of(&dir, "data");
+    Fixture::new(4).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let path = path_of(dir, "data");
         let content = bytes(2, (3 << 20) + 12_345);
         fs::write(&path, &content).unwrap();
-        one_thread().block_on(within(async {
-            let (context, handle) = aio_context(4, true).unwrap();
-            let file = File::open(&path, false).await.unwrap();
-            let before = handle.metrics().submitted;
-            assert!(read(&handle, &file, 1001, 5 << 20).await == content[1001..]);
-            let requests = handle.metrics().submitted - before;
-            assert!((4..=8).contains(&requests), "{requests}");
-            context.close().await;
-        }));
-    }
+        let file = File::open(&path, false).await.unwrap();
+        let before = handle.metrics().submitted;
+        assert!(read(&handle, &file, 1001, 5 << 20).await == content[1001..]);
+        let requests = handle.metrics().submitted - before;
+        assert!((4..=8).contains(&requests), "{requests}");
+    });
 }
 
 #[test]
 fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
-    let dir = on_disk();
+    let dir = disk_dir();
     write_patterned(&path_of(&dir, "data"), 4);
     let content = fs::read(path_of(&dir, "data")).unwrap();
-    for way in ways() {
-        two_workers().block_on(within(async {
-            let (context, handle) = context_by(way, 4);
+    for mode in modes() {
+        multi_thread().block_on(with_hang_guard(async {
+            let (context, handle) = context_in(mode, 4);
             let file = open_rw(&dir, "data").await;
             for polls in 0..20 {
                 let mut target = vec![0xee; 9000];
@@ -119,7 +107,7 @@ fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
                 let untouched = target.iter().all(|&byte| byte == 0xee);
                 assert!(untouched || target == content[77..9077]);
             }
-            is_idle(&handle, 4).await;
+            assert_idle(&handle, 4).await;
             context.close().await;
         }));
     }
@@ -129,56 +117,51 @@ fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
 
 #[test]
 fn a_file_gets_as_long_as_what_is_written_and_no_longer() {
-    for dir in everywhere() {
-        for way in ways() {
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
-                for (i, (start, offset, len)) in [
-                    (0, 0, 1),
-                    (0, 0, 4096),
-                    (0, 0, 4097),
-                    (0, 700, 5),
-                    (0, 5000, 3000),
-                    (0, 5000, 3192),
-                    (100, 90, 20),
-                    (100, 5000, 10_000),
-                    (4096, 4096, 1),
-                    (4096, 4095, 1),
-                    (5000, 100, 20),
-                    (5000, 4990, 20),
-                    (5000, 4000, 20_000),
-                    (10_000, 1, 8191),
-                    (10_000, 8192, 1808),
-                    (100, (1 << 20) - 3, 1 << 20),
-                ]
-                .into_iter()
-                .enumerate()
-                {
-                    let path = path_of(&dir, &format!("{i}"));
-                    let mut content = bytes(3, start);
-                    fs::write(&path, &content).unwrap();
-                    let file = open_rw(&dir, &format!("{i}")).await;
-                    let data = bytes(4, len);
-                    let written = file.write_bytes_at(&handle, offset as u64, &data, NONE);
-                    written.await.unwrap();
-                    content.resize(start.max(offset + len), 0);
-                    content[offset..][..len].copy_from_slice(&data);
-                    let found = fs::read(&path).unwrap();
-                    assert_eq!(found.len(), content.len(), "{len} at {offset} of {start}");
-                    assert!(found == content, "{len} at {offset} of {start}, {way:?}");
-                    assert!(read(&handle, &file, 0, 1 << 22).await == content);
-                }
-                context.close().await;
-            }));
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        for (i, (start, offset, len)) in [
+            (0, 0, 1),
+            (0, 0, 4096),
+            (0, 0, 4097),
+            (0, 700, 5),
+            (0, 5000, 3000),
+            (0, 5000, 3192),
+            (100, 90, 20),
+            (100, 5000, 10_000),
+            (4096, 4096, 1),
+            (4096, 4095, 1),
+            (5000, 100, 20),
+            (5000, 4990, 20),
+            (5000, 4000, 20_000),
+            (10_000, 1, 8191),
+            (10_000, 8192, 1808),
+            (100, (1 << 20) - 3, 1 << 20),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = path_of(dir, &format!("{i}"));
+            let mut content = bytes(3, start);
+            fs::write(&path, &content).unwrap();
+            let file = open_rw(dir, &format!("{i}")).await;
+            let data = bytes(4, len);
+            let written = file.write_bytes_at(&handle, offset as u64, &data, NONE);
+            written.await.unwrap();
+            content.resize(start.max(offset + len), 0);
+            content[offset..][..len].copy_from_slice(&data);
+            let found = fs::read(&path).unwrap();
+            assert_eq!(found.len(), content.len(), "{len} at {offset} of {start}");
+            assert!(found == content, "{len} at {offset} of {start}, {mode:?}");
+            assert!(read(&handle, &file, 0, 1 << 22).await == content);
         }
-    }
+    });
 }
 
 #[test]
 fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
-    for dir in everywhere() {
-        for way in ways() {
-            let path = path_of(&dir, &format!("{way:?}"));
+    for dir in test_dirs() {
+        for mode in modes() {
+            let path = path_of(&dir, &format!("{mode:?}"));
             fs::write(&path, []).unwrap();
             let (told, done) = (
                 Arc::new(AtomicU64::new(0)),
@@ -195,8 +178,8 @@ fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
                     }
                 }
             });
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
+            current_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 4);
                 let mut options = OpenOptions::new();
                 let log = options.read(true).write(true).aio_open(path.clone(), false);
                 let log = log.await.unwrap();
@@ -212,7 +195,7 @@ fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
                     content.extend(record);
                     assert_eq!(log.metadata().await.unwrap().len(), content.len() as u64);
                 }
-                assert!(fs::read(&path).unwrap() == content, "{way:?}");
+                assert!(fs::read(&path).unwrap() == content, "{mode:?}");
                 context.close().await;
             }));
             done.store(true, Ordering::Relaxed);
@@ -226,14 +209,14 @@ fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
 #[test]
 fn two_writers_of_the_halves_of_a_block_lose_nothing() {
     const TIMES: u64 = 1000;
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             let name = format!("{i}");
             write_patterned(&path_of(&dir, &name), 3);
             let before = fs::read(path_of(&dir, &name)).unwrap();
             let place = move |half: usize| BLOCK + half * 2000..BLOCK + (half + 1) * 2000;
-            two_workers().block_on(within(async {
-                let (context, handle) = context_by(way, 8);
+            multi_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 8);
                 let file = Arc::new(open_rw(&dir, &name).await);
                 let mut tasks = JoinSet::new();
                 for half in 0..2 {
@@ -261,7 +244,7 @@ fn two_writers_of_the_halves_of_a_block_lose_nothing() {
             }
             assert!(
                 fs::read(path_of(&dir, &name)).unwrap() == expected,
-                "{way:?}"
+                "{mode:?}"
             );
         }
     }
@@ -271,15 +254,15 @@ fn two_writers_of_the_halves_of_a_block_lose_nothing() {
 fn many_writers_of_neighbouring_records_change_their_own_alone() {
     const RECORD: usize = 777;
     const WRITERS: usize = 40;
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             let name = format!("{i}");
             // The last one goes past the end.
             let (start, end) = (1000, 1000 + WRITERS * RECORD);
             let margin = bytes(9, start);
             fs::write(path_of(&dir, &name), &margin).unwrap();
-            two_workers().block_on(within(async {
-                let (context, handle) = context_by(way, 8);
+            multi_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 8);
                 let file = Arc::new(open_rw(&dir, &name).await);
                 let mut tasks = JoinSet::new();
                 for writer in 0..WRITERS {
@@ -314,12 +297,12 @@ fn many_writers_of_neighbouring_records_change_their_own_alone() {
 /// must not meet a direct write to the same block.
 #[test]
 fn a_write_that_makes_the_file_longer_leaves_alone_what_is_written_before_its_end() {
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             let path = path_of(&dir, &format!("{i}"));
             fs::write(&path, []).unwrap();
-            two_workers().block_on(within(async {
-                let (context, handle) = context_by(way, 8);
+            multi_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 8);
                 let file = open_rw(&dir, &format!("{i}")).await;
                 for round in 0..100 {
                     file.set_len(0).await.unwrap();
@@ -338,7 +321,10 @@ fn a_write_that_makes_the_file_longer_leaves_alone_what_is_written_before_its_en
                     expected[100..1300].copy_from_slice(&inner);
                     expected[50_000..].copy_from_slice(&longer);
                     file.sync_all(&handle).await.unwrap();
-                    assert!(read(&handle, &file, 0, 60_000).await == expected, "{way:?}");
+                    assert!(
+                        read(&handle, &file, 0, 60_000).await == expected,
+                        "{mode:?}"
+                    );
                 }
                 context.close().await;
             }));
@@ -348,19 +334,19 @@ fn a_write_that_makes_the_file_longer_leaves_alone_what_is_written_before_its_en
 
 #[test]
 fn a_write_waits_for_one_that_was_dropped_in_flight_in_its_block_and_for_no_other() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(within(async {
-            let (context, handle) = context_by(way, 8);
-            write_patterned(&path_of(&dir, "data"), 4);
-            let file = open_rw(&dir, "data").await;
+    Fixture::new(8)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+            write_patterned(&path_of(dir, "data"), 4);
             let clone = file.try_clone().unwrap();
             let gate = Gate::closed();
             let block = bytes(1, BLOCK);
             {
                 let write = file.write_bytes_at(&handle, gate.offset(), &block, NONE);
                 let mut write = pin!(write);
-                while gate.held().is_empty() {
+                while gate.waiting().is_empty() {
                     assert!(poll!(&mut write).is_pending());
                     yield_now().await;
                 }
@@ -374,25 +360,22 @@ fn a_write_waits_for_one_that_was_dropped_in_flight_in_its_block_and_for_no_othe
                 let apart = file.write_bytes_at(&handle, 100 + i, &data, NONE);
                 apart.await.unwrap();
             }
-            assert_eq!(gate.held().len(), 1, "{way:?}");
+            assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             assert_eq!(handle.metrics().abandoned_in_flight, 1);
             gate.open();
             // No file is that long: what comes of them is the kernel's to say.
             let _ = (behind.await, last.await);
-            is_idle(&handle, 8).await;
-            context.close().await;
-        }));
-    }
+        });
 }
 
 #[test]
 fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(within(async {
-            let (context, handle) = context_by(way, 8);
-            write_patterned(&path_of(&dir, "data"), 4);
-            let file = open_rw(&dir, "data").await;
+    Fixture::new(8)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+            write_patterned(&path_of(dir, "data"), 4);
             let gate = Gate::closed();
             let (block, data) = (bytes(1, BLOCK), bytes(2, 10));
             let hasty = handle.with_timeout(Duration::from_millis(20));
@@ -400,38 +383,35 @@ fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
             assert!(matches!(first.await, Err(AioCommandError::TimedOut)));
             let second = file.write_bytes_at(&hasty, gate.offset() + 5, &data, NONE);
             assert!(matches!(second.await, Err(AioCommandError::TimedOut)));
-            assert_eq!(gate.held().len(), 1, "{way:?}");
+            assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             gate.open();
             file.write_bytes_at(&handle, 5, &data, NONE).await.unwrap();
-            is_idle(&handle, 8).await;
-            context.close().await;
-        }));
-    }
+        });
 }
 
 /// The second descriptor is opened on a thread of the blocking pool, and none is free.
 #[test]
 fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline() {
-    let dir = on_disk();
-    for way in ways() {
-        one_blocking_thread().block_on(within(async {
-            let (context, handle) = context_by(way, 8);
-            let file = open_rw(&dir, &format!("{way:?}")).await;
+    let dir = disk_dir();
+    for mode in modes() {
+        one_blocking_thread().block_on(with_hang_guard(async {
+            let (context, handle) = context_in(mode, 8);
+            let file = open_rw(&dir, &format!("{mode:?}")).await;
             // What else such writes have to know of their file is known after this one.
             let (block, data) = (bytes(1, BLOCK), bytes(2, 5));
             file.write_bytes_at(&handle, 0, &block, NONE).await.unwrap();
-            let busy = busy().await;
+            let busy = occupy_blocking_thread().await;
             let hasty = handle.with_timeout(Duration::from_millis(20));
             let late = file.write_bytes_at(&hasty, LEN, &data, NONE).await;
             assert!(
                 matches!(late, Err(AioCommandError::TimedOut)),
-                "{way:?}: {late:?}"
+                "{mode:?}: {late:?}"
             );
             drop(busy);
             file.write_bytes_at(&handle, LEN, &data, NONE)
                 .await
                 .unwrap();
-            is_idle(&handle, 8).await;
+            assert_idle(&handle, 8).await;
             context.close().await;
         }));
     }
@@ -439,24 +419,19 @@ fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline()
 
 #[test]
 fn writes_that_wait_for_slots_and_in_line_all_come_through() {
-    for dir in everywhere() {
-        for way in ways() {
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 1);
-                let file = open_rw(&dir, &format!("{way:?}")).await;
-                let data: Vec<_> = (0..100).map(|i| bytes(i, 333)).collect();
-                let writes = data.iter().enumerate().map(|(i, data)| {
-                    file.write_bytes_at(&handle, i as u64 * 333, data, WriteFlags::DSYNC)
-                });
-                for result in join_all(writes).await {
-                    result.unwrap();
-                }
-                assert!(read(&handle, &file, 0, 50_000).await == data.concat());
-                is_idle(&handle, 1).await;
-                context.close().await;
-            }));
+    Fixture::new(1).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = open_rw(dir, &format!("{mode:?}")).await;
+        let data: Vec<_> = (0..100).map(|i| bytes(i, 333)).collect();
+        let writes = data
+            .iter()
+            .enumerate()
+            .map(|(i, data)| file.write_bytes_at(&handle, i as u64 * 333, data, WriteFlags::DSYNC));
+        for result in join_all(writes).await {
+            result.unwrap();
         }
-    }
+        assert!(read(&handle, &file, 0, 50_000).await == data.concat());
+    });
 }
 
 // ---- Against a model --------------------------------------------------------------------------
@@ -624,8 +599,8 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
     let cases = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
-    for dir in everywhere() {
-        for way in ways() {
+    for dir in test_dirs() {
+        for mode in modes() {
             let config = Config {
                 cases: cases.unwrap_or(40),
                 failure_persistence: None,
@@ -635,8 +610,8 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
             let verdict = TestRunner::new(config).run(&steps, |steps| {
                 let path = path_of(&dir, "data");
                 fs::write(&path, []).unwrap();
-                two_workers().block_on(within(async {
-                    let (context, handle) = context_by(way, 4);
+                multi_thread().block_on(with_hang_guard(async {
+                    let (context, handle) = context_in(mode, 4);
                     let file = open_rw(&dir, "data").await;
                     let mut model = Model {
                         path,
@@ -648,13 +623,13 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
                     for step in steps {
                         model.step(step).await;
                     }
-                    all_free(&handle, 4).await;
+                    wait_all_free(&handle, 4).await;
                     context.close().await;
                 }));
                 Ok::<_, TestCaseError>(())
             });
             if let Err(failure) = verdict {
-                panic!("{way:?}: {failure}");
+                panic!("{mode:?}: {failure}");
             }
         }
     }
@@ -662,12 +637,12 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
 
 #[test]
 fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             let name = format!("{i}");
             fs::write(path_of(&dir, &name), bytes(0, 2 * BLOCK + 100)).unwrap();
-            two_workers().block_on(within(async {
-                let (context, handle) = context_by(way, 8);
+            multi_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 8);
                 let file = open_rw(&dir, &name).await;
                 for round in 0..300_u64 {
                     // In a block, over two, past the end.
@@ -688,10 +663,10 @@ fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
                     file.drain(&handle).await;
                     assert!(
                         read(&handle, &file, offset, 2000).await == kept,
-                        "{round} {way:?}"
+                        "{round} {mode:?}"
                     );
                 }
-                is_idle(&handle, 8).await;
+                assert_idle(&handle, 8).await;
                 context.close().await;
             }));
         }
@@ -702,13 +677,13 @@ fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
 
 #[test]
 fn appends_of_any_length_are_whole_and_in_order_of_their_making() {
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             for opened_so in [false, true] {
                 let path = path_of(&dir, &format!("{i}{opened_so}"));
                 fs::write(&path, b"head").unwrap();
-                two_workers().block_on(within(async {
-                    let (context, handle) = context_by(way, 8);
+                multi_thread().block_on(with_hang_guard(async {
+                    let (context, handle) = context_in(mode, 8);
                     let mut options = OpenOptions::new();
                     options.read(true).append(opened_so).write(true);
                     let file = options.aio_open(path.clone(), false).await.unwrap();
@@ -724,12 +699,12 @@ fn appends_of_any_length_are_whole_and_in_order_of_their_making() {
                         result.unwrap();
                     }
                     let expected = [b"head".as_slice(), &data.concat()].concat();
-                    assert!(fs::read(&path).unwrap() == expected, "{way:?}");
+                    assert!(fs::read(&path).unwrap() == expected, "{mode:?}");
                     // One of several pieces.
                     let long = bytes(77, (2 << 20) + 7);
                     file.write_bytes_at(&handle, 0, &long, flags).await.unwrap();
                     let expected = [expected, long].concat();
-                    assert!(fs::read(&path).unwrap() == expected, "{way:?}");
+                    assert!(fs::read(&path).unwrap() == expected, "{mode:?}");
                     context.close().await;
                 }));
             }
@@ -749,27 +724,27 @@ fn page_cached(file: &File) -> RawFd {
 
 #[test]
 fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
+            current_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 4);
                 let file = open_rw(&dir, &format!("{i}")).await;
                 file.write_bytes_at(&handle, 0, b"x", NONE).await.unwrap();
                 let cached = page_cached(&file);
                 for flag in [WriteFlags::DSYNC, WriteFlags::SYNC] {
-                    let (direct, rest) = (Watched::file(&file), Watched::file(&cached));
+                    let (direct, rest) = (WatchedFile::new(&file), WatchedFile::new(&cached));
                     let data = bytes(1, 2 * BLOCK + 5);
                     file.write_bytes_at(&handle, 0, &data, flag).await.unwrap();
-                    let of = |watched: &Watched| {
-                        let seen = watched.seen().into_iter().filter(|seen| seen.writes);
+                    let of = |watched: &WatchedFile| {
+                        let seen = watched.transfers().into_iter().filter(|seen| seen.writes);
                         let ours = seen.map(|seen| {
                             let flag = seen.flags & flag.bits() as u32;
                             (seen.offset, seen.len, flag != 0)
                         });
                         ours.collect::<Vec<_>>()
                     };
-                    assert_eq!(of(&direct), [(0, 2 * LEN, true)], "{way:?}");
-                    assert_eq!(of(&rest), [(2 * LEN, 5, true)], "{way:?}");
+                    assert_eq!(of(&direct), [(0, 2 * LEN, true)], "{mode:?}");
+                    assert_eq!(of(&rest), [(2 * LEN, 5, true)], "{mode:?}");
                     drop((direct, rest));
                     file.set_len(1).await.unwrap();
                 }
@@ -781,50 +756,44 @@ fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
 
 #[test]
 fn what_comes_back_short_is_resumed() {
-    for dir in everywhere() {
-        let path = path_of(&dir, "data");
-        for way in ways() {
-            write_patterned(&path, 20);
-            let mut content = fs::read(&path).unwrap();
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
-                let file = open_rw(&dir, "data").await;
-                let watched = Watched::file(&file);
-                for (offset, len) in [(100, 50), (5000, 9000), (1, 80_000), (70_000, 20_000)] {
-                    watched.cut_to(BLOCK);
-                    let data = bytes(offset as u64, len);
-                    let written = file.write_bytes_at(&handle, offset as u64, &data, NONE);
-                    written.await.unwrap();
-                    content.resize(content.len().max(offset + len), 0);
-                    content[offset..][..len].copy_from_slice(&data);
-                    assert!(
-                        fs::read(&path).unwrap() == content,
-                        "{len} at {offset}, {way:?}"
-                    );
-                    assert!(read(&handle, &file, offset as u64, len).await == data);
-                    assert!(read(&handle, &file, 7, 100_000).await == content[7..]);
-                    watched.cut_to(usize::MAX);
-                }
-                context.close().await;
-            }));
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+        let path = path_of(dir, "data");
+        write_patterned(&path, 20);
+        let mut content = fs::read(&path).unwrap();
+        let watched = WatchedFile::new(&file);
+        for (offset, len) in [(100, 50), (5000, 9000), (1, 80_000), (70_000, 20_000)] {
+            watched.shorten_to(BLOCK);
+            let data = bytes(offset as u64, len);
+            let written = file.write_bytes_at(&handle, offset as u64, &data, NONE);
+            written.await.unwrap();
+            content.resize(content.len().max(offset + len), 0);
+            content[offset..][..len].copy_from_slice(&data);
+            assert!(
+                fs::read(&path).unwrap() == content,
+                "{len} at {offset}, {mode:?}"
+            );
+            assert!(read(&handle, &file, offset as u64, len).await == data);
+            assert!(read(&handle, &file, 7, 100_000).await == content[7..]);
+            watched.shorten_to(usize::MAX);
         }
-    }
+    });
 }
 
 #[test]
 fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let path = path_of(&dir, "data");
-        for way in ways() {
+        for mode in modes() {
             for good in [0, 1, 2, 4] {
                 write_patterned(&path, 600);
                 let before = fs::read(&path).unwrap();
-                one_thread().block_on(within(async {
-                    let (context, handle) = context_by(way, 4);
+                current_thread().block_on(with_hang_guard(async {
+                    let (context, handle) = context_in(mode, 4);
                     let file = open_rw(&dir, "data").await;
                     file.alignment().await.unwrap();
-                    let watched = Watched::file(&file);
-                    watched.refuse_after(good);
+                    let watched = WatchedFile::new(&file);
+                    watched.fail_after(good);
                     let data = bytes(3, (2 << 20) + 70);
                     let written = file.write_bytes_at(&handle, 100, &data, NONE).await;
                     let found = fs::read(&path).unwrap();
@@ -835,7 +804,7 @@ fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
                         Err(error) => {
                             assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
                             // Where it got to, give or take a byte that was the same before.
-                            assert!(found[done..] == before[done..], "{good} {way:?}");
+                            assert!(found[done..] == before[done..], "{good} {mode:?}");
                         }
                     }
                     assert!(found[..100] == before[..100] && found.len() == before.len());
@@ -853,79 +822,67 @@ fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
 
 #[test]
 fn noappend_writes_where_it_is_told_to() {
-    for dir in everywhere() {
-        let path = path_of(&dir, "log");
+    Fixture::new(4).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let path = path_of(dir, "log");
         fs::write(&path, bytes(1, 9000)).unwrap();
-        one_thread().block_on(within(async {
-            let (context, handle) = aio_context(4, true).unwrap();
-            let mut options = OpenOptions::new();
-            let log = options
-                .read(true)
-                .append(true)
-                .aio_open(path.clone(), false);
-            let log = log.await.unwrap();
-            let mut content = fs::read(&path).unwrap();
-            for (offset, len) in [(100, 10), (4000, 5100)] {
-                let data = bytes(2, len);
-                let flags = WriteFlags::NOAPPEND;
-                match log
-                    .write_bytes_at(&handle, offset as u64, &data, flags)
-                    .await
-                {
-                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                        return eprintln!("skipped: the kernel does not know NOAPPEND");
-                    }
-                    result => result.unwrap(),
+        let mut options = OpenOptions::new();
+        let log = options
+            .read(true)
+            .append(true)
+            .aio_open(path.clone(), false);
+        let log = log.await.unwrap();
+        let mut content = fs::read(&path).unwrap();
+        for (offset, len) in [(100, 10), (4000, 5100)] {
+            let data = bytes(2, len);
+            let flags = WriteFlags::NOAPPEND;
+            match log
+                .write_bytes_at(&handle, offset as u64, &data, flags)
+                .await
+            {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    return eprintln!("skipped: the kernel does not know NOAPPEND");
                 }
-                content.resize(content.len().max(offset + len), 0);
-                content[offset..][..len].copy_from_slice(&data);
-                assert!(fs::read(&path).unwrap() == content, "{len} at {offset}");
+                result => result.unwrap(),
             }
-            context.close().await;
-        }));
-    }
+            content.resize(content.len().max(offset + len), 0);
+            content[offset..][..len].copy_from_slice(&data);
+            assert!(fs::read(&path).unwrap() == content, "{len} at {offset}");
+        }
+    });
 }
 
 #[test]
 fn nowait_is_refused_or_done_and_nothing_else_changes() {
-    for dir in everywhere() {
-        for way in ways() {
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
-                write_patterned(&path_of(&dir, "data"), 4);
-                let before = fs::read(path_of(&dir, "data")).unwrap();
-                let file = open_rw(&dir, "data").await;
-                for (offset, len) in [(100_usize, 50), (5000, 6000), (4 * BLOCK - 10, 20)] {
-                    let data = vec![7; len];
-                    let written =
-                        file.write_bytes_at(&handle, offset as u64, &data, WriteFlags::NOWAIT);
-                    if let Err(error) = written.await {
-                        let errno = error.raw_os_error();
-                        let refused = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
-                        assert!(refused.contains(&errno), "{error}");
-                    }
-                    let found = fs::read(path_of(&dir, "data")).unwrap();
-                    let differ = |(i, (a, b)): (usize, (&u8, &u8))| (a != b).then_some(i);
-                    let changed = found.iter().zip(&before).enumerate().filter_map(differ);
-                    let ranges = [100..150, 5000..11_000, 4 * BLOCK - 10..4 * BLOCK + 10];
-                    for i in changed {
-                        assert!(ranges.iter().any(|range| range.contains(&i)), "{i}");
-                    }
-                }
-                context.close().await;
-            }));
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, file, handle) = (case.dir, case.file, case.handle);
+        write_patterned(&path_of(dir, "data"), 4);
+        let before = fs::read(path_of(dir, "data")).unwrap();
+        for (offset, len) in [(100_usize, 50), (5000, 6000), (4 * BLOCK - 10, 20)] {
+            let data = vec![7; len];
+            let written = file.write_bytes_at(&handle, offset as u64, &data, WriteFlags::NOWAIT);
+            if let Err(error) = written.await {
+                let errno = error.raw_os_error();
+                let refused = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
+                assert!(refused.contains(&errno), "{error}");
+            }
+            let found = fs::read(path_of(dir, "data")).unwrap();
+            let differ = |(i, (a, b)): (usize, (&u8, &u8))| (a != b).then_some(i);
+            let changed = found.iter().zip(&before).enumerate().filter_map(differ);
+            let ranges = [100..150, 5000..11_000, 4 * BLOCK - 10..4 * BLOCK + 10];
+            for i in changed {
+                assert!(ranges.iter().any(|range| range.contains(&i)), "{i}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn an_atomic_write_that_is_not_aligned_is_refused_before_anything_is_written() {
-    let dir = on_disk();
-    write_patterned(&path_of(&dir, "data"), 2);
-    let before = fs::read(path_of(&dir, "data")).unwrap();
-    one_thread().block_on(async {
-        let (context, handle) = aio_context(4, true).unwrap();
-        let file = open_rw(&dir, "data").await;
+    Fixture::new(4).run(async |case| {
+        let (dir, file, handle) = (case.dir, case.file, case.handle);
+        write_patterned(&path_of(dir, "data"), 2);
+        let before = fs::read(path_of(dir, "data")).unwrap();
         for (offset, len) in [(1, BLOCK), (0, BLOCK - 1), (0, 2 << 20)] {
             let data = vec![7; len];
             let refused = file.write_bytes_at(&handle, offset, &data, WriteFlags::ATOMIC);
@@ -935,21 +892,20 @@ fn an_atomic_write_that_is_not_aligned_is_refused_before_anything_is_written() {
                 "{text}"
             );
         }
-        assert!(fs::read(path_of(&dir, "data")).unwrap() == before);
+        assert!(fs::read(path_of(dir, "data")).unwrap() == before);
         assert_eq!(handle.metrics().submitted, 0);
-        context.close().await;
     });
 }
 
 #[test]
 fn a_file_for_writing_alone_is_written_at_any_offset() {
-    for dir in everywhere() {
-        for (i, way) in ways().enumerate() {
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
             let name = format!("{i}");
             write_patterned(&path_of(&dir, &name), 3);
             let mut content = fs::read(path_of(&dir, &name)).unwrap();
-            one_thread().block_on(within(async {
-                let (context, handle) = context_by(way, 4);
+            current_thread().block_on(with_hang_guard(async {
+                let (context, handle) = context_in(mode, 4);
                 let mut options = OpenOptions::new();
                 let opening = options.write(true).aio_open(path_of(&dir, &name), false);
                 let file = opening.await.unwrap();
@@ -979,49 +935,42 @@ fn a_file_for_writing_alone_is_written_at_any_offset() {
 
 #[test]
 fn a_file_for_reading_alone_is_not_written_by_a_back_door() {
-    for dir in everywhere() {
-        let path = path_of(&dir, "data");
+    Fixture::new(4).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let path = path_of(dir, "data");
         fs::write(&path, b"short").unwrap();
-        one_thread().block_on(within(async {
-            let (context, handle) = aio_context(4, true).unwrap();
-            let file = File::open(&path, false).await.unwrap();
-            for flags in [NONE, WriteFlags::APPEND] {
-                let refused = file.write_bytes_at(&handle, 1, b"xyz", flags).await;
-                assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
-            }
-            assert_eq!(fs::read(&path).unwrap(), b"short");
-            context.close().await;
-        }));
-    }
+        let file = File::open(&path, false).await.unwrap();
+        for flags in [NONE, WriteFlags::APPEND] {
+            let refused = file.write_bytes_at(&handle, 1, b"xyz", flags).await;
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+    });
 }
 
 #[test]
 fn a_file_that_has_lost_its_name_and_a_synchronous_one_are_written_to_their_ends() {
-    for dir in everywhere() {
-        one_thread().block_on(within(async {
-            let (context, handle) = aio_context(4, true).unwrap();
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true);
-            let file = options.aio_open(path_of(&dir, "data"), true).await.unwrap();
-            fs::remove_file(path_of(&dir, "data")).unwrap();
-            let data = bytes(1, 10_000);
-            file.write_bytes_at(&handle, 0, &data, NONE).await.unwrap();
-            assert_eq!(file.metadata().await.unwrap().len(), 10_000);
-            assert!(read(&handle, &file, 0, 20_000).await == data);
-            context.close().await;
-        }));
-    }
+    Fixture::new(4).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true);
+        let file = options.aio_open(path_of(dir, "data"), true).await.unwrap();
+        fs::remove_file(path_of(dir, "data")).unwrap();
+        let data = bytes(1, 10_000);
+        file.write_bytes_at(&handle, 0, &data, NONE).await.unwrap();
+        assert_eq!(file.metadata().await.unwrap().len(), 10_000);
+        assert!(read(&handle, &file, 0, 20_000).await == data);
+    });
 }
 
 #[test]
 fn a_buffered_file_takes_one_request_for_any_range() {
-    let dir = on_disk();
-    let path = path_of(&dir, "data");
-    if let Err(why) = crate::common::journaled(&path) {
-        return eprintln!("skipped: no file without direct I/O: {why}");
-    }
-    one_thread().block_on(within(async {
-        let (context, handle) = aio_context(4, true).unwrap();
+    Fixture::new(4).run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let path = path_of(dir, "data");
+        if let Err(why) = journaled(&path) {
+            return eprintln!("skipped: no file without direct I/O: {why}");
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = options
@@ -1036,16 +985,13 @@ fn a_buffered_file_takes_one_request_for_any_range() {
         assert_eq!(fs::read(&path).unwrap(), b"\0\0\0\0\0hello");
         assert_eq!(read(&handle, &file, 7, 3).await, b"llo");
         assert_eq!(handle.metrics().submitted, 2);
-        context.close().await;
-    }));
+    });
 }
 
 #[test]
 fn ranges_that_no_file_has_are_refused() {
-    let dir = on_disk();
-    one_thread().block_on(async {
-        let (context, handle) = aio_context(4, true).unwrap();
-        let file = open_rw(&dir, "data").await;
+    Fixture::new(4).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         for offset in [i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX - 1, u64::MAX] {
             let refused = file.write_bytes_at(&handle, offset, b"ab", NONE).await;
             assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
@@ -1060,17 +1006,14 @@ fn ranges_that_no_file_has_are_refused() {
         nothing.unwrap();
         assert_eq!(file.metadata().await.unwrap().len(), 0);
         assert_eq!(handle.metrics().submitted, 0);
-        context.close().await;
     });
 }
 
 #[test]
 fn a_write_is_one_request_where_nothing_has_to_be_read() {
-    let dir = on_disk();
-    one_thread().block_on(within(async {
-        let (context, handle) = aio_context(4, true).unwrap();
-        write_patterned(&path_of(&dir, "data"), 8);
-        let file = open_rw(&dir, "data").await;
+    Fixture::new(4).run(async |case| {
+        let (dir, file, handle) = (case.dir, case.file, case.handle);
+        write_patterned(&path_of(dir, "data"), 8);
         let requests = async |offset: usize, len: usize| {
             let before = handle.metrics().submitted;
             let data = vec![7; len];
@@ -1091,22 +1034,21 @@ fn a_write_is_one_request_where_nothing_has_to_be_read() {
         for i in 1..5 {
             assert_eq!(requests(8 * BLOCK + 5 * i, 5).await, 1);
         }
-        context.close().await;
-    }));
+    });
 }
 
 #[test]
 fn a_contexts_end_is_told_and_leaves_the_file_usable() {
-    let dir = on_disk();
-    for way in ways() {
-        two_workers().block_on(within(async {
-            let (context, handle) = context_by(way, 4);
+    let dir = disk_dir();
+    for mode in modes() {
+        multi_thread().block_on(with_hang_guard(async {
+            let (context, handle) = context_in(mode, 4);
             write_patterned(&path_of(&dir, "data"), 2);
             let file = open_rw(&dir, "data").await;
             context.close().await;
             let refused = file.write_bytes_at(&handle, 10, b"ab", NONE).await;
             assert!(matches!(refused, Err(AioCommandError::AioStopped)));
-            let (context, handle) = context_by(way, 4);
+            let (context, handle) = context_in(mode, 4);
             file.write_bytes_at(&handle, 10, b"ab", NONE).await.unwrap();
             assert_eq!(read(&handle, &file, 10, 2).await, b"ab");
             context.close().await;
@@ -1116,11 +1058,12 @@ fn a_contexts_end_is_told_and_leaves_the_file_usable() {
 
 #[test]
 fn aligned_operations_go_on_beside_them() {
-    for dir in everywhere() {
-        two_workers().block_on(within(async {
-            let (context, handle) = aio_context(8, true).unwrap();
-            write_patterned(&path_of(&dir, "data"), 4);
-            let file = open_rw(&dir, "data").await;
+    Fixture::new(8)
+        .every_dir()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, file, handle) = (case.dir, case.file, case.handle);
+            write_patterned(&path_of(dir, "data"), 4);
             let mut block = LockedBuf::with_size(BLOCK).unwrap();
             for i in 0..100_u8 {
                 block.as_mut().fill(i);
@@ -1138,7 +1081,5 @@ fn aligned_operations_go_on_beside_them() {
                 let changed = 5000 - BLOCK..8000 - BLOCK;
                 assert!(block.as_ref()[changed].iter().all(|&byte| byte == i));
             }
-            context.close().await;
-        }));
-    }
+        });
 }

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::task::Poll;
 
 use crate::common::*;
-use crate::interposer::{Gate, Watched, submissions};
+use crate::interposer::{Gate, WatchedFile, poll_until_at_gate, submissions};
 use futures::future::join_all;
 use futures::poll;
 use tempfile::TempDir;
@@ -21,21 +21,6 @@ const IOV_MAX: usize = 1024;
 async fn smallest(file: &File) -> usize {
     let alignment = file.alignment().await.unwrap();
     alignment.memory.max(alignment.offset as usize).max(512)
-}
-
-async fn with_data(dir: &TempDir, len: usize) -> File {
-    fs::write(dir.path().join("data"), content(len)).unwrap();
-    open_rw(dir, "data").await
-}
-
-fn content(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    pattern(7, &mut bytes);
-    bytes
-}
-
-fn on_file(dir: &TempDir) -> Vec<u8> {
-    fs::read(dir.path().join("data")).unwrap()
 }
 
 fn pool_of(count: usize, size: usize) -> BufferPool {
@@ -67,24 +52,20 @@ fn lists() -> Vec<Vec<usize>> {
 
 // ---- What is moved ----------------------------------------------------------------------------
 
-#[tokio::test]
-async fn borrowed_ranges_move_what_one_plain_transfer_does() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            for units in lists() {
-                borrowed(&dir, &handle, &units).await;
-            }
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+#[test]
+fn borrowed_ranges_move_what_one_plain_transfer_does() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        for units in lists() {
+            borrowed(dir, &handle, &units).await;
         }
-    }
+    });
 }
 
 /// Pieces lie in one buffer in reverse order, with gaps between them; then each in one of its own,
 /// behind a margin.
 async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
-    let file = with_data(dir, 0).await;
+    let file = file_with_content(dir, 0).await;
     let unit = smallest(&file).await;
     let total = units.iter().sum::<usize>() * unit;
     let expected = content(total);
@@ -102,8 +83,8 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
     let parts: Vec<Part<'_>> = ranges.into_iter().map(|range| source.part(range)).collect();
     assert_eq!(parts.iter().map(Part::len).sum::<usize>(), total);
     let written = file.write_vectored_at(handle, 0, &parts, WriteFlags::empty());
-    assert_eq!(within(written).await.unwrap(), total as u64);
-    assert!(on_file(dir) == expected, "{} pieces", units.len());
+    assert_eq!(with_hang_guard(written).await.unwrap(), total as u64);
+    assert!(file_content(dir) == expected, "{} pieces", units.len());
 
     let pool = pool_of(units.len(), 7 * unit);
     let mut targets = take(&pool, units.len());
@@ -116,7 +97,7 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
         })
         .collect();
     let read = file.read_vectored_at(handle, 0, &mut parts, ReadFlags::empty());
-    assert_eq!(within(read).await.unwrap(), total as u64);
+    assert_eq!(with_hang_guard(read).await.unwrap(), total as u64);
     let of_part = targets.iter().zip(units);
     let found = joined(of_part.map(|(target, units)| &target[unit..(1 + units) * unit]));
     assert!(found == expected, "{} pieces", units.len());
@@ -126,47 +107,39 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
     }
 }
 
-#[tokio::test]
-async fn whole_buffers_are_pieces_too() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, 0).await;
-            let expected = content(3 * BLOCK);
-            let mut buffers =
-                [AlignedBuf::new(BLOCK), AlignedBuf::new(2 * BLOCK)].map(Result::unwrap);
-            buffers[0].copy_from_slice(&expected[..BLOCK]);
-            buffers[1].copy_from_slice(&expected[BLOCK..]);
-            let parts = buffers.each_ref().map(Part::from);
-            let written = file.write_vectored_at(&handle, 0, &parts, WriteFlags::DSYNC);
-            assert_eq!(within(written).await.unwrap(), 3 * BLOCK as u64);
-            assert!(on_file(&dir) == expected);
-            buffers.iter_mut().for_each(|buffer| buffer.fill(0));
-            let mut parts = buffers.each_mut().map(PartMut::from);
-            let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-            assert_eq!(within(read).await.unwrap(), 3 * BLOCK as u64);
-            assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
-            within(context.close()).await;
-        }
-    }
+#[test]
+fn whole_buffers_are_pieces_too() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = file_with_content(dir, 0).await;
+        let expected = content(3 * BLOCK);
+        let mut buffers = [AlignedBuf::new(BLOCK), AlignedBuf::new(2 * BLOCK)].map(Result::unwrap);
+        buffers[0].copy_from_slice(&expected[..BLOCK]);
+        buffers[1].copy_from_slice(&expected[BLOCK..]);
+        let parts = buffers.each_ref().map(Part::from);
+        let written = file.write_vectored_at(&handle, 0, &parts, WriteFlags::DSYNC);
+        assert_eq!(written.await.unwrap(), 3 * BLOCK as u64);
+        assert!(file_content(dir) == expected);
+        buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+        let mut parts = buffers.each_mut().map(PartMut::from);
+        let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), 3 * BLOCK as u64);
+        assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
+    });
 }
 
-#[tokio::test]
-async fn buffers_that_are_handed_over_move_what_one_plain_transfer_does() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            for units in lists() {
-                handed_over(&dir, &handle, &units).await;
-            }
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+#[test]
+fn buffers_that_are_handed_over_move_what_one_plain_transfer_does() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        for units in lists() {
+            handed_over(dir, &handle, &units).await;
         }
-    }
+    });
 }
 
 async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
-    let file = with_data(dir, 0).await;
+    let file = file_with_content(dir, 0).await;
     let unit = smallest(&file).await;
     let total = units.iter().sum::<usize>() * unit;
     let expected = content(total);
@@ -182,9 +155,9 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
     });
     let slices = slices.collect();
     let written = file.write_vectored_owned_at(handle, 0, slices, WriteFlags::empty());
-    let (written, slices) = within(written).await;
+    let (written, slices) = with_hang_guard(written).await;
     assert_eq!(written.unwrap(), total as u64);
-    assert!(on_file(dir) == expected, "{} pieces", units.len());
+    assert!(file_content(dir) == expected, "{} pieces", units.len());
     assert_eq!(slices.len(), units.len());
 
     let slices = slices.into_iter().map(|slice| {
@@ -196,7 +169,7 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
     let slices = slices.map(|(buffer, units)| buffer.into_slice(unit..(1 + units) * unit));
     let slices = slices.collect();
     let read = file.read_vectored_owned_at(handle, 0, slices, ReadFlags::empty());
-    let (read, slices) = within(read).await;
+    let (read, slices) = with_hang_guard(read).await;
     assert_eq!(read.unwrap(), total as u64);
     let of_slice = slices.iter().zip(units);
     let found = joined(of_slice.map(|(s, units)| &s.get_ref()[unit..(1 + units) * unit]));
@@ -205,235 +178,221 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
     assert_eq!(pool.available(), units.len());
 }
 
-#[tokio::test]
-async fn an_empty_list_moves_nothing() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, BLOCK).await;
-            let read = file.read_vectored_at(&handle, 0, &mut [], ReadFlags::empty());
-            assert_eq!(within(read).await.unwrap(), 0, "{way:?}");
-            let written = file.write_vectored_at(&handle, 0, &[], WriteFlags::empty());
-            assert_eq!(within(written).await.unwrap(), 0, "{way:?}");
-            let none = Vec::<AlignedBuf>::new();
-            let read = file.read_vectored_owned_at(&handle, 0, none, ReadFlags::empty());
-            let (read, none) = within(read).await;
-            assert_eq!((read.unwrap(), none.len()), (0, 0), "{way:?}");
-            let written = file.write_vectored_owned_at(&handle, 0, none, WriteFlags::empty());
-            assert_eq!(within(written).await.0.unwrap(), 0, "{way:?}");
-            assert!(on_file(&dir) == content(BLOCK));
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
-        }
-    }
+#[test]
+fn an_empty_list_moves_nothing() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = file_with_content(dir, BLOCK).await;
+        let read = file.read_vectored_at(&handle, 0, &mut [], ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), 0, "{mode:?}");
+        let written = file.write_vectored_at(&handle, 0, &[], WriteFlags::empty());
+        assert_eq!(written.await.unwrap(), 0, "{mode:?}");
+        let none = Vec::<AlignedBuf>::new();
+        let read = file.read_vectored_owned_at(&handle, 0, none, ReadFlags::empty());
+        let (read, none) = read.await;
+        assert_eq!((read.unwrap(), none.len()), (0, 0), "{mode:?}");
+        let written = file.write_vectored_owned_at(&handle, 0, none, WriteFlags::empty());
+        assert_eq!(written.await.0.unwrap(), 0, "{mode:?}");
+        assert!(file_content(dir) == content(BLOCK));
+    });
 }
 
 /// Also where they fill a whole request, which moves nothing then though the file does not end.
-#[tokio::test]
-async fn pieces_without_bytes_are_passed_over() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            for (before, between) in [(1, 1), (0, 5), (IOV_MAX, 0), (3 * IOV_MAX + 1, 1500)] {
-                let file = with_data(&dir, 0).await;
-                let expected = content(2 * BLOCK);
-                let mut source = AlignedBuf::new(2 * BLOCK).unwrap();
-                source.copy_from_slice(&expected);
-                let empty = || source.part(..0);
-                let mut parts: Vec<_> = (0..before).map(|_| empty()).collect();
-                parts.push(source.part(..BLOCK));
-                parts.extend((0..between).map(|_| empty()));
-                parts.extend([source.part(BLOCK..), empty()]);
-                assert!(parts[parts.len() - 1].is_empty());
-                let written = file.write_vectored_at(&handle, 0, &parts, WriteFlags::empty());
-                let written = within(written).await.unwrap();
-                assert_eq!(written, 2 * BLOCK as u64, "{way:?}: {before}, {between}");
-                assert!(on_file(&dir) == expected);
+#[test]
+fn pieces_without_bytes_are_passed_over() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        for (before, between) in [(1, 1), (0, 5), (IOV_MAX, 0), (3 * IOV_MAX + 1, 1500)] {
+            let file = file_with_content(dir, 0).await;
+            let expected = content(2 * BLOCK);
+            let mut source = AlignedBuf::new(2 * BLOCK).unwrap();
+            source.copy_from_slice(&expected);
+            let empty = || source.part(..0);
+            let mut parts: Vec<_> = (0..before).map(|_| empty()).collect();
+            parts.push(source.part(..BLOCK));
+            parts.extend((0..between).map(|_| empty()));
+            parts.extend([source.part(BLOCK..), empty()]);
+            assert!(parts[parts.len() - 1].is_empty());
+            let written = file.write_vectored_at(&handle, 0, &parts, WriteFlags::empty());
+            let written = written.await.unwrap();
+            assert_eq!(written, 2 * BLOCK as u64, "{mode:?}: {before}, {between}");
+            assert!(file_content(dir) == expected);
 
-                let none = || AlignedBuf::default();
-                let mut buffers: Vec<_> = (0..before).map(|_| none()).collect();
-                buffers.push(AlignedBuf::new(BLOCK).unwrap());
-                buffers.extend((0..between).map(|_| none()));
-                buffers.push(AlignedBuf::new(BLOCK).unwrap());
-                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-                let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-                assert_eq!(within(read).await.unwrap(), 2 * BLOCK as u64, "{way:?}");
-                assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
-                buffers.iter_mut().for_each(|buffer| buffer.fill(0));
-                let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
-                let (read, buffers) = within(read).await;
-                assert_eq!(read.unwrap(), 2 * BLOCK as u64, "{way:?}");
-                assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
-            }
-            within(context.close()).await;
+            let none = || AlignedBuf::default();
+            let mut buffers: Vec<_> = (0..before).map(|_| none()).collect();
+            buffers.push(AlignedBuf::new(BLOCK).unwrap());
+            buffers.extend((0..between).map(|_| none()));
+            buffers.push(AlignedBuf::new(BLOCK).unwrap());
+            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+            let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), 2 * BLOCK as u64, "{mode:?}");
+            assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
+            buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+            let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
+            let (read, buffers) = read.await;
+            assert_eq!(read.unwrap(), 2 * BLOCK as u64, "{mode:?}");
+            assert!(joined(buffers.iter().map(|buffer| &buffer[..])) == expected);
         }
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_read_that_meets_the_end_of_the_file_is_short() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let unit = smallest(&with_data(&dir, 0).await).await;
-            // The end is between pieces, within one, and where a request is full.
-            for (bytes, count) in [
-                (3 * unit, 5),
-                (3 * unit + unit / 2, 5),
-                (IOV_MAX * unit, IOV_MAX + 9),
-                ((IOV_MAX + 3) * unit + 100, IOV_MAX + 9),
-                (700 * unit, 3000),
-                (0, 2),
-            ] {
-                let file = with_data(&dir, bytes).await;
-                let pool = pool_of(count, unit);
-                let mut buffers = take(&pool, count);
-                buffers.iter_mut().for_each(|buffer| buffer.fill(0));
-                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-                let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-                assert_eq!(within(read).await.unwrap(), bytes as u64, "{way:?}");
-                let found = joined(buffers.iter().map(|buffer| &buffer[..]));
-                assert!(found[..bytes] == content(bytes));
-                let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
-                let (read, buffers) = within(read).await;
-                assert_eq!((read.unwrap(), buffers.len()), (bytes as u64, count));
-                assert_eq!(pool.available(), 0);
-            }
-            within(context.close()).await;
+#[test]
+fn a_read_that_meets_the_end_of_the_file_is_short() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let unit = smallest(&file_with_content(dir, 0).await).await;
+        // The end is between pieces, within one, and where a request is full.
+        for (bytes, count) in [
+            (3 * unit, 5),
+            (3 * unit + unit / 2, 5),
+            (IOV_MAX * unit, IOV_MAX + 9),
+            ((IOV_MAX + 3) * unit + 100, IOV_MAX + 9),
+            (700 * unit, 3000),
+            (0, 2),
+        ] {
+            let file = file_with_content(dir, bytes).await;
+            let pool = pool_of(count, unit);
+            let mut buffers = take(&pool, count);
+            buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+            let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), bytes as u64, "{mode:?}");
+            let found = joined(buffers.iter().map(|buffer| &buffer[..]));
+            assert!(found[..bytes] == content(bytes));
+            let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
+            let (read, buffers) = read.await;
+            assert_eq!((read.unwrap(), buffers.len()), (bytes as u64, count));
+            assert_eq!(pool.available(), 0);
         }
-    }
+    });
 }
 
 /// Room that is not filled does not count as initialized.
-#[tokio::test]
-async fn vectors_grow_by_what_was_read_into_each() {
-    let Some(dir) = on_tmpfs() else { return };
-    for way in ways() {
-        let (context, handle) = context_by(way, 8);
-        let file = with_data(&dir, 10_000).await;
+#[test]
+fn vectors_grow_by_what_was_read_into_each() {
+    Fixture::new(8).tmpfs().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = file_with_content(dir, 10_000).await;
         let room = || Vec::with_capacity(4096);
         let vectors: Vec<Vec<u8>> = vec![room(), vec![1; 4096], room(), room()];
         let read = file.read_vectored_owned_at(&handle, 0, vectors, ReadFlags::empty());
-        let (read, vectors) = within(read).await;
+        let (read, vectors) = read.await;
         assert_eq!(read.unwrap(), 10_000);
         let lengths: Vec<_> = vectors.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [4096, 4096, 10_000 - 8192, 0], "{way:?}");
+        assert_eq!(lengths, [4096, 4096, 10_000 - 8192, 0], "{mode:?}");
         assert!(joined(vectors.iter().map(|v| &v[..])) == content(10_000));
-        within(context.close()).await;
-    }
+    });
 }
 
 // ---- Requests ---------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn there_is_one_system_call_for_1024_pieces() {
-    if !on_kernel_aio() {
+#[test]
+fn there_is_one_system_call_for_1024_pieces() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        let (context, handle) = inline_context(8);
-        tokio::task::yield_now().await;
-        let file = with_data(&dir, 0).await;
-        let unit = smallest(&file).await;
-        let pool = pool_of(3000, unit);
-        for (count, calls) in [(1, 1), (2, 1), (1024, 1), (1025, 2), (2048, 2), (3000, 3)] {
-            let before = submissions();
-            let buffers = take(&pool, count);
-            let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
-            let (written, mut buffers) = within(written).await;
-            assert_eq!(written.unwrap(), (count * unit) as u64);
-            assert_eq!(submissions() - before, calls, "{count} pieces written");
-            let before = submissions();
-            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-            let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-            assert_eq!(within(read).await.unwrap(), (count * unit) as u64);
-            assert_eq!(submissions() - before, calls, "{count} pieces read");
-        }
-        within(context.close()).await;
-    }
+    Fixture::new(8)
+        .inline()
+        .every_dir()
+        .start_driver()
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            let file = file_with_content(dir, 0).await;
+            let unit = smallest(&file).await;
+            let pool = pool_of(3000, unit);
+            for (count, calls) in [(1, 1), (2, 1), (1024, 1), (1025, 2), (2048, 2), (3000, 3)] {
+                let before = submissions();
+                let buffers = take(&pool, count);
+                let written =
+                    file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
+                let (written, mut buffers) = written.await;
+                assert_eq!(written.unwrap(), (count * unit) as u64);
+                assert_eq!(submissions() - before, calls, "{count} pieces written");
+                let before = submissions();
+                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+                let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
+                assert_eq!(read.await.unwrap(), (count * unit) as u64);
+                assert_eq!(submissions() - before, calls, "{count} pieces read");
+            }
+        });
 }
 
 /// One piece is a plain request, also as what is left of many.
-#[tokio::test]
-async fn requests_go_one_after_the_other_each_where_the_last_one_ended() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, 0).await;
-            let unit = smallest(&file).await;
-            let pool = pool_of(2049, unit);
-            let watched = Watched::file(&file);
-            let buffers = take(&pool, 2049);
-            let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
-            assert_eq!(within(written).await.0.unwrap(), 2049 * unit as u64);
-            let seen = watched.seen();
-            let seen = seen.iter().map(|s| (s.writes, s.vectored, s.offset, s.len));
-            let (unit, full) = (unit as u64, (IOV_MAX * unit) as u64);
-            let expected = [
-                (true, true, 0, 1024),
-                (true, true, full, 1024),
-                (true, false, 2 * full, unit),
-            ];
-            assert_eq!(seen.collect::<Vec<_>>(), expected, "{way:?}");
-            assert_eq!(handle.metrics().submitted, 3, "{way:?}");
-            within(context.close()).await;
-        }
-    }
+#[test]
+fn requests_go_one_after_the_other_each_where_the_last_one_ended() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = file_with_content(dir, 0).await;
+        let unit = smallest(&file).await;
+        let pool = pool_of(2049, unit);
+        let watched = WatchedFile::new(&file);
+        let buffers = take(&pool, 2049);
+        let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
+        assert_eq!(written.await.0.unwrap(), 2049 * unit as u64);
+        let seen = watched.transfers();
+        let seen = seen.iter().map(|s| (s.writes, s.vectored, s.offset, s.len));
+        let (unit, full) = (unit as u64, (IOV_MAX * unit) as u64);
+        let expected = [
+            (true, true, 0, 1024),
+            (true, true, full, 1024),
+            (true, false, 2 * full, unit),
+        ];
+        assert_eq!(seen.collect::<Vec<_>>(), expected, "{mode:?}");
+        assert_eq!(handle.metrics().submitted, 3, "{mode:?}");
+    });
 }
 
 /// As of one that the kernel cuts short, which is not resumed either.
-#[tokio::test]
-async fn a_short_request_ends_the_operation() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, 0).await;
-            let unit = smallest(&file).await;
-            let pool = pool_of(IOV_MAX + 5, unit);
-            let watched = Watched::file(&file);
-            watched.cut_to(9 * unit);
-            let buffers = take(&pool, IOV_MAX + 5);
-            let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
-            let (written, buffers) = within(written).await;
-            assert_eq!(written.unwrap(), 9 * unit as u64, "{way:?}");
-            assert_eq!(buffers.len(), IOV_MAX + 5);
-            assert_eq!(handle.metrics().submitted, 1, "{way:?}");
-            within(context.close()).await;
-        }
-    }
+#[test]
+fn a_short_request_ends_the_operation() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = file_with_content(dir, 0).await;
+        let unit = smallest(&file).await;
+        let pool = pool_of(IOV_MAX + 5, unit);
+        let watched = WatchedFile::new(&file);
+        watched.shorten_to(9 * unit);
+        let buffers = take(&pool, IOV_MAX + 5);
+        let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
+        let (written, buffers) = written.await;
+        assert_eq!(written.unwrap(), 9 * unit as u64, "{mode:?}");
+        assert_eq!(buffers.len(), IOV_MAX + 5);
+        assert_eq!(handle.metrics().submitted, 1, "{mode:?}");
+    });
 }
 
 /// The caller who goes on with a write meets the error. A read is short where the file ends.
 #[tokio::test]
 async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         // Of those that are tried twice it is not known how often that is.
-        let once = |way: &Way| way.0 != Backend::KernelAio || way.1 != SubmitPolicy::NoWaitFirst;
-        for way in ways().filter(once) {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, 0).await;
+        let once =
+            |mode: &Mode| mode.0 != Backend::KernelAio || mode.1 != SubmitPolicy::NoWaitFirst;
+        for mode in modes().filter(once) {
+            let (context, handle) = context_in(mode, 8);
+            let file = file_with_content(&dir, 0).await;
             let unit = smallest(&file).await;
             let pool = pool_of(3000, unit);
-            let watched = Watched::file(&file);
-            watched.refuse_after(1);
+            let watched = WatchedFile::new(&file);
+            watched.fail_after(1);
             let buffers = take(&pool, 3000);
             let written = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty());
-            let (written, mut buffers) = within(written).await;
-            assert_eq!(written.unwrap(), (IOV_MAX * unit) as u64, "{way:?}");
+            let (written, mut buffers) = with_hang_guard(written).await;
+            assert_eq!(written.unwrap(), (IOV_MAX * unit) as u64, "{mode:?}");
             assert_eq!(buffers.len(), 3000);
-            watched.refuse_after(1);
+            watched.fail_after(1);
             let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
             let read = file.read_vectored_at(&handle, 0, &mut parts, ReadFlags::empty());
-            let error = within(read).await.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{way:?}: {error}");
+            let error = with_hang_guard(read).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{mode:?}: {error}");
             assert!(buffers.iter().all(|buffer| buffer.size() == unit));
-            watched.refuse_after(1);
+            watched.fail_after(1);
             let read = file.read_vectored_owned_at(&handle, 0, buffers, ReadFlags::empty());
-            let (read, buffers) = within(read).await;
-            assert_eq!(errno(read), Some(libc::EBADF), "{way:?}");
+            let (read, buffers) = with_hang_guard(read).await;
+            assert_eq!(errno(read), Some(libc::EBADF), "{mode:?}");
             assert_eq!(buffers.len(), 3000);
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+            assert_idle(&handle, 8).await;
+            with_hang_guard(context.close()).await;
         }
     }
 }
@@ -442,13 +401,13 @@ async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read()
 /// the file.
 #[tokio::test]
 async fn a_context_that_is_dropped_between_two_requests_fails_the_whole() {
-    let dir = on_disk();
-    for way in ways() {
+    let dir = disk_dir();
+    for mode in modes() {
         for writes in [false, true] {
-            let file = with_data(&dir, 3000 * BLOCK).await;
+            let file = file_with_content(&dir, 3000 * BLOCK).await;
             let pool = pool_of(3000, BLOCK);
-            until_seen(async || {
-                let (context, handle) = context_by(way, 8);
+            retry_until(async || {
+                let (context, handle) = context_in(mode, 8);
                 let mut buffers = take(&pool, 3000);
                 let result = if writes {
                     let parts: Vec<_> = buffers.iter().map(Part::from).collect();
@@ -462,9 +421,9 @@ async fn a_context_that_is_dropped_between_two_requests_fails_the_whole() {
                     dropping(context, read).await
                 };
                 match result {
-                    Ok(moved) => assert_eq!(moved, 3000 * BLOCK as u64, "{way:?}"),
+                    Ok(moved) => assert_eq!(moved, 3000 * BLOCK as u64, "{mode:?}"),
                     Err(AioCommandError::AioStopped) => return Some(()),
-                    Err(error) => panic!("{way:?}: {error}"),
+                    Err(error) => panic!("{mode:?}: {error}"),
                 }
                 None
             })
@@ -480,72 +439,65 @@ async fn dropping<T>(context: AioContext, operation: impl Future<Output = T>) ->
     drop(context);
     match polled {
         Poll::Ready(result) => result,
-        Poll::Pending => within(operation).await,
+        Poll::Pending => with_hang_guard(operation).await,
     }
 }
 
 // ---- Appends ----------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn lists_are_appended_each_in_one_piece() {
+#[test]
+fn lists_are_appended_each_in_one_piece() {
     const LISTS: u64 = 8;
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 4);
-            for by_flag in [true, false] {
-                let path = dir.path().join("data");
-                fs::write(&path, content(BLOCK)).unwrap();
-                let mut options = OpenOptions::new();
-                options.append(!by_flag).write(true);
-                let file = options.aio_open(path, false).await.unwrap();
-                let flags = match by_flag {
-                    true => WriteFlags::APPEND,
-                    false => WriteFlags::empty(),
-                };
-                let sources: Vec<_> = (0..LISTS).map(|i| patterned(i, 2 * BLOCK)).collect();
-                let lists: Vec<_> = sources
-                    .iter()
-                    .map(|source| [source.part(..BLOCK), source.part(BLOCK..)])
-                    .collect();
-                let appends = lists
-                    .iter()
-                    .map(|list| file.write_vectored_at(&handle, 0, list, flags));
-                for appended in within(join_all(appends)).await {
-                    assert_eq!(appended.unwrap(), 2 * BLOCK as u64);
-                }
-                let found = on_file(&dir);
-                assert!(found[..BLOCK] == content(BLOCK));
-                // In the order in which they were made.
-                let found = found[BLOCK..].chunks(2 * BLOCK);
-                assert!((0..LISTS).eq(found.map(|list| {
-                    let of_list = |&i: &u64| is_pattern(i, list);
-                    (0..LISTS).find(of_list).unwrap()
-                })));
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        for by_flag in [true, false] {
+            fs::write(&path, content(BLOCK)).unwrap();
+            let mut options = OpenOptions::new();
+            options.append(!by_flag).write(true);
+            let file = options.aio_open(path.clone(), false).await.unwrap();
+            let flags = match by_flag {
+                true => WriteFlags::APPEND,
+                false => WriteFlags::empty(),
+            };
+            let sources: Vec<_> = (0..LISTS).map(|i| patterned_buffer(i, 2 * BLOCK)).collect();
+            let lists: Vec<_> = sources
+                .iter()
+                .map(|source| [source.part(..BLOCK), source.part(BLOCK..)])
+                .collect();
+            let appends = lists
+                .iter()
+                .map(|list| file.write_vectored_at(&handle, 0, list, flags));
+            for appended in join_all(appends).await {
+                assert_eq!(appended.unwrap(), 2 * BLOCK as u64);
             }
-            within(context.close()).await;
+            let found = fs::read(&path).unwrap();
+            assert!(found[..BLOCK] == content(BLOCK));
+            // In the order in which they were made.
+            let found = found[BLOCK..].chunks(2 * BLOCK);
+            assert!((0..LISTS).eq(found.map(|list| {
+                let of_list = |&i: &u64| is_pattern(i, list);
+                (0..LISTS).find(of_list).unwrap()
+            })));
         }
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_list_of_several_requests_is_appended_as_one_where_nobody_else_appends() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 4);
-            let file = with_data(&dir, BLOCK).await;
-            let unit = smallest(&file).await;
-            let count = 2 * IOV_MAX + 1;
-            let mut source = AlignedBuf::new(count * unit).unwrap();
-            source.copy_from_slice(&content(count * unit));
-            let parts: Vec<_> = (0..count)
-                .map(|i| source.part(i * unit..(i + 1) * unit))
-                .collect();
-            let appended = file.write_vectored_at(&handle, 0, &parts, WriteFlags::APPEND);
-            assert_eq!(within(appended).await.unwrap(), (count * unit) as u64);
-            assert!(on_file(&dir)[BLOCK..] == content(count * unit));
-            within(context.close()).await;
-        }
-    }
+#[test]
+fn a_list_of_several_requests_is_appended_as_one_where_nobody_else_appends() {
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = file_with_content(dir, BLOCK).await;
+        let unit = smallest(&file).await;
+        let count = 2 * IOV_MAX + 1;
+        let mut source = AlignedBuf::new(count * unit).unwrap();
+        source.copy_from_slice(&content(count * unit));
+        let parts: Vec<_> = (0..count)
+            .map(|i| source.part(i * unit..(i + 1) * unit))
+            .collect();
+        let appended = file.write_vectored_at(&handle, 0, &parts, WriteFlags::APPEND);
+        assert_eq!(appended.await.unwrap(), (count * unit) as u64);
+        assert!(file_content(dir)[BLOCK..] == content(count * unit));
+    });
 }
 
 // ---- What fails or is given up ----------------------------------------------------------------
@@ -554,88 +506,82 @@ fn errno(result: Result<u64, AioCommandError>) -> Option<i32> {
     result.unwrap_err().raw_os_error()
 }
 
-#[tokio::test]
-async fn a_list_that_is_refused_gives_every_buffer_back() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            with_data(&dir, BLOCK).await;
-            let writes_only = File::create(dir.path().join("other"), false).await.unwrap();
-            let reads_only = File::open(dir.path().join("data"), false).await.unwrap();
-            let mut buffers: Vec<_> = (0..3).map(|i| patterned(i, BLOCK)).collect();
-            let is_whole = |buffers: &[AlignedBuf]| {
-                let mut numbered = (0..).zip(buffers);
-                assert!(buffers.len() == 3 && numbered.all(|(i, buffer)| is_pattern(i, buffer)));
-            };
+#[test]
+fn a_list_that_is_refused_gives_every_buffer_back() {
+    Fixture::new(8).every_dir().every_mode().run(async |case| {
+        let (dir, path, handle, mode) = (case.dir, case.path, case.handle, case.mode);
+        file_with_content(dir, BLOCK).await;
+        let writes_only = File::create(dir.path().join("other"), false).await.unwrap();
+        let reads_only = File::open(path.clone(), false).await.unwrap();
+        let mut buffers: Vec<_> = (0..3).map(|i| patterned_buffer(i, BLOCK)).collect();
+        let is_whole = |buffers: &[AlignedBuf]| {
+            let mut numbered = (0..).zip(buffers);
+            assert!(buffers.len() == 3 && numbered.all(|(i, buffer)| is_pattern(i, buffer)));
+        };
 
-            // Not opened for it; a flag that no kernel knows or could; past what a file can have.
-            let unknown = ReadFlags::from_bits_retain;
-            for (file, offset, flags, refusal) in [
-                (&writes_only, 0, ReadFlags::empty(), libc::EBADF),
-                (&reads_only, 0, unknown(1 << 30), libc::EOPNOTSUPP),
-                (&reads_only, 0, unknown(1 << 31), libc::EOPNOTSUPP),
-                (&reads_only, 1 << 63, ReadFlags::empty(), libc::EINVAL),
-            ] {
-                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-                let read = file.read_vectored_at(&handle, offset, &mut parts, flags);
-                assert_eq!(errno(within(read).await), Some(refusal), "{way:?}");
-                is_whole(&buffers);
-                let read = file.read_vectored_owned_at(&handle, offset, buffers, flags);
-                let read = within(read).await;
-                buffers = read.1;
-                assert_eq!(errno(read.0), Some(refusal), "{way:?}");
-                is_whole(&buffers);
-            }
-            let unknown = WriteFlags::from_bits_retain;
-            for (file, flags, refusal) in [
-                (&reads_only, WriteFlags::empty(), libc::EBADF),
-                (&writes_only, unknown(1 << 30), libc::EOPNOTSUPP),
-                (&writes_only, unknown(1 << 31), libc::EOPNOTSUPP),
-            ] {
-                let parts: Vec<_> = buffers.iter().map(Part::from).collect();
-                let written = file.write_vectored_at(&handle, 0, &parts, flags);
-                assert_eq!(errno(within(written).await), Some(refusal), "{way:?}");
-                let written = file.write_vectored_owned_at(&handle, 0, buffers, flags);
-                let written = within(written).await;
-                buffers = written.1;
-                assert_eq!(errno(written.0), Some(refusal), "{way:?}");
-                is_whole(&buffers);
-            }
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+        // Not opened for it; a flag that no kernel knows or could; past what a file can have.
+        let unknown = ReadFlags::from_bits_retain;
+        for (file, offset, flags, refusal) in [
+            (&writes_only, 0, ReadFlags::empty(), libc::EBADF),
+            (&reads_only, 0, unknown(1 << 30), libc::EOPNOTSUPP),
+            (&reads_only, 0, unknown(1 << 31), libc::EOPNOTSUPP),
+            (&reads_only, 1 << 63, ReadFlags::empty(), libc::EINVAL),
+        ] {
+            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+            let read = file.read_vectored_at(&handle, offset, &mut parts, flags);
+            assert_eq!(errno(read.await), Some(refusal), "{mode:?}");
+            is_whole(&buffers);
+            let read = file.read_vectored_owned_at(&handle, offset, buffers, flags);
+            let read = read.await;
+            buffers = read.1;
+            assert_eq!(errno(read.0), Some(refusal), "{mode:?}");
+            is_whole(&buffers);
         }
-    }
+        let unknown = WriteFlags::from_bits_retain;
+        for (file, flags, refusal) in [
+            (&reads_only, WriteFlags::empty(), libc::EBADF),
+            (&writes_only, unknown(1 << 30), libc::EOPNOTSUPP),
+            (&writes_only, unknown(1 << 31), libc::EOPNOTSUPP),
+        ] {
+            let parts: Vec<_> = buffers.iter().map(Part::from).collect();
+            let written = file.write_vectored_at(&handle, 0, &parts, flags);
+            assert_eq!(errno(written.await), Some(refusal), "{mode:?}");
+            let written = file.write_vectored_owned_at(&handle, 0, buffers, flags);
+            let written = written.await;
+            buffers = written.1;
+            assert_eq!(errno(written.0), Some(refusal), "{mode:?}");
+            is_whole(&buffers);
+        }
+    });
 }
 
-#[tokio::test]
-async fn a_list_at_an_odd_offset_fails_and_every_buffer_is_back() {
-    let dir = on_disk();
-    for way in ways() {
-        let (context, handle) = context_by(way, 8);
-        let file = with_data(&dir, 2 * BLOCK).await;
-        let mut buffers: Vec<_> = (0..3).map(|i| patterned(i, BLOCK)).collect();
+#[test]
+fn a_list_at_an_odd_offset_fails_and_every_buffer_is_back() {
+    Fixture::new(8).every_mode().run(async |case| {
+        let (dir, path, handle) = (case.dir, case.path, case.handle);
+        let file = file_with_content(dir, 2 * BLOCK).await;
+        let mut buffers: Vec<_> = (0..3).map(|i| patterned_buffer(i, BLOCK)).collect();
         let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
         let read = file.read_vectored_at(&handle, 1, &mut parts, ReadFlags::empty());
-        let error = within(read).await.unwrap_err();
+        let error = read.await.unwrap_err();
         assert!(matches!(error, AioCommandError::BadResult(_)), "{error:?}");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        if told_alignment(&fs::File::open(dir.path().join("data")).unwrap()).is_some() {
+        if statx_alignment(&fs::File::open(path.clone()).unwrap()).is_some() {
             let told = error.to_string();
             assert!(told.contains("12288 bytes at offset 1"), "{told}");
         }
         assert!((0..).zip(&buffers).all(|(i, buffer)| is_pattern(i, buffer)));
-        within(context.close()).await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
-    for dir in everywhere() {
-        for way in ways() {
+    for dir in test_dirs() {
+        for mode in modes() {
             for count in [1, 3, IOV_MAX + 1] {
-                let (context, handle) = context_by(way, 8);
+                let (context, handle) = context_in(mode, 8);
                 tokio::task::yield_now().await;
-                let file = with_data(&dir, BLOCK).await;
+                let file = file_with_content(&dir, BLOCK).await;
                 let gate = Gate::closed();
                 let pool = pool_of(count, 1024);
                 let mut buffers = take(&pool, count);
@@ -645,8 +591,8 @@ async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
                 let offset = gate.offset();
                 let read = file.read_vectored_at(&handle, offset, &mut parts, ReadFlags::empty());
                 let mut read = Box::pin(read);
-                let held = || gate.held().len();
-                until_held(&gate, &mut read).await;
+                let waiting = || gate.waiting().len();
+                poll_until_at_gate(&gate, &mut read).await;
                 drop(read);
                 assert_eq!(handle.metrics().abandoned_in_flight, 1);
                 for (buffer, old) in buffers.iter_mut().zip(old) {
@@ -655,42 +601,33 @@ async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
                     assert!(buffer.iter().all(|&byte| byte == 0));
                     buffer.fill(1);
                 }
-                assert_eq!((pool.available(), held()), (0, 1), "{way:?}");
+                assert_eq!((pool.available(), waiting()), (0, 1), "{mode:?}");
                 gate.open();
-                is_idle(&handle, 8).await;
-                assert_eq!(pool.available(), count, "{way:?}");
+                assert_idle(&handle, 8).await;
+                assert_eq!(pool.available(), count, "{mode:?}");
                 assert!(buffers.iter().all(|b| b.iter().all(|&byte| byte == 1)));
-                within(context.close()).await;
+                with_hang_guard(context.close()).await;
             }
         }
     }
 }
 
-async fn until_held<T: std::fmt::Debug>(
-    gate: &Gate,
-    operation: &mut std::pin::Pin<Box<impl Future<Output = T>>>,
-) {
-    while gate.held().is_empty() {
-        let polled = poll!(operation.as_mut());
-        assert!(polled.is_pending(), "{polled:?}");
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
-async fn a_dropped_write_goes_on_with_what_its_buffers_had() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            tokio::task::yield_now().await;
-            let file = with_data(&dir, BLOCK).await;
+#[test]
+fn a_dropped_write_goes_on_with_what_its_buffers_had() {
+    Fixture::new(8)
+        .every_dir()
+        .every_mode()
+        .start_driver()
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            let file = file_with_content(dir, BLOCK).await;
             let gate = Gate::closed();
-            let mut buffers = [1, 2].map(|i| patterned(i, BLOCK));
+            let mut buffers = [1, 2].map(|i| patterned_buffer(i, BLOCK));
             let old = buffers.each_ref().map(|buffer| buffer.as_ptr());
             let parts = buffers.each_ref().map(Part::from);
             let write = file.write_vectored_at(&handle, gate.offset(), &parts, WriteFlags::empty());
             let mut write = Box::pin(write);
-            until_held(&gate, &mut write).await;
+            poll_until_at_gate(&gate, &mut write).await;
             drop(write);
             assert_eq!(buffers.each_ref().map(|buffer| buffer.as_ptr()), old);
             for buffer in &mut buffers {
@@ -703,20 +640,17 @@ async fn a_dropped_write_goes_on_with_what_its_buffers_had() {
                     .all(|(buffer, old)| buffer.as_ptr() != old)
             );
             gate.open();
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
-        }
-    }
+        });
 }
 
 #[tokio::test]
 async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_done() {
-    for dir in everywhere() {
-        for way in ways() {
+    for dir in test_dirs() {
+        for mode in modes() {
             for writes in [false, true] {
-                let (context, handle) = context_by(way, 8);
+                let (context, handle) = context_in(mode, 8);
                 tokio::task::yield_now().await;
-                let file = with_data(&dir, BLOCK).await;
+                let file = file_with_content(&dir, BLOCK).await;
                 let gate = Gate::closed();
                 let pool = pool_of(4, 4096);
                 let (buffers, offset) = (take(&pool, 4), gate.offset());
@@ -731,13 +665,13 @@ async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_don
                             .await
                     }
                 });
-                until_held(&gate, &mut operation).await;
+                poll_until_at_gate(&gate, &mut operation).await;
                 drop(operation);
-                assert_eq!(pool.available(), 0, "{way:?}");
+                assert_eq!(pool.available(), 0, "{mode:?}");
                 gate.open();
-                is_idle(&handle, 8).await;
-                assert_eq!(pool.available(), 4, "{way:?}");
-                within(context.close()).await;
+                assert_idle(&handle, 8).await;
+                assert_eq!(pool.available(), 4, "{mode:?}");
+                with_hang_guard(context.close()).await;
             }
         }
     }
@@ -746,10 +680,10 @@ async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_don
 /// Of two requests, what was read by the first is not told of, and the buffers are new ones.
 #[tokio::test]
 async fn a_list_dropped_between_two_requests_leaves_every_buffer_with_its_size() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 8);
-            let file = with_data(&dir, 3000 * 4096).await;
+    for dir in test_dirs() {
+        for mode in modes() {
+            let (context, handle) = context_in(mode, 8);
+            let file = file_with_content(&dir, 3000 * 4096).await;
             let pool = pool_of(3000, 4096);
             let mut buffers = take(&pool, 3000);
             let flags = ReadFlags::empty();
@@ -765,11 +699,11 @@ async fn a_list_dropped_between_two_requests_leaves_every_buffer_with_its_size()
                 drop(read);
                 assert!(
                     buffers.iter().all(|buffer| buffer.size() == 4096),
-                    "{way:?}"
+                    "{mode:?}"
                 );
             }
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+            assert_idle(&handle, 8).await;
+            with_hang_guard(context.close()).await;
         }
     }
 }

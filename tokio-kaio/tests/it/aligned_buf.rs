@@ -196,10 +196,10 @@ fn locked_ones_count_as_locked_memory_and_others_do_not() {
 
 #[test]
 fn only_locked_ones_meet_the_limit_of_locked_memory() {
-    if !in_child!() || !obey_limits() {
+    if !in_child!() || !drop_root() {
         return;
     }
-    limit(libc::RLIMIT_MEMLOCK, 64 << 10);
+    set_limit(libc::RLIMIT_MEMLOCK, 64 << 10);
     let refused = LockedBuf::with_size(1 << 20);
     assert!(
         matches!(refused, Err(LockedBufError::MemLock(_))),
@@ -212,31 +212,27 @@ fn only_locked_ones_meet_the_limit_of_locked_memory() {
 }
 
 /// Every kind of them does for every transfer.
-#[tokio::test]
-async fn every_kind_is_read_into_and_written_from() {
-    for dir in everywhere() {
-        for way in ways() {
-            let (context, handle) = context_by(way, 4);
-            let file = open_rw(&dir, "data").await;
-            let kinds = [
-                AlignedBuf::new(2 * BLOCK),
-                AlignedBuf::with_size(2 * BLOCK),
-                AlignedBuf::with_alignment(2 * BLOCK, 1 << 16),
-                AlignedBuf::huge(2 * BLOCK),
-            ];
-            for (seed, kind) in (0..).zip(kinds) {
-                let mut bytes = kind.unwrap();
-                pattern(seed, &mut bytes);
-                let written = file.write_at(&handle, 0, &bytes, 8192, WriteFlags::empty());
-                assert_eq!(within(written).await.unwrap(), 8192);
-                let address = bytes.as_ptr();
-                bytes.fill(0);
-                let read = file.read_at(&handle, 0, &mut bytes, 8192, ReadFlags::empty());
-                assert_eq!(within(read).await.unwrap(), 8192);
-                assert!(is_pattern(seed, &bytes));
-                assert_eq!(bytes.as_ptr(), address);
-            }
-            within(context.close()).await;
+#[test]
+fn every_kind_is_read_into_and_written_from() {
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let kinds = [
+            AlignedBuf::new(2 * BLOCK),
+            AlignedBuf::with_size(2 * BLOCK),
+            AlignedBuf::with_alignment(2 * BLOCK, 1 << 16),
+            AlignedBuf::huge(2 * BLOCK),
+        ];
+        for (seed, kind) in (0..).zip(kinds) {
+            let mut bytes = kind.unwrap();
+            pattern(seed, &mut bytes);
+            let written = file.write_at(&handle, 0, &bytes, 8192, WriteFlags::empty());
+            assert_eq!(written.await.unwrap(), 8192);
+            let address = bytes.as_ptr();
+            bytes.fill(0);
+            let read = file.read_at(&handle, 0, &mut bytes, 8192, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), 8192);
+            assert!(is_pattern(seed, &bytes));
+            assert_eq!(bytes.as_ptr(), address);
         }
-    }
+    });
 }

@@ -2,34 +2,28 @@
 
 use std::fs;
 
-use crate::common::{BLOCK, buffer, open_rw, patterned, within};
-use tokio_kaio::{Alignment, AlignmentSource, File, ReadFlags, WriteFlags, aio_context};
-
-const LEN: u64 = BLOCK as u64;
+use crate::common::*;
+use tokio_kaio::{Alignment, AlignmentSource, File, ReadFlags, WriteFlags};
 
 async fn alignment(file: &File) -> Alignment {
     file.alignment().await.unwrap()
 }
 
-#[tokio::test]
-async fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 4);
-        let file = open_rw(&dir, "data").await;
+#[test]
+fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
+    Fixture::new(1).blocks(4).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let alignment = alignment(&file).await;
         assert!(alignment.memory.is_power_of_two(), "{alignment:?}");
         assert!(alignment.read_offset <= alignment.offset, "{alignment:?}");
         assert_ne!(alignment.source, AlignmentSource::Assumed);
         assert_ne!(alignment.source, AlignmentSource::Buffered);
-        if let Some(told) =
-            crate::common::told_alignment(&fs::File::open(dir.path().join("data")).unwrap())
-        {
+        if let Some(told) = statx_alignment(&fs::File::open(path.clone()).unwrap()) {
             assert_eq!(alignment.source, AlignmentSource::Statx);
             assert_eq!(alignment.offset, u64::from(told));
         }
 
-        let (context, handle) = aio_context(1, true).unwrap();
-        let bytes = patterned(5, 2 * BLOCK);
+        let bytes = patterned_buffer(5, 2 * BLOCK);
         for at in [alignment.offset, 3 * alignment.offset] {
             let len = alignment.offset;
             let written = file.write_at(&handle, at, &bytes, len, WriteFlags::empty());
@@ -41,14 +35,13 @@ async fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
             let read = file.read_at(&handle, at, &mut bytes, len, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), len, "{alignment:?}");
         }
-        context.close().await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn clones_have_one_alignment_between_them() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 1);
+    for dir in test_dirs() {
+        write_patterned(&dir.path().join("data"), 1);
         let file = open_rw(&dir, "data").await;
         let clone = file.try_clone().unwrap();
         let known = alignment(&file).await;
@@ -58,19 +51,19 @@ async fn clones_have_one_alignment_between_them() {
 
 #[test]
 fn an_alignment_that_is_known_needs_no_thread() {
-    let dir = crate::common::on_disk();
-    crate::common::one_blocking_thread().block_on(async {
-        crate::common::write_patterned(&dir.path().join("data"), 1);
+    let dir = disk_dir();
+    one_blocking_thread().block_on(async {
+        write_patterned(&dir.path().join("data"), 1);
         let file = open_rw(&dir, "data").await;
         let known = alignment(&file).await;
-        let _busy = crate::common::busy().await;
-        assert_eq!(within(file.alignment()).await.unwrap(), known);
+        let _busy = occupy_blocking_thread().await;
+        assert_eq!(with_hang_guard(file.alignment()).await.unwrap(), known);
     });
 }
 
 #[tokio::test]
 async fn where_nobody_tells_a_file_is_probed_once_there_is_something_to_read() {
-    let Some(dir) = crate::common::on_tmpfs() else {
+    let Some(dir) = tmpfs_dir() else {
         return;
     };
     let file = open_rw(&dir, "data").await;
@@ -92,9 +85,9 @@ async fn where_nobody_tells_a_file_is_probed_once_there_is_something_to_read() {
 
 #[tokio::test]
 async fn a_file_that_is_open_for_direct_io_and_has_none_is_an_error_that_says_what_to_do() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("data");
-    if let Err(why) = crate::common::journaled(&path) {
+    if let Err(why) = journaled(&path) {
         eprintln!("skipped: {why}");
         return;
     }
@@ -118,7 +111,7 @@ async fn a_file_that_is_open_for_direct_io_and_has_none_is_an_error_that_says_wh
 
 #[tokio::test]
 async fn atomic_writes_are_offered_in_powers_of_two_or_not_at_all() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
         let Some(sizes) = file.atomic_writes().await.unwrap() else {
             eprintln!("skipped on one file system: it offers no atomic writes");

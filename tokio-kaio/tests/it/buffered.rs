@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::common::{BLOCK, buffer, patterned};
+use crate::common::*;
 use tokio_kaio::{
     AioOpenOptionsExt, AlignmentSource, File, ReadFlags, SubmitPolicy, WriteFlags, aio_context,
 };
@@ -30,9 +30,9 @@ fn flags_of(file: &File) -> i32 {
 
 #[tokio::test]
 async fn a_file_with_direct_io_is_opened_for_it_and_a_clone_is_alike() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
-        crate::common::write_patterned(&path, 1);
+        write_patterned(&path, 1);
         for is_sync in [false, true] {
             let file = open(&path, is_sync).await.unwrap();
             assert!(file.is_direct() && file.try_clone().unwrap().is_direct());
@@ -74,7 +74,7 @@ async fn a_buffered_file_is_read_at_any_offset() {
     let read = file.read_at(&handle, 3, &mut bytes, 2, ReadFlags::empty());
     assert_eq!(read.await.unwrap(), 2);
     assert_eq!(&bytes.as_ref()[..2], b"ux");
-    if crate::common::on_kernel_aio() {
+    if is_kernel_aio_build() {
         assert_eq!(handle.metrics().offloads, 2);
     }
     context.close().await;
@@ -82,7 +82,7 @@ async fn a_buffered_file_is_read_at_any_offset() {
 
 #[tokio::test]
 async fn what_is_no_file_is_refused_as_ever() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     for path in [dir.path(), Path::new("/dev/null")] {
         let text = open(path, false).await.unwrap_err().to_string();
         assert!(text.contains("regular files and block devices"), "{text}");
@@ -99,57 +99,51 @@ async fn direct_io_among_the_flags_of_ones_own_is_not_fallen_back_from() {
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
 }
 
-#[tokio::test]
-async fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
-    let dir = crate::common::on_disk();
-    let path = dir.path().join("data");
-    if let Err(why) = crate::common::journaled(&path) {
-        eprintln!("skipped: {why}");
-        return;
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    let file = options.aio_open_or_buffered(path.clone(), false).await;
-    let file = file.unwrap();
-    if file.is_direct() {
-        eprintln!("skipped: nobody tells that it has none (Linux before 6.1)");
-        return;
-    }
-    assert_eq!(flags_of(&file) & libc::O_DIRECT, 0);
+#[test]
+fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
+    Fixture::new(1).run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        if let Err(why) = journaled(&path) {
+            eprintln!("skipped: {why}");
+            return;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = options.aio_open_or_buffered(path.clone(), false).await;
+        let file = file.unwrap();
+        if file.is_direct() {
+            eprintln!("skipped: nobody tells that it has none (Linux before 6.1)");
+            return;
+        }
+        assert_eq!(flags_of(&file) & libc::O_DIRECT, 0);
 
-    let (context, handle) = aio_context(1, true).unwrap();
-    let bytes = patterned(1, BLOCK);
-    let written = file.write_at(&handle, 3, &bytes, 7, WriteFlags::empty());
-    assert_eq!(written.await.unwrap(), 7);
-    file.sync_all(&handle).await.unwrap();
-    let found = fs::read(path).unwrap();
-    assert_eq!(
-        (&found[..3], &found[3..]),
-        (&[0; 3][..], &bytes.as_ref()[..7])
-    );
-    context.close().await;
+        let bytes = patterned_buffer(1, BLOCK);
+        let written = file.write_at(&handle, 3, &bytes, 7, WriteFlags::empty());
+        assert_eq!(written.await.unwrap(), 7);
+        file.sync_all(&handle).await.unwrap();
+        let found = fs::read(path).unwrap();
+        assert_eq!(
+            (&found[..3], &found[3..]),
+            (&[0; 3][..], &bytes.as_ref()[..7])
+        );
+    });
 }
 
 /// As it is on ext4 with data journaling, where `O_DIRECT` is taken and does nothing: there, only the
 /// event of a write says that the kernel can't promise not to wait.
-#[tokio::test]
-async fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
-    for dir in crate::common::everywhere() {
-        for way in crate::common::ways() {
-            let file = crate::common::open_rw(&dir, "data").await;
-            // SAFETY: changes the flags of a file that is open.
-            let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
-            assert_eq!(code, 0);
-            let (context, handle) = crate::common::context_by(way, 4);
-            for seed in 1..20 {
-                let bytes = patterned(seed, BLOCK);
-                let written = crate::common::write(&handle, &file, 0, &bytes).await;
-                assert_eq!(written.unwrap(), BLOCK as u64, "{way:?}, write {seed}");
-                let found = fs::read(dir.path().join("data")).unwrap();
-                assert!(crate::common::is_pattern(seed, &found));
-            }
-            crate::common::is_idle(&handle, 4).await;
-            context.close().await;
+#[test]
+fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (path, file, handle, mode) = (case.path, case.file, case.handle, case.mode);
+        // SAFETY: changes the flags of a file that is open.
+        let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
+        assert_eq!(code, 0);
+        for seed in 1..20 {
+            let bytes = patterned_buffer(seed, BLOCK);
+            let written = write(&handle, &file, 0, &bytes).await;
+            assert_eq!(written.unwrap(), BLOCK as u64, "{mode:?}, write {seed}");
+            let found = fs::read(path.clone()).unwrap();
+            assert!(is_pattern(seed, &found));
         }
-    }
+    });
 }

@@ -27,8 +27,6 @@ use tokio_kaio::{
     ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
-
 // ---- The storm --------------------------------------------------------------------------------
 
 /// Tasks of the storm, each with blocks of its own.
@@ -323,7 +321,7 @@ async fn storm_file(dir: &TempDir) -> Arc<File> {
 fn storm(dir: &TempDir, way: GiveUp) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let path = dir.path().join("storm");
-    two_workers().block_on(within(async {
+    multi_thread().block_on(with_hang_guard(async {
         let file = storm_file(dir).await;
         let mut lanes = Lane::all();
         for round in 0..ROUNDS {
@@ -340,7 +338,7 @@ fn storm(dir: &TempDir, way: GiveUp) {
                 set_aside.push(buffers);
             }
             let free = || handle.available_slots();
-            until(|| free() == Some(SLOTS), free).await;
+            wait_until(|| free() == Some(SLOTS), free).await;
             set_aside.iter().for_each(SetAside::check);
             lanes.iter_mut().for_each(|lane| lane.settle(&path));
             context.close().await;
@@ -363,30 +361,30 @@ fn check_weather(lanes: &[Lane]) {
 
 #[test]
 fn a_storm_of_dropped_operations_on_disk_leaves_everything_right() {
-    storm(&on_disk(), GiveUp::Drop);
+    storm(&disk_dir(), GiveUp::Drop);
 }
 
 #[test]
 fn a_storm_of_dropped_operations_on_tmpfs_leaves_everything_right() {
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Drop);
 }
 
 #[test]
 fn a_storm_of_forgotten_operations_on_disk_leaves_everything_right() {
-    storm(&on_disk(), GiveUp::Forget);
+    storm(&disk_dir(), GiveUp::Forget);
 }
 
 #[test]
 fn a_storm_of_forgotten_operations_on_tmpfs_leaves_everything_right() {
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Forget);
 }
 
 #[test]
 fn a_storm_on_a_local_context_leaves_everything_right() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-    for (dir, way) in everywhere()
+    for (dir, way) in test_dirs()
         .iter()
         .flat_map(|dir| [(dir, GiveUp::Drop), (dir, GiveUp::Forget)])
     {
@@ -410,7 +408,7 @@ fn a_storm_on_a_local_context_leaves_everything_right() {
                     set_aside.push(buffers);
                 }
                 let free = || handle.available_slots();
-                until(|| free() == Some(SLOTS), free).await;
+                wait_until(|| free() == Some(SLOTS), free).await;
                 set_aside.iter().for_each(SetAside::check);
                 lanes.iter_mut().for_each(|lane| lane.settle(&path));
                 context.close().await;
@@ -418,7 +416,7 @@ fn a_storm_on_a_local_context_leaves_everything_right() {
             }
             check_weather(&lanes);
         };
-        one_thread().block_on(LocalSet::new().run_until(within(storm)));
+        current_thread().block_on(LocalSet::new().run_until(with_hang_guard(storm)));
     }
 }
 
@@ -461,7 +459,7 @@ async fn to_be_aborted(
 fn storm_of_aborts(dir: &TempDir) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let path = dir.path().join("storm");
-    two_workers().block_on(within(async {
+    multi_thread().block_on(with_hang_guard(async {
         let file = storm_file(dir).await;
         let lanes: Vec<_> = Lane::all()
             .into_iter()
@@ -494,7 +492,7 @@ fn storm_of_aborts(dir: &TempDir) {
                 task.unwrap();
             }
             let free = || handle.available_slots();
-            until(|| free() == Some(SLOTS), free).await;
+            wait_until(|| free() == Some(SLOTS), free).await;
             lanes
                 .iter()
                 .for_each(|lane| lane.lock().unwrap().settle(&path));
@@ -511,12 +509,12 @@ fn storm_of_aborts(dir: &TempDir) {
 
 #[test]
 fn a_storm_of_aborted_tasks_on_disk_leaves_everything_right() {
-    storm_of_aborts(&on_disk());
+    storm_of_aborts(&disk_dir());
 }
 
 #[test]
 fn a_storm_of_aborted_tasks_on_tmpfs_leaves_everything_right() {
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     storm_of_aborts(&dir);
 }
 
@@ -540,9 +538,9 @@ fn starts(future: Pin<&mut impl Future>) -> bool {
         .is_pending()
 }
 
-async fn all_free(handle: &AioContextHandle, slots: usize) {
+async fn wait_all_free(handle: &AioContextHandle, slots: usize) {
     let free = || handle.available_slots();
-    until(|| free() == Some(slots), free).await;
+    wait_until(|| free() == Some(slots), free).await;
 }
 
 fn is_filled(buffer: &LockedBuf, byte: u8) -> bool {
@@ -551,7 +549,7 @@ fn is_filled(buffer: &LockedBuf, byte: u8) -> bool {
 
 #[tokio::test]
 async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
-    let dir = on_disk();
+    let dir = disk_dir();
     sevens(&dir, LARGE);
     let file = open_rw(&dir, "file").await;
     let (context, handle) = inline_context(4);
@@ -576,16 +574,16 @@ async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
             assert!(is_filled(&buffer, 7) || is_filled(&buffer, UNREAD));
         }
         buffer.as_mut().fill(CANARY);
-        within(all_free(&handle, 4)).await;
+        with_hang_guard(wait_all_free(&handle, 4)).await;
         check_canary(&buffer);
     }
     assert!(zeroed > 0, "not one read was in flight when it was dropped");
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         write_patterned(&dir.path().join("file"), 1);
         let file = open_rw(&dir, "file").await;
         let (context, handle) = aio_context(1, true).unwrap();
@@ -598,14 +596,14 @@ async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
             assert_eq!(buffer.as_ref().len(), buffer.size());
             assert_eq!(buffer.as_mut().len(), buffer.size());
         }
-        within(all_free(&handle, 1)).await;
-        within(context.close()).await;
+        with_hang_guard(wait_all_free(&handle, 1)).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test]
 async fn a_buffer_that_a_forgotten_read_has_emptied_can_still_be_used() {
-    let dir = on_disk();
+    let dir = disk_dir();
     sevens(&dir, LARGE);
     let file = open_rw(&dir, "file").await;
     let (context, handle) = aio_context(1, true).unwrap();
@@ -617,15 +615,15 @@ async fn a_buffer_that_a_forgotten_read_has_emptied_can_still_be_used() {
         mem::forget(read);
     }
     let read = file.read_at(&handle, 0, &mut buffer, 0, ReadFlags::empty());
-    assert_eq!(within(read).await.unwrap(), 0);
+    assert_eq!(with_hang_guard(read).await.unwrap(), 0);
     let write = file.write_at(&handle, 0, &buffer, 0, WriteFlags::empty());
-    assert_eq!(within(write).await.unwrap(), 0);
-    within(context.close()).await;
+    assert_eq!(with_hang_guard(write).await.unwrap(), 0);
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_write_given_up_in_flight_writes_what_was_submitted() {
-    for (dir, forget) in everywhere()
+    for (dir, forget) in test_dirs()
         .iter()
         .flat_map(|dir| [(dir, false), (dir, true)])
     {
@@ -647,18 +645,18 @@ async fn a_write_given_up_in_flight_writes_what_was_submitted() {
                 }
             }
             buffer.as_mut().fill(CANARY);
-            within(all_free(&handle, 2)).await;
+            with_hang_guard(wait_all_free(&handle, 2)).await;
             let written = fs::read(dir.path().join("file")).unwrap();
             assert!(written.iter().all(|&byte| byte == round), "round {round}");
             check_canary(&buffer);
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test]
 async fn a_buffer_serves_a_read_while_a_write_of_it_that_was_dropped_goes_on() {
-    let dir = on_disk();
+    let dir = disk_dir();
     sevens(&dir, 2 * LARGE);
     let file = open_rw(&dir, "file").await;
     let (context, handle) = aio_context(4, true).unwrap();
@@ -673,18 +671,18 @@ async fn a_buffer_serves_a_read_while_a_write_of_it_that_was_dropped_goes_on() {
         WriteFlags::empty()
     )));
     let read = file.read_at(&handle, len, &mut buffer, len, ReadFlags::empty());
-    assert_eq!(within(read).await.unwrap(), len);
+    assert_eq!(with_hang_guard(read).await.unwrap(), len);
     assert!(is_filled(&buffer, 7));
-    within(all_free(&handle, 4)).await;
+    with_hang_guard(wait_all_free(&handle, 4)).await;
     let bytes = fs::read(dir.path().join("file")).unwrap();
     assert!(bytes[..LARGE].iter().all(|&byte| byte == 9));
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 /// Futures of one slot, the first in flight and the others waiting. Nothing of these gets to the
 /// kernel before the driver runs, that is, before the test awaits.
 async fn one_slot() -> (TempDir, File, tokio_kaio::AioContext, AioContextHandle) {
-    let dir = on_disk();
+    let dir = disk_dir();
     sevens(&dir, 8 * BLOCK);
     let file = open_rw(&dir, "file").await;
     let (context, handle) = aio_context(1, true).unwrap();
@@ -695,7 +693,7 @@ async fn one_slot() -> (TempDir, File, tokio_kaio::AioContext, AioContextHandle)
 #[tokio::test]
 async fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
     let (dir, file, context, handle) = one_slot().await;
-    let data = patterned(1, BLOCK);
+    let data = patterned_buffer(1, BLOCK);
     {
         let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
         let mut writes: Vec<_> = (0..8).map(|i| Box::pin(maybe_done(write(i)))).collect();
@@ -704,11 +702,11 @@ async fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
         }
         writes.drain(4..);
         for mut write in writes {
-            within(write.as_mut()).await;
+            with_hang_guard(write.as_mut()).await;
             assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
         }
     }
-    within(all_free(&handle, 1)).await;
+    with_hang_guard(wait_all_free(&handle, 1)).await;
     let bytes = fs::read(dir.path().join("file")).unwrap();
     assert!(
         bytes[..4 * BLOCK]
@@ -716,13 +714,13 @@ async fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
             .all(|block| is_pattern(1, block))
     );
     assert!(bytes[4 * BLOCK..].iter().all(|&byte| byte == 7));
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() {
     let (_dir, file, context, handle) = one_slot().await;
-    let mut buffers: Vec<_> = (0..8).map(|i| patterned(i, BLOCK)).collect();
+    let mut buffers: Vec<_> = (0..8).map(|i| patterned_buffer(i, BLOCK)).collect();
     {
         let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
         let mut reads: Vec<_> = buffers
@@ -739,14 +737,14 @@ async fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() 
     for (i, buffer) in buffers.iter().enumerate().skip(4) {
         assert!(is_pattern(i as u64, buffer.as_ref()));
     }
-    within(all_free(&handle, 1)).await;
-    within(context.close()).await;
+    with_hang_guard(wait_all_free(&handle, 1)).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn operations_forgotten_while_they_wait_for_a_slot_cost_no_slot() {
     let (_dir, file, context, handle) = one_slot().await;
-    let data = patterned(1, BLOCK);
+    let data = patterned_buffer(1, BLOCK);
     for i in 0..8 {
         let mut target = buffer(BLOCK);
         let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
@@ -757,20 +755,20 @@ async fn operations_forgotten_while_they_wait_for_a_slot_cost_no_slot() {
         starts(write.as_mut());
         mem::forget(write);
     }
-    within(all_free(&handle, 1)).await;
+    with_hang_guard(wait_all_free(&handle, 1)).await;
     let mut target = buffer(BLOCK);
     for i in 0..8 {
         let read = file.read_at(&handle, i * LEN, &mut target, LEN, ReadFlags::empty());
-        assert_eq!(within(read).await.unwrap(), LEN);
+        assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
         assert!(is_pattern(1, target.as_ref()), "a forgotten write goes on");
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn those_behind_a_dropped_waiter_move_up() {
     let (_dir, file, context, handle) = one_slot().await;
-    let data = patterned(1, BLOCK);
+    let data = patterned_buffer(1, BLOCK);
     let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
     let mut writes: Vec<_> = (0..8)
         .map(|i| Some(Box::pin(maybe_done(write(i)))))
@@ -782,16 +780,16 @@ async fn those_behind_a_dropped_waiter_move_up() {
         writes[gone] = None;
     }
     for mut write in writes.into_iter().flatten() {
-        within(write.as_mut()).await;
+        with_hang_guard(write.as_mut()).await;
         assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_file_closed_while_its_write_waits_is_still_written() {
     let (dir, file, context, handle) = one_slot().await;
-    let data = patterned(1, BLOCK);
+    let data = patterned_buffer(1, BLOCK);
     for i in 0..8 {
         let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
         let mut write = Box::pin(write);
@@ -804,44 +802,44 @@ async fn a_file_closed_while_its_write_waits_is_still_written() {
     for i in 0..4 {
         others.push(open_rw(&dir, &format!("other{i}")).await);
     }
-    within(all_free(&handle, 1)).await;
+    with_hang_guard(wait_all_free(&handle, 1)).await;
     let bytes = fs::read(dir.path().join("file")).unwrap();
     assert!(bytes.chunks(BLOCK).all(|block| is_pattern(1, block)));
     for other in &others {
         assert_eq!(other.metadata().await.unwrap().len(), 0);
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn an_operation_that_was_never_polled_does_nothing() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         sevens(&dir, BLOCK);
         let file = open_rw(&dir, "file").await;
         let (context, handle) = aio_context(1, true).unwrap();
-        let data = patterned(1, BLOCK);
+        let data = patterned_buffer(1, BLOCK);
         drop(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
         mem::forget(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
         assert_eq!(handle.available_slots(), Some(1));
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert_eq!(fs::read(dir.path().join("file")).unwrap(), [7; BLOCK]);
     }
 }
 
 #[tokio::test]
 async fn a_refused_operation_gives_the_slot_back() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let (context, handle) = aio_context(1, true).unwrap();
     sevens(&dir, BLOCK);
     let read_only = File::open(dir.path().join("file"), false).await.unwrap();
-    let data = patterned(1, BLOCK);
+    let data = patterned_buffer(1, BLOCK);
     for _ in 0..8 {
         let write = read_only.write_at(&handle, 0, &data, LEN, WriteFlags::empty());
-        let error = within(write).await.unwrap_err();
+        let error = with_hang_guard(write).await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
         assert_eq!(handle.available_slots(), Some(1));
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 // ---- Wakers and threads -----------------------------------------------------------------------
@@ -875,7 +873,7 @@ async fn large_file(dir: &TempDir) -> Arc<File> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_waker_of_the_last_poll_is_woken() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(4, true).unwrap();
     for _ in 0..50 {
@@ -895,7 +893,7 @@ async fn the_waker_of_the_last_poll_is_woken() {
         }
         if pending {
             let woken = || wakers[2].0.load(Ordering::SeqCst);
-            until(|| woken() > 0, woken).await;
+            wait_until(|| woken() > 0, woken).await;
             let waker = Waker::from(Arc::clone(&wakers[2]));
             let Poll::Ready((result, buffer)) =
                 read.as_mut().poll(&mut Context::from_waker(&waker))
@@ -906,12 +904,12 @@ async fn the_waker_of_the_last_poll_is_woken() {
             assert!(is_filled(&buffer, 7));
         }
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_started_on_one_thread_finishes_on_another() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         let (context, handle) = aio_context(1, true).unwrap();
         let threads: Vec<_> = (0..8)
@@ -926,17 +924,17 @@ async fn an_operation_started_on_one_thread_finishes_on_another() {
             .collect();
         for thread in threads {
             let joined = tokio::task::spawn_blocking(|| thread.join().unwrap());
-            let (result, buffer) = within(joined).await.unwrap();
+            let (result, buffer) = with_hang_guard(joined).await.unwrap();
             assert_eq!(result.unwrap(), LARGE as u64);
             assert!(is_filled(&buffer, 7));
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_dropped_on_another_thread_give_their_slots_back() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         let (context, handle) = aio_context(2, true).unwrap();
         for _ in 0..20 {
@@ -947,15 +945,15 @@ async fn operations_dropped_on_another_thread_give_their_slots_back() {
                 reads.push(read);
             }
             std::thread::spawn(|| drop(reads)).join().unwrap();
-            within(all_free(&handle, 2)).await;
+            with_hang_guard(wait_all_free(&handle, 2)).await;
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test]
 async fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(2, false).unwrap();
     for _ in 0..20 {
@@ -985,7 +983,7 @@ async fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
                 }
             }
         };
-        assert_eq!(within(again).await.unwrap(), LARGE as u64);
+        assert_eq!(with_hang_guard(again).await.unwrap(), LARGE as u64);
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }

@@ -6,10 +6,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use crate::common::{BLOCK, busy, is_pattern, one_blocking_thread, open_rw, patterned, within};
-use tokio_kaio::{AioContextBuilder, File, ReadFlags, SubmitPolicy, WriteFlags, aio_context};
-
-const LEN: u64 = BLOCK as u64;
+use crate::common::*;
+use tokio_kaio::{AioContextBuilder, File, ReadFlags, SubmitPolicy, WriteFlags};
 
 fn flags_of(file: &impl AsRawFd) -> i32 {
     // SAFETY: asks for the flags of a descriptor that is open.
@@ -26,10 +24,10 @@ fn read_write(path: std::path::PathBuf) -> fs::File {
     options.open(path).unwrap()
 }
 
-#[tokio::test]
-async fn a_clone_is_the_same_open_file() {
-    for dir in crate::common::everywhere() {
-        let file = open_rw(&dir, "data").await;
+#[test]
+fn a_clone_is_the_same_open_file() {
+    Fixture::new(1).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let clone = file.try_clone().unwrap();
         assert_eq!(file.as_raw_fd(), clone.as_raw_fd());
 
@@ -37,45 +35,41 @@ async fn a_clone_is_the_same_open_file() {
         assert_eq!(file.submit_policy(), Some(SubmitPolicy::Inline));
 
         drop(file);
-        let (context, handle) = aio_context(1, true).unwrap();
-        let mut bytes = patterned(3, BLOCK);
+        let mut bytes = patterned_buffer(3, BLOCK);
         let written = clone.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty());
         assert_eq!(written.await.unwrap(), LEN);
         bytes.as_mut().fill(0);
         let read = clone.read_at(&handle, 0, &mut bytes, LEN, ReadFlags::empty());
         assert_eq!(read.await.unwrap(), LEN);
         assert!(is_pattern(3, bytes.as_ref()));
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_clone_of_an_appending_file_appends() {
-    for dir in crate::common::everywhere() {
+#[test]
+fn a_clone_of_an_appending_file_appends() {
+    Fixture::new(2).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         let file = File::from_std(options.open(dir.path().join("log")).unwrap()).unwrap();
         let clone = file.try_clone().unwrap();
-        let (context, handle) = aio_context(2, true).unwrap();
-        let (first, second) = (patterned(0, BLOCK), patterned(1, BLOCK));
+        let (first, second) = (patterned_buffer(0, BLOCK), patterned_buffer(1, BLOCK));
         let both = futures::future::join(
             file.write_at(&handle, 0, &first, LEN, WriteFlags::empty()),
             clone.write_at(&handle, 0, &second, LEN, WriteFlags::empty()),
         );
-        let both = within(both).await;
+        let both = both.await;
         assert_eq!((both.0.unwrap(), both.1.unwrap()), (LEN, LEN));
         let log = fs::read(dir.path().join("log")).unwrap();
         assert_eq!(log.len(), 2 * BLOCK);
         assert!(is_pattern(0, &log[..BLOCK]) && is_pattern(1, &log[BLOCK..]));
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_file_of_the_standard_library_is_direct_from_then_on_and_keeps_its_other_flags() {
-    for dir in crate::common::everywhere() {
-        let path = dir.path().join("data");
-        crate::common::write_patterned(&path, 1);
+#[test]
+fn a_file_of_the_standard_library_is_direct_from_then_on_and_keeps_its_other_flags() {
+    Fixture::new(1).blocks(1).every_dir().run(async |case| {
+        let (path, handle) = (case.path, case.handle);
         let standard = read_write(path);
         let (duplicate, fd) = (standard.try_clone().unwrap(), standard.as_raw_fd());
         let flags = flags_of(&standard);
@@ -87,18 +81,16 @@ async fn a_file_of_the_standard_library_is_direct_from_then_on_and_keeps_its_oth
         assert_eq!(flags_of(&file), flags | libc::O_DIRECT);
         assert!(is_direct(&duplicate));
 
-        let (context, handle) = aio_context(1, true).unwrap();
-        let mut bytes = patterned(9, BLOCK);
+        let mut bytes = patterned_buffer(9, BLOCK);
         let read = file.read_at(&handle, 0, &mut bytes, LEN, ReadFlags::empty());
         assert_eq!(read.await.unwrap(), LEN);
         assert!(is_pattern(0, bytes.as_ref()));
-        context.close().await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn a_file_goes_back_to_the_standard_library_with_its_descriptor_and_still_direct() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
         let fd = file.as_raw_fd();
         let standard = fs::File::try_from(file).unwrap();
@@ -114,7 +106,7 @@ async fn a_file_goes_back_to_the_standard_library_with_its_descriptor_and_still_
 
 #[tokio::test]
 async fn a_file_that_others_have_goes_back_as_a_duplicate() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
         let clone = file.try_clone().unwrap();
         let standard = file.into_std().unwrap();
@@ -127,13 +119,13 @@ async fn a_file_that_others_have_goes_back_as_a_duplicate() {
 
 #[test]
 fn a_file_can_go_back_while_a_dropped_write_to_it_waits_for_a_thread() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     one_blocking_thread().block_on(async {
         let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Offload);
         let (context, handle) = builder.build().unwrap();
         let file = open_rw(&dir, "data").await;
-        let bytes = patterned(1, BLOCK);
-        let release = busy().await;
+        let bytes = patterned_buffer(1, BLOCK);
+        let release = occupy_blocking_thread().await;
         {
             let write = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty());
             let mut write = std::pin::pin!(write);
@@ -141,7 +133,7 @@ fn a_file_can_go_back_while_a_dropped_write_to_it_waits_for_a_thread() {
         }
         let standard = file.into_std().unwrap();
         drop(release);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         let len = standard.metadata().unwrap().len();
         assert!(len == 0 || len == LEN, "{len}");
     });
@@ -163,8 +155,8 @@ fn a_file_without_direct_io_is_named_in_the_error() {
 
 #[tokio::test]
 async fn a_file_that_went_back_wants_aligned_memory_where_the_file_system_does() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 1);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 1);
     let file = open_rw(&dir, "data").await;
     let mut standard = file.into_std().unwrap();
     let mut bytes = vec![0; 3];
@@ -173,6 +165,6 @@ async fn a_file_that_went_back_wants_aligned_memory_where_the_file_system_does()
         // Some file systems read through the page cache instead.
         Ok(read) => assert_eq!(read, 3),
     }
-    let aligned = patterned(7, BLOCK);
+    let aligned = patterned_buffer(7, BLOCK);
     assert_eq!(standard.write_at(aligned.as_ref(), 0).unwrap(), BLOCK);
 }

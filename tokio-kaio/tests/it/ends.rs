@@ -16,7 +16,6 @@ use tokio_kaio::{
     AioCommandError, AioContext, AioContextHandle, File, LockedBuf, ReadFlags, WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
 const SLOTS: usize = 4;
 const REQUESTS: usize = 7; // more than there are slots
 
@@ -40,7 +39,7 @@ const ENDS: [End; 5] = [
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    way: Way,
+    mode: Mode,
     /// Workers of the runtime; 0: it has none.
     workers: usize,
     /// The only thread of the blocking pool is busy until the first end has come.
@@ -132,9 +131,13 @@ fn play(dir: &TempDir, case: Case) {
         file.set_len(8 * LEN).await.unwrap();
         file
     });
-    let mut buffers: Vec<_> = (0..REQUESTS as u64).map(|i| patterned(i, BLOCK)).collect();
-    let (context, handle) = runtime.block_on(async { context_by(case.way, SLOTS) });
-    let busy = case.busy.then(|| runtime.block_on(busy()));
+    let mut buffers: Vec<_> = (0..REQUESTS as u64)
+        .map(|i| patterned_buffer(i, BLOCK))
+        .collect();
+    let (context, handle) = runtime.block_on(async { context_in(case.mode, SLOTS) });
+    let busy = case
+        .busy
+        .then(|| runtime.block_on(occupy_blocking_thread()));
     let mut scene = Scene {
         requests: requests(&handle, &file, &mut buffers),
         context: Some(context),
@@ -166,26 +169,26 @@ fn play(dir: &TempDir, case: Case) {
     let (requests, runtime) = (mem::take(&mut scene.requests), scene.runtime.take());
     let rest = async {
         for request in requests {
-            match within(request).await {
+            match with_hang_guard(request).await {
                 Ok(()) | Err(AioCommandError::AioStopped) => {}
                 Err(error) => panic!("{case:?}: {error}"),
             }
         }
         if let Some(context) = scene.context.take() {
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         }
     };
     match runtime {
         Some(runtime) => runtime.block_on(rest),
-        None => one_thread().block_on(rest),
+        None => current_thread().block_on(rest),
     }
 }
 
-fn cases(way: Way, first: End, second: End) -> impl Iterator<Item = Case> {
+fn cases(mode: Mode, first: End, second: End) -> impl Iterator<Item = Case> {
     let threads = [(0, false), (0, true), (2, true)];
     threads.into_iter().flat_map(move |(workers, busy)| {
         [0, 2].map(|turns| Case {
-            way,
+            mode,
             workers,
             busy,
             turns,
@@ -201,14 +204,14 @@ fn whatever_ends_first_nobody_waits_for_ever_and_nothing_is_left() {
         return;
     }
     drop(runtime(1)); // the first one makes what all of a process share
-    let before = held();
+    let before = open_resources();
     let pairs = ENDS.map(|first| ENDS.map(|second| (first, second)));
     for (first, second) in pairs.into_iter().flatten().filter(|(a, b)| a != b) {
-        for dir in everywhere() {
-            for way in ways() {
-                cases(way, first, second).for_each(|case| play(&dir, case));
-                let what_is_left = || (way, first, second, held());
-                until_here(|| held() == before, what_is_left);
+        for dir in test_dirs() {
+            for mode in modes() {
+                cases(mode, first, second).for_each(|case| play(&dir, case));
+                let what_is_left = || (mode, first, second, open_resources());
+                block_until(|| open_resources() == before, what_is_left);
             }
         }
     }

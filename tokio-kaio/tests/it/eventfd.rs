@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::pin;
 
-use crate::common::within;
+use crate::common::*;
 use futures::{StreamExt, poll};
 use tokio_kaio::{EventFd, EventFdError};
 
@@ -56,7 +56,9 @@ async fn a_stream_goes_on_as_long_as_there_is_something() {
 async fn the_largest_value_is_an_error_and_adds_nothing() {
     for semaphore in [false, true] {
         let mut counter = EventFd::new(0, semaphore).unwrap();
-        let error = within(counter.send_value(u64::MAX)).await.unwrap_err();
+        let error = with_hang_guard(counter.send_value(u64::MAX))
+            .await
+            .unwrap_err();
         let EventFdError::ReadError(source) = &error else {
             panic!("{error:?}");
         };
@@ -100,7 +102,7 @@ async fn sending_waits_while_it_would_overflow() {
         "dropped: adds nothing"
     );
     assert_eq!(counter.recv().await.unwrap(), u64::MAX - 1);
-    within(counter.send_value(1)).await.unwrap();
+    with_hang_guard(counter.send_value(1)).await.unwrap();
     assert_eq!(counter.recv().await.unwrap(), 1);
 }
 
@@ -117,7 +119,7 @@ async fn a_sender_that_waits_for_room_is_woken_by_a_receipt_elsewhere() {
             std::io::Read::read_exact(&mut other, &mut value).unwrap();
             u64::from_ne_bytes(value)
         });
-        within(send).await.unwrap();
+        with_hang_guard(send).await.unwrap();
         assert_eq!(reader.join().unwrap(), u64::MAX - 1);
     }
     assert_eq!(counter.recv().await.unwrap(), 3);
@@ -134,7 +136,7 @@ async fn a_receipt_that_is_dropped_takes_nothing() {
                 assert!(poll!(receipt.as_mut()).is_pending());
                 other.write_all(&1_u64.to_ne_bytes()).unwrap();
             }
-            assert_eq!(within(counter.recv()).await.unwrap(), 1);
+            assert_eq!(with_hang_guard(counter.recv()).await.unwrap(), 1);
         }
         assert!(poll!(pin!(counter.recv())).is_pending());
     }
@@ -161,7 +163,7 @@ async fn nothing_is_lost_to_a_select_that_drops_receipts() {
         }
         received
     };
-    assert_eq!(within(count).await, SENT);
+    assert_eq!(with_hang_guard(count).await, SENT);
     sender.join().unwrap();
     assert!(
         poll!(pin!(counter.recv())).is_pending(),
@@ -183,7 +185,7 @@ async fn wakes_from_another_thread() {
         let mut receipt = pin!(counter.recv());
         assert!(poll!(receipt.as_mut()).is_pending());
         ready.send(value).unwrap();
-        assert_eq!(within(receipt).await.unwrap(), value);
+        assert_eq!(with_hang_guard(receipt).await.unwrap(), value);
     }
     drop(ready);
     sender.join().unwrap();
@@ -217,6 +219,6 @@ async fn a_counter_that_is_always_ready_lets_other_tasks_run() {
             counter.recv().await.unwrap();
         }
     });
-    within(busy).await;
+    with_hang_guard(busy).await;
     assert!(turns.get() > 10, "{} turns in 10000 receipts", turns.get());
 }

@@ -16,8 +16,6 @@ use crate::common::*;
 use tokio::task::{LocalSet, spawn_local, unconstrained, yield_now};
 use tokio_kaio::{AioContextHandle, File, RawCommand, ReadFlags, WriteFlags, aio_context};
 
-const LEN: u64 = BLOCK as u64;
-
 /// Runs `reading` beside a task that counts how often it gets its turn, on one thread. Returns
 /// the count.
 async fn turns_beside(reading: impl Future<Output = ()> + 'static) -> usize {
@@ -31,7 +29,7 @@ async fn turns_beside(reading: impl Future<Output = ()> + 'static) -> usize {
     }));
     let counted = turns.clone();
     local
-        .run_until(within(async move {
+        .run_until(with_hang_guard(async move {
             let reading = async move {
                 let before = counted.get();
                 reading.await;
@@ -64,113 +62,112 @@ async fn reads(handle: AioContextHandle, file: Rc<File>, reads: usize) {
     }
 }
 
-#[tokio::test]
-async fn a_loop_over_reads_that_complete_at_once_lets_other_tasks_run() {
-    if !on_kernel_aio() {
+#[test]
+fn a_loop_over_reads_that_complete_at_once_lets_other_tasks_run() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
-    const READS: usize = 10_000;
-    write_patterned(&dir.path().join("file"), 1);
-    let (context, handle) = aio_context(4, true).unwrap();
+    Fixture::new(4).tmpfs().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        const READS: usize = 10_000;
+        write_patterned(&dir.path().join("file"), 1);
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(libc::O_DIRECT);
+        let plain = Rc::new(options.open(dir.path().join("file")).unwrap());
+        let greedy = unconstrained(lonely_reads(handle.clone(), plain.clone(), READS));
+        assert_eq!(
+            turns_beside(greedy).await,
+            0,
+            "these reads do not complete at once"
+        );
 
-    let mut options = fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_DIRECT);
-    let plain = Rc::new(options.open(dir.path().join("file")).unwrap());
-    let greedy = unconstrained(lonely_reads(handle.clone(), plain.clone(), READS));
-    assert_eq!(
-        turns_beside(greedy).await,
-        0,
-        "these reads do not complete at once"
-    );
+        let turns = turns_beside(lonely_reads(handle.clone(), plain, READS)).await;
+        assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
 
-    let turns = turns_beside(lonely_reads(handle.clone(), plain, READS)).await;
-    assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
-
-    let file = Rc::new(open_rw(&dir, "file").await);
-    let turns = turns_beside(reads(handle, file, READS)).await;
-    assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
-    within(context.close()).await;
+        let file = Rc::new(open_rw(dir, "file").await);
+        let turns = turns_beside(reads(handle, file, READS)).await;
+        assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
+    });
 }
 
-#[tokio::test]
-async fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
-    if !on_kernel_aio() {
+#[test]
+fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
-    const REQUESTS: usize = 500;
-    let (context, handle) = inline_context(4);
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true);
-    options.custom_flags(libc::O_DIRECT);
-    let file = Rc::new(options.open(dir.path().join("file")).unwrap());
-    let write = async |handle: AioContextHandle, file: Rc<fs::File>| {
-        let block = buffer(BLOCK);
-        let parts: Vec<_> = (0..REQUESTS * 1024).map(|_| block.part(..1)).collect();
-        let (offset, buffers, flags) = (0, &parts[..], WriteFlags::empty());
-        let command = RawCommand::Pwritev {
-            offset,
-            buffers,
-            flags,
+    Fixture::new(4).inline().tmpfs().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        const REQUESTS: usize = 500;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true);
+        options.custom_flags(libc::O_DIRECT);
+        let file = Rc::new(options.open(dir.path().join("file")).unwrap());
+        let write = async |handle: AioContextHandle, file: Rc<fs::File>| {
+            let block = buffer(BLOCK);
+            let parts: Vec<_> = (0..REQUESTS * 1024).map(|_| block.part(..1)).collect();
+            let (offset, buffers, flags) = (0, &parts[..], WriteFlags::empty());
+            let command = RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            };
+            let written = handle.submit_request(&*file, command).await;
+            assert_eq!(written.unwrap(), parts.len() as u64);
         };
-        let written = handle.submit_request(&*file, command).await;
-        assert_eq!(written.unwrap(), parts.len() as u64);
-    };
-    let greedy = unconstrained(write(handle.clone(), file.clone()));
-    assert_eq!(
-        turns_beside(greedy).await,
-        0,
-        "these requests do not complete at once"
-    );
-    let turns = turns_beside(write(handle.clone(), file)).await;
-    assert!(
-        turns >= REQUESTS / 200,
-        "{turns} turns during {REQUESTS} requests"
-    );
-    assert_eq!(handle.metrics().submitted as usize, 2 * REQUESTS);
-    within(context.close()).await;
+        let greedy = unconstrained(write(handle.clone(), file.clone()));
+        assert_eq!(
+            turns_beside(greedy).await,
+            0,
+            "these requests do not complete at once"
+        );
+        let turns = turns_beside(write(handle.clone(), file)).await;
+        assert!(
+            turns >= REQUESTS / 200,
+            "{turns} turns during {REQUESTS} requests"
+        );
+        assert_eq!(handle.metrics().submitted as usize, 2 * REQUESTS);
+    });
 }
 
 /// A wake-up for nothing runs the task once more, and keeps the runtime from what it does when no
 /// task is ready: timers, I/O.
-#[tokio::test]
-async fn an_operation_that_completes_at_once_does_not_wake_its_task() {
-    if !on_kernel_aio() {
+#[test]
+fn an_operation_that_completes_at_once_does_not_wake_its_task() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
-    const READS: usize = 1000;
-    write_patterned(&dir.path().join("file"), 1);
-    let (context, handle) = aio_context(4, true).unwrap();
-    let file = Rc::new(open_rw(&dir, "file").await);
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(wakes.clone());
-    let mut at_once = 0;
-    for _ in 0..READS {
-        let mut read = pin!(reads(handle.clone(), file.clone(), 1));
-        if read
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_ready()
-        {
-            at_once += 1;
-        } else {
-            wakes.0.store(0, Ordering::Relaxed); // it waits for company
-            within(read).await;
+    Fixture::new(4).tmpfs().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        const READS: usize = 1000;
+        write_patterned(&dir.path().join("file"), 1);
+        let file = Rc::new(open_rw(dir, "file").await);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut at_once = 0;
+        for _ in 0..READS {
+            let mut read = pin!(reads(handle.clone(), file.clone(), 1));
+            if read
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+            {
+                at_once += 1;
+            } else {
+                wakes.0.store(0, Ordering::Relaxed); // it waits for company
+                read.await;
+            }
+            assert_eq!(
+                wakes.0.load(Ordering::Relaxed),
+                0,
+                "woken though it was done"
+            );
+            yield_now().await;
         }
-        assert_eq!(
-            wakes.0.load(Ordering::Relaxed),
-            0,
-            "woken though it was done"
+        assert!(
+            at_once > READS / 2,
+            "{at_once} of {READS} reads completed at once"
         );
-        yield_now().await;
-    }
-    assert!(
-        at_once > READS / 2,
-        "{at_once} of {READS} reads completed at once"
-    );
-    within(context.close()).await;
+    });
 }
 
 #[derive(Default)]
@@ -182,28 +179,28 @@ impl Wake for Wakes {
     }
 }
 
-#[tokio::test]
-async fn a_timer_fires_beside_reads_that_complete_at_once() {
-    let Some(dir) = on_tmpfs() else { return };
-    write_patterned(&dir.path().join("file"), 1);
-    let (context, handle) = aio_context(4, true).unwrap();
-    let file = Rc::new(open_rw(&dir, "file").await);
-    let endless = reads(handle, file, usize::MAX);
-    let timer = tokio::time::sleep(std::time::Duration::from_millis(5));
-    within(async {
-        tokio::select! {
-            biased;
-            () = endless => unreachable!("there is no end to it"),
-            () = timer => {}
-        }
-    })
-    .await;
-    within(context.close()).await;
+#[test]
+fn a_timer_fires_beside_reads_that_complete_at_once() {
+    Fixture::new(4).tmpfs().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        write_patterned(&dir.path().join("file"), 1);
+        let file = Rc::new(open_rw(dir, "file").await);
+        let endless = reads(handle, file, usize::MAX);
+        let timer = tokio::time::sleep(std::time::Duration::from_millis(5));
+        with_hang_guard(async {
+            tokio::select! {
+                biased;
+                () = endless => unreachable!("there is no end to it"),
+                () = timer => {}
+            }
+        })
+        .await;
+    });
 }
 
 #[tokio::test]
 async fn requests_get_their_slots_in_the_order_in_which_they_asked() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         const READS: usize = 20;
         write_patterned(&dir.path().join("file"), 1);
         let file = open_rw(&dir, "file").await;
@@ -219,7 +216,7 @@ async fn requests_get_their_slots_in_the_order_in_which_they_asked() {
                 order.borrow_mut().push(i);
             };
             let all = futures::future::join_all((0..READS).map(read));
-            within(all).await;
+            with_hang_guard(all).await;
             let order = order.into_inner();
             assert_eq!(order.len(), READS);
             for (turn, &i) in order.iter().enumerate() {
@@ -230,76 +227,78 @@ async fn requests_get_their_slots_in_the_order_in_which_they_asked() {
                     "{slots} slots: {i} came at turn {turn} of {order:?}"
                 );
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         }
     }
 }
 
 /// On disk, where a read has to wait: what is done at once leaves nobody waiting.
-#[tokio::test]
-async fn tasks_that_share_one_slot_take_turns() {
+#[test]
+fn tasks_that_share_one_slot_take_turns() {
     const TASKS: usize = 16;
     const READS: usize = 60;
-    let dir = on_disk();
-    write_patterned(&dir.path().join("file"), 1);
-    let file = Rc::new(open_rw(&dir, "file").await);
-    let (context, handle) = aio_context(1, true).unwrap();
-    let done = Rc::new(RefCell::new(vec![0; TASKS]));
-    let local = LocalSet::new();
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|task| {
-            let (file, handle, done) = (file.clone(), handle.clone(), done.clone());
-            local.spawn_local(async move {
-                let mut buffer = buffer(BLOCK);
-                for _ in 0..READS {
-                    let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
-                    assert_eq!(read.await.unwrap(), LEN);
-                    let mut done = done.borrow_mut();
-                    done[task] += 1;
-                    let (most, least) = (done.iter().max(), done.iter().min());
-                    let lead = most.unwrap() - least.unwrap();
-                    // 1 but for reads that are done by the time they are submitted.
-                    assert!(
-                        lead < READS / 4,
-                        "one task is {lead} reads ahead of another"
-                    );
-                }
+    Fixture::new(1).run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        write_patterned(&dir.path().join("file"), 1);
+        let file = Rc::new(open_rw(dir, "file").await);
+        let done = Rc::new(RefCell::new(vec![0; TASKS]));
+        let local = LocalSet::new();
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|task| {
+                let (file, handle, done) = (file.clone(), handle.clone(), done.clone());
+                local.spawn_local(async move {
+                    let mut buffer = buffer(BLOCK);
+                    for _ in 0..READS {
+                        let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
+                        assert_eq!(read.await.unwrap(), LEN);
+                        let mut done = done.borrow_mut();
+                        done[task] += 1;
+                        let (most, least) = (done.iter().max(), done.iter().min());
+                        let lead = most.unwrap() - least.unwrap();
+                        // 1 but for reads that are done by the time they are submitted.
+                        assert!(
+                            lead < READS / 4,
+                            "one task is {lead} reads ahead of another"
+                        );
+                    }
+                })
             })
-        })
-        .collect();
-    for task in tasks {
-        local.run_until(within(task)).await.unwrap();
-    }
-    assert_eq!(*done.borrow(), [READS; TASKS]);
-    within(context.close()).await;
+            .collect();
+        for task in tasks {
+            local.run_until(with_hang_guard(task)).await.unwrap();
+        }
+        assert_eq!(*done.borrow(), [READS; TASKS]);
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_tasks_on_two_threads_all_get_through_one_slot() {
-    for dir in everywhere() {
-        write_patterned(&dir.path().join("file"), 1);
-        let file = std::sync::Arc::new(open_rw(&dir, "file").await);
-        let (context, handle) = aio_context(1, true).unwrap();
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..64 {
-            let (file, handle) = (file.clone(), handle.clone());
-            tasks.spawn(async move {
-                let mut buffer = buffer(BLOCK);
-                for _ in 0..20 {
-                    let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
-                    assert_eq!(read.await.unwrap(), LEN);
-                }
-            });
-        }
-        within(tasks.join_all()).await;
-        within(context.close()).await;
-    }
+#[test]
+fn many_tasks_on_two_threads_all_get_through_one_slot() {
+    Fixture::new(1)
+        .every_dir()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            write_patterned(&dir.path().join("file"), 1);
+            let file = std::sync::Arc::new(open_rw(dir, "file").await);
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..64 {
+                let (file, handle) = (file.clone(), handle.clone());
+                tasks.spawn(async move {
+                    let mut buffer = buffer(BLOCK);
+                    for _ in 0..20 {
+                        let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
+                        assert_eq!(read.await.unwrap(), LEN);
+                    }
+                });
+            }
+            tasks.join_all().await;
+        });
 }
 
 #[tokio::test]
 async fn reads_that_have_to_wait_get_on_beside_many_that_do_not() {
-    let Some(quick) = on_tmpfs() else { return };
-    let slow = on_disk();
+    let Some(quick) = tmpfs_dir() else { return };
+    let slow = disk_dir();
     for dir in [&quick, &slow] {
         write_patterned(&dir.path().join("file"), 1);
     }
@@ -315,22 +314,22 @@ async fn reads_that_have_to_wait_get_on_beside_many_that_do_not() {
         }
         let slow_handle = if apart { other_handle } else { handle };
         local
-            .run_until(within(reads(slow_handle, slow.clone(), 100)))
+            .run_until(with_hang_guard(reads(slow_handle, slow.clone(), 100)))
             .await;
         drop(local);
-        within(context.close()).await;
-        within(other.close()).await;
+        with_hang_guard(context.close()).await;
+        with_hang_guard(other.close()).await;
     }
 }
 
 /// One thread, and a task that never lets it rest: what waits for company is submitted all the
 /// same, and its completion is seen.
-#[tokio::test]
-async fn operations_get_on_beside_a_task_that_is_always_ready() {
-    for dir in everywhere() {
+#[test]
+fn operations_get_on_beside_a_task_that_is_always_ready() {
+    Fixture::new(8).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
         write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(&dir, "file").await;
-        let (context, handle) = aio_context(8, true).unwrap();
+        let file = open_rw(dir, "file").await;
         let busy = tokio::spawn(async {
             loop {
                 yield_now().await;
@@ -342,17 +341,16 @@ async fn operations_get_on_beside_a_task_that_is_always_ready() {
                 let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
                 assert_eq!(read.await.unwrap(), LEN);
             };
-            within(futures::future::join_all((0..24).map(read))).await;
+            futures::future::join_all((0..24).map(read)).await;
         }
         busy.abort();
-        within(context.close()).await;
-    }
+    });
 }
 
 /// Polled by hand and without a waker that does anything, an operation still gets done.
 #[tokio::test]
 async fn an_operation_that_is_only_polled_gets_done() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         write_patterned(&dir.path().join("file"), 1);
         let file = open_rw(&dir, "file").await;
         let (context, handle) = aio_context(1, true).unwrap();
@@ -362,7 +360,7 @@ async fn an_operation_that_is_only_polled_gets_done() {
             .iter_mut()
             .map(|buffer| Some(Box::pin(read(buffer))))
             .collect();
-        within(async {
+        with_hang_guard(async {
             while reads.iter().any(Option::is_some) {
                 for slot in &mut reads {
                     let Some(read) = slot else { continue };
@@ -376,6 +374,6 @@ async fn an_operation_that_is_only_polled_gets_done() {
             }
         })
         .await;
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }

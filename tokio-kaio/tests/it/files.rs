@@ -6,12 +6,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 
-use crate::common::{BLOCK, buffer, is_pattern, open_rw, patterned};
+use crate::common::*;
 use tokio_kaio::{
     AioCommandError, AioOpenOptionsExt, File, ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
-
-const LEN: u64 = BLOCK as u64;
 
 fn status_flags(file: &File) -> i32 {
     // SAFETY: asks for the flags of a descriptor that is open.
@@ -30,7 +28,7 @@ fn read_write() -> OpenOptions {
 
 #[tokio::test]
 async fn every_file_is_open_for_direct_io_and_only_is_sync_makes_it_synchronous() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
         for is_sync in [false, true] {
             let created = File::create(&path, is_sync).await.unwrap();
@@ -51,7 +49,7 @@ async fn every_file_is_open_for_direct_io_and_only_is_sync_makes_it_synchronous(
 
 #[tokio::test]
 async fn a_file_is_closed_on_exec() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     for is_sync in [false, true] {
         let file = File::create(dir.path().join("data"), is_sync)
             .await
@@ -64,7 +62,7 @@ async fn a_file_is_closed_on_exec() {
 
 #[tokio::test]
 async fn custom_flags_are_kept_without_is_sync() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("data");
     let mut options = read_write();
     options.custom_flags(libc::O_NOATIME | libc::O_SYNC);
@@ -83,7 +81,7 @@ async fn custom_flags_are_kept_without_is_sync() {
 
 #[tokio::test]
 async fn custom_flags_are_replaced_with_is_sync() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("data");
     let mut options = read_write();
     options.custom_flags(libc::O_NOATIME);
@@ -102,7 +100,7 @@ async fn custom_flags_are_replaced_with_is_sync() {
 
 #[tokio::test]
 async fn the_modes_of_the_options_are_those_of_the_file() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("data");
     for is_sync in [false, true] {
         let mut append = OpenOptions::new();
@@ -120,14 +118,14 @@ async fn the_modes_of_the_options_are_those_of_the_file() {
 
 #[tokio::test]
 async fn open_is_for_reading_only_and_wants_a_file() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
         for is_sync in [false, true] {
             let missing = File::open(dir.path().join("none"), is_sync)
                 .await
                 .unwrap_err();
             assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-            crate::common::write_patterned(&path, 1);
+            write_patterned(&path, 1);
             let file = File::open(&path, is_sync).await.unwrap();
             assert_eq!(status_flags(&file) & libc::O_ACCMODE, libc::O_RDONLY);
             let (context, handle) = aio_context(1, true).unwrap();
@@ -152,7 +150,7 @@ async fn open_is_for_reading_only_and_wants_a_file() {
 
 #[tokio::test]
 async fn create_makes_a_file_or_empties_it_and_is_for_writing_only() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
         for is_sync in [false, true] {
             for _there_already in [false, true] {
@@ -160,7 +158,7 @@ async fn create_makes_a_file_or_empties_it_and_is_for_writing_only() {
                 assert_eq!(file.metadata().await.unwrap().len(), 0);
                 assert_eq!(status_flags(&file) & libc::O_ACCMODE, libc::O_WRONLY);
                 let (context, handle) = aio_context(1, true).unwrap();
-                let mut bytes = patterned(1, BLOCK);
+                let mut bytes = patterned_buffer(1, BLOCK);
                 let written = file
                     .write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
                     .await;
@@ -193,7 +191,7 @@ async fn a_file_system_without_direct_io_is_named_in_the_error() {
 
 #[tokio::test]
 async fn what_is_no_file_is_said_to_be_none() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     for path in [dir.path(), "/dev/null".as_ref()] {
         let text = File::open(path, false).await.unwrap_err().to_string();
         assert!(text.contains("regular files and block devices"), "{text}");
@@ -202,7 +200,7 @@ async fn what_is_no_file_is_said_to_be_none() {
 
 #[tokio::test]
 async fn options_need_no_name() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("new");
     let file = fs::OpenOptions::new()
         .write(true)
@@ -214,16 +212,14 @@ async fn options_need_no_name() {
     assert_eq!(fs::metadata(path).unwrap().len(), 0);
 }
 
-#[tokio::test]
-async fn set_len_truncates_and_extends_with_zeroes() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 3);
-        let file = open_rw(&dir, "data").await;
-        let (context, handle) = aio_context(1, true).unwrap();
+#[test]
+fn set_len_truncates_and_extends_with_zeroes() {
+    Fixture::new(1).blocks(3).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         file.set_len(LEN).await.unwrap();
         assert_eq!(file.metadata().await.unwrap().len(), LEN);
         file.set_len(4 * LEN).await.unwrap();
-        let mut bytes = patterned(9, 4 * BLOCK);
+        let mut bytes = patterned_buffer(9, 4 * BLOCK);
         let read = file
             .read_at(&handle, 0, &mut bytes, 4 * LEN, ReadFlags::empty())
             .await;
@@ -233,15 +229,14 @@ async fn set_len_truncates_and_extends_with_zeroes() {
         let absurd = file.set_len(u64::MAX).await.unwrap_err();
         assert_eq!(absurd.kind(), io::ErrorKind::InvalidInput);
         assert_eq!(file.metadata().await.unwrap().len(), 4 * LEN);
-        context.close().await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn metadata_is_that_of_the_open_file_even_without_a_name() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
-        crate::common::write_patterned(&path, 2);
+        write_patterned(&path, 2);
         let file = File::open(&path, false).await.unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
         fs::remove_file(&path).unwrap();
@@ -256,7 +251,7 @@ async fn metadata_is_that_of_the_open_file_even_without_a_name() {
 
 #[tokio::test]
 async fn permissions_are_set_on_the_file() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let path = dir.path().join("data");
         let file = File::create(&path, false).await.unwrap();
         for mode in [0o600, 0o444, 0o755] {
@@ -277,9 +272,9 @@ async fn permissions_are_set_on_the_file() {
 
 #[tokio::test]
 async fn syncs_succeed_with_every_kind_of_context() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
-        let bytes = patterned(1, BLOCK);
+        let bytes = patterned_buffer(1, BLOCK);
         let (context, handle) = aio_context(2, true).unwrap();
         file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
             .await
@@ -304,15 +299,12 @@ async fn syncs_succeed_with_every_kind_of_context() {
     }
 }
 
-#[tokio::test]
-async fn a_synchronous_file_is_written_and_read_like_any() {
-    for dir in crate::common::everywhere() {
-        let file = read_write()
-            .aio_open(dir.path().join("data"), true)
-            .await
-            .unwrap();
-        let (context, handle) = aio_context(2, true).unwrap();
-        let mut bytes = patterned(5, 2 * BLOCK);
+#[test]
+fn a_synchronous_file_is_written_and_read_like_any() {
+    Fixture::new(2).every_dir().run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        let file = read_write().aio_open(path.clone(), true).await.unwrap();
+        let mut bytes = patterned_buffer(5, 2 * BLOCK);
         let written = file
             .write_at(&handle, LEN, &bytes, 2 * LEN, WriteFlags::empty())
             .await;
@@ -323,31 +315,26 @@ async fn a_synchronous_file_is_written_and_read_like_any() {
             .await;
         assert_eq!(read.unwrap(), 2 * LEN);
         assert!(is_pattern(5, bytes.as_ref()));
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_part_of_the_buffer_is_transferred_and_the_rest_is_left() {
-    for dir in crate::common::everywhere() {
-        let file = open_rw(&dir, "data").await;
-        let (context, handle) = aio_context(2, true).unwrap();
-        let bytes = patterned(5, 4 * BLOCK);
+#[test]
+fn a_part_of_the_buffer_is_transferred_and_the_rest_is_left() {
+    Fixture::new(2).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let bytes = patterned_buffer(5, 4 * BLOCK);
         let written = file
             .write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
             .await;
         assert_eq!(written.unwrap(), LEN);
-        assert_eq!(
-            fs::read(dir.path().join("data")).unwrap(),
-            &bytes.as_ref()[..BLOCK]
-        );
-        let mut target = patterned(6, 4 * BLOCK);
+        assert_eq!(fs::read(path.clone()).unwrap(), &bytes.as_ref()[..BLOCK]);
+        let mut target = patterned_buffer(6, 4 * BLOCK);
         let read = file
             .read_at(&handle, 0, &mut target, LEN, ReadFlags::empty())
             .await;
         assert_eq!(read.unwrap(), LEN);
         assert_eq!(target.as_ref()[..BLOCK], bytes.as_ref()[..BLOCK]);
-        let rest = patterned(6, 4 * BLOCK);
+        let rest = patterned_buffer(6, 4 * BLOCK);
         assert!(target.as_ref()[BLOCK..] == rest.as_ref()[BLOCK..]);
         let nothing = file
             .read_at(&handle, 0, &mut target, 0, ReadFlags::empty())
@@ -357,6 +344,5 @@ async fn a_part_of_the_buffer_is_transferred_and_the_rest_is_left() {
             .write_at(&handle, 0, &bytes, 0, WriteFlags::empty())
             .await;
         assert_eq!(nothing.unwrap(), 0);
-        context.close().await;
-    }
+    });
 }

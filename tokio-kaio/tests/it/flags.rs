@@ -4,14 +4,12 @@
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
 
-use crate::common::{BLOCK, Way, buffer, is_pattern, open_rw, patterned};
+use crate::common::*;
 use futures::future::join_all;
 use tempfile::TempDir;
 use tokio_kaio::{
     AioCommandError, AioOpenOptionsExt, File, RawCommand, ReadFlags, WriteFlags, aio_context,
 };
-
-const LEN: u64 = BLOCK as u64;
 
 fn refused_errno(result: Result<u64, AioCommandError>) -> Option<i32> {
     match &result {
@@ -20,64 +18,57 @@ fn refused_errno(result: Result<u64, AioCommandError>) -> Option<i32> {
     }
 }
 
-#[tokio::test]
-async fn append_appends_whatever_its_offset_is() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 1);
-        let (context, handle) = aio_context(4, true).unwrap();
-        let file = open_rw(&dir, "data").await;
+#[test]
+fn append_appends_whatever_its_offset_is() {
+    Fixture::new(4).blocks(1).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let offsets = [0, 1, i64::MAX as u64, u64::MAX - LEN + 1, u64::MAX];
         for (i, offset) in (1..).zip(offsets) {
-            let bytes = patterned(i, BLOCK);
+            let bytes = patterned_buffer(i, BLOCK);
             let written = file
                 .write_at(&handle, offset, &bytes, LEN, WriteFlags::APPEND)
                 .await;
             assert_eq!(written.unwrap(), LEN, "{offset}");
         }
-        let bytes = patterned(6, BLOCK);
+        let bytes = patterned_buffer(6, BLOCK);
         let both = WriteFlags::APPEND | WriteFlags::DSYNC;
         assert_eq!(
             file.write_at(&handle, 0, &bytes, LEN, both).await.unwrap(),
             LEN
         );
-        let written = fs::read(dir.path().join("data")).unwrap();
+        let written = fs::read(path.clone()).unwrap();
         assert_eq!(written.len(), 7 * BLOCK);
         assert!(
             (0..)
                 .zip(written.chunks(BLOCK))
                 .all(|(i, block)| is_pattern(i, block))
         );
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn without_append_offset_zero_is_overwritten() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 2);
-        let (context, handle) = aio_context(4, true).unwrap();
-        let file = open_rw(&dir, "data").await;
-        let bytes = patterned(7, BLOCK);
+#[test]
+fn without_append_offset_zero_is_overwritten() {
+    Fixture::new(4).blocks(2).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let bytes = patterned_buffer(7, BLOCK);
         file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
             .await
             .unwrap();
-        let written = fs::read(dir.path().join("data")).unwrap();
+        let written = fs::read(path.clone()).unwrap();
         assert_eq!(written.len(), 2 * BLOCK);
         assert!(is_pattern(7, &written[..BLOCK]) && is_pattern(1, &written[BLOCK..]));
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn concurrent_appends_each_get_a_place_of_their_own() {
+#[test]
+fn concurrent_appends_each_get_a_place_of_their_own() {
     const APPENDS: u64 = 40;
-    for dir in crate::common::everywhere() {
-        let (context, handle) = aio_context(8, true).unwrap();
-        let file = open_rw(&dir, "data").await;
+    Fixture::new(8).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let appends = (0..APPENDS).map(|i| {
             let (file, handle) = (&file, &handle);
             async move {
-                let bytes = patterned(i, BLOCK);
+                let bytes = patterned_buffer(i, BLOCK);
                 file.write_at(handle, 0, &bytes, LEN, WriteFlags::APPEND)
                     .await
                     .unwrap()
@@ -89,7 +80,7 @@ async fn concurrent_appends_each_get_a_place_of_their_own() {
                 .iter()
                 .all(|&written| written == LEN)
         );
-        let written = fs::read(dir.path().join("data")).unwrap();
+        let written = fs::read(path.clone()).unwrap();
         assert_eq!(written.len() as u64, APPENDS * LEN);
         for i in 0..APPENDS {
             let copies = written
@@ -98,89 +89,81 @@ async fn concurrent_appends_each_get_a_place_of_their_own() {
                 .count();
             assert_eq!(copies, 1, "of append {i}");
         }
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn nowait_on_an_extending_write_is_eagain_and_writes_nothing() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 1);
-    let (context, handle) = aio_context(4, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    for flags in [WriteFlags::NOWAIT, WriteFlags::NOWAIT | WriteFlags::APPEND] {
-        let bytes = patterned(7, BLOCK);
-        match file.write_at(&handle, LEN, &bytes, LEN, flags).await {
-            Err(error @ AioCommandError::IoSubmit(_))
-                if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+#[test]
+fn nowait_on_an_extending_write_is_eagain_and_writes_nothing() {
+    Fixture::new(4).blocks(1).run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        for flags in [WriteFlags::NOWAIT, WriteFlags::NOWAIT | WriteFlags::APPEND] {
+            let bytes = patterned_buffer(7, BLOCK);
+            match file.write_at(&handle, LEN, &bytes, LEN, flags).await {
+                Err(error @ AioCommandError::IoSubmit(_))
+                    if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+                {
+                    eprintln!("skipped: NOWAIT is not for the file system of the build");
+                    return;
+                }
+                Err(error @ AioCommandError::BadResult(_)) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let written = fs::read(path.clone()).unwrap();
+        assert!(is_pattern(0, &written), "it is as it was");
+        // Without it the same write goes through.
+        let bytes = patterned_buffer(1, BLOCK);
+        assert_eq!(
+            file.write_at(&handle, LEN, &bytes, LEN, WriteFlags::empty())
+                .await
+                .unwrap(),
+            LEN
+        );
+    });
+}
+
+#[test]
+fn nowait_on_what_is_allocated_is_served_or_eagain() {
+    Fixture::new(4).blocks(8).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        for i in 0..8 {
+            let mut bytes = buffer(BLOCK);
+            match file
+                .read_at(&handle, i * LEN, &mut bytes, LEN, ReadFlags::NOWAIT)
+                .await
             {
-                eprintln!("skipped: NOWAIT is not for the file system of the build");
-                return;
-            }
-            Err(error @ AioCommandError::BadResult(_)) => {
-                assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    let written = fs::read(dir.path().join("data")).unwrap();
-    assert!(is_pattern(0, &written), "it is as it was");
-    // Without it the same write goes through.
-    let bytes = patterned(1, BLOCK);
-    assert_eq!(
-        file.write_at(&handle, LEN, &bytes, LEN, WriteFlags::empty())
-            .await
-            .unwrap(),
-        LEN
-    );
-    context.close().await;
-}
-
-#[tokio::test]
-async fn nowait_on_what_is_allocated_is_served_or_eagain() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 8);
-    let (context, handle) = aio_context(4, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    for i in 0..8 {
-        let mut bytes = buffer(BLOCK);
-        match file
-            .read_at(&handle, i * LEN, &mut bytes, LEN, ReadFlags::NOWAIT)
-            .await
-        {
-            Ok(read) => assert!(read == LEN && is_pattern(i, bytes.as_ref())),
-            Err(error) => {
-                let allowed = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
-                assert!(allowed.contains(&error.raw_os_error()), "{error:?}");
+                Ok(read) => assert!(read == LEN && is_pattern(i, bytes.as_ref())),
+                Err(error) => {
+                    let allowed = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
+                    assert!(allowed.contains(&error.raw_os_error()), "{error:?}");
+                }
             }
         }
-    }
-    context.close().await;
+    });
 }
 
-#[tokio::test]
-async fn nowait_where_the_file_system_can_not_promise_it_is_eopnotsupp() {
-    let Some(dir) = crate::common::on_tmpfs() else {
-        return;
-    };
-    let (context, handle) = aio_context(4, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    let mut bytes = patterned(7, BLOCK);
-    let writing = file
-        .write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT)
-        .await;
-    let reading = file
-        .read_at(&handle, 0, &mut bytes, LEN, ReadFlags::NOWAIT)
-        .await;
-    if writing.is_ok() {
-        eprintln!("skipped: this kernel's tmpfs can do NOWAIT");
-        return;
-    }
-    assert_eq!(refused_errno(writing), Some(libc::EOPNOTSUPP));
-    assert_eq!(refused_errno(reading), Some(libc::EOPNOTSUPP));
-    assert!(is_pattern(7, bytes.as_ref()), "the buffer is as it was");
-    assert_eq!(fs::read(dir.path().join("data")).unwrap().len(), 0);
-    context.close().await;
+#[test]
+fn nowait_where_the_file_system_can_not_promise_it_is_eopnotsupp() {
+    Fixture::new(4).tmpfs().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let mut bytes = patterned_buffer(7, BLOCK);
+        let writing = file
+            .write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT)
+            .await;
+        let reading = file
+            .read_at(&handle, 0, &mut bytes, LEN, ReadFlags::NOWAIT)
+            .await;
+        if writing.is_ok() {
+            eprintln!("skipped: this kernel's tmpfs can do NOWAIT");
+            return;
+        }
+        assert_eq!(refused_errno(writing), Some(libc::EOPNOTSUPP));
+        assert_eq!(refused_errno(reading), Some(libc::EOPNOTSUPP));
+        assert!(is_pattern(7, bytes.as_ref()), "the buffer is as it was");
+        assert_eq!(fs::read(path.clone()).unwrap().len(), 0);
+    });
 }
 
 #[tokio::test]
@@ -188,11 +171,11 @@ async fn bits_that_no_kernel_knows_are_eopnotsupp() {
     // The highest of 32 bits and all above it do not even fit the request.
     let mut unknown = vec![1 << 29, 1 << 30, -1, isize::MIN, isize::MAX];
     unknown.extend((31..isize::BITS - 1).map(|bit| 1_isize << bit));
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 1);
+    for dir in test_dirs() {
+        write_patterned(&dir.path().join("data"), 1);
         let (context, handle) = aio_context(4, true).unwrap();
         let file = open_rw(&dir, "data").await;
-        let mut bytes = patterned(7, BLOCK);
+        let mut bytes = patterned_buffer(7, BLOCK);
         for &bits in &unknown {
             let flags = WriteFlags::from_bits_retain(bits);
             let writing = file.write_at(&handle, 0, &bytes, LEN, flags).await;
@@ -245,32 +228,32 @@ async fn bits_that_no_kernel_knows_are_eopnotsupp() {
 
 #[tokio::test]
 async fn noappend_writes_at_its_offset_where_the_file_is_open_for_appending() {
-    for dir in crate::common::everywhere() {
-        for way in crate::common::ways() {
-            no_append(&dir, way).await;
+    for dir in test_dirs() {
+        for mode in modes() {
+            no_append(&dir, mode).await;
         }
     }
 }
 
-async fn no_append(dir: &TempDir, way: Way) {
+async fn no_append(dir: &TempDir, mode: Mode) {
     const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
-    if crate::common::file_system(dir.path()) == Some(OVERLAYFS_MAGIC) {
+    if file_system(dir.path()) == Some(OVERLAYFS_MAGIC) {
         eprintln!("skipped: overlayfs appends in spite of NOAPPEND");
         return;
     }
-    crate::common::write_patterned(&dir.path().join("data"), 2);
-    let (context, handle) = crate::common::context_by(way, 4);
+    write_patterned(&dir.path().join("data"), 2);
+    let (context, handle) = context_in(mode, 4);
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     let file = options
         .aio_open(dir.path().join("data"), false)
         .await
         .unwrap();
-    let bytes = patterned(2, BLOCK);
+    let bytes = patterned_buffer(2, BLOCK);
     file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
         .await
         .unwrap();
-    let here = patterned(9, BLOCK);
+    let here = patterned_buffer(9, BLOCK);
     match file
         .write_at(&handle, 0, &here, LEN, WriteFlags::NOAPPEND)
         .await
@@ -289,7 +272,7 @@ async fn no_append(dir: &TempDir, way: Way) {
         .collect();
     assert_eq!((found, written.len()), (vec![true; 3], 3 * BLOCK));
     // Others go to the end again; both together are none.
-    let bytes = patterned(3, BLOCK);
+    let bytes = patterned_buffer(3, BLOCK);
     let appended = file
         .write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
         .await;
@@ -303,15 +286,14 @@ async fn no_append(dir: &TempDir, way: Way) {
         .write_at(&handle, 0, &bytes, LEN, both)
         .await
         .unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{mode:?}");
     context.close().await;
 }
 
-#[tokio::test]
-async fn durable_and_high_priority_operations_move_their_data() {
-    for dir in crate::common::everywhere() {
-        let (context, handle) = aio_context(4, true).unwrap();
-        let file = open_rw(&dir, "data").await;
+#[test]
+fn durable_and_high_priority_operations_move_their_data() {
+    Fixture::new(4).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let all = [
             WriteFlags::DSYNC,
             WriteFlags::SYNC,
@@ -320,7 +302,7 @@ async fn durable_and_high_priority_operations_move_their_data() {
             WriteFlags::HIPRI | WriteFlags::SYNC,
         ];
         for (i, flags) in (0..).zip(all) {
-            let mut bytes = patterned(i, BLOCK);
+            let mut bytes = patterned_buffer(i, BLOCK);
             let written = file.write_at(&handle, i * LEN, &bytes, LEN, flags).await;
             assert_eq!(written.unwrap(), LEN, "{flags:?}");
             bytes.as_mut().fill(0);
@@ -330,16 +312,14 @@ async fn durable_and_high_priority_operations_move_their_data() {
             assert_eq!(read.unwrap(), LEN);
             assert!(is_pattern(i, bytes.as_ref()), "{flags:?}");
         }
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn flags_are_those_of_their_own_request_within_a_batch() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 4);
-        let (context, handle) = aio_context(32, true).unwrap();
-        let file: File = open_rw(&dir, "data").await;
+#[test]
+fn flags_are_those_of_their_own_request_within_a_batch() {
+    Fixture::new(32).blocks(4).every_dir().run(async |case| {
+        let (dir, path, handle) = (case.dir, case.path, case.handle);
+        let file: File = open_rw(dir, "data").await;
         for _wave in 0..3 {
             let before = file.metadata().await.unwrap().len();
             let writes = (0..20_u64).map(|i| {
@@ -351,7 +331,7 @@ async fn flags_are_those_of_their_own_request_within_a_batch() {
                         2 => WriteFlags::from_bits_retain(1 << 30),
                         _ => WriteFlags::empty(),
                     };
-                    let bytes = patterned(i % 4, BLOCK);
+                    let bytes = patterned_buffer(i % 4, BLOCK);
                     let written = file
                         .write_at(handle, (i % 4) * LEN, &bytes, LEN, flags)
                         .await;
@@ -370,7 +350,7 @@ async fn flags_are_those_of_their_own_request_within_a_batch() {
                 "five appends, and nothing else that grows it"
             );
         }
-        let written = fs::read(dir.path().join("data")).unwrap();
+        let written = fs::read(path.clone()).unwrap();
         assert!(
             (0..4)
                 .zip(written.chunks(BLOCK))
@@ -381,23 +361,22 @@ async fn flags_are_those_of_their_own_request_within_a_batch() {
                 .chunks(BLOCK)
                 .all(|block| is_pattern(0, block))
         );
-        context.close().await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn atomic_is_what_the_file_says_that_it_can() {
-    for dir in crate::common::everywhere() {
-        for way in crate::common::ways() {
-            let (context, handle) = crate::common::context_by(way, 4);
-            crate::common::write_patterned(&dir.path().join("data"), 16);
+    for dir in test_dirs() {
+        for mode in modes() {
+            let (context, handle) = context_in(mode, 4);
+            write_patterned(&dir.path().join("data"), 16);
             let file = open_rw(&dir, "data").await;
             let Some(sizes) = file.atomic_writes().await.unwrap() else {
-                let bytes = patterned(17, BLOCK);
+                let bytes = patterned_buffer(17, BLOCK);
                 let written = file
                     .write_at(&handle, 0, &bytes, LEN, WriteFlags::ATOMIC)
                     .await;
-                assert_eq!(refused_errno(written), Some(libc::EOPNOTSUPP), "{way:?}");
+                assert_eq!(refused_errno(written), Some(libc::EOPNOTSUPP), "{mode:?}");
                 assert!(is_pattern(
                     0,
                     &fs::read(dir.path().join("data")).unwrap()[..BLOCK]
@@ -406,16 +385,16 @@ async fn atomic_is_what_the_file_says_that_it_can() {
                 continue;
             };
             let len = u64::from(sizes.unit_min);
-            let bytes = patterned(17, 4 * sizes.unit_min as usize);
+            let bytes = patterned_buffer(17, 4 * sizes.unit_min as usize);
             let written = file
                 .write_at(&handle, 0, &bytes, len, WriteFlags::ATOMIC)
                 .await;
-            assert_eq!(written.unwrap(), len, "{way:?}");
+            assert_eq!(written.unwrap(), len, "{mode:?}");
             // No power of two; not at a multiple of its length.
             for (offset, len) in [(0, 3 * len), (len, 2 * len)] {
                 let written = file.write_at(&handle, offset, &bytes, len, WriteFlags::ATOMIC);
                 let error = written.await.unwrap_err();
-                assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{way:?}");
+                assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{mode:?}");
             }
             context.close().await;
         }
@@ -450,22 +429,22 @@ fn known(result: Result<u64, AioCommandError>, dir: &TempDir) -> Option<u64> {
 async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
     const BLOCKS: usize = 64;
     const ALL: u64 = BLOCKS as u64 * LEN;
-    for dir in crate::common::everywhere() {
-        for (i, way) in crate::common::ways().enumerate() {
-            let (context, handle) = crate::common::context_by(way, 4);
+    for dir in test_dirs() {
+        for (i, mode) in modes().enumerate() {
+            let (context, handle) = context_in(mode, 4);
             let file = open_rw(&dir, &format!("data{i}")).await;
             // What was there before would stay, so it is a new file.
             // SAFETY: changes the flags of a file that is open.
             let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
             assert_eq!(code, 0);
             let none = || async {
-                crate::common::until(
+                wait_until(
                     || cached(&file).is_none_or(|pages| pages == 0),
                     || cached(&file),
                 )
                 .await;
             };
-            let mut bytes = patterned(1, BLOCKS * BLOCK);
+            let mut bytes = patterned_buffer(1, BLOCKS * BLOCK);
             let written = file
                 .write_at(&handle, 0, &bytes, ALL, WriteFlags::DONTCACHE)
                 .await;
@@ -481,41 +460,37 @@ async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
             let read = file
                 .read_at(&handle, 0, &mut bytes, ALL, ReadFlags::DONTCACHE)
                 .await;
-            assert_eq!(read.unwrap(), ALL, "{way:?}");
+            assert_eq!(read.unwrap(), ALL, "{mode:?}");
             assert!(is_pattern(1, &bytes));
             none().await;
             // Without it they stay.
             let read = file
                 .read_at(&handle, 0, &mut bytes, ALL, ReadFlags::empty())
                 .await;
-            assert_eq!(read.unwrap(), ALL, "{way:?}");
-            assert!(cached(&file).is_none_or(|pages| pages > 0), "{way:?}");
+            assert_eq!(read.unwrap(), ALL, "{mode:?}");
+            assert!(cached(&file).is_none_or(|pages| pages > 0), "{mode:?}");
             context.close().await;
         }
     }
 }
 
-#[tokio::test]
-async fn dontcache_is_taken_with_direct_io_by_those_who_know_it() {
-    for dir in crate::common::everywhere() {
-        for way in crate::common::ways() {
-            let (context, handle) = crate::common::context_by(way, 4);
-            let file = open_rw(&dir, "data").await;
-            let mut bytes = patterned(1, BLOCK);
-            let written = file
-                .write_at(&handle, 0, &bytes, LEN, WriteFlags::DONTCACHE)
-                .await;
-            let read = file
-                .read_at(&handle, 0, &mut bytes, LEN, ReadFlags::DONTCACHE)
-                .await;
-            if known(written, &dir).is_some() {
-                assert_eq!(read.unwrap(), LEN, "{way:?}");
-                assert_eq!(cached(&file).unwrap_or(0), 0, "{way:?}");
-            } else {
-                assert_eq!(refused_errno(read), Some(libc::EOPNOTSUPP), "{way:?}");
-            }
-            assert!(is_pattern(1, &bytes), "{way:?}");
-            context.close().await;
+#[test]
+fn dontcache_is_taken_with_direct_io_by_those_who_know_it() {
+    Fixture::new(4).every_dir().every_mode().run(async |case| {
+        let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+        let mut bytes = patterned_buffer(1, BLOCK);
+        let written = file
+            .write_at(&handle, 0, &bytes, LEN, WriteFlags::DONTCACHE)
+            .await;
+        let read = file
+            .read_at(&handle, 0, &mut bytes, LEN, ReadFlags::DONTCACHE)
+            .await;
+        if known(written, dir).is_some() {
+            assert_eq!(read.unwrap(), LEN, "{mode:?}");
+            assert_eq!(cached(&file).unwrap_or(0), 0, "{mode:?}");
+        } else {
+            assert_eq!(refused_errno(read), Some(libc::EOPNOTSUPP), "{mode:?}");
         }
-    }
+        assert!(is_pattern(1, &bytes), "{mode:?}");
+    });
 }

@@ -16,7 +16,6 @@ use tempfile::TempDir;
 use tokio::task::yield_now;
 use tokio_kaio::{AioCommandError, AioContextHandle, File, LockedBuf, ReadFlags, aio_context};
 
-const LEN: u64 = BLOCK as u64;
 const READS: usize = 16;
 
 /// How the child says what it found.
@@ -79,7 +78,7 @@ async fn read_all(file: &File, handle: &AioContextHandle) {
         assert_eq!(read.await.unwrap(), LEN);
         assert!(is_pattern(i as u64, buffer.as_ref()));
     };
-    within(join_all((0..READS).map(read))).await;
+    with_hang_guard(join_all((0..READS).map(read))).await;
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -91,13 +90,12 @@ fn a_child_has_neither_the_ring_nor_the_buffers() {
     if !in_child!() {
         return;
     }
-    one_thread(async {
-        let dir = on_disk();
+    run(async {
+        let dir = disk_dir();
         let file = file(&dir).await;
         let (context, handle) = aio_context(READS, true).unwrap();
         let large = aio_context(4096, true).unwrap(); // a ring of many pages
-        let mut buffer = buffer(BLOCK);
-        let mut dropped = crate::common::buffer(BLOCK);
+        let (mut buffer, mut dropped) = (buffer(BLOCK), buffer(BLOCK));
         // Memory that stands in for that of a dropped read is not inherited either.
         let read = file.read_at(&handle, 0, &mut dropped, LEN, ReadFlags::empty());
         let _ = poll_once(Box::pin(read).as_mut());
@@ -122,9 +120,9 @@ fn a_child_has_neither_the_ring_nor_the_buffers() {
         });
         assert_eq!(code, 0);
         let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
-        assert_eq!(within(read).await.unwrap(), LEN);
-        within(context.close()).await;
-        within(large.0.close()).await;
+        assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
+        with_hang_guard(context.close()).await;
+        with_hang_guard(large.0.close()).await;
     });
 }
 
@@ -157,8 +155,8 @@ fn start_all<'a>(
 /// Has `child` do its worst while the parent's reads are in flight, and checks that these and later
 /// ones are served.
 fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32) {
-    one_thread(async {
-        let dir = on_disk();
+    run(async {
+        let dir = disk_dir();
         let file = file(&dir).await;
         let (context, handle) = aio_context(slots, true).unwrap();
         yield_now().await;
@@ -172,7 +170,7 @@ fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32)
             });
             assert_eq!(code, 0);
             for read in &mut reads {
-                within(read.as_mut()).await;
+                with_hang_guard(read.as_mut()).await;
                 assert_eq!(read.as_mut().take_output().unwrap().unwrap(), LEN);
             }
             drop(reads);
@@ -181,9 +179,9 @@ fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32)
             }
             read_all(&file, &handle).await;
             let free = || handle.available_slots();
-            until(|| free() == Some(slots), free).await;
+            wait_until(|| free() == Some(slots), free).await;
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
@@ -236,11 +234,11 @@ fn a_child_can_submit_nothing() {
 
 /// What is dropped in the child gives nothing of the parent's back.
 fn dropped_in_a_child(busy: bool) {
-    one_thread(async {
-        let dir = on_disk();
+    run(async {
+        let dir = disk_dir();
         let file = file(&dir).await;
         let (context, handle) = aio_context(READS, true).unwrap();
-        let mut kept = patterned(1, BLOCK);
+        let mut kept = patterned_buffer(1, BLOCK);
         read_all(&file, &handle).await;
 
         let mut buffers: Vec<_> = (0..READS).map(|_| buffer(BLOCK)).collect();
@@ -270,12 +268,12 @@ fn dropped_in_a_child(busy: bool) {
         assert!(is_pattern(1, kept.as_ref()));
         kept.as_mut().fill(1);
         for read in &mut reads {
-            within(read.as_mut()).await;
+            with_hang_guard(read.as_mut()).await;
             assert_eq!(read.as_mut().take_output().unwrap().unwrap(), LEN);
         }
         drop(reads);
         read_all(&file, &handle).await;
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert_eq!(rings(&maps()), 0);
     });
 }
@@ -301,18 +299,18 @@ fn a_child_can_use_a_context_of_its_own() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    let (context, handle, file) = one_thread(async {
+    let dir = disk_dir();
+    let (context, handle, file) = run(async {
         let file = file(&dir).await;
         let (context, handle) = aio_context(READS, true).unwrap();
         read_all(&file, &handle).await;
         (context, handle, file)
     });
     let code = forked(|| {
-        one_thread(async {
+        run(async {
             let (context, handle) = aio_context(READS, true).unwrap();
             read_all(&file, &handle).await;
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
         0
     });
@@ -326,7 +324,7 @@ fn a_child_made_while_contexts_end_can_end_one_of_its_own() {
     if !in_child!() {
         return;
     }
-    let code = one_thread(async {
+    let code = run(async {
         // More than end at the same time, and each takes a while.
         let ending: Vec<_> = (0..80).map(|_| aio_context(1, true).unwrap()).collect();
         yield_now().await;
@@ -334,9 +332,9 @@ fn a_child_made_while_contexts_end_can_end_one_of_its_own() {
         yield_now().await; // and they have ended for the runtime
         forked(|| {
             std::thread::spawn(|| {
-                one_thread(async {
+                run(async {
                     let (context, _handle) = aio_context(READS, true).unwrap();
-                    within(context.close()).await;
+                    with_hang_guard(context.close()).await;
                 });
             })
             .join()
@@ -346,7 +344,7 @@ fn a_child_made_while_contexts_end_can_end_one_of_its_own() {
     assert_eq!(code, 0);
 }
 
-fn one_thread<T>(test: impl Future<Output = T>) -> T {
+fn run<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().unwrap().block_on(test)
 }

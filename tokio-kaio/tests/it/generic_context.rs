@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned, within};
+use crate::common::*;
 use futures::future::join_all;
 use futures::poll;
 use intrusive_collections::linked_list::LinkedListOps;
@@ -162,7 +162,7 @@ fn spawned(nr: usize, use_semaphore: bool) -> (SpinContext, SpinHandle) {
 
 async fn write_and_read_concurrently() {
     const TASKS: u64 = 64;
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let (context, handle) = spawned(5, true);
         let file = Arc::new(open_rw(&dir, "data").await);
         let mut tasks = JoinSet::new();
@@ -172,7 +172,7 @@ async fn write_and_read_concurrently() {
                 let len = BLOCK as u64;
                 for round in 0..4 {
                     let (offset, seed) = (i * len, round * TASKS + i);
-                    let mut bytes = patterned(seed, BLOCK);
+                    let mut bytes = patterned_buffer(seed, BLOCK);
                     let write = file.write_at(&handle, offset, &bytes, len, WriteFlags::empty());
                     assert_eq!(write.await.unwrap(), len);
                     bytes.as_mut().fill(0);
@@ -194,25 +194,25 @@ async fn write_and_read_concurrently() {
 
 #[tokio::test]
 async fn an_own_lock_and_link_serve_a_current_thread_runtime() {
-    within(write_and_read_concurrently()).await;
+    with_hang_guard(write_and_read_concurrently()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_own_lock_and_link_serve_a_multi_threaded_runtime() {
     let test = tokio::spawn(write_and_read_concurrently());
-    within(test).await.unwrap();
+    with_hang_guard(test).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_own_lock_and_link_serve_a_local_set() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let local = LocalSet::new();
     let test = local.run_until(async {
         let (context, handle, background) =
             generic_aio_context::<SpinLock, SpinAdapter, CountedLink>(3, true).unwrap();
         let background = spawn_local(background);
         let file = open_rw(&dir, "data").await;
-        let bytes = patterned(1, BLOCK);
+        let bytes = patterned_buffer(1, BLOCK);
         let writes = (0..20).map(|i| {
             let offset = i * BLOCK as u64;
             file.write_at(&handle, offset, &bytes, BLOCK as u64, WriteFlags::empty())
@@ -223,7 +223,7 @@ async fn an_own_lock_and_link_serve_a_local_set() {
         context.close().await;
         background.await.unwrap().unwrap();
     });
-    within(test).await;
+    with_hang_guard(test).await;
     let written = std::fs::read(dir.path().join("data")).unwrap();
     assert_eq!(written.len(), 20 * BLOCK);
     assert!(written.chunks(BLOCK).all(|block| is_pattern(1, block)));
@@ -233,7 +233,7 @@ async fn an_own_lock_and_link_serve_a_local_set() {
 fn the_lists_are_only_touched_under_the_lock() {
     // In a process of its own: the counters are of the whole process, and lists are cleared
     // without the lock when their last owner drops them.
-    if !crate::common::in_child!() {
+    if !in_child!() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -241,7 +241,7 @@ fn the_lists_are_only_touched_under_the_lock() {
         .enable_all()
         .build();
     runtime.unwrap().block_on(async {
-        let dir = crate::common::on_disk();
+        let dir = disk_dir();
         let (context, handle) = spawned(3, true);
         let file = Arc::new(open_rw(&dir, "data").await);
         let (taken, linked) = (
@@ -252,7 +252,7 @@ fn the_lists_are_only_touched_under_the_lock() {
         for i in 0..64 {
             let (file, handle) = (Arc::clone(&file), handle.clone());
             tasks.spawn(async move {
-                let bytes = patterned(i, BLOCK);
+                let bytes = patterned_buffer(i, BLOCK);
                 let (offset, len) = (i * BLOCK as u64, BLOCK as u64);
                 file.write_at(&handle, offset, &bytes, len, WriteFlags::empty())
                     .await
@@ -265,7 +265,7 @@ fn the_lists_are_only_touched_under_the_lock() {
             }
             context.close().await;
         };
-        within(all).await;
+        with_hang_guard(all).await;
         assert!(
             TAKEN.load(Ordering::Relaxed) > taken + 64,
             "the own lock is the one that is used"
@@ -283,8 +283,8 @@ fn the_lists_are_only_touched_under_the_lock() {
 async fn closing_in_the_middle_serves_or_stops_every_request() {
     let test = async {
         for nr in [1, 2, 7] {
-            let dir = crate::common::on_disk();
-            crate::common::write_patterned(&dir.path().join("data"), 64);
+            let dir = disk_dir();
+            write_patterned(&dir.path().join("data"), 64);
             let (context, handle) = spawned(nr, true);
             let file = Arc::new(open_rw(&dir, "data").await);
             let mut tasks = JoinSet::new();
@@ -312,14 +312,14 @@ async fn closing_in_the_middle_serves_or_stops_every_request() {
             }
         }
     };
-    within(test).await;
+    with_hang_guard(test).await;
 }
 
 #[tokio::test]
 async fn dropping_in_any_order_ends_the_background_future() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let file = open_rw(&dir, "data").await;
-    let bytes = patterned(2, BLOCK);
+    let bytes = patterned_buffer(2, BLOCK);
     for handle_first in [true, false] {
         let (context, handle, background) =
             generic_aio_context::<SpinLock, SpinAdapter, CountedLink>(2, true).unwrap();
@@ -336,7 +336,7 @@ async fn dropping_in_any_order_ends_the_background_future() {
             drop(context);
             drop(handle);
         }
-        within(background).await.unwrap().unwrap();
+        with_hang_guard(background).await.unwrap().unwrap();
     }
 }
 
@@ -350,25 +350,25 @@ async fn a_dropped_background_future_stops_the_context() {
         (context.available_slots(), handle.available_slots()),
         (None, None)
     );
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let file = open_rw(&dir, "data").await;
-    let stopped = within(file.sync_all(&handle)).await;
+    let stopped = with_hang_guard(file.sync_all(&handle)).await;
     assert!(
         matches!(stopped, Err(AioCommandError::AioStopped)),
         "{stopped:?}"
     );
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn without_semaphore_there_is_no_waiting_for_a_slot() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = spawned(1, false);
     assert_eq!(handle.available_slots(), None);
     let file = open_rw(&dir, "data").await;
     let (mut long, mut short) = (buffer(LONG), buffer(BLOCK));
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         let read = file.read_at(&handle, 0, &mut long, LONG as u64, ReadFlags::empty());
         let mut read = pin!(read);
         if poll!(read.as_mut()).is_ready() {
@@ -381,17 +381,17 @@ async fn without_semaphore_there_is_no_waiting_for_a_slot() {
         assert_eq!(read.await.unwrap(), LONG as u64);
         matches!(one_more, Err(AioCommandError::CapacityExceeded)).then_some(())
     });
-    within(test).await;
-    within(context.close()).await;
+    with_hang_guard(test).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_link_that_panics_when_it_is_made_loses_no_wake_up_of_others() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = spawned(1, true);
     let file = Arc::new(open_rw(&dir, "data").await);
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         let (its_file, its_handle) = (Arc::clone(&file), handle.clone());
         let reading = tokio::spawn(async move {
             let mut long = buffer(LONG);
@@ -413,6 +413,6 @@ async fn a_link_that_panics_when_it_is_made_loses_no_wake_up_of_others() {
         assert_eq!(reading.await.unwrap(), LONG as u64);
         (seen && panicked.is_err()).then_some(())
     });
-    within(test).await;
-    within(context.close()).await;
+    with_hang_guard(test).await;
+    with_hang_guard(context.close()).await;
 }

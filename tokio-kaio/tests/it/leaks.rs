@@ -21,7 +21,6 @@ use tokio_kaio::{
     local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
 const CONTEXTS: usize = 200;
 const SLOTS: usize = 16;
 
@@ -62,7 +61,7 @@ impl Holdings {
                 && now.locked <= self.locked
                 && now.mappings < self.mappings + CONTEXTS
         };
-        until(back, || (self, Holdings::now())).await;
+        wait_until(back, || (self, Holdings::now())).await;
     }
 }
 
@@ -113,7 +112,7 @@ async fn many(file: &Arc<File>, close: bool) {
         .collect();
     reads.iter_mut().for_each(poll_once);
     if close {
-        within(join_all(
+        with_hang_guard(join_all(
             contexts.into_iter().map(|(context, _)| context.close()),
         ))
         .await;
@@ -124,50 +123,50 @@ async fn many(file: &Arc<File>, close: bool) {
         );
     } else {
         drop(contexts);
-        within(join_all(reads)).await;
+        with_hang_guard(join_all(reads)).await;
     }
 }
 
 fn many_on(runtime: Runtime, close: bool) {
-    let dir = on_disk();
+    let dir = disk_dir();
     runtime.block_on(async {
         let file = file(&dir).await;
         // What is made once and kept: threads' stacks, heaps, the runtime's own.
         many(&file, close).await;
-        until(|| Holdings::now().rings == 0, Holdings::now).await;
+        wait_until(|| Holdings::now().rings == 0, Holdings::now).await;
         let before = Holdings::now();
         many(&file, close).await;
         before.are_back().await;
         let share = (CONTEXTS * SLOTS) as u64;
-        until(|| aio_nr() < share, aio_nr).await;
+        wait_until(|| aio_nr() < share, aio_nr).await;
     });
 }
 
 #[test]
 fn closed_contexts_leave_nothing() {
     if in_child!() {
-        many_on(one_thread(), true);
+        many_on(current_thread(), true);
     }
 }
 
 #[test]
 fn dropped_contexts_leave_nothing() {
     if in_child!() {
-        many_on(one_thread(), false);
+        many_on(current_thread(), false);
     }
 }
 
 #[test]
 fn contexts_closed_on_two_threads_leave_nothing() {
     if in_child!() {
-        many_on(two_workers(), true);
+        many_on(multi_thread(), true);
     }
 }
 
 #[test]
 fn contexts_dropped_on_two_threads_leave_nothing() {
     if in_child!() {
-        many_on(two_workers(), false);
+        many_on(multi_thread(), false);
     }
 }
 
@@ -176,8 +175,8 @@ fn local_contexts_leave_nothing() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    LocalSet::new().block_on(&one_thread(), async {
+    let dir = disk_dir();
+    LocalSet::new().block_on(&current_thread(), async {
         let file = file(&dir).await;
         let before = Holdings::now();
         for i in 0..CONTEXTS {
@@ -187,7 +186,7 @@ fn local_contexts_leave_nothing() {
             let read = spawn_local(local_read(handle.clone(), file.clone()));
             yield_now().await;
             match i % 8 {
-                0 => within(context.close()).await,
+                0 => with_hang_guard(context.close()).await,
                 1..4 => drop(context),
                 _ => {
                     drop(background);
@@ -196,7 +195,7 @@ fn local_contexts_leave_nothing() {
                     }
                 }
             }
-            within(read).await.unwrap();
+            with_hang_guard(read).await.unwrap();
         }
         before.are_back().await;
     });
@@ -223,8 +222,8 @@ fn a_context_its_handle_file_and_operations_may_be_dropped_in_any_order() {
     if !in_child!() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let before = Holdings::now();
             for order in orders(5) {
                 let file = file(&dir).await;
@@ -257,8 +256,8 @@ fn a_local_context_may_be_dropped_in_any_order_with_its_future() {
     if !in_child!() {
         return;
     }
-    for dir in everywhere() {
-        LocalSet::new().block_on(&one_thread(), async {
+    for dir in test_dirs() {
+        LocalSet::new().block_on(&current_thread(), async {
             let before = Holdings::now();
             for (order, polled) in orders(4)
                 .into_iter()
@@ -297,15 +296,15 @@ fn runtimes_that_shut_down_take_their_contexts_with_them() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    let observer = one_thread();
+    let dir = disk_dir();
+    let observer = current_thread();
     let file = observer.block_on(file(&dir));
     let round = || {
         for i in 0..20 {
             let runtime = if i % 2 == 0 {
-                one_thread()
+                current_thread()
             } else {
-                two_workers()
+                multi_thread()
             };
             let kept = runtime.block_on(async {
                 let (context, handle) = aio_context(2, true).unwrap();
@@ -324,7 +323,7 @@ fn runtimes_that_shut_down_take_their_contexts_with_them() {
     };
     round();
     observer.block_on(async {
-        until(|| Holdings::now().rings == 0, Holdings::now).await;
+        wait_until(|| Holdings::now().rings == 0, Holdings::now).await;
     });
     let before = Holdings::now();
     round();
@@ -336,8 +335,8 @@ fn operations_that_are_given_up_leave_no_locked_memory() {
     if !in_child!() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let file = file(&dir).await;
             let before = Holdings::now();
             let (context, handle) = aio_context(4, true).unwrap();
@@ -366,7 +365,7 @@ fn operations_that_are_given_up_leave_no_locked_memory() {
                 }
                 yield_now().await;
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
             drop(handle);
             before.are_back().await;
         });
@@ -378,8 +377,8 @@ fn a_queued_request_gives_its_descriptor_back() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
-    one_thread().block_on(async {
+    let dir = disk_dir();
+    current_thread().block_on(async {
         file(&dir).await;
         let (context, handle) = aio_context(1, true).unwrap();
         yield_now().await;
@@ -396,13 +395,13 @@ fn a_queued_request_gives_its_descriptor_back() {
             syncs.iter_mut().for_each(poll_once);
             if round % 2 == 0 {
                 syncs.truncate(16);
-                within(join_all(syncs)).await;
+                with_hang_guard(join_all(syncs)).await;
             } else {
                 drop(syncs);
             }
             drop(plain);
             before.are_back().await;
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }

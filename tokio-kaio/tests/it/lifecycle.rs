@@ -20,7 +20,6 @@ use tokio_kaio::{
     SyncRequestAdapter, WriteFlags, aio_context, generic_aio_context, local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
 /// Large enough to take a while.
 const LARGE: usize = 64 * BLOCK;
 
@@ -111,7 +110,7 @@ async fn assert_stopped(handle: &AioContextHandle, file: &Arc<File>) {
 
 #[tokio::test]
 async fn closing_serves_what_runs_and_turns_away_what_waits() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         for slots in [1, 4] {
             let (context, handle) = aio_context(slots, true).unwrap();
@@ -119,22 +118,22 @@ async fn closing_serves_what_runs_and_turns_away_what_waits() {
             let reads: Vec<_> = (0..16)
                 .map(|_| started(read(handle.clone(), file.clone())))
                 .collect();
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
             let mut answers = Vec::new();
             for read in reads {
-                answers.push(served(within(finish(read)).await));
+                answers.push(served(with_hang_guard(finish(read)).await));
             }
             let served = answers.iter().filter(|&&served| served).count();
             assert!(served >= slots, "those that had a slot are served");
             assert!(answers.is_sorted_by(|a, b| a >= b), "in order: {answers:?}");
-            within(assert_stopped(&handle, &file)).await;
+            with_hang_guard(assert_stopped(&handle, &file)).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_dropped_context_serves_what_runs_and_turns_away_what_waits() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(2, true).unwrap();
     yield_now().await;
@@ -142,10 +141,10 @@ async fn a_dropped_context_serves_what_runs_and_turns_away_what_waits() {
         .map(|_| started(read(handle.clone(), file.clone())))
         .collect();
     drop(context);
-    within(assert_stopped(&handle, &file)).await;
+    with_hang_guard(assert_stopped(&handle, &file)).await;
     let mut answers = Vec::new();
     for read in reads {
-        answers.push(served(within(finish(read)).await));
+        answers.push(served(with_hang_guard(finish(read)).await));
     }
     assert_eq!(
         answers[..2],
@@ -160,12 +159,12 @@ async fn a_dropped_context_serves_what_runs_and_turns_away_what_waits() {
 
 #[tokio::test]
 async fn closing_waits_for_what_was_given_up() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         for forget in [false, true] {
             let (context, handle) = aio_context(4, true).unwrap();
             yield_now().await;
-            let mut data = patterned(1, LARGE);
+            let mut data = patterned_buffer(1, LARGE);
             for _ in 0..4 {
                 let len = LARGE as u64;
                 let write = file.write_at(&handle, 0, &data, len, WriteFlags::empty());
@@ -176,7 +175,7 @@ async fn closing_waits_for_what_was_given_up() {
                 }
             }
             data.as_mut().fill(0);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
             let bytes = std::fs::read(dir.path().join("file")).unwrap();
             assert!(
                 is_pattern(1, &bytes),
@@ -188,13 +187,13 @@ async fn closing_waits_for_what_was_given_up() {
 
 #[tokio::test]
 async fn closing_does_not_need_the_futures_to_be_polled() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         let (context, handle) = aio_context(2, true).unwrap();
         let reads: Vec<_> = (0..8)
             .map(|_| started(read(handle.clone(), file.clone())))
             .collect();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         // Done or stopped by now: one look each is enough.
         for mut read in reads {
             let polled = read.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -206,21 +205,21 @@ async fn closing_does_not_need_the_futures_to_be_polled() {
 
 #[tokio::test]
 async fn a_close_that_is_dropped_ends_the_context_all_the_same() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(2, true).unwrap();
     drop(context.close());
-    within(assert_stopped(&handle, &file)).await;
+    with_hang_guard(assert_stopped(&handle, &file)).await;
     let (context, handle) = aio_context(2, true).unwrap();
     drop(started(context.close()));
-    within(assert_stopped(&handle, &file)).await;
+    with_hang_guard(assert_stopped(&handle, &file)).await;
 }
 
 #[test]
 fn closing_works_without_a_runtime_of_the_closers() {
     bounded(|| {
-        let runtime = two_workers();
-        let dir = on_disk();
+        let runtime = multi_thread();
+        let dir = disk_dir();
         let (context, handle, file) = runtime.block_on(async {
             let (context, handle) = aio_context(4, true).unwrap();
             (context, handle, large_file(&dir).await)
@@ -236,7 +235,7 @@ fn closing_works_without_a_runtime_of_the_closers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_context_closed_under_load_answers_everybody() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = large_file(&dir).await;
         for round in 0..30 {
             let (context, handle) = aio_context(3, round % 3 != 0).unwrap();
@@ -260,18 +259,18 @@ async fn a_context_closed_under_load_answers_everybody() {
                 yield_now().await;
             }
             if round % 2 == 0 {
-                within(context.close()).await;
+                with_hang_guard(context.close()).await;
             } else {
                 drop(context);
             }
-            within(tasks.join_all()).await;
+            with_hang_guard(tasks.join_all()).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contexts_come_and_go_beside_one_that_works() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(4, true).unwrap();
     let mut tasks = JoinSet::new();
@@ -295,8 +294,8 @@ async fn contexts_come_and_go_beside_one_that_works() {
             }
         });
     }
-    within(tasks.join_all()).await;
-    within(context.close()).await;
+    with_hang_guard(tasks.join_all()).await;
+    with_hang_guard(context.close()).await;
 }
 
 /// The thread that ends a context can't be made for a while.
@@ -305,7 +304,7 @@ fn closing_gets_over_a_lack_of_threads() {
     if !in_child!() {
         return;
     }
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = aio_context(4, true).unwrap();
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
@@ -318,7 +317,7 @@ fn closing_gets_over_a_lack_of_threads() {
             println!("skipped: threads can be made in spite of RLIMIT_AS");
         }
         assert_eq!(handle.available_slots(), None);
-        within(close).await;
+        with_hang_guard(close).await;
     });
 }
 
@@ -362,7 +361,7 @@ fn shut_down_with_requests(make: fn() -> Runtime) {
     {
         bounded(move || {
             let runtime = make();
-            let dir = on_disk();
+            let dir = disk_dir();
             let (context, handle, file, reads) = runtime.block_on(async {
                 let file = large_file(&dir).await;
                 let (context, handle) = aio_context(4, true).unwrap();
@@ -397,19 +396,19 @@ fn shut_down_with_requests(make: fn() -> Runtime) {
 
 #[test]
 fn a_current_thread_runtime_that_goes_answers_every_request() {
-    shut_down_with_requests(one_thread);
+    shut_down_with_requests(current_thread);
 }
 
 #[test]
 fn a_multi_thread_runtime_that_goes_answers_every_request() {
-    shut_down_with_requests(two_workers);
+    shut_down_with_requests(multi_thread);
 }
 
 #[test]
 fn a_local_set_that_goes_answers_every_request() {
     bounded(|| {
-        let runtime = one_thread();
-        let dir = on_disk();
+        let runtime = current_thread();
+        let dir = disk_dir();
         let local = LocalSet::new();
         let (context, handle, file, reads) = local.block_on(&runtime, async {
             let file = large_file(&dir).await;
@@ -437,8 +436,8 @@ fn a_local_set_that_goes_answers_every_request() {
 #[test]
 fn a_local_set_dropped_after_its_runtime_does_not_hang() {
     bounded(|| {
-        let runtime = one_thread();
-        let dir = on_disk();
+        let runtime = current_thread();
+        let dir = disk_dir();
         let local = LocalSet::new();
         let context = local.block_on(&runtime, async {
             let file = large_file(&dir).await;
@@ -458,12 +457,12 @@ fn a_local_set_dropped_after_its_runtime_does_not_hang() {
 
 #[test]
 fn a_runtime_that_goes_under_requests_of_another_one_answers_them() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         bounded(move || {
-            let users = two_workers();
+            let users = multi_thread();
             let file = users.block_on(large_file(&dir));
             for round in 0..30 {
-                let owner = two_workers();
+                let owner = multi_thread();
                 let (context, handle) = {
                     let _entered = owner.enter();
                     aio_context(3, true).unwrap()
@@ -493,7 +492,7 @@ fn a_runtime_that_goes_under_requests_of_another_one_answers_them() {
 #[test]
 fn a_context_made_in_a_runtime_that_has_gone_is_stopped() {
     bounded(|| {
-        let runtime = one_thread();
+        let runtime = current_thread();
         let handle = runtime.handle().clone();
         drop(runtime);
         let _entered = handle.enter();
@@ -513,8 +512,8 @@ fn a_context_made_in_a_runtime_that_has_gone_is_stopped() {
 #[test]
 fn a_context_of_one_runtime_serves_others() {
     bounded(|| {
-        let owner = two_workers();
-        let dir = on_disk();
+        let owner = multi_thread();
+        let dir = disk_dir();
         let (context, handle, file) = owner.block_on(async {
             let (context, handle) = aio_context(3, true).unwrap();
             (context, handle, large_file(&dir).await)
@@ -523,18 +522,18 @@ fn a_context_of_one_runtime_serves_others() {
             let reads = (0..16).map(|_| read(handle.clone(), file.clone()));
             assert!(join_all(reads).await.into_iter().all(served));
         };
-        one_thread().block_on(many(handle.clone(), file.clone()));
-        two_workers().block_on(many(handle.clone(), file.clone()));
+        current_thread().block_on(many(handle.clone(), file.clone()));
+        multi_thread().block_on(many(handle.clone(), file.clone()));
         executor::block_on(many(handle.clone(), file.clone()));
-        one_thread().block_on(context.close());
+        current_thread().block_on(context.close());
     });
 }
 
 #[test]
 fn a_context_of_a_current_thread_runtime_serves_other_threads() {
     bounded(|| {
-        let owner = one_thread();
-        let dir = on_disk();
+        let owner = current_thread();
+        let dir = disk_dir();
         owner.block_on(async {
             let (context, handle) = aio_context(3, true).unwrap();
             let file = large_file(&dir).await;
@@ -546,7 +545,7 @@ fn a_context_of_a_current_thread_runtime_serves_other_threads() {
                             assert!(served(read(handle.clone(), file.clone()).await));
                         }
                     };
-                    tokio::task::spawn_blocking(|| one_thread().block_on(reads))
+                    tokio::task::spawn_blocking(|| current_thread().block_on(reads))
                 })
                 .collect();
             for thread in threads {
@@ -561,13 +560,13 @@ fn a_context_of_a_current_thread_runtime_serves_other_threads() {
 #[test]
 fn a_context_whose_first_runtime_has_gone_is_stopped_or_works() {
     bounded(|| {
-        let first = one_thread();
-        let dir = on_disk();
+        let first = current_thread();
+        let dir = disk_dir();
         let (context, handle, background) = {
             let _entered = first.enter();
             generic_aio_context::<parking_lot::RawMutex, SyncRequestAdapter, _>(3, true).unwrap()
         };
-        let second = two_workers();
+        let second = multi_thread();
         second.spawn(background);
         let file = second.block_on(large_file(&dir));
         drop(first);
@@ -584,8 +583,8 @@ fn a_context_whose_first_runtime_has_gone_is_stopped_or_works() {
 #[test]
 fn a_local_set_that_outlives_its_runtime_answers_every_request() {
     bounded(|| {
-        let first = one_thread();
-        let dir = on_disk();
+        let first = current_thread();
+        let dir = disk_dir();
         let local = LocalSet::new();
         let (context, handle, file) = local.block_on(&first, async {
             let file = large_file(&dir).await;
@@ -595,7 +594,7 @@ fn a_local_set_that_outlives_its_runtime_answers_every_request() {
             (context, handle, file)
         });
         drop(first);
-        local.block_on(&one_thread(), async {
+        local.block_on(&current_thread(), async {
             let reads = (0..16).map(|_| spawn_local(local_read(handle.clone(), file.clone())));
             for done in join_all(reads).await {
                 served(done.unwrap());
@@ -608,8 +607,8 @@ fn a_local_set_that_outlives_its_runtime_answers_every_request() {
 #[test]
 fn requests_in_flight_when_their_runtime_goes_are_answered_on_the_next_one() {
     bounded(|| {
-        let first = one_thread();
-        let dir = on_disk();
+        let first = current_thread();
+        let dir = disk_dir();
         let local = LocalSet::new();
         let (context, tasks) = local.block_on(&first, async {
             let file = large_file(&dir).await;
@@ -622,7 +621,7 @@ fn requests_in_flight_when_their_runtime_goes_are_answered_on_the_next_one() {
             (context, tasks)
         });
         drop(first);
-        local.block_on(&one_thread(), async {
+        local.block_on(&current_thread(), async {
             for done in join_all(tasks).await {
                 served(done.unwrap());
             }
@@ -634,12 +633,12 @@ fn requests_in_flight_when_their_runtime_goes_are_answered_on_the_next_one() {
 // ---- The future of a local context ------------------------------------------------------------
 
 fn locally<T>(test: impl Future<Output = T>) -> T {
-    LocalSet::new().block_on(&one_thread(), within(test))
+    LocalSet::new().block_on(&current_thread(), with_hang_guard(test))
 }
 
 #[test]
 fn a_local_context_works_before_its_future_is_polled() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         locally(async {
             let file = large_file(&dir).await;
             let (context, handle, background) = local_aio_context(3, true).unwrap();
@@ -653,7 +652,7 @@ fn a_local_context_works_before_its_future_is_polled() {
 
 #[test]
 fn a_local_context_s_future_may_come_late() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         locally(async {
             let file = large_file(&dir).await;
             let (context, handle, background) = local_aio_context(3, true).unwrap();
@@ -673,7 +672,7 @@ fn a_local_context_s_future_may_come_late() {
 
 #[test]
 fn a_local_context_whose_future_is_dropped_at_once_is_stopped() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         locally(async {
             let file = large_file(&dir).await;
             let (context, handle, background) = local_aio_context(3, true).unwrap();
@@ -687,7 +686,7 @@ fn a_local_context_whose_future_is_dropped_at_once_is_stopped() {
 
 #[test]
 fn a_local_context_whose_future_is_dropped_answers_every_request() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         locally(async {
             let file = large_file(&dir).await;
             for spawn in [false, true] {
@@ -736,9 +735,9 @@ fn a_local_context_s_future_ends_with_its_context() {
 
 #[test]
 fn a_local_context_in_a_multi_thread_runtime_works() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         bounded(move || {
-            let runtime = two_workers();
+            let runtime = multi_thread();
             LocalSet::new().block_on(&runtime, async {
                 let file = large_file(&dir).await;
                 let (context, handle, background) = local_aio_context(3, true).unwrap();
@@ -761,9 +760,9 @@ fn a_local_context_in_a_multi_thread_runtime_works() {
 /// The kernel's signal comes on a worker thread, which may not touch the context.
 #[test]
 fn a_local_context_in_a_multi_thread_runtime_may_have_its_future_polled_late() {
-    let dir = on_disk();
+    let dir = disk_dir();
     bounded(move || {
-        let runtime = two_workers();
+        let runtime = multi_thread();
         LocalSet::new().block_on(&runtime, async {
             let file = large_file(&dir).await;
             for _ in 0..20 {
@@ -784,7 +783,7 @@ fn a_local_context_in_a_multi_thread_runtime_may_have_its_future_polled_late() {
 
 #[test]
 fn a_stopped_context_still_completes_what_a_poll_finds() {
-    let dir = on_disk();
+    let dir = disk_dir();
     locally(async {
         let file = large_file(&dir).await;
         let (context, handle) = aio_context(1, true).unwrap();

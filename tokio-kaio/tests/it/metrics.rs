@@ -11,8 +11,6 @@ use tokio_kaio::{
     aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
-
 fn events(metrics: &Metrics) -> u64 {
     let reaped = metrics.reaped;
     reaped.after_submit + reaped.by_signal + reaped.by_poll + reaped.by_driver + reaped.otherwise
@@ -25,33 +23,33 @@ async fn a_new_context_has_done_nothing() {
     let mut nothing = Metrics::default();
     nothing.ring = metrics.ring;
     assert_eq!(metrics, nothing);
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn each_request_counts_once_whatever_its_way() {
-    for dir in everywhere() {
-        let ways = BACKENDS
+    for dir in test_dirs() {
+        let modes = BACKENDS
             .iter()
             .flat_map(|&backend| POLICIES.map(|policy| (backend, policy)));
-        for (backend, policy) in ways {
-            let (context, handle) = context_by((backend, policy), 16);
+        for (backend, policy) in modes {
+            let (context, handle) = context_in((backend, policy), 16);
             let file = open_rw(&dir, "file").await;
-            let block = patterned(0, BLOCK);
+            let block = patterned_buffer(0, BLOCK);
             for wave in 0..4 {
                 let writes = join_all((0..16).map(|i| {
                     let offset = (wave * 16 + i) * LEN;
                     file.write_at(&handle, offset, &block, LEN, WriteFlags::empty())
                 }));
-                for written in within(writes).await {
+                for written in with_hang_guard(writes).await {
                     assert_eq!(written.unwrap(), LEN);
                 }
             }
-            within(file.sync_data(&handle)).await.unwrap();
+            with_hang_guard(file.sync_data(&handle)).await.unwrap();
             // A thread counts its call when it is back from it, which may be after the event.
             let counted = || handle.metrics().batch_sizes.iter().sum::<u64>();
             if handle.backend() == Backend::ThreadPool {
-                until(|| counted() == 65, counted).await;
+                wait_until(|| counted() == 65, counted).await;
             }
             let metrics = handle.metrics();
             let told = (metrics.submitted, metrics.completed, metrics.failed);
@@ -77,68 +75,62 @@ async fn each_request_counts_once_whatever_its_way() {
                 }
                 _ => {}
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
             fs::remove_file(dir.path().join("file")).unwrap();
         }
     }
 }
 
-#[tokio::test]
-async fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, 32).await;
-    let (context, handle) = AioContextBuilder::new(32)
-        .submit_policy(SubmitPolicy::Inline)
-        .max_batch(32)
-        .build()
-        .unwrap();
-    if handle.backend() == Backend::ThreadPool {
-        eprintln!("skipped: threads take one request at a time");
-        return;
-    }
-    // Before the background task has run, each request goes alone, and some waves come in parts.
-    until_seen(async || {
-        let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
-        let reads = (0..).zip(&mut buffers);
-        let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
-        let before = handle.metrics();
-        within(join_all(reads)).await;
-        let wave = handle.metrics().since(&before);
-        assert_eq!(wave.submitted, 32);
-        let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];
-        assert!(!in_one || wave.mean_batch() == Some(32.0), "{wave:?}");
-        in_one.then_some(())
-    })
-    .await;
-    within(context.close()).await;
+#[test]
+fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
+    Fixture::new(32)
+        .inline()
+        .build(|builder| builder.max_batch(32))
+        .blocks(32)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            if handle.backend() == Backend::ThreadPool {
+                eprintln!("skipped: threads take one request at a time");
+                return;
+            }
+            // Before the background task has run, each request goes alone, and some waves come in parts.
+            retry_until(async || {
+                let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
+                let reads = (0..).zip(&mut buffers);
+                let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
+                let before = handle.metrics();
+                join_all(reads).await;
+                let wave = handle.metrics().since(&before);
+                assert_eq!(wave.submitted, 32);
+                let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];
+                assert!(!in_one || wave.mean_batch() == Some(32.0), "{wave:?}");
+                in_one.then_some(())
+            })
+            .await;
+        });
 }
 
-#[tokio::test]
-async fn failures_are_counted_by_whoever_found_them() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, 1).await;
-    for &backend in BACKENDS {
-        let (context, handle) = AioContextBuilder::new(4).backend(backend).build().unwrap();
+#[test]
+fn failures_are_counted_by_whoever_found_them() {
+    Fixture::new(4).blocks(1).every_backend().run(async |case| {
+        let (file, handle, backend) = (case.file, case.handle, case.mode.0);
         let mut bytes = buffer(BLOCK);
-        within(read_block(&handle, &file, 1, &mut bytes))
-            .await
-            .unwrap_err(); // misaligned: the kernel took it
+        read_block(&handle, &file, 1, &mut bytes).await.unwrap_err(); // misaligned: the kernel took it
         let metrics = handle.metrics();
         let told = (metrics.submitted, metrics.completed, metrics.failed);
         assert_eq!(told, (1, 1, 1), "{backend:?}");
         let unknown = ReadFlags::from_bits_retain(1 << 30);
         let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
-        within(refused).await.unwrap_err(); // it did not take that one
+        refused.await.unwrap_err(); // it did not take that one
         let metrics = handle.metrics();
         let told = (metrics.submitted, metrics.completed, metrics.failed);
         assert_eq!(told, (1, 1, 2), "{backend:?}");
-        within(context.close()).await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn what_waits_and_what_is_turned_away_found_no_slot() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     for waits in [true, false] {
         let (context, handle) = AioContextBuilder::new(2)
@@ -146,11 +138,11 @@ async fn what_waits_and_what_is_turned_away_found_no_slot() {
             .build()
             .unwrap();
         let (mut made, mut turned_away) = (0, 0);
-        until_seen(async || {
+        retry_until(async || {
             let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
             let reads = (0..).zip(&mut buffers);
             let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
-            for end in within(join_all(reads)).await {
+            for end in with_hang_guard(join_all(reads)).await {
                 made += 1;
                 turned_away += u64::from(matches!(end, Err(AioCommandError::CapacityExceeded)));
             }
@@ -164,48 +156,48 @@ async fn what_waits_and_what_is_turned_away_found_no_slot() {
             false => assert_eq!(metrics.found_full, turned_away),
         }
         assert_eq!(metrics.completed, made - turned_away);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
-#[tokio::test]
-async fn requests_that_are_given_up_in_flight_are_counted_while_they_are_and_after() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, (LONG / BLOCK) as u64).await;
-    let mut bytes = buffer(LONG);
-    let (context, handle) = AioContextBuilder::new(8)
-        .submit_policy(SubmitPolicy::Inline)
-        .build()
-        .unwrap();
-    let mut seen = 0;
-    until_seen(async || {
-        let pending = {
-            let len = bytes.size() as u64;
-            let mut read = pin!(file.read_at(&handle, 0, &mut bytes, len, ReadFlags::empty()));
-            let pending = poll!(read.as_mut()).is_pending();
-            all_have_threads(&handle).await;
-            pending
-        };
-        let metrics = handle.metrics();
-        // It may have been done before it was dropped.
-        if pending && metrics.abandoned > seen {
-            assert_eq!(metrics.abandoned, seen + 1);
-            seen += 1;
-        }
-        assert!(metrics.abandoned_in_flight <= metrics.in_flight);
-        all_free(&handle, 8).await;
-        let metrics = handle.metrics();
-        assert_eq!((metrics.abandoned_in_flight, metrics.in_flight), (0, 0));
-        assert_eq!(metrics.submitted, metrics.completed);
-        (seen > 3).then_some(())
-    })
-    .await;
-    within(context.close()).await;
+#[test]
+fn requests_that_are_given_up_in_flight_are_counted_while_they_are_and_after() {
+    Fixture::new(8)
+        .inline()
+        .blocks(LONG / BLOCK)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let mut bytes = buffer(LONG);
+            let mut seen = 0;
+            retry_until(async || {
+                let pending = {
+                    let len = bytes.size() as u64;
+                    let mut read =
+                        pin!(file.read_at(&handle, 0, &mut bytes, len, ReadFlags::empty()));
+                    let pending = poll!(read.as_mut()).is_pending();
+                    wait_until_all_offloaded(&handle).await;
+                    pending
+                };
+                let metrics = handle.metrics();
+                // It may have been done before it was dropped.
+                if pending && metrics.abandoned > seen {
+                    assert_eq!(metrics.abandoned, seen + 1);
+                    seen += 1;
+                }
+                assert!(metrics.abandoned_in_flight <= metrics.in_flight);
+                wait_all_free(&handle, 8).await;
+                let metrics = handle.metrics();
+                assert_eq!((metrics.abandoned_in_flight, metrics.in_flight), (0, 0));
+                assert_eq!(metrics.submitted, metrics.completed);
+                (seen > 3).then_some(())
+            })
+            .await;
+        });
 }
 
 #[tokio::test]
 async fn latencies_are_measured_where_they_are_asked_for() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     for &backend in BACKENDS {
         let builder = AioContextBuilder::new(8).backend(backend);
@@ -214,7 +206,7 @@ async fn latencies_are_measured_where_they_are_asked_for() {
         let mut bytes = buffer(BLOCK);
         for block in 0..8 {
             for handle in [&handle, &plain_handle] {
-                within(read_block(handle, &file, block * LEN, &mut bytes))
+                with_hang_guard(read_block(handle, &file, block * LEN, &mut bytes))
                     .await
                     .unwrap();
             }
@@ -225,21 +217,21 @@ async fn latencies_are_measured_where_they_are_asked_for() {
         assert_eq!(latency.buckets().map(|(_, count)| count).sum::<u64>(), 8);
         let (median, longest) = (latency.percentile(50.0).unwrap(), latency.max());
         assert!(median <= longest && !median.is_zero(), "{latency:?}");
-        within(plain.close()).await;
-        within(measured.close()).await;
+        with_hang_guard(plain.close()).await;
+        with_hang_guard(measured.close()).await;
     }
 }
 
 #[tokio::test]
 async fn a_context_that_has_ended_still_tells_what_it_did() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
     let (context, handle) = aio_context(8, true).unwrap();
     let mut bytes = buffer(BLOCK);
-    within(read_block(&handle, &file, 0, &mut bytes))
+    with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
         .await
         .unwrap();
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
     let metrics = handle.metrics();
     assert_eq!((metrics.submitted, metrics.completed), (1, 1));
     assert_eq!((metrics.in_flight, metrics.queued), (0, 0));
@@ -251,93 +243,94 @@ async fn whether_there_is_a_ring_is_told() {
         let (context, handle) = AioContextBuilder::new(8).backend(backend).build().unwrap();
         let ring = handle.backend() == Backend::KernelAio && !cfg!(kaio_force_getevents);
         assert_eq!(handle.metrics().ring, ring, "{backend:?}");
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[test]
 fn shards_are_added_up() {
-    two_workers().block_on(async {
-        let dir = on_disk();
-        let file = patterned_file(&dir, 64).await;
-        let builder = AioContextBuilder::new(16).shards(2).measure_latency(true);
-        let (context, handle) = builder.build().unwrap();
-        read_in_tasks(&handle, file, 64).await;
-        let metrics = handle.metrics();
-        assert_eq!((metrics.submitted, metrics.completed), (64, 64));
-        assert_eq!(metrics.latency.unwrap().count(), 64);
-        within(context.close()).await;
+    Fixture::new(16)
+        .build(|builder| builder.shards(2).measure_latency(true))
+        .blocks(64)
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            read_in_tasks(&handle, file, 64).await;
+            let metrics = handle.metrics();
+            assert_eq!((metrics.submitted, metrics.completed), (64, 64));
+            assert_eq!(metrics.latency.unwrap().count(), 64);
+        });
+}
+
+#[test]
+fn what_is_on_its_way_is_told() {
+    Fixture::new(2).blocks(4).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        retry_until(async || {
+            let (mut first, mut second, mut third) = (buffer(BLOCK), buffer(BLOCK), buffer(BLOCK));
+            let mut reads = [
+                Box::pin(read_block(&handle, &file, 0, &mut first)),
+                Box::pin(read_block(&handle, &file, LEN, &mut second)),
+            ];
+            let mut waits = pin!(read_block(&handle, &file, 2 * LEN, &mut third));
+            let out = [
+                poll!(&mut reads[0]).is_pending(),
+                poll!(&mut reads[1]).is_pending(),
+            ];
+            let waiting = poll!(waits.as_mut()).is_pending();
+            let metrics = handle.metrics();
+            let in_all = metrics.queued + metrics.in_flight;
+            // Those that are done by now are not among them.
+            assert!(in_all <= 3, "{metrics:?}");
+            let seen = out == [true; 2] && waiting && in_all == 3;
+            if waiting {
+                waits.await.unwrap();
+            }
+            for (read, pending) in reads.into_iter().zip(out) {
+                if pending {
+                    read.await.unwrap();
+                }
+            }
+            seen.then_some(())
+        })
+        .await;
     });
 }
 
-#[tokio::test]
-async fn what_is_on_its_way_is_told() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, 4).await;
-    let (context, handle) = aio_context(2, true).unwrap();
-    until_seen(async || {
-        let (mut first, mut second, mut third) = (buffer(BLOCK), buffer(BLOCK), buffer(BLOCK));
-        let mut reads = [
-            Box::pin(read_block(&handle, &file, 0, &mut first)),
-            Box::pin(read_block(&handle, &file, LEN, &mut second)),
-        ];
-        let mut waits = pin!(read_block(&handle, &file, 2 * LEN, &mut third));
-        let out = [
-            poll!(&mut reads[0]).is_pending(),
-            poll!(&mut reads[1]).is_pending(),
-        ];
-        let waiting = poll!(waits.as_mut()).is_pending();
-        let metrics = handle.metrics();
-        let in_all = metrics.queued + metrics.in_flight;
-        // Those that are done by now are not among them.
-        assert!(in_all <= 3, "{metrics:?}");
-        let seen = out == [true; 2] && waiting && in_all == 3;
-        if waiting {
-            within(waits).await.unwrap();
-        }
-        for (read, pending) in reads.into_iter().zip(out) {
-            if pending {
-                within(read).await.unwrap();
+#[test]
+fn what_came_after_a_snapshot_is_told_apart() {
+    Fixture::new(8)
+        .inline()
+        .build(|builder| builder.measure_latency(true))
+        .blocks(8)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let read = async |blocks| {
+                let mut bytes = buffer(BLOCK);
+                for block in 0..blocks {
+                    let read = read_block(&handle, &file, block * LEN, &mut bytes);
+                    read.await.unwrap();
+                }
+            };
+            assert_eq!(handle.metrics().mean_batch(), None);
+            assert_eq!(handle.metrics().mean_submit(), None);
+            read(5).await;
+            let before = handle.metrics();
+            read(3).await;
+            let now = handle.metrics();
+            let since = now.since(&before);
+            assert_eq!((since.submitted, since.completed), (3, 3));
+            assert_eq!(since.batches, now.batches - before.batches);
+            assert_eq!(since.submit_time, now.submit_time - before.submit_time);
+            assert_eq!(events(&since), 3);
+            assert_eq!(since.ring, now.ring);
+            let latency = since.latency.as_ref().unwrap();
+            assert_eq!(latency.count(), 3);
+            assert!(latency.mean().unwrap() <= latency.max());
+            if handle.backend() == Backend::KernelAio {
+                assert_eq!(since.mean_batch(), Some(1.0));
+                let calls = u32::try_from(since.timed_submits).unwrap();
+                assert_eq!(since.mean_submit(), Some(since.submit_time / calls));
             }
-        }
-        seen.then_some(())
-    })
-    .await;
-    within(context.close()).await;
-}
-
-#[tokio::test]
-async fn what_came_after_a_snapshot_is_told_apart() {
-    let dir = on_disk();
-    let file = patterned_file(&dir, 8).await;
-    let builder = AioContextBuilder::new(8).submit_policy(SubmitPolicy::Inline);
-    let (context, handle) = builder.measure_latency(true).build().unwrap();
-    let read = async |blocks| {
-        let mut bytes = buffer(BLOCK);
-        for block in 0..blocks {
-            let read = read_block(&handle, &file, block * LEN, &mut bytes);
-            within(read).await.unwrap();
-        }
-    };
-    assert_eq!(handle.metrics().mean_batch(), None);
-    assert_eq!(handle.metrics().mean_submit(), None);
-    read(5).await;
-    let before = handle.metrics();
-    read(3).await;
-    let now = handle.metrics();
-    let since = now.since(&before);
-    assert_eq!((since.submitted, since.completed), (3, 3));
-    assert_eq!(since.batches, now.batches - before.batches);
-    assert_eq!(since.submit_time, now.submit_time - before.submit_time);
-    assert_eq!(events(&since), 3);
-    assert_eq!(since.ring, now.ring);
-    let latency = since.latency.as_ref().unwrap();
-    assert_eq!(latency.count(), 3);
-    assert!(latency.mean().unwrap() <= latency.max());
-    if handle.backend() == Backend::KernelAio {
-        assert_eq!(since.mean_batch(), Some(1.0));
-        let calls = u32::try_from(since.timed_submits).unwrap();
-        assert_eq!(since.mean_submit(), Some(since.submit_time / calls));
-    }
-    within(context.close()).await;
+        });
 }

@@ -30,7 +30,6 @@ use tokio_kaio::{
 const BLOCKS: usize = 12;
 /// Blocks of the longest transfer.
 const LONGEST: usize = 4;
-const LEN: u64 = BLOCK as u64;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -177,7 +176,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Clone, Debug)]
 struct Case {
-    way: Way,
+    mode: Mode,
     /// Operations have a priority, and a deadline that none should reach.
     options: bool,
     slots: usize,
@@ -187,11 +186,11 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let steps = proptest::collection::vec(step(), 1..40);
-    let ways: Vec<_> = ways().collect();
-    let way = proptest::sample::select(ways);
-    let case = (way, any::<bool>(), 1..=6_usize, 1..=8_usize, steps);
-    case.prop_map(|(way, options, slots, max_batch, steps)| Case {
-        way,
+    let all: Vec<_> = modes().collect();
+    let mode = proptest::sample::select(all);
+    let case = (mode, any::<bool>(), 1..=6_usize, 1..=8_usize, steps);
+    case.prop_map(|(mode, options, slots, max_batch, steps)| Case {
+        mode,
         options,
         slots,
         max_batch,
@@ -245,7 +244,7 @@ impl Model {
 
     fn data(&mut self, blocks: usize) -> LockedBuf {
         self.seed += 1;
-        patterned(self.seed, blocks * BLOCK)
+        patterned_buffer(self.seed, blocks * BLOCK)
     }
 
     fn len(&self) -> u64 {
@@ -434,17 +433,13 @@ impl Model {
             }
             Step::Reopen { dropped } => {
                 let (context, handle) = self.context.take().unwrap();
-                let eventfds = crate::common::eventfds();
+                let before = eventfds();
                 if dropped {
                     drop(context);
                     // Those that were queued when it was dropped go out still, so that there is
                     // no telling here when the last one is done: only the end of its eventfd tells.
-                    let one_less = eventfds - 1;
-                    until(
-                        || crate::common::eventfds() == one_less,
-                        crate::common::eventfds,
-                    )
-                    .await;
+                    let one_less = before - 1;
+                    wait_until(|| eventfds() == one_less, eventfds).await;
                 } else {
                     context.close().await;
                 }
@@ -488,7 +483,7 @@ impl Model {
         let slots = self.case.slots;
         let handle = self.handle();
         let free = || handle.available_slots();
-        until(|| free() == Some(slots), free).await;
+        wait_until(|| free() == Some(slots), free).await;
         self.look();
     }
 
@@ -688,7 +683,7 @@ async fn write_as(
 }
 
 fn open(case: &Case) -> (AioContext, AioContextHandle) {
-    let (backend, policy) = case.way;
+    let (backend, policy) = case.mode;
     let builder = AioContextBuilder::new(case.slots)
         .backend(backend)
         .submit_policy(policy)
@@ -725,7 +720,7 @@ fn run(dir: &TempDir, case: Case) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(within(async {
+    runtime.block_on(with_hang_guard(async {
         let mut model = Model::new(dir, case.clone()).await;
         for step in case.steps {
             model.step(step).await;
@@ -759,7 +754,7 @@ fn random_operations_leave_a_file_as_they_leave_its_twin() {
     if !in_child!() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         hold(&dir);
     }
 }

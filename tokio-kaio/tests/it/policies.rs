@@ -23,7 +23,6 @@ use tokio_kaio::{
     File, IoBuf, LockedBuf, Metrics, RawCommand, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
 fn context(nr: usize, policy: SubmitPolicy) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(nr).submit_policy(policy);
     builder.build().unwrap()
@@ -43,58 +42,61 @@ fn since(handle: &AioContextHandle, before: &Metrics) -> (u64, u64) {
 
 #[tokio::test]
 async fn every_policy_moves_the_right_bytes() {
-    for dir in everywhere() {
+    for dir in test_dirs() {
         for policy in POLICIES {
             let (context, handle) = context(8, policy);
             let file = open_rw(&dir, &format!("{policy:?}")).await;
             // Extending, into a hole, over what is there; then appended.
             for block in [0, 1, 2, 7, 5, 1, 7] {
-                let bytes = patterned(block, BLOCK);
+                let bytes = patterned_buffer(block, BLOCK);
                 assert_eq!(
-                    within(write(&handle, &file, block, &bytes)).await.unwrap(),
+                    with_hang_guard(write(&handle, &file, block, &bytes))
+                        .await
+                        .unwrap(),
                     LEN
                 );
             }
             assert_eq!(
-                within(append(&handle, &file, &patterned(8, BLOCK))).await,
+                with_hang_guard(append(&handle, &file, &patterned_buffer(8, BLOCK))).await,
                 LEN
             );
             for flags in [WriteFlags::DSYNC, WriteFlags::SYNC] {
-                let bytes = patterned(2, BLOCK);
+                let bytes = patterned_buffer(2, BLOCK);
                 let written = file.write_at(&handle, 2 * LEN, &bytes, LEN, flags);
-                assert_eq!(within(written).await.unwrap(), LEN);
+                assert_eq!(with_hang_guard(written).await.unwrap(), LEN);
             }
-            within(file.sync_data(&handle)).await.unwrap();
-            within(file.sync_all(&handle)).await.unwrap();
+            with_hang_guard(file.sync_data(&handle)).await.unwrap();
+            with_hang_guard(file.sync_all(&handle)).await.unwrap();
             for block in [0, 1, 2, 5, 7, 8] {
                 let mut bytes = buffer(BLOCK);
-                let read = within(read_block(&handle, &file, block * LEN, &mut bytes)).await;
+                let read =
+                    with_hang_guard(read_block(&handle, &file, block * LEN, &mut bytes)).await;
                 assert_eq!(read.unwrap(), LEN, "{policy:?}");
                 assert!(
                     is_pattern(block, bytes.as_ref()),
                     "{policy:?}: block {block}"
                 );
             }
-            let mut bytes = patterned(1, BLOCK);
-            let hole = within(read_block(&handle, &file, 6 * LEN, &mut bytes)).await;
+            let mut bytes = patterned_buffer(1, BLOCK);
+            let hole = with_hang_guard(read_block(&handle, &file, 6 * LEN, &mut bytes)).await;
             assert_eq!(hole.unwrap(), LEN);
             assert!(bytes.as_ref().iter().all(|&byte| byte == 0));
-            let end = within(read_block(&handle, &file, 9 * LEN, &mut bytes)).await;
+            let end = with_hang_guard(read_block(&handle, &file, 9 * LEN, &mut bytes)).await;
             assert_eq!(end.unwrap(), 0);
-            is_idle(&handle, 8).await;
-            within(context.close()).await;
+            assert_idle(&handle, 8).await;
+            with_hang_guard(context.close()).await;
         }
     }
 }
 
 #[tokio::test]
 async fn errors_are_the_same_under_every_policy() {
-    let dir = on_disk();
+    let dir = disk_dir();
     for policy in POLICIES {
         let (context, handle) = context(4, policy);
         let file = patterned_file(&dir, 1).await;
         let mut bytes = buffer(BLOCK);
-        let misaligned = within(read_block(&handle, &file, 1, &mut bytes)).await;
+        let misaligned = with_hang_guard(read_block(&handle, &file, 1, &mut bytes)).await;
         let aligned = misaligned.is_err();
         match misaligned {
             Ok(_) => eprintln!("skipped: misaligned reads, which this file system serves"),
@@ -104,7 +106,8 @@ async fn errors_are_the_same_under_every_policy() {
             }
             other => panic!("{policy:?}: {other:?}"),
         }
-        let past = within(read_block(&handle, &file, u64::MAX - LEN + 1, &mut bytes)).await;
+        let past =
+            with_hang_guard(read_block(&handle, &file, u64::MAX - LEN + 1, &mut bytes)).await;
         match past {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
@@ -113,35 +116,35 @@ async fn errors_are_the_same_under_every_policy() {
         }
         let unknown = ReadFlags::from_bits_retain(1 << 30);
         let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
-        match within(refused).await {
+        match with_hang_guard(refused).await {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
             }
             other => panic!("{policy:?}: {other:?}"),
         }
-        let read_only = File::open(dir.path().join("blocks"), false).await.unwrap();
-        match within(write(&handle, &read_only, 0, &bytes)).await {
+        let read_only = File::open(dir.path().join("data"), false).await.unwrap();
+        match with_hang_guard(write(&handle, &read_only, 0, &bytes)).await {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EBADF));
             }
             other => panic!("{policy:?}: {other:?}"),
         }
-        all_free(&handle, 4).await;
+        wait_all_free(&handle, 4).await;
         let failed = 3 + u64::from(aligned);
         assert_eq!(handle.metrics().failed, failed, "{policy:?}");
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test]
 async fn what_is_refused_goes_from_the_pool_and_is_counted() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
     let file = open_rw(&dir, "file").await;
-    within(write(&handle, &file, 0, &patterned(0, BLOCK)))
+    with_hang_guard(write(&handle, &file, 0, &patterned_buffer(0, BLOCK)))
         .await
         .unwrap();
     let metrics = handle.metrics();
@@ -155,7 +158,7 @@ async fn what_is_refused_goes_from_the_pool_and_is_counted() {
         (1, 1, 0),
         "one request, however often it was submitted"
     );
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 /// Whether a submission without the flag sleeps, for writes to these blocks of a file: `None` if
@@ -163,18 +166,18 @@ async fn what_is_refused_goes_from_the_pool_and_is_counted() {
 async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
     let (context, handle) = inline_context(4);
     let file = open_rw(dir, "slept").await;
-    let bytes = patterned(0, BLOCK);
+    let bytes = patterned_buffer(0, BLOCK);
     let (mut slept, all) = (0, blocks.end - blocks.start);
     for block in blocks {
         let mut written = pin!(write(&handle, &file, block, &bytes));
-        let before = times_slept();
+        let before = voluntary_switches();
         let done = poll!(written.as_mut());
-        slept += u64::from(times_slept() != before);
+        slept += u64::from(voluntary_switches() != before);
         if done.is_pending() {
-            within(written).await.unwrap();
+            with_hang_guard(written).await.unwrap();
         }
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
     match slept * 10 {
         n if n <= all => Some(false),
         n if n >= all * 9 => Some(true),
@@ -184,26 +187,30 @@ async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
 
 #[tokio::test]
 async fn a_file_learns_which_of_its_writes_would_wait() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     const WRITES: u64 = 100;
-    let dir = on_disk();
+    let dir = disk_dir();
     // Extends a file, then overwrites it. ext4 waits for the first, btrfs for both, XFS for none.
     let (extending, overwriting) = (sleeps(&dir, 0..WRITES).await, sleeps(&dir, 0..WRITES).await);
     let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
     let file = open_rw(&dir, "file").await;
-    let bytes = patterned(0, BLOCK);
+    let bytes = patterned_buffer(0, BLOCK);
     for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
         for block in 0..20 {
             // It takes a few of them.
             let block = if what == "extends" { block } else { block % 10 };
-            within(write(&handle, &file, block, &bytes)).await.unwrap();
+            with_hang_guard(write(&handle, &file, block, &bytes))
+                .await
+                .unwrap();
         }
         let before = handle.metrics();
         let first = if what == "extends" { 20 } else { 0 };
         for block in first..first + WRITES {
-            within(write(&handle, &file, block, &bytes)).await.unwrap();
+            with_hang_guard(write(&handle, &file, block, &bytes))
+                .await
+                .unwrap();
         }
         let (refusals, offloads) = since(&handle, &before);
         match waits {
@@ -222,26 +229,26 @@ async fn a_file_learns_which_of_its_writes_would_wait() {
             None => eprintln!("skipped: where a write {what} the file, it sleeps now and then"),
         }
     }
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
-    let Some(dir) = on_tmpfs().filter(|_| on_kernel_aio()) else {
+    let Some(dir) = tmpfs_dir().filter(|_| is_kernel_aio_build()) else {
         return;
     };
     let file = patterned_file(&dir, 8).await;
     let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
     let mut bytes = buffer(BLOCK);
     for _ in 0..50 {
-        within(read_block(&handle, &file, 0, &mut bytes))
+        with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
             .await
             .unwrap();
     }
     let before = handle.metrics();
     assert!(before.nowait_refusals >= 1);
     for block in 0..200 {
-        let read = within(read_block(&handle, &file, block % 8 * LEN, &mut bytes)).await;
+        let read = with_hang_guard(read_block(&handle, &file, block % 8 * LEN, &mut bytes)).await;
         assert_eq!(read.unwrap(), LEN);
         assert!(is_pattern(block % 8, bytes.as_ref()));
     }
@@ -249,13 +256,13 @@ async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
     let (refusals, offloads) = since(&handle, &before);
     assert_eq!(refusals, 0, "the flag is not tried again");
     assert!(offloads <= 50, "{offloads} of 200 from the pool");
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 /// The kernel serves what is in the page cache, and does not wait for the rest.
 #[tokio::test]
 async fn a_read_of_what_is_cached_in_part_is_whole_under_every_policy() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     write_patterned(&path, 16);
     let whole = 16 * LEN;
@@ -272,7 +279,7 @@ async fn a_read_of_what_is_cached_in_part_is_whole_under_every_policy() {
             cache_only(&path, cached * BLOCK);
             let mut bytes = buffer(16 * BLOCK);
             let read = file.read_at(&handle, 0, &mut bytes, whole, ReadFlags::empty());
-            assert_eq!(within(read).await.unwrap(), whole, "{policy:?}");
+            assert_eq!(with_hang_guard(read).await.unwrap(), whole, "{policy:?}");
             (0..16).for_each(|block| {
                 let at = block as usize * BLOCK;
                 assert!(is_pattern(block, &bytes.as_ref()[at..at + BLOCK]));
@@ -281,8 +288,8 @@ async fn a_read_of_what_is_cached_in_part_is_whole_under_every_policy() {
         // Short where the file ends.
         let mut bytes = buffer(4 * BLOCK);
         let read = file.read_at(&handle, 14 * LEN, &mut bytes, 4 * LEN, ReadFlags::empty());
-        assert_eq!(within(read).await.unwrap(), 2 * LEN, "{policy:?}");
-        within(context.close()).await;
+        assert_eq!(with_hang_guard(read).await.unwrap(), 2 * LEN, "{policy:?}");
+        with_hang_guard(context.close()).await;
     }
 }
 
@@ -300,16 +307,16 @@ fn cache_only(path: &Path, len: usize) {
 
 #[tokio::test]
 async fn a_flag_of_the_callers_that_is_not_known_ends_no_attempts() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
     let mut bytes = buffer(BLOCK);
     let mut read = async |flags| {
         let read = file.read_at(&handle, 0, &mut bytes, LEN, flags);
-        within(read).await
+        with_hang_guard(read).await
     };
     read(ReadFlags::empty()).await.unwrap();
     let unknown = ReadFlags::from_bits_retain(1 << 30);
@@ -324,40 +331,40 @@ async fn a_flag_of_the_callers_that_is_not_known_ends_no_attempts() {
     let (refusals, offloads) = since(&handle, &before);
     assert_eq!(refusals, 0);
     assert!(offloads < 4, "{offloads} of 20 from the pool");
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_file_learns_nothing_from_threads_that_do_all_of_the_work() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
     let (threads, handle) = threads.build().unwrap();
     let mut bytes = buffer(BLOCK);
     for block in 0..8 {
-        within(read_block(&handle, &file, block * LEN, &mut bytes))
+        with_hang_guard(read_block(&handle, &file, block * LEN, &mut bytes))
             .await
             .unwrap();
     }
-    within(threads.close()).await;
+    with_hang_guard(threads.close()).await;
     let (context, handle) = context(4, SubmitPolicy::NoWaitFirst);
-    within(read_block(&handle, &file, 0, &mut bytes))
+    with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
         .await
         .unwrap();
     let metrics = handle.metrics();
     assert_eq!(metrics.offloads, metrics.nowait_refusals, "{metrics:?}");
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_files_own_policy_is_stronger_than_the_contexts() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         let file = patterned_file(&dir, 1).await;
         let mut bytes = buffer(BLOCK);
         let (context, handle) = context(4, SubmitPolicy::Offload);
@@ -371,28 +378,28 @@ async fn a_files_own_policy_is_stronger_than_the_contexts() {
             file.set_submit_policy(policy);
             assert_eq!(file.submit_policy(), policy);
             let before = handle.metrics();
-            within(read_block(&handle, &file, 0, &mut bytes))
+            with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
                 .await
                 .unwrap();
             assert!(is_pattern(0, bytes.as_ref()));
             let (refusals, offloads) = since(&handle, &before);
             assert_eq!((refusals, offloads), (0, expected), "{policy:?}");
         }
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[tokio::test]
 async fn a_nowait_of_the_callers_is_answered_to_the_caller() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     let (context, handle) = context(4, SubmitPolicy::NoWaitFirst);
     let file = open_rw(&dir, "file").await;
-    let bytes = patterned(0, BLOCK);
+    let bytes = patterned_buffer(0, BLOCK);
     let extending = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT);
-    match within(extending).await {
+    match with_hang_guard(extending).await {
         Err(error) => {
             // The second: this file system can't promise not to wait.
             let refusals = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
@@ -402,15 +409,15 @@ async fn a_nowait_of_the_callers_is_answered_to_the_caller() {
     }
     let metrics = handle.metrics();
     assert_eq!((metrics.nowait_refusals, metrics.offloads), (0, 0));
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test]
 async fn a_bare_descriptor_goes_inline_unless_all_are_offloaded() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     write_patterned(&dir.path().join("file"), 1);
     let mut options = OpenOptions::new();
     let file = options.read(true).aio_open(dir.path().join("file"), false);
@@ -431,41 +438,43 @@ async fn a_bare_descriptor_goes_inline_unless_all_are_offloaded() {
             len: LEN,
         };
         assert_eq!(
-            within(handle.submit_request(&file, command)).await.unwrap(),
+            with_hang_guard(handle.submit_request(&file, command))
+                .await
+                .unwrap(),
             LEN
         );
         assert!(is_pattern(0, bytes.as_ref()));
         assert_eq!(handle.metrics().offloads, expected, "{policy:?}");
         // Other tests open and close theirs meanwhile.
-        until(|| descriptors() <= before + 8, descriptors).await;
-        within(context.close()).await;
+        wait_until(|| descriptors() <= before + 8, descriptors).await;
+        with_hang_guard(context.close()).await;
     }
 }
 
 #[test]
 fn appends_land_in_the_order_in_which_they_were_made() {
     const APPENDS: u64 = 64;
-    for (runtime, policy) in [one_thread(), two_workers()]
+    for (runtime, policy) in [current_thread(), multi_thread()]
         .iter()
         .flat_map(|runtime| POLICIES.map(|policy| (runtime, policy)))
     {
         runtime.block_on(async {
-            for dir in everywhere() {
+            for dir in test_dirs() {
                 for nr in [1, 4, 128] {
                     let (context, handle) = context(nr, policy);
                     let file = open_rw(&dir, &format!("{nr}")).await;
                     let all = join_all((0..APPENDS).map(async |i| {
-                        let bytes = patterned(i, BLOCK);
+                        let bytes = patterned_buffer(i, BLOCK);
                         assert_eq!(append(&handle, &file, &bytes).await, LEN);
                     }));
-                    within(all).await;
+                    with_hang_guard(all).await;
                     let appended = fs::read(dir.path().join(format!("{nr}"))).unwrap();
                     assert_eq!(appended.len(), APPENDS as usize * BLOCK);
                     for (i, block) in (0..).zip(appended.chunks(BLOCK)) {
                         assert!(is_pattern(i, block), "{policy:?}, nr {nr}: block {i}");
                     }
                     fs::remove_file(dir.path().join(format!("{nr}"))).unwrap();
-                    within(context.close()).await;
+                    with_hang_guard(context.close()).await;
                 }
             }
         });
@@ -475,9 +484,9 @@ fn appends_land_in_the_order_in_which_they_were_made() {
 #[test]
 fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
     const WRITES: u64 = 32;
-    for runtime in [one_thread(), two_workers()] {
+    for runtime in [current_thread(), multi_thread()] {
         runtime.block_on(async {
-            for dir in everywhere() {
+            for dir in test_dirs() {
                 for policy in POLICIES {
                     let (context, handle) = context(16, policy);
                     let mut options = OpenOptions::new();
@@ -485,17 +494,17 @@ fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
                     let path = dir.path().join("log");
                     let file = options.aio_open(path.clone(), false).await.unwrap();
                     let all = join_all((0..WRITES).map(async |i| {
-                        let bytes = patterned(i, BLOCK);
+                        let bytes = patterned_buffer(i, BLOCK);
                         assert_eq!(write(&handle, &file, 7, &bytes).await.unwrap(), LEN);
                     }));
-                    within(all).await;
+                    with_hang_guard(all).await;
                     let appended = fs::read(&path).unwrap();
                     assert_eq!(appended.len(), WRITES as usize * BLOCK);
                     for (i, block) in (0..).zip(appended.chunks(BLOCK)) {
                         assert!(is_pattern(i, block), "{policy:?}: block {i}");
                     }
                     fs::remove_file(path).unwrap();
-                    within(context.close()).await;
+                    with_hang_guard(context.close()).await;
                 }
             }
         });
@@ -504,14 +513,14 @@ fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
 
 #[test]
 fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     one_blocking_thread().block_on(async {
-        for dir in everywhere() {
+        for dir in test_dirs() {
             let file = patterned_file(&dir, 4).await;
             let (context, handle) = context(4, SubmitPolicy::Offload);
-            let busy = busy().await;
+            let busy = occupy_blocking_thread().await;
             let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
             let mut waits = Box::pin(read_block(&handle, &file, LEN, &mut first));
             assert!(poll!(waits.as_mut()).is_pending());
@@ -521,17 +530,17 @@ fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
             assert_eq!(handle.available_slots(), Some(3), "it has its slot");
 
             file.set_submit_policy(Some(SubmitPolicy::Inline));
-            within(read_block(&handle, &file, 2 * LEN, &mut second))
+            with_hang_guard(read_block(&handle, &file, 2 * LEN, &mut second))
                 .await
                 .unwrap();
             assert!(is_pattern(2, second.as_ref()));
             assert!(poll!(waits.as_mut()).is_pending());
 
             drop(busy);
-            assert_eq!(within(waits).await.unwrap(), LEN);
+            assert_eq!(with_hang_guard(waits).await.unwrap(), LEN);
             assert!(is_pattern(1, first.as_ref()));
-            is_idle(&handle, 4).await;
-            within(context.close()).await;
+            assert_idle(&handle, 4).await;
+            with_hang_guard(context.close()).await;
         }
     });
 }
@@ -539,17 +548,20 @@ fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
 /// As on a socket, for which the kernel waits inside the submission.
 #[test]
 fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_free() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     let mut builder = runtime::Builder::new_current_thread();
     let runtime = builder.max_blocking_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
         let builder = AioContextBuilder::new(8).submit_policy(SubmitPolicy::Offload);
         let (context, handle) = builder.blocking_threads(2).build().unwrap();
-        let both = (busy().await, busy().await);
+        let both = (
+            occupy_blocking_thread().await,
+            occupy_blocking_thread().await,
+        );
         let (reader, mut writer) = UnixStream::pair().unwrap();
         let mut word = buffer(BLOCK);
         let command = RawCommand::Pread {
@@ -569,27 +581,27 @@ fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_fr
             assert!(poll!(read).is_pending());
         }
         let waiting = || handle.metrics().waiting_for_thread;
-        until(|| waiting() == 8, waiting).await;
+        wait_until(|| waiting() == 8, waiting).await;
         drop(both); // now each takes a share
-        for read in within(join_all(reads)).await {
+        for read in with_hang_guard(join_all(reads)).await {
             assert_eq!(read.unwrap(), LEN);
         }
         assert!(poll!(&mut stuck).is_pending());
         writer.write_all(b"word").unwrap();
-        assert_eq!(within(stuck).await.unwrap(), 4);
-        is_idle(&handle, 8).await;
-        within(context.close()).await;
+        assert_eq!(with_hang_guard(stuck).await.unwrap(), 4);
+        assert_idle(&handle, 8).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 #[test]
 fn a_read_dropped_before_a_thread_takes_it_gives_back_slot_and_memory() {
     one_blocking_thread().block_on(async {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
         let (context, handle) = context(2, SubmitPolicy::Offload);
-        let busy = busy().await;
-        let mut bytes = patterned(7, BLOCK);
+        let busy = occupy_blocking_thread().await;
+        let mut bytes = patterned_buffer(7, BLOCK);
         let address = bytes.as_ref().as_ptr();
         assert!(
             read_block(&handle, &file, 0, &mut bytes)
@@ -601,28 +613,26 @@ fn a_read_dropped_before_a_thread_takes_it_gives_back_slot_and_memory() {
         assert_eq!(handle.available_slots(), Some(2));
         assert_eq!(handle.metrics().submitted, 0);
         drop(busy);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert!(is_pattern(7, bytes.as_ref()));
     });
 }
 
 #[test]
 fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     one_blocking_thread().block_on(async {
-        for dir in everywhere() {
+        for dir in test_dirs() {
             let file = patterned_file(&dir, 2).await;
             let (context, handle) = context(2, SubmitPolicy::NoWaitFirst);
-            let busy = busy().await;
+            let busy = occupy_blocking_thread().await;
             // A dirty page is in the way of an attempt, which the kernel takes and then refuses.
-            let cached = OpenOptions::new()
-                .write(true)
-                .open(dir.path().join("blocks"));
+            let cached = OpenOptions::new().write(true).open(dir.path().join("data"));
             cached
                 .unwrap()
-                .write_all_at(patterned(0, BLOCK).as_ref(), 0)
+                .write_all_at(patterned_buffer(0, BLOCK).as_ref(), 0)
                 .unwrap();
             let mut bytes = buffer(BLOCK);
             {
@@ -632,14 +642,14 @@ fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
                     let metrics = handle.metrics();
                     metrics.waiting_for_thread == 1 || metrics.completed == 1
                 };
-                until(at_rest, || handle.metrics()).await;
+                wait_until(at_rest, || handle.metrics()).await;
                 if handle.metrics().nowait_refusals == 0 {
                     eprintln!("skipped: this file system reads past a dirty page without waiting");
                 }
             }
             drop(busy);
-            is_idle(&handle, 2).await;
-            within(context.close()).await;
+            assert_idle(&handle, 2).await;
+            with_hang_guard(context.close()).await;
         }
     });
 }
@@ -647,12 +657,12 @@ fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
 #[test]
 fn a_write_dropped_before_a_thread_takes_it_lands() {
     one_blocking_thread().block_on(async {
-        for dir in everywhere() {
+        for dir in test_dirs() {
             for form in 0..3 {
                 let file = patterned_file(&dir, 2).await;
                 let (context, handle) = context(2, SubmitPolicy::Offload);
-                let busy = busy().await;
-                let mut bytes = patterned(9, BLOCK);
+                let busy = occupy_blocking_thread().await;
+                let mut bytes = patterned_buffer(9, BLOCK);
                 let flags = WriteFlags::empty();
                 let parts = [bytes.part(..2048), bytes.part(2048..)];
                 let waits = match form {
@@ -662,7 +672,7 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
                         write.now_or_never().is_none()
                     }
                     _ => {
-                        let owned = patterned(9, BLOCK).into_slice(..);
+                        let owned = patterned_buffer(9, BLOCK).into_slice(..);
                         let write = file.write_owned_at(&handle, LEN, owned, flags);
                         write.now_or_never().is_none()
                     }
@@ -671,8 +681,8 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
                 bytes.as_mut().fill(0);
                 assert_eq!(handle.available_slots(), Some(1), "form {form}");
                 drop(busy);
-                within(context.close()).await;
-                let written = fs::read(dir.path().join("blocks")).unwrap();
+                with_hang_guard(context.close()).await;
+                let written = fs::read(dir.path().join("data")).unwrap();
                 assert!(is_pattern(9, &written[BLOCK..]), "as it was submitted");
             }
         }
@@ -682,7 +692,7 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
 #[test]
 fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_next() {
     one_blocking_thread().block_on(async {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = context(4, SubmitPolicy::Offload);
         let mut empty = buffer(BLOCK);
@@ -690,20 +700,20 @@ fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_
         assert!(poll!(forgotten.as_mut()).is_pending());
         std::mem::forget(forgotten);
         assert_eq!(empty.size(), 0, "it has no memory to be kept");
-        is_idle(&handle, 4).await;
+        assert_idle(&handle, 4).await;
 
-        let busy = busy().await;
-        let bytes = patterned(7, BLOCK);
+        let busy = occupy_blocking_thread().await;
+        let bytes = patterned_buffer(7, BLOCK);
         let mut first = Box::pin(append(&handle, &file, &empty));
         assert!(poll!(first.as_mut()).is_pending());
         let mut second = Box::pin(append(&handle, &file, &bytes));
         assert!(poll!(second.as_mut()).is_pending());
         drop(first);
         drop(busy);
-        assert_eq!(within(second).await, LEN);
-        is_idle(&handle, 4).await;
-        within(context.close()).await;
-        let written = fs::read(dir.path().join("blocks")).unwrap();
+        assert_eq!(with_hang_guard(second).await, LEN);
+        assert_idle(&handle, 4).await;
+        with_hang_guard(context.close()).await;
+        let written = fs::read(dir.path().join("data")).unwrap();
         assert!(is_pattern(7, &written[BLOCK..]));
     });
 }
@@ -711,29 +721,29 @@ fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_
 #[test]
 fn slots_are_taken_by_what_waits_for_a_thread() {
     one_blocking_thread().block_on(async {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
         let (context, handle) = AioContextBuilder::new(1)
             .wait_for_slot(false)
             .submit_policy(SubmitPolicy::Offload)
             .build()
             .unwrap();
-        let busy = busy().await;
+        let busy = occupy_blocking_thread().await;
         let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
         let mut waits = Box::pin(read_block(&handle, &file, LEN, &mut first));
         assert!(poll!(waits.as_mut()).is_pending());
-        let full = within(read_block(&handle, &file, 0, &mut second)).await;
+        let full = with_hang_guard(read_block(&handle, &file, 0, &mut second)).await;
         assert!(
             matches!(full, Err(AioCommandError::CapacityExceeded)),
             "{full:?}"
         );
         drop(busy);
-        within(waits).await.unwrap();
+        with_hang_guard(waits).await.unwrap();
         assert_eq!(handle.metrics().found_full, 1);
-        within(read_block(&handle, &file, 0, &mut second))
+        with_hang_guard(read_block(&handle, &file, 0, &mut second))
             .await
             .unwrap();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
@@ -742,13 +752,13 @@ fn a_runtime_that_ends_with_requests_in_the_pool_ends_them_all() {
     if !in_child!() {
         return;
     }
-    let dir = on_disk();
+    let dir = disk_dir();
     for round in 0..20 {
         let runtime = one_blocking_thread();
         let (handle, file, release) = runtime.block_on(async {
             let file = Arc::new(patterned_file(&dir, 8).await);
             let (context, handle) = context(8, SubmitPolicy::Offload);
-            let Busy(release) = busy().await;
+            let OccupiedThread(release) = occupy_blocking_thread().await;
             for block in 0..4 {
                 let (handle, file) = (handle.clone(), Arc::clone(&file));
                 tokio::spawn(async move {
@@ -770,22 +780,23 @@ fn a_runtime_that_ends_with_requests_in_the_pool_ends_them_all() {
         runtime.shutdown_background();
         assert_eq!(handle.available_slots(), None);
         let mut bytes = buffer(BLOCK);
-        let stopped = one_thread().block_on(within(read_block(&handle, &file, 0, &mut bytes)));
+        let stopped =
+            current_thread().block_on(with_hang_guard(read_block(&handle, &file, 0, &mut bytes)));
         assert!(
             matches!(stopped, Err(AioCommandError::AioStopped)),
             "{stopped:?}"
         );
     }
-    one_thread().block_on(until(|| rings() == 0, rings));
+    current_thread().block_on(wait_until(|| rings() == 0, rings));
 }
 
 #[test]
 fn closing_waits_for_what_is_in_the_pool() {
     one_blocking_thread().block_on(async {
-        for dir in everywhere() {
+        for dir in test_dirs() {
             let file = patterned_file(&dir, 8).await;
             let (context, handle) = context(8, SubmitPolicy::Offload);
-            let busy = busy().await;
+            let busy = occupy_blocking_thread().await;
             let mut buffers: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
             let mut reads: Vec<_> = (0..)
                 .zip(&mut buffers)
@@ -799,9 +810,9 @@ fn closing_waits_for_what_is_in_the_pool() {
             yield_now().await;
             assert!(poll!(closing.as_mut()).is_pending());
             drop(busy);
-            within(closing).await;
+            with_hang_guard(closing).await;
             for (i, read) in (0..).zip(reads) {
-                assert_eq!(within(read).await.unwrap(), LEN, "read {i}");
+                assert_eq!(with_hang_guard(read).await.unwrap(), LEN, "read {i}");
             }
         }
     });
@@ -809,8 +820,8 @@ fn closing_waits_for_what_is_in_the_pool() {
 
 #[test]
 fn a_context_that_stays_on_its_thread_offloads_too() {
-    one_thread().block_on(LocalSet::new().run_until(async {
-        for dir in everywhere() {
+    current_thread().block_on(LocalSet::new().run_until(async {
+        for dir in test_dirs() {
             for policy in POLICIES {
                 let (context, handle, background) = AioContextBuilder::new(4)
                     .submit_policy(policy)
@@ -819,7 +830,7 @@ fn a_context_that_stays_on_its_thread_offloads_too() {
                 spawn_local(background);
                 let file = open_rw(&dir, &format!("{policy:?}")).await;
                 let all = join_all((0..32).map(async |i| {
-                    let mut bytes = patterned(i, BLOCK);
+                    let mut bytes = patterned_buffer(i, BLOCK);
                     let flags = WriteFlags::empty();
                     let written = file.write_at(&handle, i * LEN, &bytes, LEN, flags).await;
                     assert_eq!(written.unwrap(), LEN);
@@ -828,15 +839,15 @@ fn a_context_that_stays_on_its_thread_offloads_too() {
                     assert_eq!(read.unwrap(), LEN);
                     assert!(is_pattern(i, bytes.as_ref()), "{policy:?}");
                 }));
-                within(all).await;
+                with_hang_guard(all).await;
                 // What the kernel does not take comes back, too.
                 let unknown = ReadFlags::from_bits_retain(1 << 30);
                 let mut bytes = buffer(BLOCK);
                 let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
-                within(refused).await.unwrap_err();
+                with_hang_guard(refused).await.unwrap_err();
                 let metrics = handle.metrics();
                 assert_eq!((metrics.completed, metrics.failed), (64, 1), "{policy:?}");
-                within(context.close()).await;
+                with_hang_guard(context.close()).await;
             }
         }
     }));
@@ -844,20 +855,16 @@ fn a_context_that_stays_on_its_thread_offloads_too() {
 
 #[test]
 fn shards_share_out_the_threads() {
-    two_workers().block_on(async {
-        let dir = on_disk();
-        let (context, handle) = AioContextBuilder::new(32)
-            .shards(2)
-            .blocking_threads(1)
-            .submit_policy(SubmitPolicy::Offload)
-            .build()
-            .unwrap();
-        let file = patterned_file(&dir, 64).await;
-        read_in_tasks(&handle, file, 64).await;
-        assert_eq!(handle.metrics().offloads, 64);
-        is_idle(&handle, 32).await;
-        within(context.close()).await;
-    });
+    Fixture::new(32)
+        .policy(SubmitPolicy::Offload)
+        .build(|builder| builder.shards(2).blocking_threads(1))
+        .blocks(64)
+        .multi_thread()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            read_in_tasks(&handle, file, 64).await;
+            assert_eq!(handle.metrics().offloads, 64);
+        });
 }
 
 /// Drops a future after a while, if it is not done.
@@ -886,7 +893,7 @@ fn storm_of_tasks(runtime: &Runtime, dir: &TempDir) {
                     random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                     (random >> 33) % n
                 };
-                let (mut target, source) = (buffer(BLOCK), patterned(task, BLOCK));
+                let (mut target, source) = (buffer(BLOCK), patterned_buffer(task, BLOCK));
                 for _ in 0..400 {
                     if next(8) == 0 {
                         file.set_submit_policy(Some(POLICIES[next(3) as usize]));
@@ -924,16 +931,16 @@ fn storm_of_tasks(runtime: &Runtime, dir: &TempDir) {
                 }
             });
         }
-        within(tasks.join_all()).await;
-        is_idle(&handle, SLOTS).await;
-        within(context.close()).await;
+        with_hang_guard(tasks.join_all()).await;
+        assert_idle(&handle, SLOTS).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 #[test]
 fn policies_that_change_under_requests_that_are_given_up_lose_nothing() {
-    for dir in everywhere() {
-        storm_of_tasks(&one_thread(), &dir);
-        storm_of_tasks(&two_workers(), &dir);
+    for dir in test_dirs() {
+        storm_of_tasks(&current_thread(), &dir);
+        storm_of_tasks(&multi_thread(), &dir);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use crate::common::{BLOCK, LONG, buffer, is_pattern, open_rw, patterned, within};
+use crate::common::*;
 use futures::future::join_all;
 use futures::poll;
 use tokio::task::{JoinSet, LocalSet, spawn_local, unconstrained, yield_now};
@@ -20,14 +20,14 @@ use tokio_kaio::{
 };
 
 async fn write_then_read_in_tasks() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let (context, handle) = aio_context(4, true).unwrap();
         let file = Arc::new(open_rw(&dir, "data").await);
         let mut tasks = JoinSet::new();
         for i in 0..24_u64 {
             let (file, handle) = (Arc::clone(&file), handle.clone());
             tasks.spawn(async move {
-                let mut bytes = patterned(i, BLOCK);
+                let mut bytes = patterned_buffer(i, BLOCK);
                 let (offset, len) = (i * BLOCK as u64, BLOCK as u64);
                 let written = file.write_at(&handle, offset, &mut bytes, len, WriteFlags::empty());
                 assert_eq!(written.await.unwrap(), len);
@@ -47,26 +47,26 @@ async fn write_then_read_in_tasks() {
 
 #[tokio::test]
 async fn tasks_of_a_current_thread_runtime_write_and_read() {
-    within(write_then_read_in_tasks()).await;
+    with_hang_guard(write_then_read_in_tasks()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_a_multi_threaded_runtime_write_and_read() {
-    within(tokio::spawn(write_then_read_in_tasks()))
+    with_hang_guard(tokio::spawn(write_then_read_in_tasks()))
         .await
         .unwrap();
 }
 
 #[tokio::test]
 async fn tasks_of_a_local_set_write_and_read_through_a_local_context() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let (context, handle, background) = local_aio_context(3, true).unwrap();
     let local = LocalSet::new();
     let test = local.run_until(async move {
         let background = spawn_local(background);
         let file = Rc::new(open_rw(&dir, "data").await);
         let bytes: Vec<_> = (0..12)
-            .map(|i| Rc::new(RefCell::new(patterned(i, BLOCK))))
+            .map(|i| Rc::new(RefCell::new(patterned_buffer(i, BLOCK))))
             .collect();
         let tasks = bytes.iter().cloned().zip(0_u64..).map(|(bytes, i)| {
             let (file, handle) = (Rc::clone(&file), handle.clone());
@@ -92,7 +92,7 @@ async fn tasks_of_a_local_set_write_and_read_through_a_local_context() {
         assert_eq!(handle.available_slots(), None);
         background.await.unwrap().unwrap();
     });
-    within(test).await;
+    with_hang_guard(test).await;
 }
 
 trait TakeOut {
@@ -107,26 +107,26 @@ impl TakeOut for Rc<RefCell<LockedBuf>> {
 
 #[tokio::test]
 async fn a_local_context_works_before_its_background_future_runs() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let (context, handle, background) = local_aio_context(2, true).unwrap();
     let file = open_rw(&dir, "data").await;
-    let bytes = patterned(1, BLOCK);
+    let bytes = patterned_buffer(1, BLOCK);
     let requests = (0..8).map(|i| {
         let offset = i * BLOCK as u64;
         file.write_at(&handle, offset, &bytes, BLOCK as u64, WriteFlags::empty())
     });
-    for written in within(join_all(requests)).await {
+    for written in with_hang_guard(join_all(requests)).await {
         assert_eq!(written.unwrap(), BLOCK as u64);
     }
     drop(context);
-    within(background).await.unwrap();
+    with_hang_guard(background).await.unwrap();
     assert_eq!(handle.available_slots(), None);
 }
 
 #[test]
 fn another_executor_can_wait_for_a_context_that_a_runtime_drives() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 16);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 16);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -154,12 +154,12 @@ fn another_executor_can_wait_for_a_context_that_a_runtime_drives() {
 
 #[tokio::test]
 async fn slots_are_counted_by_context_and_handle_alike() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = aio_context(7, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
         let mut read = pin!(read);
         if poll!(read.as_mut()).is_ready() || context.available_slots() != Some(6) {
@@ -170,7 +170,7 @@ async fn slots_are_counted_by_context_and_handle_alike() {
         assert_eq!(context.available_slots(), Some(7));
         (others == [Some(6); 2]).then_some(())
     });
-    within(test).await;
+    with_hang_guard(test).await;
     context.close().await;
     assert_eq!(handle.available_slots(), None);
     assert_eq!(handle.clone().available_slots(), None);
@@ -178,8 +178,8 @@ async fn slots_are_counted_by_context_and_handle_alike() {
 
 #[tokio::test]
 async fn without_semaphore_a_request_past_the_last_slot_fails_at_once() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = aio_context(1, false).unwrap();
     assert_eq!(
         (context.available_slots(), handle.available_slots()),
@@ -188,8 +188,8 @@ async fn without_semaphore_a_request_past_the_last_slot_fails_at_once() {
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let (mut first, mut second) = (buffer(LONG), buffer(BLOCK));
     let len = BLOCK as u64;
-    let test = crate::common::until_seen(async || {
-        crate::common::pattern(5, second.as_mut());
+    let test = retry_until(async || {
+        pattern(5, second.as_mut());
         let read = file.read_at(&handle, 0, &mut first, LONG as u64, ReadFlags::empty());
         let mut read = pin!(read);
         if poll!(read.as_mut()).is_ready() {
@@ -211,7 +211,7 @@ async fn without_semaphore_a_request_past_the_last_slot_fails_at_once() {
         assert_eq!(read.await.unwrap(), len, "the slot is free again");
         refused.then_some(())
     });
-    within(test).await;
+    with_hang_guard(test).await;
     context.close().await;
 }
 
@@ -226,7 +226,7 @@ async fn append_in_tasks(nr: usize, dir: &tempfile::TempDir) {
         for i in 0..TASKS {
             let (file, handle) = (Arc::clone(&file), handle.clone());
             tasks.spawn(async move {
-                let bytes = patterned(wave * TASKS + i, BLOCK);
+                let bytes = patterned_buffer(wave * TASKS + i, BLOCK);
                 let append = WriteFlags::APPEND;
                 file.write_at(&handle, 0, &bytes, BLOCK as u64, append)
                     .await
@@ -247,9 +247,9 @@ async fn append_in_tasks(nr: usize, dir: &tempfile::TempDir) {
 
 #[tokio::test]
 async fn requests_are_submitted_in_the_order_in_which_they_were_made() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         for nr in 1..=4 {
-            within(append_in_tasks(nr, &dir)).await;
+            with_hang_guard(append_in_tasks(nr, &dir)).await;
         }
     }
 }
@@ -269,8 +269,8 @@ impl Wake for Note {
 #[tokio::test]
 async fn with_one_slot_requests_complete_in_the_order_in_which_they_were_made() {
     const REQUESTS: usize = 64;
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), REQUESTS);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), REQUESTS);
     let (context, handle) = aio_context(1, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let order: Arc<Mutex<Vec<usize>>> = Arc::default();
@@ -299,17 +299,17 @@ async fn with_one_slot_requests_complete_in_the_order_in_which_they_were_made() 
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    within(all).await;
+    with_hang_guard(all).await;
     assert_eq!(*order.lock().unwrap(), (0..REQUESTS).collect::<Vec<_>>());
     drop(reads);
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_more_tasks_than_slots_are_all_served() {
     for nr in 1..=4 {
-        let dir = crate::common::on_disk();
-        crate::common::write_patterned(&dir.path().join("data"), 64);
+        let dir = disk_dir();
+        write_patterned(&dir.path().join("data"), 64);
         let (context, handle) = aio_context(nr, true).unwrap();
         let file = Arc::new(File::open(dir.path().join("data"), false).await.unwrap());
         let served = Arc::new(AtomicUsize::new(0));
@@ -331,7 +331,7 @@ async fn many_more_tasks_than_slots_are_all_served() {
                 task.unwrap()
             }
         };
-        within(all).await;
+        with_hang_guard(all).await;
         assert_eq!(served.load(Ordering::Relaxed), 100);
         assert_eq!(context.available_slots(), Some(nr));
         context.close().await;
@@ -340,13 +340,13 @@ async fn many_more_tasks_than_slots_are_all_served() {
 
 #[tokio::test]
 async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     // One that goes from the pool can be taken back from there, and mostly is.
-    let (context, handle) = crate::common::inline_context(2);
+    let (context, handle) = inline_context(2);
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         bytes.as_mut().fill(1);
         {
             let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
@@ -354,7 +354,7 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
             if poll!(read.as_mut()).is_ready() {
                 return None;
             }
-            crate::common::all_have_threads(&handle).await;
+            wait_until_all_offloaded(&handle).await;
         }
         assert_eq!(bytes.size(), LONG, "the buffer has memory again");
         let in_flight = context.available_slots() == Some(1);
@@ -369,17 +369,17 @@ async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
         }
         in_flight.then_some(())
     });
-    within(test).await;
+    with_hang_guard(test).await;
     context.close().await;
 }
 
 #[tokio::test]
 async fn a_dropped_context_lets_running_requests_finish() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         let (context, handle) = aio_context(2, true).unwrap();
         let read = file.read_at(&handle, 0, &mut bytes, LONG as u64, ReadFlags::empty());
         let mut read = pin!(read);
@@ -393,14 +393,14 @@ async fn a_dropped_context_lets_running_requests_finish() {
         assert_eq!(read.await.unwrap(), LONG as u64);
         Some(())
     });
-    within(test).await;
+    with_hang_guard(test).await;
     assert!(is_pattern(1, &bytes.as_ref()[BLOCK..2 * BLOCK]));
 }
 
 #[tokio::test]
 async fn close_waits_for_running_requests() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = aio_context(2, true).unwrap();
     let file = Arc::new(File::open(dir.path().join("data"), false).await.unwrap());
     let read = tokio::spawn({
@@ -420,14 +420,14 @@ async fn close_waits_for_running_requests() {
     while handle.available_slots() == Some(2) && !read.is_finished() {
         yield_now().await;
     }
-    within(context.close()).await;
-    assert_eq!(within(read).await.unwrap(), (LONG as u64, true));
+    with_hang_guard(context.close()).await;
+    assert_eq!(with_hang_guard(read).await.unwrap(), (LONG as u64, true));
 }
 
 #[tokio::test]
 async fn many_contexts_side_by_side_do_not_mix_up_their_requests() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 32);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 32);
     let file = Arc::new(File::open(dir.path().join("data"), false).await.unwrap());
     let mut tasks = JoinSet::new();
     for n in 0..8 {
@@ -453,5 +453,5 @@ async fn many_contexts_side_by_side_do_not_mix_up_their_requests() {
             task.unwrap()
         }
     };
-    within(all).await;
+    with_hang_guard(all).await;
 }

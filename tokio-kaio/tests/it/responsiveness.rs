@@ -26,7 +26,7 @@ struct Round {
 }
 
 fn round(dir: &TempDir, policy: SubmitPolicy) -> Round {
-    two_workers().block_on(async {
+    multi_thread().block_on(async {
         let (context, handle) = AioContextBuilder::new(16)
             .submit_policy(policy)
             .build()
@@ -38,18 +38,18 @@ fn round(dir: &TempDir, policy: SubmitPolicy) -> Round {
             let file = open_rw(dir, &format!("{policy:?}-{writer}")).await;
             let handle = handle.clone();
             writers.spawn(async move {
-                let bytes = patterned(0, LEN as usize);
+                let bytes = patterned_buffer(0, LEN as usize);
                 for i in 0..WRITES {
                     let written = file.write_at(&handle, i * LEN, &bytes, LEN, WriteFlags::empty());
                     assert_eq!(written.await.unwrap(), LEN);
                 }
             });
         }
-        within(writers.join_all()).await;
+        with_hang_guard(writers.join_all()).await;
         done.store(true, Ordering::Relaxed);
         let (gap, longest) = bystander.await.unwrap();
         let metrics = handle.metrics();
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         for writer in 0..WRITERS {
             fs::remove_file(dir.path().join(format!("{policy:?}-{writer}"))).unwrap();
         }
@@ -85,7 +85,7 @@ const RATIO: f64 = 4.0;
 
 #[test]
 fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let (mut inline, mut default) = (Vec::new(), Vec::new());
     let ratio = |inline: &[Round], default: &[Round]| {
         let mut typical: Vec<_> = inline.iter().map(|round| round.gap).collect();
@@ -133,7 +133,7 @@ fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
 
 #[test]
 fn no_thread_of_the_runtime_submits_what_is_offloaded() {
-    let dir = on_disk();
+    let dir = disk_dir();
     let round = round(&dir, SubmitPolicy::Offload);
     assert_eq!(round.metrics.timed_submits, 0);
     assert_eq!(round.metrics.offloads, WRITERS as u64 * WRITES);

@@ -19,7 +19,6 @@ use tokio_kaio::{
     aio_context, local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
 const SLOTS: usize = 8;
 
 fn setup_errno<T>(made: Result<T, AioContextError>) -> Option<i32> {
@@ -47,7 +46,7 @@ macro_rules! work {
 
         // Writes that extend, then reads: more at once than there are slots.
         join_all((0..4 * SLOTS as u64).map(async |i| {
-            let bytes = patterned(i, BLOCK);
+            let bytes = patterned_buffer(i, BLOCK);
             let written = file.write_at(&handle, i * LEN, &bytes, LEN, WriteFlags::DSYNC);
             assert_eq!(written.await.unwrap(), LEN);
         }))
@@ -62,7 +61,7 @@ macro_rules! work {
 
         // In order, at the end.
         join_all((0..4).map(async |i| {
-            let bytes = patterned(100 + i, BLOCK);
+            let bytes = patterned_buffer(100 + i, BLOCK);
             let appended = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::APPEND);
             assert_eq!(appended.await.unwrap(), LEN);
         }))
@@ -90,12 +89,12 @@ macro_rules! work {
             bytes.as_mut().fill(0x55);
             assert!(bytes.as_ref().iter().all(|&byte| byte == 0x55));
         }
-        let source = patterned(7, BLOCK);
+        let source = patterned_buffer(7, BLOCK);
         let _ = file
             .write_at(&handle, 0, &source, LEN, WriteFlags::empty())
             .now_or_never();
         let free = || handle.available_slots();
-        until(|| free() == Some(SLOTS), free).await;
+        wait_until(|| free() == Some(SLOTS), free).await;
 
         // What is wrong is an error.
         let past = file.read_at(
@@ -116,7 +115,7 @@ macro_rules! work {
         assert_eq!((metrics.queued, metrics.in_flight), (0, 0), "{metrics:?}");
         let ring = $backend == Backend::KernelAio && !cfg!(kaio_force_getevents);
         assert_eq!(metrics.ring, ring, "{metrics:?}");
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
         assert_eq!(handle.available_slots(), None);
     }};
 }
@@ -130,18 +129,18 @@ fn everything_works_on(dirs: &[TempDir], backend: Backend) {
     };
     for dir in dirs {
         for policy in POLICIES {
-            for runtime in [one_thread(), two_workers()] {
-                runtime.block_on(within(async {
-                    let before = held();
+            for runtime in [current_thread(), multi_thread()] {
+                runtime.block_on(with_hang_guard(async {
+                    let before = open_resources();
                     let (context, handle) = builder(policy).build().unwrap();
                     work!(dir, context, handle, backend);
-                    until(|| is_back(before), held).await; // another worker may have the file
+                    wait_until(|| is_released(before), open_resources).await; // another worker may have the file
                     let (context, handle) = builder(policy).shards(2).build().unwrap();
                     work!(dir, context, handle, backend);
-                    until(|| is_back(before), held).await; // another worker may have the file
+                    wait_until(|| is_released(before), open_resources).await; // another worker may have the file
                 }));
             }
-            one_thread().block_on(within(LocalSet::new().run_until(async {
+            current_thread().block_on(with_hang_guard(LocalSet::new().run_until(async {
                 let (context, handle, background) = builder(policy).build_local().unwrap();
                 spawn_local(background);
                 work!(dir, context, handle, backend);
@@ -152,7 +151,7 @@ fn everything_works_on(dirs: &[TempDir], backend: Backend) {
 }
 
 fn many_tasks(dir: &TempDir, backend: Backend) {
-    two_workers().block_on(within(async {
+    multi_thread().block_on(with_hang_guard(async {
         let (context, handle) = builder(SubmitPolicy::default()).build().unwrap();
         assert_eq!(context.backend(), backend);
         let file = Arc::new(patterned_file(dir, 64).await);
@@ -170,31 +169,31 @@ fn many_tasks(dir: &TempDir, backend: Backend) {
             });
         }
         tasks.join_all().await;
-        is_idle(&handle, SLOTS).await;
-        within(context.close()).await;
+        assert_idle(&handle, SLOTS).await;
+        with_hang_guard(context.close()).await;
     }));
 }
 
 /// The constructors of old, and the kernel's backend where it is asked for.
 fn only_aio_fails_with(errno: i32) {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    one_thread().block_on(async {
-        let before = held();
+    current_thread().block_on(async {
+        let before = open_resources();
         assert_eq!(setup_errno(aio_context(SLOTS, true)), Some(errno));
         assert_eq!(setup_errno(local_aio_context(SLOTS, true)), Some(errno));
         let kernel = AioContextBuilder::new(SLOTS).backend(Backend::KernelAio);
         assert_eq!(setup_errno(kernel.clone().build()), Some(errno));
         assert_eq!(setup_errno(kernel.clone().shards(4).build()), Some(errno));
         assert_eq!(setup_errno(kernel.build_local()), Some(errno));
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
     });
 }
 
 fn without_io_setup(errno: i32) {
-    let dirs = everywhere();
-    if !forbid(libc::SYS_io_setup, errno) {
+    let dirs = test_dirs();
+    if !forbid_syscall(libc::SYS_io_setup, errno) {
         return;
     }
     only_aio_fails_with(errno);
@@ -220,8 +219,8 @@ fn where_io_uring_is_forbidden_everything_works_on_aio() {
     if !in_child!() {
         return;
     }
-    let dirs = everywhere();
-    if !forbid(libc::SYS_io_uring_setup, libc::EPERM) {
+    let dirs = test_dirs();
+    if !forbid_syscall(libc::SYS_io_uring_setup, libc::EPERM) {
         return;
     }
     let no_parameters = std::ptr::null::<u8>();
@@ -230,28 +229,28 @@ fn where_io_uring_is_forbidden_everything_works_on_aio() {
     let error = io::Error::last_os_error();
     assert_eq!((code, error.raw_os_error()), (-1, Some(libc::EPERM)));
     everything_works_on(&dirs, Backend::KernelAio);
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = aio_context(SLOTS, true).unwrap();
         assert_eq!(handle.available_slots(), Some(SLOTS));
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 #[test]
 fn where_aio_max_nr_is_used_up_a_context_is_on_threads_if_it_may_choose() {
-    if !in_child!() || !on_kernel_aio() {
+    if !in_child!() || !is_kernel_aio_build() {
         return;
     }
     let limit = fs::read_to_string("/proc/sys/fs/aio-max-nr").unwrap();
     let limit: usize = limit.trim().parse().unwrap();
-    let dir = on_disk();
-    one_thread().block_on(within(async {
+    let dir = disk_dir();
+    current_thread().block_on(with_hang_guard(async {
         let (mine, _handle) = aio_context(SLOTS, true).unwrap();
-        let before = held();
+        let before = open_resources();
         // What this process has leaves no room for all of it; nobody else is starved.
         let all = AioContextBuilder::new(limit);
         assert_eq!(setup_errno(all.clone().build()), Some(libc::EAGAIN));
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
         let (context, handle) = all.automatic_backend().build().unwrap();
         assert_eq!(context.backend(), Backend::ThreadPool);
         assert_eq!(handle.available_slots(), Some(limit));
@@ -263,14 +262,14 @@ fn where_aio_max_nr_is_used_up_a_context_is_on_threads_if_it_may_choose() {
             assert!(is_pattern(block, bytes.as_ref()));
         }
         drop(file);
-        within(context.close()).await;
-        assert_eq!(held(), before);
+        with_hang_guard(context.close()).await;
+        assert_eq!(open_resources(), before);
 
         // Where there is room, it is the kernel's.
         let (context, _handle) = builder(SubmitPolicy::default()).build().unwrap();
         assert_eq!(context.backend(), Backend::KernelAio);
-        within(context.close()).await;
-        within(mine.close()).await;
+        with_hang_guard(context.close()).await;
+        with_hang_guard(mine.close()).await;
     }));
 }
 
@@ -290,8 +289,8 @@ fn a_filter_that_comes_later_is_an_error_to_every_request_of_threads() {
     if !in_child!() {
         return;
     }
-    one_thread().block_on(within(async {
-        let dir = on_disk();
+    current_thread().block_on(with_hang_guard(async {
+        let dir = disk_dir();
         let file = patterned_file(&dir, 32).await;
         let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
         let (context, handle) = threads.build().unwrap();
@@ -300,20 +299,20 @@ fn a_filter_that_comes_later_is_an_error_to_every_request_of_threads() {
             read_block(&handle, &file, 0, &mut bytes).await.unwrap(),
             LEN
         );
-        if !forbid(libc::SYS_pread64, libc::EPERM) {
+        if !forbid_syscall(libc::SYS_pread64, libc::EPERM) {
             return;
         }
         join_all((0..32).map(async |block| {
-            let mut bytes = patterned(99, BLOCK);
+            let mut bytes = patterned_buffer(99, BLOCK);
             let refused = read_block(&handle, &file, block * LEN, &mut bytes).await;
             assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
             assert!(is_pattern(99, bytes.as_ref()), "the buffer is as it was");
         }))
         .await;
-        let source = patterned(1, BLOCK);
+        let source = patterned_buffer(1, BLOCK);
         let written = file.write_at(&handle, 0, &source, LEN, WriteFlags::empty());
         assert_eq!(written.await.unwrap(), LEN, "which is not forbidden");
-        is_idle(&handle, 4).await;
-        within(context.close()).await;
+        assert_idle(&handle, 4).await;
+        with_hang_guard(context.close()).await;
     }));
 }

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use crate::common::{
-    BLOCK, FAST_ONES, buffer, is_pattern, on_disk, on_tmpfs, open_rw, write_patterned,
-};
+use crate::common::*;
 use tokio::time::timeout;
 use tokio_kaio::{AioContextHandle, File, ReadFlags, aio_context};
 
@@ -38,7 +36,7 @@ async fn many_at_once(handle: &AioContextHandle, file: &File, reads: usize) {
 }
 
 async fn slow_after_fast() {
-    let (Some(fast_dir), slow_dir) = (on_tmpfs(), on_disk()) else {
+    let (Some(fast_dir), slow_dir) = (tmpfs_dir(), disk_dir()) else {
         return;
     };
     write_patterned(&fast_dir.path().join("fast"), 16);
@@ -46,7 +44,10 @@ async fn slow_after_fast() {
     let (context, handle) = aio_context(64, true).unwrap();
     let fast = open_rw(&fast_dir, "fast").await;
     let slow = open_rw(&slow_dir, "slow").await;
-    for (round, fast_ones) in [FAST_ONES, 100, 4 * FAST_ONES, 100].into_iter().enumerate() {
+    for (round, fast_ones) in [FAST_REQUESTS, 100, 4 * FAST_REQUESTS, 100]
+        .into_iter()
+        .enumerate()
+    {
         many_at_once(&handle, &fast, fast_ones).await;
         let round = round as u64;
         read(&handle, &slow, round % 16).await;
@@ -73,7 +74,7 @@ fn a_slow_request_after_many_fast_ones_is_found_without_a_timer() {
         .enable_io()
         .build()
         .unwrap();
-    let (Some(fast_dir), slow_dir) = (on_tmpfs(), on_disk()) else {
+    let (Some(fast_dir), slow_dir) = (tmpfs_dir(), disk_dir()) else {
         return;
     };
     write_patterned(&fast_dir.path().join("fast"), 1);
@@ -83,7 +84,7 @@ fn a_slow_request_after_many_fast_ones_is_found_without_a_timer() {
         let fast = open_rw(&fast_dir, "fast").await;
         let slow = open_rw(&slow_dir, "slow").await;
         let mut target = buffer(BLOCK);
-        for file in std::iter::repeat_n(&fast, FAST_ONES).chain([&slow, &fast, &slow]) {
+        for file in std::iter::repeat_n(&fast, FAST_REQUESTS).chain([&slow, &fast, &slow]) {
             let read = file.read_at(&handle, 0, &mut target, BLOCK as u64, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), BLOCK as u64);
         }

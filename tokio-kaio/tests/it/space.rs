@@ -4,17 +4,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{BLOCK, buffer, inline_context, is_pattern, open_rw, patterned};
+use crate::common::*;
 use tokio_kaio::{
     Advice, AioContextBuilder, AioContextHandle, Allocate, File, ReadFlags, SubmitPolicy,
     SyncRange, WriteFlags,
 };
 
-const LEN: u64 = BLOCK as u64;
-
 /// So many blocks, allocated and written, and the handle of a context to read them with.
 async fn written(dir: &tempfile::TempDir, blocks: usize) -> File {
-    crate::common::write_patterned(&dir.path().join("data"), blocks);
+    write_patterned(&dir.path().join("data"), blocks);
     open_rw(dir, "data").await
 }
 
@@ -54,23 +52,22 @@ async fn blocks_of(file: &File, handle: &AioContextHandle, count: u64) -> String
     found
 }
 
-#[tokio::test]
-async fn allocating_extends_a_file_by_blocks_that_read_as_zeroes() {
-    for dir in crate::common::everywhere() {
-        let file = written(&dir, 2).await;
-        let (context, handle) = inline_context(1);
+#[test]
+fn allocating_extends_a_file_by_blocks_that_read_as_zeroes() {
+    Fixture::new(1).inline().every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = written(dir, 2).await;
         if allocated(&file, Allocate::Extend, LEN, 3 * LEN).await {
             assert_eq!(len(&file).await, 4 * LEN);
             assert!(bytes_on_disk(&file).await >= 4 * LEN);
             assert_eq!(blocks_of(&file, &handle, 4).await, "dd00");
         }
-        context.close().await;
-    }
+    });
 }
 
 #[tokio::test]
 async fn allocating_can_keep_the_length_of_the_file() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = written(&dir, 2).await;
         if allocated(&file, Allocate::KeepSize, 2 * LEN, 6 * LEN).await {
             assert_eq!(len(&file).await, 2 * LEN);
@@ -79,55 +76,51 @@ async fn allocating_can_keep_the_length_of_the_file() {
     }
 }
 
-#[tokio::test]
-async fn a_punched_hole_reads_as_zeroes_and_gives_its_blocks_back() {
-    for dir in crate::common::everywhere() {
-        let file = written(&dir, 4).await;
-        let (context, handle) = inline_context(1);
+#[test]
+fn a_punched_hole_reads_as_zeroes_and_gives_its_blocks_back() {
+    Fixture::new(1).inline().every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let file = written(dir, 4).await;
         let before = bytes_on_disk(&file).await;
         if allocated(&file, Allocate::PunchHole, LEN, 2 * LEN).await {
             file.sync_all(&handle).await.unwrap();
             assert_eq!(len(&file).await, 4 * LEN);
             assert_eq!(blocks_of(&file, &handle, 4).await, "d00d");
             let after = bytes_on_disk(&file).await;
-            if crate::common::given().is_empty() {
+            if dirs_from_env().is_empty() {
                 assert!(after < before, "{before} {after}");
             }
 
-            let again = patterned(1, BLOCK);
+            let again = patterned_buffer(1, BLOCK);
             let wrote = file.write_at(&handle, LEN, &again, LEN, WriteFlags::empty());
             assert_eq!(wrote.await.unwrap(), LEN);
             assert_eq!(blocks_of(&file, &handle, 4).await, "dd0d");
         }
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_range_is_zeroed_with_or_without_a_new_length() {
-    for dir in crate::common::everywhere() {
-        let (context, handle) = inline_context(1);
+#[test]
+fn a_range_is_zeroed_with_or_without_a_new_length() {
+    Fixture::new(1).inline().every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
         for (mode, blocks) in [(Allocate::ZeroRange, 6), (Allocate::ZeroRangeKeepSize, 4)] {
-            let file = written(&dir, 4).await;
+            let file = written(dir, 4).await;
             if allocated(&file, mode, 2 * LEN, 4 * LEN).await {
                 assert_eq!(len(&file).await, blocks * LEN, "{mode:?}");
                 let found = blocks_of(&file, &handle, blocks).await;
                 assert_eq!(found, &"dd0000"[..blocks as usize], "{mode:?}");
             }
         }
-        context.close().await;
-    }
+    });
 }
 
 /// Refusals and requests from the pool, of 64 writes to `file`, one after another, from block 8 on.
 async fn refused_and_offloaded(file: &File) -> (u64, u64) {
     let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::NoWaitFirst);
     let (context, handle) = builder.build().unwrap();
-    let bytes = patterned(1, BLOCK);
+    let bytes = patterned_buffer(1, BLOCK);
     for block in 8..72 {
-        crate::common::write(&handle, file, block, &bytes)
-            .await
-            .unwrap();
+        write(&handle, file, block, &bytes).await.unwrap();
     }
     let metrics = handle.metrics();
     context.close().await;
@@ -136,11 +129,11 @@ async fn refused_and_offloaded(file: &File) -> (u64, u64) {
 
 #[tokio::test]
 async fn writes_to_allocated_blocks_are_not_refused_where_those_into_a_hole_are() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let dir = crate::common::on_disk();
-    if crate::common::file_system(dir.path()) != Some(crate::common::EXT4_MAGIC) {
+    let dir = disk_dir();
+    if file_system(dir.path()) != Some(EXT4_MAGIC) {
         eprintln!("skipped: about ext4, which {dir:?} is not on");
         return;
     }
@@ -159,7 +152,7 @@ async fn writes_to_allocated_blocks_are_not_refused_where_those_into_a_hole_are(
 
 #[tokio::test]
 async fn an_impossible_range_is_an_error_and_changes_nothing() {
-    for dir in crate::common::everywhere() {
+    for dir in test_dirs() {
         let file = written(&dir, 2).await;
         let errno = |result: io::Result<()>| result.unwrap_err().raw_os_error();
         for (offset, bytes, expected) in [
@@ -191,14 +184,13 @@ async fn an_impossible_range_is_an_error_and_changes_nothing() {
     }
 }
 
-#[tokio::test]
-async fn what_was_written_buffered_leaves_the_page_cache_on_advice() {
-    for dir in crate::common::everywhere() {
-        let path = dir.path().join("data");
+#[test]
+fn what_was_written_buffered_leaves_the_page_cache_on_advice() {
+    Fixture::new(1).inline().every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let mut bytes = vec![0; BLOCK];
-        crate::common::pattern(0, &mut bytes);
+        pattern(0, &mut bytes);
         fs::write(&path, &bytes).unwrap();
-        let file = open_rw(&dir, "data").await;
         for steps in [SyncRange::WRITE, SyncRange::all(), SyncRange::empty()] {
             file.sync_range(0, LEN, steps).await.unwrap();
         }
@@ -213,8 +205,6 @@ async fn what_was_written_buffered_leaves_the_page_cache_on_advice() {
         ] {
             file.advise(0, 0, advice).await.unwrap();
         }
-        let (context, handle) = inline_context(1);
         assert_eq!(blocks_of(&file, &handle, 1).await, "d");
-        context.close().await;
-    }
+    });
 }

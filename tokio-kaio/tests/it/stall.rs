@@ -13,7 +13,6 @@ use crate::common::*;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio_kaio::{File, ReadFlags, aio_context, local_aio_context};
 
-const LEN: u64 = BLOCK as u64;
 /// Contexts that end in one measurement.
 const ENDS: usize = 24;
 
@@ -92,7 +91,7 @@ async fn ends(file: Rc<File>, how: How) {
     for task in tasks {
         task.await.unwrap();
     }
-    until(|| rings() == 0, rings).await;
+    wait_until(|| rings() == 0, rings).await;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +114,7 @@ fn the_end_of_a_context_makes_no_gap_between_polls() {
         .enable_all()
         .build()
         .unwrap();
-    let dir = on_disk();
+    let dir = disk_dir();
     write_patterned(&dir.path().join("file"), 1);
     for how in [How::Close, How::Drop, How::CloseLocal] {
         let mut attempts = Vec::new();
@@ -124,7 +123,7 @@ fn the_end_of_a_context_makes_no_gap_between_polls() {
             let (quiet, ending) = LocalSet::new().block_on(&runtime, async {
                 let file = Rc::new(open_rw(&dir, "file").await);
                 let quiet = gaps_beside(tokio::time::sleep(destroy * 2)).await;
-                (quiet, gaps_beside(within(ends(file, how))).await)
+                (quiet, gaps_beside(with_hang_guard(ends(file, how))).await)
             });
             // Were it to run there, there would be `ENDS` gaps as long as it.
             let typical = ending[ENDS / 2];

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::common::{BLOCK, buffer};
+use crate::common::*;
 use futures::Stream;
 use intrusive_collections::linked_list::{Link, LinkedListOps};
 use intrusive_collections::{Adapter, DefaultLinkOps, DefaultPointerOps};
@@ -92,9 +92,9 @@ fn what_any_thread_may_use_is_send_and_sync() {
 
 #[tokio::test]
 async fn the_futures_of_an_aio_context_are_send() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let (context, handle) = aio_context(4, true).unwrap();
-    let file = crate::common::open_rw(&dir, "data").await;
+    let file = open_rw(&dir, "data").await;
     let mut read_to = buffer(BLOCK);
     let write_from = buffer(BLOCK);
     let len = BLOCK as u64;
@@ -126,9 +126,9 @@ async fn the_futures_of_an_aio_context_are_send() {
 
 #[tokio::test]
 async fn the_futures_of_a_local_context_are_not_send() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let (context, handle, background) = local_aio_context(4, true).unwrap();
-    let file = crate::common::open_rw(&dir, "data").await;
+    let file = open_rw(&dir, "data").await;
     let mut target = buffer(BLOCK);
     assert!(!Probe(&background).is_send());
     {
@@ -279,11 +279,11 @@ where
         handle: handle.clone(),
         file: Arc::new(options.aio_open(path, false).await.unwrap()),
     };
-    let mut bytes = crate::common::patterned(9, BLOCK);
+    let mut bytes = patterned_buffer(9, BLOCK);
     assert_eq!(store.put(3, &mut bytes).await.unwrap(), BLOCK as u64);
     let mut back = buffer(BLOCK);
     assert_eq!(store.get(3, &mut back).await.unwrap(), BLOCK as u64);
-    assert!(crate::common::is_pattern(9, back.as_ref()));
+    assert!(is_pattern(9, back.as_ref()));
     let fd: RawFd = store.file.as_raw_fd();
     assert!(fd >= 0 && AsRawFd::as_raw_fd(&&*store.file) == fd);
     assert_eq!(
@@ -317,7 +317,7 @@ async fn generic_code_makes_contexts() {
 
 #[tokio::test]
 async fn generic_code_takes_the_handles_of_every_context() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let (context, handle) = aio_context(2, true).unwrap();
     round_trip(&handle, dir.path().join("shared")).await;
     context.close().await;
@@ -344,7 +344,7 @@ async fn generic_code_takes_the_handles_of_every_context() {
 /// The types of every call, spelled out.
 #[tokio::test]
 async fn calls_have_the_shapes_that_existing_code_relies_on() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path: PathBuf = dir.path().join("data");
     let made: Result<(AioContext, AioContextHandle), AioContextError> = aio_context(5, true);
     let (context, handle) = made.unwrap();

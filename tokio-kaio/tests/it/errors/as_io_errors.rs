@@ -27,40 +27,40 @@ async fn first_block(path: &Path, offset: u64) -> io::Result<LockedBuf> {
 
 #[tokio::test]
 async fn a_function_that_returns_an_io_result_passes_every_error_on_with_a_question_mark() {
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("data");
-    crate::common::write_patterned(&path, 1);
-    let block = within(first_block(&path, 0)).await.unwrap();
+    write_patterned(&path, 1);
+    let block = with_hang_guard(first_block(&path, 0)).await.unwrap();
     assert!(is_pattern(0, &block));
 
-    let end = within(first_block(&path, LEN)).await.unwrap_err();
+    let end = with_hang_guard(first_block(&path, LEN)).await.unwrap_err();
     assert_eq!(end.kind(), ErrorKind::UnexpectedEof);
     assert!(matches!(
         within_it(end),
         AioCommandError::BadResult(within) if within.kind() == ErrorKind::UnexpectedEof
     ));
-    let beyond = within(first_block(&path, 1 << 63)).await.unwrap_err();
+    let beyond = with_hang_guard(first_block(&path, 1 << 63))
+        .await
+        .unwrap_err();
     assert_eq!(beyond.kind(), ErrorKind::InvalidInput);
     let beyond: AioCommandError = within_it(beyond);
     assert_eq!(beyond.raw_os_error(), Some(libc::EINVAL));
 }
 
-#[tokio::test]
-async fn what_is_misaligned_keeps_its_explanation_and_its_errno_as_an_io_error() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 1);
-    let file = open_rw(&dir, "data").await;
-    let (context, handle) = aio_context(2, true).unwrap();
-    let mut bytes = buffer(BLOCK);
-    let read = file.read_at(&handle, 1, &mut bytes, LEN, ReadFlags::empty());
-    let error = io::Error::from(within(read).await.unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    if wanted_alignment(&file).is_some() {
-        assert!(error.to_string().contains("multiples of"), "{error}");
-    }
-    let original: AioCommandError = within_it(error);
-    assert_eq!(original.raw_os_error(), Some(libc::EINVAL));
-    within(context.close()).await;
+#[test]
+fn what_is_misaligned_keeps_its_explanation_and_its_errno_as_an_io_error() {
+    Fixture::new(2).blocks(1).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = buffer(BLOCK);
+        let read = file.read_at(&handle, 1, &mut bytes, LEN, ReadFlags::empty());
+        let error = io::Error::from(read.await.unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        if wanted_alignment(&file).is_some() {
+            assert!(error.to_string().contains("multiples of"), "{error}");
+        }
+        let original: AioCommandError = within_it(error);
+        assert_eq!(original.raw_os_error(), Some(libc::EINVAL));
+    });
 }
 
 #[test]

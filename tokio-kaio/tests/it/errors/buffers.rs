@@ -38,10 +38,10 @@ fn memory() -> Vec<String> {
 
 #[test]
 fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
-    if !in_child!() || !obey_limits() {
+    if !in_child!() || !drop_root() {
         return;
     }
-    limit(libc::RLIMIT_MEMLOCK, 65536);
+    set_limit(libc::RLIMIT_MEMLOCK, 65536);
     let first = LockedBuf::with_size(61440).unwrap();
     memory(); // its own allocations are made
     let before = memory();
@@ -64,10 +64,10 @@ fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
 
 #[test]
 fn with_a_memlock_limit_of_zero_a_buffer_is_an_error_that_names_the_limit() {
-    if !in_child!() || !obey_limits() {
+    if !in_child!() || !drop_root() {
         return;
     }
-    limit(libc::RLIMIT_MEMLOCK, 0);
+    set_limit(libc::RLIMIT_MEMLOCK, 0);
     let error = LockedBuf::with_size(1).unwrap_err();
     let LockedBufError::MemLock(source) = &error else {
         panic!("{error:?}");

@@ -8,7 +8,7 @@ fn an_nr_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing() {
         return;
     }
     run(async {
-        let before = held();
+        let before = open_resources();
         let past_u32 = usize::try_from((1_u64 << 32) + 8).unwrap_or(usize::MAX);
         let past_ring = u32::MAX as usize;
         let threads = cfg!(kaio_force_threads); // they have no ring
@@ -29,7 +29,7 @@ fn an_nr_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing() {
         for nr in [1 << 31, (1 << 31) + 1].into_iter().filter(|_| !threads) {
             setup_error(aio_context(nr, true));
         }
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
         let (context, handle) = aio_context(1, true).unwrap();
         assert_eq!(
             handle.available_slots(),
@@ -37,13 +37,13 @@ fn an_nr_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing() {
             "a reasonable one is made after all that"
         );
         context.close().await;
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
     });
 }
 
 #[test]
 fn a_used_up_aio_max_nr_is_eagain_that_names_it_with_its_value_and_use() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     if !in_child!() {
@@ -52,7 +52,7 @@ fn a_used_up_aio_max_nr_is_eagain_that_names_it_with_its_value_and_use() {
     run(async {
         let limit = sysctl("aio-max-nr");
         let (mine, _handle) = aio_context(8, true).unwrap();
-        let before = held();
+        let before = open_resources();
         // What this process has leaves no room for all of it; nobody else is starved.
         let error = setup_error(aio_context(limit, true));
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
@@ -64,21 +64,21 @@ fn a_used_up_aio_max_nr_is_eagain_that_names_it_with_its_value_and_use() {
         assert!((8..=limit).contains(&used), "{text}");
         let error = setup_error(local_aio_context(limit + 1, true));
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
         mine.close().await;
     });
 }
 
 #[test]
 fn forbidden_aio_is_eperm_that_says_so() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    if !in_child!() || !forbid(libc::SYS_io_setup, libc::EPERM) {
+    if !in_child!() || !forbid_syscall(libc::SYS_io_setup, libc::EPERM) {
         return;
     }
     run(async {
-        let before = held();
+        let before = open_resources();
         let error = setup_error(aio_context(8, true));
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         let text = AioContextError::IoSetup(error).to_string();
@@ -87,20 +87,20 @@ fn forbidden_aio_is_eperm_that_says_so() {
             "{text}"
         );
         setup_error(local_aio_context(8, true));
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
     });
 }
 
 #[test]
 fn absent_aio_is_enosys_that_says_so() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    if !in_child!() || !forbid(libc::SYS_io_setup, libc::ENOSYS) {
+    if !in_child!() || !forbid_syscall(libc::SYS_io_setup, libc::ENOSYS) {
         return;
     }
     run(async {
-        let before = held();
+        let before = open_resources();
         let error = setup_error(aio_context(8, true));
         assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
         let text = AioContextError::IoSetup(error).to_string();
@@ -108,7 +108,7 @@ fn absent_aio_is_enosys_that_says_so() {
             text.contains("no AIO") && text.contains("CONFIG_AIO"),
             "{text}"
         );
-        assert_eq!(held(), before);
+        assert_eq!(open_resources(), before);
     });
 }
 
@@ -118,7 +118,7 @@ fn a_context_without_a_descriptor_left_is_an_event_fd_error() {
         return;
     }
     run(async {
-        limit(libc::RLIMIT_NOFILE, 0);
+        set_limit(libc::RLIMIT_NOFILE, 0);
         let error = aio_context(8, true).unwrap_err();
         assert!(matches!(error, AioContextError::EventFd(_)), "{error:?}");
         assert!(error.to_string().contains("os error 24"), "EMFILE: {error}");

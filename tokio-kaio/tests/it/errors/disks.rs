@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::common::{context_by, ways};
 use tempfile::TempDir;
 
 use super::*;
@@ -16,17 +15,17 @@ fn a_write_past_the_file_size_limit_is_efbig_alone() {
     // SAFETY: the signal that comes along is ignored.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     run(async {
-        let dirs = crate::common::everywhere();
-        for (dir, way) in dirs
+        let dirs = test_dirs();
+        for (dir, mode) in dirs
             .iter()
-            .flat_map(|dir| ways().map(move |way| (dir, way)))
+            .flat_map(|dir| modes().map(move |mode| (dir, mode)))
         {
-            crate::common::write_patterned(&dir.path().join("data"), 8);
-            limit(libc::RLIMIT_FSIZE, 16 * LEN);
-            let before = held();
-            let (context, handle) = context_by(way, 32);
+            write_patterned(&dir.path().join("data"), 8);
+            set_limit(libc::RLIMIT_FSIZE, 16 * LEN);
+            let before = open_resources();
+            let (context, handle) = context_in(mode, 32);
             let file = open_rw(dir, "data").await;
-            let far = patterned(1, BLOCK);
+            let far = patterned_buffer(1, BLOCK);
             for _wave in 0..3 {
                 let past = async {
                     assert_eq!(
@@ -43,11 +42,11 @@ fn a_write_past_the_file_size_limit_is_efbig_alone() {
                 };
                 futures::future::join3(past, beside, after).await;
             }
-            let across = write(&handle, &file, 15, &patterned(2, 2 * BLOCK)).await;
+            let across = write(&handle, &file, 15, &patterned_buffer(2, 2 * BLOCK)).await;
             assert_eq!(across.unwrap(), LEN, "a write across the limit is short");
             drop(file);
             nothing_is_left(context, handle, 6, before).await;
-            limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
+            set_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
         }
     });
 }
@@ -97,11 +96,11 @@ fn a_full_tmpfs_is_enospc_alone() {
     if !in_child!() {
         return;
     }
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let small = mount_point(&dir);
     let options = format!("size={}", 16 * BLOCK);
     if mount(Path::new("tmpfs"), &small, "tmpfs", &options) {
-        ways().for_each(|way| run(fills_up(&small, way)));
+        modes().for_each(|mode| run(fills_up(&small, mode)));
         unmount(&small);
     }
 }
@@ -111,7 +110,7 @@ fn a_full_ext4_is_enospc_alone() {
     if !in_child!() {
         return;
     }
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("backing");
     let backing = fs::File::create_new(&path).unwrap();
     backing.set_len(4 << 20).unwrap();
@@ -129,15 +128,15 @@ fn a_full_ext4_is_enospc_alone() {
     };
     let small = mount_point(&dir);
     if mount(&name, &small, "ext4", "") {
-        ways().for_each(|way| run(fills_up(&small, way)));
+        modes().for_each(|mode| run(fills_up(&small, mode)));
         unmount(&small);
     }
     drop(device);
 }
 
 /// Fills the file system at `small`, and goes on.
-async fn fills_up(small: &Path, way: crate::common::Way) {
-    let before = held();
+async fn fills_up(small: &Path, mode: Mode) {
+    let before = open_resources();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
     let file = match options.aio_open(small.join("data"), false).await {
@@ -147,9 +146,9 @@ async fn fills_up(small: &Path, way: crate::common::Way) {
             return;
         }
     };
-    let (context, handle) = context_by(way, 32);
+    let (context, handle) = context_in(mode, 32);
     for i in 0..8 {
-        let written = write(&handle, &file, i, &patterned(i, BLOCK)).await;
+        let written = write(&handle, &file, i, &patterned_buffer(i, BLOCK)).await;
         assert_eq!(written.unwrap(), LEN);
     }
     // Large ones until one is short, or there is nothing left at all; then single ones.
@@ -160,7 +159,7 @@ async fn fills_up(small: &Path, way: crate::common::Way) {
             let written = match write(&handle, &file, end, &rest).await {
                 Ok(written) => written / LEN,
                 full => {
-                    assert_eq!(result_errno(full), Some(libc::ENOSPC), "{way:?}");
+                    assert_eq!(result_errno(full), Some(libc::ENOSPC), "{mode:?}");
                     failed += 1;
                     break;
                 }
@@ -171,12 +170,12 @@ async fn fills_up(small: &Path, way: crate::common::Way) {
             }
         }
     }
-    let more = patterned(5, BLOCK);
+    let more = patterned_buffer(5, BLOCK);
     for _wave in 0..3 {
         let full = join_all((0..4).map(async |i| {
             let refused = write(&handle, &file, end + 100 + i, &more).await;
             let text = format!("{refused:?}");
-            assert_eq!(result_errno(refused), Some(libc::ENOSPC), "{way:?}");
+            assert_eq!(result_errno(refused), Some(libc::ENOSPC), "{mode:?}");
             assert!(text.contains("No space left"), "{text}");
         }));
         let beside = join_all((0..8).map(|i| read_is_served(&handle, &file, i)));
@@ -257,9 +256,9 @@ fn an_io_error_of_the_device_is_eio_alone() {
     if !in_child!() {
         return;
     }
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     let path = dir.path().join("backing");
-    crate::common::write_patterned(&path, 64);
+    write_patterned(&path, 64);
     let backing = OpenOptions::new()
         .read(true)
         .write(true)
@@ -268,19 +267,19 @@ fn an_io_error_of_the_device_is_eio_alone() {
     let Some((device, name)) = loop_device(&backing) else {
         return;
     };
-    for way in ways() {
-        crate::common::write_patterned(&path, 64);
-        run(loses_its_second_half(&backing, &name, way));
+    for mode in modes() {
+        write_patterned(&path, 64);
+        run(loses_its_second_half(&backing, &name, mode));
     }
     drop(device);
 }
 
-async fn loses_its_second_half(backing: &fs::File, device: &Path, way: crate::common::Way) {
-    let before = held();
+async fn loses_its_second_half(backing: &fs::File, device: &Path, mode: Mode) {
+    let before = open_resources();
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     let file = options.aio_open(device.into(), false).await.unwrap();
-    let (context, handle) = context_by(way, 64);
+    let (context, handle) = context_in(mode, 64);
     join_all((0..64).map(|i| read_is_served(&handle, &file, i))).await;
     backing.set_len(32 * LEN).unwrap(); // the device loses its second half
     for _wave in 0..3 {

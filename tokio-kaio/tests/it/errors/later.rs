@@ -4,15 +4,15 @@ use super::*;
 
 #[test]
 fn io_submit_that_fails_later_is_an_error_to_every_request() {
-    if !crate::common::on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
     if !in_child!() {
         return;
     }
     run(async {
-        let dir = crate::common::on_disk();
-        crate::common::write_patterned(&dir.path().join("data"), 32);
+        let dir = disk_dir();
+        write_patterned(&dir.path().join("data"), 32);
         let file = open_rw(&dir, "data").await;
         let (context, handle) = aio_context(4, true).unwrap();
         // Each filter is asked before the ones that were there.
@@ -24,10 +24,10 @@ fn io_submit_that_fails_later_is_an_error_to_every_request() {
             libc::EIO,
         ] {
             read_or_refusal(&handle, &file).await;
-            if !forbid(libc::SYS_io_submit, errno) {
+            if !forbid_syscall(libc::SYS_io_submit, errno) {
                 return;
             }
-            let mut bytes = patterned(1, BLOCK);
+            let mut bytes = patterned_buffer(1, BLOCK);
             let alone = submit_errno(read(&handle, &file, 0, &mut bytes).await).unwrap();
             assert!(
                 alone == errno || alone == libc::EPERM,
@@ -65,14 +65,14 @@ fn io_getevents_that_fails_later_leaves_nobody_waiting() {
     }
     run(async {
         let mut prepared = Vec::new();
-        for dir in crate::common::everywhere() {
-            crate::common::write_patterned(&dir.path().join("data"), 16);
+        for dir in test_dirs() {
+            write_patterned(&dir.path().join("data"), 16);
             let file = open_rw(&dir, "data").await;
             let (context, handle) = aio_context(4, true).unwrap();
             read_is_served(&handle, &file, 3).await;
             prepared.push((dir, file, context, handle));
         }
-        if !forbid(libc::SYS_io_getevents, libc::EPERM) {
+        if !forbid_syscall(libc::SYS_io_getevents, libc::EPERM) {
             return;
         }
         for (_dir, file, context, handle) in prepared {
@@ -95,19 +95,20 @@ fn waiting_for_a_slot_without_a_descriptor_left_is_emfile() {
         return;
     }
     run(async {
-        let dir = crate::common::on_disk();
-        crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+        let dir = disk_dir();
+        write_patterned(&dir.path().join("data"), LONG / BLOCK);
         let file = open_rw(&dir, "data").await;
         let plain = fs::File::open(dir.path().join("data")).unwrap();
         let (context, handle) = aio_context(1, true).unwrap();
-        let (mut long, mut bytes, mut queued) = (buffer(LONG), patterned(1, BLOCK), buffer(BLOCK));
-        limit(libc::RLIMIT_NOFILE, 4); // past the standard ones, all in use
-        crate::common::until_seen(async || {
+        let (mut long, mut bytes, mut queued) =
+            (buffer(LONG), patterned_buffer(1, BLOCK), buffer(BLOCK));
+        set_limit(libc::RLIMIT_NOFILE, 4); // past the standard ones, all in use
+        retry_until(async || {
             let mut running = pin!(read(&handle, &file, 0, &mut long));
             if poll!(running.as_mut()).is_ready() {
                 return None;
             }
-            crate::common::pattern(1, bytes.as_mut());
+            pattern(1, bytes.as_mut());
             let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
             let command = RawCommand::Pread {
                 offset,
@@ -128,22 +129,22 @@ fn waiting_for_a_slot_without_a_descriptor_left_is_emfile() {
             Some(())
         })
         .await;
-        limit(libc::RLIMIT_NOFILE, 64);
+        set_limit(libc::RLIMIT_NOFILE, 64);
         context.close().await;
     });
 }
 
 #[tokio::test]
 async fn an_error_leaves_other_contexts_and_plain_files_alone() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 4);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 4);
     let (one, bad) = aio_context(1, true).unwrap();
     let (two, good) = aio_context(1, true).unwrap();
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let bytes = buffer(BLOCK);
     let failing = join_all((0..8).map(|_| write(&bad, &file, 0, &bytes)));
     let fine = join_all((0..4).map(|i| read_is_served(&good, &file, i)));
-    let (failed, _) = within(futures::future::join(failing, fine)).await;
+    let (failed, _) = with_hang_guard(futures::future::join(failing, fine)).await;
     for result in failed {
         assert_eq!(submit_errno(result), Some(libc::EBADF));
     }

@@ -23,10 +23,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use crate::common::{
-    BLOCK, LONG, buffer, forbid, held, in_child, is_pattern, is_root, limit, obey_limits, open_rw,
-    patterned, within, write,
-};
+use crate::common::*;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
 use tokio::task::JoinSet;
@@ -36,15 +33,13 @@ use tokio_kaio::{
     local_aio_context,
 };
 
-const LEN: u64 = BLOCK as u64;
-
 /// For tests that change their process before there is a runtime.
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(within(test))
+    runtime.block_on(with_hang_guard(test))
 }
 
 fn setup_error<T>(made: Result<T, AioContextError>) -> io::Error {
@@ -117,14 +112,14 @@ async fn nothing_is_left(
     before: (usize, usize),
 ) {
     let slots = context.available_slots().unwrap();
-    crate::common::is_idle(&handle, slots).await;
+    assert_idle(&handle, slots).await;
     assert_eq!(handle.metrics().failed, failed);
-    within(context.close()).await;
+    with_hang_guard(context.close()).await;
     assert_eq!(handle.available_slots(), None);
     assert!(
-        crate::common::is_back(before),
+        is_released(before),
         "{before:?}, then {:?}",
-        held()
+        open_resources()
     );
 }
 

@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::common::{context_by, one_blocking_thread, ways};
 use tokio_kaio::{AioContextBuilder, Backend, SubmitPolicy};
 
 use super::*;
@@ -10,10 +9,10 @@ use super::*;
 /// From now on, until it is taken back, this process gets no further thread. `false`, and a line
 /// that says so, where it does.
 fn forbid_threads() -> bool {
-    if !obey_limits() {
+    if !drop_root() {
         return false;
     }
-    limit(libc::RLIMIT_NPROC, 0);
+    set_limit(libc::RLIMIT_NPROC, 0);
     let spawned = std::thread::Builder::new().spawn(|| ());
     let forbidden = spawned.is_err();
     if !forbidden {
@@ -23,7 +22,7 @@ fn forbid_threads() -> bool {
 }
 
 fn allow_threads() {
-    limit(libc::RLIMIT_NPROC, 1024);
+    set_limit(libc::RLIMIT_NPROC, 1024);
 }
 
 #[test]
@@ -31,21 +30,21 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
     if !in_child!() {
         return;
     }
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 8);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 8);
     let file = fs::File::options()
         .read(true)
         .write(true)
         .custom_flags(libc::O_DIRECT)
         .open(dir.path().join("data"))
         .unwrap();
-    for &backend in crate::common::BACKENDS {
+    for &backend in BACKENDS {
         if !forbid_threads() {
             return;
         }
         // A runtime whose pool has no thread yet.
         run(async {
-            let before = held();
+            let before = open_resources();
             let (context, handle) = AioContextBuilder::new(4)
                 .backend(backend)
                 .submit_policy(SubmitPolicy::Offload)
@@ -53,7 +52,7 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
                 .unwrap();
             for _wave in 0..3 {
                 let reads = join_all((0..8).map(async |block| {
-                    let mut bytes = patterned(99, BLOCK);
+                    let mut bytes = patterned_buffer(99, BLOCK);
                     let command = RawCommand::Pread {
                         offset: block * LEN,
                         buffer: &mut bytes,
@@ -66,8 +65,8 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
                     assert!(text.contains("no thread"), "{text}");
                     assert_eq!(submit_errno(refused), Some(libc::EAGAIN));
                 }));
-                within(reads).await;
-                crate::common::is_idle(&handle, 4).await;
+                with_hang_guard(reads).await;
+                assert_idle(&handle, 4).await;
             }
             assert_eq!(handle.metrics().failed, 24);
             allow_threads();
@@ -79,34 +78,36 @@ fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
                 len: LEN,
             };
             assert_eq!(
-                within(handle.submit_request(&file, command)).await.unwrap(),
+                with_hang_guard(handle.submit_request(&file, command))
+                    .await
+                    .unwrap(),
                 LEN
             );
             assert!(is_pattern(1, bytes.as_ref()));
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
             assert!(
-                crate::common::is_back(before),
+                is_released(before),
                 "{before:?}, then {:?}",
-                held()
+                open_resources()
             );
         });
     }
 }
 
 /// Ways on which every transfer takes a thread of the pool.
-fn ways_of_the_pool() -> impl Iterator<Item = crate::common::Way> {
-    ways().filter(|way| way.0 == Backend::ThreadPool || way.1 == SubmitPolicy::Offload)
+fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
+    modes().filter(|mode| mode.0 == Backend::ThreadPool || mode.1 == SubmitPolicy::Offload)
 }
 
 #[test]
 fn where_the_only_thread_is_busy_requests_wait_for_it_and_are_served() {
     one_blocking_thread().block_on(async {
-        let dir = crate::common::on_disk();
-        let file = crate::common::patterned_file(&dir, 8).await;
-        for way in ways_of_the_pool() {
-            let (context, handle) = context_by(way, 4);
+        let dir = disk_dir();
+        let file = patterned_file(&dir, 8).await;
+        for mode in ways_of_the_pool() {
+            let (context, handle) = context_in(mode, 4);
             tokio::task::yield_now().await; // the driver has run
-            let busy = crate::common::busy().await;
+            let busy = occupy_blocking_thread().await;
             let reads = join_all((0..8).map(|block| read_is_served(&handle, &file, block)));
             let mut reads = pin!(reads);
             for _ in 0..100 {
@@ -114,14 +115,14 @@ fn where_the_only_thread_is_busy_requests_wait_for_it_and_are_served() {
                 tokio::task::yield_now().await; // which other tasks do meanwhile
             }
             let metrics = handle.metrics();
-            assert_eq!(metrics.waiting_for_thread, 4, "{way:?}");
-            assert_eq!((metrics.in_flight, metrics.queued), (4, 4), "{way:?}");
-            assert_eq!((metrics.submitted, metrics.failed), (0, 0), "{way:?}");
+            assert_eq!(metrics.waiting_for_thread, 4, "{mode:?}");
+            assert_eq!((metrics.in_flight, metrics.queued), (4, 4), "{mode:?}");
+            assert_eq!((metrics.submitted, metrics.failed), (0, 0), "{mode:?}");
             drop(busy);
-            within(reads).await;
-            crate::common::is_idle(&handle, 4).await;
-            assert_eq!(handle.metrics().completed, 8, "{way:?}");
-            within(context.close()).await;
+            with_hang_guard(reads).await;
+            assert_idle(&handle, 4).await;
+            assert_eq!(handle.metrics().completed, 8, "{mode:?}");
+            with_hang_guard(context.close()).await;
         }
     });
 }
@@ -131,17 +132,17 @@ fn what_waits_for_a_thread_is_stopped_when_its_runtime_shuts_down() {
     if !in_child!() {
         return;
     }
-    let dir = crate::common::on_disk();
+    let dir = disk_dir();
     drop(one_blocking_thread()); // the first one makes what all of a process share
-    let before = held();
-    for way in ways_of_the_pool() {
+    let before = open_resources();
+    for mode in ways_of_the_pool() {
         let home = one_blocking_thread();
         let (context, handle, file, busy) = home.block_on(async {
-            let file = crate::common::patterned_file(&dir, 8).await;
-            let (context, handle) = context_by(way, 4);
-            (context, handle, file, crate::common::busy().await)
+            let file = patterned_file(&dir, 8).await;
+            let (context, handle) = context_in(mode, 4);
+            (context, handle, file, occupy_blocking_thread().await)
         });
-        let mut targets: Vec<_> = (0..8).map(|_| patterned(99, BLOCK)).collect();
+        let mut targets: Vec<_> = (0..8).map(|_| patterned_buffer(99, BLOCK)).collect();
         let stopped = {
             let reads = (0..).zip(&mut targets);
             let reads = reads.map(|(block, bytes)| read(&handle, &file, block, bytes));
@@ -156,13 +157,13 @@ fn what_waits_for_a_thread_is_stopped_when_its_runtime_shuts_down() {
         for stopped in stopped {
             assert!(
                 matches!(stopped, Err(AioCommandError::AioStopped)),
-                "{way:?}: {stopped:?}"
+                "{mode:?}: {stopped:?}"
             );
         }
         drop(busy);
         assert_eq!(handle.available_slots(), None);
         drop((context, handle, file));
-        crate::common::until_here(|| held() == before, held);
+        block_until(|| open_resources() == before, open_resources);
         assert!(targets.iter().all(|bytes| bytes.size() == BLOCK));
     }
 }

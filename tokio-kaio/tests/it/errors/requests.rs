@@ -2,12 +2,11 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_len_larger_than_the_buffer_panics_before_anything_is_submitted() {
-    for dir in crate::common::everywhere() {
-        let (context, handle) = aio_context(2, true).unwrap();
-        let file = open_rw(&dir, "data").await;
-        let mut bytes = patterned(4, BLOCK);
+#[test]
+fn a_len_larger_than_the_buffer_panics_before_anything_is_submitted() {
+    Fixture::new(2).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = patterned_buffer(4, BLOCK);
         for len in [LEN + 1, 2 * LEN, u64::MAX] {
             let write = file.write_at(&handle, 0, &bytes, len, WriteFlags::empty());
             panics_about_len(write).await;
@@ -37,10 +36,9 @@ async fn a_len_larger_than_the_buffer_panics_before_anything_is_submitted() {
             "nothing was written"
         );
         assert!(is_pattern(4, bytes.as_ref()), "the buffer is as it was");
-        assert_eq!(within(write(&handle, &file, 4, &bytes)).await.unwrap(), LEN);
-        within(read_is_served(&handle, &file, 4)).await;
-        within(context.close()).await;
-    }
+        assert_eq!(write(&handle, &file, 4, &bytes).await.unwrap(), LEN);
+        read_is_served(&handle, &file, 4).await;
+    });
 }
 
 async fn panics_about_len(request: impl Future<Output = Result<u64, AioCommandError>>) {
@@ -51,8 +49,8 @@ async fn panics_about_len(request: impl Future<Output = Result<u64, AioCommandEr
 
 #[tokio::test]
 async fn misaligned_requests_are_einval_that_names_the_alignment() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 8);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 8);
     let (context, handle) = aio_context(8, true).unwrap();
     let file = open_rw(&dir, "data").await;
     let mut bytes = buffer(BLOCK);
@@ -101,38 +99,37 @@ async fn misaligned_requests_are_einval_that_names_the_alignment() {
             .zip(untouched.chunks(BLOCK))
             .all(|(i, block)| is_pattern(i, block))
     );
-    within(read_is_served(&handle, &file, 3)).await;
+    with_hang_guard(read_is_served(&handle, &file, 3)).await;
     assert_eq!(handle.available_slots(), Some(8));
     context.close().await;
 }
 
-#[tokio::test]
-async fn an_offset_past_the_largest_is_einval_without_advice_on_alignment() {
-    let dir = crate::common::on_disk();
-    let (context, handle) = aio_context(2, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    let mut bytes = patterned(6, BLOCK);
-    let past = u64::MAX - LEN + 1;
-    let reading = file
-        .read_at(&handle, past, &mut bytes, LEN, ReadFlags::empty())
-        .await;
-    let writing = file
-        .write_at(&handle, past, &bytes, LEN, WriteFlags::empty())
-        .await;
-    for result in [reading, writing] {
-        assert!(
-            !result
-                .as_ref()
-                .unwrap_err()
-                .to_string()
-                .contains("multiples"),
-            "{result:?}"
-        );
-        assert_eq!(submit_errno(result), Some(libc::EINVAL));
-    }
-    assert!(is_pattern(6, bytes.as_ref()), "the buffer is as it was");
-    assert_eq!(handle.available_slots(), Some(2));
-    context.close().await;
+#[test]
+fn an_offset_past_the_largest_is_einval_without_advice_on_alignment() {
+    Fixture::new(2).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = patterned_buffer(6, BLOCK);
+        let past = u64::MAX - LEN + 1;
+        let reading = file
+            .read_at(&handle, past, &mut bytes, LEN, ReadFlags::empty())
+            .await;
+        let writing = file
+            .write_at(&handle, past, &bytes, LEN, WriteFlags::empty())
+            .await;
+        for result in [reading, writing] {
+            assert!(
+                !result
+                    .as_ref()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("multiples"),
+                "{result:?}"
+            );
+            assert_eq!(submit_errno(result), Some(libc::EINVAL));
+        }
+        assert!(is_pattern(6, bytes.as_ref()), "the buffer is as it was");
+        assert_eq!(handle.available_slots(), Some(2));
+    });
 }
 
 /// Nobody's descriptor: past every limit, or what used to be one.
@@ -156,12 +153,11 @@ impl Raw {
     }
 }
 
-#[tokio::test]
-async fn a_wrong_descriptor_is_ebadf() {
-    for dir in crate::common::everywhere() {
-        let (context, handle) = aio_context(2, true).unwrap();
-        let file = open_rw(&dir, "data").await;
-        let mut bytes = patterned(7, BLOCK);
+#[test]
+fn a_wrong_descriptor_is_ebadf() {
+    Fixture::new(2).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = patterned_buffer(7, BLOCK);
         for wrong in [Raw(-1), Raw(-100), Raw(i32::MAX), Raw::closed(&file)] {
             let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
             let command = RawCommand::Pread {
@@ -194,93 +190,86 @@ async fn a_wrong_descriptor_is_ebadf() {
         assert_eq!(handle.available_slots(), Some(2));
         assert_eq!(write(&handle, &file, 7, &bytes).await.unwrap(), LEN);
         read_is_served(&handle, &file, 7).await;
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_wrong_descriptor_is_ebadf_also_where_no_slot_is_free() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
-    let (context, handle) = aio_context(1, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    let (mut long, mut bytes) = (buffer(LONG), patterned(7, BLOCK));
-    for wrong in [Raw(-1), Raw(-100), Raw(i32::MAX), Raw::closed(&file)] {
-        let test = crate::common::until_seen(async || {
-            let mut running = pin!(read(&handle, &file, 0, &mut long));
-            if poll!(running.as_mut()).is_ready() || handle.available_slots() != Some(0) {
-                return None;
-            }
-            let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-            let command = RawCommand::Pread {
-                offset,
-                buffer: &mut bytes,
-                flags,
-                len,
-            };
-            let refused = handle.submit_request(&wrong, command).await;
-            assert_eq!(submit_errno(refused), Some(libc::EBADF));
-            assert!(is_pattern(7, bytes.as_ref()), "the buffer is as it was");
-            assert_eq!(running.await.unwrap(), LONG as u64);
-            Some(())
-        });
-        within(test).await;
-    }
-    context.close().await;
+#[test]
+fn a_wrong_descriptor_is_ebadf_also_where_no_slot_is_free() {
+    Fixture::new(1).blocks(LONG / BLOCK).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let (mut long, mut bytes) = (buffer(LONG), patterned_buffer(7, BLOCK));
+        for wrong in [Raw(-1), Raw(-100), Raw(i32::MAX), Raw::closed(&file)] {
+            let test = retry_until(async || {
+                let mut running = pin!(read(&handle, &file, 0, &mut long));
+                if poll!(running.as_mut()).is_ready() || handle.available_slots() != Some(0) {
+                    return None;
+                }
+                let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
+                let command = RawCommand::Pread {
+                    offset,
+                    buffer: &mut bytes,
+                    flags,
+                    len,
+                };
+                let refused = handle.submit_request(&wrong, command).await;
+                assert_eq!(submit_errno(refused), Some(libc::EBADF));
+                assert!(is_pattern(7, bytes.as_ref()), "the buffer is as it was");
+                assert_eq!(running.await.unwrap(), LONG as u64);
+                Some(())
+            });
+            test.await;
+        }
+    });
 }
 
-#[tokio::test]
-async fn files_that_can_not_do_it_are_errors() {
-    let dir = crate::common::on_disk();
-    let (context, handle) = aio_context(2, true).unwrap();
-    let directory = fs::File::open(dir.path()).unwrap();
-    let mut bytes = patterned(8, BLOCK);
-    let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-    let command = RawCommand::Pread {
-        offset,
-        buffer: &mut bytes,
-        flags,
-        len,
-    };
-    let refused = handle.submit_request(&directory, command).await;
-    assert_eq!(submit_errno(refused), Some(libc::EINVAL));
-    let command = RawCommand::Pwrite {
-        offset,
-        buffer: &bytes,
-        flags: WriteFlags::empty(),
-        len,
-    };
-    let refused = handle.submit_request(&directory, command).await;
-    assert_eq!(
-        submit_errno(refused),
-        Some(libc::EBADF),
-        "a directory is open for reading only"
-    );
-    let (pipe, _writer) = io::pipe().unwrap();
-    let refused = handle.submit_request(&pipe, RawCommand::Fsync).await;
-    assert_eq!(
-        submit_errno(refused),
-        Some(libc::EINVAL),
-        "a pipe has no fsync"
-    );
-    assert!(is_pattern(8, bytes.as_ref()), "the buffer is as it was");
-    assert_eq!(handle.available_slots(), Some(2));
-    context.close().await;
+#[test]
+fn files_that_can_not_do_it_are_errors() {
+    Fixture::new(2).run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let directory = fs::File::open(dir.path()).unwrap();
+        let mut bytes = patterned_buffer(8, BLOCK);
+        let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
+        let command = RawCommand::Pread {
+            offset,
+            buffer: &mut bytes,
+            flags,
+            len,
+        };
+        let refused = handle.submit_request(&directory, command).await;
+        assert_eq!(submit_errno(refused), Some(libc::EINVAL));
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer: &bytes,
+            flags: WriteFlags::empty(),
+            len,
+        };
+        let refused = handle.submit_request(&directory, command).await;
+        assert_eq!(
+            submit_errno(refused),
+            Some(libc::EBADF),
+            "a directory is open for reading only"
+        );
+        let (pipe, _writer) = io::pipe().unwrap();
+        let refused = handle.submit_request(&pipe, RawCommand::Fsync).await;
+        assert_eq!(
+            submit_errno(refused),
+            Some(libc::EINVAL),
+            "a pipe has no fsync"
+        );
+        assert!(is_pattern(8, bytes.as_ref()), "the buffer is as it was");
+        assert_eq!(handle.available_slots(), Some(2));
+    });
 }
 
-#[tokio::test]
-async fn a_wrong_mode_is_ebadf() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 2);
-        let (context, handle) = aio_context(2, true).unwrap();
-        let read_only = File::open(dir.path().join("data"), false).await.unwrap();
+#[test]
+fn a_wrong_mode_is_ebadf() {
+    Fixture::new(2).blocks(2).every_dir().run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        let read_only = File::open(path.clone(), false).await.unwrap();
         let mut write_only = OpenOptions::new();
         write_only.write(true);
-        let write_only = write_only
-            .aio_open(dir.path().join("data"), false)
-            .await
-            .unwrap();
-        let mut bytes = patterned(1, BLOCK);
+        let write_only = write_only.aio_open(path.clone(), false).await.unwrap();
+        let mut bytes = patterned_buffer(1, BLOCK);
         let refused = write(&handle, &read_only, 0, &bytes).await;
         assert_eq!(submit_errno(refused), Some(libc::EBADF));
         let refused = read(&handle, &write_only, 0, &mut bytes).await;
@@ -288,88 +277,83 @@ async fn a_wrong_mode_is_ebadf() {
         assert!(is_pattern(1, bytes.as_ref()), "the buffer is as it was");
         assert_eq!(write(&handle, &write_only, 1, &bytes).await.unwrap(), LEN);
         read_is_served(&handle, &read_only, 1).await;
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn the_requests_beside_a_refused_one_are_served() {
+#[test]
+fn the_requests_beside_a_refused_one_are_served() {
     const TOGETHER: usize = 32;
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), TOGETHER);
-        let (context, handle) = aio_context(64, true).unwrap();
-        let file = File::open(dir.path().join("data"), false).await.unwrap();
-        let bad_sets: [&[usize]; 5] = [&[0], &[31], &[7, 8], &[0, 1, 30, 31], &[5, 15, 25]];
-        for bad in bad_sets {
-            for _wave in 0..3 {
-                let requests = (0..TOGETHER).map(|i| {
-                    let (handle, file) = (&handle, &file);
-                    async move {
-                        if !bad.contains(&i) {
-                            return read_is_served(handle, file, i as u64).await;
+    Fixture::new(64)
+        .blocks(TOGETHER)
+        .every_dir()
+        .run(async |case| {
+            let (path, handle) = (case.path, case.handle);
+            let file = File::open(path.clone(), false).await.unwrap();
+            let bad_sets: [&[usize]; 5] = [&[0], &[31], &[7, 8], &[0, 1, 30, 31], &[5, 15, 25]];
+            for bad in bad_sets {
+                for _wave in 0..3 {
+                    let requests = (0..TOGETHER).map(|i| {
+                        let (handle, file) = (&handle, &file);
+                        async move {
+                            if !bad.contains(&i) {
+                                return read_is_served(handle, file, i as u64).await;
+                            }
+                            // Alternately by mode, refused at once; and by alignment, which runs.
+                            if i % 2 == 0 {
+                                let refused = write(handle, file, 0, &buffer(BLOCK)).await;
+                                assert_eq!(submit_errno(refused), Some(libc::EBADF));
+                            } else {
+                                let past = u64::MAX - LEN + 1;
+                                let mut bytes = buffer(BLOCK);
+                                let flags = ReadFlags::empty();
+                                let refused =
+                                    file.read_at(handle, past, &mut bytes, LEN, flags).await;
+                                assert_eq!(submit_errno(refused), Some(libc::EINVAL));
+                            }
                         }
-                        // Alternately by mode, refused at once; and by alignment, which runs.
-                        if i % 2 == 0 {
-                            let refused = write(handle, file, 0, &buffer(BLOCK)).await;
-                            assert_eq!(submit_errno(refused), Some(libc::EBADF));
-                        } else {
-                            let past = u64::MAX - LEN + 1;
-                            let mut bytes = buffer(BLOCK);
-                            let flags = ReadFlags::empty();
-                            let refused = file.read_at(handle, past, &mut bytes, LEN, flags).await;
-                            assert_eq!(submit_errno(refused), Some(libc::EINVAL));
-                        }
-                    }
-                });
-                within(join_all(requests)).await;
-                assert_eq!(handle.available_slots(), Some(64));
+                    });
+                    join_all(requests).await;
+                    assert_eq!(handle.available_slots(), Some(64));
+                }
             }
-        }
-        context.close().await;
-    }
+        });
 }
 
-#[tokio::test]
-async fn a_batch_of_nothing_but_refused_requests_gives_every_slot_back() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 1);
-    let (context, handle) = aio_context(3, true).unwrap();
-    let file = File::open(dir.path().join("data"), false).await.unwrap();
-    let bytes = buffer(BLOCK);
-    for _wave in 0..3 {
-        let refused = within(join_all((0..40).map(|_| write(&handle, &file, 0, &bytes)))).await;
-        for result in refused {
-            assert_eq!(submit_errno(result), Some(libc::EBADF));
+#[test]
+fn a_batch_of_nothing_but_refused_requests_gives_every_slot_back() {
+    Fixture::new(3).blocks(1).run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        let file = File::open(path.clone(), false).await.unwrap();
+        let bytes = buffer(BLOCK);
+        for _wave in 0..3 {
+            let refused = join_all((0..40).map(|_| write(&handle, &file, 0, &bytes))).await;
+            for result in refused {
+                assert_eq!(submit_errno(result), Some(libc::EBADF));
+            }
+            assert_eq!(handle.available_slots(), Some(3));
         }
-        assert_eq!(handle.available_slots(), Some(3));
-    }
-    within(read_is_served(&handle, &file, 0)).await;
-    context.close().await;
+        read_is_served(&handle, &file, 0).await;
+    });
 }
 
-#[tokio::test]
-async fn a_read_at_or_past_the_end_returns_zero() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 2);
-        let (context, handle) = aio_context(2, true).unwrap();
-        let file = open_rw(&dir, "data").await;
-        let mut bytes = patterned(3, BLOCK);
+#[test]
+fn a_read_at_or_past_the_end_returns_zero() {
+    Fixture::new(2).blocks(2).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = patterned_buffer(3, BLOCK);
         for block in [2, 3, 1 << 20] {
             assert_eq!(read(&handle, &file, block, &mut bytes).await.unwrap(), 0);
         }
         assert!(is_pattern(3, bytes.as_ref()), "the buffer is as it was");
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_read_across_the_end_is_short() {
-    for dir in crate::common::everywhere() {
-        crate::common::write_patterned(&dir.path().join("data"), 2);
-        let (context, handle) = aio_context(2, true).unwrap();
-        let file = open_rw(&dir, "data").await;
-        let mut bytes = patterned(3, 4 * BLOCK);
-        let old = patterned(3, 4 * BLOCK);
+#[test]
+fn a_read_across_the_end_is_short() {
+    Fixture::new(2).blocks(2).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = patterned_buffer(3, 4 * BLOCK);
+        let old = patterned_buffer(3, 4 * BLOCK);
         let read = file.read_at(&handle, LEN, &mut bytes, 2 * LEN, ReadFlags::empty());
         assert_eq!(read.await.unwrap(), LEN);
         assert!(is_pattern(1, &bytes.as_ref()[..BLOCK]));
@@ -381,23 +365,19 @@ async fn a_read_across_the_end_is_short() {
             bytes.as_ref()[2 * BLOCK..] == old.as_ref()[2 * BLOCK..],
             "what lies past `len` is as it was"
         );
-        context.close().await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_read_across_an_end_within_a_block_counts_the_bytes_that_are_there() {
-    for dir in crate::common::everywhere() {
-        let path = dir.path().join("data");
-        crate::common::write_patterned(&path, 2);
+#[test]
+fn a_read_across_an_end_within_a_block_counts_the_bytes_that_are_there() {
+    Fixture::new(2).blocks(2).every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         OpenOptions::new()
             .write(true)
             .open(&path)
             .unwrap()
             .set_len(LEN + 100)
             .unwrap();
-        let (context, handle) = aio_context(2, true).unwrap();
-        let file = open_rw(&dir, "data").await;
         let mut bytes = buffer(2 * BLOCK);
         assert_eq!(
             read(&handle, &file, 0, &mut bytes).await.unwrap(),
@@ -406,9 +386,8 @@ async fn a_read_across_an_end_within_a_block_counts_the_bytes_that_are_there() {
         let mut block = buffer(BLOCK);
         assert_eq!(read(&handle, &file, 1, &mut block).await.unwrap(), 100);
         let mut expected = vec![0; BLOCK];
-        crate::common::pattern(1, &mut expected);
+        pattern(1, &mut expected);
         assert_eq!(&block.as_ref()[..100], &expected[..100]);
         assert_eq!(&bytes.as_ref()[BLOCK..BLOCK + 100], &expected[..100]);
-        context.close().await;
-    }
+    });
 }

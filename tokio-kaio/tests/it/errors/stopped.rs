@@ -4,17 +4,17 @@ use super::*;
 
 #[tokio::test]
 async fn every_request_to_a_stopped_context_is_stopped() {
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), 1);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), 1);
     let file = open_rw(&dir, "data").await;
     for closed in [true, false] {
         let (context, handle) = aio_context(2, true).unwrap();
         if closed {
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         } else {
             drop(context);
         }
-        let mut bytes = patterned(2, BLOCK);
+        let mut bytes = patterned_buffer(2, BLOCK);
         let stopped = [
             read(&handle, &file, 0, &mut bytes).await.map(drop),
             write(&handle, &file, 0, &bytes).await.map(drop),
@@ -40,11 +40,11 @@ async fn every_request_to_a_stopped_context_is_stopped() {
 
 async fn those_that_wait_for_a_slot_are_stopped(closed: bool) {
     const WAITING: u64 = 16;
-    let dir = crate::common::on_disk();
-    crate::common::write_patterned(&dir.path().join("data"), LONG / BLOCK);
+    let dir = disk_dir();
+    write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let file = Arc::new(open_rw(&dir, "data").await);
     let mut long = buffer(LONG);
-    let test = crate::common::until_seen(async || {
+    let test = retry_until(async || {
         let whole = LONG as u64;
         fs::File::options()
             .write(true)
@@ -61,7 +61,7 @@ async fn those_that_wait_for_a_slot_are_stopped(closed: bool) {
         for i in 0..WAITING {
             let (handle, file) = (handle.clone(), Arc::clone(&file));
             waiting.spawn(async move {
-                let mut bytes = patterned(i, BLOCK);
+                let mut bytes = patterned_buffer(i, BLOCK);
                 let result = match i % 3 {
                     0 => read(&handle, &file, i, &mut bytes).await.map(drop),
                     1 => write(&handle, &file, 1000 + i, &bytes).await.map(drop),
@@ -108,7 +108,7 @@ async fn those_that_wait_for_a_slot_are_stopped(closed: bool) {
         assert_eq!(len, whole, "nothing of what waited was written");
         Some(())
     });
-    within(test).await;
+    with_hang_guard(test).await;
 }
 
 #[tokio::test]
