@@ -152,6 +152,11 @@ impl Fixture {
         self
     }
 
+    /// Runs in every mode in every test directory.
+    pub fn everywhere(self) -> Fixture {
+        self.every_dir().every_mode()
+    }
+
     /// Runs on tmpfs; not at all where tmpfs has no direct I/O.
     pub fn tmpfs(mut self) -> Fixture {
         self.dirs = tmpfs_dir().into_iter().collect();

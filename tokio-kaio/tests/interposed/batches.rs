@@ -69,8 +69,7 @@ fn a_batch_of_any_size_goes_in_one_call() {
 #[test]
 fn a_batch_mixes_operations_and_files() {
     Fixture::new(32)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, case.handle, case.mode);
@@ -166,8 +165,7 @@ fn results_come_as_they_are_there() {
 fn a_batch_larger_than_its_context_waits_for_slots() {
     Fixture::new(3)
         .blocks(40)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (file, handle, mode) = (case.file, case.handle, case.mode);
@@ -196,8 +194,7 @@ fn a_batch_larger_than_its_context_waits_for_slots() {
 fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
     Fixture::new(3)
         .blocks(2048)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
@@ -293,8 +290,7 @@ fn without_waiting_what_finds_no_slot_fails_and_the_rest_does_not() {
 fn a_batch_that_is_dropped_leaves_its_buffers_and_no_slot_taken() {
     Fixture::new(8)
         .blocks(16)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (file, handle) = (case.file, case.handle);
@@ -489,8 +485,7 @@ fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
 #[test]
 fn appends_of_a_batch_land_one_after_another() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (path, handle, mode) = (case.path, case.handle, case.mode);

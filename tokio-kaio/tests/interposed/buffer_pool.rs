@@ -293,8 +293,7 @@ fn many_tasks_never_have_more_buffers_than_there_are_nor_one_together() {
 #[test]
 fn a_few_buffers_serve_many_reads() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (dir, handle) = (case.dir, case.handle);
@@ -318,8 +317,7 @@ fn a_few_buffers_serve_many_reads() {
 #[test]
 fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, case.handle, case.mode);
@@ -353,8 +351,7 @@ fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
 #[test]
 fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_that() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, case.handle, case.mode);

@@ -53,8 +53,7 @@ async fn turns_until(mut done: impl FnMut() -> bool) {
 #[test]
 fn a_stuck_read_ends_at_its_deadline_and_not_before() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -97,8 +96,7 @@ fn a_stuck_read_ends_at_its_deadline_and_not_before() {
 #[test]
 fn every_kind_of_operation_times_out() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -190,8 +188,7 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
 #[test]
 fn a_result_that_is_there_wins_over_the_deadline() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -214,8 +211,7 @@ fn a_result_that_is_there_wins_over_the_deadline() {
 #[test]
 fn a_deadline_that_is_far_away_changes_nothing() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -246,8 +242,7 @@ fn a_deadline_that_is_far_away_changes_nothing() {
 #[test]
 fn one_that_waits_for_a_slot_times_out_and_never_reaches_the_kernel() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -304,8 +299,7 @@ fn one_that_waits_for_a_slot_times_out_and_never_reaches_the_kernel() {
 #[test]
 fn after_its_deadline_nothing_is_submitted() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -355,8 +349,7 @@ fn after_its_deadline_nothing_is_submitted() {
 #[test]
 fn a_timeout_starts_with_its_operation() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -386,8 +379,7 @@ fn a_timeout_starts_with_its_operation() {
 #[test]
 fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -428,8 +420,7 @@ fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
 #[test]
 fn with_a_timeout_of_zero_an_operation_is_submitted_and_one_of_bytes_is_not() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -458,8 +449,7 @@ fn with_a_timeout_of_zero_an_operation_is_submitted_and_one_of_bytes_is_not() {
 #[test]
 fn an_operation_of_several_requests_has_one_deadline() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .blocks(8)
         .pause_clock()
         .run(async |case| {
@@ -531,8 +521,7 @@ fn a_deadline_that_passes_while_requests_complete_at_once_is_met() {
 #[test]
 fn tasks_on_several_workers_time_out() {
     Fixture::new(4)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .multi_thread()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, case.handle, case.mode);

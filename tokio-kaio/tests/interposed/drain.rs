@@ -46,33 +46,29 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
 #[test]
 fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() {
     const PIECES: usize = 4096;
-    let dir = disk_dir();
-    for mode in modes() {
-        current_thread().block_on(async {
-            let (context, handle) = context_in(mode, 4);
-            write_patterned(&dir.path().join("file"), PIECES);
-            let file = open_rw(&dir, "file").await;
-            let block = buffer(BLOCK);
-            let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
-            for polls in 1..6 {
-                let watched = WatchedFile::new(&file);
-                let flags = WriteFlags::empty();
-                let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
-                for _ in 0..polls {
-                    if poll!(write.as_mut()).is_ready() {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
+    Fixture::new(4).every_mode().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        write_patterned(&dir.path().join("file"), PIECES);
+        let file = open_rw(dir, "file").await;
+        let block = buffer(BLOCK);
+        let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
+        for polls in 1..6 {
+            let watched = WatchedFile::new(&file);
+            let flags = WriteFlags::empty();
+            let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
+            for _ in 0..polls {
+                if poll!(write.as_mut()).is_ready() {
+                    break;
                 }
-                drop(write);
-                with_hang_guard(file.drain(&handle)).await;
-                let seen = watched.transfers().len();
-                assert_idle(&handle, 4).await;
-                assert_eq!(watched.transfers().len(), seen, "{mode:?}");
+                tokio::task::yield_now().await;
             }
-            with_hang_guard(context.close()).await;
-        });
-    }
+            drop(write);
+            file.drain(&handle).await;
+            let seen = watched.transfers().len();
+            assert_idle(&handle, 4).await;
+            assert_eq!(watched.transfers().len(), seen, "{mode:?}");
+        }
+    });
 }
 
 #[test]
@@ -204,40 +200,35 @@ fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
 
 #[test]
 fn a_retry_after_a_drain_is_not_overtaken() {
-    for dir in test_dirs() {
-        for mode in modes() {
-            multi_thread().block_on(async {
-                let (context, handle) = context_in(mode, 8);
-                let path = dir.path().join("file");
-                let file = File::create(&path, false).await.unwrap();
-                for round in 0..60_u8 {
-                    let (mut old, mut new) = (buffer(16 * BLOCK), buffer(16 * BLOCK));
-                    old.fill(0xff);
-                    new.fill(round);
-                    let flags = WriteFlags::empty();
-                    for polls in 0..3 {
-                        let mut dropped =
-                            Box::pin(file.write_at(&handle, 0, &old, 16 * LEN, flags));
-                        for _ in 0..polls {
-                            if poll!(&mut dropped).is_ready() {
-                                break;
-                            }
+    Fixture::new(8)
+        .everywhere()
+        .multi_thread()
+        .run(async |case| {
+            let (path, handle, mode) = (case.path, case.handle, case.mode);
+            let file = File::create(&path, false).await.unwrap();
+            for round in 0..60_u8 {
+                let (mut old, mut new) = (buffer(16 * BLOCK), buffer(16 * BLOCK));
+                old.fill(0xff);
+                new.fill(round);
+                let flags = WriteFlags::empty();
+                for polls in 0..3 {
+                    let mut dropped = Box::pin(file.write_at(&handle, 0, &old, 16 * LEN, flags));
+                    for _ in 0..polls {
+                        if poll!(&mut dropped).is_ready() {
+                            break;
                         }
                     }
-                    file.drain(&handle).await;
-                    let written = file.write_at(&handle, 0, &new, 16 * LEN, flags).await;
-                    assert_eq!(written.unwrap(), 16 * LEN);
-                    let bytes = std::fs::read(&path).unwrap();
-                    assert!(
-                        bytes.iter().all(|&byte| byte == round),
-                        "{mode:?}, round {round}"
-                    );
                 }
-                assert_idle(&handle, 8).await;
-                context.close().await;
-            });
-        }
-    }
+                file.drain(&handle).await;
+                let written = file.write_at(&handle, 0, &new, 16 * LEN, flags).await;
+                assert_eq!(written.unwrap(), 16 * LEN);
+                let bytes = std::fs::read(&path).unwrap();
+                assert!(
+                    bytes.iter().all(|&byte| byte == round),
+                    "{mode:?}, round {round}"
+                );
+            }
+        });
 }
 
 #[test]

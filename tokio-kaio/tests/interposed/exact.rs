@@ -39,7 +39,7 @@ fn io_error(error: &AioCommandError) -> &io::Error {
 
 #[test]
 fn what_is_moved_in_full_takes_one_request() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
         let source = filled(4 * BLOCK);
         let write = file.write_all_at(handle, 0, &source, 4 * LEN, WRITE);
@@ -66,7 +66,7 @@ fn what_is_moved_in_full_takes_one_request() {
 
 #[test]
 fn what_comes_back_short_is_resumed_where_it_stopped() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Parts in a whole; requests that takes.
         for (blocks, part, requests) in [(8, 1, 8), (8, 3, 3), (8, 7, 2), (8, 8, 1), (1, 1, 1)] {
@@ -136,8 +136,7 @@ fn what_comes_back_short_is_resumed_where_it_stopped() {
 #[test]
 fn a_part_of_a_buffer_is_resumed_within_its_part() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .content(content(8 * BLOCK))
         .run(async |case| {
             let (file, handle, mode) = (case.file, &case.handle, case.mode);
@@ -173,8 +172,7 @@ fn a_part_of_a_buffer_is_resumed_within_its_part() {
 #[test]
 fn an_append_that_comes_back_short_is_resumed_at_the_end() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .content(content(BLOCK))
         .run(async |case| {
             let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
@@ -190,8 +188,7 @@ fn an_append_that_comes_back_short_is_resumed_at_the_end() {
 #[test]
 fn nothing_is_moved_at_once() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .content(content(BLOCK))
         .run(async |case| {
             let (dir, file, handle) = (case.dir, case.file, &case.handle);
@@ -252,7 +249,7 @@ fn aio_context_of_eight() -> (tokio_kaio::AioContext, AioContextHandle) {
 
 #[test]
 fn a_file_that_ends_before_is_an_error_that_says_where() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Where it ends; where the read starts; whether requests are cut.
         for (size, start, cut) in [
@@ -314,7 +311,7 @@ fn an_odd_offset_is_no_end_of_the_file() {
 
 #[test]
 fn an_error_after_some_progress_is_told_and_the_buffer_is_back() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         if !submits_once(mode) {
             return;
@@ -367,7 +364,7 @@ fn a_write_past_the_limit_of_file_sizes_is_short_at_first_and_then_an_error() {
     // SAFETY: the signal that comes with it is ignored.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     set_limit(libc::RLIMIT_FSIZE, 2 * LEN);
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
         let source = filled(4 * BLOCK);
         let write = file.write_at(handle, 0, &source, 4 * LEN, WRITE);
@@ -391,8 +388,7 @@ fn a_write_past_the_limit_of_file_sizes_is_short_at_first_and_then_an_error() {
 #[test]
 fn an_exact_read_that_is_dropped_leaves_the_buffer_with_its_size() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .content(content(8 * BLOCK))
         .run(async |case| {
             let (file, handle, mode) = (case.file, &case.handle, case.mode);

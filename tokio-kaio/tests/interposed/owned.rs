@@ -134,8 +134,7 @@ async fn reads<B: IoBufMut>(handle: &AioContextHandle, file: &File, mut target: 
 #[test]
 fn every_kind_of_aligned_buffer_is_written_and_read() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, &case.handle);
@@ -175,8 +174,7 @@ fn every_kind_of_aligned_buffer_is_written_and_read() {
 #[test]
 fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, &case.handle);
@@ -200,8 +198,7 @@ fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
 fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
     static BYTES: &[u8] = b"that were there all the time";
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, &case.handle);
@@ -230,8 +227,7 @@ fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
 #[test]
 fn a_vector_grows_by_what_is_read_into_its_spare_room() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -289,8 +285,7 @@ fn bytes_are_written_and_read() {
     use bytes::{Bytes, BytesMut};
 
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, &case.handle);
@@ -377,8 +372,7 @@ async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
 #[test]
 fn the_buffer_comes_back_with_every_error() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -482,8 +476,7 @@ fn a_vector_that_is_not_aligned_is_an_error_that_explains_it() {
 #[test]
 fn an_end_of_file_within_an_exact_read_gives_the_buffer_back() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -510,8 +503,7 @@ fn moved<B>((result, _): (Result<u64, AioCommandError>, B)) -> Result<u64, AioCo
 #[test]
 fn a_buffer_is_dropped_when_the_kernel_is_done_with_it_and_not_before() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -546,8 +538,7 @@ fn a_buffer_is_dropped_when_the_kernel_is_done_with_it_and_not_before() {
 #[test]
 fn a_buffer_that_never_got_to_the_kernel_is_dropped_at_once() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -583,8 +574,7 @@ fn a_buffer_that_never_got_to_the_kernel_is_dropped_at_once() {
 #[test]
 fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -634,8 +624,7 @@ fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
 #[test]
 fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_has() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
@@ -696,8 +685,7 @@ fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_has() {
 #[test]
 fn of_a_write_that_times_out_an_aligned_buf_comes_back_and_of_other_buffers_an_empty_one() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, &case.handle);

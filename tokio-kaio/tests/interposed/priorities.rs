@@ -46,7 +46,7 @@ fn priorities_are_those_of_linux() {
 
 #[test]
 fn every_priority_goes_with_its_request() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
         for (priority, expected) in (0..8)
@@ -80,7 +80,7 @@ fn every_priority_goes_with_its_request() {
 
 #[test]
 fn every_kind_of_transfer_has_it() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
         let handle = handle.with_priority(IoPriority::best_effort(6));
@@ -118,7 +118,7 @@ fn every_kind_of_transfer_has_it() {
 
 #[test]
 fn requests_that_go_together_keep_their_own() {
-    Fixture::new(64).every_dir().every_mode().run(async |case| {
+    Fixture::new(64).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
         let watched = WatchedFile::new(&file);

@@ -48,7 +48,7 @@ fn path_of(dir: &TempDir, name: &str) -> PathBuf {
 
 #[test]
 fn any_range_of_a_file_can_be_read_and_none_past_its_end() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let content = bytes(1, 3 * BLOCK + 700);
         let path = path_of(dir, "data");
@@ -85,13 +85,13 @@ fn a_long_read_goes_in_pieces() {
 
 #[test]
 fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
-    let dir = disk_dir();
-    write_patterned(&path_of(&dir, "data"), 4);
-    let content = fs::read(path_of(&dir, "data")).unwrap();
-    for mode in modes() {
-        multi_thread().block_on(with_hang_guard(async {
-            let (context, handle) = context_in(mode, 4);
-            let file = open_rw(&dir, "data").await;
+    Fixture::new(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, file, handle) = (case.dir, case.file, case.handle);
+            write_patterned(&path_of(dir, "data"), 4);
+            let content = fs::read(path_of(dir, "data")).unwrap();
             for polls in 0..20 {
                 let mut target = vec![0xee; 9000];
                 {
@@ -107,17 +107,14 @@ fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
                 let untouched = target.iter().all(|&byte| byte == 0xee);
                 assert!(untouched || target == content[77..9077]);
             }
-            assert_idle(&handle, 4).await;
-            context.close().await;
-        }));
-    }
+        });
 }
 
 // ---- Lengths ----------------------------------------------------------------------------------
 
 #[test]
 fn a_file_gets_as_long_as_what_is_written_and_no_longer() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         for (i, (start, offset, len)) in [
             (0, 0, 1),
@@ -419,7 +416,7 @@ fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline()
 
 #[test]
 fn writes_that_wait_for_slots_and_in_line_all_come_through() {
-    Fixture::new(1).every_dir().every_mode().run(async |case| {
+    Fixture::new(1).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = open_rw(dir, &format!("{mode:?}")).await;
         let data: Vec<_> = (0..100).map(|i| bytes(i, 333)).collect();
@@ -637,40 +634,37 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
 
 #[test]
 fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
-    for dir in test_dirs() {
-        for (i, mode) in modes().enumerate() {
-            let name = format!("{i}");
-            fs::write(path_of(&dir, &name), bytes(0, 2 * BLOCK + 100)).unwrap();
-            multi_thread().block_on(with_hang_guard(async {
-                let (context, handle) = context_in(mode, 8);
-                let file = open_rw(&dir, &name).await;
-                for round in 0..300_u64 {
-                    // In a block, over two, past the end.
-                    let offset = [100, 3000, 2 * LEN + 90][round as usize % 3];
-                    let (dropped, kept) = (bytes(round * 2, 2000), bytes(round * 2 + 1, 2000));
-                    {
-                        let write = file.write_bytes_at(&handle, offset, &dropped, NONE);
-                        let mut write = pin!(write);
-                        for _ in 0..round % 11 {
-                            if poll!(&mut write).is_ready() {
-                                break;
-                            }
-                            yield_now().await;
+    Fixture::new(8)
+        .everywhere()
+        .multi_thread()
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+            let name = "data".to_string();
+            fs::write(path_of(dir, &name), bytes(0, 2 * BLOCK + 100)).unwrap();
+            let file = open_rw(dir, &name).await;
+            for round in 0..300_u64 {
+                // In a block, over two, past the end.
+                let offset = [100, 3000, 2 * LEN + 90][round as usize % 3];
+                let (dropped, kept) = (bytes(round * 2, 2000), bytes(round * 2 + 1, 2000));
+                {
+                    let write = file.write_bytes_at(&handle, offset, &dropped, NONE);
+                    let mut write = pin!(write);
+                    for _ in 0..round % 11 {
+                        if poll!(&mut write).is_ready() {
+                            break;
                         }
+                        yield_now().await;
                     }
-                    let write = file.write_bytes_at(&handle, offset, &kept, NONE);
-                    write.await.unwrap();
-                    file.drain(&handle).await;
-                    assert!(
-                        read(&handle, &file, offset, 2000).await == kept,
-                        "{round} {mode:?}"
-                    );
                 }
-                assert_idle(&handle, 8).await;
-                context.close().await;
-            }));
-        }
-    }
+                let write = file.write_bytes_at(&handle, offset, &kept, NONE);
+                write.await.unwrap();
+                file.drain(&handle).await;
+                assert!(
+                    read(&handle, &file, offset, 2000).await == kept,
+                    "{round} {mode:?}"
+                );
+            }
+        });
 }
 
 // ---- Flags and files --------------------------------------------------------------------------
@@ -724,39 +718,34 @@ fn page_cached(file: &File) -> RawFd {
 
 #[test]
 fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
-    for dir in test_dirs() {
-        for (i, mode) in modes().enumerate() {
-            current_thread().block_on(with_hang_guard(async {
-                let (context, handle) = context_in(mode, 4);
-                let file = open_rw(&dir, &format!("{i}")).await;
-                file.write_bytes_at(&handle, 0, b"x", NONE).await.unwrap();
-                let cached = page_cached(&file);
-                for flag in [WriteFlags::DSYNC, WriteFlags::SYNC] {
-                    let (direct, rest) = (WatchedFile::new(&file), WatchedFile::new(&cached));
-                    let data = bytes(1, 2 * BLOCK + 5);
-                    file.write_bytes_at(&handle, 0, &data, flag).await.unwrap();
-                    let of = |watched: &WatchedFile| {
-                        let seen = watched.transfers().into_iter().filter(|seen| seen.writes);
-                        let ours = seen.map(|seen| {
-                            let flag = seen.flags & flag.bits() as u32;
-                            (seen.offset, seen.len, flag != 0)
-                        });
-                        ours.collect::<Vec<_>>()
-                    };
-                    assert_eq!(of(&direct), [(0, 2 * LEN, true)], "{mode:?}");
-                    assert_eq!(of(&rest), [(2 * LEN, 5, true)], "{mode:?}");
-                    drop((direct, rest));
-                    file.set_len(1).await.unwrap();
-                }
-                context.close().await;
-            }));
+    Fixture::new(4).everywhere().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = open_rw(dir, "data").await;
+        file.write_bytes_at(&handle, 0, b"x", NONE).await.unwrap();
+        let cached = page_cached(&file);
+        for flag in [WriteFlags::DSYNC, WriteFlags::SYNC] {
+            let (direct, rest) = (WatchedFile::new(&file), WatchedFile::new(&cached));
+            let data = bytes(1, 2 * BLOCK + 5);
+            file.write_bytes_at(&handle, 0, &data, flag).await.unwrap();
+            let of = |watched: &WatchedFile| {
+                let seen = watched.transfers().into_iter().filter(|seen| seen.writes);
+                let ours = seen.map(|seen| {
+                    let flag = seen.flags & flag.bits() as u32;
+                    (seen.offset, seen.len, flag != 0)
+                });
+                ours.collect::<Vec<_>>()
+            };
+            assert_eq!(of(&direct), [(0, 2 * LEN, true)], "{mode:?}");
+            assert_eq!(of(&rest), [(2 * LEN, 5, true)], "{mode:?}");
+            drop((direct, rest));
+            file.set_len(1).await.unwrap();
         }
-    }
+    });
 }
 
 #[test]
 fn what_comes_back_short_is_resumed() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
         let path = path_of(dir, "data");
         write_patterned(&path, 20);
@@ -854,7 +843,7 @@ fn noappend_writes_where_it_is_told_to() {
 
 #[test]
 fn nowait_is_refused_or_done_and_nothing_else_changes() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle) = (case.dir, case.file, case.handle);
         write_patterned(&path_of(dir, "data"), 4);
         let before = fs::read(path_of(dir, "data")).unwrap();
@@ -899,38 +888,33 @@ fn an_atomic_write_that_is_not_aligned_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_file_for_writing_alone_is_written_at_any_offset() {
-    for dir in test_dirs() {
-        for (i, mode) in modes().enumerate() {
-            let name = format!("{i}");
-            write_patterned(&path_of(&dir, &name), 3);
-            let mut content = fs::read(path_of(&dir, &name)).unwrap();
-            current_thread().block_on(with_hang_guard(async {
-                let (context, handle) = context_in(mode, 4);
-                let mut options = OpenOptions::new();
-                let opening = options.write(true).aio_open(path_of(&dir, &name), false);
-                let file = opening.await.unwrap();
-                for (offset, len) in [(10, 10), (4000, 5000), (0, BLOCK), (3 * BLOCK - 5, 100)] {
-                    let data = bytes(5, len);
-                    file.write_bytes_at(&handle, offset as u64, &data, NONE)
-                        .await
-                        .unwrap();
-                    content.resize(content.len().max(offset + len), 0);
-                    content[offset..][..len].copy_from_slice(&data);
-                    assert!(
-                        fs::read(path_of(&dir, &name)).unwrap() == content,
-                        "{offset}"
-                    );
-                }
-                let mut target = [0; 4];
-                let unreadable = file.read_bytes_at(&handle, 3, &mut target, ReadFlags::empty());
-                assert_eq!(
-                    unreadable.await.unwrap_err().raw_os_error(),
-                    Some(libc::EBADF)
-                );
-                context.close().await;
-            }));
+    Fixture::new(4).everywhere().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
+        let name = "data".to_string();
+        write_patterned(&path_of(dir, &name), 3);
+        let mut content = fs::read(path_of(dir, &name)).unwrap();
+        let mut options = OpenOptions::new();
+        let opening = options.write(true).aio_open(path_of(dir, &name), false);
+        let file = opening.await.unwrap();
+        for (offset, len) in [(10, 10), (4000, 5000), (0, BLOCK), (3 * BLOCK - 5, 100)] {
+            let data = bytes(5, len);
+            file.write_bytes_at(&handle, offset as u64, &data, NONE)
+                .await
+                .unwrap();
+            content.resize(content.len().max(offset + len), 0);
+            content[offset..][..len].copy_from_slice(&data);
+            assert!(
+                fs::read(path_of(dir, &name)).unwrap() == content,
+                "{offset}"
+            );
         }
-    }
+        let mut target = [0; 4];
+        let unreadable = file.read_bytes_at(&handle, 3, &mut target, ReadFlags::empty());
+        assert_eq!(
+            unreadable.await.unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
+    });
 }
 
 #[test]

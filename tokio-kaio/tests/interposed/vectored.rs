@@ -54,7 +54,7 @@ fn lists() -> Vec<Vec<usize>> {
 
 #[test]
 fn borrowed_ranges_move_what_one_plain_transfer_does() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         for units in lists() {
             borrowed(dir, &handle, &units).await;
@@ -109,7 +109,7 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
 
 #[test]
 fn whole_buffers_are_pieces_too() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = file_with_content(dir, 0).await;
         let expected = content(3 * BLOCK);
@@ -130,7 +130,7 @@ fn whole_buffers_are_pieces_too() {
 
 #[test]
 fn buffers_that_are_handed_over_move_what_one_plain_transfer_does() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         for units in lists() {
             handed_over(dir, &handle, &units).await;
@@ -180,7 +180,7 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
 
 #[test]
 fn an_empty_list_moves_nothing() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, BLOCK).await;
         let read = file.read_vectored_at(&handle, 0, &mut [], ReadFlags::empty());
@@ -200,7 +200,7 @@ fn an_empty_list_moves_nothing() {
 /// Also where they fill a whole request, which moves nothing then though the file does not end.
 #[test]
 fn pieces_without_bytes_are_passed_over() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         for (before, between) in [(1, 1), (0, 5), (IOV_MAX, 0), (3 * IOV_MAX + 1, 1500)] {
             let file = file_with_content(dir, 0).await;
@@ -238,7 +238,7 @@ fn pieces_without_bytes_are_passed_over() {
 
 #[test]
 fn a_read_that_meets_the_end_of_the_file_is_short() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let unit = smallest(&file_with_content(dir, 0).await).await;
         // The end is between pieces, within one, and where a request is full.
@@ -320,7 +320,7 @@ fn there_is_one_system_call_for_1024_pieces() {
 /// One piece is a plain request, also as what is left of many.
 #[test]
 fn requests_go_one_after_the_other_each_where_the_last_one_ended() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 0).await;
         let unit = smallest(&file).await;
@@ -345,7 +345,7 @@ fn requests_go_one_after_the_other_each_where_the_last_one_ended() {
 /// As of one that the kernel cuts short, which is not resumed either.
 #[test]
 fn a_short_request_ends_the_operation() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 0).await;
         let unit = smallest(&file).await;
@@ -448,7 +448,7 @@ async fn dropping<T>(context: AioContext, operation: impl Future<Output = T>) ->
 #[test]
 fn lists_are_appended_each_in_one_piece() {
     const LISTS: u64 = 8;
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (path, handle) = (case.path, case.handle);
         for by_flag in [true, false] {
             fs::write(&path, content(BLOCK)).unwrap();
@@ -484,7 +484,7 @@ fn lists_are_appended_each_in_one_piece() {
 
 #[test]
 fn a_list_of_several_requests_is_appended_as_one_where_nobody_else_appends() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = file_with_content(dir, BLOCK).await;
         let unit = smallest(&file).await;
@@ -508,7 +508,7 @@ fn errno(result: Result<u64, AioCommandError>) -> Option<i32> {
 
 #[test]
 fn a_list_that_is_refused_gives_every_buffer_back() {
-    Fixture::new(8).every_dir().every_mode().run(async |case| {
+    Fixture::new(8).everywhere().run(async |case| {
         let (dir, path, handle, mode) = (case.dir, case.path, case.handle, case.mode);
         file_with_content(dir, BLOCK).await;
         let writes_only = File::create(dir.path().join("other"), false).await.unwrap();
@@ -615,8 +615,7 @@ async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
 #[test]
 fn a_dropped_write_goes_on_with_what_its_buffers_had() {
     Fixture::new(8)
-        .every_dir()
-        .every_mode()
+        .everywhere()
         .start_driver()
         .run(async |case| {
             let (dir, handle) = (case.dir, case.handle);
@@ -678,32 +677,28 @@ async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_don
 }
 
 /// Of two requests, what was read by the first is not told of, and the buffers are new ones.
-#[tokio::test]
-async fn a_list_dropped_between_two_requests_leaves_every_buffer_with_its_size() {
-    for dir in test_dirs() {
-        for mode in modes() {
-            let (context, handle) = context_in(mode, 8);
-            let file = file_with_content(&dir, 3000 * 4096).await;
-            let pool = pool_of(3000, 4096);
-            let mut buffers = take(&pool, 3000);
-            let flags = ReadFlags::empty();
-            for polls in 0..6 {
-                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-                let mut read = Box::pin(file.read_vectored_at(&handle, 0, &mut parts, flags));
-                for _ in 0..polls {
-                    if poll!(read.as_mut()).is_ready() {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
+#[test]
+fn a_list_dropped_between_two_requests_leaves_every_buffer_with_its_size() {
+    Fixture::new(8).everywhere().run(async |case| {
+        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+        let file = file_with_content(dir, 3000 * 4096).await;
+        let pool = pool_of(3000, 4096);
+        let mut buffers = take(&pool, 3000);
+        let flags = ReadFlags::empty();
+        for polls in 0..6 {
+            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+            let mut read = Box::pin(file.read_vectored_at(&handle, 0, &mut parts, flags));
+            for _ in 0..polls {
+                if poll!(read.as_mut()).is_ready() {
+                    break;
                 }
-                drop(read);
-                assert!(
-                    buffers.iter().all(|buffer| buffer.size() == 4096),
-                    "{mode:?}"
-                );
+                tokio::task::yield_now().await;
             }
-            assert_idle(&handle, 8).await;
-            with_hang_guard(context.close()).await;
+            drop(read);
+            assert!(
+                buffers.iter().all(|buffer| buffer.size() == 4096),
+                "{mode:?}"
+            );
         }
-    }
+    });
 }

@@ -214,7 +214,7 @@ fn only_locked_ones_meet_the_limit_of_locked_memory() {
 /// Every kind of them does for every transfer.
 #[test]
 fn every_kind_is_read_into_and_written_from() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let kinds = [
             AlignedBuf::new(2 * BLOCK),

@@ -133,7 +133,7 @@ fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
 /// event of a write says that the kernel can't promise not to wait.
 #[test]
 fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (path, file, handle, mode) = (case.path, case.file, case.handle, case.mode);
         // SAFETY: changes the flags of a file that is open.
         let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };

@@ -348,12 +348,12 @@ fn operations_get_on_beside_a_task_that_is_always_ready() {
 }
 
 /// Polled by hand and without a waker that does anything, an operation still gets done.
-#[tokio::test]
-async fn an_operation_that_is_only_polled_gets_done() {
-    for dir in test_dirs() {
+#[test]
+fn an_operation_that_is_only_polled_gets_done() {
+    Fixture::new(1).every_dir().run(async |case| {
+        let (dir, handle) = (case.dir, case.handle);
         write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(&dir, "file").await;
-        let (context, handle) = aio_context(1, true).unwrap();
+        let file = open_rw(dir, "file").await;
         let mut buffers: VecDeque<_> = (0..8).map(|_| buffer(BLOCK)).collect();
         let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
         let mut reads: Vec<_> = buffers
@@ -374,6 +374,5 @@ async fn an_operation_that_is_only_polled_gets_done() {
             }
         })
         .await;
-        with_hang_guard(context.close()).await;
-    }
+    });
 }

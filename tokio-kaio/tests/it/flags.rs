@@ -476,7 +476,7 @@ async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
 
 #[test]
 fn dontcache_is_taken_with_direct_io_by_those_who_know_it() {
-    Fixture::new(4).every_dir().every_mode().run(async |case| {
+    Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
         let mut bytes = patterned_buffer(1, BLOCK);
         let written = file

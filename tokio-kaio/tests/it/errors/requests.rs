@@ -47,61 +47,59 @@ async fn panics_about_len(request: impl Future<Output = Result<u64, AioCommandEr
     assert!(text.contains("len should be <= buffer.size()"), "{text}");
 }
 
-#[tokio::test]
-async fn misaligned_requests_are_einval_that_names_the_alignment() {
-    let dir = disk_dir();
-    write_patterned(&dir.path().join("data"), 8);
-    let (context, handle) = aio_context(8, true).unwrap();
-    let file = open_rw(&dir, "data").await;
-    let mut bytes = buffer(BLOCK);
-    let probe = file
-        .read_at(&handle, 1, &mut bytes, 511, ReadFlags::empty())
-        .await;
-    if probe.is_ok() {
-        eprintln!("skipped: the file system takes any alignment");
-        return;
-    }
-    for (offset, len) in [(1, LEN), (0, LEN - 1), (511, 511), (LEN - 1, 1)] {
-        let reading = file
-            .read_at(&handle, offset, &mut bytes, len, ReadFlags::empty())
+#[test]
+fn misaligned_requests_are_einval_that_names_the_alignment() {
+    Fixture::new(8).blocks(8).run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let mut bytes = buffer(BLOCK);
+        let probe = file
+            .read_at(&handle, 1, &mut bytes, 511, ReadFlags::empty())
             .await;
-        let writing = file
-            .write_at(&handle, offset, &bytes, len, WriteFlags::empty())
-            .await;
-        for result in [reading, writing] {
-            let Err(error @ AioCommandError::BadResult(_)) = &result else {
-                panic!("{len} at {offset}: {result:?}");
-            };
-            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-            let text = error.to_string();
-            let Some((memory, multiple)) = wanted_alignment(&file) else {
-                eprintln!("skipped: statx does not tell the alignment here");
-                continue;
-            };
-            assert!(
-                text.contains(&format!("{len} bytes at offset {offset}")),
-                "{text}"
-            );
-            assert!(
-                text.contains(&format!("multiples of {multiple} bytes")),
-                "{text}"
-            );
-            assert!(
-                text.contains(&format!("memory aligned to {memory}")),
-                "{text}"
-            );
-            assert!(text.contains("read_bytes_at and write_bytes_at"), "{text}");
+        if probe.is_ok() {
+            eprintln!("skipped: the file system takes any alignment");
+            return;
         }
-    }
-    let untouched = fs::read(dir.path().join("data")).unwrap();
-    assert!(
-        (0..)
-            .zip(untouched.chunks(BLOCK))
-            .all(|(i, block)| is_pattern(i, block))
-    );
-    with_hang_guard(read_is_served(&handle, &file, 3)).await;
-    assert_eq!(handle.available_slots(), Some(8));
-    context.close().await;
+        for (offset, len) in [(1, LEN), (0, LEN - 1), (511, 511), (LEN - 1, 1)] {
+            let reading = file
+                .read_at(&handle, offset, &mut bytes, len, ReadFlags::empty())
+                .await;
+            let writing = file
+                .write_at(&handle, offset, &bytes, len, WriteFlags::empty())
+                .await;
+            for result in [reading, writing] {
+                let Err(error @ AioCommandError::BadResult(_)) = &result else {
+                    panic!("{len} at {offset}: {result:?}");
+                };
+                assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+                let text = error.to_string();
+                let Some((memory, multiple)) = wanted_alignment(&file) else {
+                    eprintln!("skipped: statx does not tell the alignment here");
+                    continue;
+                };
+                assert!(
+                    text.contains(&format!("{len} bytes at offset {offset}")),
+                    "{text}"
+                );
+                assert!(
+                    text.contains(&format!("multiples of {multiple} bytes")),
+                    "{text}"
+                );
+                assert!(
+                    text.contains(&format!("memory aligned to {memory}")),
+                    "{text}"
+                );
+                assert!(text.contains("read_bytes_at and write_bytes_at"), "{text}");
+            }
+        }
+        let untouched = fs::read(path.clone()).unwrap();
+        assert!(
+            (0..)
+                .zip(untouched.chunks(BLOCK))
+                .all(|(i, block)| is_pattern(i, block))
+        );
+        read_is_served(&handle, &file, 3).await;
+        assert_eq!(handle.available_slots(), Some(8));
+    });
 }
 
 #[test]
