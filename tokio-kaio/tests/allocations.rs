@@ -232,7 +232,7 @@ async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer
 }
 
 #[test]
-fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
+fn owned_buffers_cost_at_most_two_allocations() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -286,7 +286,7 @@ fn exact_transfers_allocate_nothing() {
 
 /// A list of them, its pieces, and what owns these.
 #[test]
-fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
+fn a_vectored_transfer_allocates_only_its_lists() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -325,7 +325,7 @@ fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
 }
 
 #[test]
-fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
+fn priorities_and_unreached_deadlines_cost_at_most_a_timer() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -354,7 +354,7 @@ fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
 
 /// What a task has of it while it has one.
 #[test]
-fn a_buffer_of_a_pool_is_one_allocation() {
+fn a_pooled_buffer_is_one_allocation() {
     current_thread().block_on(async {
         let pool = BufferPool::new(2, BLOCK).unwrap();
         assert_eq!(each(async || drop(pool.get().await)).await, 1);

@@ -51,7 +51,7 @@ fn with_recorder(test: impl AsyncFnOnce(&Snapshotter)) {
 }
 
 #[test]
-fn every_counter_is_published_as_it_is() {
+fn every_counter_is_published_with_its_value() {
     with_recorder(async |snapshotter| {
         let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
@@ -126,7 +126,7 @@ fn every_counter_is_published_as_it_is() {
 }
 
 #[test]
-fn a_report_goes_on_until_the_context_has_ended_and_tells_the_end() {
+fn a_report_runs_until_the_context_has_ended_and_includes_the_end() {
     with_recorder(async |snapshotter| {
         let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
@@ -153,7 +153,7 @@ fn a_report_goes_on_until_the_context_has_ended_and_tells_the_end() {
 }
 
 #[test]
-fn a_report_of_a_context_that_has_ended_is_made_at_once() {
+fn a_report_on_an_ended_context_is_made_at_once() {
     with_recorder(async |snapshotter| {
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
         context.close().await;

@@ -165,7 +165,7 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
+fn a_read_takes_two_system_calls_alone_and_fewer_in_a_batch() {
     if !is_kernel_aio_build() {
         return;
     }

@@ -112,7 +112,7 @@ fn with_keeper(test: impl AsyncFnOnce(&Keeper)) {
 }
 
 #[test]
-fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
+fn each_operation_has_a_span_with_its_parameters_and_result() {
     with_keeper(async |keeper| {
         let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
@@ -150,7 +150,7 @@ fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
 }
 
 #[test]
-fn an_operation_that_is_dropped_says_so() {
+fn a_dropped_operation_is_recorded_in_its_span() {
     with_keeper(async |keeper| {
         let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
@@ -169,7 +169,7 @@ fn an_operation_that_is_dropped_says_so() {
 }
 
 #[test]
-fn a_refused_attempt_is_told_with_its_errno() {
+fn a_refused_attempt_is_an_event_with_its_errno() {
     let Some(dir) = tmpfs_dir() else { return };
     with_keeper(async |keeper| {
         let file = patterned_file(&dir, 1).await;
@@ -198,7 +198,7 @@ fn a_refused_attempt_is_told_with_its_errno() {
 }
 
 #[test]
-fn what_finds_no_slot_is_told() {
+fn a_request_that_finds_no_slot_is_an_event() {
     with_keeper(async |keeper| {
         let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
@@ -221,7 +221,7 @@ fn what_finds_no_slot_is_told() {
 }
 
 #[test]
-fn a_context_that_takes_threads_for_want_of_aio_warns() {
+fn a_context_that_falls_back_to_threads_warns() {
     with_keeper(async |keeper| {
         let limit = std::fs::read_to_string("/proc/sys/fs/aio-max-nr").unwrap();
         let more: usize = limit.trim().parse::<usize>().unwrap() + 1;

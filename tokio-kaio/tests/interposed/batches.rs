@@ -34,7 +34,7 @@ fn write_to(offset: u64, buffer: &LockedBuf) -> RawCommand<'_> {
 }
 
 #[test]
-fn a_batch_of_any_size_goes_in_one_call() {
+fn a_batch_of_any_size_is_one_io_submit_call() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -134,7 +134,7 @@ fn a_batch_mixes_operations_and_files() {
 }
 
 #[test]
-fn results_come_as_they_are_there() {
+fn results_arrive_in_completion_order() {
     Fixture::new(8)
         .blocks(4)
         .every_mode()
@@ -191,7 +191,7 @@ fn a_batch_larger_than_its_context_waits_for_slots() {
 /// Lists of more than 1024 pieces, which take a second request, and appends, which wait for one another,
 /// among them.
 #[test]
-fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
+fn a_stuck_request_does_not_block_the_rest_of_a_batch_larger_than_its_context() {
     Fixture::new(3)
         .blocks(2048)
         .everywhere()
@@ -261,7 +261,7 @@ fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
 }
 
 #[test]
-fn without_waiting_what_finds_no_slot_fails_and_the_rest_does_not() {
+fn without_waiting_for_slots_only_requests_without_a_slot_fail() {
     Fixture::new(2)
         .build(|builder| builder.wait_for_slot(false))
         .blocks(4)
@@ -287,7 +287,7 @@ fn without_waiting_what_finds_no_slot_fails_and_the_rest_does_not() {
 }
 
 #[test]
-fn a_batch_that_is_dropped_leaves_its_buffers_and_no_slot_taken() {
+fn a_dropped_batch_returns_its_buffers_and_slots() {
     Fixture::new(8)
         .blocks(16)
         .everywhere()
@@ -311,7 +311,7 @@ fn a_batch_that_is_dropped_leaves_its_buffers_and_no_slot_taken() {
 }
 
 #[test]
-fn a_batch_goes_on_in_another_task() {
+fn a_batch_can_move_to_another_task() {
     Fixture::new(8)
         .blocks(4)
         .every_mode()
@@ -349,7 +349,7 @@ fn a_batch_goes_on_in_another_task() {
 /// More are done than a task may look at in a turn, and the rest is to wake another task than
 /// before.
 #[test]
-fn a_large_batch_goes_on_in_another_task() {
+fn a_large_batch_can_move_to_another_task() {
     Fixture::new(512)
         .blocks(4)
         .every_mode()
@@ -391,7 +391,7 @@ fn a_large_batch_goes_on_in_another_task() {
 }
 
 #[test]
-fn what_a_short_submission_leaves_is_submitted_again() {
+fn requests_left_by_a_partial_io_submit_are_submitted_again() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -442,7 +442,7 @@ fn what_a_short_submission_leaves_is_submitted_again() {
 
 /// Where requests have long been done at once, a batch goes out without a signal.
 #[test]
-fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
+fn a_late_completion_is_found_after_offloaded_requests_completed_before_it() {
     let Some(dir) = is_kernel_aio_build().then(tmpfs_dir).flatten() else {
         return;
     };
@@ -483,7 +483,7 @@ fn what_is_not_done_at_once_is_found_whatever_goes_from_the_pool_before_it() {
 }
 
 #[test]
-fn appends_of_a_batch_land_one_after_another() {
+fn appends_in_a_batch_land_in_order() {
     Fixture::new(8)
         .everywhere()
         .multi_thread()
@@ -550,7 +550,7 @@ fn a_batch_ends_at_its_deadline() {
 }
 
 #[test]
-fn an_empty_batch_is_done() {
+fn an_empty_batch_completes_at_once() {
     current_thread().block_on(async {
         let (context, handle) = inline_context(2);
         assert!(handle.batch().is_empty());
@@ -562,7 +562,7 @@ fn an_empty_batch_is_done() {
 
 #[test]
 #[should_panic = "len should be <= buffer.size()"]
-fn a_length_beyond_the_buffer_panics_before_anything_is_submitted() {
+fn a_length_beyond_the_buffer_panics_before_submission() {
     current_thread().block_on(async {
         let (_context, handle) = inline_context(2);
         let buffer = buffer(512);
@@ -617,7 +617,7 @@ fn a_batch_uses_any_of_several_shards() {
 }
 
 #[test]
-fn without_waiting_a_batch_takes_the_slots_of_all_shards() {
+fn without_waiting_for_slots_a_batch_uses_the_slots_of_all_shards() {
     Fixture::new(6)
         .build(|builder| builder.shards(3).wait_for_slot(false))
         .blocks(4)

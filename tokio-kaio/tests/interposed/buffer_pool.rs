@@ -23,7 +23,7 @@ fn all_of(pool: &BufferPool) -> Vec<AlignedBuf> {
 // ---- The memory -------------------------------------------------------------------------------
 
 #[test]
-fn buffers_have_the_size_and_alignment_that_were_asked_for_and_are_apart() {
+fn buffers_have_the_requested_size_and_alignment_and_do_not_overlap() {
     for size in [1, 512, 700, 4096, 5000, 1 << 20] {
         for alignment in [
             None,
@@ -57,7 +57,7 @@ fn buffers_have_the_size_and_alignment_that_were_asked_for_and_are_apart() {
 }
 
 #[test]
-fn what_can_not_be_made_is_an_error() {
+fn an_impossible_pool_is_an_error() {
     for (count, size) in [
         (0, 4096),
         (4096, 0),
@@ -83,7 +83,7 @@ fn what_can_not_be_made_is_an_error() {
 
 /// So small are the buffers that the list of those that are free takes more than they do.
 #[test]
-fn a_pool_for_whose_list_there_is_no_room_is_an_error() {
+fn a_pool_without_memory_for_its_free_list_is_an_error() {
     if !in_child!() {
         return;
     }
@@ -119,14 +119,14 @@ fn the_memory_is_mapped_once() {
 }
 
 #[test]
-fn a_buffer_has_the_content_that_it_had_when_it_went_back() {
+fn a_reused_buffer_keeps_its_content() {
     let pool = BufferPool::new(1, BLOCK).unwrap();
     pool.try_get().unwrap().fill(7);
     assert!(pool.try_get().unwrap().iter().all(|&byte| byte == 7));
 }
 
 #[test]
-fn the_memory_is_given_back_with_the_last_buffer() {
+fn the_memory_is_unmapped_with_the_last_buffer() {
     // Where it was, another test would put something else.
     if !in_child!() {
         return;
@@ -161,7 +161,7 @@ fn locked_memory() -> usize {
 }
 
 #[test]
-fn a_locked_pool_is_in_ram_as_a_whole_from_the_start() {
+fn a_locked_pool_is_resident_from_the_start() {
     if !in_child!() {
         return;
     }
@@ -182,7 +182,7 @@ fn a_locked_pool_is_in_ram_as_a_whole_from_the_start() {
 }
 
 #[test]
-fn a_locked_pool_meets_the_limit_of_locked_memory_when_it_is_made() {
+fn a_locked_pool_beyond_the_memlock_limit_is_an_error() {
     if !in_child!() || !drop_root() {
         return;
     }
@@ -197,7 +197,7 @@ fn a_locked_pool_meets_the_limit_of_locked_memory_when_it_is_made() {
 }
 
 #[test]
-fn a_pool_on_huge_pages_is_aligned_to_them() {
+fn a_pool_on_huge_pages_is_aligned_to_huge_pages() {
     const HUGE_PAGE: usize = 2 << 20;
     let pool = BufferPoolBuilder::new(16, 1 << 20)
         .huge_pages(true)
@@ -212,7 +212,7 @@ fn a_pool_on_huge_pages_is_aligned_to_them() {
 // ---- Who gets them ----------------------------------------------------------------------------
 
 #[tokio::test]
-async fn those_who_wait_get_buffers_in_the_order_in_which_they_came() {
+async fn waiters_get_buffers_in_fifo_order() {
     let pool = BufferPool::new(2, BLOCK).unwrap();
     let mut taken = all_of(&pool);
     let mut waiting: Vec<_> = (0..10).map(|_| Box::pin(pool.get())).collect();
@@ -235,7 +235,7 @@ async fn those_who_wait_get_buffers_in_the_order_in_which_they_came() {
 }
 
 #[tokio::test]
-async fn one_who_gives_up_leaves_its_place_to_the_next() {
+async fn a_dropped_waiter_leaves_its_place_to_the_next() {
     let pool = BufferPool::new(1, BLOCK).unwrap();
     let taken = pool.get().await;
     let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(pool.get())).collect();
@@ -255,7 +255,7 @@ async fn one_who_gives_up_leaves_its_place_to_the_next() {
 }
 
 #[test]
-fn many_tasks_never_have_more_buffers_than_there_are_nor_one_together() {
+fn many_tasks_never_share_a_buffer_or_exceed_the_pool() {
     const TASKS: usize = 64;
     const BUFFERS: usize = 5;
     multi_thread().block_on(async {
@@ -315,7 +315,7 @@ fn a_few_buffers_serve_many_reads() {
 }
 
 #[test]
-fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
+fn the_buffer_of_a_dropped_read_is_reused_only_after_its_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -349,7 +349,7 @@ fn the_place_of_an_abandoned_read_is_free_when_the_kernel_is_done() {
 }
 
 #[test]
-fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_that() {
+fn a_buffer_changed_during_a_dropped_write_moves_to_new_memory() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -379,7 +379,7 @@ fn a_buffer_that_is_changed_under_an_abandoned_write_leaves_its_place_to_that() 
 
 #[cfg(feature = "bytes")]
 #[tokio::test]
-async fn bytes_keep_the_place_of_their_buffer_until_the_last_of_them_is_dropped() {
+async fn bytes_keep_their_pooled_buffer_until_the_last_clone_is_dropped() {
     use bytes::Bytes;
     use tokio_kaio::ReadFlags;
 
@@ -415,7 +415,7 @@ async fn bytes_keep_the_place_of_their_buffer_until_the_last_of_them_is_dropped(
 
 /// As of any other buffer.
 #[test]
-fn a_child_does_not_inherit_the_memory_and_gives_nothing_back() {
+fn a_forked_child_does_not_inherit_the_pool() {
     if !in_child!() {
         return;
     }

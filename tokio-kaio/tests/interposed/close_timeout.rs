@@ -11,7 +11,7 @@ use tokio_kaio::{
 };
 
 #[test]
-fn an_idle_context_closes_in_time() {
+fn an_idle_context_closes_before_the_timeout() {
     for mode in modes() {
         multi_thread().block_on(async {
             let (context, _handle) = context_in(mode, 4);
@@ -22,7 +22,7 @@ fn an_idle_context_closes_in_time() {
 }
 
 #[test]
-fn what_is_still_out_is_told_and_the_context_ends_later() {
+fn a_close_that_times_out_reports_what_is_in_flight_and_the_context_ends_later() {
     if !in_child!() {
         return;
     }
@@ -68,7 +68,7 @@ fn what_is_still_out_is_told_and_the_context_ends_later() {
 
 /// Each of them keeps the thread that is to end it, for as long as the gate is closed.
 #[test]
-fn contexts_that_are_stuck_do_not_keep_others_from_ending() {
+fn stuck_contexts_do_not_keep_others_from_ending() {
     if !in_child!() {
         return;
     }

@@ -186,7 +186,7 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
 }
 
 #[test]
-fn a_result_that_is_there_wins_over_the_deadline() {
+fn a_completion_wins_over_a_deadline_that_has_passed() {
     Fixture::new(4)
         .everywhere()
         .blocks(8)
@@ -240,7 +240,7 @@ fn a_deadline_that_is_far_away_changes_nothing() {
 // ---- Not in flight ----------------------------------------------------------------------------
 
 #[test]
-fn one_that_waits_for_a_slot_times_out_and_never_reaches_the_kernel() {
+fn a_request_waiting_for_a_slot_times_out_and_never_reaches_the_kernel() {
     Fixture::new(4)
         .everywhere()
         .blocks(8)
@@ -418,7 +418,7 @@ fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
 }
 
 #[test]
-fn with_a_timeout_of_zero_an_operation_is_submitted_and_one_of_bytes_is_not() {
+fn a_timeout_of_zero_submits_an_operation_but_not_an_unaligned_one() {
     Fixture::new(4)
         .everywhere()
         .blocks(8)
@@ -486,7 +486,7 @@ fn an_operation_of_several_requests_has_one_deadline() {
 
 /// As on tmpfs: each request is done inside its submission.
 #[test]
-fn a_deadline_that_passes_while_requests_complete_at_once_is_met() {
+fn a_deadline_is_kept_while_requests_complete_inline() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -596,7 +596,7 @@ async fn with_paused_time_a_stuck_read_times_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_handle_has_the_limit_that_was_given_last() {
+async fn the_last_limit_set_on_a_handle_counts() {
     let dir = disk_dir();
     let (context, handle) = tokio_kaio::aio_context(4, true).unwrap();
     let file = patterned_file(&dir, 8).await;
@@ -617,7 +617,7 @@ async fn a_handle_has_the_limit_that_was_given_last() {
 
 /// The timer is the operation's only need of one.
 #[test]
-fn without_a_limit_no_timer_is_needed() {
+fn without_a_deadline_a_runtime_needs_no_timer() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build();

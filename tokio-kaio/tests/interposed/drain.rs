@@ -9,7 +9,7 @@ use futures::poll;
 use tokio_kaio::{File, ReadFlags, WriteFlags};
 
 #[test]
-fn a_file_with_nothing_in_flight_is_drained_at_once() {
+fn draining_a_file_with_nothing_in_flight_returns_at_once() {
     Fixture::new(2).inline().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = File::create(dir.path().join("file"), false).await.unwrap();
@@ -44,7 +44,7 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
 
 /// Also where it is dropped between two of them.
 #[test]
-fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() {
+fn a_dropped_multi_request_operation_submits_nothing_after_a_drain() {
     const PIECES: usize = 4096;
     Fixture::new(4).every_mode().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
@@ -72,7 +72,7 @@ fn an_operation_of_several_requests_that_was_dropped_makes_none_after_a_drain() 
 }
 
 #[test]
-fn a_drain_waits_for_what_is_queued() {
+fn a_drain_waits_for_queued_requests() {
     let dir = disk_dir();
     for mode in modes() {
         multi_thread().block_on(async {
@@ -102,7 +102,7 @@ fn a_drain_waits_for_what_is_queued() {
 }
 
 #[test]
-fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
+fn a_drain_waits_neither_for_other_files_nor_for_later_requests() {
     let dir = disk_dir();
     for mode in modes() {
         multi_thread().block_on(async {
@@ -136,7 +136,7 @@ fn a_drain_does_not_wait_for_other_files_nor_for_what_comes_later() {
 
 /// Descriptors are used again, also while the kernel is at a request of the file that had it before.
 #[test]
-fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
+fn a_drain_does_not_wait_for_a_former_file_with_the_same_descriptor() {
     Fixture::new(4).inline().blocks(2).run(async |case| {
         let (path, handle) = (case.path, case.handle);
         retry_until(async || {
@@ -161,7 +161,7 @@ fn a_drain_does_not_wait_for_a_file_that_had_the_descriptor_before() {
 }
 
 #[test]
-fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
+fn a_drain_waits_for_requests_by_raw_descriptor_and_through_a_clone() {
     Fixture::new(1)
         .blocks(2)
         .every_mode()
@@ -199,7 +199,7 @@ fn what_is_submitted_by_descriptor_or_through_a_clone_counts() {
 }
 
 #[test]
-fn a_retry_after_a_drain_is_not_overtaken() {
+fn a_write_after_a_drain_is_not_overtaken_by_a_dropped_one() {
     Fixture::new(8)
         .everywhere()
         .multi_thread()
@@ -232,7 +232,7 @@ fn a_retry_after_a_drain_is_not_overtaken() {
 }
 
 #[test]
-fn several_drains_wait_at_once_and_may_be_dropped() {
+fn several_drains_can_wait_at_once_and_be_dropped() {
     Fixture::new(4)
         .blocks(2)
         .every_mode()
@@ -288,7 +288,7 @@ fn a_drain_waits_for_every_shard() {
 }
 
 #[test]
-fn a_context_that_has_ended_is_drained() {
+fn an_ended_context_is_drained() {
     let dir = disk_dir();
     for mode in modes() {
         multi_thread().block_on(async {

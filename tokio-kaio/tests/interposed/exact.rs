@@ -38,7 +38,7 @@ fn io_error(error: &AioCommandError) -> &io::Error {
 // ---- All of it --------------------------------------------------------------------------------
 
 #[test]
-fn what_is_moved_in_full_takes_one_request() {
+fn a_full_transfer_takes_one_request() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, &case.handle, case.mode);
         let source = filled(4 * BLOCK);
@@ -65,7 +65,7 @@ fn what_is_moved_in_full_takes_one_request() {
 }
 
 #[test]
-fn what_comes_back_short_is_resumed_where_it_stopped() {
+fn a_short_transfer_is_resumed_where_it_stopped() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Parts in a whole; requests that takes.
@@ -134,7 +134,7 @@ fn what_comes_back_short_is_resumed_where_it_stopped() {
 }
 
 #[test]
-fn a_part_of_a_buffer_is_resumed_within_its_part() {
+fn a_transfer_of_a_part_of_a_buffer_is_resumed_within_the_part() {
     Fixture::new(8)
         .everywhere()
         .content(content(8 * BLOCK))
@@ -170,7 +170,7 @@ fn a_part_of_a_buffer_is_resumed_within_its_part() {
 
 /// Without the flag the rest would go to where the file was before.
 #[test]
-fn an_append_that_comes_back_short_is_resumed_at_the_end() {
+fn a_short_append_is_resumed_at_the_end() {
     Fixture::new(8)
         .everywhere()
         .content(content(BLOCK))
@@ -186,7 +186,7 @@ fn an_append_that_comes_back_short_is_resumed_at_the_end() {
 }
 
 #[test]
-fn nothing_is_moved_at_once() {
+fn a_transfer_of_zero_bytes_completes_at_once() {
     Fixture::new(8)
         .everywhere()
         .content(content(BLOCK))
@@ -248,7 +248,7 @@ fn aio_context_of_eight() -> (tokio_kaio::AioContext, AioContextHandle) {
 // ---- The end of the file ----------------------------------------------------------------------
 
 #[test]
-fn a_file_that_ends_before_is_an_error_that_says_where() {
+fn an_early_end_of_file_is_an_error_with_its_offset() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         // Where it ends; where the read starts; whether requests are cut.
@@ -295,7 +295,7 @@ fn a_file_that_ends_before_is_an_error_that_says_where() {
 }
 
 #[test]
-fn an_odd_offset_is_no_end_of_the_file() {
+fn a_misaligned_offset_is_einval_not_end_of_file() {
     Fixture::new(8).every_mode().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = file_with_content(dir, 2 * BLOCK).await;
@@ -310,7 +310,7 @@ fn an_odd_offset_is_no_end_of_the_file() {
 // ---- Errors -----------------------------------------------------------------------------------
 
 #[test]
-fn an_error_after_some_progress_is_told_and_the_buffer_is_back() {
+fn an_error_after_some_progress_is_reported_and_returns_the_buffer() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
         if !submits_once(mode) {
@@ -357,7 +357,7 @@ fn an_error_after_some_progress_is_told_and_the_buffer_is_back() {
 
 /// The kernel writes up to the limit, and refuses what is left.
 #[test]
-fn a_write_past_the_limit_of_file_sizes_is_short_at_first_and_then_an_error() {
+fn a_write_past_the_file_size_limit_is_short_then_efbig() {
     if !in_child!() {
         return;
     }
@@ -386,7 +386,7 @@ fn a_write_past_the_limit_of_file_sizes_is_short_at_first_and_then_an_error() {
 // ---- Given up ---------------------------------------------------------------------------------
 
 #[test]
-fn an_exact_read_that_is_dropped_leaves_the_buffer_with_its_size() {
+fn a_dropped_exact_read_leaves_the_buffer_its_size() {
     Fixture::new(8)
         .everywhere()
         .content(content(8 * BLOCK))
@@ -450,7 +450,7 @@ fn marks() -> [usize; 5] {
 
 /// One after another: each takes as much memory as it moves.
 #[test]
-fn more_than_two_gigabytes_are_moved_by_one_call() {
+fn one_call_moves_more_than_two_gigabytes() {
     if available() < 6 << 30 {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;
@@ -513,7 +513,7 @@ fn more_than_two_gigabytes_are_moved_by_one_call() {
 
 /// What is left of it after a first request that moved all that it could is not aligned.
 #[test]
-fn an_odd_length_beyond_the_first_request_is_no_end_of_the_file() {
+fn a_misaligned_tail_after_the_first_request_is_einval_not_end_of_file() {
     if available() < 6 << 30 {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;

@@ -53,7 +53,7 @@ fn open_plain(path: &Path) -> fs::File {
 // ---- No room ----------------------------------------------------------------------------------
 
 #[test]
-fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served() {
+fn eagain_with_requests_in_flight_is_retried_after_a_completion() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -90,7 +90,7 @@ fn a_request_that_meets_eagain_beside_others_waits_for_them_and_is_served() {
 /// It waits on a duplicate of its descriptor. The caller's may be another file's by the time there
 /// is room.
 #[test]
-fn a_request_put_back_after_eagain_stays_on_its_file() {
+fn a_request_retried_after_eagain_stays_on_its_file() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -141,7 +141,7 @@ fn a_request_put_back_after_eagain_stays_on_its_file() {
 }
 
 #[test]
-fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on() {
+fn eagain_with_nothing_in_flight_is_an_error_and_the_context_stays_usable() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -166,7 +166,7 @@ fn eagain_with_nothing_else_in_flight_is_an_error_and_the_context_goes_on() {
 }
 
 #[test]
-fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error() {
+fn eagain_for_a_whole_batch_with_nothing_in_flight_fails_each_request() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -201,7 +201,7 @@ fn eagain_to_a_whole_batch_with_nothing_else_in_flight_is_each_ones_error() {
 }
 
 #[tokio::test]
-async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_waiting() {
+async fn eagain_before_the_first_poll_of_the_driver_leaves_no_request_waiting() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -235,7 +235,7 @@ async fn eagain_where_the_driver_was_never_polled_does_not_leave_those_behind_wa
 // ---- Batches in parts -------------------------------------------------------------------------
 
 #[test]
-fn a_batch_that_is_taken_in_parts_is_served_whole() {
+fn a_batch_submitted_in_parts_completes() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -291,7 +291,7 @@ impl OccupiedThread {
 }
 
 #[test]
-fn a_flush_ends_although_others_keep_queueing() {
+fn a_flush_ends_while_others_keep_queueing() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -350,7 +350,7 @@ fn a_flush_ends_although_others_keep_queueing() {
 // ---- While a submission is on its way ---------------------------------------------------------
 
 #[test]
-fn an_append_made_while_another_is_submitted_stays_behind_it() {
+fn an_append_made_during_the_submission_of_another_stays_behind_it() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -418,7 +418,7 @@ async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {
 }
 
 #[tokio::test]
-async fn a_request_whose_context_ends_while_it_is_submitted_is_stopped() {
+async fn a_request_whose_context_ends_during_its_submission_is_stopped() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -428,7 +428,7 @@ async fn a_request_whose_context_ends_while_it_is_submitted_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_request_whose_context_ends_while_it_meets_eagain_is_stopped() {
+async fn a_request_whose_context_ends_during_eagain_is_stopped() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -438,7 +438,7 @@ async fn a_request_whose_context_ends_while_it_meets_eagain_is_stopped() {
 }
 
 #[test]
-fn a_context_closed_while_a_request_is_submitted_serves_it() {
+fn a_context_closed_during_a_submission_serves_the_request() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -462,7 +462,7 @@ fn a_context_closed_while_a_request_is_submitted_serves_it() {
 /// A write that waited for its slot is given up while it is being submitted, and the kernel has no
 /// room for it: it is not put back.
 #[test]
-fn a_request_dropped_while_it_meets_eagain_never_reaches_the_kernel() {
+fn a_request_dropped_during_eagain_never_reaches_the_kernel() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -635,7 +635,7 @@ fn storm_over(dir: &TempDir) {
 }
 
 #[test]
-fn a_storm_of_faults_leaves_everything_right() {
+fn random_submission_faults_corrupt_nothing() {
     if !is_kernel_aio_build() {
         return;
     }

@@ -136,7 +136,7 @@ async fn busy_slots(dir: &TempDir, (backend, policy): Mode, waits: bool) {
 }
 
 #[test]
-fn slots_that_are_busy_for_long_stall_nobody_else_and_come_back() {
+fn slots_held_for_long_block_no_other_context_and_come_back() {
     if !in_child!() {
         return;
     }
@@ -217,7 +217,7 @@ async fn bombs(dir: &TempDir) {
 }
 
 #[test]
-fn a_waker_that_panics_harms_only_itself() {
+fn a_panicking_waker_harms_only_its_own_request() {
     let dir = disk_dir();
     current_thread().block_on(bombs(&dir));
     threads(2).block_on(bombs(&dir));
@@ -235,7 +235,7 @@ fn unclonable() -> Waker {
 }
 
 #[test]
-fn a_poll_whose_waker_panics_when_it_is_cloned_is_cancelled() {
+fn a_poll_whose_waker_panics_on_clone_is_cancelled() {
     for mode in modes() {
         threads(2).block_on(async {
             let (context, handle) = context_in(mode, 1);
@@ -278,7 +278,7 @@ type Reads = for<'a> fn(&'a AioContextHandle, &'a File, u64, &'a mut [LockedBuf;
 
 /// Whichever of a read's clones of its waker it is.
 #[test]
-fn a_read_whose_waker_panics_when_it_is_cloned_leaves_buffers_of_their_size() {
+fn a_read_whose_waker_panics_on_clone_leaves_the_buffers_their_size() {
     const SIZE: usize = 3 * BLOCK;
     const READ: ReadFlags = ReadFlags::empty();
     let reads: [Reads; 3] = [
@@ -345,7 +345,7 @@ fn a_read_whose_waker_panics_when_it_is_cloned_leaves_buffers_of_their_size() {
 
 /// The kernel's events are found by a poll of another request, a look at the slots, a drop.
 #[test]
-fn a_waker_that_panics_does_not_harm_who_finds_its_event() {
+fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
     Fixture::new(4)
         .blocks(BLOCKS)
         .start_driver()
@@ -436,7 +436,7 @@ fn reentrant() -> Waker {
 /// The local context's lock refuses to be taken twice, so that nothing of a waker's runs under it
 /// unnoticed.
 #[test]
-fn a_waker_may_come_back_into_its_context() {
+fn a_waker_may_reenter_its_context() {
     let dir = disk_dir();
     let local = LocalSet::new();
     local.block_on(&current_thread(), async {
@@ -610,7 +610,7 @@ fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
 
 /// The only thread that the runtime may block waits for a request that went out quietly.
 #[test]
-fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait_for_it() {
+fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -645,7 +645,7 @@ fn a_slow_request_that_went_out_quietly_is_found_while_all_blocking_threads_wait
 }
 
 #[test]
-fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started() {
+fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
     Fixture::new(8).run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         // By another runtime: this one is to have no idle thread that it could use.
@@ -669,7 +669,7 @@ fn a_slow_request_that_went_out_quietly_is_found_where_no_thread_can_be_started(
 
 /// Nothing of a pause hangs on the runtime in whose poll it started.
 #[test]
-fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitted_it_has_gone() {
+fn an_unsignalled_slow_request_is_reaped_after_the_submitting_runtime_is_gone() {
     let dir = disk_dir();
     let home = threads(1);
     let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
@@ -694,7 +694,7 @@ fn a_slow_request_that_went_out_quietly_is_found_after_the_runtime_that_submitte
 }
 
 #[test]
-fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
+fn a_context_closed_when_no_thread_can_be_started_ends_once_one_can() {
     // By itself: another test's thread would end it on its way.
     if !in_child!() {
         return;
@@ -716,7 +716,7 @@ fn a_context_closed_where_no_thread_can_be_started_ends_as_soon_as_one_can() {
 
 /// Its background task goes where no thread can be started, and nobody polls it just then.
 #[test]
-fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first() {
+fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first() {
     let dir = disk_dir();
     let home = current_thread();
     let (context, handle) = home.block_on(async {
@@ -751,7 +751,7 @@ fn a_close_that_waits_elsewhere_ends_though_no_thread_could_be_started_at_first(
 
 /// More of them than there are threads that give contexts back.
 #[test]
-fn panicking_wakers_of_a_close_leave_others_able_to_close() {
+fn panicking_wakers_of_a_close_do_not_keep_others_from_closing() {
     current_thread().block_on(async {
         for _ in 0..40 {
             let (context, _handle, background) = local_aio_context(1, true).unwrap();
@@ -782,7 +782,7 @@ fn undertakers() -> usize {
 }
 
 #[test]
-fn many_contexts_that_end_at_once_take_few_threads() {
+fn many_contexts_ending_at_once_use_few_threads() {
     // By itself: other tests end contexts too.
     if !in_child!() {
         return;
@@ -805,7 +805,7 @@ fn many_contexts_that_end_at_once_take_few_threads() {
 
 /// There is one, and always a request for it.
 #[test]
-fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
+fn other_blocking_tasks_run_between_requests() {
     let dir = disk_dir();
     one_blocking_thread().block_on(async {
         let builder = AioContextBuilder::new(2).backend(Backend::ThreadPool);
@@ -842,7 +842,7 @@ fn what_else_waits_for_a_blocking_thread_has_its_turn_between_requests() {
 
 /// More than one reap takes out of the ring.
 #[test]
-fn the_free_slots_count_all_that_is_done_whoever_asks_first() {
+fn available_slots_counts_every_completion() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -903,7 +903,7 @@ fn open_anonymous() -> Vec<String> {
 }
 
 #[test]
-fn the_handle_of_a_closed_context_does_not_keep_its_runtimes_descriptors() {
+fn the_handle_of_a_closed_context_keeps_no_descriptors_of_its_runtime() {
     if !in_child!() {
         return;
     }
@@ -954,7 +954,7 @@ async fn read_on(task: u64, handle: AioContextHandle, file: Arc<File>) -> u64 {
 }
 
 #[test]
-fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
+fn a_runtime_shutdown_stops_requests_of_other_runtimes_and_leaks_nothing() {
     if !in_child!() {
         return;
     }
@@ -1061,7 +1061,7 @@ async fn long_waits(dir: &TempDir) {
 }
 
 #[test]
-fn nothing_spins_while_requests_wait_long() {
+fn nothing_spins_while_requests_take_long() {
     if !in_child!() {
         return;
     }

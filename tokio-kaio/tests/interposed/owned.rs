@@ -172,7 +172,7 @@ fn every_kind_of_aligned_buffer_is_written_and_read() {
 }
 
 #[test]
-fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
+fn vectors_and_boxes_are_written_and_read_if_they_are_aligned() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -195,7 +195,7 @@ fn vectors_and_boxes_are_written_and_read_where_they_are_aligned() {
 }
 
 #[test]
-fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
+fn every_kind_of_buffer_works_without_direct_io() {
     static BYTES: &[u8] = b"that were there all the time";
     Fixture::new(8)
         .everywhere()
@@ -225,7 +225,7 @@ fn every_kind_of_buffer_does_for_a_file_without_direct_io() {
 }
 
 #[test]
-fn a_vector_grows_by_what_is_read_into_its_spare_room() {
+fn a_vector_grows_by_the_bytes_read_into_its_spare_capacity() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -325,7 +325,7 @@ fn bytes_are_written_and_read() {
 }
 
 #[tokio::test]
-async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
+async fn a_slice_outside_its_buffer_panics_and_submits_nothing() {
     let dir = disk_dir();
     let (context, handle) = tokio_kaio::aio_context(8, true).unwrap();
     let file = Arc::new(file_with_content(&dir, BLOCK).await);
@@ -370,7 +370,7 @@ async fn a_slice_that_is_not_within_its_buffer_panics_and_submits_nothing() {
 // ---- Errors -----------------------------------------------------------------------------------
 
 #[test]
-fn the_buffer_comes_back_with_every_error() {
+fn every_error_returns_the_buffer() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -440,7 +440,7 @@ fn the_buffer_comes_back_with_every_error() {
 
 /// Direct I/O wants aligned memory, which the allocator does not promise.
 #[test]
-fn a_vector_that_is_not_aligned_is_an_error_that_explains_it() {
+fn a_misaligned_vector_is_an_error_that_explains_the_alignment() {
     Fixture::new(8).every_mode().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 2 * BLOCK).await;
@@ -474,7 +474,7 @@ fn a_vector_that_is_not_aligned_is_an_error_that_explains_it() {
 }
 
 #[test]
-fn an_end_of_file_within_an_exact_read_gives_the_buffer_back() {
+fn an_end_of_file_in_an_exact_read_returns_the_buffer() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -501,7 +501,7 @@ fn moved<B>((result, _): (Result<u64, AioCommandError>, B)) -> Result<u64, AioCo
 }
 
 #[test]
-fn a_buffer_is_dropped_when_the_kernel_is_done_with_it_and_not_before() {
+fn the_buffer_of_a_dropped_operation_is_dropped_at_its_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -536,7 +536,7 @@ fn a_buffer_is_dropped_when_the_kernel_is_done_with_it_and_not_before() {
 }
 
 #[test]
-fn a_buffer_that_never_got_to_the_kernel_is_dropped_at_once() {
+fn the_buffer_of_a_queued_operation_is_dropped_with_it() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -572,7 +572,7 @@ fn a_buffer_that_never_got_to_the_kernel_is_dropped_at_once() {
 }
 
 #[test]
-fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
+fn a_pooled_buffer_returns_to_its_pool_at_the_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -622,7 +622,7 @@ fn a_buffer_of_a_pool_returns_to_it_when_the_kernel_is_done() {
 }
 
 #[test]
-fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_has() {
+fn a_timed_out_operation_returns_an_empty_buffer_in_place_of_the_one_in_flight() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -683,7 +683,7 @@ fn an_operation_that_times_out_gives_an_empty_buffer_for_what_the_kernel_has() {
 }
 
 #[test]
-fn of_a_write_that_times_out_an_aligned_buf_comes_back_and_of_other_buffers_an_empty_one() {
+fn a_timed_out_write_returns_an_aligned_buf_and_an_empty_one_for_other_buffers() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -742,7 +742,7 @@ fn of_a_write_that_times_out_an_aligned_buf_comes_back_and_of_other_buffers_an_e
 // ---- Runtimes that end ------------------------------------------------------------------------
 
 #[test]
-fn a_runtime_that_shuts_down_leaves_a_buffer_to_the_kernel_until_it_is_done() {
+fn a_runtime_shutdown_keeps_a_buffer_until_its_completion() {
     for dir in test_dirs() {
         for mode in modes() {
             let runtime = multi_thread();
@@ -779,7 +779,7 @@ fn a_runtime_that_shuts_down_leaves_a_buffer_to_the_kernel_until_it_is_done() {
 
 /// Whose runtime is gone, but whose future is not.
 #[test]
-fn a_future_that_outlives_its_runtime_gives_an_empty_buffer_or_its_own() {
+fn a_future_that_outlives_its_runtime_returns_its_buffer_or_an_empty_one() {
     for dir in test_dirs() {
         for mode in modes() {
             let runtime = multi_thread();
@@ -811,7 +811,7 @@ fn a_future_that_outlives_its_runtime_gives_an_empty_buffer_or_its_own() {
 }
 
 #[test]
-fn local_contexts_take_buffers_over_too() {
+fn local_contexts_take_owned_buffers() {
     for dir in test_dirs() {
         for (backend, policy) in modes() {
             current_thread().block_on(LocalSet::new().run_until(async {

@@ -15,7 +15,7 @@ use tokio_kaio::{
 };
 
 #[test]
-fn a_poll_ends_when_there_is_something_to_read() {
+fn a_poll_completes_when_data_arrives() {
     for mode in modes() {
         multi_thread().block_on(async {
             let (context, handle) = context_in(mode, 4);
@@ -33,7 +33,7 @@ fn a_poll_ends_when_there_is_something_to_read() {
 }
 
 #[test]
-fn a_hang_up_is_found_though_nobody_asked() {
+fn a_hang_up_completes_a_poll_for_other_events() {
     for mode in modes() {
         current_thread().block_on(async {
             let (context, handle) = context_in(mode, 4);
@@ -48,7 +48,7 @@ fn a_hang_up_is_found_though_nobody_asked() {
 }
 
 #[test]
-fn a_poll_of_a_file_is_done_at_once() {
+fn a_poll_of_a_regular_file_completes_at_once() {
     Fixture::new(4).every_mode().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = File::create(dir.path().join("file"), false).await.unwrap();
@@ -58,7 +58,7 @@ fn a_poll_of_a_file_is_done_at_once() {
 }
 
 #[test]
-fn a_dropped_poll_is_cancelled_and_its_slot_is_free() {
+fn a_dropped_poll_is_cancelled_and_frees_its_slot() {
     for mode in modes() {
         multi_thread().block_on(async {
             let (context, handle) = context_in(mode, 2);
@@ -76,7 +76,7 @@ fn a_dropped_poll_is_cancelled_and_its_slot_is_free() {
 }
 
 #[test]
-fn polls_that_are_queued_launched_and_dropped_at_random_leave_nothing() {
+fn randomly_queued_submitted_and_dropped_polls_leave_nothing() {
     for mode in modes() {
         multi_thread().block_on(async {
             let (context, handle) = context_in(mode, 3);
@@ -194,7 +194,7 @@ fn the_handle_of_a_closed_context_keeps_no_descriptor_of_its_polls() {
 }
 
 #[test]
-fn polls_hold_up_no_transfers() {
+fn polls_do_not_delay_transfers() {
     Fixture::new(64)
         .every_mode()
         .multi_thread()
@@ -225,7 +225,7 @@ fn polls_hold_up_no_transfers() {
 
 /// Its event is not waited for: it may never come, and what was short may have been memory.
 #[test]
-fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
+fn eagain_with_only_a_poll_in_flight_is_retried() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -250,7 +250,7 @@ fn a_read_that_met_no_room_beside_a_poll_is_tried_again() {
 }
 
 #[test]
-fn a_descriptor_that_is_none_is_refused() {
+fn a_poll_of_an_invalid_descriptor_is_an_error() {
     for mode in modes() {
         current_thread().block_on(async {
             let (context, handle) = context_in(mode, 2);
@@ -320,7 +320,7 @@ fn polls_work_on_a_local_context() {
 }
 
 #[test]
-fn a_raw_poll_gives_its_events_as_bits() {
+fn a_raw_poll_returns_its_events_as_bits() {
     current_thread().block_on(async {
         let (context, handle) = AioContextBuilder::new(2).build().unwrap();
         let (reader, _writer) = UnixStream::pair().unwrap();

@@ -31,7 +31,7 @@ async fn read(handle: &AioContextHandle, file: &File) -> Result<u64, AioCommandE
 }
 
 #[test]
-fn priorities_are_those_of_linux() {
+fn priorities_have_the_kernels_values() {
     let best = IoPriority::best_effort(3);
     assert_eq!((best.class(), best.level()), (IoClass::BestEffort, 3));
     assert_eq!(best, IoPriority::new(IoClass::BestEffort, 3));
@@ -45,7 +45,7 @@ fn priorities_are_those_of_linux() {
 }
 
 #[test]
-fn every_priority_goes_with_its_request() {
+fn every_priority_reaches_the_kernel() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
@@ -79,7 +79,7 @@ fn every_priority_goes_with_its_request() {
 }
 
 #[test]
-fn every_kind_of_transfer_has_it() {
+fn every_kind_of_transfer_has_a_priority() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
@@ -117,7 +117,7 @@ fn every_kind_of_transfer_has_it() {
 }
 
 #[test]
-fn requests_that_go_together_keep_their_own() {
+fn batched_requests_keep_their_own_priorities() {
     Fixture::new(64).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = patterned_file(dir, 8).await;
@@ -147,7 +147,7 @@ fn requests_that_go_together_keep_their_own() {
 }
 
 #[tokio::test]
-async fn the_last_priority_counts_and_only_for_its_handle() {
+async fn the_last_priority_counts_for_its_handle_alone() {
     let dir = disk_dir();
     let (context, handle) = context_in(modes().next().unwrap(), 8);
     let file = patterned_file(&dir, 8).await;
@@ -185,7 +185,7 @@ fn give_up_capabilities() {
 }
 
 #[test]
-fn real_time_wants_a_capability_and_without_it_the_request_is_refused() {
+fn real_time_priority_without_the_capability_is_refused() {
     if !in_child!() {
         return;
     }
@@ -289,7 +289,7 @@ fn mount_at(
 }
 
 #[test]
-fn the_device_gets_requests_with_their_priorities() {
+fn the_block_device_sees_the_priorities() {
     if !in_child!() {
         return;
     }

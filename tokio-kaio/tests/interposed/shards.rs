@@ -31,7 +31,7 @@ fn held<'a>(
 }
 
 #[tokio::test]
-async fn there_are_as_many_slots_as_were_asked_for() {
+async fn shards_share_the_requested_number_of_slots() {
     for (slots, shards) in [(5, 2), (8, 8), (3, 100), (1, 2), (4, 0), (7, 1)] {
         let (context, handle) = sharded(slots, shards, true);
         assert_eq!(context.available_slots(), Some(slots), "{shards} shards");
@@ -42,7 +42,7 @@ async fn there_are_as_many_slots_as_were_asked_for() {
 }
 
 #[tokio::test]
-async fn a_request_whose_shard_is_full_goes_to_another() {
+async fn a_request_whose_shard_is_full_uses_another() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -69,7 +69,7 @@ async fn a_request_whose_shard_is_full_goes_to_another() {
 }
 
 #[tokio::test]
-async fn where_all_shards_are_full_requests_wait() {
+async fn requests_wait_when_all_shards_are_full() {
     let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
     let (context, handle) = sharded(4, 2, true);
@@ -92,7 +92,7 @@ async fn where_all_shards_are_full_requests_wait() {
 }
 
 #[test]
-fn close_gives_back_every_shard() {
+fn close_releases_every_shard() {
     if !in_child!() {
         return;
     }
@@ -114,7 +114,7 @@ fn close_gives_back_every_shard() {
 }
 
 #[test]
-fn tasks_on_several_workers_read_what_is_there() {
+fn tasks_on_several_workers_read_the_right_data() {
     const TASKS: u64 = 48;
     const TURNS: u64 = 200;
     const BLOCKS: u64 = 64;

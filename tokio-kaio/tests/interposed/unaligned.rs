@@ -47,7 +47,7 @@ fn path_of(dir: &TempDir, name: &str) -> PathBuf {
 // ---- Reads ------------------------------------------------------------------------------------
 
 #[test]
-fn any_range_of_a_file_can_be_read_and_none_past_its_end() {
+fn any_range_up_to_the_end_of_a_file_can_be_read() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let content = bytes(1, 3 * BLOCK + 700);
@@ -69,7 +69,7 @@ fn any_range_of_a_file_can_be_read_and_none_past_its_end() {
 }
 
 #[test]
-fn a_long_read_goes_in_pieces() {
+fn a_long_read_is_split_into_requests() {
     Fixture::new(4).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let path = path_of(dir, "data");
@@ -84,7 +84,7 @@ fn a_long_read_goes_in_pieces() {
 }
 
 #[test]
-fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
+fn a_dropped_read_leaves_old_bytes_or_new_ones() {
     Fixture::new(4)
         .every_mode()
         .multi_thread()
@@ -113,7 +113,7 @@ fn a_read_that_was_dropped_leaves_old_bytes_or_new_ones() {
 // ---- Lengths ----------------------------------------------------------------------------------
 
 #[test]
-fn a_file_gets_as_long_as_what_is_written_and_no_longer() {
+fn a_write_extends_a_file_to_its_end_and_no_further() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         for (i, (start, offset, len)) in [
@@ -155,7 +155,7 @@ fn a_file_gets_as_long_as_what_is_written_and_no_longer() {
 }
 
 #[test]
-fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
+fn a_growing_log_is_never_seen_longer_than_it_is() {
     for dir in test_dirs() {
         for mode in modes() {
             let path = path_of(&dir, &format!("{mode:?}"));
@@ -204,7 +204,7 @@ fn a_log_grows_by_any_records_and_is_never_seen_longer_than_it_is() {
 // ---- Beside one another -----------------------------------------------------------------------
 
 #[test]
-fn two_writers_of_the_halves_of_a_block_lose_nothing() {
+fn two_writers_to_halves_of_one_block_lose_nothing() {
     const TIMES: u64 = 1000;
     for dir in test_dirs() {
         for (i, mode) in modes().enumerate() {
@@ -248,7 +248,7 @@ fn two_writers_of_the_halves_of_a_block_lose_nothing() {
 }
 
 #[test]
-fn many_writers_of_neighbouring_records_change_their_own_alone() {
+fn writers_of_adjacent_records_change_only_their_own() {
     const RECORD: usize = 777;
     const WRITERS: usize = 40;
     for dir in test_dirs() {
@@ -293,7 +293,7 @@ fn many_writers_of_neighbouring_records_change_their_own_alone() {
 /// Whoever makes a file longer has its last block zeroed behind its old end, in the page cache: that
 /// must not meet a direct write to the same block.
 #[test]
-fn a_write_that_makes_the_file_longer_leaves_alone_what_is_written_before_its_end() {
+fn an_extending_write_keeps_concurrent_writes_before_the_end() {
     for dir in test_dirs() {
         for (i, mode) in modes().enumerate() {
             let path = path_of(&dir, &format!("{i}"));
@@ -330,7 +330,7 @@ fn a_write_that_makes_the_file_longer_leaves_alone_what_is_written_before_its_en
 }
 
 #[test]
-fn a_write_waits_for_one_that_was_dropped_in_flight_in_its_block_and_for_no_other() {
+fn a_write_waits_only_for_a_dropped_write_to_the_same_block() {
     Fixture::new(8)
         .every_mode()
         .multi_thread()
@@ -366,7 +366,7 @@ fn a_write_waits_for_one_that_was_dropped_in_flight_in_its_block_and_for_no_othe
 }
 
 #[test]
-fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
+fn a_waiting_write_ends_at_its_deadline_and_blocks_nobody() {
     Fixture::new(8)
         .every_mode()
         .multi_thread()
@@ -388,7 +388,7 @@ fn a_write_that_waits_ends_at_its_deadline_and_is_in_nobodys_way() {
 
 /// The second descriptor is opened on a thread of the blocking pool, and none is free.
 #[test]
-fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline() {
+fn a_write_whose_file_can_not_be_reopened_in_time_ends_at_its_deadline() {
     let dir = disk_dir();
     for mode in modes() {
         one_blocking_thread().block_on(with_hang_guard(async {
@@ -415,7 +415,7 @@ fn a_write_whose_file_can_not_be_opened_once_more_in_time_ends_at_its_deadline()
 }
 
 #[test]
-fn writes_that_wait_for_slots_and_in_line_all_come_through() {
+fn writes_that_wait_for_slots_and_for_each_other_all_complete() {
     Fixture::new(1).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = open_rw(dir, &format!("{mode:?}")).await;
@@ -592,7 +592,7 @@ impl Model {
 }
 
 #[test]
-fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
+fn random_operations_change_a_file_as_they_change_a_vector() {
     let cases = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
@@ -633,7 +633,7 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
 }
 
 #[test]
-fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
+fn a_write_after_a_dropped_one_to_the_same_block_wins() {
     Fixture::new(8)
         .everywhere()
         .multi_thread()
@@ -670,7 +670,7 @@ fn after_a_dropped_write_the_next_one_to_its_block_is_the_last() {
 // ---- Flags and files --------------------------------------------------------------------------
 
 #[test]
-fn appends_of_any_length_are_whole_and_in_order_of_their_making() {
+fn appends_of_any_length_land_whole_and_in_order() {
     for dir in test_dirs() {
         for (i, mode) in modes().enumerate() {
             for opened_so in [false, true] {
@@ -717,7 +717,7 @@ fn page_cached(file: &File) -> RawFd {
 }
 
 #[test]
-fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
+fn the_direct_and_the_buffered_part_of_a_write_have_its_flags() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = open_rw(dir, "data").await;
@@ -744,7 +744,7 @@ fn flags_of_a_write_are_those_of_its_direct_part_and_of_the_rest() {
 }
 
 #[test]
-fn what_comes_back_short_is_resumed() {
+fn a_short_write_is_resumed() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
         let path = path_of(dir, "data");
@@ -770,7 +770,7 @@ fn what_comes_back_short_is_resumed() {
 }
 
 #[test]
-fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
+fn a_failed_write_changes_nothing_beyond_a_prefix_of_its_range() {
     for dir in test_dirs() {
         let path = path_of(&dir, "data");
         for mode in modes() {
@@ -810,7 +810,7 @@ fn a_write_that_fails_has_written_the_beginning_and_changed_nothing_else() {
 }
 
 #[test]
-fn noappend_writes_where_it_is_told_to() {
+fn noappend_writes_at_its_offset() {
     Fixture::new(4).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let path = path_of(dir, "log");
@@ -842,7 +842,7 @@ fn noappend_writes_where_it_is_told_to() {
 }
 
 #[test]
-fn nowait_is_refused_or_done_and_nothing_else_changes() {
+fn a_nowait_write_is_refused_or_done() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle) = (case.dir, case.file, case.handle);
         write_patterned(&path_of(dir, "data"), 4);
@@ -867,7 +867,7 @@ fn nowait_is_refused_or_done_and_nothing_else_changes() {
 }
 
 #[test]
-fn an_atomic_write_that_is_not_aligned_is_refused_before_anything_is_written() {
+fn an_unaligned_atomic_write_is_refused_before_anything_is_written() {
     Fixture::new(4).run(async |case| {
         let (dir, file, handle) = (case.dir, case.file, case.handle);
         write_patterned(&path_of(dir, "data"), 2);
@@ -887,7 +887,7 @@ fn an_atomic_write_that_is_not_aligned_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_file_for_writing_alone_is_written_at_any_offset() {
+fn a_write_only_file_is_written_at_any_offset() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let name = "data".to_string();
@@ -918,7 +918,7 @@ fn a_file_for_writing_alone_is_written_at_any_offset() {
 }
 
 #[test]
-fn a_file_for_reading_alone_is_not_written_by_a_back_door() {
+fn a_read_only_file_can_not_be_written_unaligned() {
     Fixture::new(4).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let path = path_of(dir, "data");
@@ -933,7 +933,7 @@ fn a_file_for_reading_alone_is_not_written_by_a_back_door() {
 }
 
 #[test]
-fn a_file_that_has_lost_its_name_and_a_synchronous_one_are_written_to_their_ends() {
+fn an_unlinked_synchronous_file_is_written_to_its_end() {
     Fixture::new(4).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let mut options = OpenOptions::new();
@@ -973,7 +973,7 @@ fn a_buffered_file_takes_one_request_for_any_range() {
 }
 
 #[test]
-fn ranges_that_no_file_has_are_refused() {
+fn impossible_ranges_are_refused() {
     Fixture::new(4).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         for offset in [i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX - 1, u64::MAX] {
@@ -994,7 +994,7 @@ fn ranges_that_no_file_has_are_refused() {
 }
 
 #[test]
-fn a_write_is_one_request_where_nothing_has_to_be_read() {
+fn a_write_is_one_request_unless_blocks_must_be_read_first() {
     Fixture::new(4).run(async |case| {
         let (dir, file, handle) = (case.dir, case.file, case.handle);
         write_patterned(&path_of(dir, "data"), 8);
@@ -1022,7 +1022,7 @@ fn a_write_is_one_request_where_nothing_has_to_be_read() {
 }
 
 #[test]
-fn a_contexts_end_is_told_and_leaves_the_file_usable() {
+fn a_write_on_an_ended_context_is_stopped_and_the_file_stays_usable() {
     let dir = disk_dir();
     for mode in modes() {
         multi_thread().block_on(with_hang_guard(async {
@@ -1041,7 +1041,7 @@ fn a_contexts_end_is_told_and_leaves_the_file_usable() {
 }
 
 #[test]
-fn aligned_operations_go_on_beside_them() {
+fn aligned_operations_run_beside_unaligned_ones() {
     Fixture::new(8)
         .every_dir()
         .multi_thread()

@@ -53,7 +53,7 @@ fn lists() -> Vec<Vec<usize>> {
 // ---- What is moved ----------------------------------------------------------------------------
 
 #[test]
-fn borrowed_ranges_move_what_one_plain_transfer_does() {
+fn borrowed_ranges_move_the_same_data_as_one_plain_transfer() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         for units in lists() {
@@ -108,7 +108,7 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
 }
 
 #[test]
-fn whole_buffers_are_pieces_too() {
+fn whole_buffers_can_be_pieces() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = file_with_content(dir, 0).await;
@@ -129,7 +129,7 @@ fn whole_buffers_are_pieces_too() {
 }
 
 #[test]
-fn buffers_that_are_handed_over_move_what_one_plain_transfer_does() {
+fn owned_buffers_move_the_same_data_as_one_plain_transfer() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         for units in lists() {
@@ -199,7 +199,7 @@ fn an_empty_list_moves_nothing() {
 
 /// Also where they fill a whole request, which moves nothing then though the file does not end.
 #[test]
-fn pieces_without_bytes_are_passed_over() {
+fn empty_pieces_are_skipped() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         for (before, between) in [(1, 1), (0, 5), (IOV_MAX, 0), (3 * IOV_MAX + 1, 1500)] {
@@ -237,7 +237,7 @@ fn pieces_without_bytes_are_passed_over() {
 }
 
 #[test]
-fn a_read_that_meets_the_end_of_the_file_is_short() {
+fn a_vectored_read_across_the_end_of_the_file_is_short() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let unit = smallest(&file_with_content(dir, 0).await).await;
@@ -269,7 +269,7 @@ fn a_read_that_meets_the_end_of_the_file_is_short() {
 
 /// Room that is not filled does not count as initialized.
 #[test]
-fn vectors_grow_by_what_was_read_into_each() {
+fn each_vector_grows_by_the_bytes_read_into_it() {
     Fixture::new(8).tmpfs().every_mode().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 10_000).await;
@@ -287,7 +287,7 @@ fn vectors_grow_by_what_was_read_into_each() {
 // ---- Requests ---------------------------------------------------------------------------------
 
 #[test]
-fn there_is_one_system_call_for_1024_pieces() {
+fn one_system_call_moves_1024_pieces() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -319,7 +319,7 @@ fn there_is_one_system_call_for_1024_pieces() {
 
 /// One piece is a plain request, also as what is left of many.
 #[test]
-fn requests_go_one_after_the_other_each_where_the_last_one_ended() {
+fn requests_of_a_long_list_run_in_order_each_at_the_end_of_the_last() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 0).await;
@@ -400,7 +400,7 @@ async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read()
 /// Of the rest of a write it is not known then what lands; and short is what a read is at the end of
 /// the file.
 #[tokio::test]
-async fn a_context_that_is_dropped_between_two_requests_fails_the_whole() {
+async fn a_context_dropped_between_two_requests_fails_the_operation() {
     let dir = disk_dir();
     for mode in modes() {
         for writes in [false, true] {
@@ -446,7 +446,7 @@ async fn dropping<T>(context: AioContext, operation: impl Future<Output = T>) ->
 // ---- Appends ----------------------------------------------------------------------------------
 
 #[test]
-fn lists_are_appended_each_in_one_piece() {
+fn each_list_is_appended_in_one_piece() {
     const LISTS: u64 = 8;
     Fixture::new(4).everywhere().run(async |case| {
         let (path, handle) = (case.path, case.handle);
@@ -483,7 +483,7 @@ fn lists_are_appended_each_in_one_piece() {
 }
 
 #[test]
-fn a_list_of_several_requests_is_appended_as_one_where_nobody_else_appends() {
+fn a_list_of_several_requests_is_appended_in_one_piece_without_other_appends() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = file_with_content(dir, BLOCK).await;
@@ -507,7 +507,7 @@ fn errno(result: Result<u64, AioCommandError>) -> Option<i32> {
 }
 
 #[test]
-fn a_list_that_is_refused_gives_every_buffer_back() {
+fn a_refused_list_returns_every_buffer() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, path, handle, mode) = (case.dir, case.path, case.handle, case.mode);
         file_with_content(dir, BLOCK).await;
@@ -556,7 +556,7 @@ fn a_list_that_is_refused_gives_every_buffer_back() {
 }
 
 #[test]
-fn a_list_at_an_odd_offset_fails_and_every_buffer_is_back() {
+fn a_list_at_a_misaligned_offset_fails_and_returns_every_buffer() {
     Fixture::new(8).every_mode().run(async |case| {
         let (dir, path, handle) = (case.dir, case.path, case.handle);
         let file = file_with_content(dir, 2 * BLOCK).await;
@@ -575,7 +575,7 @@ fn a_list_at_an_odd_offset_fails_and_every_buffer_is_back() {
 }
 
 #[tokio::test]
-async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
+async fn buffers_of_a_dropped_list_get_new_memory_of_their_size() {
     for dir in test_dirs() {
         for mode in modes() {
             for count in [1, 3, IOV_MAX + 1] {
@@ -613,7 +613,7 @@ async fn buffers_of_a_dropped_list_have_their_size_again_and_fresh_memory() {
 }
 
 #[test]
-fn a_dropped_write_goes_on_with_what_its_buffers_had() {
+fn a_dropped_write_writes_the_data_that_was_submitted() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
@@ -643,7 +643,7 @@ fn a_dropped_write_goes_on_with_what_its_buffers_had() {
 }
 
 #[tokio::test]
-async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_done() {
+async fn owned_buffers_of_a_dropped_list_are_kept_until_the_completion() {
     for dir in test_dirs() {
         for mode in modes() {
             for writes in [false, true] {
@@ -678,7 +678,7 @@ async fn lists_that_are_handed_over_and_dropped_are_kept_until_the_kernel_is_don
 
 /// Of two requests, what was read by the first is not told of, and the buffers are new ones.
 #[test]
-fn a_list_dropped_between_two_requests_leaves_every_buffer_with_its_size() {
+fn a_list_dropped_between_two_requests_leaves_every_buffer_its_size() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, case.handle, case.mode);
         let file = file_with_content(dir, 3000 * 4096).await;

@@ -42,7 +42,7 @@ fn has_huge_pages() -> bool {
 }
 
 #[test]
-fn any_size_is_aligned_to_a_page_and_zeroed() {
+fn buffers_of_any_size_are_page_aligned_and_zeroed() {
     for size in [1, 511, 512, 4095, 4096, 4097, 1 << 20, (3 << 20) + 1] {
         for made in [
             AlignedBuf::new(size),
@@ -61,7 +61,7 @@ fn any_size_is_aligned_to_a_page_and_zeroed() {
 }
 
 #[test]
-fn a_buffer_has_the_alignment_that_is_asked_for() {
+fn a_buffer_has_the_requested_alignment() {
     for alignment in (0..=26).map(|bits| 1_usize << bits) {
         for size in [1, 4096, 3 << 12, 1 << 21] {
             let mut buffer = AlignedBuf::with_alignment(size, alignment).unwrap();
@@ -77,14 +77,14 @@ fn a_buffer_has_the_alignment_that_is_asked_for() {
 }
 
 #[test]
-fn what_is_no_power_of_two_is_no_alignment() {
+fn an_alignment_must_be_a_power_of_two() {
     for alignment in [0, 3, 4097, usize::MAX] {
         catch_unwind(|| AlignedBuf::with_alignment(4096, alignment)).unwrap_err();
     }
 }
 
 #[test]
-fn a_size_without_room_is_an_error() {
+fn an_impossible_size_is_an_error() {
     let made_of = |size| {
         [
             AlignedBuf::new(size),
@@ -115,7 +115,7 @@ fn a_size_without_room_is_an_error() {
 }
 
 #[test]
-fn an_empty_buffer_is_one_too() {
+fn an_empty_buffer_is_a_buffer() {
     let mut empty = AlignedBuf::default();
     assert_eq!((empty.size(), empty.len(), empty.as_mut().len()), (0, 0, 0));
     assert!(!empty.is_locked());
@@ -142,7 +142,7 @@ fn a_range_beyond_the_buffer_panics() {
 }
 
 #[test]
-fn memory_is_given_back_whole() {
+fn memory_is_unmapped_completely() {
     if !in_child!() {
         return;
     }
@@ -163,7 +163,7 @@ fn memory_is_given_back_whole() {
 }
 
 #[test]
-fn large_buffers_are_on_huge_pages_where_there_are_any() {
+fn large_buffers_use_huge_pages_if_available() {
     if !has_huge_pages() {
         return;
     }
@@ -180,7 +180,7 @@ fn large_buffers_are_on_huge_pages_where_there_are_any() {
 }
 
 #[test]
-fn locked_ones_count_as_locked_memory_and_others_do_not() {
+fn only_locked_buffers_count_as_locked_memory() {
     if !in_child!() {
         return;
     }
@@ -195,7 +195,7 @@ fn locked_ones_count_as_locked_memory_and_others_do_not() {
 }
 
 #[test]
-fn only_locked_ones_meet_the_limit_of_locked_memory() {
+fn only_locked_buffers_are_subject_to_the_memlock_limit() {
     if !in_child!() || !drop_root() {
         return;
     }
@@ -213,7 +213,7 @@ fn only_locked_ones_meet_the_limit_of_locked_memory() {
 
 /// Every kind of them does for every transfer.
 #[test]
-fn every_kind_is_read_into_and_written_from() {
+fn every_kind_of_buffer_is_read_into_and_written_from() {
     Fixture::new(4).everywhere().run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let kinds = [

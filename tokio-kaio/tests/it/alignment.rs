@@ -10,7 +10,7 @@ async fn alignment(file: &File) -> Alignment {
 }
 
 #[test]
-fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
+fn transfers_with_the_reported_alignment_succeed() {
     Fixture::new(1).blocks(4).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let alignment = alignment(&file).await;
@@ -39,7 +39,7 @@ fn what_is_aligned_as_a_file_wants_it_is_written_and_read() {
 }
 
 #[tokio::test]
-async fn clones_have_one_alignment_between_them() {
+async fn clones_share_their_alignment() {
     for dir in test_dirs() {
         write_patterned(&dir.path().join("data"), 1);
         let file = open_rw(&dir, "data").await;
@@ -50,7 +50,7 @@ async fn clones_have_one_alignment_between_them() {
 }
 
 #[test]
-fn an_alignment_that_is_known_needs_no_thread() {
+fn a_known_alignment_needs_no_thread() {
     let dir = disk_dir();
     one_blocking_thread().block_on(async {
         write_patterned(&dir.path().join("data"), 1);
@@ -62,7 +62,7 @@ fn an_alignment_that_is_known_needs_no_thread() {
 }
 
 #[tokio::test]
-async fn where_nobody_tells_a_file_is_probed_once_there_is_something_to_read() {
+async fn without_statx_a_file_is_probed_once_it_has_data() {
     let Some(dir) = tmpfs_dir() else {
         return;
     };
@@ -84,7 +84,7 @@ async fn where_nobody_tells_a_file_is_probed_once_there_is_something_to_read() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_open_for_direct_io_and_has_none_is_an_error_that_says_what_to_do() {
+async fn a_direct_file_without_direct_io_is_an_error_that_says_what_to_do() {
     let dir = disk_dir();
     let path = dir.path().join("data");
     if let Err(why) = journaled(&path) {

@@ -29,7 +29,7 @@ fn flags_of(file: &File) -> i32 {
 }
 
 #[tokio::test]
-async fn a_file_with_direct_io_is_opened_for_it_and_a_clone_is_alike() {
+async fn a_file_with_direct_io_is_opened_direct_and_so_is_its_clone() {
     for dir in test_dirs() {
         let path = dir.path().join("data");
         write_patterned(&path, 1);
@@ -46,7 +46,7 @@ async fn a_file_with_direct_io_is_opened_for_it_and_a_clone_is_alike() {
 }
 
 #[tokio::test]
-async fn a_file_without_direct_io_is_opened_buffered_and_shows_that() {
+async fn a_file_without_direct_io_is_opened_buffered_and_reports_it() {
     for is_sync in [false, true] {
         let file = open(Path::new(PROC), is_sync).await.unwrap();
         for file in [file.try_clone().unwrap(), file] {
@@ -81,7 +81,7 @@ async fn a_buffered_file_is_read_at_any_offset() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_refused_as_ever() {
+async fn opening_a_directory_or_device_buffered_is_refused() {
     let dir = disk_dir();
     for path in [dir.path(), Path::new("/dev/null")] {
         let text = open(path, false).await.unwrap_err().to_string();
@@ -92,7 +92,7 @@ async fn what_is_no_file_is_refused_as_ever() {
 }
 
 #[tokio::test]
-async fn direct_io_among_the_flags_of_ones_own_is_not_fallen_back_from() {
+async fn an_explicit_o_direct_does_not_fall_back_to_buffered() {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECT);
     let refused = options.aio_open_or_buffered(PROC.into(), false).await;
@@ -100,7 +100,7 @@ async fn direct_io_among_the_flags_of_ones_own_is_not_fallen_back_from() {
 }
 
 #[test]
-fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
+fn a_file_that_accepts_o_direct_without_direct_io_is_opened_buffered() {
     Fixture::new(1).run(async |case| {
         let (path, handle) = (case.path, case.handle);
         if let Err(why) = journaled(&path) {
@@ -132,7 +132,7 @@ fn a_file_that_takes_the_flag_and_does_without_is_opened_buffered() {
 /// As it is on ext4 with data journaling, where `O_DIRECT` is taken and does nothing: there, only the
 /// event of a write says that the kernel can't promise not to wait.
 #[test]
-fn a_file_that_turns_out_to_have_no_direct_io_is_overwritten_all_the_same() {
+fn a_file_that_lost_o_direct_is_still_overwritten() {
     Fixture::new(4).everywhere().run(async |case| {
         let (path, file, handle, mode) = (case.path, case.file, case.handle, case.mode);
         // SAFETY: changes the flags of a file that is open.

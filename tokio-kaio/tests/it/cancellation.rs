@@ -360,29 +360,29 @@ fn check_weather(lanes: &[Lane]) {
 }
 
 #[test]
-fn a_storm_of_dropped_operations_on_disk_leaves_everything_right() {
+fn dropping_operations_at_random_on_disk_corrupts_nothing() {
     storm(&disk_dir(), GiveUp::Drop);
 }
 
 #[test]
-fn a_storm_of_dropped_operations_on_tmpfs_leaves_everything_right() {
+fn dropping_operations_at_random_on_tmpfs_corrupts_nothing() {
     let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Drop);
 }
 
 #[test]
-fn a_storm_of_forgotten_operations_on_disk_leaves_everything_right() {
+fn forgetting_operations_at_random_on_disk_corrupts_nothing() {
     storm(&disk_dir(), GiveUp::Forget);
 }
 
 #[test]
-fn a_storm_of_forgotten_operations_on_tmpfs_leaves_everything_right() {
+fn forgetting_operations_at_random_on_tmpfs_corrupts_nothing() {
     let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Forget);
 }
 
 #[test]
-fn a_storm_on_a_local_context_leaves_everything_right() {
+fn giving_up_operations_at_random_on_a_local_context_corrupts_nothing() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     for (dir, way) in test_dirs()
         .iter()
@@ -508,12 +508,12 @@ fn storm_of_aborts(dir: &TempDir) {
 }
 
 #[test]
-fn a_storm_of_aborted_tasks_on_disk_leaves_everything_right() {
+fn aborting_tasks_at_random_on_disk_corrupts_nothing() {
     storm_of_aborts(&disk_dir());
 }
 
 #[test]
-fn a_storm_of_aborted_tasks_on_tmpfs_leaves_everything_right() {
+fn aborting_tasks_at_random_on_tmpfs_corrupts_nothing() {
     let Some(dir) = tmpfs_dir() else { return };
     storm_of_aborts(&dir);
 }
@@ -602,7 +602,7 @@ async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
 }
 
 #[tokio::test]
-async fn a_buffer_that_a_forgotten_read_has_emptied_can_still_be_used() {
+async fn a_buffer_emptied_by_a_forgotten_read_can_still_be_used() {
     let dir = disk_dir();
     sevens(&dir, LARGE);
     let file = open_rw(&dir, "file").await;
@@ -622,7 +622,7 @@ async fn a_buffer_that_a_forgotten_read_has_emptied_can_still_be_used() {
 }
 
 #[tokio::test]
-async fn a_write_given_up_in_flight_writes_what_was_submitted() {
+async fn a_write_dropped_or_forgotten_in_flight_writes_the_submitted_data() {
     for (dir, forget) in test_dirs()
         .iter()
         .flat_map(|dir| [(dir, false), (dir, true)])
@@ -655,7 +655,7 @@ async fn a_write_given_up_in_flight_writes_what_was_submitted() {
 }
 
 #[tokio::test]
-async fn a_buffer_serves_a_read_while_a_write_of_it_that_was_dropped_goes_on() {
+async fn a_buffer_can_be_read_into_while_its_dropped_write_is_in_flight() {
     let dir = disk_dir();
     sevens(&dir, 2 * LARGE);
     let file = open_rw(&dir, "file").await;
@@ -742,7 +742,7 @@ async fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() 
 }
 
 #[tokio::test]
-async fn operations_forgotten_while_they_wait_for_a_slot_cost_no_slot() {
+async fn operations_forgotten_while_they_wait_for_a_slot_take_none() {
     let (_dir, file, context, handle) = one_slot().await;
     let data = patterned_buffer(1, BLOCK);
     for i in 0..8 {
@@ -766,7 +766,7 @@ async fn operations_forgotten_while_they_wait_for_a_slot_cost_no_slot() {
 }
 
 #[tokio::test]
-async fn those_behind_a_dropped_waiter_move_up() {
+async fn waiters_behind_a_dropped_one_move_up() {
     let (_dir, file, context, handle) = one_slot().await;
     let data = patterned_buffer(1, BLOCK);
     let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());

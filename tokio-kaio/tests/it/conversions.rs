@@ -67,7 +67,7 @@ fn a_clone_of_an_appending_file_appends() {
 }
 
 #[test]
-fn a_file_of_the_standard_library_is_direct_from_then_on_and_keeps_its_other_flags() {
+fn a_std_file_becomes_direct_and_keeps_its_other_flags() {
     Fixture::new(1).blocks(1).every_dir().run(async |case| {
         let (path, handle) = (case.path, case.handle);
         let standard = read_write(path);
@@ -89,7 +89,7 @@ fn a_file_of_the_standard_library_is_direct_from_then_on_and_keeps_its_other_fla
 }
 
 #[tokio::test]
-async fn a_file_goes_back_to_the_standard_library_with_its_descriptor_and_still_direct() {
+async fn a_file_becomes_a_std_file_with_its_descriptor_and_stays_direct() {
     for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
         let fd = file.as_raw_fd();
@@ -105,7 +105,7 @@ async fn a_file_goes_back_to_the_standard_library_with_its_descriptor_and_still_
 }
 
 #[tokio::test]
-async fn a_file_that_others_have_goes_back_as_a_duplicate() {
+async fn a_shared_file_becomes_a_std_file_with_a_duplicate_descriptor() {
     for dir in test_dirs() {
         let file = open_rw(&dir, "data").await;
         let clone = file.try_clone().unwrap();
@@ -118,7 +118,7 @@ async fn a_file_that_others_have_goes_back_as_a_duplicate() {
 }
 
 #[test]
-fn a_file_can_go_back_while_a_dropped_write_to_it_waits_for_a_thread() {
+fn a_file_can_become_a_std_file_while_a_dropped_write_waits_for_a_thread() {
     let dir = disk_dir();
     one_blocking_thread().block_on(async {
         let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Offload);
@@ -154,7 +154,7 @@ fn a_file_without_direct_io_is_named_in_the_error() {
 }
 
 #[tokio::test]
-async fn a_file_that_went_back_wants_aligned_memory_where_the_file_system_does() {
+async fn a_std_file_from_a_direct_one_still_needs_aligned_memory() {
     let dir = disk_dir();
     write_patterned(&dir.path().join("data"), 1);
     let file = open_rw(&dir, "data").await;

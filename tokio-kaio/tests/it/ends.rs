@@ -199,7 +199,7 @@ fn cases(mode: Mode, first: End, second: End) -> impl Iterator<Item = Case> {
 }
 
 #[test]
-fn whatever_ends_first_nobody_waits_for_ever_and_nothing_is_left() {
+fn context_handle_runtime_and_operations_may_end_in_any_order() {
     if !in_child!() {
         return;
     }

@@ -18,7 +18,7 @@ fn duplicate(counter: &EventFd) -> File {
 }
 
 #[tokio::test]
-async fn a_plain_counter_gives_all_at_once() {
+async fn a_plain_counter_returns_the_whole_value() {
     let mut counter = EventFd::new(5, false).unwrap();
     assert_eq!(counter.recv().await.unwrap(), 5);
     for value in [10, 1, u64::from(u32::MAX) + 7] {
@@ -30,7 +30,7 @@ async fn a_plain_counter_gives_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_semaphore_gives_one_at_a_time() {
+async fn a_semaphore_returns_one_at_a_time() {
     let mut counter = EventFd::new(2, true).unwrap();
     counter.send_value(3).await.unwrap();
     for _ in 0..5 {
@@ -40,7 +40,7 @@ async fn a_semaphore_gives_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_as_long_as_there_is_something() {
+async fn a_stream_yields_as_long_as_the_counter_is_not_zero() {
     let mut plain = EventFd::new(4, false).unwrap();
     assert_eq!(plain.next().await.unwrap().unwrap(), 4);
     plain.send_value(6).await.unwrap();
@@ -53,7 +53,7 @@ async fn a_stream_goes_on_as_long_as_there_is_something() {
 }
 
 #[tokio::test]
-async fn the_largest_value_is_an_error_and_adds_nothing() {
+async fn sending_u64_max_is_an_error_and_adds_nothing() {
     for semaphore in [false, true] {
         let mut counter = EventFd::new(0, semaphore).unwrap();
         let error = with_hang_guard(counter.send_value(u64::MAX))
@@ -70,14 +70,14 @@ async fn the_largest_value_is_an_error_and_adds_nothing() {
 }
 
 #[tokio::test]
-async fn zero_adds_nothing() {
+async fn sending_zero_adds_nothing() {
     let mut counter = EventFd::new(0, false).unwrap();
     counter.send_value(0).await.unwrap();
     assert!(poll!(pin!(counter.recv())).is_pending());
 }
 
 #[tokio::test]
-async fn an_initial_value_that_the_kernel_does_not_take_is_an_error() {
+async fn an_invalid_initial_value_is_an_error() {
     let mut largest = EventFd::new(u32::MAX as usize, false).unwrap();
     assert_eq!(largest.recv().await.unwrap(), u64::from(u32::MAX));
     let past = usize::try_from((1_u64 << 32) + 5).unwrap_or(usize::MAX);
@@ -94,7 +94,7 @@ async fn an_initial_value_that_the_kernel_does_not_take_is_an_error() {
 }
 
 #[tokio::test]
-async fn sending_waits_while_it_would_overflow() {
+async fn a_send_waits_while_the_counter_would_overflow() {
     let mut counter = EventFd::new(0, false).unwrap();
     counter.send_value(u64::MAX - 1).await.unwrap();
     assert!(
@@ -107,7 +107,7 @@ async fn sending_waits_while_it_would_overflow() {
 }
 
 #[tokio::test]
-async fn a_sender_that_waits_for_room_is_woken_by_a_receipt_elsewhere() {
+async fn a_waiting_sender_is_woken_by_a_read_of_a_duplicate() {
     let mut counter = EventFd::new(0, false).unwrap();
     let mut other = duplicate(&counter);
     counter.send_value(u64::MAX - 1).await.unwrap();
@@ -126,7 +126,7 @@ async fn a_sender_that_waits_for_room_is_woken_by_a_receipt_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_receipt_that_is_dropped_takes_nothing() {
+async fn a_dropped_receive_takes_nothing() {
     for semaphore in [false, true] {
         let mut counter = EventFd::new(0, semaphore).unwrap();
         let mut other = duplicate(&counter);
@@ -143,7 +143,7 @@ async fn a_receipt_that_is_dropped_takes_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_to_a_select_that_drops_receipts() {
+async fn a_select_that_drops_receives_loses_nothing() {
     const SENT: u64 = 1000;
     let mut counter = EventFd::new(0, true).unwrap();
     let mut other = duplicate(&counter);
@@ -202,7 +202,7 @@ async fn a_send_from_another_thread_wakes_a_multi_threaded_runtime() {
 }
 
 #[tokio::test]
-async fn a_counter_that_is_always_ready_lets_other_tasks_run() {
+async fn an_always_ready_counter_lets_other_tasks_run() {
     // Its receipts take part in tokio's budget: the other task gets its turns.
     let turns = std::rc::Rc::new(std::cell::Cell::new(0));
     let counted = std::rc::Rc::clone(&turns);

@@ -63,7 +63,7 @@ async fn reads(handle: AioContextHandle, file: Rc<File>, reads: usize) {
 }
 
 #[test]
-fn a_loop_over_reads_that_complete_at_once_lets_other_tasks_run() {
+fn a_loop_of_inline_reads_lets_other_tasks_run() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -91,7 +91,7 @@ fn a_loop_over_reads_that_complete_at_once_lets_other_tasks_run() {
 }
 
 #[test]
-fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
+fn a_write_of_many_inline_requests_lets_other_tasks_run() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -132,7 +132,7 @@ fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
 /// A wake-up for nothing runs the task once more, and keeps the runtime from what it does when no
 /// task is ready: timers, I/O.
 #[test]
-fn an_operation_that_completes_at_once_does_not_wake_its_task() {
+fn an_operation_that_completes_inline_does_not_wake_its_task() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -180,7 +180,7 @@ impl Wake for Wakes {
 }
 
 #[test]
-fn a_timer_fires_beside_reads_that_complete_at_once() {
+fn a_timer_fires_beside_inline_reads() {
     Fixture::new(4).tmpfs().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         write_patterned(&dir.path().join("file"), 1);
@@ -199,7 +199,7 @@ fn a_timer_fires_beside_reads_that_complete_at_once() {
 }
 
 #[tokio::test]
-async fn requests_get_their_slots_in_the_order_in_which_they_asked() {
+async fn requests_get_slots_in_fifo_order() {
     for dir in test_dirs() {
         const READS: usize = 20;
         write_patterned(&dir.path().join("file"), 1);
@@ -272,7 +272,7 @@ fn tasks_that_share_one_slot_take_turns() {
 }
 
 #[test]
-fn many_tasks_on_two_threads_all_get_through_one_slot() {
+fn many_tasks_on_two_threads_all_get_the_one_slot() {
     Fixture::new(1)
         .every_dir()
         .multi_thread()
@@ -296,7 +296,7 @@ fn many_tasks_on_two_threads_all_get_through_one_slot() {
 }
 
 #[tokio::test]
-async fn reads_that_have_to_wait_get_on_beside_many_that_do_not() {
+async fn slow_reads_progress_beside_many_inline_ones() {
     let Some(quick) = tmpfs_dir() else { return };
     let slow = disk_dir();
     for dir in [&quick, &slow] {
@@ -325,7 +325,7 @@ async fn reads_that_have_to_wait_get_on_beside_many_that_do_not() {
 /// One thread, and a task that never lets it rest: what waits for company is submitted all the
 /// same, and its completion is seen.
 #[test]
-fn operations_get_on_beside_a_task_that_is_always_ready() {
+fn operations_progress_beside_a_task_that_is_always_ready() {
     Fixture::new(8).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         write_patterned(&dir.path().join("file"), 1);
@@ -349,7 +349,7 @@ fn operations_get_on_beside_a_task_that_is_always_ready() {
 
 /// Polled by hand and without a waker that does anything, an operation still gets done.
 #[test]
-fn an_operation_that_is_only_polled_gets_done() {
+fn an_operation_that_is_only_polled_completes() {
     Fixture::new(1).every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         write_patterned(&dir.path().join("file"), 1);

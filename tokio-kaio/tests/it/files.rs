@@ -99,7 +99,7 @@ async fn custom_flags_are_replaced_with_is_sync() {
 }
 
 #[tokio::test]
-async fn the_modes_of_the_options_are_those_of_the_file() {
+async fn a_file_has_the_access_mode_of_its_options() {
     let dir = disk_dir();
     let path = dir.path().join("data");
     for is_sync in [false, true] {
@@ -117,7 +117,7 @@ async fn the_modes_of_the_options_are_those_of_the_file() {
 }
 
 #[tokio::test]
-async fn open_is_for_reading_only_and_wants_a_file() {
+async fn open_is_read_only_and_needs_an_existing_file() {
     for dir in test_dirs() {
         let path = dir.path().join("data");
         for is_sync in [false, true] {
@@ -149,7 +149,7 @@ async fn open_is_for_reading_only_and_wants_a_file() {
 }
 
 #[tokio::test]
-async fn create_makes_a_file_or_empties_it_and_is_for_writing_only() {
+async fn create_creates_or_truncates_a_file_and_is_write_only() {
     for dir in test_dirs() {
         let path = dir.path().join("data");
         for is_sync in [false, true] {
@@ -190,7 +190,7 @@ async fn a_file_system_without_direct_io_is_named_in_the_error() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_said_to_be_none() {
+async fn opening_a_directory_or_device_is_an_error_that_says_so() {
     let dir = disk_dir();
     for path in [dir.path(), "/dev/null".as_ref()] {
         let text = File::open(path, false).await.unwrap_err().to_string();
@@ -199,7 +199,7 @@ async fn what_is_no_file_is_said_to_be_none() {
 }
 
 #[tokio::test]
-async fn options_need_no_name() {
+async fn open_options_can_be_used_as_a_temporary() {
     let dir = disk_dir();
     let path = dir.path().join("new");
     let file = fs::OpenOptions::new()
@@ -233,7 +233,7 @@ fn set_len_truncates_and_extends_with_zeroes() {
 }
 
 #[tokio::test]
-async fn metadata_is_that_of_the_open_file_even_without_a_name() {
+async fn metadata_is_that_of_the_open_file_even_if_unlinked() {
     for dir in test_dirs() {
         let path = dir.path().join("data");
         write_patterned(&path, 2);
@@ -300,7 +300,7 @@ async fn syncs_succeed_with_every_kind_of_context() {
 }
 
 #[test]
-fn a_synchronous_file_is_written_and_read_like_any() {
+fn a_synchronous_file_is_written_and_read() {
     Fixture::new(2).every_dir().run(async |case| {
         let (path, handle) = (case.path, case.handle);
         let file = read_write().aio_open(path.clone(), true).await.unwrap();
@@ -319,7 +319,7 @@ fn a_synchronous_file_is_written_and_read_like_any() {
 }
 
 #[test]
-fn a_part_of_the_buffer_is_transferred_and_the_rest_is_left() {
+fn a_transfer_of_a_part_of_the_buffer_leaves_the_rest() {
     Fixture::new(2).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let bytes = patterned_buffer(5, 4 * BLOCK);

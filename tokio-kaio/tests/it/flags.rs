@@ -19,7 +19,7 @@ fn refused_errno(result: Result<u64, AioCommandError>) -> Option<i32> {
 }
 
 #[test]
-fn append_appends_whatever_its_offset_is() {
+fn append_ignores_its_offset() {
     Fixture::new(4).blocks(1).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let offsets = [0, 1, i64::MAX as u64, u64::MAX - LEN + 1, u64::MAX];
@@ -47,7 +47,7 @@ fn append_appends_whatever_its_offset_is() {
 }
 
 #[test]
-fn without_append_offset_zero_is_overwritten() {
+fn a_write_without_append_overwrites_offset_zero() {
     Fixture::new(4).blocks(2).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let bytes = patterned_buffer(7, BLOCK);
@@ -61,7 +61,7 @@ fn without_append_offset_zero_is_overwritten() {
 }
 
 #[test]
-fn concurrent_appends_each_get_a_place_of_their_own() {
+fn concurrent_appends_do_not_overlap() {
     const APPENDS: u64 = 40;
     Fixture::new(8).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
@@ -125,7 +125,7 @@ fn nowait_on_an_extending_write_is_eagain_and_writes_nothing() {
 }
 
 #[test]
-fn nowait_on_what_is_allocated_is_served_or_eagain() {
+fn nowait_on_allocated_blocks_is_served_or_eagain() {
     Fixture::new(4).blocks(8).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         for i in 0..8 {
@@ -145,7 +145,7 @@ fn nowait_on_what_is_allocated_is_served_or_eagain() {
 }
 
 #[test]
-fn nowait_where_the_file_system_can_not_promise_it_is_eopnotsupp() {
+fn nowait_without_file_system_support_is_eopnotsupp() {
     Fixture::new(4).tmpfs().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let mut bytes = patterned_buffer(7, BLOCK);
@@ -167,7 +167,7 @@ fn nowait_where_the_file_system_can_not_promise_it_is_eopnotsupp() {
 }
 
 #[tokio::test]
-async fn bits_that_no_kernel_knows_are_eopnotsupp() {
+async fn unknown_flags_are_eopnotsupp() {
     // The highest of 32 bits and all above it do not even fit the request.
     let mut unknown = vec![1 << 29, 1 << 30, -1, isize::MIN, isize::MAX];
     unknown.extend((31..isize::BITS - 1).map(|bit| 1_isize << bit));
@@ -227,7 +227,7 @@ async fn bits_that_no_kernel_knows_are_eopnotsupp() {
 }
 
 #[tokio::test]
-async fn noappend_writes_at_its_offset_where_the_file_is_open_for_appending() {
+async fn noappend_writes_at_its_offset_in_a_file_opened_for_appending() {
     for dir in test_dirs() {
         for mode in modes() {
             no_append(&dir, mode).await;
@@ -316,7 +316,7 @@ fn durable_and_high_priority_operations_move_their_data() {
 }
 
 #[test]
-fn flags_are_those_of_their_own_request_within_a_batch() {
+fn each_request_of_a_batch_has_its_own_flags() {
     Fixture::new(32).blocks(4).every_dir().run(async |case| {
         let (dir, path, handle) = (case.dir, case.path, case.handle);
         let file: File = open_rw(dir, "data").await;
@@ -365,7 +365,7 @@ fn flags_are_those_of_their_own_request_within_a_batch() {
 }
 
 #[tokio::test]
-async fn atomic_is_what_the_file_says_that_it_can() {
+async fn atomic_writes_work_within_the_reported_limits() {
     for dir in test_dirs() {
         for mode in modes() {
             let (context, handle) = context_in(mode, 4);
@@ -426,7 +426,7 @@ fn known(result: Result<u64, AioCommandError>, dir: &TempDir) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
+async fn dontcache_keeps_a_buffered_file_out_of_the_page_cache() {
     const BLOCKS: usize = 64;
     const ALL: u64 = BLOCKS as u64 * LEN;
     for dir in test_dirs() {
@@ -475,7 +475,7 @@ async fn dontcache_leaves_nothing_of_a_buffered_file_in_the_page_cache() {
 }
 
 #[test]
-fn dontcache_is_taken_with_direct_io_by_those_who_know_it() {
+fn dontcache_is_accepted_with_direct_io_where_supported() {
     Fixture::new(4).everywhere().run(async |case| {
         let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
         let mut bytes = patterned_buffer(1, BLOCK);

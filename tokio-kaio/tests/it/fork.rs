@@ -86,7 +86,7 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[test]
-fn a_child_has_neither_the_ring_nor_the_buffers() {
+fn a_forked_child_has_neither_the_ring_nor_the_buffers() {
     if !in_child!() {
         return;
     }
@@ -186,7 +186,7 @@ fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32)
 }
 
 #[test]
-fn a_child_that_polls_inherited_reads_takes_no_completion() {
+fn a_forked_child_that_polls_inherited_reads_takes_no_completion() {
     if !in_child!() {
         return;
     }
@@ -205,7 +205,7 @@ fn a_child_that_polls_inherited_reads_takes_no_completion() {
 }
 
 #[test]
-fn a_child_that_drops_inherited_reads_leaves_them_to_the_parent() {
+fn a_forked_child_that_drops_inherited_reads_does_not_affect_the_parent() {
     if !in_child!() {
         return;
     }
@@ -218,7 +218,7 @@ fn a_child_that_drops_inherited_reads_leaves_them_to_the_parent() {
 }
 
 #[test]
-fn a_child_can_submit_nothing() {
+fn a_forked_child_can_submit_nothing() {
     if !in_child!() {
         return;
     }
@@ -279,7 +279,7 @@ fn dropped_in_a_child(busy: bool) {
 }
 
 #[test]
-fn a_child_that_drops_an_idle_context_does_no_harm() {
+fn a_forked_child_may_drop_an_idle_context() {
     if !in_child!() {
         return;
     }
@@ -287,7 +287,7 @@ fn a_child_that_drops_an_idle_context_does_no_harm() {
 }
 
 #[test]
-fn a_child_that_drops_a_busy_context_does_no_harm() {
+fn a_forked_child_may_drop_a_busy_context() {
     if !in_child!() {
         return;
     }
@@ -295,7 +295,7 @@ fn a_child_that_drops_a_busy_context_does_no_harm() {
 }
 
 #[test]
-fn a_child_can_use_a_context_of_its_own() {
+fn a_forked_child_can_use_a_context_of_its_own() {
     if !in_child!() {
         return;
     }
@@ -320,7 +320,7 @@ fn a_child_can_use_a_context_of_its_own() {
 
 /// The threads that end the parent's are not the child's.
 #[test]
-fn a_child_made_while_contexts_end_can_end_one_of_its_own() {
+fn a_child_forked_while_contexts_end_can_end_its_own() {
     if !in_child!() {
         return;
     }

@@ -193,18 +193,18 @@ async fn write_and_read_concurrently() {
 }
 
 #[tokio::test]
-async fn an_own_lock_and_link_serve_a_current_thread_runtime() {
+async fn a_user_supplied_lock_and_link_work_on_a_current_thread_runtime() {
     with_hang_guard(write_and_read_concurrently()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_own_lock_and_link_serve_a_multi_threaded_runtime() {
+async fn a_user_supplied_lock_and_link_work_on_a_multi_thread_runtime() {
     let test = tokio::spawn(write_and_read_concurrently());
     with_hang_guard(test).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_own_lock_and_link_serve_a_local_set() {
+async fn a_user_supplied_lock_and_link_work_in_a_local_set() {
     let dir = disk_dir();
     let local = LocalSet::new();
     let test = local.run_until(async {
@@ -361,7 +361,7 @@ async fn a_dropped_background_future_stops_the_context() {
 }
 
 #[tokio::test]
-async fn without_semaphore_there_is_no_waiting_for_a_slot() {
+async fn without_semaphore_no_request_waits_for_a_slot() {
     let dir = disk_dir();
     write_patterned(&dir.path().join("data"), LONG / BLOCK);
     let (context, handle) = spawned(1, false);

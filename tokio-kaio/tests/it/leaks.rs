@@ -143,35 +143,35 @@ fn many_on(runtime: Runtime, close: bool) {
 }
 
 #[test]
-fn closed_contexts_leave_nothing() {
+fn closed_contexts_leak_nothing() {
     if in_child!() {
         many_on(current_thread(), true);
     }
 }
 
 #[test]
-fn dropped_contexts_leave_nothing() {
+fn dropped_contexts_leak_nothing() {
     if in_child!() {
         many_on(current_thread(), false);
     }
 }
 
 #[test]
-fn contexts_closed_on_two_threads_leave_nothing() {
+fn contexts_closed_on_two_threads_leak_nothing() {
     if in_child!() {
         many_on(multi_thread(), true);
     }
 }
 
 #[test]
-fn contexts_dropped_on_two_threads_leave_nothing() {
+fn contexts_dropped_on_two_threads_leak_nothing() {
     if in_child!() {
         many_on(multi_thread(), false);
     }
 }
 
 #[test]
-fn local_contexts_leave_nothing() {
+fn local_contexts_leak_nothing() {
     if !in_child!() {
         return;
     }
@@ -292,7 +292,7 @@ fn a_local_context_may_be_dropped_in_any_order_with_its_future() {
 }
 
 #[test]
-fn runtimes_that_shut_down_take_their_contexts_with_them() {
+fn a_runtime_shutdown_ends_its_contexts() {
     if !in_child!() {
         return;
     }
@@ -331,7 +331,7 @@ fn runtimes_that_shut_down_take_their_contexts_with_them() {
 }
 
 #[test]
-fn operations_that_are_given_up_leave_no_locked_memory() {
+fn dropped_and_forgotten_operations_leak_no_locked_memory() {
     if !in_child!() {
         return;
     }
@@ -373,7 +373,7 @@ fn operations_that_are_given_up_leave_no_locked_memory() {
 }
 
 #[test]
-fn a_queued_request_gives_its_descriptor_back() {
+fn a_queued_request_closes_its_duplicated_descriptor() {
     if !in_child!() {
         return;
     }

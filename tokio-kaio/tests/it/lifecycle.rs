@@ -109,7 +109,7 @@ async fn assert_stopped(handle: &AioContextHandle, file: &Arc<File>) {
 // ---- Closed and dropped -----------------------------------------------------------------------
 
 #[tokio::test]
-async fn closing_serves_what_runs_and_turns_away_what_waits() {
+async fn closing_serves_requests_in_flight_and_stops_queued_ones() {
     for dir in test_dirs() {
         let file = large_file(&dir).await;
         for slots in [1, 4] {
@@ -132,7 +132,7 @@ async fn closing_serves_what_runs_and_turns_away_what_waits() {
 }
 
 #[tokio::test]
-async fn a_dropped_context_serves_what_runs_and_turns_away_what_waits() {
+async fn a_dropped_context_serves_requests_in_flight_and_stops_queued_ones() {
     let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(2, true).unwrap();
@@ -158,7 +158,7 @@ async fn a_dropped_context_serves_what_runs_and_turns_away_what_waits() {
 }
 
 #[tokio::test]
-async fn closing_waits_for_what_was_given_up() {
+async fn closing_waits_for_dropped_and_forgotten_operations() {
     for dir in test_dirs() {
         let file = large_file(&dir).await;
         for forget in [false, true] {
@@ -204,7 +204,7 @@ async fn closing_does_not_need_the_futures_to_be_polled() {
 }
 
 #[tokio::test]
-async fn a_close_that_is_dropped_ends_the_context_all_the_same() {
+async fn a_dropped_close_still_ends_the_context() {
     let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(2, true).unwrap();
@@ -216,7 +216,7 @@ async fn a_close_that_is_dropped_ends_the_context_all_the_same() {
 }
 
 #[test]
-fn closing_works_without_a_runtime_of_the_closers() {
+fn closing_works_outside_a_runtime() {
     bounded(|| {
         let runtime = multi_thread();
         let dir = disk_dir();
@@ -234,7 +234,7 @@ fn closing_works_without_a_runtime_of_the_closers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_context_closed_under_load_answers_everybody() {
+async fn a_context_closed_under_load_answers_every_request() {
     for dir in test_dirs() {
         let file = large_file(&dir).await;
         for round in 0..30 {
@@ -269,7 +269,7 @@ async fn a_context_closed_under_load_answers_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn contexts_come_and_go_beside_one_that_works() {
+async fn contexts_come_and_go_beside_one_in_use() {
     let dir = disk_dir();
     let file = large_file(&dir).await;
     let (context, handle) = aio_context(4, true).unwrap();
@@ -300,7 +300,7 @@ async fn contexts_come_and_go_beside_one_that_works() {
 
 /// The thread that ends a context can't be made for a while.
 #[test]
-fn closing_gets_over_a_lack_of_threads() {
+fn closing_survives_a_lack_of_threads() {
     if !in_child!() {
         return;
     }
@@ -395,17 +395,17 @@ fn shut_down_with_requests(make: fn() -> Runtime) {
 }
 
 #[test]
-fn a_current_thread_runtime_that_goes_answers_every_request() {
+fn a_current_thread_runtime_shutdown_answers_every_request() {
     shut_down_with_requests(current_thread);
 }
 
 #[test]
-fn a_multi_thread_runtime_that_goes_answers_every_request() {
+fn a_multi_thread_runtime_shutdown_answers_every_request() {
     shut_down_with_requests(multi_thread);
 }
 
 #[test]
-fn a_local_set_that_goes_answers_every_request() {
+fn a_dropped_local_set_answers_every_request() {
     bounded(|| {
         let runtime = current_thread();
         let dir = disk_dir();
@@ -456,7 +456,7 @@ fn a_local_set_dropped_after_its_runtime_does_not_hang() {
 }
 
 #[test]
-fn a_runtime_that_goes_under_requests_of_another_one_answers_them() {
+fn a_runtime_shutdown_answers_requests_of_another_runtime() {
     for dir in test_dirs() {
         bounded(move || {
             let users = multi_thread();
@@ -490,7 +490,7 @@ fn a_runtime_that_goes_under_requests_of_another_one_answers_them() {
 }
 
 #[test]
-fn a_context_made_in_a_runtime_that_has_gone_is_stopped() {
+fn a_context_made_in_a_shut_down_runtime_is_stopped() {
     bounded(|| {
         let runtime = current_thread();
         let handle = runtime.handle().clone();
@@ -510,7 +510,7 @@ fn a_context_made_in_a_runtime_that_has_gone_is_stopped() {
 // ---- From another runtime ---------------------------------------------------------------------
 
 #[test]
-fn a_context_of_one_runtime_serves_others() {
+fn a_context_of_one_runtime_serves_other_runtimes() {
     bounded(|| {
         let owner = multi_thread();
         let dir = disk_dir();
@@ -558,7 +558,7 @@ fn a_context_of_a_current_thread_runtime_serves_other_threads() {
 
 /// The eventfd is the first runtime's, the background task the second's.
 #[test]
-fn a_context_whose_first_runtime_has_gone_is_stopped_or_works() {
+fn a_context_whose_first_runtime_is_gone_is_stopped_or_works() {
     bounded(|| {
         let first = current_thread();
         let dir = disk_dir();
@@ -605,7 +605,7 @@ fn a_local_set_that_outlives_its_runtime_answers_every_request() {
 }
 
 #[test]
-fn requests_in_flight_when_their_runtime_goes_are_answered_on_the_next_one() {
+fn requests_in_flight_at_a_runtime_shutdown_are_answered_on_the_next_runtime() {
     bounded(|| {
         let first = current_thread();
         let dir = disk_dir();
@@ -651,7 +651,7 @@ fn a_local_context_works_before_its_future_is_polled() {
 }
 
 #[test]
-fn a_local_context_s_future_may_come_late() {
+fn the_future_of_a_local_context_may_be_polled_late() {
     for dir in test_dirs() {
         locally(async {
             let file = large_file(&dir).await;
@@ -717,7 +717,7 @@ fn a_local_context_whose_future_is_dropped_answers_every_request() {
 }
 
 #[test]
-fn a_local_context_s_future_ends_with_its_context() {
+fn the_future_of_a_local_context_ends_with_its_context() {
     locally(async {
         let (context, handle, background) = local_aio_context(3, true).unwrap();
         let mut background = Box::pin(background);
@@ -759,7 +759,7 @@ fn a_local_context_in_a_multi_thread_runtime_works() {
 
 /// The kernel's signal comes on a worker thread, which may not touch the context.
 #[test]
-fn a_local_context_in_a_multi_thread_runtime_may_have_its_future_polled_late() {
+fn the_future_of_a_local_context_may_be_polled_late_in_a_multi_thread_runtime() {
     let dir = disk_dir();
     bounded(move || {
         let runtime = multi_thread();
@@ -782,7 +782,7 @@ fn a_local_context_in_a_multi_thread_runtime_may_have_its_future_polled_late() {
 }
 
 #[test]
-fn a_stopped_context_still_completes_what_a_poll_finds() {
+fn a_stopped_context_still_delivers_completions_to_a_poll() {
     let dir = disk_dir();
     locally(async {
         let file = large_file(&dir).await;

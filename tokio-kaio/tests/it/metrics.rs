@@ -17,7 +17,7 @@ fn events(metrics: &Metrics) -> u64 {
 }
 
 #[tokio::test]
-async fn a_new_context_has_done_nothing() {
+async fn the_counters_of_a_new_context_are_zero() {
     let (context, handle) = aio_context(8, true).unwrap();
     let metrics = handle.metrics();
     let mut nothing = Metrics::default();
@@ -27,7 +27,7 @@ async fn a_new_context_has_done_nothing() {
 }
 
 #[tokio::test]
-async fn each_request_counts_once_whatever_its_way() {
+async fn each_request_counts_once_in_every_mode() {
     for dir in test_dirs() {
         let modes = BACKENDS
             .iter()
@@ -82,7 +82,7 @@ async fn each_request_counts_once_whatever_its_way() {
 }
 
 #[test]
-fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
+fn batches_are_counted_by_size() {
     Fixture::new(32)
         .inline()
         .build(|builder| builder.max_batch(32))
@@ -111,7 +111,7 @@ fn requests_that_go_together_are_counted_by_the_size_of_their_batch() {
 }
 
 #[test]
-fn failures_are_counted_by_whoever_found_them() {
+fn failures_at_submission_and_at_completion_are_counted() {
     Fixture::new(4).blocks(1).every_backend().run(async |case| {
         let (file, handle, backend) = (case.file, case.handle, case.mode.0);
         let mut bytes = buffer(BLOCK);
@@ -129,7 +129,7 @@ fn failures_are_counted_by_whoever_found_them() {
 }
 
 #[tokio::test]
-async fn what_waits_and_what_is_turned_away_found_no_slot() {
+async fn found_full_counts_requests_that_find_no_slot() {
     let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     for waits in [true, false] {
@@ -161,7 +161,7 @@ async fn what_waits_and_what_is_turned_away_found_no_slot() {
 }
 
 #[test]
-fn requests_that_are_given_up_in_flight_are_counted_while_they_are_and_after() {
+fn abandoned_requests_are_counted_in_flight_and_in_total() {
     Fixture::new(8)
         .inline()
         .blocks(LONG / BLOCK)
@@ -196,7 +196,7 @@ fn requests_that_are_given_up_in_flight_are_counted_while_they_are_and_after() {
 }
 
 #[tokio::test]
-async fn latencies_are_measured_where_they_are_asked_for() {
+async fn latencies_are_measured_on_request() {
     let dir = disk_dir();
     let file = patterned_file(&dir, 8).await;
     for &backend in BACKENDS {
@@ -223,7 +223,7 @@ async fn latencies_are_measured_where_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_context_that_has_ended_still_tells_what_it_did() {
+async fn an_ended_context_keeps_its_counters() {
     let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
     let (context, handle) = aio_context(8, true).unwrap();
@@ -238,7 +238,7 @@ async fn a_context_that_has_ended_still_tells_what_it_did() {
 }
 
 #[tokio::test]
-async fn whether_there_is_a_ring_is_told() {
+async fn metrics_report_whether_there_is_a_ring() {
     for &backend in BACKENDS {
         let (context, handle) = AioContextBuilder::new(8).backend(backend).build().unwrap();
         let ring = handle.backend() == Backend::KernelAio && !cfg!(kaio_force_getevents);
@@ -248,7 +248,7 @@ async fn whether_there_is_a_ring_is_told() {
 }
 
 #[test]
-fn shards_are_added_up() {
+fn metrics_add_up_all_shards() {
     Fixture::new(16)
         .build(|builder| builder.shards(2).measure_latency(true))
         .blocks(64)
@@ -263,7 +263,7 @@ fn shards_are_added_up() {
 }
 
 #[test]
-fn what_is_on_its_way_is_told() {
+fn metrics_report_queued_and_in_flight_requests() {
     Fixture::new(2).blocks(4).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         retry_until(async || {
@@ -298,7 +298,7 @@ fn what_is_on_its_way_is_told() {
 }
 
 #[test]
-fn what_came_after_a_snapshot_is_told_apart() {
+fn since_subtracts_a_snapshot() {
     Fixture::new(8)
         .inline()
         .build(|builder| builder.measure_latency(true))

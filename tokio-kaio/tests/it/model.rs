@@ -750,7 +750,7 @@ fn hold(dir: &TempDir) {
 /// In a child process: the test counts the eventfds of the process to see that dropped contexts have
 /// ended.
 #[test]
-fn random_operations_leave_a_file_as_they_leave_its_twin() {
+fn random_operations_match_a_model() {
     if !in_child!() {
         return;
     }

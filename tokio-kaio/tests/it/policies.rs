@@ -137,7 +137,7 @@ async fn errors_are_the_same_under_every_policy() {
 }
 
 #[tokio::test]
-async fn what_is_refused_goes_from_the_pool_and_is_counted() {
+async fn a_refused_attempt_is_offloaded_and_counted() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -186,7 +186,7 @@ async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
 }
 
 #[tokio::test]
-async fn a_file_learns_which_of_its_writes_would_wait() {
+async fn a_file_learns_which_of_its_writes_would_block() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -233,7 +233,7 @@ async fn a_file_learns_which_of_its_writes_would_wait() {
 }
 
 #[tokio::test]
-async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
+async fn without_nowait_support_requests_soon_go_inline() {
     let Some(dir) = tmpfs_dir().filter(|_| is_kernel_aio_build()) else {
         return;
     };
@@ -261,7 +261,7 @@ async fn where_the_flag_is_not_known_requests_go_inline_before_long() {
 
 /// The kernel serves what is in the page cache, and does not wait for the rest.
 #[tokio::test]
-async fn a_read_of_what_is_cached_in_part_is_whole_under_every_policy() {
+async fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     write_patterned(&path, 16);
@@ -306,7 +306,7 @@ fn cache_only(path: &Path, len: usize) {
 }
 
 #[tokio::test]
-async fn a_flag_of_the_callers_that_is_not_known_ends_no_attempts() {
+async fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -335,7 +335,7 @@ async fn a_flag_of_the_callers_that_is_not_known_ends_no_attempts() {
 }
 
 #[tokio::test]
-async fn a_file_learns_nothing_from_threads_that_do_all_of_the_work() {
+async fn a_file_learns_nothing_from_the_thread_pool_backend() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -360,7 +360,7 @@ async fn a_file_learns_nothing_from_threads_that_do_all_of_the_work() {
 }
 
 #[tokio::test]
-async fn a_files_own_policy_is_stronger_than_the_contexts() {
+async fn a_files_own_policy_overrides_the_contexts() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -390,7 +390,7 @@ async fn a_files_own_policy_is_stronger_than_the_contexts() {
 }
 
 #[tokio::test]
-async fn a_nowait_of_the_callers_is_answered_to_the_caller() {
+async fn a_refused_nowait_of_the_caller_is_returned_to_the_caller() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -413,7 +413,7 @@ async fn a_nowait_of_the_callers_is_answered_to_the_caller() {
 }
 
 #[tokio::test]
-async fn a_bare_descriptor_goes_inline_unless_all_are_offloaded() {
+async fn a_raw_descriptor_is_submitted_inline_unless_the_policy_is_offload() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -452,7 +452,7 @@ async fn a_bare_descriptor_goes_inline_unless_all_are_offloaded() {
 }
 
 #[test]
-fn appends_land_in_the_order_in_which_they_were_made() {
+fn appends_land_in_submission_order() {
     const APPENDS: u64 = 64;
     for (runtime, policy) in [current_thread(), multi_thread()]
         .iter()
@@ -482,7 +482,7 @@ fn appends_land_in_the_order_in_which_they_were_made() {
 }
 
 #[test]
-fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
+fn writes_to_a_file_opened_for_appending_land_in_order() {
     const WRITES: u64 = 32;
     for runtime in [current_thread(), multi_thread()] {
         runtime.block_on(async {
@@ -512,7 +512,7 @@ fn writes_to_a_file_that_was_opened_to_append_land_at_its_end_in_order() {
 }
 
 #[test]
-fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
+fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -547,7 +547,7 @@ fn with_the_blocking_pool_full_what_needs_it_waits_and_the_rest_goes_on() {
 
 /// As on a socket, for which the kernel waits inside the submission.
 #[test]
-fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_free() {
+fn a_blocked_submission_does_not_delay_other_files_if_a_thread_is_free() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -595,7 +595,7 @@ fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_fr
 }
 
 #[test]
-fn a_read_dropped_before_a_thread_takes_it_gives_back_slot_and_memory() {
+fn a_read_dropped_before_a_thread_takes_it_releases_slot_and_memory() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
@@ -619,7 +619,7 @@ fn a_read_dropped_before_a_thread_takes_it_gives_back_slot_and_memory() {
 }
 
 #[test]
-fn a_read_dropped_between_its_attempt_and_the_pool_is_done() {
+fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -690,7 +690,7 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
 }
 
 #[test]
-fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_next() {
+fn an_empty_append_dropped_before_a_thread_takes_it_does_not_block_the_next() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
@@ -719,7 +719,7 @@ fn an_append_of_nothing_dropped_before_a_thread_takes_it_leaves_the_turn_to_the_
 }
 
 #[test]
-fn slots_are_taken_by_what_waits_for_a_thread() {
+fn requests_waiting_for_a_thread_hold_slots() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
@@ -748,7 +748,7 @@ fn slots_are_taken_by_what_waits_for_a_thread() {
 }
 
 #[test]
-fn a_runtime_that_ends_with_requests_in_the_pool_ends_them_all() {
+fn a_runtime_shutdown_ends_all_requests_in_the_pool() {
     if !in_child!() {
         return;
     }
@@ -791,7 +791,7 @@ fn a_runtime_that_ends_with_requests_in_the_pool_ends_them_all() {
 }
 
 #[test]
-fn closing_waits_for_what_is_in_the_pool() {
+fn closing_waits_for_requests_in_the_pool() {
     one_blocking_thread().block_on(async {
         for dir in test_dirs() {
             let file = patterned_file(&dir, 8).await;
@@ -819,7 +819,7 @@ fn closing_waits_for_what_is_in_the_pool() {
 }
 
 #[test]
-fn a_context_that_stays_on_its_thread_offloads_too() {
+fn a_local_context_offloads() {
     current_thread().block_on(LocalSet::new().run_until(async {
         for dir in test_dirs() {
             for policy in POLICIES {
@@ -854,7 +854,7 @@ fn a_context_that_stays_on_its_thread_offloads_too() {
 }
 
 #[test]
-fn shards_share_out_the_threads() {
+fn shards_share_the_pool_threads() {
     Fixture::new(32)
         .policy(SubmitPolicy::Offload)
         .build(|builder| builder.shards(2).blocking_threads(1))
@@ -938,7 +938,7 @@ fn storm_of_tasks(runtime: &Runtime, dir: &TempDir) {
 }
 
 #[test]
-fn policies_that_change_under_requests_that_are_given_up_lose_nothing() {
+fn policy_changes_under_dropped_requests_lose_nothing() {
     for dir in test_dirs() {
         storm_of_tasks(&current_thread(), &dir);
         storm_of_tasks(&multi_thread(), &dir);

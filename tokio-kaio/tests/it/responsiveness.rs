@@ -84,7 +84,7 @@ const MOST_ROUNDS: usize = 30;
 const RATIO: f64 = 4.0;
 
 #[test]
-fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
+fn other_tasks_run_while_files_are_extended_unless_submissions_are_inline() {
     let dir = disk_dir();
     let (mut inline, mut default) = (Vec::new(), Vec::new());
     let ratio = |inline: &[Round], default: &[Round]| {
@@ -132,7 +132,7 @@ fn others_run_while_tasks_extend_files_unless_submissions_are_inline() {
 }
 
 #[test]
-fn no_thread_of_the_runtime_submits_what_is_offloaded() {
+fn no_worker_thread_submits_offloaded_requests() {
     let dir = disk_dir();
     let round = round(&dir, SubmitPolicy::Offload);
     assert_eq!(round.metrics.timed_submits, 0);

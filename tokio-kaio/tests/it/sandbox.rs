@@ -201,21 +201,21 @@ fn without_io_setup(errno: i32) {
 }
 
 #[test]
-fn where_aio_is_forbidden_everything_works_on_threads() {
+fn with_aio_forbidden_everything_works_on_threads() {
     if in_child!() {
         without_io_setup(libc::EPERM);
     }
 }
 
 #[test]
-fn where_there_is_no_aio_everything_works_on_threads() {
+fn without_aio_everything_works_on_threads() {
     if in_child!() {
         without_io_setup(libc::ENOSYS);
     }
 }
 
 #[test]
-fn where_io_uring_is_forbidden_everything_works_on_aio() {
+fn with_io_uring_forbidden_everything_works_on_aio() {
     if !in_child!() {
         return;
     }
@@ -237,7 +237,7 @@ fn where_io_uring_is_forbidden_everything_works_on_aio() {
 }
 
 #[test]
-fn where_aio_max_nr_is_used_up_a_context_is_on_threads_if_it_may_choose() {
+fn with_aio_max_nr_exhausted_an_automatic_context_runs_on_threads() {
     if !in_child!() || !is_kernel_aio_build() {
         return;
     }
@@ -274,7 +274,7 @@ fn where_aio_max_nr_is_used_up_a_context_is_on_threads_if_it_may_choose() {
 }
 
 #[tokio::test]
-async fn a_context_of_no_requests_is_an_error_whatever_it_may_choose() {
+async fn a_context_of_zero_requests_is_an_error_on_every_backend() {
     for nr in [0, usize::MAX] {
         let automatic = AioContextBuilder::new(nr).automatic_backend();
         assert_eq!(setup_errno(automatic.clone().build()), Some(libc::EINVAL));
@@ -285,7 +285,7 @@ async fn a_context_of_no_requests_is_an_error_whatever_it_may_choose() {
 }
 
 #[test]
-fn a_filter_that_comes_later_is_an_error_to_every_request_of_threads() {
+fn a_later_seccomp_filter_fails_every_request_of_the_thread_pool() {
     if !in_child!() {
         return;
     }

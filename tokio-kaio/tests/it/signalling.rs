@@ -59,17 +59,17 @@ async fn slow_after_fast() {
 }
 
 #[tokio::test]
-async fn a_slow_request_after_many_fast_ones_is_found_on_one_thread() {
+async fn a_slow_request_after_many_inline_ones_completes_on_one_thread() {
     slow_after_fast().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_request_after_many_fast_ones_is_found_on_two_threads() {
+async fn a_slow_request_after_many_inline_ones_completes_on_two_threads() {
     slow_after_fast().await;
 }
 
 #[test]
-fn a_slow_request_after_many_fast_ones_is_found_without_a_timer() {
+fn a_slow_request_after_many_inline_ones_completes_without_a_timer() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()

@@ -53,7 +53,7 @@ async fn blocks_of(file: &File, handle: &AioContextHandle, count: u64) -> String
 }
 
 #[test]
-fn allocating_extends_a_file_by_blocks_that_read_as_zeroes() {
+fn allocate_extends_a_file_with_blocks_that_read_as_zeroes() {
     Fixture::new(1).inline().every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = written(dir, 2).await;
@@ -66,7 +66,7 @@ fn allocating_extends_a_file_by_blocks_that_read_as_zeroes() {
 }
 
 #[tokio::test]
-async fn allocating_can_keep_the_length_of_the_file() {
+async fn allocate_can_keep_the_length_of_the_file() {
     for dir in test_dirs() {
         let file = written(&dir, 2).await;
         if allocated(&file, Allocate::KeepSize, 2 * LEN, 6 * LEN).await {
@@ -77,7 +77,7 @@ async fn allocating_can_keep_the_length_of_the_file() {
 }
 
 #[test]
-fn a_punched_hole_reads_as_zeroes_and_gives_its_blocks_back() {
+fn a_punched_hole_reads_as_zeroes_and_frees_its_blocks() {
     Fixture::new(1).inline().every_dir().run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let file = written(dir, 4).await;
@@ -128,7 +128,7 @@ async fn refused_and_offloaded(file: &File) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn writes_to_allocated_blocks_are_not_refused_where_those_into_a_hole_are() {
+async fn only_writes_into_holes_are_refused_by_nowait() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -185,7 +185,7 @@ async fn an_impossible_range_is_an_error_and_changes_nothing() {
 }
 
 #[test]
-fn what_was_written_buffered_leaves_the_page_cache_on_advice() {
+fn advice_drops_buffered_writes_from_the_page_cache() {
     Fixture::new(1).inline().every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let mut bytes = vec![0; BLOCK];

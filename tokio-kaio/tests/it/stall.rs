@@ -106,7 +106,7 @@ enum How {
 const ATTEMPTS: usize = 8;
 
 #[test]
-fn the_end_of_a_context_makes_no_gap_between_polls() {
+fn ending_a_context_does_not_block_its_thread() {
     if !in_child!() {
         return;
     }

@@ -76,7 +76,7 @@ fn send<F: Future + Send>(future: F) -> F {
 }
 
 #[test]
-fn what_any_thread_may_use_is_send_and_sync() {
+fn the_shareable_types_are_send_and_sync() {
     send_sync::<AioContext>();
     send_sync::<AioContextHandle>();
     send_sync::<File>();
@@ -157,7 +157,7 @@ fn the_aliases_are_the_generic_types_over_their_parts() {
 }
 
 #[test]
-fn the_parts_of_a_context_can_be_named_and_made() {
+fn the_type_parameters_of_a_context_can_be_named_and_made() {
     fn part<M, A, L>() -> A
     where
         M: RawMutex,
@@ -174,7 +174,7 @@ fn the_parts_of_a_context_can_be_named_and_made() {
 }
 
 #[test]
-fn a_noop_lock_refuses_to_be_taken_twice() {
+fn a_noop_lock_can_not_be_taken_twice() {
     let lock = lock_api::Mutex::<NoopLock, u8>::new(1);
     let guard = lock.lock();
     assert!(lock.try_lock().is_none());
@@ -208,7 +208,7 @@ fn flags_are_bitflags_over_isize_with_the_kernel_s_values() {
 }
 
 #[tokio::test]
-async fn everything_has_a_debug_form_that_names_it() {
+async fn the_debug_output_of_every_type_names_it() {
     let (context, handle) = aio_context(3, true).unwrap();
     assert!(format!("{context:?}").starts_with("AioContext"));
     assert!(format!("{handle:?}").starts_with("AioContextHandle"));
@@ -316,7 +316,7 @@ async fn generic_code_makes_contexts() {
 }
 
 #[tokio::test]
-async fn generic_code_takes_the_handles_of_every_context() {
+async fn generic_code_accepts_the_handle_of_every_context() {
     let dir = disk_dir();
     let (context, handle) = aio_context(2, true).unwrap();
     round_trip(&handle, dir.path().join("shared")).await;
@@ -343,7 +343,7 @@ async fn generic_code_takes_the_handles_of_every_context() {
 
 /// The types of every call, spelled out.
 #[tokio::test]
-async fn calls_have_the_shapes_that_existing_code_relies_on() {
+async fn call_signatures_match_existing_code() {
     let dir = disk_dir();
     let path: PathBuf = dir.path().join("data");
     let made: Result<(AioContext, AioContextHandle), AioContextError> = aio_context(5, true);
@@ -419,7 +419,7 @@ async fn calls_have_the_shapes_that_existing_code_relies_on() {
 }
 
 #[test]
-fn errors_can_be_matched_by_the_names_that_existing_code_has() {
+fn error_variants_match_existing_code() {
     fn command(error: AioCommandError) -> &'static str {
         match error {
             AioCommandError::AioStopped => "stopped",

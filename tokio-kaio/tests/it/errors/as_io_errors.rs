@@ -26,7 +26,7 @@ async fn first_block(path: &Path, offset: u64) -> io::Result<LockedBuf> {
 }
 
 #[tokio::test]
-async fn a_function_that_returns_an_io_result_passes_every_error_on_with_a_question_mark() {
+async fn every_error_converts_to_an_io_error_with_a_question_mark() {
     let dir = disk_dir();
     let path = dir.path().join("data");
     write_patterned(&path, 1);
@@ -48,7 +48,7 @@ async fn a_function_that_returns_an_io_result_passes_every_error_on_with_a_quest
 }
 
 #[test]
-fn what_is_misaligned_keeps_its_explanation_and_its_errno_as_an_io_error() {
+fn a_misalignment_error_keeps_its_explanation_and_errno_as_an_io_error() {
     Fixture::new(2).blocks(1).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let mut bytes = buffer(BLOCK);
@@ -64,7 +64,7 @@ fn what_is_misaligned_keeps_its_explanation_and_its_errno_as_an_io_error() {
 }
 
 #[test]
-fn an_operations_error_has_the_kind_of_what_is_within_or_one_that_fits() {
+fn an_operations_io_error_has_the_kind_of_its_source_or_a_fitting_one() {
     let os = io::Error::from_raw_os_error;
     for (error, kind, errno) in [
         (
@@ -94,7 +94,7 @@ fn an_operations_error_has_the_kind_of_what_is_within_or_one_that_fits() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_made_is_an_io_error_of_the_kind_that_the_kernel_gave() {
+async fn setup_errors_keep_the_kernels_error_kind() {
     let context = io::Error::from(aio_context(0, true).map(drop).unwrap_err());
     assert_eq!(context.kind(), ErrorKind::InvalidInput);
     assert!(matches!(within_it(context), AioContextError::IoSetup(_)));

@@ -37,7 +37,7 @@ fn memory() -> Vec<String> {
 }
 
 #[test]
-fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
+fn a_buffer_past_the_memlock_limit_is_an_error_that_names_the_limit() {
     if !in_child!() || !drop_root() {
         return;
     }
@@ -63,7 +63,7 @@ fn past_the_memlock_limit_a_buffer_is_an_error_that_names_the_limit() {
 }
 
 #[test]
-fn with_a_memlock_limit_of_zero_a_buffer_is_an_error_that_names_the_limit() {
+fn a_buffer_with_a_memlock_limit_of_zero_is_an_error_that_names_the_limit() {
     if !in_child!() || !drop_root() {
         return;
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_nr_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing() {
+fn an_invalid_nr_is_einval_and_leaks_nothing() {
     if !in_child!() {
         return;
     }
@@ -42,7 +42,7 @@ fn an_nr_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn a_used_up_aio_max_nr_is_eagain_that_names_it_with_its_value_and_use() {
+fn an_exhausted_aio_max_nr_is_eagain_with_its_value_and_use() {
     if !is_kernel_aio_build() {
         return;
     }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 
 #[test]
-fn a_write_past_the_file_size_limit_is_efbig_alone() {
+fn a_write_past_the_file_size_limit_is_efbig_and_affects_no_other() {
     if !in_child!() {
         return;
     }
@@ -92,7 +92,7 @@ fn unmount(at: &Path) {
 }
 
 #[test]
-fn a_full_tmpfs_is_enospc_alone() {
+fn a_full_tmpfs_is_enospc_and_affects_no_other_request() {
     if !in_child!() {
         return;
     }
@@ -106,7 +106,7 @@ fn a_full_tmpfs_is_enospc_alone() {
 }
 
 #[test]
-fn a_full_ext4_is_enospc_alone() {
+fn a_full_ext4_is_enospc_and_affects_no_other_request() {
     if !in_child!() {
         return;
     }
@@ -251,7 +251,7 @@ fn loop_device(file: &fs::File) -> Option<(fs::File, PathBuf)> {
 }
 
 #[test]
-fn an_io_error_of_the_device_is_eio_alone() {
+fn a_device_error_is_eio_and_affects_no_other_request() {
     // In a process of its own: its end is the device's end, whatever happens.
     if !in_child!() {
         return;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn io_submit_that_fails_later_is_an_error_to_every_request() {
+fn an_io_submit_that_starts_to_fail_fails_every_request() {
     if !is_kernel_aio_build() {
         return;
     }
@@ -59,7 +59,7 @@ async fn read_or_refusal(handle: &AioContextHandle, file: &File) {
 }
 
 #[test]
-fn io_getevents_that_fails_later_leaves_nobody_waiting() {
+fn an_io_getevents_that_starts_to_fail_leaves_no_request_waiting() {
     if !in_child!() {
         return;
     }

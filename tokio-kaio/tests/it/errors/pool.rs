@@ -26,7 +26,7 @@ fn allow_threads() {
 }
 
 #[test]
-fn where_no_thread_is_to_be_had_requests_of_the_pool_are_eagain_alone() {
+fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
     if !in_child!() {
         return;
     }
@@ -100,7 +100,7 @@ fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
 }
 
 #[test]
-fn where_the_only_thread_is_busy_requests_wait_for_it_and_are_served() {
+fn offloaded_requests_wait_for_an_occupied_thread() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
@@ -128,7 +128,7 @@ fn where_the_only_thread_is_busy_requests_wait_for_it_and_are_served() {
 }
 
 #[test]
-fn what_waits_for_a_thread_is_stopped_when_its_runtime_shuts_down() {
+fn requests_waiting_for_a_thread_are_stopped_when_the_runtime_shuts_down() {
     if !in_child!() {
         return;
     }

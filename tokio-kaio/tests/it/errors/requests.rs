@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_len_larger_than_the_buffer_panics_before_anything_is_submitted() {
+fn a_len_larger_than_the_buffer_panics_before_submission() {
     Fixture::new(2).every_dir().run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let mut bytes = patterned_buffer(4, BLOCK);
@@ -48,7 +48,7 @@ async fn panics_about_len(request: impl Future<Output = Result<u64, AioCommandEr
 }
 
 #[test]
-fn misaligned_requests_are_einval_that_names_the_alignment() {
+fn a_misaligned_request_is_einval_with_the_alignment() {
     Fixture::new(8).blocks(8).run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         let mut bytes = buffer(BLOCK);
@@ -103,7 +103,7 @@ fn misaligned_requests_are_einval_that_names_the_alignment() {
 }
 
 #[test]
-fn an_offset_past_the_largest_is_einval_without_advice_on_alignment() {
+fn an_offset_past_the_maximum_is_einval_without_advice_on_alignment() {
     Fixture::new(2).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let mut bytes = patterned_buffer(6, BLOCK);
@@ -192,7 +192,7 @@ fn a_wrong_descriptor_is_ebadf() {
 }
 
 #[test]
-fn a_wrong_descriptor_is_ebadf_also_where_no_slot_is_free() {
+fn a_wrong_descriptor_is_ebadf_even_when_no_slot_is_free() {
     Fixture::new(1).blocks(LONG / BLOCK).run(async |case| {
         let (file, handle) = (case.file, case.handle);
         let (mut long, mut bytes) = (buffer(LONG), patterned_buffer(7, BLOCK));
@@ -221,7 +221,7 @@ fn a_wrong_descriptor_is_ebadf_also_where_no_slot_is_free() {
 }
 
 #[test]
-fn files_that_can_not_do_it_are_errors() {
+fn files_without_support_for_an_operation_are_errors() {
     Fixture::new(2).run(async |case| {
         let (dir, handle) = (case.dir, case.handle);
         let directory = fs::File::open(dir.path()).unwrap();
@@ -260,7 +260,7 @@ fn files_that_can_not_do_it_are_errors() {
 }
 
 #[test]
-fn a_wrong_mode_is_ebadf() {
+fn a_file_opened_in_the_wrong_mode_is_ebadf() {
     Fixture::new(2).blocks(2).every_dir().run(async |case| {
         let (path, handle) = (case.path, case.handle);
         let read_only = File::open(path.clone(), false).await.unwrap();
@@ -279,7 +279,7 @@ fn a_wrong_mode_is_ebadf() {
 }
 
 #[test]
-fn the_requests_beside_a_refused_one_are_served() {
+fn requests_submitted_with_a_refused_one_are_served() {
     const TOGETHER: usize = 32;
     Fixture::new(64)
         .blocks(TOGETHER)
@@ -318,7 +318,7 @@ fn the_requests_beside_a_refused_one_are_served() {
 }
 
 #[test]
-fn a_batch_of_nothing_but_refused_requests_gives_every_slot_back() {
+fn a_batch_of_refused_requests_only_releases_every_slot() {
     Fixture::new(3).blocks(1).run(async |case| {
         let (path, handle) = (case.path, case.handle);
         let file = File::open(path.clone(), false).await.unwrap();
@@ -367,7 +367,7 @@ fn a_read_across_the_end_is_short() {
 }
 
 #[test]
-fn a_read_across_an_end_within_a_block_counts_the_bytes_that_are_there() {
+fn a_read_across_an_unaligned_end_counts_the_bytes_before_it() {
     Fixture::new(2).blocks(2).every_dir().run(async |case| {
         let (path, file, handle) = (case.path, case.file, case.handle);
         OpenOptions::new()

@@ -112,11 +112,11 @@ async fn those_that_wait_for_a_slot_are_stopped(closed: bool) {
 }
 
 #[tokio::test]
-async fn closing_a_context_stops_those_that_wait_for_a_slot() {
+async fn closing_a_context_stops_requests_waiting_for_a_slot() {
     those_that_wait_for_a_slot_are_stopped(true).await;
 }
 
 #[tokio::test]
-async fn dropping_a_context_stops_those_that_wait_for_a_slot() {
+async fn dropping_a_context_stops_requests_waiting_for_a_slot() {
     those_that_wait_for_a_slot_are_stopped(false).await;
 }
