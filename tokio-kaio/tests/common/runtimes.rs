@@ -1,7 +1,5 @@
 //! Runtimes.
 
-use std::sync::mpsc;
-
 use tokio::runtime::{Builder, Runtime};
 
 /// A current-thread runtime.
@@ -23,19 +21,4 @@ pub fn one_blocking_thread() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// Keeps the only thread of a blocking pool occupied until dropped.
-pub struct OccupiedThread(pub mpsc::Sender<()>);
-
-/// Occupies the only thread of the runtime's blocking pool.
-pub async fn occupy_blocking_thread() -> OccupiedThread {
-    let (release, released) = mpsc::channel::<()>();
-    let (began, begun) = tokio::sync::oneshot::channel();
-    tokio::task::spawn_blocking(move || {
-        began.send(()).unwrap();
-        released.recv().unwrap_err();
-    });
-    begun.await.unwrap();
-    OccupiedThread(release)
 }

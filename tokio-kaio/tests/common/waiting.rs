@@ -44,6 +44,18 @@ pub fn block_until<S: Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
     }
 }
 
+/// Waits until `done`, also where tokio's clock stands still: the runtime never becomes idle, so the
+/// clock does not advance by itself.
+pub async fn spin_until<S: Debug>(mut done: impl FnMut() -> bool, state: impl Fn() -> S) {
+    let start = Instant::now();
+    while !done() {
+        let hangs = start.elapsed() > Duration::from_secs(60);
+        assert!(!hangs, "still {:?}", state());
+        std::thread::sleep(Duration::from_micros(50));
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Repeats `attempt` until it returns `Some`, for states that a test can't force.
 pub async fn retry_until<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..1000 {

@@ -517,23 +517,29 @@ fn appends_in_a_batch_land_in_order() {
 
 #[test]
 fn a_batch_ends_at_its_deadline() {
+    const SECOND: Duration = Duration::from_secs(1);
     Fixture::new(8)
         .blocks(4)
         .every_mode()
-        .multi_thread()
+        .pause_clock()
         .run(async |case| {
             let (file, handle, mode) = (case.file, case.handle, case.mode);
             let gate = Gate::closed();
-            let hasty = handle.with_timeout(Duration::from_millis(250));
+            let hasty = handle.with_timeout(SECOND);
             let mut buffers = [buffer(BLOCK), buffer(BLOCK)];
             let [stuck, done] = &mut buffers;
             let mut batch = hasty.batch();
             batch.push(&file, read(gate.offset(), stuck));
             batch.push(&file, read(0, done));
-            let results = batch.all().await;
+            let mut all = Box::pin(batch.all());
+            assert!(poll!(&mut all).is_pending());
+            let state = || (handle.metrics(), gate.waiting());
+            spin_until(|| state().0.completed == 1 && state().1.len() == 1, state).await;
+            tokio::time::advance(2 * SECOND).await;
+            let results = all.await;
             assert!(
                 matches!(results[0], Err(AioCommandError::TimedOut)),
-                "{mode:?}"
+                "{mode:?}: {results:?}"
             );
             assert!(matches!(results[1], Ok(LEN)), "{mode:?}: {results:?}");
             assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));

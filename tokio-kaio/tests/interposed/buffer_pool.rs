@@ -295,9 +295,10 @@ fn a_few_buffers_serve_many_reads() {
     Fixture::new(8)
         .everywhere()
         .multi_thread()
+        .blocks(64)
         .run(async |case| {
-            let (dir, handle) = (case.dir, case.handle);
-            let file = Arc::new(patterned_file(dir, 64).await);
+            let handle = case.handle;
+            let file = Arc::new(case.file);
             let pool = BufferPool::new(4, BLOCK).unwrap();
             let mut tasks = JoinSet::new();
             for block in 0..64 {
@@ -319,9 +320,9 @@ fn the_buffer_of_a_dropped_read_is_reused_only_after_its_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .blocks(1)
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-            let file = patterned_file(dir, 1).await;
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let pool = BufferPool::new(1, BLOCK).unwrap();
             let gate = Gate::closed();
             let mut buffer = pool.get().await;
@@ -353,9 +354,9 @@ fn a_buffer_changed_during_a_dropped_write_moves_to_new_memory() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .blocks(1)
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-            let file = patterned_file(dir, 1).await;
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let pool = BufferPool::new(1, BLOCK).unwrap();
             let gate = Gate::closed();
             let mut buffer = pool.get().await;

@@ -38,16 +38,6 @@ async fn not_yet<T: Debug>(operation: &mut Pin<Box<impl Future<Output = T>>>) {
     assert!(polled.is_pending(), "{polled:?}");
 }
 
-/// Waits for the context without the clock.
-async fn turns_until(mut done: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(60), "it hangs");
-        std::thread::sleep(Duration::from_micros(50));
-        yield_now().await;
-    }
-}
-
 // ---- In flight --------------------------------------------------------------------------------
 
 #[test]
@@ -83,7 +73,11 @@ fn a_stuck_read_ends_at_its_deadline_and_not_before() {
                 assert!(target.size() == BLOCK && target.as_ptr() != old);
                 assert!(target.iter().all(|&byte| byte == 0));
                 gate.open();
-                turns_until(|| handle.available_slots() == Some(4)).await;
+                spin_until(
+                    || handle.available_slots() == Some(4),
+                    || handle.available_slots(),
+                )
+                .await;
                 // The context and the buffer go on.
                 let read = file.read_at(handle, LEN, &mut target, LEN, READ);
                 assert_eq!(read.await.unwrap(), LEN);
@@ -148,7 +142,11 @@ fn every_kind_of_operation_times_out() {
 
             assert_eq!(handle.metrics().abandoned_in_flight, 4, "{mode:?}");
             gate.open();
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
         });
 }
 
@@ -200,7 +198,7 @@ fn a_completion_wins_over_a_deadline_that_has_passed() {
             let mut read = Box::pin(read_block(&hurried, &file, gate.offset(), &mut target));
             poll_until_at_gate(&gate, &mut read).await;
             gate.open();
-            turns_until(|| handle.metrics().completed == 1).await;
+            spin_until(|| handle.metrics().completed == 1, || handle.metrics()).await;
             advance(5 * SECOND).await;
             assert_eq!(read.await.unwrap(), 1, "{mode:?}");
             assert_eq!(target.as_ptr(), old);
@@ -256,7 +254,7 @@ fn a_request_waiting_for_a_slot_times_out_and_never_reaches_the_kernel() {
             for read in &mut busy {
                 not_yet(read).await;
             }
-            turns_until(|| gate.waiting().len() == 4).await;
+            spin_until(|| gate.waiting().len() == 4, || handle.metrics()).await;
 
             let watched = WatchedFile::new(&file);
             let hurried = handle.with_timeout(SECOND);
@@ -285,7 +283,11 @@ fn a_request_waiting_for_a_slot_times_out_and_never_reaches_the_kernel() {
             for read in busy {
                 assert_eq!(read.await.unwrap(), 1);
             }
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
             let metrics = handle.metrics();
             assert_eq!(
                 (metrics.submitted, metrics.abandoned),
@@ -371,7 +373,11 @@ fn a_timeout_starts_with_its_operation() {
             timed_out(read.await);
             assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             gate.open();
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
         });
 }
 
@@ -413,7 +419,11 @@ fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
             timed_out(result);
             drop(results);
             closed.open();
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
         });
 }
 
@@ -441,7 +451,11 @@ fn a_timeout_of_zero_submits_an_operation_but_not_an_unaligned_one() {
             timed_out(read.await);
             assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             gate.open();
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
         });
 }
 
@@ -467,7 +481,7 @@ fn an_operation_of_several_requests_has_one_deadline() {
                 looks += 1;
                 let submitted = handle.metrics().submitted;
                 let done = || handle.metrics().completed >= submitted;
-                turns_until(done).await;
+                spin_until(done, || handle.metrics()).await;
                 result = poll!(read.as_mut());
             }
             match result {
@@ -480,7 +494,11 @@ fn an_operation_of_several_requests_has_one_deadline() {
             }
             drop(read);
             assert_eq!(target.size(), 8 * BLOCK);
-            turns_until(|| handle.available_slots() == Some(4)).await;
+            spin_until(
+                || handle.available_slots() == Some(4),
+                || handle.available_slots(),
+            )
+            .await;
         });
 }
 
@@ -490,29 +508,32 @@ fn a_deadline_is_kept_while_requests_complete_inline() {
     if !is_kernel_aio_build() {
         return;
     }
-    Fixture::new(4).inline().tmpfs().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let file = patterned_file(dir, 8).await;
-        let watched = WatchedFile::new(&file);
-        watched.shorten_to(BLOCK);
-        let mut target = AlignedBuf::new(4 * BLOCK).unwrap();
-        for within_timeout in [false, true] {
-            let before = watched.transfers().len();
-            // It passes while the second of four is made.
-            let late = Fault::run_first(|| std::thread::sleep(2 * SOON));
-            inject_faults([Fault::Partial(1), late]);
-            let hurried = match within_timeout {
-                true => handle.with_timeout(SOON),
-                false => handle.with_deadline(Instant::now() + SOON),
-            };
-            timed_out(
-                file.read_exact_at(&hurried, 0, &mut target, 4 * LEN, READ)
-                    .await,
-            );
-            assert!(watched.transfers().len() - before <= 2);
-            assert_eq!(target.size(), 4 * BLOCK);
-        }
-    });
+    Fixture::new(4)
+        .inline()
+        .tmpfs()
+        .blocks(8)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let watched = WatchedFile::new(&file);
+            watched.shorten_to(BLOCK);
+            let mut target = AlignedBuf::new(4 * BLOCK).unwrap();
+            for within_timeout in [false, true] {
+                let before = watched.transfers().len();
+                // It passes while the second of four is made.
+                let late = Fault::run_first(|| std::thread::sleep(2 * SOON));
+                inject_faults([Fault::Partial(1), late]);
+                let hurried = match within_timeout {
+                    true => handle.with_timeout(SOON),
+                    false => handle.with_deadline(Instant::now() + SOON),
+                };
+                timed_out(
+                    file.read_exact_at(&hurried, 0, &mut target, 4 * LEN, READ)
+                        .await,
+                );
+                assert!(watched.transfers().len() - before <= 2);
+                assert_eq!(target.size(), 4 * BLOCK);
+            }
+        });
 }
 
 // ---- Elsewhere --------------------------------------------------------------------------------
@@ -523,9 +544,10 @@ fn tasks_on_several_workers_time_out() {
     Fixture::new(4)
         .everywhere()
         .multi_thread()
+        .blocks(8)
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-            let file = std::sync::Arc::new(patterned_file(dir, 8).await);
+            let (handle, mode) = (case.handle, case.mode);
+            let file = std::sync::Arc::new(case.file);
             let gate = std::sync::Arc::new(Gate::closed());
             let hurried = handle.with_timeout(SOON);
             // More than there are slots.
@@ -568,7 +590,11 @@ fn operations_of_a_local_context_time_out() {
                 assert!(target.size() == BLOCK && target.iter().all(|&byte| byte == 0));
                 assert_eq!(handle.metrics().abandoned_in_flight, 1);
                 gate.open();
-                turns_until(|| handle.available_slots() == Some(4)).await;
+                spin_until(
+                    || handle.available_slots() == Some(4),
+                    || handle.available_slots(),
+                )
+                .await;
                 tokio::time::resume();
                 with_hang_guard(context.close()).await;
             }));
@@ -590,7 +616,11 @@ async fn with_paused_time_a_stuck_read_times_out_at_once() {
         let hurried = handle.with_timeout(3600 * SECOND);
         timed_out(read_block(&hurried, &file, gate.offset(), &mut target).await);
         gate.open();
-        turns_until(|| handle.available_slots() == Some(4)).await;
+        spin_until(
+            || handle.available_slots() == Some(4),
+            || handle.available_slots(),
+        )
+        .await;
         context.close().await;
     }
 }

@@ -46,29 +46,30 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
 #[test]
 fn a_dropped_multi_request_operation_submits_nothing_after_a_drain() {
     const PIECES: usize = 4096;
-    Fixture::new(4).every_mode().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        write_patterned(&dir.path().join("file"), PIECES);
-        let file = open_rw(dir, "file").await;
-        let block = buffer(BLOCK);
-        let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
-        for polls in 1..6 {
-            let watched = WatchedFile::new(&file);
-            let flags = WriteFlags::empty();
-            let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
-            for _ in 0..polls {
-                if poll!(write.as_mut()).is_ready() {
-                    break;
+    Fixture::new(4)
+        .every_mode()
+        .blocks(PIECES)
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
+            let block = buffer(BLOCK);
+            let pieces: Vec<_> = (0..PIECES).map(|_| block.part(..)).collect();
+            for polls in 1..6 {
+                let watched = WatchedFile::new(&file);
+                let flags = WriteFlags::empty();
+                let mut write = Box::pin(file.write_vectored_at(&handle, 0, &pieces, flags));
+                for _ in 0..polls {
+                    if poll!(write.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
+                drop(write);
+                file.drain(&handle).await;
+                let seen = watched.transfers().len();
+                assert_idle(&handle, 4).await;
+                assert_eq!(watched.transfers().len(), seen, "{mode:?}");
             }
-            drop(write);
-            file.drain(&handle).await;
-            let seen = watched.transfers().len();
-            assert_idle(&handle, 4).await;
-            assert_eq!(watched.transfers().len(), seen, "{mode:?}");
-        }
-    });
+        });
 }
 
 #[test]

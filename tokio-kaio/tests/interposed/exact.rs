@@ -296,15 +296,17 @@ fn an_early_end_of_file_is_an_error_with_its_offset() {
 
 #[test]
 fn a_misaligned_offset_is_einval_not_end_of_file() {
-    Fixture::new(8).every_mode().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let file = file_with_content(dir, 2 * BLOCK).await;
-        let mut target = filled(BLOCK);
-        let read = file.read_exact_at(&handle, 1, &mut target, LEN, READ);
-        let error = read.await.unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
-        assert!(target[..] == content(BLOCK));
-    });
+    Fixture::new(8)
+        .every_mode()
+        .content(content(2 * BLOCK))
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let mut target = filled(BLOCK);
+            let read = file.read_exact_at(&handle, 1, &mut target, LEN, READ);
+            let error = read.await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+            assert!(target[..] == content(BLOCK));
+        });
 }
 
 // ---- Errors -----------------------------------------------------------------------------------

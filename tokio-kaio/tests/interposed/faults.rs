@@ -466,9 +466,9 @@ fn a_request_dropped_during_eagain_never_reaches_the_kernel() {
     if !is_kernel_aio_build() {
         return;
     }
-    Fixture::new(2).inline().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let file = Arc::new(patterned_file(dir, BLOCKS).await);
+    Fixture::new(2).inline().blocks(BLOCKS).run(async |case| {
+        let handle = case.handle;
+        let file = Arc::new(case.file);
         yield_now().await;
         let gates = [Gate::closed(), Gate::closed()];
         let mut targets = [buffer(BLOCK), buffer(BLOCK)];

@@ -646,10 +646,11 @@ fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it(
 
 #[test]
 fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
-    Fixture::new(8).run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        // By another runtime: this one is to have no idle thread that it could use.
-        let file = current_thread().block_on(patterned_file(dir, BLOCKS));
+    let dir = disk_dir();
+    // By another runtime: this one is to have no idle thread that it could use.
+    let file = current_thread().block_on(patterned_file(&dir, BLOCKS));
+    current_thread().block_on(async {
+        let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
         retry_until(async || {
             make_quiet(&handle, &file).await;
@@ -658,12 +659,14 @@ fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
             NO_THREADS.set(true);
             assert!(thread::Builder::new().spawn(|| ()).is_err());
             let mut target = buffer(BLOCK);
-            let result = read_block(&handle, &file, gate.offset(), &mut target).await;
+            let result =
+                with_hang_guard(read_block(&handle, &file, gate.offset(), &mut target)).await;
             NO_THREADS.set(false);
             assert_eq!(result.unwrap(), 1);
             opener.join().unwrap().then_some(())
         })
         .await;
+        with_hang_guard(context.close()).await;
     });
 }
 

@@ -13,6 +13,7 @@ mod drain;
 mod exact;
 mod faults;
 mod hostile;
+mod in_flight;
 mod owned;
 mod polls;
 mod priorities;

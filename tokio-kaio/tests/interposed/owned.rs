@@ -136,9 +136,9 @@ fn every_kind_of_aligned_buffer_is_written_and_read() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(8 * BLOCK))
         .run(async |case| {
-            let (dir, handle) = (case.dir, &case.handle);
-            let file = file_with_content(dir, 8 * BLOCK).await;
+            let (dir, file, handle) = (case.dir, case.file, &case.handle);
             let pool = BufferPool::new(1, 2 * BLOCK).unwrap();
             reads(handle, &file, AlignedBuf::new(2 * BLOCK).unwrap()).await;
             reads(handle, &file, LockedBuf::with_size(BLOCK).unwrap()).await;
@@ -176,9 +176,9 @@ fn vectors_and_boxes_are_written_and_read_if_they_are_aligned() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(8 * BLOCK))
         .run(async |case| {
-            let (dir, handle) = (case.dir, &case.handle);
-            let file = file_with_content(dir, 8 * BLOCK).await;
+            let (dir, file, handle) = (case.dir, case.file, &case.handle);
             let (vector, before) = aligned_vec(2 * BLOCK);
             let room = before..before + 2 * BLOCK;
             let vector = reads(handle, &file, vector.into_slice(room.clone())).await;
@@ -441,36 +441,38 @@ fn every_error_returns_the_buffer() {
 /// Direct I/O wants aligned memory, which the allocator does not promise.
 #[test]
 fn a_misaligned_vector_is_an_error_that_explains_the_alignment() {
-    Fixture::new(8).every_mode().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, 2 * BLOCK).await;
-        let alignment = file.alignment().await.unwrap().memory;
-        if alignment == 1 {
-            eprintln!("skipped: memory at any address will do");
-            return;
-        }
-        let odd = vec![1; 2 * BLOCK + 2];
-        let start = odd.as_ptr().align_offset(BLOCK) + 1; // wherever it is, this is not aligned
-        let slice = odd.into_slice(start..start + BLOCK);
-        let (read, slice) = file.read_owned_at(&handle, 0, slice, READ).await;
-        let explains = |error: AioCommandError| {
-            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{mode:?}");
-            let told = error.to_string();
-            assert!(
-                told.contains(&format!("memory aligned to {alignment}")),
-                "{told}"
-            );
-            assert!(
-                told.contains("the memory is not: use an AlignedBuf"),
-                "{told}"
-            );
-        };
-        explains(read.unwrap_err());
-        let (written, slice) = file.write_owned_at(&handle, 0, slice, WRITE).await;
-        explains(written.unwrap_err());
-        assert!(slice.into_inner().iter().all(|&byte| byte == 1));
-        assert!(file_content(dir) == content(2 * BLOCK));
-    });
+    Fixture::new(8)
+        .every_mode()
+        .content(content(2 * BLOCK))
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+            let alignment = file.alignment().await.unwrap().memory;
+            if alignment == 1 {
+                eprintln!("skipped: memory at any address will do");
+                return;
+            }
+            let odd = vec![1; 2 * BLOCK + 2];
+            let start = odd.as_ptr().align_offset(BLOCK) + 1; // wherever it is, this is not aligned
+            let slice = odd.into_slice(start..start + BLOCK);
+            let (read, slice) = file.read_owned_at(&handle, 0, slice, READ).await;
+            let explains = |error: AioCommandError| {
+                assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{mode:?}");
+                let told = error.to_string();
+                assert!(
+                    told.contains(&format!("memory aligned to {alignment}")),
+                    "{told}"
+                );
+                assert!(
+                    told.contains("the memory is not: use an AlignedBuf"),
+                    "{told}"
+                );
+            };
+            explains(read.unwrap_err());
+            let (written, slice) = file.write_owned_at(&handle, 0, slice, WRITE).await;
+            explains(written.unwrap_err());
+            assert!(slice.into_inner().iter().all(|&byte| byte == 1));
+            assert!(file_content(dir) == content(2 * BLOCK));
+        });
 }
 
 #[test]
@@ -505,9 +507,9 @@ fn the_buffer_of_a_dropped_operation_is_dropped_at_its_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
-            let file = file_with_content(dir, BLOCK).await;
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
             for writes in [false, true] {
                 let gate = Gate::closed();
                 let (own, dropped) = Own::new();
@@ -540,9 +542,9 @@ fn the_buffer_of_a_queued_operation_is_dropped_with_it() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
-            let file = file_with_content(dir, BLOCK).await;
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
             let (own, dropped) = Own::new();
             drop(file.read_owned_at(handle, 0, own, READ)); // never polled
             assert!(dropped.load(Ordering::SeqCst), "{mode:?}");
@@ -576,9 +578,9 @@ fn a_pooled_buffer_returns_to_its_pool_at_the_completion() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
-            let file = file_with_content(dir, BLOCK).await;
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
             let pool = BufferPool::new(1, BLOCK).unwrap();
             for writes in [false, true] {
                 for sliced in [false, true] {
@@ -621,36 +623,57 @@ fn a_pooled_buffer_returns_to_its_pool_at_the_completion() {
         });
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs an operation with a timeout of a second, on a clock that stands still: the operation reaches
+/// the gate, then its time passes.
+async fn past_deadline<T>(gate: &Gate, operation: impl Future<Output = T>) -> T {
+    let mut operation = Box::pin(operation);
+    let before = gate.waiting().len();
+    while gate.waiting().len() == before {
+        assert!(poll!(operation.as_mut()).is_pending());
+        yield_now().await;
+    }
+    tokio::time::advance(2 * SECOND).await;
+    operation.await
+}
+
 #[test]
 fn a_timed_out_operation_returns_an_empty_buffer_in_place_of_the_one_in_flight() {
     Fixture::new(8)
         .everywhere()
-        .start_driver()
+        .pause_clock()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
-            let file = file_with_content(dir, BLOCK).await;
-            let hurried = handle.with_timeout(Duration::from_millis(50));
+            let (file, handle, mode) = (case.file, &case.handle, case.mode);
+            let hurried = handle.with_timeout(SECOND);
             let gate = Gate::closed();
             let offset = gate.offset();
             let pool = BufferPool::new(1, BLOCK).unwrap();
 
             let (own, dropped) = Own::new();
-            let (read, own) = file.read_owned_at(&hurried, offset, own, READ).await;
+            let (read, own) =
+                past_deadline(&gate, file.read_owned_at(&hurried, offset, own, READ)).await;
             assert!(matches!(read, Err(AioCommandError::TimedOut)), "{read:?}");
             assert!(own.memory.size() == 0 && own.dropped.is_none());
             let target = pool.try_get().unwrap();
-            let (read, empty) = file
-                .read_exact_owned_at(&hurried, offset, target, READ)
-                .await;
+            let (read, empty) = past_deadline(
+                &gate,
+                file.read_exact_owned_at(&hurried, offset, target, READ),
+            )
+            .await;
             assert!(matches!(read, Err(AioCommandError::TimedOut)), "{read:?}");
             assert_eq!((empty.size(), empty.len()), (0, 0));
             let vector = vec![1; BLOCK];
-            let (read, vector) = file.read_owned_at(&hurried, offset, vector, READ).await;
+            let (read, vector) =
+                past_deadline(&gate, file.read_owned_at(&hurried, offset, vector, READ)).await;
             assert!(matches!(read, Err(AioCommandError::TimedOut)), "{read:?}");
             assert!(vector.is_empty());
-            let (written, own) = file
-                .write_owned_at(&hurried, offset, Own::new().0, WRITE)
-                .await;
+            let (written, own) = past_deadline(
+                &gate,
+                file.write_owned_at(&hurried, offset, Own::new().0, WRITE),
+            )
+            .await;
             assert!(
                 matches!(written, Err(AioCommandError::TimedOut)),
                 "{written:?}"
@@ -661,17 +684,12 @@ fn a_timed_out_operation_returns_an_empty_buffer_in_place_of_the_one_in_flight()
                 AlignedBuf::new(BLOCK).unwrap(),
             ];
             let read = file.read_vectored_owned_at(&hurried, offset, buffers, READ);
-            let (read, none) = read.await;
+            let (read, none) = past_deadline(&gate, read).await;
             assert!(matches!(read, Err(AioCommandError::TimedOut)), "{read:?}");
             assert!(none.is_empty());
 
-            if !gate.waiting().is_empty() {
-                assert!(
-                    !dropped.load(Ordering::SeqCst),
-                    "{mode:?}: the kernel has it"
-                );
-                assert_eq!(pool.available(), 0);
-            }
+            assert!(!dropped.load(Ordering::SeqCst), "{mode:?}: it is in flight");
+            assert_eq!(pool.available(), 0);
             gate.open();
             wait_all_free(handle, 8).await;
             assert!(dropped.load(Ordering::SeqCst));
@@ -686,11 +704,11 @@ fn a_timed_out_operation_returns_an_empty_buffer_in_place_of_the_one_in_flight()
 fn a_timed_out_write_returns_an_aligned_buf_and_an_empty_one_for_other_buffers() {
     Fixture::new(8)
         .everywhere()
-        .start_driver()
+        .pause_clock()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle) = (case.dir, &case.handle);
-            let file = file_with_content(dir, BLOCK).await;
-            let hurried = handle.with_timeout(Duration::from_millis(50));
+            let (dir, file, handle) = (case.dir, case.file, &case.handle);
+            let hurried = handle.with_timeout(SECOND);
             let gate = Gate::closed();
             let offset = gate.offset();
             let filled = || {
@@ -700,25 +718,31 @@ fn a_timed_out_write_returns_an_aligned_buf_and_an_empty_one_for_other_buffers()
             };
             let timed_out = |error| matches!(error, AioCommandError::TimedOut);
 
-            let (written, whole) = file
-                .write_all_owned_at(&hurried, offset, filled(), WRITE)
-                .await;
+            let (written, whole) = past_deadline(
+                &gate,
+                file.write_all_owned_at(&hurried, offset, filled(), WRITE),
+            )
+            .await;
             assert!(written.is_err_and(timed_out));
             assert!(whole.len() == BLOCK && whole.iter().all(|&byte| byte == 9));
             let slice = filled().into_slice(..);
-            let (written, slice) = file
-                .write_all_owned_at(&hurried, offset, slice, WRITE)
-                .await;
+            let (written, slice) = past_deadline(
+                &gate,
+                file.write_all_owned_at(&hurried, offset, slice, WRITE),
+            )
+            .await;
             assert!(written.is_err_and(timed_out));
             assert!(slice.get_ref().is_empty());
             let boxed: Box<[u8]> = vec![9; BLOCK].into();
-            let (written, boxed) = file
-                .write_all_owned_at(&hurried, offset, boxed, WRITE)
-                .await;
+            let (written, boxed) = past_deadline(
+                &gate,
+                file.write_all_owned_at(&hurried, offset, boxed, WRITE),
+            )
+            .await;
             assert!(written.is_err_and(timed_out));
             assert!(boxed.is_empty());
             let list = file.write_vectored_owned_at(&hurried, offset, vec![filled()], WRITE);
-            let (written, list) = list.await;
+            let (written, list) = past_deadline(&gate, list).await;
             assert!(written.is_err_and(timed_out));
             assert!(list.is_empty());
 

@@ -46,9 +46,8 @@ fn priorities_have_the_kernels_values() {
 
 #[test]
 fn every_priority_reaches_the_kernel() {
-    Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = patterned_file(dir, 8).await;
+    Fixture::new(8).everywhere().blocks(8).run(async |case| {
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         for (priority, expected) in (0..8)
             .map(|level| (IoPriority::best_effort(level), value(2, level.into())))
             .chain([(IoPriority::idle(), value(3, 0))])
@@ -80,9 +79,8 @@ fn every_priority_reaches_the_kernel() {
 
 #[test]
 fn every_kind_of_transfer_has_a_priority() {
-    Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = patterned_file(dir, 8).await;
+    Fixture::new(8).everywhere().blocks(8).run(async |case| {
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         let handle = handle.with_priority(IoPriority::best_effort(6));
         let handle = handle.with_timeout(Duration::from_secs(3600));
         let watched = WatchedFile::new(&file);
@@ -118,9 +116,8 @@ fn every_kind_of_transfer_has_a_priority() {
 
 #[test]
 fn batched_requests_keep_their_own_priorities() {
-    Fixture::new(64).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = patterned_file(dir, 8).await;
+    Fixture::new(64).everywhere().blocks(8).run(async |case| {
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         let watched = WatchedFile::new(&file);
         let handles: Vec<_> = (0..8_u8)
             .map(|level| handle.with_priority(IoPriority::best_effort(level)))

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
-use crate::interposer::{Gate, WatchedFile};
+use crate::interposer::{Gate, WatchedFile, poll_until_at_gate};
 use futures::future::join_all;
 use futures::poll;
 use proptest::prelude::*;
@@ -71,8 +71,7 @@ fn any_range_up_to_the_end_of_a_file_can_be_read() {
 #[test]
 fn a_long_read_is_split_into_requests() {
     Fixture::new(4).every_dir().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let path = path_of(dir, "data");
+        let (path, handle) = (case.path, case.handle);
         let content = bytes(2, (3 << 20) + 12_345);
         fs::write(&path, &content).unwrap();
         let file = File::open(&path, false).await.unwrap();
@@ -88,10 +87,10 @@ fn a_dropped_read_leaves_old_bytes_or_new_ones() {
     Fixture::new(4)
         .every_mode()
         .multi_thread()
+        .blocks(4)
         .run(async |case| {
-            let (dir, file, handle) = (case.dir, case.file, case.handle);
-            write_patterned(&path_of(dir, "data"), 4);
-            let content = fs::read(path_of(dir, "data")).unwrap();
+            let (path, file, handle) = (case.path, case.file, case.handle);
+            let content = fs::read(path.clone()).unwrap();
             for polls in 0..20 {
                 let mut target = vec![0xee; 9000];
                 {
@@ -334,9 +333,9 @@ fn a_write_waits_only_for_a_dropped_write_to_the_same_block() {
     Fixture::new(8)
         .every_mode()
         .multi_thread()
+        .blocks(4)
         .run(async |case| {
-            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
-            write_patterned(&path_of(dir, "data"), 4);
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let clone = file.try_clone().unwrap();
             let gate = Gate::closed();
             let block = bytes(1, BLOCK);
@@ -367,18 +366,25 @@ fn a_write_waits_only_for_a_dropped_write_to_the_same_block() {
 
 #[test]
 fn a_waiting_write_ends_at_its_deadline_and_blocks_nobody() {
+    const SECOND: Duration = Duration::from_secs(1);
     Fixture::new(8)
+        .blocks(4)
         .every_mode()
-        .multi_thread()
+        .pause_clock()
         .run(async |case| {
-            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
-            write_patterned(&path_of(dir, "data"), 4);
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             let gate = Gate::closed();
             let (block, data) = (bytes(1, BLOCK), bytes(2, 10));
-            let hasty = handle.with_timeout(Duration::from_millis(20));
+            let hasty = handle.with_timeout(SECOND);
             let first = file.write_bytes_at(&hasty, gate.offset(), &block, NONE);
+            let mut first = Box::pin(first);
+            poll_until_at_gate(&gate, &mut first).await;
+            tokio::time::advance(2 * SECOND).await;
             assert!(matches!(first.await, Err(AioCommandError::TimedOut)));
             let second = file.write_bytes_at(&hasty, gate.offset() + 5, &data, NONE);
+            let mut second = Box::pin(second);
+            assert!(poll!(&mut second).is_pending());
+            tokio::time::advance(2 * SECOND).await;
             assert!(matches!(second.await, Err(AioCommandError::TimedOut)));
             assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             gate.open();
@@ -637,11 +643,9 @@ fn a_write_after_a_dropped_one_to_the_same_block_wins() {
     Fixture::new(8)
         .everywhere()
         .multi_thread()
+        .content(bytes(0, 2 * BLOCK + 100))
         .run(async |case| {
-            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-            let name = "data".to_string();
-            fs::write(path_of(dir, &name), bytes(0, 2 * BLOCK + 100)).unwrap();
-            let file = open_rw(dir, &name).await;
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
             for round in 0..300_u64 {
                 // In a block, over two, past the end.
                 let offset = [100, 3000, 2 * LEN + 90][round as usize % 3];
@@ -719,8 +723,7 @@ fn page_cached(file: &File) -> RawFd {
 #[test]
 fn the_direct_and_the_buffered_part_of_a_write_have_its_flags() {
     Fixture::new(4).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = open_rw(dir, "data").await;
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         file.write_bytes_at(&handle, 0, b"x", NONE).await.unwrap();
         let cached = page_cached(&file);
         for flag in [WriteFlags::DSYNC, WriteFlags::SYNC] {
@@ -745,10 +748,8 @@ fn the_direct_and_the_buffered_part_of_a_write_have_its_flags() {
 
 #[test]
 fn a_short_write_is_resumed() {
-    Fixture::new(4).everywhere().run(async |case| {
-        let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
-        let path = path_of(dir, "data");
-        write_patterned(&path, 20);
+    Fixture::new(4).everywhere().blocks(20).run(async |case| {
+        let (path, file, handle, mode) = (case.path, case.file, case.handle, case.mode);
         let mut content = fs::read(&path).unwrap();
         let watched = WatchedFile::new(&file);
         for (offset, len) in [(100, 50), (5000, 9000), (1, 80_000), (70_000, 20_000)] {
@@ -843,10 +844,9 @@ fn noappend_writes_at_its_offset() {
 
 #[test]
 fn a_nowait_write_is_refused_or_done() {
-    Fixture::new(4).everywhere().run(async |case| {
-        let (dir, file, handle) = (case.dir, case.file, case.handle);
-        write_patterned(&path_of(dir, "data"), 4);
-        let before = fs::read(path_of(dir, "data")).unwrap();
+    Fixture::new(4).everywhere().blocks(4).run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let before = fs::read(path.clone()).unwrap();
         for (offset, len) in [(100_usize, 50), (5000, 6000), (4 * BLOCK - 10, 20)] {
             let data = vec![7; len];
             let written = file.write_bytes_at(&handle, offset as u64, &data, WriteFlags::NOWAIT);
@@ -855,7 +855,7 @@ fn a_nowait_write_is_refused_or_done() {
                 let refused = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
                 assert!(refused.contains(&errno), "{error}");
             }
-            let found = fs::read(path_of(dir, "data")).unwrap();
+            let found = fs::read(path.clone()).unwrap();
             let differ = |(i, (a, b)): (usize, (&u8, &u8))| (a != b).then_some(i);
             let changed = found.iter().zip(&before).enumerate().filter_map(differ);
             let ranges = [100..150, 5000..11_000, 4 * BLOCK - 10..4 * BLOCK + 10];
@@ -868,10 +868,9 @@ fn a_nowait_write_is_refused_or_done() {
 
 #[test]
 fn an_unaligned_atomic_write_is_refused_before_anything_is_written() {
-    Fixture::new(4).run(async |case| {
-        let (dir, file, handle) = (case.dir, case.file, case.handle);
-        write_patterned(&path_of(dir, "data"), 2);
-        let before = fs::read(path_of(dir, "data")).unwrap();
+    Fixture::new(4).blocks(2).run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let before = fs::read(path.clone()).unwrap();
         for (offset, len) in [(1, BLOCK), (0, BLOCK - 1), (0, 2 << 20)] {
             let data = vec![7; len];
             let refused = file.write_bytes_at(&handle, offset, &data, WriteFlags::ATOMIC);
@@ -881,20 +880,18 @@ fn an_unaligned_atomic_write_is_refused_before_anything_is_written() {
                 "{text}"
             );
         }
-        assert!(fs::read(path_of(dir, "data")).unwrap() == before);
+        assert!(fs::read(path.clone()).unwrap() == before);
         assert_eq!(handle.metrics().submitted, 0);
     });
 }
 
 #[test]
 fn a_write_only_file_is_written_at_any_offset() {
-    Fixture::new(4).everywhere().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let name = "data".to_string();
-        write_patterned(&path_of(dir, &name), 3);
-        let mut content = fs::read(path_of(dir, &name)).unwrap();
+    Fixture::new(4).everywhere().blocks(3).run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        let mut content = fs::read(path.clone()).unwrap();
         let mut options = OpenOptions::new();
-        let opening = options.write(true).aio_open(path_of(dir, &name), false);
+        let opening = options.write(true).aio_open(path.clone(), false);
         let file = opening.await.unwrap();
         for (offset, len) in [(10, 10), (4000, 5000), (0, BLOCK), (3 * BLOCK - 5, 100)] {
             let data = bytes(5, len);
@@ -903,10 +900,7 @@ fn a_write_only_file_is_written_at_any_offset() {
                 .unwrap();
             content.resize(content.len().max(offset + len), 0);
             content[offset..][..len].copy_from_slice(&data);
-            assert!(
-                fs::read(path_of(dir, &name)).unwrap() == content,
-                "{offset}"
-            );
+            assert!(fs::read(path.clone()).unwrap() == content, "{offset}");
         }
         let mut target = [0; 4];
         let unreadable = file.read_bytes_at(&handle, 3, &mut target, ReadFlags::empty());
@@ -919,17 +913,18 @@ fn a_write_only_file_is_written_at_any_offset() {
 
 #[test]
 fn a_read_only_file_can_not_be_written_unaligned() {
-    Fixture::new(4).every_dir().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let path = path_of(dir, "data");
-        fs::write(&path, b"short").unwrap();
-        let file = File::open(&path, false).await.unwrap();
-        for flags in [NONE, WriteFlags::APPEND] {
-            let refused = file.write_bytes_at(&handle, 1, b"xyz", flags).await;
-            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
-        }
-        assert_eq!(fs::read(&path).unwrap(), b"short");
-    });
+    Fixture::new(4)
+        .every_dir()
+        .content(b"short")
+        .run(async |case| {
+            let (path, handle) = (case.path, case.handle);
+            let file = File::open(&path, false).await.unwrap();
+            for flags in [NONE, WriteFlags::APPEND] {
+                let refused = file.write_bytes_at(&handle, 1, b"xyz", flags).await;
+                assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
+            }
+            assert_eq!(fs::read(&path).unwrap(), b"short");
+        });
 }
 
 #[test]
@@ -950,8 +945,7 @@ fn an_unlinked_synchronous_file_is_written_to_its_end() {
 #[test]
 fn a_buffered_file_takes_one_request_for_any_range() {
     Fixture::new(4).run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let path = path_of(dir, "data");
+        let (path, handle) = (case.path, case.handle);
         if let Err(why) = journaled(&path) {
             return eprintln!("skipped: no file without direct I/O: {why}");
         }
@@ -995,9 +989,8 @@ fn impossible_ranges_are_refused() {
 
 #[test]
 fn a_write_is_one_request_unless_blocks_must_be_read_first() {
-    Fixture::new(4).run(async |case| {
-        let (dir, file, handle) = (case.dir, case.file, case.handle);
-        write_patterned(&path_of(dir, "data"), 8);
+    Fixture::new(4).blocks(8).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let requests = async |offset: usize, len: usize| {
             let before = handle.metrics().submitted;
             let data = vec![7; len];
@@ -1045,9 +1038,9 @@ fn aligned_operations_run_beside_unaligned_ones() {
     Fixture::new(8)
         .every_dir()
         .multi_thread()
+        .blocks(4)
         .run(async |case| {
-            let (dir, file, handle) = (case.dir, case.file, case.handle);
-            write_patterned(&path_of(dir, "data"), 4);
+            let (file, handle) = (case.file, case.handle);
             let mut block = LockedBuf::with_size(BLOCK).unwrap();
             for i in 0..100_u8 {
                 block.as_mut().fill(i);

@@ -110,8 +110,7 @@ async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
 #[test]
 fn whole_buffers_can_be_pieces() {
     Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let file = file_with_content(dir, 0).await;
+        let (dir, file, handle) = (case.dir, case.file, case.handle);
         let expected = content(3 * BLOCK);
         let mut buffers = [AlignedBuf::new(BLOCK), AlignedBuf::new(2 * BLOCK)].map(Result::unwrap);
         buffers[0].copy_from_slice(&expected[..BLOCK]);
@@ -180,21 +179,23 @@ async fn handed_over(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) 
 
 #[test]
 fn an_empty_list_moves_nothing() {
-    Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, BLOCK).await;
-        let read = file.read_vectored_at(&handle, 0, &mut [], ReadFlags::empty());
-        assert_eq!(read.await.unwrap(), 0, "{mode:?}");
-        let written = file.write_vectored_at(&handle, 0, &[], WriteFlags::empty());
-        assert_eq!(written.await.unwrap(), 0, "{mode:?}");
-        let none = Vec::<AlignedBuf>::new();
-        let read = file.read_vectored_owned_at(&handle, 0, none, ReadFlags::empty());
-        let (read, none) = read.await;
-        assert_eq!((read.unwrap(), none.len()), (0, 0), "{mode:?}");
-        let written = file.write_vectored_owned_at(&handle, 0, none, WriteFlags::empty());
-        assert_eq!(written.await.0.unwrap(), 0, "{mode:?}");
-        assert!(file_content(dir) == content(BLOCK));
-    });
+    Fixture::new(8)
+        .everywhere()
+        .content(content(BLOCK))
+        .run(async |case| {
+            let (dir, file, handle, mode) = (case.dir, case.file, case.handle, case.mode);
+            let read = file.read_vectored_at(&handle, 0, &mut [], ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), 0, "{mode:?}");
+            let written = file.write_vectored_at(&handle, 0, &[], WriteFlags::empty());
+            assert_eq!(written.await.unwrap(), 0, "{mode:?}");
+            let none = Vec::<AlignedBuf>::new();
+            let read = file.read_vectored_owned_at(&handle, 0, none, ReadFlags::empty());
+            let (read, none) = read.await;
+            assert_eq!((read.unwrap(), none.len()), (0, 0), "{mode:?}");
+            let written = file.write_vectored_owned_at(&handle, 0, none, WriteFlags::empty());
+            assert_eq!(written.await.0.unwrap(), 0, "{mode:?}");
+            assert!(file_content(dir) == content(BLOCK));
+        });
 }
 
 /// Also where they fill a whole request, which moves nothing then though the file does not end.
@@ -270,18 +271,21 @@ fn a_vectored_read_across_the_end_of_the_file_is_short() {
 /// Room that is not filled does not count as initialized.
 #[test]
 fn each_vector_grows_by_the_bytes_read_into_it() {
-    Fixture::new(8).tmpfs().every_mode().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, 10_000).await;
-        let room = || Vec::with_capacity(4096);
-        let vectors: Vec<Vec<u8>> = vec![room(), vec![1; 4096], room(), room()];
-        let read = file.read_vectored_owned_at(&handle, 0, vectors, ReadFlags::empty());
-        let (read, vectors) = read.await;
-        assert_eq!(read.unwrap(), 10_000);
-        let lengths: Vec<_> = vectors.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [4096, 4096, 10_000 - 8192, 0], "{mode:?}");
-        assert!(joined(vectors.iter().map(|v| &v[..])) == content(10_000));
-    });
+    Fixture::new(8)
+        .tmpfs()
+        .every_mode()
+        .content(content(10_000))
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
+            let room = || Vec::with_capacity(4096);
+            let vectors: Vec<Vec<u8>> = vec![room(), vec![1; 4096], room(), room()];
+            let read = file.read_vectored_owned_at(&handle, 0, vectors, ReadFlags::empty());
+            let (read, vectors) = read.await;
+            assert_eq!(read.unwrap(), 10_000);
+            let lengths: Vec<_> = vectors.iter().map(Vec::len).collect();
+            assert_eq!(lengths, [4096, 4096, 10_000 - 8192, 0], "{mode:?}");
+            assert!(joined(vectors.iter().map(|v| &v[..])) == content(10_000));
+        });
 }
 
 // ---- Requests ---------------------------------------------------------------------------------
@@ -296,8 +300,7 @@ fn one_system_call_moves_1024_pieces() {
         .every_dir()
         .start_driver()
         .run(async |case| {
-            let (dir, handle) = (case.dir, case.handle);
-            let file = file_with_content(dir, 0).await;
+            let (file, handle) = (case.file, case.handle);
             let unit = smallest(&file).await;
             let pool = pool_of(3000, unit);
             for (count, calls) in [(1, 1), (2, 1), (1024, 1), (1025, 2), (2048, 2), (3000, 3)] {
@@ -321,8 +324,7 @@ fn one_system_call_moves_1024_pieces() {
 #[test]
 fn requests_of_a_long_list_run_in_order_each_at_the_end_of_the_last() {
     Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, 0).await;
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         let unit = smallest(&file).await;
         let pool = pool_of(2049, unit);
         let watched = WatchedFile::new(&file);
@@ -346,8 +348,7 @@ fn requests_of_a_long_list_run_in_order_each_at_the_end_of_the_last() {
 #[test]
 fn a_short_request_ends_the_operation() {
     Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, 0).await;
+        let (file, handle, mode) = (case.file, case.handle, case.mode);
         let unit = smallest(&file).await;
         let pool = pool_of(IOV_MAX + 5, unit);
         let watched = WatchedFile::new(&file);
@@ -484,20 +485,22 @@ fn each_list_is_appended_in_one_piece() {
 
 #[test]
 fn a_list_of_several_requests_is_appended_in_one_piece_without_other_appends() {
-    Fixture::new(4).everywhere().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        let file = file_with_content(dir, BLOCK).await;
-        let unit = smallest(&file).await;
-        let count = 2 * IOV_MAX + 1;
-        let mut source = AlignedBuf::new(count * unit).unwrap();
-        source.copy_from_slice(&content(count * unit));
-        let parts: Vec<_> = (0..count)
-            .map(|i| source.part(i * unit..(i + 1) * unit))
-            .collect();
-        let appended = file.write_vectored_at(&handle, 0, &parts, WriteFlags::APPEND);
-        assert_eq!(appended.await.unwrap(), (count * unit) as u64);
-        assert!(file_content(dir)[BLOCK..] == content(count * unit));
-    });
+    Fixture::new(4)
+        .everywhere()
+        .content(content(BLOCK))
+        .run(async |case| {
+            let (dir, file, handle) = (case.dir, case.file, case.handle);
+            let unit = smallest(&file).await;
+            let count = 2 * IOV_MAX + 1;
+            let mut source = AlignedBuf::new(count * unit).unwrap();
+            source.copy_from_slice(&content(count * unit));
+            let parts: Vec<_> = (0..count)
+                .map(|i| source.part(i * unit..(i + 1) * unit))
+                .collect();
+            let appended = file.write_vectored_at(&handle, 0, &parts, WriteFlags::APPEND);
+            assert_eq!(appended.await.unwrap(), (count * unit) as u64);
+            assert!(file_content(dir)[BLOCK..] == content(count * unit));
+        });
 }
 
 // ---- What fails or is given up ----------------------------------------------------------------
@@ -557,21 +560,23 @@ fn a_refused_list_returns_every_buffer() {
 
 #[test]
 fn a_list_at_a_misaligned_offset_fails_and_returns_every_buffer() {
-    Fixture::new(8).every_mode().run(async |case| {
-        let (dir, path, handle) = (case.dir, case.path, case.handle);
-        let file = file_with_content(dir, 2 * BLOCK).await;
-        let mut buffers: Vec<_> = (0..3).map(|i| patterned_buffer(i, BLOCK)).collect();
-        let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-        let read = file.read_vectored_at(&handle, 1, &mut parts, ReadFlags::empty());
-        let error = read.await.unwrap_err();
-        assert!(matches!(error, AioCommandError::BadResult(_)), "{error:?}");
-        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        if statx_alignment(&fs::File::open(path.clone()).unwrap()).is_some() {
-            let told = error.to_string();
-            assert!(told.contains("12288 bytes at offset 1"), "{told}");
-        }
-        assert!((0..).zip(&buffers).all(|(i, buffer)| is_pattern(i, buffer)));
-    });
+    Fixture::new(8)
+        .every_mode()
+        .content(content(2 * BLOCK))
+        .run(async |case| {
+            let (path, file, handle) = (case.path, case.file, case.handle);
+            let mut buffers: Vec<_> = (0..3).map(|i| patterned_buffer(i, BLOCK)).collect();
+            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+            let read = file.read_vectored_at(&handle, 1, &mut parts, ReadFlags::empty());
+            let error = read.await.unwrap_err();
+            assert!(matches!(error, AioCommandError::BadResult(_)), "{error:?}");
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+            if statx_alignment(&fs::File::open(path.clone()).unwrap()).is_some() {
+                let told = error.to_string();
+                assert!(told.contains("12288 bytes at offset 1"), "{told}");
+            }
+            assert!((0..).zip(&buffers).all(|(i, buffer)| is_pattern(i, buffer)));
+        });
 }
 
 #[tokio::test]
@@ -617,9 +622,9 @@ fn a_dropped_write_writes_the_data_that_was_submitted() {
     Fixture::new(8)
         .everywhere()
         .start_driver()
+        .content(content(BLOCK))
         .run(async |case| {
-            let (dir, handle) = (case.dir, case.handle);
-            let file = file_with_content(dir, BLOCK).await;
+            let (file, handle) = (case.file, case.handle);
             let gate = Gate::closed();
             let mut buffers = [1, 2].map(|i| patterned_buffer(i, BLOCK));
             let old = buffers.each_ref().map(|buffer| buffer.as_ptr());
@@ -679,26 +684,28 @@ async fn owned_buffers_of_a_dropped_list_are_kept_until_the_completion() {
 /// Of two requests, what was read by the first is not told of, and the buffers are new ones.
 #[test]
 fn a_list_dropped_between_two_requests_leaves_every_buffer_its_size() {
-    Fixture::new(8).everywhere().run(async |case| {
-        let (dir, handle, mode) = (case.dir, case.handle, case.mode);
-        let file = file_with_content(dir, 3000 * 4096).await;
-        let pool = pool_of(3000, 4096);
-        let mut buffers = take(&pool, 3000);
-        let flags = ReadFlags::empty();
-        for polls in 0..6 {
-            let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
-            let mut read = Box::pin(file.read_vectored_at(&handle, 0, &mut parts, flags));
-            for _ in 0..polls {
-                if poll!(read.as_mut()).is_ready() {
-                    break;
+    Fixture::new(8)
+        .everywhere()
+        .content(content(3000 * 4096))
+        .run(async |case| {
+            let (file, handle, mode) = (case.file, case.handle, case.mode);
+            let pool = pool_of(3000, 4096);
+            let mut buffers = take(&pool, 3000);
+            let flags = ReadFlags::empty();
+            for polls in 0..6 {
+                let mut parts: Vec<_> = buffers.iter_mut().map(PartMut::from).collect();
+                let mut read = Box::pin(file.read_vectored_at(&handle, 0, &mut parts, flags));
+                for _ in 0..polls {
+                    if poll!(read.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
+                drop(read);
+                assert!(
+                    buffers.iter().all(|buffer| buffer.size() == 4096),
+                    "{mode:?}"
+                );
             }
-            drop(read);
-            assert!(
-                buffers.iter().all(|buffer| buffer.size() == 4096),
-                "{mode:?}"
-            );
-        }
-    });
+        });
 }

@@ -14,7 +14,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use futures::future::maybe_done;
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
@@ -27,7 +26,10 @@ use tokio_kaio::{
     ReadFlags, WriteFlags, aio_context, local_aio_context,
 };
 
-// ---- The storm --------------------------------------------------------------------------------
+// ---- At random --------------------------------------------------------------------------------
+//
+// Each of these tests runs in a child process: the memory of forgotten operations stays locked until
+// their context ends, and the limit for locked memory is the process's.
 
 /// Tasks of the storm, each with blocks of its own.
 const TASKS: usize = 16;
@@ -42,9 +44,6 @@ const UNREAD: u8 = 0xa5;
 /// What a buffer is filled with once its operation is given up. Must never get to the file, and
 /// nothing may get over it.
 const CANARY: u8 = 0xc3;
-
-/// Held by each storm: they share the process' limit for locked memory.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[derive(Clone, Copy, PartialEq)]
 enum GiveUp {
@@ -319,7 +318,6 @@ async fn storm_file(dir: &TempDir) -> Arc<File> {
 }
 
 fn storm(dir: &TempDir, way: GiveUp) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let path = dir.path().join("storm");
     multi_thread().block_on(with_hang_guard(async {
         let file = storm_file(dir).await;
@@ -361,29 +359,43 @@ fn check_weather(lanes: &[Lane]) {
 
 #[test]
 fn dropping_operations_at_random_on_disk_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     storm(&disk_dir(), GiveUp::Drop);
 }
 
 #[test]
 fn dropping_operations_at_random_on_tmpfs_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Drop);
 }
 
 #[test]
 fn forgetting_operations_at_random_on_disk_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     storm(&disk_dir(), GiveUp::Forget);
 }
 
 #[test]
 fn forgetting_operations_at_random_on_tmpfs_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     let Some(dir) = tmpfs_dir() else { return };
     storm(&dir, GiveUp::Forget);
 }
 
 #[test]
 fn giving_up_operations_at_random_on_a_local_context_corrupts_nothing() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    if !in_child!() {
+        return;
+    }
     for (dir, way) in test_dirs()
         .iter()
         .flat_map(|dir| [(dir, GiveUp::Drop), (dir, GiveUp::Forget)])
@@ -457,7 +469,6 @@ async fn to_be_aborted(
 }
 
 fn storm_of_aborts(dir: &TempDir) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let path = dir.path().join("storm");
     multi_thread().block_on(with_hang_guard(async {
         let file = storm_file(dir).await;
@@ -509,11 +520,17 @@ fn storm_of_aborts(dir: &TempDir) {
 
 #[test]
 fn aborting_tasks_at_random_on_disk_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     storm_of_aborts(&disk_dir());
 }
 
 #[test]
 fn aborting_tasks_at_random_on_tmpfs_corrupts_nothing() {
+    if !in_child!() {
+        return;
+    }
     let Some(dir) = tmpfs_dir() else { return };
     storm_of_aborts(&dir);
 }
@@ -538,47 +555,36 @@ fn starts(future: Pin<&mut impl Future>) -> bool {
         .is_pending()
 }
 
-async fn wait_all_free(handle: &AioContextHandle, slots: usize) {
-    let free = || handle.available_slots();
-    wait_until(|| free() == Some(slots), free).await;
-}
-
 fn is_filled(buffer: &LockedBuf, byte: u8) -> bool {
     buffer.as_ref().iter().all(|&b| b == byte)
 }
 
-#[tokio::test]
-async fn a_read_dropped_in_flight_leaves_a_zeroed_buffer_of_the_same_size() {
-    let dir = disk_dir();
-    sevens(&dir, LARGE);
-    let file = open_rw(&dir, "file").await;
-    let (context, handle) = inline_context(4);
-    let mut zeroed = 0;
-    for _ in 0..50 {
-        let mut buffer = buffer(LARGE);
-        buffer.as_mut().fill(UNREAD);
-        let pending = {
-            let read = file.read_at(&handle, 0, &mut buffer, LARGE as u64, ReadFlags::empty());
-            let mut read = pin!(read);
-            let pending = starts(read.as_mut());
-            while handle.metrics().waiting_for_thread > 0 {
-                std::thread::yield_now(); // it would be taken back from the pool
+/// Where it has not completed by then, as the machine goes. `interposed::in_flight` holds the read.
+#[test]
+fn a_read_dropped_early_leaves_a_buffer_of_the_same_size_that_nothing_writes_to() {
+    Fixture::new(4)
+        .inline()
+        .content([7; LARGE])
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            for _ in 0..50 {
+                let mut buffer = buffer(LARGE);
+                buffer.as_mut().fill(UNREAD);
+                let len = LARGE as u64;
+                {
+                    let read = file.read_at(&handle, 0, &mut buffer, len, ReadFlags::empty());
+                    starts(pin!(read).as_mut());
+                    wait_until_all_offloaded(&handle).await;
+                }
+                assert_eq!(buffer.size(), LARGE);
+                // In flight; completed; or not yet submitted.
+                let contents = [0, 7, UNREAD];
+                assert!(contents.iter().any(|&byte| is_filled(&buffer, byte)));
+                buffer.as_mut().fill(CANARY);
+                wait_all_free(&handle, 4).await;
+                check_canary(&buffer);
             }
-            pending
-        };
-        assert_eq!(buffer.size(), LARGE);
-        if pending && is_filled(&buffer, 0) {
-            zeroed += 1;
-        } else {
-            // It was done when it was dropped, or was dropped while it waited for company.
-            assert!(is_filled(&buffer, 7) || is_filled(&buffer, UNREAD));
-        }
-        buffer.as_mut().fill(CANARY);
-        with_hang_guard(wait_all_free(&handle, 4)).await;
-        check_canary(&buffer);
-    }
-    assert!(zeroed > 0, "not one read was in flight when it was dropped");
-    with_hang_guard(context.close()).await;
+        });
 }
 
 #[tokio::test]
@@ -601,24 +607,24 @@ async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
     }
 }
 
-#[tokio::test]
-async fn a_buffer_emptied_by_a_forgotten_read_can_still_be_used() {
-    let dir = disk_dir();
-    sevens(&dir, LARGE);
-    let file = open_rw(&dir, "file").await;
-    let (context, handle) = aio_context(1, true).unwrap();
-    let mut buffer = buffer(LARGE);
-    {
-        let len = LARGE as u64;
-        let mut read = Box::pin(file.read_at(&handle, 0, &mut buffer, len, ReadFlags::empty()));
-        assert!(starts(read.as_mut()));
-        mem::forget(read);
-    }
-    let read = file.read_at(&handle, 0, &mut buffer, 0, ReadFlags::empty());
-    assert_eq!(with_hang_guard(read).await.unwrap(), 0);
-    let write = file.write_at(&handle, 0, &buffer, 0, WriteFlags::empty());
-    assert_eq!(with_hang_guard(write).await.unwrap(), 0);
-    with_hang_guard(context.close()).await;
+#[test]
+fn a_buffer_emptied_by_a_forgotten_read_can_still_be_used() {
+    with_occupied_slot(async |case, occupied| {
+        let (file, handle) = (case.file, case.handle);
+        let mut buffer = buffer(BLOCK);
+        {
+            let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
+            let mut read = Box::pin(read);
+            assert!(starts(read.as_mut()));
+            mem::forget(read);
+        }
+        assert_eq!(buffer.size(), 0);
+        occupied.release().await;
+        let read = file.read_at(&handle, 0, &mut buffer, 0, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), 0);
+        let write = file.write_at(&handle, 0, &buffer, 0, WriteFlags::empty());
+        assert_eq!(write.await.unwrap(), 0);
+    });
 }
 
 #[tokio::test]
@@ -679,136 +685,134 @@ async fn a_buffer_can_be_read_into_while_its_dropped_write_is_in_flight() {
     with_hang_guard(context.close()).await;
 }
 
-/// Futures of one slot, the first in flight and the others waiting. Nothing of these gets to the
-/// kernel before the driver runs, that is, before the test awaits.
-async fn one_slot() -> (TempDir, File, tokio_kaio::AioContext, AioContextHandle) {
-    let dir = disk_dir();
-    sevens(&dir, 8 * BLOCK);
-    let file = open_rw(&dir, "file").await;
-    let (context, handle) = aio_context(1, true).unwrap();
-    yield_now().await; // the driver has its first turn
-    (dir, file, context, handle)
+/// Runs a test on a context whose only slot is occupied, so that all other operations wait for it.
+/// The file has eight blocks of sevens.
+fn with_occupied_slot(test: impl AsyncFn(Case<'_>, OccupiedSlot)) {
+    let fixture = Fixture::new(1).content([7; 8 * BLOCK]).start_driver();
+    fixture.run(async |case| {
+        let occupied = occupy_slot(&case.handle).await;
+        test(case, occupied).await;
+    });
 }
 
-#[tokio::test]
-async fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
-    let (dir, file, context, handle) = one_slot().await;
-    let data = patterned_buffer(1, BLOCK);
-    {
+#[test]
+fn a_write_dropped_while_it_waits_for_a_slot_never_happens() {
+    with_occupied_slot(async |case, occupied| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let data = patterned_buffer(1, BLOCK);
         let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
-        let mut writes: Vec<_> = (0..8).map(|i| Box::pin(maybe_done(write(i)))).collect();
+        let mut writes: Vec<_> = (0..8).map(|i| Box::pin(write(i))).collect();
         for write in &mut writes {
-            starts(write.as_mut());
+            assert!(starts(write.as_mut()));
         }
         writes.drain(4..);
-        for mut write in writes {
-            with_hang_guard(write.as_mut()).await;
-            assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
+        occupied.release().await;
+        for write in writes {
+            assert_eq!(write.await.unwrap(), LEN);
         }
-    }
-    with_hang_guard(wait_all_free(&handle, 1)).await;
-    let bytes = fs::read(dir.path().join("file")).unwrap();
-    assert!(
-        bytes[..4 * BLOCK]
-            .chunks(BLOCK)
-            .all(|block| is_pattern(1, block))
-    );
-    assert!(bytes[4 * BLOCK..].iter().all(|&byte| byte == 7));
-    with_hang_guard(context.close()).await;
+        wait_all_free(&handle, 1).await;
+        let bytes = fs::read(path).unwrap();
+        let (written, dropped) = bytes.split_at(4 * BLOCK);
+        assert!(written.chunks(BLOCK).all(|block| is_pattern(1, block)));
+        assert!(dropped.iter().all(|&byte| byte == 7));
+    });
 }
 
-#[tokio::test]
-async fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() {
-    let (_dir, file, context, handle) = one_slot().await;
-    let mut buffers: Vec<_> = (0..8).map(|i| patterned_buffer(i, BLOCK)).collect();
-    {
-        let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
-        let mut reads: Vec<_> = buffers
-            .iter_mut()
-            .map(|buffer| Box::pin(read(buffer)))
-            .collect();
-        for read in &mut reads {
-            starts(read.as_mut());
+#[test]
+fn a_read_dropped_while_it_waits_for_a_slot_leaves_the_buffer_as_it_was() {
+    with_occupied_slot(async |case, occupied| {
+        let (file, handle) = (case.file, case.handle);
+        let mut buffers: Vec<_> = (0..8).map(|i| patterned_buffer(i, BLOCK)).collect();
+        {
+            let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
+            let mut reads: Vec<_> = buffers.iter_mut().map(|b| Box::pin(read(b))).collect();
+            for read in &mut reads {
+                assert!(starts(read.as_mut()));
+            }
         }
-        while reads.len() > 1 {
-            reads.pop(); // youngest first: none of these can be let out meanwhile
+        for (i, buffer) in (0..).zip(&buffers) {
+            assert!(is_pattern(i, buffer.as_ref()));
         }
-    }
-    for (i, buffer) in buffers.iter().enumerate().skip(4) {
-        assert!(is_pattern(i as u64, buffer.as_ref()));
-    }
-    with_hang_guard(wait_all_free(&handle, 1)).await;
-    with_hang_guard(context.close()).await;
+        occupied.release().await;
+    });
 }
 
-#[tokio::test]
-async fn operations_forgotten_while_they_wait_for_a_slot_take_none() {
-    let (_dir, file, context, handle) = one_slot().await;
-    let data = patterned_buffer(1, BLOCK);
-    for i in 0..8 {
+#[test]
+fn operations_forgotten_while_they_wait_for_a_slot_take_none() {
+    with_occupied_slot(async |case, occupied| {
+        let (file, handle) = (case.file, case.handle);
+        let data = patterned_buffer(1, BLOCK);
+        for i in 0..8 {
+            let mut target = buffer(BLOCK);
+            let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
+            assert!(starts(read.as_mut()));
+            mem::forget(read);
+            let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+            let mut write = Box::pin(write);
+            assert!(starts(write.as_mut()));
+            mem::forget(write);
+        }
+        occupied.release().await;
+        wait_all_free(&handle, 1).await;
         let mut target = buffer(BLOCK);
-        let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
-        starts(read.as_mut());
-        mem::forget(read);
-        let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
-        let mut write = Box::pin(write);
-        starts(write.as_mut());
-        mem::forget(write);
-    }
-    with_hang_guard(wait_all_free(&handle, 1)).await;
-    let mut target = buffer(BLOCK);
-    for i in 0..8 {
-        let read = file.read_at(&handle, i * LEN, &mut target, LEN, ReadFlags::empty());
-        assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
-        assert!(is_pattern(1, target.as_ref()), "a forgotten write goes on");
-    }
-    with_hang_guard(context.close()).await;
+        for i in 0..8 {
+            let read = file.read_at(&handle, i * LEN, &mut target, LEN, ReadFlags::empty());
+            assert_eq!(read.await.unwrap(), LEN);
+            assert!(is_pattern(1, target.as_ref()), "a forgotten write goes on");
+        }
+    });
 }
 
-#[tokio::test]
-async fn waiters_behind_a_dropped_one_move_up() {
-    let (_dir, file, context, handle) = one_slot().await;
-    let data = patterned_buffer(1, BLOCK);
-    let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
-    let mut writes: Vec<_> = (0..8)
-        .map(|i| Some(Box::pin(maybe_done(write(i)))))
-        .collect();
-    for write in writes.iter_mut().flatten() {
-        starts(write.as_mut());
-    }
-    for gone in [0, 1, 2, 5, 6] {
-        writes[gone] = None;
-    }
-    for mut write in writes.into_iter().flatten() {
-        with_hang_guard(write.as_mut()).await;
-        assert_eq!(write.as_mut().take_output().unwrap().unwrap(), LEN);
-    }
-    with_hang_guard(context.close()).await;
+#[test]
+fn waiters_behind_a_dropped_one_move_up() {
+    with_occupied_slot(async |case, occupied| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let data = patterned_buffer(1, BLOCK);
+        let write = |i| file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+        let mut writes: Vec<_> = (0..8).map(|i| Some(Box::pin(write(i)))).collect();
+        for write in writes.iter_mut().flatten() {
+            assert!(starts(write.as_mut()));
+        }
+        let dropped = [0, 1, 2, 5, 6];
+        for i in dropped {
+            writes[i] = None;
+        }
+        occupied.release().await;
+        for write in writes.into_iter().flatten() {
+            assert_eq!(write.await.unwrap(), LEN);
+        }
+        let bytes = fs::read(path).unwrap();
+        for (i, block) in bytes.chunks(BLOCK).enumerate() {
+            assert_eq!(is_pattern(1, block), !dropped.contains(&i), "block {i}");
+        }
+    });
 }
 
-#[tokio::test]
-async fn a_file_closed_while_its_write_waits_is_still_written() {
-    let (dir, file, context, handle) = one_slot().await;
-    let data = patterned_buffer(1, BLOCK);
-    for i in 0..8 {
-        let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
-        let mut write = Box::pin(write);
-        starts(write.as_mut());
-        mem::forget(write);
-    }
-    drop(file);
-    // Takes the number that the file had, if it was given back.
-    let mut others = Vec::new();
-    for i in 0..4 {
-        others.push(open_rw(&dir, &format!("other{i}")).await);
-    }
-    with_hang_guard(wait_all_free(&handle, 1)).await;
-    let bytes = fs::read(dir.path().join("file")).unwrap();
-    assert!(bytes.chunks(BLOCK).all(|block| is_pattern(1, block)));
-    for other in &others {
-        assert_eq!(other.metadata().await.unwrap().len(), 0);
-    }
-    with_hang_guard(context.close()).await;
+#[test]
+fn a_file_closed_while_its_write_waits_is_still_written() {
+    with_occupied_slot(async |case, occupied| {
+        let (dir, path, file, handle) = (case.dir, case.path, case.file, case.handle);
+        let data = patterned_buffer(1, BLOCK);
+        for i in 0..8 {
+            let write = file.write_at(&handle, i * LEN, &data, LEN, WriteFlags::empty());
+            let mut write = Box::pin(write);
+            assert!(starts(write.as_mut()));
+            mem::forget(write);
+        }
+        drop(file);
+        // These take the number of the file's descriptor, if it was closed.
+        let mut others = Vec::new();
+        for i in 0..4 {
+            others.push(open_rw(dir, &format!("other{i}")).await);
+        }
+        occupied.release().await;
+        wait_all_free(&handle, 1).await;
+        let bytes = fs::read(path).unwrap();
+        assert!(bytes.chunks(BLOCK).all(|block| is_pattern(1, block)));
+        for other in &others {
+            assert_eq!(other.metadata().await.unwrap().len(), 0);
+        }
+    });
 }
 
 #[tokio::test]

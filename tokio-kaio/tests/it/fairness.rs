@@ -181,10 +181,9 @@ impl Wake for Wakes {
 
 #[test]
 fn a_timer_fires_beside_inline_reads() {
-    Fixture::new(4).tmpfs().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        write_patterned(&dir.path().join("file"), 1);
-        let file = Rc::new(open_rw(dir, "file").await);
+    Fixture::new(4).tmpfs().blocks(1).run(async |case| {
+        let handle = case.handle;
+        let file = Rc::new(case.file);
         let endless = reads(handle, file, usize::MAX);
         let timer = tokio::time::sleep(std::time::Duration::from_millis(5));
         with_hang_guard(async {
@@ -237,10 +236,9 @@ async fn requests_get_slots_in_fifo_order() {
 fn tasks_that_share_one_slot_take_turns() {
     const TASKS: usize = 16;
     const READS: usize = 60;
-    Fixture::new(1).run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        write_patterned(&dir.path().join("file"), 1);
-        let file = Rc::new(open_rw(dir, "file").await);
+    Fixture::new(1).blocks(1).run(async |case| {
+        let handle = case.handle;
+        let file = Rc::new(case.file);
         let done = Rc::new(RefCell::new(vec![0; TASKS]));
         let local = LocalSet::new();
         let tasks: Vec<_> = (0..TASKS)
@@ -276,10 +274,10 @@ fn many_tasks_on_two_threads_all_get_the_one_slot() {
     Fixture::new(1)
         .every_dir()
         .multi_thread()
+        .blocks(1)
         .run(async |case| {
-            let (dir, handle) = (case.dir, case.handle);
-            write_patterned(&dir.path().join("file"), 1);
-            let file = std::sync::Arc::new(open_rw(dir, "file").await);
+            let handle = case.handle;
+            let file = std::sync::Arc::new(case.file);
             let mut tasks = tokio::task::JoinSet::new();
             for _ in 0..64 {
                 let (file, handle) = (file.clone(), handle.clone());
@@ -326,10 +324,8 @@ async fn slow_reads_progress_beside_many_inline_ones() {
 /// same, and its completion is seen.
 #[test]
 fn operations_progress_beside_a_task_that_is_always_ready() {
-    Fixture::new(8).every_dir().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(dir, "file").await;
+    Fixture::new(8).every_dir().blocks(1).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let busy = tokio::spawn(async {
             loop {
                 yield_now().await;
@@ -350,10 +346,8 @@ fn operations_progress_beside_a_task_that_is_always_ready() {
 /// Polled by hand and without a waker that does anything, an operation still gets done.
 #[test]
 fn an_operation_that_is_only_polled_completes() {
-    Fixture::new(1).every_dir().run(async |case| {
-        let (dir, handle) = (case.dir, case.handle);
-        write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(dir, "file").await;
+    Fixture::new(1).every_dir().blocks(1).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let mut buffers: VecDeque<_> = (0..8).map(|_| buffer(BLOCK)).collect();
         let read = |buffer| file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty());
         let mut reads: Vec<_> = buffers

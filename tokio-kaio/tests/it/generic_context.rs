@@ -1,10 +1,7 @@
-//! `generic_aio_context` over a lock, a link and an adapter that a user has written: a spin lock,
-//! and a link that counts what is done with it outside the lock.
+//! `generic_aio_context` over a lock, a link and an adapter that a user has written.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
-use std::future::Future;
-use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -22,16 +19,8 @@ use tokio_kaio::{
     Request, WriteFlags, generic_aio_context,
 };
 
-thread_local! {
-    /// Spin locks that this thread holds.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Times that a spin lock was taken, and times that a list was changed.
+/// How often a spin lock was taken.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
-static LINKED: AtomicUsize = AtomicUsize::new(0);
-/// Times that a link was used by a thread that held no lock.
-static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
 
 struct SpinLock(AtomicBool);
 
@@ -50,108 +39,85 @@ unsafe impl RawMutex for SpinLock {
 
     fn try_lock(&self) -> bool {
         let got = !self.0.swap(true, Ordering::Acquire);
-        if got {
-            HELD.set(HELD.get() + 1);
-            TAKEN.fetch_add(1, Ordering::Relaxed);
-        }
+        TAKEN.fetch_add(got.into(), Ordering::Relaxed);
         got
     }
 
     unsafe fn unlock(&self) {
-        HELD.set(HELD.get() - 1);
         self.0.store(false, Ordering::Release);
     }
 }
 
-thread_local! {
-    /// Whether the next link that this thread makes is one too many.
-    static NO_MORE_LINKS: Cell<bool> = const { Cell::new(false) };
-}
-
-struct CountedLink {
+#[derive(Default)]
+struct OwnLink {
     linked: Cell<bool>,
-    next: Cell<Option<NonNull<CountedLink>>>,
-    prev: Cell<Option<NonNull<CountedLink>>>,
+    next: Cell<Option<NonNull<OwnLink>>>,
+    prev: Cell<Option<NonNull<OwnLink>>>,
 }
 
 // SAFETY: a link is used only by the list that it is in, and that is behind a lock.
-unsafe impl Send for CountedLink {}
-
-impl Default for CountedLink {
-    fn default() -> CountedLink {
-        assert!(!NO_MORE_LINKS.take(), "no more links");
-        CountedLink {
-            linked: Cell::new(false),
-            next: Cell::new(None),
-            prev: Cell::new(None),
-        }
-    }
-}
+unsafe impl Send for OwnLink {}
 
 #[derive(Clone, Copy, Default)]
-struct CountedOps;
+struct OwnOps;
 
-impl DefaultLinkOps for CountedLink {
-    type Ops = CountedOps;
-    const NEW: CountedOps = CountedOps;
+impl DefaultLinkOps for OwnLink {
+    type Ops = OwnOps;
+    const NEW: OwnOps = OwnOps;
 }
 
-impl CountedOps {
+impl OwnOps {
     /// The link at `ptr`, for the list that has it.
-    fn link<'a>(ptr: NonNull<CountedLink>) -> &'a CountedLink {
-        if HELD.get() == 0 {
-            UNLOCKED.fetch_add(1, Ordering::Relaxed);
-        }
+    fn link<'a>(ptr: NonNull<OwnLink>) -> &'a OwnLink {
         // SAFETY: the collection passes pointers to links of objects that it owns or is handed.
         unsafe { ptr.as_ref() }
     }
 }
 
 // SAFETY: `linked` is true exactly between the two calls.
-unsafe impl LinkOps for CountedOps {
-    type LinkPtr = NonNull<CountedLink>;
+unsafe impl LinkOps for OwnOps {
+    type LinkPtr = NonNull<OwnLink>;
 
     unsafe fn acquire_link(&mut self, ptr: Self::LinkPtr) -> bool {
-        LINKED.fetch_add(1, Ordering::Relaxed);
-        !CountedOps::link(ptr).linked.replace(true)
+        !OwnOps::link(ptr).linked.replace(true)
     }
 
     unsafe fn release_link(&mut self, ptr: Self::LinkPtr) {
-        CountedOps::link(ptr).linked.set(false);
+        OwnOps::link(ptr).linked.set(false);
     }
 }
 
 // SAFETY: what was set is what is got.
-unsafe impl LinkedListOps for CountedOps {
+unsafe impl LinkedListOps for OwnOps {
     unsafe fn next(&self, ptr: Self::LinkPtr) -> Option<Self::LinkPtr> {
-        CountedOps::link(ptr).next.get()
+        OwnOps::link(ptr).next.get()
     }
 
     unsafe fn prev(&self, ptr: Self::LinkPtr) -> Option<Self::LinkPtr> {
-        CountedOps::link(ptr).prev.get()
+        OwnOps::link(ptr).prev.get()
     }
 
     unsafe fn set_next(&mut self, ptr: Self::LinkPtr, next: Option<Self::LinkPtr>) {
-        CountedOps::link(ptr).next.set(next);
+        OwnOps::link(ptr).next.set(next);
     }
 
     unsafe fn set_prev(&mut self, ptr: Self::LinkPtr, prev: Option<Self::LinkPtr>) {
-        CountedOps::link(ptr).prev.set(prev);
+        OwnOps::link(ptr).prev.set(prev);
     }
 }
 
 intrusive_adapter! {
-    SpinAdapter = Box<Request<SpinLock, CountedLink>>: Request<SpinLock, CountedLink> { link: CountedLink }
+    SpinAdapter = Box<Request<SpinLock, OwnLink>>: Request<SpinLock, OwnLink> { link: OwnLink }
 }
 
-impl IntrusiveAdapter<SpinLock, CountedLink> for SpinAdapter {
+impl IntrusiveAdapter<SpinLock, OwnLink> for SpinAdapter {
     fn new() -> SpinAdapter {
         SpinAdapter::NEW
     }
 }
 
-type SpinContext = GenericAioContext<SpinLock, SpinAdapter, CountedLink>;
-type SpinHandle = GenericAioContextHandle<SpinLock, SpinAdapter, CountedLink>;
+type SpinContext = GenericAioContext<SpinLock, SpinAdapter, OwnLink>;
+type SpinHandle = GenericAioContextHandle<SpinLock, SpinAdapter, OwnLink>;
 
 /// A context whose background future has been spawned.
 fn spawned(nr: usize, use_semaphore: bool) -> (SpinContext, SpinHandle) {
@@ -209,7 +175,7 @@ async fn a_user_supplied_lock_and_link_work_in_a_local_set() {
     let local = LocalSet::new();
     let test = local.run_until(async {
         let (context, handle, background) =
-            generic_aio_context::<SpinLock, SpinAdapter, CountedLink>(3, true).unwrap();
+            generic_aio_context::<SpinLock, SpinAdapter, OwnLink>(3, true).unwrap();
         let background = spawn_local(background);
         let file = open_rw(&dir, "data").await;
         let bytes = patterned_buffer(1, BLOCK);
@@ -230,53 +196,29 @@ async fn a_user_supplied_lock_and_link_work_in_a_local_set() {
 }
 
 #[test]
-fn the_lists_are_only_touched_under_the_lock() {
-    // In a process of its own: the counters are of the whole process, and lists are cleared
-    // without the lock when their last owner drops them.
+fn the_user_supplied_lock_is_the_one_that_is_taken() {
+    // The counter is of the whole process.
     if !in_child!() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(async {
-        let dir = disk_dir();
+    let dir = disk_dir();
+    multi_thread().block_on(with_hang_guard(async {
         let (context, handle) = spawned(3, true);
         let file = Arc::new(open_rw(&dir, "data").await);
-        let (taken, linked) = (
-            TAKEN.load(Ordering::Relaxed),
-            LINKED.load(Ordering::Relaxed),
-        );
+        let before = TAKEN.load(Ordering::Relaxed);
         let mut tasks = JoinSet::new();
         for i in 0..64 {
             let (file, handle) = (Arc::clone(&file), handle.clone());
             tasks.spawn(async move {
                 let bytes = patterned_buffer(i, BLOCK);
-                let (offset, len) = (i * BLOCK as u64, BLOCK as u64);
-                file.write_at(&handle, offset, &bytes, len, WriteFlags::empty())
-                    .await
-                    .unwrap()
+                let write = file.write_at(&handle, i * LEN, &bytes, LEN, WriteFlags::empty());
+                assert_eq!(write.await.unwrap(), LEN);
             });
         }
-        let all = async {
-            while let Some(task) = tasks.join_next().await {
-                assert_eq!(task.unwrap(), BLOCK as u64);
-            }
-            context.close().await;
-        };
-        with_hang_guard(all).await;
-        assert!(
-            TAKEN.load(Ordering::Relaxed) > taken + 64,
-            "the own lock is the one that is used"
-        );
-        assert!(
-            LINKED.load(Ordering::Relaxed) > linked,
-            "and so is the own link, for what waits"
-        );
-        assert_eq!(UNLOCKED.load(Ordering::Relaxed), 0);
-        drop(handle);
-    });
+        tasks.join_all().await;
+        context.close().await;
+        assert!(TAKEN.load(Ordering::Relaxed) > before + 64);
+    }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,7 +264,7 @@ async fn dropping_in_any_order_ends_the_background_future() {
     let bytes = patterned_buffer(2, BLOCK);
     for handle_first in [true, false] {
         let (context, handle, background) =
-            generic_aio_context::<SpinLock, SpinAdapter, CountedLink>(2, true).unwrap();
+            generic_aio_context::<SpinLock, SpinAdapter, OwnLink>(2, true).unwrap();
         let background = tokio::spawn(background);
         {
             let write = file.write_at(&handle, 0, &bytes, BLOCK as u64, WriteFlags::empty());
@@ -343,7 +285,7 @@ async fn dropping_in_any_order_ends_the_background_future() {
 #[tokio::test]
 async fn a_dropped_background_future_stops_the_context() {
     let (context, handle, background) =
-        generic_aio_context::<SpinLock, SpinAdapter, CountedLink>(2, true).unwrap();
+        generic_aio_context::<SpinLock, SpinAdapter, OwnLink>(2, true).unwrap();
     assert_eq!(context.available_slots(), Some(2));
     drop(background);
     assert_eq!(
@@ -380,38 +322,6 @@ async fn without_semaphore_no_request_waits_for_a_slot() {
             .await;
         assert_eq!(read.await.unwrap(), LONG as u64);
         matches!(one_more, Err(AioCommandError::CapacityExceeded)).then_some(())
-    });
-    with_hang_guard(test).await;
-    with_hang_guard(context.close()).await;
-}
-
-#[tokio::test]
-async fn a_link_that_panics_when_it_is_made_loses_no_wake_up_of_others() {
-    let dir = disk_dir();
-    write_patterned(&dir.path().join("data"), LONG / BLOCK);
-    let (context, handle) = spawned(1, true);
-    let file = Arc::new(open_rw(&dir, "data").await);
-    let test = retry_until(async || {
-        let (its_file, its_handle) = (Arc::clone(&file), handle.clone());
-        let reading = tokio::spawn(async move {
-            let mut long = buffer(LONG);
-            let read = its_file.read_at(&its_handle, 0, &mut long, LONG as u64, ReadFlags::empty());
-            read.await.unwrap()
-        });
-        tokio::task::yield_now().await;
-        // It is done after this, and nobody has looked.
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let seen = !reading.is_finished();
-
-        let mut one_more = pin!(file.sync_data(&handle));
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        NO_MORE_LINKS.set(true);
-        let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
-            let _ = one_more.as_mut().poll(&mut cx);
-        }));
-        NO_MORE_LINKS.set(false);
-        assert_eq!(reading.await.unwrap(), LONG as u64);
-        (seen && panicked.is_err()).then_some(())
     });
     with_hang_guard(test).await;
     with_hang_guard(context.close()).await;

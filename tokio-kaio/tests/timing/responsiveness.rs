@@ -85,6 +85,7 @@ const RATIO: f64 = 4.0;
 
 #[test]
 fn other_tasks_run_while_files_are_extended_unless_submissions_are_inline() {
+    let _alone = crate::alone();
     let dir = disk_dir();
     let (mut inline, mut default) = (Vec::new(), Vec::new());
     let ratio = |inline: &[Round], default: &[Round]| {
@@ -133,6 +134,7 @@ fn other_tasks_run_while_files_are_extended_unless_submissions_are_inline() {
 
 #[test]
 fn no_worker_thread_submits_offloaded_requests() {
+    let _alone = crate::alone();
     let dir = disk_dir();
     let round = round(&dir, SubmitPolicy::Offload);
     assert_eq!(round.metrics.timed_submits, 0);
