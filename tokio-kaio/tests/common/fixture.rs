@@ -137,6 +137,11 @@ impl Fixture {
         self.modes(modes())
     }
 
+    /// Runs with every policy, on the default backend.
+    pub fn every_policy(self) -> Fixture {
+        self.modes(POLICIES.map(|policy| (BACKENDS[0], policy)))
+    }
+
     /// Runs on every backend, with the default policy.
     pub fn every_backend(self) -> Fixture {
         self.modes(

@@ -74,6 +74,12 @@ pub async fn wait_until_all_offloaded(handle: &AioContextHandle) {
     }
 }
 
+/// NOWAIT refusals and offloads that `handle` has counted since `before`.
+pub fn since(handle: &AioContextHandle, before: &Metrics) -> (u64, u64) {
+    let since = handle.metrics().since(before);
+    (since.nowait_refusals, since.offloads)
+}
+
 /// Waits until all `slots` of a context are free.
 pub async fn wait_all_free(handle: &AioContextHandle, slots: usize) {
     let free = || handle.available_slots();

@@ -809,36 +809,35 @@ fn many_contexts_ending_at_once_use_few_threads() {
 /// There is one, and always a request for it.
 #[test]
 fn other_blocking_tasks_run_between_requests() {
-    let dir = disk_dir();
-    one_blocking_thread().block_on(async {
-        let builder = AioContextBuilder::new(2).backend(Backend::ThreadPool);
-        let (context, handle) = builder.blocking_threads(1).build().unwrap();
-        let file = patterned_file(&dir, BLOCKS).await;
-        let (first, second) = (Gate::closed(), Arc::new(Gate::closed()));
-        let mut targets = [buffer(BLOCK), buffer(BLOCK)];
-        let mut reads: Vec<_> = [first.offset(), second.offset()]
-            .into_iter()
-            .zip(&mut targets)
-            .map(|(offset, target)| Box::pin(read_block(&handle, &file, offset, target)))
-            .collect();
-        for read in &mut reads {
-            assert!(poll!(read).is_pending());
-        }
-        wait_until(|| first.waiting().len() == 1, || first.waiting()).await;
-        // Behind the second read, it would wait for ever.
-        let opener = Arc::clone(&second);
-        let other = spawn_blocking(move || opener.open());
-        tokio::time::sleep(Duration::from_millis(5)).await; // longer than a turn is
-        first.open();
-        let had_its_turn = timeout(Duration::from_secs(60), other).await;
-        second.open();
-        had_its_turn.expect("it hangs").unwrap();
-        for read in with_hang_guard(join_all(reads)).await {
-            assert_eq!(read.unwrap(), 1);
-        }
-        assert_idle(&handle, 2).await;
-        with_hang_guard(context.close()).await;
-    });
+    Fixture::new(2)
+        .build(|builder| builder.backend(Backend::ThreadPool).blocking_threads(1))
+        .blocks(BLOCKS)
+        .runtime(one_blocking_thread)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let (first, second) = (Gate::closed(), Arc::new(Gate::closed()));
+            let mut targets = [buffer(BLOCK), buffer(BLOCK)];
+            let mut reads: Vec<_> = [first.offset(), second.offset()]
+                .into_iter()
+                .zip(&mut targets)
+                .map(|(offset, target)| Box::pin(read_block(&handle, &file, offset, target)))
+                .collect();
+            for read in &mut reads {
+                assert!(poll!(read).is_pending());
+            }
+            wait_until(|| first.waiting().len() == 1, || first.waiting()).await;
+            // Behind the second read, it would wait for ever.
+            let opener = Arc::clone(&second);
+            let other = spawn_blocking(move || opener.open());
+            tokio::time::sleep(Duration::from_millis(5)).await; // longer than a turn is
+            first.open();
+            let had_its_turn = timeout(Duration::from_secs(60), other).await;
+            second.open();
+            had_its_turn.expect("it hangs").unwrap();
+            for read in join_all(reads).await {
+                assert_eq!(read.unwrap(), 1);
+            }
+        });
 }
 
 // ---- Slots ------------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ use tokio_kaio::{
 
 #[test]
 fn a_poll_completes_when_data_arrives() {
-    for mode in modes() {
-        multi_thread().block_on(async {
-            let (context, handle) = context_in(mode, 4);
+    Fixture::new(4)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (handle, mode) = (case.handle, case.mode);
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let mut waiting = pin!(handle.poll(&reader, PollEvents::IN));
             assert!(poll!(&mut waiting).is_pending(), "{mode:?}");
@@ -27,24 +29,19 @@ fn a_poll_completes_when_data_arrives() {
             // Now at once, and for more than one thing.
             let events = PollEvents::IN | PollEvents::OUT;
             assert_eq!(handle.poll(&reader, events).await.unwrap(), events);
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn a_hang_up_completes_a_poll_for_other_events() {
-    for mode in modes() {
-        current_thread().block_on(async {
-            let (context, handle) = context_in(mode, 4);
-            let (reader, writer) = UnixStream::pair().unwrap();
-            let mut waiting = pin!(handle.poll(&reader, PollEvents::PRI));
-            assert!(poll!(&mut waiting).is_pending());
-            drop(writer);
-            assert_eq!(waiting.await.unwrap(), PollEvents::HUP, "{mode:?}");
-            context.close().await;
-        });
-    }
+    Fixture::new(4).every_mode().run(async |case| {
+        let (handle, mode) = (case.handle, case.mode);
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let mut waiting = pin!(handle.poll(&reader, PollEvents::PRI));
+        assert!(poll!(&mut waiting).is_pending());
+        drop(writer);
+        assert_eq!(waiting.await.unwrap(), PollEvents::HUP, "{mode:?}");
+    });
 }
 
 #[test]
@@ -59,9 +56,11 @@ fn a_poll_of_a_regular_file_completes_at_once() {
 
 #[test]
 fn a_dropped_poll_is_cancelled_and_frees_its_slot() {
-    for mode in modes() {
-        multi_thread().block_on(async {
-            let (context, handle) = context_in(mode, 2);
+    Fixture::new(2)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let handle = case.handle;
             let (reader, _writer) = UnixStream::pair().unwrap();
             for _ in 0..100 {
                 let mut first = Box::pin(handle.poll(&reader, PollEvents::IN));
@@ -70,16 +69,16 @@ fn a_dropped_poll_is_cancelled_and_frees_its_slot() {
                 drop((first, second));
                 wait_all_free(&handle, 2).await;
             }
-            context.close().await;
         });
-    }
 }
 
 #[test]
 fn randomly_queued_submitted_and_dropped_polls_leave_nothing() {
-    for mode in modes() {
-        multi_thread().block_on(async {
-            let (context, handle) = context_in(mode, 3);
+    Fixture::new(3)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let handle = case.handle;
             let mut tasks = tokio::task::JoinSet::new();
             for task in 0..8_u64 {
                 let handle = handle.clone();
@@ -103,10 +102,7 @@ fn randomly_queued_submitted_and_dropped_polls_leave_nothing() {
                 });
             }
             tasks.join_all().await;
-            assert_idle(&handle, 3).await;
-            context.close().await;
         });
-    }
 }
 
 #[test]
@@ -251,43 +247,39 @@ fn eagain_with_only_a_poll_in_flight_is_retried() {
 
 #[test]
 fn a_poll_of_an_invalid_descriptor_is_an_error() {
-    for mode in modes() {
-        current_thread().block_on(async {
-            let (context, handle) = context_in(mode, 2);
-            let error = handle.poll(&-1, PollEvents::IN).await.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{mode:?}");
-            context.close().await;
-        });
-    }
+    Fixture::new(2).every_mode().run(async |case| {
+        let (handle, mode) = (case.handle, case.mode);
+        let error = handle.poll(&-1, PollEvents::IN).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{mode:?}");
+    });
 }
 
 #[test]
 fn a_poll_may_outlive_its_descriptor() {
-    for mode in modes() {
-        current_thread().block_on(async {
-            let (context, handle) = context_in(mode, 2);
-            let (reader, mut writer) = UnixStream::pair().unwrap();
-            let number = reader.as_raw_fd();
-            let mut waiting = Box::pin(handle.poll(&number, PollEvents::IN));
-            assert!(poll!(&mut waiting).is_pending());
-            drop(reader);
-            // The other side sees the end only when the poll has let go of the socket, too.
-            let sent = writer.write_all(b"x");
-            if sent.is_ok() {
-                assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{mode:?}");
-            } else {
-                drop(waiting);
-            }
-            context.close().await;
-        });
-    }
+    Fixture::new(2).every_mode().run(async |case| {
+        let (handle, mode) = (case.handle, case.mode);
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        let number = reader.as_raw_fd();
+        let mut waiting = Box::pin(handle.poll(&number, PollEvents::IN));
+        assert!(poll!(&mut waiting).is_pending());
+        drop(reader);
+        // The other side sees the end only when the poll has let go of the socket, too.
+        let sent = writer.write_all(b"x");
+        if sent.is_ok() {
+            assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{mode:?}");
+        } else {
+            drop(waiting);
+        }
+    });
 }
 
 #[test]
 fn a_poll_is_cancelled_at_its_deadline() {
-    for mode in modes() {
-        multi_thread().block_on(async {
-            let (context, handle) = context_in(mode, 1);
+    Fixture::new(1)
+        .every_mode()
+        .multi_thread()
+        .run(async |case| {
+            let (handle, mode) = (case.handle, case.mode);
             let (reader, _writer) = UnixStream::pair().unwrap();
             let hasty = handle.with_timeout(Duration::from_millis(1));
             let error = hasty.poll(&reader, PollEvents::IN).await.unwrap_err();
@@ -295,9 +287,7 @@ fn a_poll_is_cancelled_at_its_deadline() {
             // The only slot is free for the next one.
             let ready = handle.poll(&reader, PollEvents::OUT).await.unwrap();
             assert_eq!(ready, PollEvents::OUT);
-            context.close().await;
         });
-    }
 }
 
 #[test]

@@ -395,11 +395,12 @@ fn a_waiting_write_ends_at_its_deadline_and_blocks_nobody() {
 /// The second descriptor is opened on a thread of the blocking pool, and none is free.
 #[test]
 fn a_write_whose_file_can_not_be_reopened_in_time_ends_at_its_deadline() {
-    let dir = disk_dir();
-    for mode in modes() {
-        one_blocking_thread().block_on(with_hang_guard(async {
-            let (context, handle) = context_in(mode, 8);
-            let file = open_rw(&dir, &format!("{mode:?}")).await;
+    Fixture::new(8)
+        .every_mode()
+        .runtime(one_blocking_thread)
+        .run(async |case| {
+            let (dir, handle, mode) = (case.dir, case.handle, case.mode);
+            let file = open_rw(dir, &format!("{mode:?}")).await;
             // What else such writes have to know of their file is known after this one.
             let (block, data) = (bytes(1, BLOCK), bytes(2, 5));
             file.write_bytes_at(&handle, 0, &block, NONE).await.unwrap();
@@ -414,10 +415,7 @@ fn a_write_whose_file_can_not_be_reopened_in_time_ends_at_its_deadline() {
             file.write_bytes_at(&handle, LEN, &data, NONE)
                 .await
                 .unwrap();
-            assert_idle(&handle, 8).await;
-            context.close().await;
-        }));
-    }
+        });
 }
 
 #[test]

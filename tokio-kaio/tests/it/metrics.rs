@@ -237,14 +237,13 @@ async fn an_ended_context_keeps_its_counters() {
     assert_eq!((metrics.in_flight, metrics.queued), (0, 0));
 }
 
-#[tokio::test]
-async fn metrics_report_whether_there_is_a_ring() {
-    for &backend in BACKENDS {
-        let (context, handle) = AioContextBuilder::new(8).backend(backend).build().unwrap();
+#[test]
+fn metrics_report_whether_there_is_a_ring() {
+    Fixture::new(8).every_backend().run(async |case| {
+        let (handle, backend) = (case.handle, case.mode.0);
         let ring = handle.backend() == Backend::KernelAio && !cfg!(kaio_force_getevents);
         assert_eq!(handle.metrics().ring, ring, "{backend:?}");
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
 #[test]

@@ -40,37 +40,33 @@ fn since(handle: &AioContextHandle, before: &Metrics) -> (u64, u64) {
     (since.nowait_refusals, since.offloads)
 }
 
-#[tokio::test]
-async fn every_policy_moves_the_right_bytes() {
-    for dir in test_dirs() {
-        for policy in POLICIES {
-            let (context, handle) = context(8, policy);
-            let file = open_rw(&dir, &format!("{policy:?}")).await;
+#[test]
+fn every_policy_moves_the_right_bytes() {
+    Fixture::new(8)
+        .every_dir()
+        .every_policy()
+        .run(async |case| {
+            let (dir, handle, policy) = (case.dir, case.handle, case.mode.1);
+            let file = open_rw(dir, &format!("{policy:?}")).await;
             // Extending, into a hole, over what is there; then appended.
             for block in [0, 1, 2, 7, 5, 1, 7] {
                 let bytes = patterned_buffer(block, BLOCK);
-                assert_eq!(
-                    with_hang_guard(write(&handle, &file, block, &bytes))
-                        .await
-                        .unwrap(),
-                    LEN
-                );
+                assert_eq!(write(&handle, &file, block, &bytes).await.unwrap(), LEN);
             }
             assert_eq!(
-                with_hang_guard(append(&handle, &file, &patterned_buffer(8, BLOCK))).await,
+                append(&handle, &file, &patterned_buffer(8, BLOCK)).await,
                 LEN
             );
             for flags in [WriteFlags::DSYNC, WriteFlags::SYNC] {
                 let bytes = patterned_buffer(2, BLOCK);
                 let written = file.write_at(&handle, 2 * LEN, &bytes, LEN, flags);
-                assert_eq!(with_hang_guard(written).await.unwrap(), LEN);
+                assert_eq!(written.await.unwrap(), LEN);
             }
-            with_hang_guard(file.sync_data(&handle)).await.unwrap();
-            with_hang_guard(file.sync_all(&handle)).await.unwrap();
+            file.sync_data(&handle).await.unwrap();
+            file.sync_all(&handle).await.unwrap();
             for block in [0, 1, 2, 5, 7, 8] {
                 let mut bytes = buffer(BLOCK);
-                let read =
-                    with_hang_guard(read_block(&handle, &file, block * LEN, &mut bytes)).await;
+                let read = read_block(&handle, &file, block * LEN, &mut bytes).await;
                 assert_eq!(read.unwrap(), LEN, "{policy:?}");
                 assert!(
                     is_pattern(block, bytes.as_ref()),
@@ -78,25 +74,20 @@ async fn every_policy_moves_the_right_bytes() {
                 );
             }
             let mut bytes = patterned_buffer(1, BLOCK);
-            let hole = with_hang_guard(read_block(&handle, &file, 6 * LEN, &mut bytes)).await;
+            let hole = read_block(&handle, &file, 6 * LEN, &mut bytes).await;
             assert_eq!(hole.unwrap(), LEN);
             assert!(bytes.as_ref().iter().all(|&byte| byte == 0));
-            let end = with_hang_guard(read_block(&handle, &file, 9 * LEN, &mut bytes)).await;
+            let end = read_block(&handle, &file, 9 * LEN, &mut bytes).await;
             assert_eq!(end.unwrap(), 0);
-            assert_idle(&handle, 8).await;
-            with_hang_guard(context.close()).await;
-        }
-    }
+        });
 }
 
-#[tokio::test]
-async fn errors_are_the_same_under_every_policy() {
-    let dir = disk_dir();
-    for policy in POLICIES {
-        let (context, handle) = context(4, policy);
-        let file = patterned_file(&dir, 1).await;
+#[test]
+fn errors_are_the_same_under_every_policy() {
+    Fixture::new(4).blocks(1).every_policy().run(async |case| {
+        let (dir, file, handle, policy) = (case.dir, case.file, case.handle, case.mode.1);
         let mut bytes = buffer(BLOCK);
-        let misaligned = with_hang_guard(read_block(&handle, &file, 1, &mut bytes)).await;
+        let misaligned = read_block(&handle, &file, 1, &mut bytes).await;
         let aligned = misaligned.is_err();
         match misaligned {
             Ok(_) => eprintln!("skipped: misaligned reads, which this file system serves"),
@@ -106,8 +97,7 @@ async fn errors_are_the_same_under_every_policy() {
             }
             other => panic!("{policy:?}: {other:?}"),
         }
-        let past =
-            with_hang_guard(read_block(&handle, &file, u64::MAX - LEN + 1, &mut bytes)).await;
+        let past = read_block(&handle, &file, u64::MAX - LEN + 1, &mut bytes).await;
         match past {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
@@ -116,14 +106,14 @@ async fn errors_are_the_same_under_every_policy() {
         }
         let unknown = ReadFlags::from_bits_retain(1 << 30);
         let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
-        match with_hang_guard(refused).await {
+        match refused.await {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
             }
             other => panic!("{policy:?}: {other:?}"),
         }
         let read_only = File::open(dir.path().join("data"), false).await.unwrap();
-        match with_hang_guard(write(&handle, &read_only, 0, &bytes)).await {
+        match write(&handle, &read_only, 0, &bytes).await {
             Err(error @ AioCommandError::IoSubmit(_)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EBADF));
             }
@@ -132,142 +122,42 @@ async fn errors_are_the_same_under_every_policy() {
         wait_all_free(&handle, 4).await;
         let failed = 3 + u64::from(aligned);
         assert_eq!(handle.metrics().failed, failed, "{policy:?}");
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_refused_attempt_is_offloaded_and_counted() {
+#[test]
+fn a_refused_attempt_is_offloaded_and_counted() {
     if !is_kernel_aio_build() {
         return;
     }
-    let dir = disk_dir();
-    let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
-    let file = open_rw(&dir, "file").await;
-    with_hang_guard(write(&handle, &file, 0, &patterned_buffer(0, BLOCK)))
-        .await
-        .unwrap();
-    let metrics = handle.metrics();
-    if metrics.nowait_refusals == 0 {
-        eprintln!("skipped: this file system extends a file without waiting");
-        return;
-    }
-    assert_eq!((metrics.nowait_refusals, metrics.offloads), (1, 1));
-    assert_eq!(
-        (metrics.submitted, metrics.completed, metrics.failed),
-        (1, 1, 0),
-        "one request, however often it was submitted"
-    );
-    with_hang_guard(context.close()).await;
-}
-
-/// Whether a submission without the flag sleeps, for writes to these blocks of a file: `None` if
-/// some do and some don't.
-async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
-    let (context, handle) = inline_context(4);
-    let file = open_rw(dir, "slept").await;
-    let bytes = patterned_buffer(0, BLOCK);
-    let (mut slept, all) = (0, blocks.end - blocks.start);
-    for block in blocks {
-        let mut written = pin!(write(&handle, &file, block, &bytes));
-        let before = voluntary_switches();
-        let done = poll!(written.as_mut());
-        slept += u64::from(voluntary_switches() != before);
-        if done.is_pending() {
-            with_hang_guard(written).await.unwrap();
-        }
-    }
-    with_hang_guard(context.close()).await;
-    match slept * 10 {
-        n if n <= all => Some(false),
-        n if n >= all * 9 => Some(true),
-        _ => None,
-    }
-}
-
-#[tokio::test]
-async fn a_file_learns_which_of_its_writes_would_block() {
-    if !is_kernel_aio_build() {
-        return;
-    }
-    const WRITES: u64 = 100;
-    let dir = disk_dir();
-    // Extends a file, then overwrites it. ext4 waits for the first, btrfs for both, XFS for none.
-    let (extending, overwriting) = (sleeps(&dir, 0..WRITES).await, sleeps(&dir, 0..WRITES).await);
-    let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
-    let file = open_rw(&dir, "file").await;
-    let bytes = patterned_buffer(0, BLOCK);
-    for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
-        for block in 0..20 {
-            // It takes a few of them.
-            let block = if what == "extends" { block } else { block % 10 };
-            with_hang_guard(write(&handle, &file, block, &bytes))
+    Fixture::new(8)
+        .policy(SubmitPolicy::NoWaitFirst)
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            let file = open_rw(dir, "file").await;
+            write(&handle, &file, 0, &patterned_buffer(0, BLOCK))
                 .await
                 .unwrap();
-        }
-        let before = handle.metrics();
-        let first = if what == "extends" { 20 } else { 0 };
-        for block in first..first + WRITES {
-            with_hang_guard(write(&handle, &file, block, &bytes))
-                .await
-                .unwrap();
-        }
-        let (refusals, offloads) = since(&handle, &before);
-        match waits {
-            Some(true) => {
-                assert!(refusals <= 2, "{refusals} attempts, for {WRITES} writes");
-                assert!(
-                    offloads + 8 >= WRITES,
-                    "{offloads} of {WRITES} from the pool, where a write {what} the file"
-                );
+            let metrics = handle.metrics();
+            if metrics.nowait_refusals == 0 {
+                eprintln!("skipped: this file system extends a file without waiting");
+                return;
             }
-            // A submission may be kept from running for as long as a slow one takes.
-            Some(false) => assert!(
-                offloads <= WRITES / 4,
-                "{offloads} of {WRITES} from the pool, where a write {what} the file"
-            ),
-            None => eprintln!("skipped: where a write {what} the file, it sleeps now and then"),
-        }
-    }
-    with_hang_guard(context.close()).await;
-}
-
-#[tokio::test]
-async fn without_nowait_support_requests_soon_go_inline() {
-    let Some(dir) = tmpfs_dir().filter(|_| is_kernel_aio_build()) else {
-        return;
-    };
-    let file = patterned_file(&dir, 8).await;
-    let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
-    let mut bytes = buffer(BLOCK);
-    for _ in 0..50 {
-        with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
-            .await
-            .unwrap();
-    }
-    let before = handle.metrics();
-    assert!(before.nowait_refusals >= 1);
-    for block in 0..200 {
-        let read = with_hang_guard(read_block(&handle, &file, block % 8 * LEN, &mut bytes)).await;
-        assert_eq!(read.unwrap(), LEN);
-        assert!(is_pattern(block % 8, bytes.as_ref()));
-    }
-    // A submission may be kept from running for as long as a slow one takes; it takes two.
-    let (refusals, offloads) = since(&handle, &before);
-    assert_eq!(refusals, 0, "the flag is not tried again");
-    assert!(offloads <= 50, "{offloads} of 200 from the pool");
-    with_hang_guard(context.close()).await;
+            assert_eq!((metrics.nowait_refusals, metrics.offloads), (1, 1));
+            assert_eq!(
+                (metrics.submitted, metrics.completed, metrics.failed),
+                (1, 1, 0),
+                "one request, however often it was submitted"
+            );
+        });
 }
 
 /// The kernel serves what is in the page cache, and does not wait for the rest.
-#[tokio::test]
-async fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
-    let dir = disk_dir();
-    let path = dir.path().join("file");
-    write_patterned(&path, 16);
-    let whole = 16 * LEN;
-    for policy in POLICIES {
-        let (context, handle) = context(8, policy);
+#[test]
+fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
+    Fixture::new(8).blocks(16).every_policy().run(async |case| {
+        let (path, handle, policy) = (case.path, case.handle, case.mode.1);
+        let whole = 16 * LEN;
         let mut options = OpenOptions::new();
         let file = options.read(true).aio_open(path.clone(), false).await;
         let file = file.unwrap();
@@ -279,7 +169,7 @@ async fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
             cache_only(&path, cached * BLOCK);
             let mut bytes = buffer(16 * BLOCK);
             let read = file.read_at(&handle, 0, &mut bytes, whole, ReadFlags::empty());
-            assert_eq!(with_hang_guard(read).await.unwrap(), whole, "{policy:?}");
+            assert_eq!(read.await.unwrap(), whole, "{policy:?}");
             (0..16).for_each(|block| {
                 let at = block as usize * BLOCK;
                 assert!(is_pattern(block, &bytes.as_ref()[at..at + BLOCK]));
@@ -288,9 +178,8 @@ async fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
         // Short where the file ends.
         let mut bytes = buffer(4 * BLOCK);
         let read = file.read_at(&handle, 14 * LEN, &mut bytes, 4 * LEN, ReadFlags::empty());
-        assert_eq!(with_hang_guard(read).await.unwrap(), 2 * LEN, "{policy:?}");
-        with_hang_guard(context.close()).await;
-    }
+        assert_eq!(read.await.unwrap(), 2 * LEN, "{policy:?}");
+    });
 }
 
 /// Has the first `len` bytes of a file in the page cache, and nothing else of it.
@@ -305,210 +194,149 @@ fn cache_only(path: &Path, len: usize) {
     file.read_exact_at(&mut vec![0; len], 0).unwrap();
 }
 
-#[tokio::test]
-async fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
+#[test]
+fn a_file_learns_nothing_from_the_thread_pool_backend() {
     if !is_kernel_aio_build() {
         return;
     }
-    let dir = disk_dir();
-    let file = patterned_file(&dir, 8).await;
-    let (context, handle) = context(8, SubmitPolicy::NoWaitFirst);
-    let mut bytes = buffer(BLOCK);
-    let mut read = async |flags| {
-        let read = file.read_at(&handle, 0, &mut bytes, LEN, flags);
-        with_hang_guard(read).await
-    };
-    read(ReadFlags::empty()).await.unwrap();
-    let unknown = ReadFlags::from_bits_retain(1 << 30);
-    let error = read(unknown).await.unwrap_err();
-    assert!(matches!(error, AioCommandError::IoSubmit(error)
-        if error.raw_os_error() == Some(libc::EOPNOTSUPP)));
-    let before = handle.metrics();
-    for _ in 0..20 {
-        read(ReadFlags::empty()).await.unwrap();
-    }
-    // A submission may be kept from running for as long as a slow one takes.
-    let (refusals, offloads) = since(&handle, &before);
-    assert_eq!(refusals, 0);
-    assert!(offloads < 4, "{offloads} of 20 from the pool");
-    with_hang_guard(context.close()).await;
-}
-
-#[tokio::test]
-async fn a_file_learns_nothing_from_the_thread_pool_backend() {
-    if !is_kernel_aio_build() {
-        return;
-    }
-    let dir = disk_dir();
-    let file = patterned_file(&dir, 8).await;
-    let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
-    let (threads, handle) = threads.build().unwrap();
-    let mut bytes = buffer(BLOCK);
-    for block in 0..8 {
-        with_hang_guard(read_block(&handle, &file, block * LEN, &mut bytes))
-            .await
-            .unwrap();
-    }
-    with_hang_guard(threads.close()).await;
-    let (context, handle) = context(4, SubmitPolicy::NoWaitFirst);
-    with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
-        .await
-        .unwrap();
-    let metrics = handle.metrics();
-    assert_eq!(metrics.offloads, metrics.nowait_refusals, "{metrics:?}");
-    with_hang_guard(context.close()).await;
-}
-
-#[tokio::test]
-async fn a_files_own_policy_overrides_the_contexts() {
-    if !is_kernel_aio_build() {
-        return;
-    }
-    for dir in test_dirs() {
-        let file = patterned_file(&dir, 1).await;
+    let fixture = Fixture::new(4).policy(SubmitPolicy::NoWaitFirst).blocks(8);
+    fixture.run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let threads = AioContextBuilder::new(4).backend(Backend::ThreadPool);
+        let (threads, on_threads) = threads.build().unwrap();
         let mut bytes = buffer(BLOCK);
-        let (context, handle) = context(4, SubmitPolicy::Offload);
-        for (policy, expected) in [
-            (None, 1),
-            (Some(SubmitPolicy::Inline), 0),
-            (Some(SubmitPolicy::Offload), 1),
-            (Some(SubmitPolicy::Inline), 0),
-            (None, 1),
-        ] {
-            file.set_submit_policy(policy);
-            assert_eq!(file.submit_policy(), policy);
-            let before = handle.metrics();
-            with_hang_guard(read_block(&handle, &file, 0, &mut bytes))
-                .await
-                .unwrap();
-            assert!(is_pattern(0, bytes.as_ref()));
-            let (refusals, offloads) = since(&handle, &before);
-            assert_eq!((refusals, offloads), (0, expected), "{policy:?}");
+        for block in 0..8 {
+            let read = read_block(&on_threads, &file, block * LEN, &mut bytes);
+            read.await.unwrap();
         }
-        with_hang_guard(context.close()).await;
-    }
+        threads.close().await;
+        read_block(&handle, &file, 0, &mut bytes).await.unwrap();
+        let metrics = handle.metrics();
+        assert_eq!(metrics.offloads, metrics.nowait_refusals, "{metrics:?}");
+    });
 }
 
-#[tokio::test]
-async fn a_refused_nowait_of_the_caller_is_returned_to_the_caller() {
+#[test]
+fn a_files_own_policy_overrides_the_contexts() {
     if !is_kernel_aio_build() {
         return;
     }
-    let dir = disk_dir();
-    let (context, handle) = context(4, SubmitPolicy::NoWaitFirst);
-    let file = open_rw(&dir, "file").await;
-    let bytes = patterned_buffer(0, BLOCK);
-    let extending = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT);
-    match with_hang_guard(extending).await {
-        Err(error) => {
-            // The second: this file system can't promise not to wait.
-            let refusals = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
-            assert!(refusals.contains(&error.raw_os_error()), "{error}");
-        }
-        Ok(written) => assert_eq!(written, LEN, "a file system that does not wait"),
-    }
-    let metrics = handle.metrics();
-    assert_eq!((metrics.nowait_refusals, metrics.offloads), (0, 0));
-    with_hang_guard(context.close()).await;
+    Fixture::new(4)
+        .policy(SubmitPolicy::Offload)
+        .blocks(1)
+        .every_dir()
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let mut bytes = buffer(BLOCK);
+            for (policy, expected) in [
+                (None, 1),
+                (Some(SubmitPolicy::Inline), 0),
+                (Some(SubmitPolicy::Offload), 1),
+                (Some(SubmitPolicy::Inline), 0),
+                (None, 1),
+            ] {
+                file.set_submit_policy(policy);
+                assert_eq!(file.submit_policy(), policy);
+                let before = handle.metrics();
+                read_block(&handle, &file, 0, &mut bytes).await.unwrap();
+                assert!(is_pattern(0, bytes.as_ref()));
+                let (refusals, offloads) = since(&handle, &before);
+                assert_eq!((refusals, offloads), (0, expected), "{policy:?}");
+            }
+        });
 }
 
-#[tokio::test]
-async fn a_raw_descriptor_is_submitted_inline_unless_the_policy_is_offload() {
+#[test]
+fn a_refused_nowait_of_the_caller_is_returned_to_the_caller() {
     if !is_kernel_aio_build() {
         return;
     }
-    let dir = disk_dir();
-    write_patterned(&dir.path().join("file"), 1);
-    let mut options = OpenOptions::new();
-    let file = options.read(true).aio_open(dir.path().join("file"), false);
-    let file = file.await.unwrap();
-    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
-    for (policy, expected) in [
-        (SubmitPolicy::Inline, 0),
-        (SubmitPolicy::NoWaitFirst, 0),
-        (SubmitPolicy::Offload, 1),
-    ] {
-        let (context, handle) = context(4, policy);
+    Fixture::new(4)
+        .policy(SubmitPolicy::NoWaitFirst)
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            let file = open_rw(dir, "file").await;
+            let bytes = patterned_buffer(0, BLOCK);
+            let extending = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT);
+            match extending.await {
+                Err(error) => {
+                    // The second: this file system can't promise not to wait.
+                    let refusals = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
+                    assert!(refusals.contains(&error.raw_os_error()), "{error}");
+                }
+                Ok(written) => assert_eq!(written, LEN, "a file system that does not wait"),
+            }
+            let metrics = handle.metrics();
+            assert_eq!((metrics.nowait_refusals, metrics.offloads), (0, 0));
+        });
+}
+
+#[test]
+fn a_raw_descriptor_is_submitted_inline_unless_the_policy_is_offload() {
+    if !is_kernel_aio_build() || !in_child!() {
+        return;
+    }
+    Fixture::new(4).every_policy().blocks(1).run(async |case| {
+        let (file, handle, policy) = (case.file, case.handle, case.mode.1);
         let mut bytes = buffer(BLOCK);
-        let before = descriptors();
+        let before = open_resources();
         let command = RawCommand::Pread {
             offset: 0,
             buffer: &mut bytes,
             flags: ReadFlags::empty(),
             len: LEN,
         };
-        assert_eq!(
-            with_hang_guard(handle.submit_request(&file, command))
-                .await
-                .unwrap(),
-            LEN
-        );
+        assert_eq!(handle.submit_request(&file, command).await.unwrap(), LEN);
         assert!(is_pattern(0, bytes.as_ref()));
+        let expected = u64::from(policy == SubmitPolicy::Offload);
         assert_eq!(handle.metrics().offloads, expected, "{policy:?}");
-        // Other tests open and close theirs meanwhile.
-        wait_until(|| descriptors() <= before + 8, descriptors).await;
-        with_hang_guard(context.close()).await;
-    }
+        // A duplicate of the descriptor, if one was made, is closed.
+        wait_until(|| is_released(before), open_resources).await;
+    });
 }
 
 #[test]
 fn appends_land_in_submission_order() {
     const APPENDS: u64 = 64;
-    for (runtime, policy) in [current_thread(), multi_thread()]
-        .iter()
-        .flat_map(|runtime| POLICIES.map(|policy| (runtime, policy)))
-    {
-        runtime.block_on(async {
-            for dir in test_dirs() {
-                for nr in [1, 4, 128] {
-                    let (context, handle) = context(nr, policy);
-                    let file = open_rw(&dir, &format!("{nr}")).await;
-                    let all = join_all((0..APPENDS).map(async |i| {
-                        let bytes = patterned_buffer(i, BLOCK);
-                        assert_eq!(append(&handle, &file, &bytes).await, LEN);
-                    }));
-                    with_hang_guard(all).await;
-                    let appended = fs::read(dir.path().join(format!("{nr}"))).unwrap();
-                    assert_eq!(appended.len(), APPENDS as usize * BLOCK);
-                    for (i, block) in (0..).zip(appended.chunks(BLOCK)) {
-                        assert!(is_pattern(i, block), "{policy:?}, nr {nr}: block {i}");
-                    }
-                    fs::remove_file(dir.path().join(format!("{nr}"))).unwrap();
-                    with_hang_guard(context.close()).await;
-                }
-            }
+    for slots in [1, 4, 128] {
+        let fixture = Fixture::new(slots).every_policy();
+        fixture.every_dir().every_runtime().run(async |case| {
+            let (path, file, handle) = (case.path, case.file, case.handle);
+            let all = join_all((0..APPENDS).map(async |i| {
+                let bytes = patterned_buffer(i, BLOCK);
+                assert_eq!(append(&handle, &file, &bytes).await, LEN);
+            }));
+            all.await;
+            assert_blocks_in_order(&path, APPENDS);
         });
+    }
+}
+
+/// Asserts that the file has `blocks` blocks, and that block `i` holds [`pattern`] `i`.
+fn assert_blocks_in_order(path: &Path, blocks: u64) {
+    let content = fs::read(path).unwrap();
+    assert_eq!(content.len(), blocks as usize * BLOCK);
+    for (i, block) in (0..).zip(content.chunks(BLOCK)) {
+        assert!(is_pattern(i, block), "block {i}");
     }
 }
 
 #[test]
 fn writes_to_a_file_opened_for_appending_land_in_order() {
     const WRITES: u64 = 32;
-    for runtime in [current_thread(), multi_thread()] {
-        runtime.block_on(async {
-            for dir in test_dirs() {
-                for policy in POLICIES {
-                    let (context, handle) = context(16, policy);
-                    let mut options = OpenOptions::new();
-                    options.append(true).create(true);
-                    let path = dir.path().join("log");
-                    let file = options.aio_open(path.clone(), false).await.unwrap();
-                    let all = join_all((0..WRITES).map(async |i| {
-                        let bytes = patterned_buffer(i, BLOCK);
-                        assert_eq!(write(&handle, &file, 7, &bytes).await.unwrap(), LEN);
-                    }));
-                    with_hang_guard(all).await;
-                    let appended = fs::read(&path).unwrap();
-                    assert_eq!(appended.len(), WRITES as usize * BLOCK);
-                    for (i, block) in (0..).zip(appended.chunks(BLOCK)) {
-                        assert!(is_pattern(i, block), "{policy:?}: block {i}");
-                    }
-                    fs::remove_file(path).unwrap();
-                    with_hang_guard(context.close()).await;
-                }
-            }
-        });
-    }
+    let fixture = Fixture::new(16).every_policy();
+    fixture.every_dir().every_runtime().run(async |case| {
+        let (path, handle) = (case.path, case.handle);
+        let mut options = OpenOptions::new();
+        let log = options.append(true).aio_open(path.clone(), false);
+        let log = log.await.unwrap();
+        let all = join_all((0..WRITES).map(async |i| {
+            let bytes = patterned_buffer(i, BLOCK);
+            assert_eq!(write(&handle, &log, 7, &bytes).await.unwrap(), LEN);
+        }));
+        all.await;
+        assert_blocks_in_order(&path, WRITES);
+    });
 }
 
 #[test]
@@ -516,10 +344,13 @@ fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
     if !is_kernel_aio_build() {
         return;
     }
-    one_blocking_thread().block_on(async {
-        for dir in test_dirs() {
-            let file = patterned_file(&dir, 4).await;
-            let (context, handle) = context(4, SubmitPolicy::Offload);
+    Fixture::new(4)
+        .policy(SubmitPolicy::Offload)
+        .blocks(4)
+        .every_dir()
+        .runtime(one_blocking_thread)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
             let busy = occupy_blocking_thread().await;
             let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
             let mut waits = Box::pin(read_block(&handle, &file, LEN, &mut first));
@@ -530,19 +361,16 @@ fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
             assert_eq!(handle.available_slots(), Some(3), "it has its slot");
 
             file.set_submit_policy(Some(SubmitPolicy::Inline));
-            with_hang_guard(read_block(&handle, &file, 2 * LEN, &mut second))
+            read_block(&handle, &file, 2 * LEN, &mut second)
                 .await
                 .unwrap();
             assert!(is_pattern(2, second.as_ref()));
             assert!(poll!(waits.as_mut()).is_pending());
 
             drop(busy);
-            assert_eq!(with_hang_guard(waits).await.unwrap(), LEN);
+            assert_eq!(waits.await.unwrap(), LEN);
             assert!(is_pattern(1, first.as_ref()));
-            assert_idle(&handle, 4).await;
-            with_hang_guard(context.close()).await;
-        }
-    });
+        });
 }
 
 /// As on a socket, for which the kernel waits inside the submission.
@@ -623,10 +451,13 @@ fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
     if !is_kernel_aio_build() {
         return;
     }
-    one_blocking_thread().block_on(async {
-        for dir in test_dirs() {
-            let file = patterned_file(&dir, 2).await;
-            let (context, handle) = context(2, SubmitPolicy::NoWaitFirst);
+    Fixture::new(2)
+        .policy(SubmitPolicy::NoWaitFirst)
+        .blocks(2)
+        .every_dir()
+        .runtime(one_blocking_thread)
+        .run(async |case| {
+            let (dir, file, handle) = (case.dir, case.file, case.handle);
             let busy = occupy_blocking_thread().await;
             // A dirty page is in the way of an attempt, which the kernel takes and then refuses.
             let cached = OpenOptions::new().write(true).open(dir.path().join("data"));
@@ -648,10 +479,7 @@ fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
                 }
             }
             drop(busy);
-            assert_idle(&handle, 2).await;
-            with_hang_guard(context.close()).await;
-        }
-    });
+        });
 }
 
 #[test]
@@ -720,31 +548,27 @@ fn an_empty_append_dropped_before_a_thread_takes_it_does_not_block_the_next() {
 
 #[test]
 fn requests_waiting_for_a_thread_hold_slots() {
-    one_blocking_thread().block_on(async {
-        let dir = disk_dir();
-        let file = patterned_file(&dir, 2).await;
-        let (context, handle) = AioContextBuilder::new(1)
-            .wait_for_slot(false)
-            .submit_policy(SubmitPolicy::Offload)
-            .build()
-            .unwrap();
-        let busy = occupy_blocking_thread().await;
-        let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
-        let mut waits = Box::pin(read_block(&handle, &file, LEN, &mut first));
-        assert!(poll!(waits.as_mut()).is_pending());
-        let full = with_hang_guard(read_block(&handle, &file, 0, &mut second)).await;
-        assert!(
-            matches!(full, Err(AioCommandError::CapacityExceeded)),
-            "{full:?}"
-        );
-        drop(busy);
-        with_hang_guard(waits).await.unwrap();
-        assert_eq!(handle.metrics().found_full, 1);
-        with_hang_guard(read_block(&handle, &file, 0, &mut second))
-            .await
-            .unwrap();
-        with_hang_guard(context.close()).await;
-    });
+    Fixture::new(1)
+        .policy(SubmitPolicy::Offload)
+        .build(|builder| builder.wait_for_slot(false))
+        .blocks(2)
+        .runtime(one_blocking_thread)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let busy = occupy_blocking_thread().await;
+            let (mut first, mut second) = (buffer(BLOCK), buffer(BLOCK));
+            let mut waits = Box::pin(read_block(&handle, &file, LEN, &mut first));
+            assert!(poll!(waits.as_mut()).is_pending());
+            let full = read_block(&handle, &file, 0, &mut second).await;
+            assert!(
+                matches!(full, Err(AioCommandError::CapacityExceeded)),
+                "{full:?}"
+            );
+            drop(busy);
+            waits.await.unwrap();
+            assert_eq!(handle.metrics().found_full, 1);
+            read_block(&handle, &file, 0, &mut second).await.unwrap();
+        });
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Tests that compare times which they measure. They are a program of their own, and run one after
-//! the other, so that no other test is in their way.
+//! Tests of what depends on measured times: those of the test, or those of the library. They are a
+//! program of their own, and run one after the other, so that no other test is in their way.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod learning;
 mod responsiveness;
 mod stall;
 
