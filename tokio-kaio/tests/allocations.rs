@@ -1,4 +1,4 @@
-//! An operation in steady state allocates nothing, alone or among others.
+//! An operation in steady state allocates nothing, alone or in a batch.
 #![allow(unsafe_code)]
 
 mod common;
@@ -61,12 +61,11 @@ static ALLOCATOR: Counting = Counting;
 
 /// Issued together.
 const TOGETHER: usize = 32;
-/// Before the state is steady: tokio too grows something, when a task has used up its budget.
+/// Warm-up: tokio, too, allocates something when a task first uses up its budget.
 const WARM_UP: usize = 1000;
 const MEASURED: usize = 500;
 
-/// Allocations of `rounds` of `operations` on this thread, after as many as it takes to get
-/// going.
+/// Allocations of `rounds` rounds of `operations` on this thread, after a warm-up.
 async fn allocations(mut operations: impl AsyncFnMut()) -> usize {
     for _ in 0..WARM_UP {
         operations().await;
@@ -186,14 +185,14 @@ fn the_allocator_of_this_test_counts() {
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
-/// Allocations of one of many operations that all make as many.
+/// Allocations per operation, of many operations that allocate equally.
 async fn each(operations: impl AsyncFnMut()) -> usize {
     let all = with_hang_guard(allocations(operations)).await;
     assert_eq!(all % MEASURED, 0, "{all} for {MEASURED}");
     all / MEASURED
 }
 
-/// A buffer that goes out and comes back again and again.
+/// A buffer that is handed over and comes back repeatedly.
 async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer: B) -> [usize; 4] {
     let flags = (ReadFlags::empty(), WriteFlags::empty());
     let mut place = Some(buffer);
@@ -284,7 +283,7 @@ fn exact_transfers_allocate_nothing() {
     }
 }
 
-/// A list of them, its pieces, and what owns these.
+/// The list of buffers, its pieces, and their owner.
 #[test]
 fn a_vectored_transfer_allocates_only_its_lists() {
     if !is_kernel_aio_build() {
@@ -352,7 +351,7 @@ fn priorities_and_unreached_deadlines_cost_at_most_a_timer() {
     }
 }
 
-/// What a task has of it while it has one.
+/// A task's handle on the buffer while it has one.
 #[test]
 fn a_pooled_buffer_is_one_allocation() {
     current_thread().block_on(async {

@@ -11,7 +11,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Builder;
 use tokio_kaio::AioContextBuilder;
 
-/// What the recorder has, by name and labels.
+/// The recorded values, by name and labels.
 fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, DebugValue> {
     let snapshot = snapshotter.snapshot().into_vec();
     let series = snapshot.into_iter().map(|(key, _, _, value)| {

@@ -64,14 +64,14 @@ counted!(sched_yield() -> c_int);
 
 const BLOCKS: u64 = 256;
 
-/// System calls an operation of the row that `run` makes.
+/// System calls per operation of `run`.
 async fn calls_per_op(ops: u64, run: impl AsyncFnOnce()) -> f64 {
     let before = CALLS.get();
     run().await;
     (CALLS.get() - before) as f64 / ops as f64
 }
 
-/// Stands for a handle of any flavour.
+/// A handle of any kind of context.
 trait Reads {
     fn read<'a>(
         &'a self,
@@ -109,7 +109,7 @@ async fn one_after_another(handle: &impl Reads, file: &File, ops: u64) {
     }
 }
 
-/// All the reads of a wave are made by one task, which waits for all of them.
+/// One task makes all reads of a wave and waits for all of them.
 async fn in_waves(handle: &impl Reads, file: &File, waves: u64, targets: &mut [LockedBuf]) {
     for wave in 0..waves {
         let mut reads: Vec<_> = targets

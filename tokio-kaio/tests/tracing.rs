@@ -1,4 +1,4 @@
-//! What `tracing` is told.
+//! Spans and events for the crate `tracing`.
 #![allow(unsafe_code)] // for what the tests share
 
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
@@ -39,13 +39,13 @@ impl Fields {
     }
 }
 
-/// Keeps what is told.
+/// Keeps spans and events.
 #[derive(Clone, Default)]
 struct Keeper {
     /// Spans that were closed.
     spans: Arc<Mutex<Vec<Fields>>>,
     events: Arc<Mutex<Vec<(Level, Fields)>>>,
-    /// Looked at with every event, as a subscriber that uses the crate might.
+    /// Read at every event, as a subscriber that uses the crate might do.
     handle: Arc<Mutex<Option<AioContextHandle>>>,
 }
 
@@ -101,7 +101,7 @@ impl Keeper {
     }
 }
 
-/// Runs `test` on this thread alone, and tells its keeper what it does.
+/// Runs `test` on this thread alone, with a subscriber that keeps its spans and events.
 fn with_keeper(test: impl AsyncFnOnce(&Keeper)) {
     let keeper = Keeper::default();
     let subscriber = Registry::default().with(keeper.clone());

@@ -1,4 +1,4 @@
-//! Batches: operations of any kind on any files, made together.
+//! Batches: operations of any kind on any files, submitted together.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -346,7 +346,7 @@ fn a_batch_can_move_to_another_task() {
         });
 }
 
-/// More are done than a task may look at in a turn, and the rest is to wake another task than
+/// More requests complete than a task may take in one poll; the rest must wake another task than
 /// before.
 #[test]
 fn a_large_batch_can_move_to_another_task() {
@@ -369,7 +369,7 @@ fn a_large_batch_can_move_to_another_task() {
             open.open();
             let done = || handle.metrics().completed >= 200;
             wait_until(done, || handle.metrics()).await;
-            // As a task of its own.
+            // `FuturesUnordered` polls it with a waker of its own.
             let mut watch = futures::stream::FuturesUnordered::new();
             watch.push(async {
                 let mut seen = 0;
@@ -406,7 +406,7 @@ fn requests_left_by_a_partial_io_submit_are_submitted_again() {
         ] {
             let mut buffers: Vec<_> = (0..16).map(|_| buffer(BLOCK)).collect();
             let mut batch = handle.batch();
-            // Something is in flight, so that there is room to come.
+            // A request is in flight, so that EAGAIN is retried at its completion.
             let gate = Gate::closed();
             let mut other = buffer(BLOCK);
             let mut blocked =
@@ -440,7 +440,7 @@ fn requests_left_by_a_partial_io_submit_are_submitted_again() {
     });
 }
 
-/// Where requests have long been done at once, a batch goes out without a signal.
+/// After many inline completions, a batch is submitted without an eventfd.
 #[test]
 fn a_late_completion_is_found_after_offloaded_requests_completed_before_it() {
     let Some(dir) = is_kernel_aio_build().then(tmpfs_dir).flatten() else {
@@ -469,7 +469,7 @@ fn a_late_completion_is_found_after_offloaded_requests_completed_before_it() {
             with_hang_guard(results.next()).await.unwrap().1.unwrap();
         }
         assert_eq!(gate.waiting(), [None], "it is to be told of by a signal");
-        // While nobody looks.
+        // While nothing polls the batch.
         let opener = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             gate.open();

@@ -1,5 +1,5 @@
-//! `BufferPool`: a fixed number of buffers, over memory that is mapped once. They go to those who
-//! wait in their order, and come back when nobody has any of them: no task, no `Bytes`, no kernel.
+//! `BufferPool`: a fixed number of buffers in memory that is mapped once. Waiters get buffers in
+//! FIFO order. A buffer returns when no task, no `Bytes` and no request has it any more.
 #![allow(unsafe_code)] // forks
 
 use std::collections::HashSet;
@@ -81,7 +81,7 @@ fn an_impossible_pool_is_an_error() {
     }
 }
 
-/// So small are the buffers that the list of those that are free takes more than they do.
+/// The buffers are so small that their free list takes more memory than they do.
 #[test]
 fn a_pool_without_memory_for_its_free_list_is_an_error() {
     if !in_child!() {
@@ -96,7 +96,7 @@ fn a_pool_without_memory_for_its_free_list_is_an_error() {
     assert!(matches!(error, LockedBufError::MapAnon(_)), "{error:?}");
 }
 
-/// Whoever takes buffers again and again makes no mapping, and gets no other memory.
+/// Taking buffers again and again maps no memory.
 #[test]
 fn the_memory_is_mapped_once() {
     let pool = BufferPool::new(7, 3 * BLOCK).unwrap();
@@ -127,7 +127,7 @@ fn a_reused_buffer_keeps_its_content() {
 
 #[test]
 fn the_memory_is_unmapped_with_the_last_buffer() {
-    // Where it was, another test would put something else.
+    // In a child process: another test might map something at the same address.
     if !in_child!() {
         return;
     }
@@ -221,7 +221,7 @@ async fn waiters_get_buffers_in_fifo_order() {
     }
     while !waiting.is_empty() {
         drop(taken.pop());
-        // Nobody passes by those who wait.
+        // Nobody overtakes the waiters.
         assert!(pool.try_get().is_none());
         assert_eq!(pool.available(), 0);
         let first = waiting.remove(0);
@@ -244,7 +244,7 @@ async fn a_dropped_waiter_leaves_its_place_to_the_next() {
     }
     drop(waiting.remove(0));
     drop(taken);
-    // The one that was served gives up before it has looked.
+    // The waiter that was served is dropped before it is polled.
     drop(waiting.remove(0));
     let got = with_hang_guard(waiting.remove(0)).await;
     drop(waiting);
@@ -289,7 +289,7 @@ fn many_tasks_never_share_a_buffer_or_exceed_the_pool() {
 
 // ---- When they come back ----------------------------------------------------------------------
 
-/// The content of a file, through more tasks than there are buffers.
+/// Reads a file with more tasks than there are buffers.
 #[test]
 fn a_few_buffers_serve_many_reads() {
     Fixture::new(8)
@@ -334,7 +334,7 @@ fn the_buffer_of_a_dropped_read_is_reused_only_after_its_completion() {
                 yield_now().await;
             }
             drop(read);
-            // What the caller has now is the system's, and no place of the pool's.
+            // The caller's new memory is the system's, not the pool's.
             assert!(buffer.size() == BLOCK && buffer.as_ptr() != old);
             assert!(buffer.iter().all(|&byte| byte == 0));
             drop(buffer);
@@ -414,7 +414,7 @@ async fn bytes_keep_their_pooled_buffer_until_the_last_clone_is_dropped() {
 
 // ---- Forked children --------------------------------------------------------------------------
 
-/// As of any other buffer.
+/// As with any other buffer.
 #[test]
 fn a_forked_child_does_not_inherit_the_pool() {
     if !in_child!() {

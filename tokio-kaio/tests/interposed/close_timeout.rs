@@ -1,4 +1,4 @@
-//! Closing a context whose disk is stuck.
+//! `AioContext::close_timeout`: closing a context with stuck requests.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn a_close_that_times_out_reports_what_is_in_flight_and_the_context_ends_later()
             let mut dropped =
                 Box::pin(file.read_at(&handle, gate.offset(), &mut second, LEN, flags));
             assert!(poll!(&mut waited_for).is_pending() && poll!(&mut dropped).is_pending());
-            // In the pool, one that no thread has taken yet would be taken back.
+            // Before a pool thread takes it, a dropped read would be withdrawn.
             wait_until(|| gate.waiting().len() == 2, || handle.metrics()).await;
             drop(dropped);
 
@@ -54,7 +54,7 @@ fn a_close_that_times_out_reports_what_is_in_flight_and_the_context_ends_later()
             assert_eq!(still_out.abandoned(), 1);
             assert!(still_out.to_string().contains("in flight"), "{still_out}");
 
-            // It takes nothing more; what runs goes on, and then it ends.
+            // The context accepts nothing more; requests in flight go on, and then it ends.
             let refused = handle
                 .submit_request(&file, tokio_kaio::RawCommand::Fsync)
                 .await;
@@ -66,7 +66,7 @@ fn a_close_that_times_out_reports_what_is_in_flight_and_the_context_ends_later()
     }
 }
 
-/// Each of them keeps the thread that is to end it, for as long as the gate is closed.
+/// Each of them blocks its teardown thread while the gate is closed.
 #[test]
 fn stuck_contexts_do_not_keep_others_from_ending() {
     if !in_child!() {

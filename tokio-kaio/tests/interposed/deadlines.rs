@@ -1,4 +1,4 @@
-//! Operations that have a limit end at it, whatever the disk does; what the kernel has then goes on.
+//! Operations end at their deadline, whatever the disk does; their requests in flight go on.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -21,9 +21,9 @@ use tokio_kaio::{
 
 const READ: ReadFlags = ReadFlags::empty();
 const WRITE: WriteFlags = WriteFlags::empty();
-/// In time that passes only when the test says so.
+/// On a clock that the test advances.
 const SECOND: Duration = Duration::from_secs(1);
-/// In time that passes.
+/// On the real clock.
 const SOON: Duration = Duration::from_millis(20);
 
 fn timed_out<T: Debug>(result: Result<T, AioCommandError>) {
@@ -150,7 +150,7 @@ fn every_kind_of_operation_times_out() {
         });
 }
 
-/// A socket, of which the kernel waits inside the submission.
+/// A read of a socket blocks inside the submission.
 #[test]
 fn a_read_of_an_empty_socket_ends_at_its_deadline() {
     for &backend in BACKENDS {
@@ -276,7 +276,7 @@ fn a_request_waiting_for_a_slot_times_out_and_never_reaches_the_kernel() {
             timed_out(exact.await);
             let (owned, own) = owned.await;
             timed_out(owned);
-            // No kernel has seen them.
+            // They never reached the kernel.
             assert!(target.as_ptr() == old && is_pattern(1, &target), "{mode:?}");
             assert!(own.as_ptr() == address && is_pattern(3, &own), "{mode:?}");
             gate.open();
@@ -347,7 +347,7 @@ fn after_its_deadline_nothing_is_submitted() {
         });
 }
 
-/// A timeout counts from when an operation is first polled, a deadline does not wait for that.
+/// A timeout starts at the first poll of an operation; a deadline does not.
 #[test]
 fn a_timeout_starts_with_its_operation() {
     Fixture::new(4)
@@ -381,7 +381,7 @@ fn a_timeout_starts_with_its_operation() {
         });
 }
 
-/// Also where the first results are there by then, so that nothing is waited for yet.
+/// Also if the first results are there by then, so that nothing waits yet.
 #[test]
 fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
     Fixture::new(4)
@@ -459,7 +459,7 @@ fn a_timeout_of_zero_submits_an_operation_but_not_an_unaligned_one() {
         });
 }
 
-/// The limit is for the operation, however many requests it takes.
+/// The deadline is for the operation, however many requests it takes.
 #[test]
 fn an_operation_of_several_requests_has_one_deadline() {
     Fixture::new(4)
@@ -502,7 +502,7 @@ fn an_operation_of_several_requests_has_one_deadline() {
         });
 }
 
-/// As on tmpfs: each request is done inside its submission.
+/// As on tmpfs: each request completes inside its submission.
 #[test]
 fn a_deadline_is_kept_while_requests_complete_inline() {
     if !is_kernel_aio_build() {
@@ -519,7 +519,7 @@ fn a_deadline_is_kept_while_requests_complete_inline() {
             let mut target = AlignedBuf::new(4 * BLOCK).unwrap();
             for within_timeout in [false, true] {
                 let before = watched.transfers().len();
-                // It passes while the second of four is made.
+                // The deadline passes during the second of four requests.
                 let late = Fault::run_first(|| std::thread::sleep(2 * SOON));
                 inject_faults([Fault::Partial(1), late]);
                 let hurried = match within_timeout {
@@ -538,7 +538,7 @@ fn a_deadline_is_kept_while_requests_complete_inline() {
 
 // ---- Elsewhere --------------------------------------------------------------------------------
 
-/// In time that passes.
+/// On the real clock.
 #[test]
 fn tasks_on_several_workers_time_out() {
     Fixture::new(4)
@@ -602,7 +602,7 @@ fn operations_of_a_local_context_time_out() {
     }
 }
 
-/// Time passes by itself where nothing else is to be done, and no thread is at work.
+/// A paused clock advances by itself when the runtime is idle and no blocking thread is at work.
 #[tokio::test(start_paused = true)]
 async fn with_paused_time_a_stuck_read_times_out_at_once() {
     if !is_kernel_aio_build() {
@@ -645,7 +645,7 @@ async fn the_last_limit_set_on_a_handle_counts() {
     with_hang_guard(context.close()).await;
 }
 
-/// The timer is the operation's only need of one.
+/// Only a deadline needs a timer.
 #[test]
 fn without_a_deadline_a_runtime_needs_no_timer() {
     let runtime = tokio::runtime::Builder::new_current_thread()

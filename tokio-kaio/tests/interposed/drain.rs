@@ -1,4 +1,4 @@
-//! `File::drain`: waits for what was submitted through a file before, abandoned or not.
+//! `File::drain`: waits for the requests that were submitted through a file before, dropped or not.
 
 use std::os::fd::AsRawFd;
 use std::pin::pin;
@@ -42,7 +42,7 @@ fn a_drain_waits_for_a_write_that_was_dropped() {
         });
 }
 
-/// Also where it is dropped between two of them.
+/// Also if it is dropped between two of its requests.
 #[test]
 fn a_dropped_multi_request_operation_submits_nothing_after_a_drain() {
     const PIECES: usize = 4096;
@@ -135,7 +135,8 @@ fn a_drain_waits_neither_for_other_files_nor_for_later_requests() {
     }
 }
 
-/// Descriptors are used again, also while the kernel is at a request of the file that had it before.
+/// The number of a closed descriptor is reused, even while a request of the former file is in
+/// flight.
 #[test]
 fn a_drain_does_not_wait_for_a_former_file_with_the_same_descriptor() {
     Fixture::new(4).inline().blocks(2).run(async |case| {
@@ -176,7 +177,7 @@ fn a_drain_waits_for_requests_by_raw_descriptor_and_through_a_clone() {
             let mut through_clone =
                 Box::pin(clone.read_at(&handle, gate.offset(), &mut a, LEN, flags));
             assert!(poll!(&mut through_clone).is_pending());
-            // It has to wait, for which it gets a descriptor of its own.
+            // It is queued, with a duplicate of the descriptor.
             let command = tokio_kaio::RawCommand::Pread {
                 offset: second.offset(),
                 buffer: &mut b,
@@ -267,7 +268,7 @@ fn a_drain_waits_for_every_shard() {
         .multi_thread()
         .run(async |case| {
             let (file, handle) = (case.file, case.handle);
-            // More than one shard has slots for.
+            // More requests than one shard has slots.
             let gates: Vec<_> = (0..8).map(|_| Gate::closed()).collect();
             let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
             let flags = ReadFlags::empty();

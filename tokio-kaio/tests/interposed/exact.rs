@@ -1,5 +1,5 @@
-//! Transfers of all that was asked for: those that come back short are resumed, and what can't be
-//! had is an error that tells how far it got.
+//! Exact transfers: short ones are resumed, and a transfer that can't be completed is an error with
+//! the number of bytes moved.
 
 #![allow(unsafe_code)] // ignores a signal
 
@@ -168,7 +168,7 @@ fn a_transfer_of_a_part_of_a_buffer_is_resumed_within_the_part() {
         });
 }
 
-/// Without the flag the rest would go to where the file was before.
+/// Without the flag, the rest would be written at the old end of the file.
 #[test]
 fn a_short_append_is_resumed_at_the_end() {
     Fixture::new(8)
@@ -196,7 +196,7 @@ fn a_transfer_of_zero_bytes_completes_at_once() {
             file.read_exact_at(handle, 0, &mut target, 0, READ)
                 .await
                 .unwrap();
-            // Also behind the end: nothing is missing.
+            // Also past the end: nothing is missing.
             file.read_exact_at(handle, 2 * LEN, &mut target, 0, READ)
                 .await
                 .unwrap();
@@ -251,7 +251,7 @@ fn aio_context_of_eight() -> (tokio_kaio::AioContext, AioContextHandle) {
 fn an_early_end_of_file_is_an_error_with_its_offset() {
     Fixture::new(8).everywhere().run(async |case| {
         let (dir, handle, mode) = (case.dir, &case.handle, case.mode);
-        // Where it ends; where the read starts; whether requests are cut.
+        // The end of the file; the start of the read; whether requests are shortened.
         for (size, start, cut) in [
             (3 * BLOCK, 0, false),
             (3 * BLOCK, BLOCK, true),
@@ -357,7 +357,7 @@ fn an_error_after_some_progress_is_reported_and_returns_the_buffer() {
     });
 }
 
-/// The kernel writes up to the limit, and refuses what is left.
+/// The kernel writes up to the limit, and refuses the rest.
 #[test]
 fn a_write_past_the_file_size_limit_is_short_then_efbig() {
     if !in_child!() {
@@ -429,7 +429,7 @@ fn a_dropped_exact_read_leaves_the_buffer_its_size() {
 // ---- More than the kernel moves at once -------------------------------------------------------
 
 const HUGE: usize = (2 << 30) + 8192;
-/// What the kernel moves at most in one request.
+/// The most bytes that the kernel moves in one request.
 const MAX_RW_COUNT: usize = 0x7fff_f000;
 
 fn available() -> u64 {
@@ -439,7 +439,7 @@ fn available() -> u64 {
     kilobytes.parse::<u64>().unwrap() << 10
 }
 
-/// Where something can go wrong: the ends, and around the end of the first request.
+/// Where errors are likely: at both ends, and around the end of the first request.
 fn marks() -> [usize; 5] {
     [
         0,
@@ -513,7 +513,7 @@ fn one_call_moves_more_than_two_gigabytes() {
     });
 }
 
-/// What is left of it after a first request that moved all that it could is not aligned.
+/// The rest after a first request of maximum length is not aligned.
 #[test]
 fn a_misaligned_tail_after_the_first_request_is_einval_not_end_of_file() {
     if available() < 6 << 30 {
@@ -540,7 +540,7 @@ fn a_misaligned_tail_after_the_first_request_is_einval_not_end_of_file() {
         let read = file.read_exact_at(&handle, 0, &mut bytes, odd, READ);
         let error = with_hang_guard(read).await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
-        // The end of the file is told of, also where it makes what is left of it odd.
+        // The end of the file is reported even if it makes the rest misaligned.
         sparse.set_len(odd).unwrap();
         let read = file.read_exact_at(&handle, 0, &mut bytes, odd - 100 + LEN, READ);
         let error = with_hang_guard(read).await.unwrap_err();
@@ -549,7 +549,7 @@ fn a_misaligned_tail_after_the_first_request_is_einval_not_end_of_file() {
     });
 }
 
-/// Marks, and nothing else between them, as far as that is looked at.
+/// Asserts that the marks are there; looks at samples of the bytes between them.
 fn has_marks(bytes: &[u8]) {
     for (seed, mark) in (1..).zip(marks()) {
         assert!(is_pattern(seed, &bytes[mark..mark + BLOCK]), "at {mark}");

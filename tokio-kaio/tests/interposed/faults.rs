@@ -1,5 +1,5 @@
-//! What `io_submit` may meet: no room (`EAGAIN`), batches that are taken in parts, and all that
-//! can happen on other threads, or in the same one, while a submission is on its way.
+//! Faults of `io_submit`: `EAGAIN`, batches that are accepted in part, and everything that can
+//! happen during a submission, on other threads or on the same one.
 #![allow(unsafe_code)] // duplicates a descriptor to a number of its own
 
 use std::cell::{Cell, RefCell};
@@ -43,7 +43,7 @@ fn is_no_room<T>(result: &Result<T, AioCommandError>) -> bool {
     matches!(result, Err(AioCommandError::IoSubmit(error)) if error.raw_os_error() == Some(libc::EAGAIN))
 }
 
-/// With O_DIRECT, as a descriptor that is no [`File`].
+/// A descriptor with O_DIRECT that is no [`File`].
 fn open_plain(path: &Path) -> fs::File {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true);
@@ -87,8 +87,8 @@ fn eagain_with_requests_in_flight_is_retried_after_a_completion() {
         });
 }
 
-/// It waits on a duplicate of its descriptor. The caller's may be another file's by the time there
-/// is room.
+/// It waits with a duplicate of its descriptor. By the time of the retry, the caller's may belong
+/// to another file.
 #[test]
 fn a_request_retried_after_eagain_stays_on_its_file() {
     if !is_kernel_aio_build() {
@@ -151,7 +151,7 @@ fn eagain_with_nothing_in_flight_is_an_error_and_the_context_stays_usable() {
         .every_dir()
         .run(async |case| {
             let (file, handle) = (case.file, case.handle);
-            // The first ones before the driver has run.
+            // The first requests, before the driver has run.
             for round in 0..100 {
                 inject_faults([Fault::Again]);
                 let mut target = patterned_buffer(99, BLOCK);
@@ -261,11 +261,11 @@ fn a_batch_submitted_in_parts_completes() {
         });
 }
 
-/// Brings another request with each submission of its thread, as a busy other thread would.
+/// Queues another request during each submission of its thread, as another busy thread would.
 struct OccupiedThread {
     handle: LocalAioContextHandle,
     file: Rc<File>,
-    /// Open: the requests are done at once.
+    /// Open: the requests complete at once.
     gate: Gate,
     waiting: RefCell<Vec<Pin<Box<dyn Future<Output = u64>>>>>,
     most: Cell<usize>,
@@ -324,7 +324,7 @@ fn a_flush_ends_while_others_keep_queueing() {
         });
         Rc::clone(&busy).queue();
 
-        // One slot becomes free. Requests that take it are done at once, so it stays free.
+        // One slot becomes free. Requests that take it complete at once, so it stays free.
         gates[0].open();
         let start = submissions();
         while submissions() == start {
@@ -395,8 +395,8 @@ fn an_append_made_during_the_submission_of_another_stays_behind_it() {
     });
 }
 
-/// A local context whose future can be dropped at any moment, and what that brings to a read that
-/// is just being submitted, and meets `then`.
+/// The result of a read during whose submission the background future of its local context is
+/// dropped, followed by the fault `then`.
 async fn ended_under_a_submission(dir: &TempDir, then: Option<Fault>) {
     let file = patterned_file(dir, BLOCKS).await;
     let (_context, handle, background) = local_aio_context(4, true).unwrap();
@@ -459,8 +459,7 @@ fn a_context_closed_during_a_submission_serves_the_request() {
     }
 }
 
-/// A write that waited for its slot is given up while it is being submitted, and the kernel has no
-/// room for it: it is not put back.
+/// A queued write is dropped during its submission, which fails with EAGAIN: it is not retried.
 #[test]
 fn a_request_dropped_during_eagain_never_reaches_the_kernel() {
     if !is_kernel_aio_build() {
@@ -492,7 +491,7 @@ fn a_request_dropped_during_eagain_never_reaches_the_kernel() {
             }
         });
         assert!(poll!(&mut write).is_pending());
-        // Both at the gates are with the kernel before the write's turn comes.
+        // Both gated requests are in flight before it is the write's turn.
         wait_until(|| gates.iter().all(|g| g.waiting().len() == 1), || ()).await;
 
         inject_faults([Fault::run_first(move || drop(write)), Fault::Again]);
@@ -510,14 +509,14 @@ fn a_request_dropped_during_eagain_never_reaches_the_kernel() {
     });
 }
 
-// ---- Storms -----------------------------------------------------------------------------------
+// ---- At random ---------------------------------------------------------------------------------
 
-/// Blocks that one task writes, and nobody else.
+/// Blocks that only one task writes.
 const OWN: u64 = BLOCKS;
 const TASKS: u64 = 16;
 const TURNS: u64 = 40;
 
-/// Reads and writes, many of which are given up, and counts those that were served.
+/// Reads and writes, drops or forgets many of these operations, and counts those that were served.
 async fn work(task: u64, file: Arc<File>, handle: AioContextHandle) -> u64 {
     let mut served = 0;
     let mut target = buffer(BLOCK);
@@ -585,8 +584,9 @@ fn check(result: Result<u64, AioCommandError>, seed: u64, target: &LockedBuf) ->
     1
 }
 
-/// A runtime of so many threads; `per_mille` of the submissions on them meet a fault.
-fn stormy(threads: usize, per_mille: u64) -> Runtime {
+/// A runtime with this many threads; `per_mille` of a thousand submissions on them meet a random
+/// fault.
+fn faulty_runtime(threads: usize, per_mille: u64) -> Runtime {
     match threads {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
@@ -598,7 +598,7 @@ fn stormy(threads: usize, per_mille: u64) -> Runtime {
     .unwrap()
 }
 
-fn storm_over(dir: &TempDir) {
+fn random_faults_over(dir: &TempDir) {
     write_patterned(&dir.path().join("data"), (OWN + TASKS) as usize);
     let shapes = [
         // threads, slots, max_batch
@@ -614,7 +614,7 @@ fn storm_over(dir: &TempDir) {
     for (threads, slots, max_batch) in shapes {
         for per_mille in [50, 300] {
             inject_random_faults(if threads == 1 { per_mille } else { 0 });
-            let runtime = stormy(threads, per_mille);
+            let runtime = faulty_runtime(threads, per_mille);
             runtime.block_on(async {
                 let file = Arc::new(open_rw(dir, "data").await);
                 let shards = if per_mille > 100 { threads } else { 1 };
@@ -640,10 +640,10 @@ fn random_submission_faults_corrupt_nothing() {
         return;
     }
     for dir in test_dirs() {
-        storm_over(&dir);
+        random_faults_over(&dir);
     }
-    let met = RANDOM_FAULTS
+    let injected = RANDOM_FAULTS
         .each_ref()
         .map(|n| AtomicU64::load(n, Ordering::Relaxed));
-    assert!(met.iter().all(|&n| n > 0), "{met:?}");
+    assert!(injected.iter().all(|&n| n > 0), "{injected:?}");
 }

@@ -1,6 +1,6 @@
-//! What a program may do to a context, meaning harm or not: wakers that panic or come back into
-//! the context, threads that are all busy or can't be had, runtimes that go under those that
-//! submit, handles that stay. Nothing hangs, gets lost, or spins.
+//! What a program may do to a context: wakers that panic or reenter the context, pools without a
+//! free thread, runtimes that shut down under others' requests, handles that stay. Nothing hangs,
+//! gets lost, or spins.
 #![allow(unsafe_code)] // makes a waker, stands before `pthread_create`, asks for the CPU's clock
 
 use std::cell::{Cell, RefCell};
@@ -40,14 +40,14 @@ fn threads(workers: usize) -> Runtime {
         .unwrap()
 }
 
-/// Looks at `future` once, for `waker`.
-fn look<F: Future + ?Sized>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
+/// Polls `future` once with `waker`.
+fn poll_once<F: Future + ?Sized>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
     future.as_mut().poll(&mut Context::from_waker(waker))
 }
 
 // ---- Slots ------------------------------------------------------------------------------------
 
-/// All slots are taken, by requests that are not done for long.
+/// All slots are occupied, by requests that take long.
 async fn busy_slots(dir: &TempDir, (backend, policy): Mode, waits: bool) {
     const SLOTS: usize = 3;
     let mode = (backend, policy);
@@ -106,7 +106,7 @@ async fn busy_slots(dir: &TempDir, (backend, policy): Mode, waits: bool) {
         }
         assert_eq!(handle.metrics().found_full, 8);
     }
-    // Whoever has slots goes on.
+    // A context with free slots goes on.
     let mut target = buffer(BLOCK);
     let beside = read_block(&other_handle, &file, 9 * LEN, &mut target);
     assert_eq!(with_hang_guard(beside).await.unwrap(), LEN);
@@ -170,7 +170,7 @@ impl Wake for Counter {
     }
 }
 
-/// Two that panic stand around one that does not, and one that waits for a slot: that takes the
+/// Two panicking wakers around one that does not panic, and one queued request, which needs the
 /// driver.
 async fn bombs(dir: &TempDir) {
     let file = patterned_file(dir, BLOCKS).await;
@@ -187,7 +187,7 @@ async fn bombs(dir: &TempDir) {
             .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
             .collect();
         for (read, waker) in held.iter_mut().zip([&bombed, &counted, &bombed]) {
-            assert!(look(read, waker).is_pending());
+            assert!(poll_once(read, waker).is_pending());
         }
         let mut target = buffer(BLOCK);
         let mut waiting = Box::pin(read_block(&handle, &file, LEN, &mut target));
@@ -206,7 +206,7 @@ async fn bombs(dir: &TempDir) {
         };
         wait_until(|| woken() == (2, 1), woken).await;
         for read in &mut held {
-            let Poll::Ready(done) = look(read, Waker::noop()) else {
+            let Poll::Ready(done) = poll_once(read, Waker::noop()) else {
                 panic!("it was woken")
             };
             assert_eq!(done.unwrap(), 1);
@@ -243,7 +243,7 @@ fn a_poll_whose_waker_panics_on_clone_is_cancelled() {
             let mut waiting = Box::pin(handle.poll(&reader, PollEvents::IN));
             assert!(poll!(&mut waiting).is_pending());
             let bad = unclonable();
-            let looked = catch_unwind(AssertUnwindSafe(|| look(&mut waiting, &bad)));
+            let looked = catch_unwind(AssertUnwindSafe(|| poll_once(&mut waiting, &bad)));
             assert!(looked.is_err(), "{mode:?}");
             drop(waiting);
             wait_all_free(&handle, 1).await;
@@ -273,10 +273,10 @@ fn clonable_for_now(number: usize) -> Waker {
 }
 
 type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), AioCommandError>> + 'a>>;
-/// Of a file, at an offset, into both of two buffers or the first of them.
+/// A read of a file, at an offset, into one or both of two buffers.
 type Reads = for<'a> fn(&'a AioContextHandle, &'a File, u64, &'a mut [LockedBuf; 2]) -> Reading<'a>;
 
-/// Whichever of a read's clones of its waker it is.
+/// Whichever clone of its waker panics.
 #[test]
 fn a_read_whose_waker_panics_on_clone_leaves_the_buffers_their_size() {
     const SIZE: usize = 3 * BLOCK;
@@ -316,7 +316,7 @@ fn a_read_whose_waker_panics_on_clone_leaves_the_buffers_their_size() {
                     let panicked = loop {
                         polls += 1;
                         let waker = clonable_for_now(polls);
-                        match catch_unwind(AssertUnwindSafe(|| look(&mut reading, &waker))) {
+                        match catch_unwind(AssertUnwindSafe(|| poll_once(&mut reading, &waker))) {
                             Err(_) => break true,
                             Ok(Poll::Ready(done)) => {
                                 done.unwrap();
@@ -343,7 +343,7 @@ fn a_read_whose_waker_panics_on_clone_leaves_the_buffers_their_size() {
     }
 }
 
-/// The kernel's events are found by a poll of another request, a look at the slots, a drop.
+/// Completions are reaped by a poll of another request, by `available_slots`, by a drop.
 #[test]
 fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
     Fixture::new(4)
@@ -369,7 +369,7 @@ fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
                 let [target, other_target] = &mut targets;
                 let mut bombed = Box::pin(read_block(&handle, &file, gate.offset(), target));
                 let bomb = Arc::new(Bomb::default());
-                assert!(look(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
+                assert!(poll_once(&mut bombed, &Waker::from(Arc::clone(&bomb))).is_pending());
                 let mut other: Other<'_> = Box::pin(async {
                     read_block(&handle, &file, other_gate.offset(), other_target)
                         .await
@@ -379,7 +379,8 @@ fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
                 let went = || gate.waiting().len() + other_gate.waiting().len();
                 wait_until(|| went() == 2, went).await;
                 gate.open();
-                // No turn of the runtime in between: its I/O driver would find the event first.
+                // The runtime gets no turn in between: its I/O driver would reap the completion
+                // first.
                 let start = Instant::now();
                 while bomb.0.load(Ordering::SeqCst) == 0 {
                     let found = catch_unwind(AssertUnwindSafe(|| find(&handle, &mut other)));
@@ -387,7 +388,7 @@ fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
                     assert!(start.elapsed() < Duration::from_secs(60), "not woken");
                 }
                 assert!(matches!(
-                    look(&mut bombed, Waker::noop()),
+                    poll_once(&mut bombed, Waker::noop()),
                     Poll::Ready(Ok(1))
                 ));
                 other_gate.open();
@@ -400,7 +401,7 @@ fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
 thread_local! {
     static REENTERED: RefCell<Option<(LocalAioContextHandle, Rc<File>)>> =
         const { RefCell::new(None) };
-    /// Times that a waker has come into the context, and out again.
+    /// How often a waker has entered the context and left it.
     static ENTRIES: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
@@ -413,12 +414,12 @@ fn reenter() {
     let _ = handle.available_slots();
     let mut target = buffer(BLOCK);
     let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
-    let _ = look(&mut read, Waker::noop());
+    let _ = poll_once(&mut read, Waker::noop());
     drop(read);
     ENTRIES.set((ENTRIES.get().0, ENTRIES.get().1 + 1));
 }
 
-/// A waker whose every function comes back into the context of [`REENTERED`].
+/// A waker whose every function reenters the context of [`REENTERED`].
 fn reentrant() -> Waker {
     const TABLE: &RawWakerVTable = &RawWakerVTable::new(
         |data| {
@@ -433,8 +434,8 @@ fn reentrant() -> Waker {
     unsafe { Waker::new(std::ptr::null(), TABLE) }
 }
 
-/// The local context's lock refuses to be taken twice, so that nothing of a waker's runs under it
-/// unnoticed.
+/// The lock of a local context panics if it is taken twice, so a waker that runs under it fails the
+/// test.
 #[test]
 fn a_waker_may_reenter_its_context() {
     let dir = disk_dir();
@@ -453,7 +454,7 @@ fn a_waker_may_reenter_its_context() {
                     .await
             })
         };
-        /// All that went in has come out, and some did.
+        /// Asserts that wakers have reentered, and that every call has returned.
         fn came_back() {
             let (entered, left) = ENTRIES.replace((0, 0));
             assert_eq!(entered, left);
@@ -463,44 +464,47 @@ fn a_waker_may_reenter_its_context() {
         // Woken.
         let gate = Gate::closed();
         let mut woken = read(&gate);
-        assert!(look(&mut woken, &reentrant()).is_pending());
+        assert!(poll_once(&mut woken, &reentrant()).is_pending());
         came_back();
         gate.open();
         wait_until(|| free() == Some(2), free).await;
         came_back();
-        assert!(matches!(look(&mut woken, &reentrant()), Poll::Ready(Ok(1))));
+        assert!(matches!(
+            poll_once(&mut woken, &reentrant()),
+            Poll::Ready(Ok(1))
+        ));
         came_back();
 
         // Replaced by another one, and replacing it.
         let gate = Gate::closed();
         let waiting = || gate.waiting().len();
         let mut replaced = read(&gate);
-        assert!(look(&mut replaced, Waker::noop()).is_pending());
+        assert!(poll_once(&mut replaced, Waker::noop()).is_pending());
         wait_until(|| waiting() == 1, waiting).await;
         for waker in [&reentrant(), Waker::noop(), &reentrant(), &reentrant()] {
-            assert!(look(&mut replaced, waker).is_pending());
+            assert!(poll_once(&mut replaced, waker).is_pending());
         }
         came_back();
 
         // Dropped: one in flight, one that waits for a slot.
         let mut beside = read(&gate);
-        assert!(look(&mut beside, &reentrant()).is_pending());
+        assert!(poll_once(&mut beside, &reentrant()).is_pending());
         wait_until(|| waiting() == 2, waiting).await;
         let mut queued = read(&gate);
-        assert!(look(&mut queued, &reentrant()).is_pending());
+        assert!(poll_once(&mut queued, &reentrant()).is_pending());
         came_back();
         drop(queued);
         came_back();
         drop(replaced);
         came_back();
 
-        // Turned away as the context stops, and served after that.
+        // Stopped with the context; the request in flight is served.
         let mut queued = read(&gate);
-        assert!(look(&mut queued, &reentrant()).is_pending());
+        assert!(poll_once(&mut queued, &reentrant()).is_pending());
         came_back();
         drop(context);
         came_back();
-        let turned_away = look(&mut queued, Waker::noop());
+        let turned_away = poll_once(&mut queued, Waker::noop());
         assert!(matches!(
             turned_away,
             Poll::Ready(Err(AioCommandError::AioStopped))
@@ -509,7 +513,7 @@ fn a_waker_may_reenter_its_context() {
         with_hang_guard(background).await.unwrap().unwrap();
         came_back();
         assert!(matches!(
-            look(&mut beside, Waker::noop()),
+            poll_once(&mut beside, Waker::noop()),
             Poll::Ready(Ok(1))
         ));
 
@@ -528,14 +532,14 @@ fn a_waker_may_reenter_its_context() {
             })
         });
         for read in &mut stopped {
-            assert!(look(read, &reentrant()).is_pending());
+            assert!(poll_once(read, &reentrant()).is_pending());
         }
         came_back();
         drop(background);
         came_back();
         for read in &mut stopped {
             assert!(matches!(
-                look(read, &reentrant()),
+                poll_once(read, &reentrant()),
                 Poll::Ready(Err(AioCommandError::AioStopped))
             ));
         }
@@ -552,7 +556,7 @@ thread_local! {
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 
-/// Stands before the C library's, which fails so where a limit is met.
+/// Replaces the C library's function; fails as it does at a process limit.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_create(
     thread: *mut libc::pthread_t,
@@ -575,9 +579,9 @@ unsafe extern "C" fn pthread_create(
     unsafe { real(thread, attributes, start, argument) }
 }
 
-/// Enough requests that are done at once for further ones to go out without a signal. Mostly: on
-/// several threads one may look as if it was not done at once.
-async fn make_quiet(handle: &AioContextHandle, file: &File) {
+/// Makes enough inline requests for further ones to be submitted without an eventfd. That does not
+/// always succeed: on several threads a request may seem not to complete inline.
+async fn make_unsignalled(handle: &AioContextHandle, file: &File) {
     let gate = Gate::opened();
     let mut target = buffer(BLOCK);
     for nth in 1..=10 * FAST_REQUESTS {
@@ -593,8 +597,8 @@ async fn make_quiet(handle: &AioContextHandle, file: &File) {
     );
 }
 
-/// Opens `gate` when its request is with the kernel; from a thread of its own. Tells whether that
-/// went out quietly.
+/// Opens `gate` from another thread, once its request is in flight. The thread returns whether the
+/// request was submitted without an eventfd.
 fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
     let gate = Arc::clone(gate);
     thread::spawn(move || {
@@ -608,7 +612,7 @@ fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
     })
 }
 
-/// The only thread that the runtime may block waits for a request that went out quietly.
+/// The only blocking thread of the runtime waits for a request without an eventfd.
 #[test]
 fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it() {
     if !is_kernel_aio_build() {
@@ -625,7 +629,7 @@ fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it(
             let file = Arc::new(patterned_file(&dir, BLOCKS).await);
             yield_now().await;
             retry_until(async || {
-                make_quiet(&handle, &file).await;
+                make_unsignalled(&handle, &file).await;
                 let gate = Arc::new(Gate::closed());
                 let opener = open_later(&gate);
                 let (handle, file) = (handle.clone(), Arc::clone(&file));
@@ -647,13 +651,13 @@ fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it(
 #[test]
 fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
     let dir = disk_dir();
-    // By another runtime: this one is to have no idle thread that it could use.
+    // On another runtime: this one must have no idle blocking thread.
     let file = current_thread().block_on(patterned_file(&dir, BLOCKS));
     current_thread().block_on(async {
         let (context, handle) = aio_context(8, true).unwrap();
         yield_now().await;
         retry_until(async || {
-            make_quiet(&handle, &file).await;
+            make_unsignalled(&handle, &file).await;
             let gate = Arc::new(Gate::closed());
             let opener = open_later(&gate);
             NO_THREADS.set(true);
@@ -670,17 +674,17 @@ fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
     });
 }
 
-/// Nothing of a pause hangs on the runtime in whose poll it started.
+/// The wait for an unsignalled request does not depend on the runtime in whose poll it started.
 #[test]
 fn an_unsignalled_slow_request_is_reaped_after_the_submitting_runtime_is_gone() {
     let dir = disk_dir();
     let home = threads(1);
     let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
     let file = home.block_on(patterned_file(&dir, BLOCKS));
-    let quietly = || {
+    let unsignalled = || {
         home.block_on(async {
             yield_now().await;
-            make_quiet(&handle, &file).await;
+            make_unsignalled(&handle, &file).await;
         });
         let gate = Arc::new(Gate::closed());
         let mut target = buffer(BLOCK);
@@ -692,7 +696,7 @@ fn an_unsignalled_slow_request_is_reaped_after_the_submitting_runtime_is_gone() 
         assert_eq!(home.block_on(with_hang_guard(slow)).unwrap(), 1);
         opener.join().unwrap()
     };
-    assert!((0..1000).any(|_| quietly()));
+    assert!((0..1000).any(|_| unsignalled()));
     home.block_on(with_hang_guard(context.close()));
 }
 
@@ -717,7 +721,8 @@ fn a_context_closed_when_no_thread_can_be_started_ends_once_one_can() {
     });
 }
 
-/// Its background task goes where no thread can be started, and nobody polls it just then.
+/// The background task is dropped when no thread can be started, and nothing polls the close at
+/// that moment.
 #[test]
 fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first() {
     let dir = disk_dir();
@@ -752,7 +757,7 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
     closing.join().unwrap();
 }
 
-/// More of them than there are threads that give contexts back.
+/// More of them than there are teardown threads.
 #[test]
 fn panicking_wakers_of_a_close_do_not_keep_others_from_closing() {
     current_thread().block_on(async {
@@ -775,8 +780,8 @@ fn panicking_wakers_of_a_close_do_not_keep_others_from_closing() {
     });
 }
 
-/// Threads of this process that end contexts.
-fn undertakers() -> usize {
+/// Teardown threads of this process.
+fn teardown_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names
@@ -797,16 +802,16 @@ fn many_contexts_ending_at_once_use_few_threads() {
         drop(contexts);
         let mut most = 0;
         let all_ended = || {
-            most = most.max(undertakers());
-            undertakers() == 0
+            most = most.max(teardown_threads());
+            teardown_threads() == 0
         };
-        wait_until(all_ended, undertakers).await;
+        wait_until(all_ended, teardown_threads).await;
         assert!(most <= CONTEXTS / 4, "{most} threads");
         drop(handles);
     });
 }
 
-/// There is one, and always a request for it.
+/// The pool has one thread, and always a request for it.
 #[test]
 fn other_blocking_tasks_run_between_requests() {
     Fixture::new(2)
@@ -842,7 +847,7 @@ fn other_blocking_tasks_run_between_requests() {
 
 // ---- Slots ------------------------------------------------------------------------------------
 
-/// More than one reap takes out of the ring.
+/// More completions than one reap takes from the ring.
 #[test]
 fn available_slots_counts_every_completion() {
     if !is_kernel_aio_build() {
@@ -862,7 +867,7 @@ fn available_slots_counts_every_completion() {
                     .map(|target| Box::pin(read_block(&handle, &file, gate.offset(), target)))
                     .collect();
                 for read in &mut held {
-                    assert!(look(read, Waker::noop()).is_pending());
+                    assert!(poll_once(read, Waker::noop()).is_pending());
                 }
                 wait_until(|| gate.waiting().len() == REQUESTS, || gate.waiting().len()).await;
                 let eventfd = gate.waiting()[0].expect("none of these was done at once");
@@ -875,8 +880,8 @@ fn available_slots_counts_every_completion() {
 
                 let before = signals(eventfd);
                 gate.open();
-                // Each event is in the ring before its signal. No turn of the runtime in between:
-                // its I/O driver would take them out.
+                // Each completion is in the ring before its signal. The runtime gets no turn in
+                // between: its I/O driver would reap them.
                 let start = Instant::now();
                 while signals(eventfd) < before + REQUESTS as u64 {
                     assert!(start.elapsed() < Duration::from_secs(60), "not done");
@@ -892,7 +897,7 @@ fn available_slots_counts_every_completion() {
 
 // ---- Runtimes ---------------------------------------------------------------------------------
 
-/// What the process has open that is no file: rings, eventfds, epolls, sockets.
+/// Open descriptors that are no files: eventfds, epolls, sockets.
 fn open_anonymous() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").unwrap();
     let links = entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
@@ -912,8 +917,7 @@ fn the_handle_of_a_closed_context_keeps_no_descriptors_of_its_runtime() {
     // What the process makes once and keeps.
     current_thread().block_on(async { aio_context(4, true).unwrap().0.close().await });
     for make in [current_thread, || threads(1)] {
-        // A thread that has given a context back wakes who waits for it, and has that waker for a
-        // moment longer.
+        // A teardown thread wakes the closing task, and keeps its waker for a moment longer.
         let is_kept = |link: &String| !link.starts_with("anon_inode");
         block_until(|| open_anonymous().iter().all(is_kept), open_anonymous);
         let before = open_anonymous();
@@ -929,7 +933,7 @@ fn the_handle_of_a_closed_context_keeps_no_descriptors_of_its_runtime() {
     }
 }
 
-/// Reads until the context stops, gives some up.
+/// Reads until the context stops, and drops or forgets some reads.
 async fn read_on(task: u64, handle: AioContextHandle, file: Arc<File>) -> u64 {
     let mut target = buffer(BLOCK);
     for turn in 0.. {
@@ -993,7 +997,7 @@ fn a_runtime_shutdown_stops_requests_of_other_runtimes_and_leaks_nothing() {
 
 // ---- Spinning ---------------------------------------------------------------------------------
 
-/// What all threads of the process have used of the CPUs.
+/// CPU time of all threads of the process.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
@@ -1041,10 +1045,10 @@ async fn long_waits(dir: &TempDir) {
     }
 
     retry_until(async || {
-        make_quiet(&handle, &file).await;
+        make_unsignalled(&handle, &file).await;
         let gate = Gate::closed();
         let slow = spawn(&gate);
-        rest("a request that went out quietly").await;
+        rest("a request without an eventfd").await;
         gate.open();
         assert_eq!(with_hang_guard(slow).await.unwrap(), 1);
         (gate.waiting() == [None]).then_some(())

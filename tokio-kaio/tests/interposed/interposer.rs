@@ -1,11 +1,10 @@
-//! Stands between the library and the kernel's `io_submit`, so that a test can say what it meets
-//! there: no room, part of a batch taken, a moment in which something else happens, a request
-//! that is not done before the test wants it, or that moves less than it is asked for.
+//! Interposes the system calls that submit requests: tests can inject faults, hold requests at a
+//! [`Gate`], and shorten, refuse and watch the transfers of a [`WatchedFile`].
 //!
 //! A binary with this module defines the C library's `syscall`, through which the library submits,
-//! and calls the real one. So it does with what the threads of the thread pool call. What is set here
-//! counts for the thread that sets it only; gates are found by their requests, and watched files by
-//! their descriptors, on every thread.
+//! and the functions that the thread pool calls; they call the real ones. Faults apply to the
+//! thread that injects them. Gates apply on every thread to the requests at their offset, watched
+//! files to the requests on their descriptor.
 #![allow(dead_code, unreachable_pub, unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -20,13 +19,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a submission meets.
+/// What happens to a submission.
 pub enum Fault {
     /// `EAGAIN`.
     Again,
-    /// The kernel takes so many requests at most.
+    /// The kernel accepts at most this many requests.
     Partial(usize),
-    /// This happens first; then the submission meets the fault after it, if one is set.
+    /// Runs this first; then the next fault applies, if there is one.
     RunFirst(Box<dyn FnOnce()>),
 }
 
@@ -38,27 +37,27 @@ impl Fault {
 
 thread_local! {
     static SCRIPT: RefCell<VecDeque<Fault>> = const { RefCell::new(VecDeque::new()) };
-    /// How many submissions of a thousand meet a fault at random.
-    static STORM: Cell<u64> = const { Cell::new(0) };
+    /// How many of a thousand submissions fail at random.
+    static RANDOM_FAULTS_PER_MILLE: Cell<u64> = const { Cell::new(0) };
     static SUBMISSIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What storms have done: refused, cut short, delayed.
+/// Random faults so far: refused, shortened, delayed.
 pub static RANDOM_FAULTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
-/// Has this thread's next submissions meet `faults`, after those that are still to come.
+/// Applies `faults` to this thread's next submissions, after those that are still pending.
 pub fn inject_faults(faults: impl IntoIterator<Item = Fault>) {
     SCRIPT.with_borrow_mut(|script| script.extend(faults));
 }
 
-/// Faults that this thread has not met yet.
+/// Faults that have not been applied yet on this thread.
 pub fn pending_faults() -> usize {
     SCRIPT.with_borrow(VecDeque::len)
 }
 
-/// Has so many of a thousand submissions of this thread meet a fault, at random.
+/// Applies random faults to this many of a thousand submissions of this thread.
 pub fn inject_random_faults(per_mille: u64) {
-    STORM.set(per_mille);
+    RANDOM_FAULTS_PER_MILLE.set(per_mille);
 }
 
 /// Calls of `io_submit` that this thread has made.
@@ -245,7 +244,7 @@ fn wait_at_gate(offset: u64) -> Option<isize> {
 
 // ---- WatchedFile files ----------------------------------------------------------------------------
 
-/// Sees all transfers on a file that go to the kernel, and may have them come back short or refused.
+/// Records all transfers on a file that go to the kernel, and can shorten or refuse them.
 pub struct WatchedFile(RawFd);
 
 /// A transfer as the kernel gets it.
@@ -285,7 +284,7 @@ impl WatchedFile {
         WatchedFile(fd)
     }
 
-    /// No request moves more than so many bytes from now on.
+    /// From now on, no request moves more than `most` bytes.
     pub fn shorten_to(&self, most: usize) {
         self.with(|watching| watching.most = most);
     }
@@ -295,8 +294,8 @@ impl WatchedFile {
         self.with(|watching| watching.good = watching.seen.len() + good);
     }
 
-    /// What went to the kernel. Of a request that it refused because it would have had to wait, and
-    /// that was submitted again, one after the other, only the second submission.
+    /// Transfers that went to the kernel. Of a NOWAIT attempt that was refused and directly
+    /// submitted again, only the second submission.
     pub fn transfers(&self) -> Vec<Transfer> {
         let mut seen = self.with(|watching| watching.seen.clone());
         let nowait = libc::RWF_NOWAIT as u32;
@@ -327,7 +326,7 @@ impl Drop for WatchedFile {
     }
 }
 
-/// Notes `seen` on `fd`; gives the descriptor that it is done on, and how many bytes it moves at most.
+/// Records `seen` on `fd`; returns the descriptor to use instead, and the maximum of bytes to move.
 fn watched(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (RawFd, usize) {
     let mut watching = WATCHING.lock().unwrap();
     let Some(watching) = watching.iter_mut().find(|w| w.fd == fd) else {
@@ -376,7 +375,7 @@ fn seen_on_thread(writes: bool, offset: i64, len: usize, vectored: bool, flags: 
     }
 }
 
-/// Defines a function that waits at gates, is cut short, and goes on to the real one.
+/// Defines a function that waits at gates, shortens watched transfers, and calls the real one.
 macro_rules! plain {
     ($name:ident, $writes:expr) => {
         #[unsafe(no_mangle)]
@@ -519,7 +518,7 @@ unsafe extern "C" fn syscall(
     let gates: Vec<_> = iocbs.iter().map(|i| (i.gate(), i.signals())).collect();
     let mut iocbs: Vec<_> = iocbs.into_iter().map(Iocb::at_its_gate).collect();
     let _cut: Vec<_> = iocbs.iter_mut().map(Iocb::be_watched).collect();
-    // A poll that is nobody's gate goes from where it is: by that address it may be cancelled.
+    // A poll that is not for a gate keeps its address: by that it may be cancelled.
     let mut pointers: Vec<*mut Iocb> = (iocbs.iter_mut().zip(pointers).zip(&gates))
         .map(|((iocb, own), (gate, _))| match (iocb.opcode, gate) {
             (IOCB_CMD_POLL, None) => own.cast_mut(),
@@ -538,8 +537,8 @@ unsafe extern "C" fn syscall(
 }
 
 impl Iocb {
-    /// Notes a transfer on a watched file, and does to it what is to be done. Gives what is to be
-    /// kept until it has been submitted.
+    /// Records a transfer on a watched file, and shortens or refuses it. The result must live until
+    /// the submission.
     fn be_watched(&mut self) -> Vec<libc::iovec> {
         let vectored = matches!(self.opcode, IOCB_CMD_PREADV | IOCB_CMD_PWRITEV);
         let writes = matches!(self.opcode, IOCB_CMD_PWRITE | IOCB_CMD_PWRITEV);
@@ -573,9 +572,9 @@ impl Iocb {
     }
 }
 
-/// How many of `requests` the kernel is to see, after what happens first. `None`: no room.
+/// How many of `requests` to pass to the kernel, after applying faults. `None`: EAGAIN.
 fn faulty(requests: usize) -> Option<usize> {
-    // Taken first: what happens may set faults, for the submissions after this one.
+    // Taken first: `RunFirst` may inject faults for later submissions.
     let mut firsts = Vec::new();
     let fault = loop {
         match SCRIPT.with_borrow_mut(VecDeque::pop_front) {
@@ -589,7 +588,7 @@ fn faulty(requests: usize) -> Option<usize> {
         Some(Fault::Partial(part)) => return Some(requests.min(part)),
         _ => {}
     }
-    if random() % 1000 >= STORM.get() {
+    if random() % 1000 >= RANDOM_FAULTS_PER_MILLE.get() {
         return Some(requests);
     }
     match random() % 4 {

@@ -1,5 +1,5 @@
-//! Buffers that are handed over: every kind of them comes back with the result, and one whose
-//! operation is given up is dropped when the kernel is done with it, and not before.
+//! Owned buffers: every kind of buffer comes back with the result. The buffer of a dropped
+//! operation is dropped at the completion, not before.
 #![allow(unsafe_code)] // a buffer of one's own
 
 use std::fs;
@@ -24,7 +24,7 @@ use tokio_kaio::{
 const READ: ReadFlags = ReadFlags::empty();
 const WRITE: WriteFlags = WriteFlags::empty();
 
-/// One that takes memory at any address.
+/// A file that accepts memory at any address.
 fn buffered(dir: &TempDir, len: usize) -> File {
     let path = dir.path().join("data");
     fs::write(&path, content(len)).unwrap();
@@ -36,8 +36,8 @@ fn buffered(dir: &TempDir, len: usize) -> File {
     file
 }
 
-/// A vector that starts with as many bytes as it takes to be aligned after them, with room for `len`
-/// more. Gives their number, too.
+/// A vector that is aligned after its first bytes and has room for `len` more; and the number of
+/// these first bytes.
 fn aligned_vec(len: usize) -> (Vec<u8>, usize) {
     let mut vector: Vec<u8> = Vec::with_capacity(len + BLOCK);
     let before = vector.as_ptr().align_offset(BLOCK);
@@ -45,11 +45,11 @@ fn aligned_vec(len: usize) -> (Vec<u8>, usize) {
     (vector, before)
 }
 
-/// Tells when it is dropped.
+/// A buffer that reports when it is dropped.
 #[derive(Default)]
 struct Own {
     memory: AlignedBuf,
-    /// `None`: it is what comes back in place of one that the kernel has.
+    /// `None` in a buffer that comes back in place of one in flight.
     dropped: Option<Arc<AtomicBool>>,
 }
 
@@ -98,7 +98,7 @@ unsafe impl IoBufMut for Own {
 
 // ---- Every kind -------------------------------------------------------------------------------
 
-/// Writes `source`, whose bytes are `expected`; it is the same one that comes back.
+/// Writes `source`, whose bytes are `expected`; the same buffer comes back.
 async fn writes<B: IoBuf>(handle: &AioContextHandle, dir: &TempDir, file: &File, source: B) -> B {
     let (address, len) = (source.stable_ptr(), source.bytes_init());
     // SAFETY: what the trait promises.
@@ -115,7 +115,7 @@ async fn writes<B: IoBuf>(handle: &AioContextHandle, dir: &TempDir, file: &File,
     source
 }
 
-/// Reads all that `target` has room for.
+/// Fills `target` by a read.
 async fn reads<B: IoBufMut>(handle: &AioContextHandle, file: &File, mut target: B) -> B {
     let (address, room) = (target.stable_mut_ptr(), target.bytes_total());
     let (read, mut target) = with_hang_guard(file.read_owned_at(handle, 0, target, READ)).await;
@@ -242,7 +242,7 @@ fn a_vector_grows_by_the_bytes_read_into_its_spare_capacity() {
             let (moved, vector) = read(0, empty).await;
             assert_eq!((moved, vector.len()), (room as u64, room), "{mode:?}");
             assert!(vector == content(room));
-            // What is initialized stays so, though less was read.
+            // Initialized bytes stay, though less was read.
             let (moved, vector) = read(4990, vector).await;
             assert_eq!((moved, vector.len()), (10, room));
             assert!(vector[..10] == content(5000)[4990..] && vector[10..] == content(room)[10..]);
@@ -266,7 +266,7 @@ fn a_vector_grows_by_the_bytes_read_into_its_spare_capacity() {
             assert_eq!(read.unwrap(), 30, "{mode:?}");
             let vector: Vec<u8> = nested.into_inner().into_inner();
             assert!(vector.len() == 130 && vector == content(5000)[..130]);
-            // Behind what is there.
+            // After the initialized bytes.
             let mut vector = b"before".to_vec();
             vector.reserve(1000);
             let (read, slice) = file
@@ -298,7 +298,7 @@ fn bytes_are_written_and_read() {
             let file = buffered(dir, 5000);
             let mut filled = reads(handle, &file, room).await;
             assert!(filled.len() >= 1000);
-            // A part of an allocation that others have parts of.
+            // A part of a shared allocation.
             let rest = filled.split_off(500);
             let first = writes(handle, dir, &file, filled).await;
             writes(handle, dir, &file, rest).await;
@@ -438,7 +438,7 @@ fn every_error_returns_the_buffer() {
         });
 }
 
-/// Direct I/O wants aligned memory, which the allocator does not promise.
+/// Direct I/O needs aligned memory, which the allocator does not guarantee.
 #[test]
 fn a_misaligned_vector_is_an_error_that_explains_the_alignment() {
     Fixture::new(8)
@@ -497,7 +497,7 @@ fn an_end_of_file_in_an_exact_read_returns_the_buffer() {
 
 // ---- Given up ---------------------------------------------------------------------------------
 
-/// So that results can be shown.
+/// The result without the buffer, which may have no `Debug`.
 fn moved<B>((result, _): (Result<u64, AioCommandError>, B)) -> Result<u64, AioCommandError> {
     result
 }
@@ -694,7 +694,7 @@ fn a_timed_out_operation_returns_an_empty_buffer_in_place_of_the_one_in_flight()
             wait_all_free(handle, 8).await;
             assert!(dropped.load(Ordering::SeqCst));
             assert_eq!(pool.available(), 1);
-            // An empty buffer is one that can be used.
+            // An empty buffer can be used.
             let (read, _) = file.read_owned_at(handle, 0, empty, READ).await;
             assert_eq!(read.unwrap(), 0);
         });
@@ -748,7 +748,7 @@ fn a_timed_out_write_returns_an_aligned_buf_and_an_empty_one_for_other_buffers()
 
             gate.open();
             wait_all_free(handle, 8).await;
-            // What is handed over again is written: nothing, and that is no error.
+            // Writing an empty buffer writes nothing, and is no error.
             let before = file_content(dir);
             let (written, _) = file.write_all_owned_at(handle, 0, slice, WRITE).await;
             written.unwrap();
@@ -801,7 +801,7 @@ fn a_runtime_shutdown_keeps_a_buffer_until_its_completion() {
     }
 }
 
-/// Whose runtime is gone, but whose future is not.
+/// The runtime is gone, the future is not.
 #[test]
 fn a_future_that_outlives_its_runtime_returns_its_buffer_or_an_empty_one() {
     for dir in test_dirs() {

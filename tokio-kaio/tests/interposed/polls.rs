@@ -131,7 +131,7 @@ fn a_context_that_is_closed_does_not_wait_for_polls() {
     }
 }
 
-/// It could not be cancelled yet when the context was told to stop.
+/// The context stops while the poll is being submitted, when it can't be cancelled yet.
 #[test]
 fn a_context_that_is_closed_while_polls_are_submitted_does_not_wait_for_them() {
     if !is_kernel_aio_build() {
@@ -219,7 +219,7 @@ fn polls_do_not_delay_transfers() {
         });
 }
 
-/// Its event is not waited for: it may never come, and what was short may have been memory.
+/// The retry does not wait for the poll: it may never complete.
 #[test]
 fn eagain_with_only_a_poll_in_flight_is_retried() {
     if !is_kernel_aio_build() {
@@ -227,7 +227,7 @@ fn eagain_with_only_a_poll_in_flight_is_retried() {
     }
     let dir = disk_dir();
     write_patterned(&dir.path().join("data"), 1);
-    // Of several workers, another one tries again, which meets none.
+    // With several workers, another thread retries, which has no faults.
     for (runtime, times) in [(current_thread(), 3), (multi_thread(), 1)] {
         runtime.block_on(async {
             let (context, handle) = inline_context(8);
@@ -263,7 +263,7 @@ fn a_poll_may_outlive_its_descriptor() {
         let mut waiting = Box::pin(handle.poll(&number, PollEvents::IN));
         assert!(poll!(&mut waiting).is_pending());
         drop(reader);
-        // The other side sees the end only when the poll has let go of the socket, too.
+        // The socket is closed only when the poll has released it, too.
         let sent = writer.write_all(b"x");
         if sent.is_ok() {
             assert_eq!(waiting.await.unwrap(), PollEvents::IN, "{mode:?}");

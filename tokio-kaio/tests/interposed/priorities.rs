@@ -1,4 +1,4 @@
-//! I/O priorities of operations reach the kernel, from whichever thread, and the device's queue.
+//! I/O priorities of operations reach the kernel, from whichever thread, and the block device.
 #![allow(unsafe_code)] // gives up capabilities, mounts
 
 use std::ffi::CString;
@@ -62,7 +62,7 @@ fn every_priority_reaches_the_kernel() {
                 .collect();
             assert_eq!(seen, [expected], "{mode:?}: {priority:?}");
         }
-        // No thread keeps one that was a request's.
+        // No thread keeps the priority of a request.
         let watched = WatchedFile::new(&file);
         for _ in 0..20 {
             assert_eq!(read(&handle, &file).await.unwrap(), LEN);
@@ -108,7 +108,7 @@ fn every_kind_of_transfer_has_a_priority() {
             seen.iter().all(|seen| seen.priority == value(2, 6)),
             "{mode:?}: {seen:?}"
         );
-        // Those that move no data take it too, for what it is worth.
+        // Operations that move no data accept it, too.
         file.sync_all(&handle).await.unwrap();
         file.sync_data(&handle).await.unwrap();
     });
@@ -221,7 +221,7 @@ fn real_time_priority_without_the_capability_is_refused() {
                     "{mode:?}: {error:?}"
                 );
                 assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{mode:?}");
-                // Others are not affected, nor does anybody keep what was refused.
+                // Other requests are not affected, and no thread keeps the refused priority.
                 for allowed in [IoPriority::idle(), IoPriority::best_effort(0)] {
                     let handle = handle.with_priority(allowed);
                     assert_eq!(read(&handle, &file).await.unwrap(), LEN, "{mode:?}");
@@ -234,7 +234,7 @@ fn real_time_priority_without_the_capability_is_refused() {
     });
 }
 
-/// An instance of the kernel's tracing, in a mount that this process alone sees.
+/// An instance of kernel tracing, in a mount that only this process sees.
 struct Trace(PathBuf);
 
 impl Trace {
@@ -340,7 +340,7 @@ fn the_block_device_sees_the_priorities() {
     unmount(&mount);
 }
 
-/// Bytes of the reads in a trace that have this priority. Hardly anybody else has one of these.
+/// Bytes of the reads with this priority in a trace. Hardly any other program uses one of these.
 fn issued(trace: &str, priority: &str) -> usize {
     let of_line = |line: &str| {
         let (_, event) = line.split_once("block_rq_issue: ")?;

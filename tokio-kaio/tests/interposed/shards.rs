@@ -18,7 +18,7 @@ fn sharded(slots: usize, shards: usize, wait: bool) -> (AioContext, AioContextHa
 
 type Read<'a> = Pin<Box<dyn Future<Output = Result<u64, AioCommandError>> + 'a>>;
 
-/// A read of each target, held back by `gate`.
+/// A read into each target, held at `gate`.
 fn held<'a>(
     handle: &'a AioContextHandle,
     file: &'a tokio_kaio::File,
@@ -121,7 +121,7 @@ fn tasks_on_several_workers_read_the_right_data() {
     for dir in test_dirs() {
         multi_thread().block_on(async {
             let file = Arc::new(patterned_file(&dir, BLOCKS).await);
-            // Fewer slots than tasks: some wait, some go elsewhere.
+            // Fewer slots than tasks: some requests wait, some use another shard.
             let (context, handle) = sharded(16, 2, true);
             let mut tasks = JoinSet::new();
             for task in 0..TASKS {

@@ -289,8 +289,8 @@ fn writers_of_adjacent_records_change_only_their_own() {
     }
 }
 
-/// Whoever makes a file longer has its last block zeroed behind its old end, in the page cache: that
-/// must not meet a direct write to the same block.
+/// An extending write zeroes the rest of the last block in the page cache: that must not overlap a
+/// direct write to the same block.
 #[test]
 fn an_extending_write_keeps_concurrent_writes_before_the_end() {
     for dir in test_dirs() {
@@ -352,14 +352,14 @@ fn a_write_waits_only_for_a_dropped_write_to_the_same_block() {
             let mut last = pin!(file.write_bytes_at(&handle, gate.offset() + 200, &data, NONE));
             for i in 0..10 {
                 assert!(poll!(&mut behind).is_pending() && poll!(&mut last).is_pending());
-                // As long as this takes, they could have gone.
+                // During this write, the waiting ones could have been submitted.
                 let apart = file.write_bytes_at(&handle, 100 + i, &data, NONE);
                 apart.await.unwrap();
             }
             assert_eq!(gate.waiting().len(), 1, "{mode:?}");
             assert_eq!(handle.metrics().abandoned_in_flight, 1);
             gate.open();
-            // No file is that long: what comes of them is the kernel's to say.
+            // No file is that long: their results are up to the kernel.
             let _ = (behind.await, last.await);
         });
 }
@@ -392,7 +392,7 @@ fn a_waiting_write_ends_at_its_deadline_and_blocks_nobody() {
         });
 }
 
-/// The second descriptor is opened on a thread of the blocking pool, and none is free.
+/// The second descriptor is opened on a thread of the blocking pool, which has none free.
 #[test]
 fn a_write_whose_file_can_not_be_reopened_in_time_ends_at_its_deadline() {
     Fixture::new(8)
@@ -401,7 +401,7 @@ fn a_write_whose_file_can_not_be_reopened_in_time_ends_at_its_deadline() {
         .run(async |case| {
             let (dir, handle, mode) = (case.dir, case.handle, case.mode);
             let file = open_rw(dir, &format!("{mode:?}")).await;
-            // What else such writes have to know of their file is known after this one.
+            // After this write, everything else about the file is known.
             let (block, data) = (bytes(1, BLOCK), bytes(2, 5));
             file.write_bytes_at(&handle, 0, &block, NONE).await.unwrap();
             let busy = occupy_blocking_thread().await;
@@ -548,7 +548,7 @@ impl Model {
             yield_now().await;
         }
         drop(write);
-        // What another one writes meanwhile is in nobody's way, and this one is over then.
+        // A concurrent write elsewhere does not conflict, and this one has ended then.
         file.drain(handle).await;
         self.look(at..at + data.len(), &data);
     }
@@ -574,7 +574,7 @@ impl Model {
             let is_new = found.len() >= end && &found[at..end] == new;
             let old = self.content.get(at..).unwrap_or_default();
             let old = &old[..old.len().min(end - at)];
-            // What was not there is not there now, or is the zeroes before a block behind it.
+            // Bytes past the old end are still missing, or zeroes before a later block.
             let there = &found[at..end.min(found.len())];
             let is_old = there.starts_with(old) && there[old.len()..].iter().all(|&byte| byte == 0);
             assert!(is_new || is_old, "{at}..{end}");
@@ -791,13 +791,13 @@ fn a_failed_write_changes_nothing_beyond_a_prefix_of_its_range() {
                         Ok(()) => assert_eq!(done, 100 + data.len()),
                         Err(error) => {
                             assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
-                            // Where it got to, give or take a byte that was the same before.
+                            // The end of the change, or less if bytes were the same before.
                             assert!(found[done..] == before[done..], "{good} {mode:?}");
                         }
                     }
                     assert!(found[..100] == before[..100] && found.len() == before.len());
                     drop(watched);
-                    // Nobody is in the way of the next one.
+                    // The next write is not blocked.
                     file.write_bytes_at(&handle, 100, &data, NONE)
                         .await
                         .unwrap();
@@ -1004,7 +1004,7 @@ fn a_write_is_one_request_unless_blocks_must_be_read_first() {
             "a block is read, and written"
         );
         assert_eq!(requests(BLOCK + 1, BLOCK).await, 2, "two are, together");
-        // The log: its end is found once, and the page cache's ways of the kernel are.
+        // Appending to a log: the end is found once, and then each write is one request.
         requests(8 * BLOCK, 5).await;
         for i in 1..5 {
             assert_eq!(requests(8 * BLOCK + 5 * i, 5).await, 1);

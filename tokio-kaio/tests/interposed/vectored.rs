@@ -1,5 +1,5 @@
-//! Vectored reads and writes move what one plain transfer would, whatever the pieces are; their
-//! buffers come back whatever becomes of them.
+//! Vectored reads and writes move the same data as one plain transfer, whatever the pieces; their
+//! buffers always come back.
 
 use std::fs::{self, OpenOptions};
 use std::task::Poll;
@@ -14,10 +14,10 @@ use tokio_kaio::{
     BufferPool, BufferPoolBuilder, File, IoBuf, Part, PartMut, ReadFlags, SubmitPolicy, WriteFlags,
 };
 
-/// Most pieces that the kernel takes in one request.
+/// The most pieces that the kernel accepts in one request.
 const IOV_MAX: usize = 1024;
 
-/// The smallest piece that direct I/O on `file` takes, and that can have a pattern.
+/// The smallest piece that direct I/O on `file` accepts and that can hold a pattern.
 async fn smallest(file: &File) -> usize {
     let alignment = file.alignment().await.unwrap();
     alignment.memory.max(alignment.offset as usize).max(512)
@@ -62,8 +62,8 @@ fn borrowed_ranges_move_the_same_data_as_one_plain_transfer() {
     });
 }
 
-/// Pieces lie in one buffer in reverse order, with gaps between them; then each in one of its own,
-/// behind a margin.
+/// The pieces are in one buffer, in reverse order and with gaps; then each is in a buffer of its
+/// own, after a margin.
 async fn borrowed(dir: &TempDir, handle: &AioContextHandle, units: &[usize]) {
     let file = file_with_content(dir, 0).await;
     let unit = smallest(&file).await;
@@ -198,7 +198,7 @@ fn an_empty_list_moves_nothing() {
         });
 }
 
-/// Also where they fill a whole request, which moves nothing then though the file does not end.
+/// Also if they fill a whole request, which then moves nothing although the file does not end.
 #[test]
 fn empty_pieces_are_skipped() {
     Fixture::new(8).everywhere().run(async |case| {
@@ -344,7 +344,7 @@ fn requests_of_a_long_list_run_in_order_each_at_the_end_of_the_last() {
     });
 }
 
-/// As of one that the kernel cuts short, which is not resumed either.
+/// As with a request that the kernel shortens, which is not resumed either.
 #[test]
 fn a_short_request_ends_the_operation() {
     Fixture::new(8).everywhere().run(async |case| {
@@ -362,11 +362,12 @@ fn a_short_request_ends_the_operation() {
     });
 }
 
-/// The caller who goes on with a write meets the error. A read is short where the file ends.
+/// The caller gets the error when it continues the write. A read is short only at the end of the
+/// file.
 #[tokio::test]
 async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read() {
     for dir in test_dirs() {
-        // Of those that are tried twice it is not known how often that is.
+        // NOWAIT attempts may be submitted twice, an unknown number of times.
         let once =
             |mode: &Mode| mode.0 != Backend::KernelAio || mode.1 != SubmitPolicy::NoWaitFirst;
         for mode in modes().filter(once) {
@@ -398,8 +399,8 @@ async fn an_error_after_the_first_request_makes_a_write_short_and_fails_a_read()
     }
 }
 
-/// Of the rest of a write it is not known then what lands; and short is what a read is at the end of
-/// the file.
+/// A short result would be wrong: the rest of a write may still land, and a read is short only at
+/// the end of the file.
 #[tokio::test]
 async fn a_context_dropped_between_two_requests_fails_the_operation() {
     let dir = disk_dir();
@@ -433,7 +434,7 @@ async fn a_context_dropped_between_two_requests_fails_the_operation() {
     }
 }
 
-/// What `operation` comes to if `context` is dropped once it is under way.
+/// The result of `operation` if `context` is dropped after its start.
 async fn dropping<T>(context: AioContext, operation: impl Future<Output = T>) -> T {
     let mut operation = Box::pin(operation);
     let polled = poll!(operation.as_mut());
@@ -473,7 +474,7 @@ fn each_list_is_appended_in_one_piece() {
             }
             let found = fs::read(&path).unwrap();
             assert!(found[..BLOCK] == content(BLOCK));
-            // In the order in which they were made.
+            // In submission order.
             let found = found[BLOCK..].chunks(2 * BLOCK);
             assert!((0..LISTS).eq(found.map(|list| {
                 let of_list = |&i: &u64| is_pattern(i, list);
@@ -522,7 +523,8 @@ fn a_refused_list_returns_every_buffer() {
             assert!(buffers.len() == 3 && numbered.all(|(i, buffer)| is_pattern(i, buffer)));
         };
 
-        // Not opened for it; a flag that no kernel knows or could; past what a file can have.
+        // The wrong access mode; an unknown flag; a flag that does not fit; an offset past the
+        // maximum.
         let unknown = ReadFlags::from_bits_retain;
         for (file, offset, flags, refusal) in [
             (&writes_only, 0, ReadFlags::empty(), libc::EBADF),
@@ -681,7 +683,7 @@ async fn owned_buffers_of_a_dropped_list_are_kept_until_the_completion() {
     }
 }
 
-/// Of two requests, what was read by the first is not told of, and the buffers are new ones.
+/// The data read by the first of two requests is lost, and the buffers get new memory.
 #[test]
 fn a_list_dropped_between_two_requests_leaves_every_buffer_its_size() {
     Fixture::new(8)

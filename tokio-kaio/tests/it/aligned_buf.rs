@@ -1,4 +1,4 @@
-//! `AlignedBuf`: where its memory is, what kind it is, and what it keeps of the system's.
+//! `AlignedBuf`: address, kind and limits of its memory, and its release.
 
 use std::fs;
 use std::panic::catch_unwind;
@@ -29,7 +29,7 @@ fn on_huge_pages(address: usize) -> usize {
     lines.find_map(of_field).unwrap()
 }
 
-/// Whether the system gives huge pages to those who ask. A line says so if not.
+/// Whether the system provides huge pages on request. If not, prints a line that says so.
 fn has_huge_pages() -> bool {
     let enabled = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     let size = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
@@ -155,7 +155,7 @@ fn memory_is_unmapped_completely() {
         ];
         drop(buffers.map(Result::unwrap));
     }
-    // Were it kept, that would be 9600 MiB; the rest is other tests'.
+    // If it leaked, that would be 9600 MiB.
     assert!(
         status("VmSize") < before + (1 << 30),
         "it is not given back"
@@ -211,7 +211,7 @@ fn only_locked_buffers_are_subject_to_the_memlock_limit() {
     LockedBuf::with_size(16 << 10).unwrap();
 }
 
-/// Every kind of them does for every transfer.
+/// Every kind of buffer, for every kind of transfer.
 #[test]
 fn every_kind_of_buffer_is_read_into_and_written_from() {
     Fixture::new(4).everywhere().run(async |case| {

@@ -1,4 +1,4 @@
-//! What a file wants of direct I/O, and what it offers.
+//! `File::alignment` and `File::atomic_writes`: what direct I/O on a file requires and offers.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Files without direct I/O, opened all the same.
+//! Files without direct I/O, opened buffered.
 #![allow(unsafe_code)]
 
 use std::fs::{self, OpenOptions};
@@ -129,8 +129,8 @@ fn a_file_that_accepts_o_direct_without_direct_io_is_opened_buffered() {
     });
 }
 
-/// As it is on ext4 with data journaling, where `O_DIRECT` is taken and does nothing: there, only the
-/// event of a write says that the kernel can't promise not to wait.
+/// As on ext4 with data journaling, which accepts `O_DIRECT` and ignores it: only the completion of
+/// a write says that the kernel can't promise not to block.
 #[test]
 fn a_file_that_lost_o_direct_is_still_overwritten() {
     Fixture::new(4).everywhere().run(async |case| {

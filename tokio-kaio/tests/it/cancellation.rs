@@ -1,5 +1,5 @@
-//! Operations that are dropped, forgotten or aborted before they are done: the data is right, no
-//! buffer is written to afterwards, no slot is lost, and the context closes.
+//! Operations that are dropped, forgotten or aborted before they complete: data is not corrupted,
+//! no buffer is written to afterwards, no slot is lost, and the context closes.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -31,18 +31,18 @@ use tokio_kaio::{
 // Each of these tests runs in a child process: the memory of forgotten operations stays locked until
 // their context ends, and the limit for locked memory is the process's.
 
-/// Tasks of the storm, each with blocks of its own.
+/// Tasks, each with blocks of its own.
 const TASKS: usize = 16;
 /// Blocks of one task.
 const BLOCKS: usize = 40;
-/// Fewer than tasks: some wait for a slot.
+/// Fewer than tasks, so that some wait for a slot.
 const SLOTS: usize = 5;
 const ROUNDS: usize = 5;
 
 /// What a buffer holds before a read.
 const UNREAD: u8 = 0xa5;
-/// What a buffer is filled with once its operation is given up. Must never get to the file, and
-/// nothing may get over it.
+/// What a buffer is filled with after its operation was dropped or forgotten. It must never reach
+/// the file, and nothing may overwrite it.
 const CANARY: u8 = 0xc3;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -64,21 +64,21 @@ impl GiveUp {
 
 /// What one task knows about its blocks.
 #[derive(Clone)]
-struct Lane {
+struct TaskBlocks {
     first: usize,
-    /// The seed of what each block was last known to hold.
+    /// The seed of the last known content of each block.
     known: Vec<u64>,
-    /// The seed of a write that was given up, which may or may not have taken place. Such a block
-    /// is not written again before that is settled, so that it has exactly two possible contents.
+    /// The seed of a dropped write, which may or may not have taken place. Such a block is not
+    /// written again before that is settled, so that it has exactly two possible contents.
     maybe: Vec<Option<u64>>,
     next_seed: u64,
     done: usize,
     given_up: usize,
 }
 
-impl Lane {
-    fn all() -> Vec<Lane> {
-        let lane = |task| Lane {
+impl TaskBlocks {
+    fn all() -> Vec<TaskBlocks> {
+        let blocks = |task| TaskBlocks {
             first: task * BLOCKS,
             known: (task * BLOCKS..(task + 1) * BLOCKS)
                 .map(|seed| seed as u64)
@@ -88,7 +88,7 @@ impl Lane {
             done: 0,
             given_up: 0,
         };
-        (0..TASKS).map(lane).collect()
+        (0..TASKS).map(blocks).collect()
     }
 
     fn offset(&self, block: usize) -> u64 {
@@ -114,18 +114,18 @@ impl Lane {
         (!settled.is_empty()).then(|| settled[random.random_range(0..settled.len())])
     }
 
-    /// Checks what a read of `block` brought.
+    /// Checks the result of a read of `block`.
     fn check_read(&self, block: usize, bytes: &[u8]) {
         let old = self.known[block];
         match self.maybe[block] {
             None => assert!(is_pattern(old, bytes), "a read brought something else"),
-            // The write may be running: a part of the block can be there and a part not.
+            // The write may be in flight: the block can be partly old and partly new.
             Some(new) => assert!(is_mixed(old, new, bytes), "a read brought a third content"),
         }
     }
 
-    /// Checks the file when nothing is in flight: each block is the last that was acknowledged or
-    /// the one that was given up after it, whole.
+    /// Checks the file when nothing is in flight: each block holds the last acknowledged write or
+    /// the dropped write after it, entirely.
     fn settle(&mut self, path: &Path) {
         let file = fs::File::open(path).unwrap();
         let mut bytes = vec![0; BLOCK];
@@ -143,7 +143,7 @@ impl Lane {
     }
 }
 
-/// Whether each word of `bytes` is that of one of the two patterns.
+/// Whether each word of `bytes` is from one of the two patterns.
 fn is_mixed(a: u64, b: u64, bytes: &[u8]) -> bool {
     let (mut of_a, mut of_b) = (vec![0; bytes.len()], vec![0; bytes.len()]);
     pattern(a, &mut of_a);
@@ -152,7 +152,7 @@ fn is_mixed(a: u64, b: u64, bytes: &[u8]) -> bool {
     words.all(|((word, a), b)| word == a || word == b)
 }
 
-/// Ready after that time; wakes itself until then, since tokio's clock is too coarse.
+/// Waits for `delay`, busily: tokio's timer is too coarse.
 async fn after(delay: Duration) {
     let start = Instant::now();
     poll_fn(|cx| {
@@ -169,29 +169,29 @@ fn moment(random: &mut StdRng) -> Duration {
     Duration::from_micros(random.random_range(0..=100))
 }
 
-/// How long to wait for an operation.
+/// When to give up an operation.
 #[derive(Clone, Copy)]
-enum Patience {
+enum GiveUpAfter {
     Endless,
     Time(Duration),
-    /// However fast it is.
+    /// After this many turns, however fast the operation is.
     Polls(usize),
 }
 
-impl Patience {
-    fn random(random: &mut StdRng) -> Patience {
+impl GiveUpAfter {
+    fn random(random: &mut StdRng) -> GiveUpAfter {
         match random.random_range(0..4) {
-            0 => Patience::Endless,
-            1 => Patience::Polls(random.random_range(0..3)),
-            _ => Patience::Time(moment(random)),
+            0 => GiveUpAfter::Endless,
+            1 => GiveUpAfter::Polls(random.random_range(0..3)),
+            _ => GiveUpAfter::Time(moment(random)),
         }
     }
 
     async fn ends(self) {
         match self {
-            Patience::Endless => std::future::pending().await,
-            Patience::Time(delay) => after(delay).await,
-            Patience::Polls(polls) => {
+            GiveUpAfter::Endless => std::future::pending().await,
+            GiveUpAfter::Time(delay) => after(delay).await,
+            GiveUpAfter::Polls(polls) => {
                 for _ in 0..polls {
                     yield_now().await;
                 }
@@ -200,24 +200,28 @@ impl Patience {
     }
 }
 
-/// Runs `operation`, or gives it up when `patience` ends: `None`.
-async fn race<T>(operation: impl Future<Output = T>, patience: Patience, way: GiveUp) -> Option<T> {
+/// Runs `operation` until it completes or is given up (`None`).
+async fn race<T>(
+    operation: impl Future<Output = T>,
+    give_up_after: GiveUpAfter,
+    how: GiveUp,
+) -> Option<T> {
     let mut operation = Box::pin(operation);
     let done = tokio::select! {
         result = &mut operation => Some(result),
-        () = patience.ends() => None,
+        () = give_up_after.ends() => None,
     };
-    if done.is_none() && way == GiveUp::Forget {
+    if done.is_none() && how == GiveUp::Forget {
         mem::forget(operation);
     }
     done
 }
 
-/// Buffers whose operation was given up.
+/// Buffers of dropped or forgotten operations.
 #[derive(Default)]
-struct SetAside(VecDeque<LockedBuf>);
+struct GivenUpBuffers(VecDeque<LockedBuf>);
 
-impl SetAside {
+impl GivenUpBuffers {
     fn put(&mut self, mut buffer: LockedBuf) {
         buffer.as_mut().fill(CANARY);
         self.0.push_back(buffer);
@@ -246,52 +250,52 @@ fn check_canary(buffer: &LockedBuf) {
     );
 }
 
-/// One task of the storm.
-async fn weather<M, A, L>(
+/// Reads and writes the blocks of one task, and gives up many of these operations.
+async fn read_and_write<M, A, L>(
     handle: GenericAioContextHandle<M, A, L>,
     file: Arc<File>,
-    mut lane: Lane,
-    way: GiveUp,
+    mut blocks: TaskBlocks,
+    how: GiveUp,
     mut random: StdRng,
-) -> (Lane, SetAside)
+) -> (TaskBlocks, GivenUpBuffers)
 where
     M: RawMutex,
     A: IntrusiveAdapter<M, L>,
     A::LinkOps: LinkedListOps + Default,
     L: DefaultLinkOps<Ops = A::LinkOps> + Default,
 {
-    let mut set_aside = SetAside::default();
-    for _ in 0..way.operations() {
-        let mut buffer = set_aside.take();
-        let patience = Patience::random(&mut random);
-        let writable = lane.settled(&mut random).filter(|_| random.random());
+    let mut given_up = GivenUpBuffers::default();
+    for _ in 0..how.operations() {
+        let mut buffer = given_up.take();
+        let give_up_after = GiveUpAfter::random(&mut random);
+        let writable = blocks.settled(&mut random).filter(|_| random.random());
         if let Some(block) = writable {
-            let seed = lane.seed();
+            let seed = blocks.seed();
             pattern(seed, buffer.as_mut());
-            let offset = lane.offset(block);
+            let offset = blocks.offset(block);
             let write = file.write_at(&handle, offset, &buffer, LEN, WriteFlags::empty());
-            let done = race(write, patience, way).await;
-            lane.count(done.is_some());
+            let done = race(write, give_up_after, how).await;
+            blocks.count(done.is_some());
             match done {
                 Some(result) => {
                     assert_eq!(result.unwrap(), LEN);
-                    lane.known[block] = seed;
+                    blocks.known[block] = seed;
                 }
-                None => lane.maybe[block] = Some(seed),
+                None => blocks.maybe[block] = Some(seed),
             }
         } else {
             let block = random.random_range(0..BLOCKS);
             buffer.as_mut().fill(UNREAD);
-            let offset = lane.offset(block);
+            let offset = blocks.offset(block);
             let read = file.read_at(&handle, offset, &mut buffer, LEN, ReadFlags::empty());
-            let done = race(read, patience, way).await;
-            lane.count(done.is_some());
+            let done = race(read, give_up_after, how).await;
+            blocks.count(done.is_some());
             match done {
                 Some(result) => {
                     assert_eq!(result.unwrap(), LEN);
-                    lane.check_read(block, buffer.as_ref());
+                    blocks.check_read(block, buffer.as_ref());
                 }
-                None if way == GiveUp::Drop => {
+                None if how == GiveUp::Drop => {
                     assert_eq!(
                         buffer.size(),
                         BLOCK,
@@ -299,7 +303,7 @@ where
                     );
                     let bytes = buffer.as_ref();
                     if !bytes.iter().all(|&byte| byte == 0) && bytes != [UNREAD; BLOCK] {
-                        lane.check_read(block, bytes); // it was done, nobody had looked yet
+                        blocks.check_read(block, bytes); // it was done, nobody had looked yet
                     }
                 }
                 // Not empty if it was forgotten before it was polled for the first time.
@@ -307,49 +311,57 @@ where
                 None => assert_eq!(buffer.as_ref(), [UNREAD; BLOCK]),
             }
         }
-        set_aside.put(buffer);
+        given_up.put(buffer);
     }
-    (lane, set_aside)
+    (blocks, given_up)
 }
 
-async fn storm_file(dir: &TempDir) -> Arc<File> {
-    write_patterned(&dir.path().join("storm"), TASKS * BLOCKS);
-    Arc::new(open_rw(dir, "storm").await)
+async fn blocks_of_tasks(dir: &TempDir) -> Arc<File> {
+    write_patterned(&dir.path().join("data"), TASKS * BLOCKS);
+    Arc::new(open_rw(dir, "data").await)
 }
 
-fn storm(dir: &TempDir, way: GiveUp) {
-    let path = dir.path().join("storm");
+fn give_up_at_random(dir: &TempDir, how: GiveUp) {
+    let path = dir.path().join("data");
     multi_thread().block_on(with_hang_guard(async {
-        let file = storm_file(dir).await;
-        let mut lanes = Lane::all();
+        let file = blocks_of_tasks(dir).await;
+        let mut all_blocks = TaskBlocks::all();
         for round in 0..ROUNDS {
             let (context, handle) = aio_context(SLOTS, true).unwrap();
             let mut tasks = JoinSet::new();
-            for lane in mem::take(&mut lanes) {
-                let random = StdRng::seed_from_u64((round * TASKS * BLOCKS + lane.first) as u64);
-                tasks.spawn(weather(handle.clone(), file.clone(), lane, way, random));
+            for blocks in mem::take(&mut all_blocks) {
+                let random = StdRng::seed_from_u64((round * TASKS * BLOCKS + blocks.first) as u64);
+                tasks.spawn(read_and_write(
+                    handle.clone(),
+                    file.clone(),
+                    blocks,
+                    how,
+                    random,
+                ));
             }
-            let mut set_aside = Vec::new();
+            let mut given_up = Vec::new();
             while let Some(task) = tasks.join_next().await {
-                let (lane, buffers) = task.unwrap();
-                lanes.push(lane);
-                set_aside.push(buffers);
+                let (blocks, buffers) = task.unwrap();
+                all_blocks.push(blocks);
+                given_up.push(buffers);
             }
             let free = || handle.available_slots();
             wait_until(|| free() == Some(SLOTS), free).await;
-            set_aside.iter().for_each(SetAside::check);
-            lanes.iter_mut().for_each(|lane| lane.settle(&path));
+            given_up.iter().for_each(GivenUpBuffers::check);
+            all_blocks
+                .iter_mut()
+                .for_each(|blocks| blocks.settle(&path));
             context.close().await;
             assert_eq!(handle.available_slots(), None);
         }
-        check_weather(&lanes);
+        check_counts(&all_blocks);
     }));
 }
 
-/// It was a storm only if much was given up, and much was not.
-fn check_weather(lanes: &[Lane]) {
-    let done: usize = lanes.iter().map(|lane| lane.done).sum();
-    let given_up: usize = lanes.iter().map(|lane| lane.given_up).sum();
+/// Asserts that many operations were given up, and many completed.
+fn check_counts(all_blocks: &[TaskBlocks]) {
+    let done: usize = all_blocks.iter().map(|blocks| blocks.done).sum();
+    let given_up: usize = all_blocks.iter().map(|blocks| blocks.given_up).sum();
     println!("{done} done, {given_up} given up");
     assert!(
         done.min(given_up) * 50 > done + given_up,
@@ -362,7 +374,7 @@ fn dropping_operations_at_random_on_disk_corrupts_nothing() {
     if !in_child!() {
         return;
     }
-    storm(&disk_dir(), GiveUp::Drop);
+    give_up_at_random(&disk_dir(), GiveUp::Drop);
 }
 
 #[test]
@@ -371,7 +383,7 @@ fn dropping_operations_at_random_on_tmpfs_corrupts_nothing() {
         return;
     }
     let Some(dir) = tmpfs_dir() else { return };
-    storm(&dir, GiveUp::Drop);
+    give_up_at_random(&dir, GiveUp::Drop);
 }
 
 #[test]
@@ -379,7 +391,7 @@ fn forgetting_operations_at_random_on_disk_corrupts_nothing() {
     if !in_child!() {
         return;
     }
-    storm(&disk_dir(), GiveUp::Forget);
+    give_up_at_random(&disk_dir(), GiveUp::Forget);
 }
 
 #[test]
@@ -388,7 +400,7 @@ fn forgetting_operations_at_random_on_tmpfs_corrupts_nothing() {
         return;
     }
     let Some(dir) = tmpfs_dir() else { return };
-    storm(&dir, GiveUp::Forget);
+    give_up_at_random(&dir, GiveUp::Forget);
 }
 
 #[test]
@@ -396,59 +408,67 @@ fn giving_up_operations_at_random_on_a_local_context_corrupts_nothing() {
     if !in_child!() {
         return;
     }
-    for (dir, way) in test_dirs()
+    for (dir, how) in test_dirs()
         .iter()
         .flat_map(|dir| [(dir, GiveUp::Drop), (dir, GiveUp::Forget)])
     {
-        let path = dir.path().join("storm");
-        let storm = async {
-            let file = storm_file(dir).await;
-            let mut lanes = Lane::all();
+        let path = dir.path().join("data");
+        let test = async {
+            let file = blocks_of_tasks(dir).await;
+            let mut all_blocks = TaskBlocks::all();
             for round in 0..2 {
                 let (context, handle, background) = local_aio_context(SLOTS, true).unwrap();
                 let background = spawn_local(background);
                 let mut tasks = JoinSet::new();
-                for lane in mem::take(&mut lanes) {
+                for blocks in mem::take(&mut all_blocks) {
                     let random =
-                        StdRng::seed_from_u64((round * TASKS * BLOCKS + lane.first) as u64);
-                    tasks.spawn_local(weather(handle.clone(), file.clone(), lane, way, random));
+                        StdRng::seed_from_u64((round * TASKS * BLOCKS + blocks.first) as u64);
+                    tasks.spawn_local(read_and_write(
+                        handle.clone(),
+                        file.clone(),
+                        blocks,
+                        how,
+                        random,
+                    ));
                 }
-                let mut set_aside = Vec::new();
+                let mut given_up = Vec::new();
                 while let Some(task) = tasks.join_next().await {
-                    let (lane, buffers) = task.unwrap();
-                    lanes.push(lane);
-                    set_aside.push(buffers);
+                    let (blocks, buffers) = task.unwrap();
+                    all_blocks.push(blocks);
+                    given_up.push(buffers);
                 }
                 let free = || handle.available_slots();
                 wait_until(|| free() == Some(SLOTS), free).await;
-                set_aside.iter().for_each(SetAside::check);
-                lanes.iter_mut().for_each(|lane| lane.settle(&path));
+                given_up.iter().for_each(GivenUpBuffers::check);
+                all_blocks
+                    .iter_mut()
+                    .for_each(|blocks| blocks.settle(&path));
                 context.close().await;
                 background.await.unwrap().unwrap();
             }
-            check_weather(&lanes);
+            check_counts(&all_blocks);
         };
-        current_thread().block_on(LocalSet::new().run_until(with_hang_guard(storm)));
+        current_thread().block_on(LocalSet::new().run_until(with_hang_guard(test)));
     }
 }
 
-/// Writes and reads the blocks of `lane` until it is aborted.
+/// Writes and reads the blocks of `blocks` until it is aborted.
 async fn to_be_aborted(
     handle: AioContextHandle,
     file: Arc<File>,
-    lane: Arc<Mutex<Lane>>,
+    blocks: Arc<Mutex<TaskBlocks>>,
     mut random: StdRng,
 ) {
     let mut buffer = buffer(BLOCK);
     loop {
         let (block, seed, offset) = {
-            let mut lane = lane.lock().unwrap();
-            let Some(block) = lane.settled(&mut random) else {
+            let mut blocks = blocks.lock().unwrap();
+            let Some(block) = blocks.settled(&mut random) else {
                 return;
             };
-            let seed = lane.seed();
-            lane.maybe[block] = Some(seed);
-            (block, seed, lane.offset(block))
+            let seed = blocks.seed();
+            blocks.maybe[block] = Some(seed);
+            (block, seed, blocks.offset(block))
         };
         pattern(seed, buffer.as_mut());
         let written = file
@@ -456,9 +476,9 @@ async fn to_be_aborted(
             .await;
         assert_eq!(written.unwrap(), LEN);
         {
-            let mut lane = lane.lock().unwrap();
-            lane.known[block] = seed;
-            lane.maybe[block] = None;
+            let mut blocks = blocks.lock().unwrap();
+            blocks.known[block] = seed;
+            blocks.maybe[block] = None;
         }
         let read = file
             .read_at(&handle, offset, &mut buffer, LEN, ReadFlags::empty())
@@ -468,28 +488,28 @@ async fn to_be_aborted(
     }
 }
 
-fn storm_of_aborts(dir: &TempDir) {
-    let path = dir.path().join("storm");
+fn abort_at_random(dir: &TempDir) {
+    let path = dir.path().join("data");
     multi_thread().block_on(with_hang_guard(async {
-        let file = storm_file(dir).await;
-        let lanes: Vec<_> = Lane::all()
+        let file = blocks_of_tasks(dir).await;
+        let all_blocks: Vec<_> = TaskBlocks::all()
             .into_iter()
-            .map(|lane| Arc::new(Mutex::new(lane)))
+            .map(|blocks| Arc::new(Mutex::new(blocks)))
             .collect();
         let aborted = Arc::new(AtomicUsize::new(0));
         for round in 0..10 {
             let (context, handle) = aio_context(SLOTS, true).unwrap();
             let mut tasks = JoinSet::new();
-            for (i, lane) in lanes.iter().enumerate() {
+            for (i, blocks) in all_blocks.iter().enumerate() {
                 let (handle, file) = (handle.clone(), file.clone());
-                let (lane, aborted) = (lane.clone(), aborted.clone());
+                let (blocks, aborted) = (blocks.clone(), aborted.clone());
                 let mut random = StdRng::seed_from_u64((round * TASKS + i) as u64);
                 tasks.spawn(async move {
-                    // One write is given up at most each time, and the lane has more blocks.
+                    // Each time at most one write is given up, and the task has more blocks.
                     for _ in 0..BLOCKS - 4 {
                         let again = StdRng::seed_from_u64(random.random());
                         let victim =
-                            to_be_aborted(handle.clone(), file.clone(), lane.clone(), again);
+                            to_be_aborted(handle.clone(), file.clone(), blocks.clone(), again);
                         let victim = tokio::spawn(victim);
                         after(moment(&mut random)).await;
                         victim.abort();
@@ -504,15 +524,15 @@ fn storm_of_aborts(dir: &TempDir) {
             }
             let free = || handle.available_slots();
             wait_until(|| free() == Some(SLOTS), free).await;
-            lanes
+            all_blocks
                 .iter()
-                .for_each(|lane| lane.lock().unwrap().settle(&path));
+                .for_each(|blocks| blocks.lock().unwrap().settle(&path));
             context.close().await;
         }
         assert_eq!(aborted.load(Ordering::Relaxed), 10 * TASKS * (BLOCKS - 4));
-        let acknowledged = lanes.iter().any(|lane| {
-            let lane = lane.lock().unwrap();
-            lane.known.iter().any(|&seed| seed >= 1 << 32)
+        let acknowledged = all_blocks.iter().any(|blocks| {
+            let blocks = blocks.lock().unwrap();
+            blocks.known.iter().any(|&seed| seed >= 1 << 32)
         });
         assert!(acknowledged, "not one write got through");
     }));
@@ -523,7 +543,7 @@ fn aborting_tasks_at_random_on_disk_corrupts_nothing() {
     if !in_child!() {
         return;
     }
-    storm_of_aborts(&disk_dir());
+    abort_at_random(&disk_dir());
 }
 
 #[test]
@@ -532,7 +552,7 @@ fn aborting_tasks_at_random_on_tmpfs_corrupts_nothing() {
         return;
     }
     let Some(dir) = tmpfs_dir() else { return };
-    storm_of_aborts(&dir);
+    abort_at_random(&dir);
 }
 
 // ---- One by one -------------------------------------------------------------------------------
@@ -540,8 +560,8 @@ fn aborting_tasks_at_random_on_tmpfs_corrupts_nothing() {
 /// Large enough to take a while.
 const LARGE: usize = 64 * BLOCK;
 
-/// Makes `file` of `len` bytes, on the device: with its pages still dirty, the first direct write
-/// would not be asynchronous.
+/// Writes a file of `len` sevens and flushes it: with dirty pages, the first direct write would
+/// block.
 fn sevens(dir: &TempDir, len: usize) {
     let path = dir.path().join("file");
     fs::write(&path, vec![7; len]).unwrap();
@@ -559,7 +579,8 @@ fn is_filled(buffer: &LockedBuf, byte: u8) -> bool {
     buffer.as_ref().iter().all(|&b| b == byte)
 }
 
-/// Where it has not completed by then, as the machine goes. `interposed::in_flight` holds the read.
+/// Whether the read is in flight when it is dropped depends on the machine.
+/// `interposed/in_flight.rs` has the test where it certainly is.
 #[test]
 fn a_read_dropped_early_leaves_a_buffer_of_the_same_size_that_nothing_writes_to() {
     Fixture::new(4)
@@ -644,7 +665,7 @@ async fn a_write_dropped_or_forgotten_in_flight_writes_the_submitted_data() {
                 let write = file.write_at(&handle, 0, &buffer, len, WriteFlags::empty());
                 let mut write = Box::pin(write);
                 starts(write.as_mut());
-                // Let a write that waits for company go out.
+                // A write that waits for its batch is submitted now.
                 yield_now().await;
                 if forget {
                     mem::forget(write);
@@ -800,7 +821,7 @@ fn a_file_closed_while_its_write_waits_is_still_written() {
             mem::forget(write);
         }
         drop(file);
-        // These take the number of the file's descriptor, if it was closed.
+        // These get the number of the file's descriptor if it was closed.
         let mut others = Vec::new();
         for i in 0..4 {
             others.push(open_rw(dir, &format!("other{i}")).await);
@@ -857,7 +878,7 @@ impl Wake for Counting {
     }
 }
 
-/// An operation that owns all that it needs.
+/// A read that owns its file, handle and buffer.
 async fn owned_read(
     file: Arc<File>,
     handle: AioContextHandle,

@@ -1,6 +1,5 @@
-//! Futures, contexts and runtimes that end in every order, with requests at every stage: queued, in
-//! the blocking pool, with a thread or the kernel, done. By every policy and backend. Nobody
-//! waits for ever, and nothing is left.
+//! Futures, contexts and runtimes end in every order, with requests at every stage: queued, in the
+//! blocking pool, in flight, complete; in every mode. Nothing waits for ever, and nothing leaks.
 
 use std::future::Future;
 use std::mem;
@@ -42,7 +41,7 @@ struct Case {
     mode: Mode,
     /// Workers of the runtime; 0: it has none.
     workers: usize,
-    /// The only thread of the blocking pool is busy until the first end has come.
+    /// The only thread of the blocking pool is occupied until the first end.
     busy: bool,
     /// Turns of the runtime between the first poll and the first end.
     turns: usize,
@@ -65,7 +64,7 @@ fn runtime(workers: usize) -> Runtime {
 
 type Request<'a> = Pin<Box<dyn Future<Output = Result<(), AioCommandError>> + 'a>>;
 
-/// Reads, writes over what is there and past the end, appends, syncs.
+/// Reads, overwrites, extending writes, appends, syncs.
 fn requests<'a>(
     handle: &'a AioContextHandle,
     file: &'a File,
@@ -90,7 +89,7 @@ fn requests<'a>(
     buffers.iter_mut().enumerate().map(request).collect()
 }
 
-/// What a test has, and loses bit by bit.
+/// What a test owns, and drops piece by piece.
 struct Scene<'a> {
     runtime: Option<Runtime>,
     context: Option<AioContext>,
@@ -165,7 +164,7 @@ fn play(dir: &TempDir, case: Case) {
     drop(busy);
     scene.end(case.second);
 
-    // What remains comes to an end, one way or the other.
+    // What remains ends in any case.
     let (requests, runtime) = (mem::take(&mut scene.requests), scene.runtime.take());
     let rest = async {
         for request in requests {

@@ -9,7 +9,7 @@ use crate::common::*;
 use futures::{StreamExt, poll};
 use tokio_kaio::{EventFd, EventFdError};
 
-/// Another way to the same counter.
+/// A duplicate of the descriptor, as a file.
 fn duplicate(counter: &EventFd) -> File {
     #[allow(unsafe_code)]
     // SAFETY: `counter` keeps it open through the call.
@@ -203,7 +203,7 @@ async fn a_send_from_another_thread_wakes_a_multi_threaded_runtime() {
 
 #[tokio::test]
 async fn an_always_ready_counter_lets_other_tasks_run() {
-    // Its receipts take part in tokio's budget: the other task gets its turns.
+    // Receives take part in tokio's budget: the other task gets its turns.
     let turns = std::rc::Rc::new(std::cell::Cell::new(0));
     let counted = std::rc::Rc::clone(&turns);
     let local = tokio::task::LocalSet::new();

@@ -1,5 +1,5 @@
-//! Nobody starves: neither the tasks beside one that reads without ever having to wait, nor those
-//! that wait for a slot, nor the context's own background task.
+//! Nothing starves: no task beside one whose reads complete inline, no task that waits for a slot,
+//! and not the context's background task.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -40,8 +40,8 @@ async fn turns_beside(reading: impl Future<Output = ()> + 'static) -> usize {
         .await
 }
 
-/// Reads that go to the kernel at once, never in company: only the budget can interrupt them.
-async fn lonely_reads(handle: AioContextHandle, file: Rc<fs::File>, reads: usize) {
+/// Reads that are submitted at once, never batched: only tokio's budget can interrupt them.
+async fn unbatched_reads(handle: AioContextHandle, file: Rc<fs::File>, reads: usize) {
     let mut buffer = buffer(BLOCK);
     for _ in 0..reads {
         let command = RawCommand::Pread {
@@ -74,14 +74,14 @@ fn a_loop_of_inline_reads_lets_other_tasks_run() {
         let mut options = fs::OpenOptions::new();
         options.read(true).custom_flags(libc::O_DIRECT);
         let plain = Rc::new(options.open(dir.path().join("file")).unwrap());
-        let greedy = unconstrained(lonely_reads(handle.clone(), plain.clone(), READS));
+        let greedy = unconstrained(unbatched_reads(handle.clone(), plain.clone(), READS));
         assert_eq!(
             turns_beside(greedy).await,
             0,
             "these reads do not complete at once"
         );
 
-        let turns = turns_beside(lonely_reads(handle.clone(), plain, READS)).await;
+        let turns = turns_beside(unbatched_reads(handle.clone(), plain, READS)).await;
         assert!(turns >= READS / 1000, "{turns} turns during {READS} reads");
 
         let file = Rc::new(open_rw(dir, "file").await);
@@ -129,8 +129,8 @@ fn a_write_of_many_inline_requests_lets_other_tasks_run() {
     });
 }
 
-/// A wake-up for nothing runs the task once more, and keeps the runtime from what it does when no
-/// task is ready: timers, I/O.
+/// A spurious wakeup polls the task once more, and keeps the runtime from timers and I/O, which it
+/// handles when no task is ready.
 #[test]
 fn an_operation_that_completes_inline_does_not_wake_its_task() {
     if !is_kernel_aio_build() {
@@ -231,7 +231,7 @@ async fn requests_get_slots_in_fifo_order() {
     }
 }
 
-/// On disk, where a read has to wait: what is done at once leaves nobody waiting.
+/// On the disk, where a read has to wait: a read that completes inline leaves no task waiting.
 #[test]
 fn tasks_that_share_one_slot_take_turns() {
     const TASKS: usize = 16;
@@ -253,7 +253,7 @@ fn tasks_that_share_one_slot_take_turns() {
                         done[task] += 1;
                         let (most, least) = (done.iter().max(), done.iter().min());
                         let lead = most.unwrap() - least.unwrap();
-                        // 1 but for reads that are done by the time they are submitted.
+                        // 1, except for reads that complete inside their submission.
                         assert!(
                             lead < READS / 4,
                             "one task is {lead} reads ahead of another"
@@ -303,14 +303,18 @@ async fn slow_reads_progress_beside_many_inline_ones() {
     let quick = Rc::new(open_rw(&quick, "file").await);
     let slow = Rc::new(open_rw(&slow, "file").await);
     // On one context, and on one each.
-    for apart in [false, true] {
+    for on_two_contexts in [false, true] {
         let (context, handle) = aio_context(4, true).unwrap();
         let (other, other_handle) = aio_context(4, true).unwrap();
         let local = LocalSet::new();
         for _ in 0..8 {
             local.spawn_local(reads(handle.clone(), quick.clone(), usize::MAX));
         }
-        let slow_handle = if apart { other_handle } else { handle };
+        let slow_handle = if on_two_contexts {
+            other_handle
+        } else {
+            handle
+        };
         local
             .run_until(with_hang_guard(reads(slow_handle, slow.clone(), 100)))
             .await;
@@ -320,8 +324,8 @@ async fn slow_reads_progress_beside_many_inline_ones() {
     }
 }
 
-/// One thread, and a task that never lets it rest: what waits for company is submitted all the
-/// same, and its completion is seen.
+/// One thread, and a task that is always ready: batched requests are submitted nevertheless, and
+/// their completions are reaped.
 #[test]
 fn operations_progress_beside_a_task_that_is_always_ready() {
     Fixture::new(8).every_dir().blocks(1).run(async |case| {
@@ -343,7 +347,7 @@ fn operations_progress_beside_a_task_that_is_always_ready() {
     });
 }
 
-/// Polled by hand and without a waker that does anything, an operation still gets done.
+/// An operation that is polled by hand, with a waker that does nothing, completes.
 #[test]
 fn an_operation_that_is_only_polled_completes() {
     Fixture::new(1).every_dir().blocks(1).run(async |case| {

@@ -1,4 +1,4 @@
-//! `File` and how it is opened: the flags that its descriptor has, and what moves no data.
+//! `File`: how it is opened, the flags of its descriptor, and operations that move no data.
 #![allow(unsafe_code)]
 
 use std::fs::{self, OpenOptions, Permissions};

@@ -1,4 +1,4 @@
-//! Flags of single operations take effect in the kernel, and none is dropped on the way to it.
+//! Flags of single operations reach the kernel and take effect.
 #![allow(unsafe_code)] // changes flags of a file, asks for pages in the page cache
 
 use std::fs::{self, OpenOptions};
@@ -168,7 +168,7 @@ fn nowait_without_file_system_support_is_eopnotsupp() {
 
 #[tokio::test]
 async fn unknown_flags_are_eopnotsupp() {
-    // The highest of 32 bits and all above it do not even fit the request.
+    // Bit 31 and the bits above do not fit into the request.
     let mut unknown = vec![1 << 29, 1 << 30, -1, isize::MIN, isize::MAX];
     unknown.extend((31..isize::BITS - 1).map(|bit| 1_isize << bit));
     for dir in test_dirs() {
@@ -271,7 +271,7 @@ async fn no_append(dir: &TempDir, mode: Mode) {
         .map(|(i, b)| is_pattern(i, b))
         .collect();
     assert_eq!((found, written.len()), (vec![true; 3], 3 * BLOCK));
-    // Others go to the end again; both together are none.
+    // Writes without the flag still go to the end; both flags together are invalid.
     let bytes = patterned_buffer(3, BLOCK);
     let appended = file
         .write_at(&handle, 0, &bytes, LEN, WriteFlags::empty())
@@ -390,7 +390,7 @@ async fn atomic_writes_work_within_the_reported_limits() {
                 .write_at(&handle, 0, &bytes, len, WriteFlags::ATOMIC)
                 .await;
             assert_eq!(written.unwrap(), len, "{mode:?}");
-            // No power of two; not at a multiple of its length.
+            // Not a power of two; not at a multiple of its length.
             for (offset, len) in [(0, 3 * len), (len, 2 * len)] {
                 let written = file.write_at(&handle, offset, &bytes, len, WriteFlags::ATOMIC);
                 let error = written.await.unwrap_err();
@@ -433,7 +433,7 @@ async fn dontcache_keeps_a_buffered_file_out_of_the_page_cache() {
         for (i, mode) in modes().enumerate() {
             let (context, handle) = context_in(mode, 4);
             let file = open_rw(&dir, &format!("data{i}")).await;
-            // What was there before would stay, so it is a new file.
+            // Pages cached before would stay, so this is a new file.
             // SAFETY: changes the flags of a file that is open.
             let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
             assert_eq!(code, 0);

@@ -1,5 +1,5 @@
-//! A child made by `fork` can't take the parent's completions nor touch its buffers, and what it
-//! does with what it inherited does not harm the parent.
+//! A forked child can neither take the parent's completions nor touch its buffers, and using or
+//! dropping what it inherited does not harm the parent.
 //!
 //! Each test runs in a process of its own, on one runtime thread.
 #![allow(unsafe_code)]
@@ -18,7 +18,7 @@ use tokio_kaio::{AioCommandError, AioContextHandle, File, LockedBuf, ReadFlags, 
 
 const READS: usize = 16;
 
-/// How the child says what it found.
+/// Exit codes of the child.
 const RING_IS_THERE: i32 = 2;
 const BUFFER_IS_THERE: i32 = 4;
 const WRONG_RESULT: i32 = 8;
@@ -152,8 +152,8 @@ fn start_all<'a>(
     reads
 }
 
-/// Has `child` do its worst while the parent's reads are in flight, and checks that these and later
-/// ones are served.
+/// Runs `child` while the parent's reads are in flight; checks that these reads and later ones are
+/// served.
 fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32) {
     run(async {
         let dir = disk_dir();
@@ -232,7 +232,7 @@ fn a_forked_child_can_submit_nothing() {
     });
 }
 
-/// What is dropped in the child gives nothing of the parent's back.
+/// Dropping something in the child releases nothing of the parent's.
 fn dropped_in_a_child(busy: bool) {
     run(async {
         let dir = disk_dir();
@@ -251,8 +251,8 @@ fn dropped_in_a_child(busy: bool) {
         let code = forked(|| {
             drop(inherited.take());
             drop(std::mem::take(&mut reads));
-            // A thread of its own may be at work on it: wait until it has closed what it closes,
-            // or for long enough.
+            // A thread of the child may be closing descriptors: wait until it has, or for long
+            // enough.
             for _ in 0..100 {
                 if fs::read_dir("/proc/self/fd").unwrap().count() < before {
                     break;
@@ -318,14 +318,14 @@ fn a_forked_child_can_use_a_context_of_its_own() {
     drop((context, handle));
 }
 
-/// The threads that end the parent's are not the child's.
+/// The child does not have the threads that destroy the parent's contexts.
 #[test]
 fn a_child_forked_while_contexts_end_can_end_its_own() {
     if !in_child!() {
         return;
     }
     let code = run(async {
-        // More than end at the same time, and each takes a while.
+        // More contexts than are destroyed at the same time, and each takes a while.
         let ending: Vec<_> = (0..80).map(|_| aio_context(1, true).unwrap()).collect();
         yield_now().await;
         drop(ending);

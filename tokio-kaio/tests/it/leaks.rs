@@ -1,9 +1,9 @@
-//! Contexts and buffers give everything back: descriptors, mappings, locked memory, and their share
-//! of `fs.aio-nr`.
+//! Contexts and buffers leak nothing: no descriptors, mappings, locked memory, or share of
+//! `fs.aio-nr`.
 //!
-//! Each test runs in a process of its own, whose descriptors and mappings are then its own too.
-//! `fs.aio-nr` counts the whole machine: it is only asked whether it is back below what the
-//! contexts of the test alone would take, and given time for it.
+//! Each test runs in a child process, so that it can count descriptors and mappings. `fs.aio-nr`
+//! counts the whole machine: a test only waits until it is below what the test's own contexts would
+//! take.
 
 use std::any::Any;
 use std::fs;
@@ -24,9 +24,9 @@ use tokio_kaio::{
 const CONTEXTS: usize = 200;
 const SLOTS: usize = 16;
 
-/// What this process has of the system's.
+/// System resources of this process.
 #[derive(Clone, Copy, Debug)]
-struct Holdings {
+struct Resources {
     descriptors: usize,
     rings: usize,
     mappings: usize,
@@ -34,15 +34,15 @@ struct Holdings {
     locked: u64,
 }
 
-impl Holdings {
-    fn now() -> Holdings {
+impl Resources {
+    fn now() -> Resources {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let locked = status
             .lines()
             .find_map(|line| line.strip_prefix("VmLck:"))
             .unwrap();
-        Holdings {
+        Resources {
             descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
             rings: maps.lines().filter(|line| line.contains("/[aio]")).count(),
             mappings: maps.lines().count(),
@@ -50,18 +50,18 @@ impl Holdings {
         }
     }
 
-    /// Waits until nothing is left of what came after `self`. Threads that ended contexts have
-    /// stacks and heaps of their own, of which some mappings may stay for the next thread: fewer
-    /// than one for each of [`CONTEXTS`].
+    /// Waits until everything acquired after `self` is released. The C library keeps some mappings
+    /// of ended threads (stacks, heaps) for the next thread: fewer than one for each of
+    /// [`CONTEXTS`].
     async fn are_back(self) {
         let back = || {
-            let now = Holdings::now();
+            let now = Resources::now();
             now.descriptors <= self.descriptors
                 && now.rings <= self.rings
                 && now.locked <= self.locked
                 && now.mappings < self.mappings + CONTEXTS
         };
-        wait_until(back, || (self, Holdings::now())).await;
+        wait_until(back, || (self, Resources::now())).await;
     }
 }
 
@@ -95,7 +95,7 @@ async fn many(file: &Arc<File>, close: bool) {
         .map(|_| aio_context(SLOTS, true).unwrap())
         .collect();
     if !cfg!(kaio_force_threads) {
-        assert_eq!(Holdings::now().rings, CONTEXTS);
+        assert_eq!(Resources::now().rings, CONTEXTS);
         assert!(aio_nr() >= (CONTEXTS * SLOTS) as u64);
     }
     join_all(
@@ -104,7 +104,7 @@ async fn many(file: &Arc<File>, close: bool) {
             .map(|(_, handle)| read(handle.clone(), file.clone())),
     )
     .await;
-    // These are in flight, or wait for company, when their context ends.
+    // These are in flight, or wait for their batch, when their context ends.
     let mut reads: Vec<_> = contexts
         .iter()
         .flat_map(|(_, handle)| [handle, handle])
@@ -117,7 +117,7 @@ async fn many(file: &Arc<File>, close: bool) {
         ))
         .await;
         assert_eq!(
-            Holdings::now().rings,
+            Resources::now().rings,
             0,
             "close returns when the ring is gone"
         );
@@ -131,10 +131,10 @@ fn many_on(runtime: Runtime, close: bool) {
     let dir = disk_dir();
     runtime.block_on(async {
         let file = file(&dir).await;
-        // What is made once and kept: threads' stacks, heaps, the runtime's own.
+        // The first round allocates what stays: stacks and heaps of threads, the runtime's memory.
         many(&file, close).await;
-        wait_until(|| Holdings::now().rings == 0, Holdings::now).await;
-        let before = Holdings::now();
+        wait_until(|| Resources::now().rings == 0, Resources::now).await;
+        let before = Resources::now();
         many(&file, close).await;
         before.are_back().await;
         let share = (CONTEXTS * SLOTS) as u64;
@@ -178,7 +178,7 @@ fn local_contexts_leak_nothing() {
     let dir = disk_dir();
     LocalSet::new().block_on(&current_thread(), async {
         let file = file(&dir).await;
-        let before = Holdings::now();
+        let before = Resources::now();
         for i in 0..CONTEXTS {
             let (context, handle, background) = local_aio_context(SLOTS, true).unwrap();
             let mut background = Some(background);
@@ -224,7 +224,7 @@ fn a_context_its_handle_file_and_operations_may_be_dropped_in_any_order() {
     }
     for dir in test_dirs() {
         current_thread().block_on(async {
-            let before = Holdings::now();
+            let before = Resources::now();
             for order in orders(5) {
                 let file = file(&dir).await;
                 let (context, handle) = aio_context(2, true).unwrap();
@@ -258,7 +258,7 @@ fn a_local_context_may_be_dropped_in_any_order_with_its_future() {
     }
     for dir in test_dirs() {
         LocalSet::new().block_on(&current_thread(), async {
-            let before = Holdings::now();
+            let before = Resources::now();
             for (order, polled) in orders(4)
                 .into_iter()
                 .flat_map(|o| [(o.clone(), false), (o, true)])
@@ -323,9 +323,9 @@ fn a_runtime_shutdown_ends_its_contexts() {
     };
     round();
     observer.block_on(async {
-        wait_until(|| Holdings::now().rings == 0, Holdings::now).await;
+        wait_until(|| Resources::now().rings == 0, Resources::now).await;
     });
-    let before = Holdings::now();
+    let before = Resources::now();
     round();
     observer.block_on(before.are_back());
 }
@@ -338,7 +338,7 @@ fn dropped_and_forgotten_operations_leak_no_locked_memory() {
     for dir in test_dirs() {
         current_thread().block_on(async {
             let file = file(&dir).await;
-            let before = Holdings::now();
+            let before = Resources::now();
             let (context, handle) = aio_context(4, true).unwrap();
             for round in 0..40 {
                 let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
@@ -382,7 +382,7 @@ fn a_queued_request_closes_its_duplicated_descriptor() {
         file(&dir).await;
         let (context, handle) = aio_context(1, true).unwrap();
         yield_now().await;
-        let before = Holdings::now();
+        let before = Resources::now();
         for round in 0..4 {
             // A plain descriptor is duplicated while its request waits for a slot.
             let plain = fs::File::open(dir.path().join("file")).unwrap();

@@ -1,5 +1,5 @@
-//! How contexts end: closed, dropped, orphaned by their runtime, used from another one; with
-//! requests running, waiting and given up. Nothing hangs, and each operation gets an answer.
+//! How contexts end: closed, dropped, with their runtime, used from another runtime; with requests
+//! in flight, queued and dropped. Nothing hangs, and each operation gets a result.
 #![allow(unsafe_code)] // sets a limit
 
 use std::future::Future;
@@ -44,7 +44,7 @@ async fn large_file(dir: &TempDir) -> Arc<File> {
     Arc::new(open_rw(dir, "file").await)
 }
 
-/// A read that owns all that it needs.
+/// A read that owns its file, handle and buffer.
 async fn read(handle: AioContextHandle, file: Arc<File>) -> Done {
     let mut buffer = buffer(LARGE);
     let len = LARGE as u64;
@@ -77,7 +77,7 @@ async fn finish<F: Future>(mut future: Pin<Box<MaybeDone<F>>>) -> F::Output {
     future.as_mut().take_output().unwrap()
 }
 
-/// Checks an operation that the end of its context may have come before. Returns whether it was
+/// Checks an operation that may have been stopped by the end of its context. Returns whether it was
 /// served.
 fn served((result, buffer): Done) -> bool {
     assert_eq!(buffer.size(), LARGE, "the buffer keeps its size");

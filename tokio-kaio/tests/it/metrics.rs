@@ -1,4 +1,4 @@
-//! What a context tells of itself.
+//! `AioContextHandle::metrics`.
 
 use std::fs;
 use std::pin::pin;
@@ -46,7 +46,7 @@ async fn each_request_counts_once_in_every_mode() {
                 }
             }
             with_hang_guard(file.sync_data(&handle)).await.unwrap();
-            // A thread counts its call when it is back from it, which may be after the event.
+            // A thread counts its call when it returns, which may be after the completion.
             let counted = || handle.metrics().batch_sizes.iter().sum::<u64>();
             if handle.backend() == Backend::ThreadPool {
                 wait_until(|| counted() == 65, counted).await;
@@ -93,7 +93,8 @@ fn batches_are_counted_by_size() {
                 eprintln!("skipped: threads take one request at a time");
                 return;
             }
-            // Before the background task has run, each request goes alone, and some waves come in parts.
+            // Before the background task has run, each request is submitted alone, and some waves
+            // are split.
             retry_until(async || {
                 let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
                 let reads = (0..).zip(&mut buffers);
@@ -279,7 +280,7 @@ fn metrics_report_queued_and_in_flight_requests() {
             let waiting = poll!(waits.as_mut()).is_pending();
             let metrics = handle.metrics();
             let in_all = metrics.queued + metrics.in_flight;
-            // Those that are done by now are not among them.
+            // Reads that have completed by now are not counted.
             assert!(in_all <= 3, "{metrics:?}");
             let seen = out == [true; 2] && waiting && in_all == 3;
             if waiting {

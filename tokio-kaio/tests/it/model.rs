@@ -1,9 +1,8 @@
-//! Random sequences of operations leave a file as the same sequences leave its twin, which the
-//! standard library reads and writes.
+//! Random sequences of operations change a file as they change its twin, which the standard library
+//! reads and writes.
 //!
-//! An operation that is given up may or may not take place. What it would change is looked at
-//! once the context has no request in flight any more, and must be all old or all new; the twin
-//! follows.
+//! A dropped operation may or may not take place. Once no request is in flight any more, its range
+//! must hold either the old or the new data, and the twin is adjusted.
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
@@ -54,7 +53,7 @@ enum Step {
         len: usize,
         given_up: Option<GivenUp>,
     },
-    /// A range within the file is made to read as zeroes, or blocks are allocated at its end.
+    /// Zeroes a range within the file, or allocates blocks at its end.
     Allocate {
         block: usize,
         blocks: usize,
@@ -64,12 +63,12 @@ enum Step {
         blocks: usize,
         given_up: Option<GivenUp>,
     },
-    /// Given up without an effect on the file.
+    /// A dropped operation without an effect on the file.
     LostRead {
         block: usize,
         given_up: GivenUp,
     },
-    /// One write a block, all at once, and a read of each at once after that.
+    /// One write per block, all concurrently, then one read per block, all concurrently.
     Burst {
         block: usize,
         blocks: usize,
@@ -80,7 +79,7 @@ enum Step {
     Sync {
         data_only: bool,
     },
-    /// Waits for what was given up: for its slots, or for the file.
+    /// Waits for dropped operations: until all slots are free, or by draining the file.
     Settle {
         drain: bool,
     },
@@ -94,7 +93,7 @@ enum Step {
 enum Form {
     Plain,
     Exact,
-    /// To or from ranges, of two buffers by turns, that are pieces of so many blocks.
+    /// To or from pieces of this many blocks, alternately from two buffers.
     Vectored {
         piece: usize,
     },
@@ -102,7 +101,7 @@ enum Form {
     OwnedExact,
     /// A range of a larger buffer.
     OwnedSlice,
-    /// In pieces of so many blocks.
+    /// In pieces of this many blocks.
     OwnedVectored {
         piece: usize,
     },
@@ -133,10 +132,10 @@ fn allocate() -> impl Strategy<Value = Allocate> {
     ]
 }
 
-/// How an operation is given up.
+/// When an operation is dropped or forgotten.
 #[derive(Clone, Copy, Debug)]
 struct GivenUp {
-    /// After so many polls; by then it may be done.
+    /// After this many polls; it may be complete by then.
     polls: usize,
     forgotten: bool,
 }
@@ -198,11 +197,11 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// A write that was given up.
+/// A dropped write.
 struct Open {
     offset: usize,
     data: Vec<u8>,
-    /// It takes place as a whole or not at all; else that is so of each block of the disk.
+    /// Whether the whole write is atomic. Otherwise each block of the disk is.
     whole: bool,
 }
 
@@ -378,7 +377,7 @@ impl Model {
                 len,
                 given_up,
             } => {
-                // Those that meet it, and are not of its kind, are to be kept apart from it.
+                // The library keeps overlapping writes of the other kind apart from it.
                 self.settle().await;
                 let data = self.data(LONGEST)[..len].to_vec();
                 let flags = WriteFlags::empty();
@@ -436,8 +435,8 @@ impl Model {
                 let before = eventfds();
                 if dropped {
                     drop(context);
-                    // Those that were queued when it was dropped go out still, so that there is
-                    // no telling here when the last one is done: only the end of its eventfd tells.
+                    // Requests queued at the drop are still submitted. Only the end of the
+                    // context's eventfd shows that the last one is complete.
                     let one_less = before - 1;
                     wait_until(|| eventfds() == one_less, eventfds).await;
                 } else {
@@ -450,7 +449,7 @@ impl Model {
         }
     }
 
-    /// A write from `block` on was given up.
+    /// Records that a write at `block` was dropped or forgotten.
     async fn gave_up(&mut self, block: usize, mut data: LockedBuf, how: Option<GivenUp>) {
         let submitted = data.as_ref().to_vec();
         data.as_mut().fill(0xdd); // must not get to the file
@@ -468,7 +467,7 @@ impl Model {
         }
     }
 
-    /// Settles if something that was given up meets these blocks.
+    /// Settles if a dropped write overlaps these blocks.
     async fn settle_if(&mut self, block: usize, blocks: usize) {
         let meets = |open: &Open| {
             let (start, end) = (block * BLOCK, (block + blocks) * BLOCK);
@@ -487,7 +486,7 @@ impl Model {
         self.look();
     }
 
-    /// Finds out which of the writes that were given up have taken place.
+    /// Finds out which of the dropped writes have taken place.
     fn look(&mut self) {
         let bytes = fs::read(&self.path).unwrap();
         for open in mem::take(&mut self.open) {
@@ -526,7 +525,7 @@ impl Model {
     }
 }
 
-/// Reads all that `target` has room for; gives how much that was, and the buffer.
+/// Fills `target`; returns the number of bytes and the buffer.
 async fn read_as(
     form: Form,
     file: &File,

@@ -1,5 +1,5 @@
-//! Submit policies: where requests are submitted, what becomes of those that the kernel refuses, and
-//! that nothing else about them changes.
+//! Submit policies: which thread submits a request, and what happens if the kernel refuses it.
+//! Nothing else depends on the policy.
 #![allow(unsafe_code)]
 
 use std::fs::{self, OpenOptions};
@@ -48,7 +48,7 @@ fn every_policy_moves_the_right_bytes() {
         .run(async |case| {
             let (dir, handle, policy) = (case.dir, case.handle, case.mode.1);
             let file = open_rw(dir, &format!("{policy:?}")).await;
-            // Extending, into a hole, over what is there; then appended.
+            // Extending writes, writes into a hole, overwrites, an append.
             for block in [0, 1, 2, 7, 5, 1, 7] {
                 let bytes = patterned_buffer(block, BLOCK);
                 assert_eq!(write(&handle, &file, block, &bytes).await.unwrap(), LEN);
@@ -161,7 +161,7 @@ fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
         let mut options = OpenOptions::new();
         let file = options.read(true).aio_open(path.clone(), false).await;
         let file = file.unwrap();
-        // As where a file system takes O_DIRECT and does without, like ext4 that journals data.
+        // As on a file system that accepts O_DIRECT and ignores it, like ext4 with data journaling.
         // SAFETY: touches no memory.
         let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) };
         assert_eq!(flags, 0);
@@ -182,7 +182,7 @@ fn a_read_of_a_partly_cached_range_is_whole_under_every_policy() {
     });
 }
 
-/// Has the first `len` bytes of a file in the page cache, and nothing else of it.
+/// Leaves the first `len` bytes of a file in the page cache, and nothing else of it.
 fn cache_only(path: &Path, len: usize) {
     let file = fs::File::open(path).unwrap();
     file.sync_all().unwrap();
@@ -260,7 +260,7 @@ fn a_refused_nowait_of_the_caller_is_returned_to_the_caller() {
             let extending = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::NOWAIT);
             match extending.await {
                 Err(error) => {
-                    // The second: this file system can't promise not to wait.
+                    // EOPNOTSUPP: this file system can't promise not to block.
                     let refusals = [Some(libc::EAGAIN), Some(libc::EOPNOTSUPP)];
                     assert!(refusals.contains(&error.raw_os_error()), "{error}");
                 }
@@ -373,7 +373,7 @@ fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
         });
 }
 
-/// As on a socket, for which the kernel waits inside the submission.
+/// A read of a socket, which blocks inside the submission.
 #[test]
 fn a_blocked_submission_does_not_delay_other_files_if_a_thread_is_free() {
     if !is_kernel_aio_build() {
@@ -459,7 +459,7 @@ fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
         .run(async |case| {
             let (dir, file, handle) = (case.dir, case.file, case.handle);
             let busy = occupy_blocking_thread().await;
-            // A dirty page is in the way of an attempt, which the kernel takes and then refuses.
+            // A dirty page makes the kernel accept the attempt and then refuse it.
             let cached = OpenOptions::new().write(true).open(dir.path().join("data"));
             cached
                 .unwrap()
@@ -664,7 +664,7 @@ fn a_local_context_offloads() {
                     assert!(is_pattern(i, bytes.as_ref()), "{policy:?}");
                 }));
                 with_hang_guard(all).await;
-                // What the kernel does not take comes back, too.
+                // A request that the kernel rejects returns an error, too.
                 let unknown = ReadFlags::from_bits_retain(1 << 30);
                 let mut bytes = buffer(BLOCK);
                 let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
@@ -691,7 +691,7 @@ fn shards_share_the_pool_threads() {
         });
 }
 
-/// Drops a future after a while, if it is not done.
+/// Polls a future up to `polls` times, then drops it.
 async fn given_up<T>(future: impl Future<Output = T>, polls: u64) -> Option<T> {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -703,7 +703,7 @@ async fn given_up<T>(future: impl Future<Output = T>, polls: u64) -> Option<T> {
     None
 }
 
-fn storm_of_tasks(runtime: &Runtime, dir: &TempDir) {
+fn change_policies_under_load(runtime: &Runtime, dir: &TempDir) {
     const SLOTS: usize = 16;
     runtime.block_on(async {
         let file = Arc::new(patterned_file(dir, 256).await);
@@ -764,7 +764,7 @@ fn storm_of_tasks(runtime: &Runtime, dir: &TempDir) {
 #[test]
 fn policy_changes_under_dropped_requests_lose_nothing() {
     for dir in test_dirs() {
-        storm_of_tasks(&current_thread(), &dir);
-        storm_of_tasks(&multi_thread(), &dir);
+        change_policies_under_load(&current_thread(), &dir);
+        change_policies_under_load(&multi_thread(), &dir);
     }
 }

@@ -342,7 +342,7 @@ async fn many_more_tasks_than_slots_are_all_served() {
 async fn a_dropped_read_gives_its_slot_back_when_the_kernel_is_done() {
     let dir = disk_dir();
     write_patterned(&dir.path().join("data"), LONG / BLOCK);
-    // One that goes from the pool can be taken back from there, and mostly is.
+    // A request that waits for a pool thread can be withdrawn, and mostly is.
     let (context, handle) = inline_context(2);
     let file = File::open(dir.path().join("data"), false).await.unwrap();
     let mut bytes = buffer(LONG);

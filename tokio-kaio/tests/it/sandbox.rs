@@ -1,8 +1,8 @@
-//! In sandboxes: where AIO is forbidden, or used up by others, contexts can be had on threads, and
-//! do all that others do; where io_uring is forbidden, nothing is different.
+//! Sandboxes: where AIO is forbidden or exhausted, contexts run on the thread pool and do
+//! everything that others do; where io_uring is forbidden, nothing changes.
 //!
-//! Each test is a process of its own, since a filter stays. In a build that has all contexts on
-//! threads, that they are is all that is tested.
+//! Each test runs in a child process, since a filter can't be removed. A build with all contexts on
+//! threads only tests that they are.
 #![allow(unsafe_code)] // makes a system call that is forbidden
 
 use std::fs;
@@ -35,7 +35,7 @@ fn builder(policy: SubmitPolicy) -> AioContextBuilder {
         .submit_policy(policy)
 }
 
-/// Everything that a program does with a context. `$context` ends with it.
+/// Everything that a program does with a context; closes `$context`.
 macro_rules! work {
     ($dir:expr, $context:expr, $handle:expr, $backend:expr) => {{
         let (context, handle) = ($context, $handle);
@@ -75,7 +75,7 @@ macro_rules! work {
         file.sync_data(&handle).await.unwrap();
         file.sync_all(&handle).await.unwrap();
 
-        // Given up at once, and by and by.
+        // Dropped at once, and after some polls.
         let mut bytes = buffer(BLOCK);
         for polls in 0..8 {
             let mut read = Box::pin(file.read_at(&handle, 0, &mut bytes, LEN, ReadFlags::empty()));
@@ -96,7 +96,7 @@ macro_rules! work {
         let free = || handle.available_slots();
         wait_until(|| free() == Some(SLOTS), free).await;
 
-        // What is wrong is an error.
+        // Invalid requests are errors.
         let past = file.read_at(
             &handle,
             u64::MAX - LEN + 1,
@@ -120,8 +120,8 @@ macro_rules! work {
     }};
 }
 
-/// That all of it works on `backend`, where the builder is free to choose: every policy, on a
-/// context for any thread, on several of these, and on one that stays on its thread.
+/// Asserts that everything works on `backend` when the builder chooses: with every policy, on a
+/// context, on shards, and on a local context.
 fn everything_works_on(dirs: &[TempDir], backend: Backend) {
     let backend = match cfg!(kaio_force_threads) {
         true => Backend::ThreadPool,
@@ -174,7 +174,7 @@ fn many_tasks(dir: &TempDir, backend: Backend) {
     }));
 }
 
-/// The constructors of old, and the kernel's backend where it is asked for.
+/// The old constructors, and an explicit kernel backend.
 fn only_aio_fails_with(errno: i32) {
     if !is_kernel_aio_build() {
         return;
@@ -247,7 +247,8 @@ fn with_aio_max_nr_exhausted_an_automatic_context_runs_on_threads() {
     current_thread().block_on(with_hang_guard(async {
         let (mine, _handle) = aio_context(SLOTS, true).unwrap();
         let before = open_resources();
-        // What this process has leaves no room for all of it; nobody else is starved.
+        // With this process's own context there is no room for `limit` more; no other process is
+        // starved.
         let all = AioContextBuilder::new(limit);
         assert_eq!(setup_errno(all.clone().build()), Some(libc::EAGAIN));
         assert_eq!(open_resources(), before);
@@ -265,7 +266,7 @@ fn with_aio_max_nr_exhausted_an_automatic_context_runs_on_threads() {
         with_hang_guard(context.close()).await;
         assert_eq!(open_resources(), before);
 
-        // Where there is room, it is the kernel's.
+        // Where there is room, the context is on kernel AIO.
         let (context, _handle) = builder(SubmitPolicy::default()).build().unwrap();
         assert_eq!(context.backend(), Backend::KernelAio);
         with_hang_guard(context.close()).await;

@@ -1,5 +1,5 @@
-//! Requests go out without a signal after many that were done at once. One that is not done at
-//! once after all must be found.
+//! After many inline completions, requests are submitted without an eventfd. A request that does
+//! not complete inline after all must still complete.
 
 use std::time::Duration;
 

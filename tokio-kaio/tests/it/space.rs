@@ -1,4 +1,4 @@
-//! What a file has on the disk and in the page cache: `allocate`, `sync_range`, `advise`.
+//! Blocks and cached pages of a file: `allocate`, `sync_range`, `advise`.
 
 use std::fs;
 use std::io;
@@ -10,13 +10,13 @@ use tokio_kaio::{
     SyncRange, WriteFlags,
 };
 
-/// So many blocks, allocated and written, and the handle of a context to read them with.
+/// A file with `blocks` blocks, allocated and written, and a context to read it with.
 async fn written(dir: &tempfile::TempDir, blocks: usize) -> File {
     write_patterned(&dir.path().join("data"), blocks);
     open_rw(dir, "data").await
 }
 
-/// Allocates; `false`, and a line that says so, where the file system doesn't have this mode.
+/// Allocates; `false`, with a line that says so, if the file system does not support this mode.
 async fn allocated(file: &File, mode: Allocate, offset: u64, len: u64) -> bool {
     match file.allocate(mode, offset, len).await {
         Ok(()) => true,
@@ -36,7 +36,7 @@ async fn bytes_on_disk(file: &File) -> u64 {
     file.metadata().await.unwrap().blocks() * 512
 }
 
-/// Whether block after block is what was written, or zeroes.
+/// Whether each block holds what was written, or zeroes.
 async fn blocks_of(file: &File, handle: &AioContextHandle, count: u64) -> String {
     let mut bytes = buffer(BLOCK);
     let mut found = String::new();
@@ -114,7 +114,7 @@ fn a_range_is_zeroed_with_or_without_a_new_length() {
     });
 }
 
-/// Refusals and requests from the pool, of 64 writes to `file`, one after another, from block 8 on.
+/// NOWAIT refusals and offloads of 64 sequential writes to `file`, from block 8 on.
 async fn refused_and_offloaded(file: &File) -> (u64, u64) {
     let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::NoWaitFirst);
     let (context, handle) = builder.build().unwrap();

@@ -50,7 +50,7 @@ assert_not!(AioContext: Clone);
 assert_not!(LockedBuf: Clone);
 assert_not!(EventFd: Clone);
 
-/// Tells whether the type of a value, which may have no name, is `Send`.
+/// Whether the type of a value, which may have no name, is `Send`.
 struct Probe<'a, T>(&'a T);
 
 trait NotSend {
@@ -62,7 +62,7 @@ trait NotSend {
 impl<T> NotSend for Probe<'_, T> {}
 
 impl<T: Send> Probe<'_, T> {
-    /// Goes before the trait's method where it applies.
+    /// Takes precedence over the trait's method if it applies.
     fn is_send(&self) -> bool {
         let Probe(_value) = self;
         true
@@ -230,7 +230,7 @@ async fn the_debug_output_of_every_type_names_it() {
     context.close().await;
 }
 
-/// A type of a user's that works with every context.
+/// A user's type that works with every context.
 struct Store<M, A, L>
 where
     M: RawMutex,
@@ -251,7 +251,7 @@ where
 {
     async fn put(&self, block: u64, bytes: &mut LockedBuf) -> Result<u64, AioCommandError> {
         let (offset, len) = (block * BLOCK as u64, bytes.size() as u64);
-        // A `&mut` where a `&` would do, as existing code has it.
+        // A `&mut` where `&` suffices, as in existing code.
         self.file
             .write_at(&self.handle, offset, bytes, len, WriteFlags::DSYNC)
             .await
@@ -265,7 +265,7 @@ where
     }
 }
 
-/// A function of a user's, generic with the bounds that the types ask for.
+/// A user's generic function, with the bounds that the types require.
 async fn round_trip<M, A, L>(handle: &GenericAioContextHandle<M, A, L>, path: PathBuf)
 where
     M: RawMutex,
@@ -295,7 +295,7 @@ where
     );
 }
 
-/// With no bound that the existing one does not have.
+/// With no more bounds than existing code has.
 fn made_by_generic_code<M, A, L>() -> Option<usize>
 where
     M: RawMutex,
@@ -401,7 +401,8 @@ async fn call_signatures_match_existing_code() {
         flags: ReadFlags::empty(),
         len: BLOCK as u64,
     };
-    // Anything with a descriptor will do: a reference to a file, and the standard library's.
+    // Anything with a descriptor is accepted: a reference to a file, a file of the standard
+    // library.
     assert_eq!(
         handle.submit_request(&&file, command).await.unwrap(),
         BLOCK as u64

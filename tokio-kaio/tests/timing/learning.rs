@@ -7,8 +7,7 @@ use futures::poll;
 use tempfile::TempDir;
 use tokio_kaio::{AioCommandError, ReadFlags, SubmitPolicy};
 
-/// Whether a submission without the flag sleeps, for writes to these blocks of a file: `None` if
-/// some do and some don't.
+/// Whether submissions of writes to these blocks block without NOWAIT. `None` if only some do.
 async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
     let (context, handle) = inline_context(4);
     let file = open_rw(dir, "slept").await;
@@ -42,14 +41,15 @@ fn a_file_learns_which_of_its_writes_would_block() {
         .policy(SubmitPolicy::NoWaitFirst)
         .run(async |case| {
             let (dir, handle) = (case.dir, case.handle);
-            // Extends a file, then overwrites it. ext4 waits for the first, btrfs for both, XFS for none.
+            // Extending writes, then overwrites. On ext4 the first block, on btrfs both, on XFS
+            // none.
             let (extending, overwriting) =
                 (sleeps(dir, 0..WRITES).await, sleeps(dir, 0..WRITES).await);
             let file = open_rw(dir, "file").await;
             let bytes = patterned_buffer(0, BLOCK);
             for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
                 for block in 0..20 {
-                    // It takes a few of them.
+                    // Learning takes a few writes.
                     let block = if what == "extends" { block } else { block % 10 };
                     write(&handle, &file, block, &bytes).await.unwrap();
                 }

@@ -18,8 +18,8 @@ const LEN: u64 = 256 * 1024;
 /// What a round with a policy showed.
 #[derive(Debug)]
 struct Round {
-    /// How long the gap between two turns of a task is that is always ready, on average over time:
-    /// for as long a task that becomes ready at any moment has to wait, and half of it.
+    /// The gap between two turns of an always-ready task, averaged over time. A task that becomes
+    /// ready at a random moment waits for half of it on average.
     gap: Duration,
     longest: Duration,
     metrics: Metrics,
@@ -76,9 +76,9 @@ async fn gaps(done: Arc<AtomicBool>) -> (Duration, Duration) {
     (Duration::from_secs_f64(squares / sum), longest)
 }
 
-/// What else the machine does makes gaps too. So rounds go on until one with the default is good, as
-/// it can't be if submissions are what holds up the others; inline, it is the typical round that
-/// counts.
+/// Other load on the machine makes gaps too. So rounds go on until one with the default policy is
+/// good, which is impossible if submissions block the workers; with inline submissions, the median
+/// round counts.
 const MOST_ROUNDS: usize = 30;
 /// How much longer gaps are, at least, with submissions that are inline.
 const RATIO: f64 = 4.0;
@@ -117,7 +117,7 @@ fn other_tasks_run_while_files_are_extended_unless_submissions_are_inline() {
     let ratio = ratio(&inline, &default);
     println!("inline against default: {ratio:.1}");
     assert!(ratio > RATIO, "{ratio:.1}");
-    // So much for the clock; this is exact.
+    // These checks do not depend on the clock.
     for round in &default {
         let metrics = &round.metrics;
         assert!(

@@ -1,5 +1,5 @@
-//! Contexts end without holding up the runtime: `io_destroy`, which sleeps for long, never runs on
-//! one of its threads.
+//! Ending a context does not block the runtime: `io_destroy`, which sleeps, never runs on one of
+//! its threads.
 #![allow(unsafe_code)] // measures the bare system call
 
 use std::cell::{Cell, RefCell};
@@ -61,7 +61,7 @@ async fn gaps_beside(work: impl Future<Output = ()>) -> Vec<Duration> {
     gaps
 }
 
-/// Something that makes contexts and ends them, `ENDS` in all.
+/// Makes and ends `ENDS` contexts.
 async fn ends(file: Rc<File>, how: How) {
     let mut tasks = Vec::new();
     for _ in 0..ENDS {
@@ -101,8 +101,8 @@ enum How {
     CloseLocal,
 }
 
-/// Nobody else keeps the machine from giving us a few long gaps, so a measurement counts if it is
-/// good once. A system call on the runtime's thread would show up every time, once a context.
+/// Other load on the machine makes long gaps too, so one good measurement is enough. A system call
+/// on the runtime's thread would show in every measurement, once per context.
 const ATTEMPTS: usize = 8;
 
 #[test]
@@ -126,7 +126,7 @@ fn ending_a_context_does_not_block_its_thread() {
                 let quiet = gaps_beside(tokio::time::sleep(destroy * 2)).await;
                 (quiet, gaps_beside(with_hang_guard(ends(file, how))).await)
             });
-            // Were it to run there, there would be `ENDS` gaps as long as it.
+            // If `io_destroy` ran on this thread, there would be `ENDS` gaps as long as it.
             let typical = ending[ENDS / 2];
             let (longest, noise) = (ending[0], quiet[0]);
             attempts.push(format!(

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use super::*;
 
-/// What `error` has within; its text, and what is behind it, are those of that.
+/// The source of `error`, whose text and source the `io::Error` has.
 fn within_it<E: Error + Send + Sync + 'static>(error: io::Error) -> E {
     let text = error.to_string();
     let source = error.source().map(ToString::to_string);

@@ -53,7 +53,8 @@ fn an_exhausted_aio_max_nr_is_eagain_with_its_value_and_use() {
         let limit = sysctl("aio-max-nr");
         let (mine, _handle) = aio_context(8, true).unwrap();
         let before = open_resources();
-        // What this process has leaves no room for all of it; nobody else is starved.
+        // With this process's own context there is no room for `limit` more; no other process is
+        // starved.
         let error = setup_error(aio_context(limit, true));
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
         let text = AioContextError::IoSetup(error).to_string();

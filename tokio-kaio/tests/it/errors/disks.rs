@@ -1,4 +1,4 @@
-//! Disks that can't.
+//! Disks that fail: full, limited, broken.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -51,8 +51,8 @@ fn a_write_past_the_file_size_limit_is_efbig_and_affects_no_other() {
     });
 }
 
-/// A file system over `at`, which only this process sees. `false`, and a line that says so, where
-/// it can't be had.
+/// Mounts a file system at `at`, visible to this process only. `false`, with a line that says so,
+/// if that is not possible.
 fn mount(source: &Path, at: &Path, kind: &str, options: &str) -> bool {
     let source = CString::new(source.as_os_str().as_bytes()).unwrap();
     let at = CString::new(at.as_os_str().as_bytes()).unwrap();
@@ -84,7 +84,7 @@ fn mount_point(dir: &TempDir) -> PathBuf {
     at
 }
 
-/// So that what it is in can go.
+/// Unmounts it, so that its directory can be removed.
 fn unmount(at: &Path) {
     let at = CString::new(at.as_os_str().as_bytes()).unwrap();
     // SAFETY: a string that lives through the call.
@@ -134,7 +134,7 @@ fn a_full_ext4_is_enospc_and_affects_no_other_request() {
     drop(device);
 }
 
-/// Fills the file system at `small`, and goes on.
+/// Fills the file system at `small`, and checks that other requests still work.
 async fn fills_up(small: &Path, mode: Mode) {
     let before = open_resources();
     let mut options = OpenOptions::new();
@@ -207,8 +207,8 @@ struct LoopConfig {
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 
-/// A loop device over `file`, as an open descriptor and its path. It ends with the descriptor.
-/// `None`, and a line that says so, where it can't be had.
+/// A loop device over `file`: an open descriptor and its path. It ends with the descriptor. `None`,
+/// with a line that says so, if there is none.
 fn loop_device(file: &fs::File) -> Option<(fs::File, PathBuf)> {
     const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
     const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
@@ -252,7 +252,7 @@ fn loop_device(file: &fs::File) -> Option<(fs::File, PathBuf)> {
 
 #[test]
 fn a_device_error_is_eio_and_affects_no_other_request() {
-    // In a process of its own: its end is the device's end, whatever happens.
+    // The loop device ends with the child process, whatever happens.
     if !in_child!() {
         return;
     }

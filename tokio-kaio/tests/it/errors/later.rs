@@ -1,4 +1,5 @@
-//! A sandbox that closes later, and a kernel that is short of something.
+//! A sandbox that becomes stricter while a context is in use, and a kernel that runs out of
+//! something.
 
 use super::*;
 
@@ -49,7 +50,7 @@ fn an_io_submit_that_starts_to_fail_fails_every_request() {
     });
 }
 
-/// What a request comes to before and after the first filter.
+/// The result of a request before and after the first filter.
 async fn read_or_refusal(handle: &AioContextHandle, file: &File) {
     match read(handle, file, 0, &mut buffer(BLOCK)).await {
         Ok(read) => assert_eq!(read, LEN),
@@ -76,7 +77,7 @@ fn an_io_getevents_that_starts_to_fail_leaves_no_request_waiting() {
             return;
         }
         for (_dir, file, context, handle) in prepared {
-            // Served from the ring; an error where there is no ring. But an end.
+            // Served from the ring, or an error where there is no ring; but never a hang.
             let reads = (0..16).map(|i| {
                 let (handle, file) = (&handle, &file);
                 async move { (i, read(handle, file, i, &mut buffer(BLOCK)).await) }

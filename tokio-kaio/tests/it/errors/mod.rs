@@ -1,5 +1,5 @@
-//! What goes wrong and what is answered: every way in which a context, a buffer or a request can
-//! fail, with the exact variant and errno, and that nothing else suffers from it.
+//! Every way in which a context, a buffer or a request can fail: the exact variant and errno, and
+//! that nothing else is affected.
 #![allow(unsafe_code)]
 
 mod as_io_errors;
@@ -69,7 +69,7 @@ fn sysctl(name: &str) -> usize {
     text.trim().parse().unwrap()
 }
 
-/// Memory and offset alignment that direct I/O on `file` wants, if the system tells.
+/// Memory and offset alignment that direct I/O on `file` requires, if `statx` reports it.
 fn wanted_alignment(file: &impl AsRawFd) -> Option<(u32, u32)> {
     // SAFETY: all zeroes is a valid value.
     let mut status: libc::statx = unsafe { std::mem::zeroed() };
@@ -103,8 +103,8 @@ async fn read(
     .await
 }
 
-/// Asserts that a context on which `failed` requests have failed has nothing left to do, and closes
-/// it; that leaves nothing of what came after `before` was held.
+/// Asserts that a context on which `failed` requests have failed is idle, and closes it; then
+/// nothing that was opened after `before` is left.
 async fn nothing_is_left(
     context: AioContext,
     handle: AioContextHandle,

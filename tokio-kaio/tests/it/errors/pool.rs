@@ -1,4 +1,4 @@
-//! A blocking pool that has no thread to give.
+//! A blocking pool without a free thread.
 
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -6,8 +6,8 @@ use tokio_kaio::{AioContextBuilder, Backend, SubmitPolicy};
 
 use super::*;
 
-/// From now on, until it is taken back, this process gets no further thread. `false`, and a line
-/// that says so, where it does.
+/// From now on, until [`allow_threads`], this process can start no thread. `false`, with a line
+/// that says so, if it still can.
 fn forbid_threads() -> bool {
     if !drop_root() {
         return false;
@@ -94,7 +94,7 @@ fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
     }
 }
 
-/// Ways on which every transfer takes a thread of the pool.
+/// Modes in which every transfer takes a thread of the pool.
 fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
     modes().filter(|mode| mode.0 == Backend::ThreadPool || mode.1 == SubmitPolicy::Offload)
 }

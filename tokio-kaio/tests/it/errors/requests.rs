@@ -1,4 +1,4 @@
-//! Requests that are wrong, and the end of the file.
+//! Invalid requests, and the end of the file.
 
 use super::*;
 
@@ -130,7 +130,7 @@ fn an_offset_past_the_maximum_is_einval_without_advice_on_alignment() {
     });
 }
 
-/// Nobody's descriptor: past every limit, or what used to be one.
+/// An invalid descriptor: past every limit, or closed.
 struct Raw(RawFd);
 
 impl AsRawFd for Raw {
@@ -140,7 +140,7 @@ impl AsRawFd for Raw {
 }
 
 impl Raw {
-    /// A number that was a descriptor of `file`'s. High, so that nobody else gets it meanwhile.
+    /// A closed descriptor of `file`; high, so that nothing else gets the number meanwhile.
     fn closed(file: &impl AsRawFd) -> Raw {
         // SAFETY: makes a duplicate.
         let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 900) };
@@ -355,7 +355,7 @@ fn a_read_across_the_end_is_short() {
         let read = file.read_at(&handle, LEN, &mut bytes, 2 * LEN, ReadFlags::empty());
         assert_eq!(read.await.unwrap(), LEN);
         assert!(is_pattern(1, &bytes.as_ref()[..BLOCK]));
-        // What lies past the end but within `len` a file system may fill with zeroes.
+        // A file system may fill the bytes past the end, but within `len`, with zeroes.
         let past_end = &bytes.as_ref()[BLOCK..2 * BLOCK];
         let kept = past_end == &old.as_ref()[BLOCK..2 * BLOCK];
         assert!(kept || past_end.iter().all(|&byte| byte == 0));
