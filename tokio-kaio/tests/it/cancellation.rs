@@ -560,14 +560,6 @@ fn aborting_tasks_at_random_on_tmpfs_corrupts_nothing() {
 /// Large enough to take a while.
 const LARGE: usize = 64 * BLOCK;
 
-/// Writes a file of `len` sevens and flushes it: with dirty pages, the first direct write would
-/// block.
-fn sevens(dir: &TempDir, len: usize) {
-    let path = dir.path().join("file");
-    fs::write(&path, vec![7; len]).unwrap();
-    fs::File::open(path).unwrap().sync_all().unwrap();
-}
-
 /// Polls `future` once; `true` if it is not done.
 fn starts(future: Pin<&mut impl Future>) -> bool {
     future
@@ -608,12 +600,10 @@ fn a_read_dropped_early_leaves_a_buffer_of_the_same_size_that_nothing_writes_to(
         });
 }
 
-#[tokio::test]
-async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
-    for dir in test_dirs() {
-        write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(&dir, "file").await;
-        let (context, handle) = aio_context(1, true).unwrap();
+#[test]
+fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
+    Fixture::new(1).blocks(1).every_dir().run(async |case| {
+        let (file, handle) = (case.file, case.handle);
         let mut buffers: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
         for buffer in &mut buffers {
             let mut read = Box::pin(file.read_at(&handle, 0, buffer, LEN, ReadFlags::empty()));
@@ -623,9 +613,7 @@ async fn a_read_forgotten_in_flight_leaves_the_buffer_empty() {
             assert_eq!(buffer.as_ref().len(), buffer.size());
             assert_eq!(buffer.as_mut().len(), buffer.size());
         }
-        with_hang_guard(wait_all_free(&handle, 1)).await;
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
 #[test]
@@ -648,17 +636,14 @@ fn a_buffer_emptied_by_a_forgotten_read_can_still_be_used() {
     });
 }
 
-#[tokio::test]
-async fn a_write_dropped_or_forgotten_in_flight_writes_the_submitted_data() {
-    for (dir, forget) in test_dirs()
-        .iter()
-        .flat_map(|dir| [(dir, false), (dir, true)])
-    {
-        sevens(dir, LARGE);
-        let file = open_rw(dir, "file").await;
-        let (context, handle) = aio_context(2, true).unwrap();
+#[test]
+fn a_write_dropped_or_forgotten_in_flight_writes_the_submitted_data() {
+    let fixture = Fixture::new(2).content([7; LARGE]);
+    fixture.every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let mut buffer = buffer(LARGE);
-        for round in 0..20 {
+        for (round, forget) in (0..20).flat_map(|round| [(2 * round, false), (2 * round + 1, true)])
+        {
             buffer.as_mut().fill(round);
             {
                 let len = LARGE as u64;
@@ -672,38 +657,30 @@ async fn a_write_dropped_or_forgotten_in_flight_writes_the_submitted_data() {
                 }
             }
             buffer.as_mut().fill(CANARY);
-            with_hang_guard(wait_all_free(&handle, 2)).await;
-            let written = fs::read(dir.path().join("file")).unwrap();
+            wait_all_free(&handle, 2).await;
+            let written = fs::read(&path).unwrap();
             assert!(written.iter().all(|&byte| byte == round), "round {round}");
             check_canary(&buffer);
         }
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn a_buffer_can_be_read_into_while_its_dropped_write_is_in_flight() {
-    let dir = disk_dir();
-    sevens(&dir, 2 * LARGE);
-    let file = open_rw(&dir, "file").await;
-    let (context, handle) = aio_context(4, true).unwrap();
-    let len = LARGE as u64;
-    let mut buffer = buffer(LARGE);
-    buffer.as_mut().fill(9);
-    starts(pin!(file.write_at(
-        &handle,
-        0,
-        &buffer,
-        len,
-        WriteFlags::empty()
-    )));
-    let read = file.read_at(&handle, len, &mut buffer, len, ReadFlags::empty());
-    assert_eq!(with_hang_guard(read).await.unwrap(), len);
-    assert!(is_filled(&buffer, 7));
-    with_hang_guard(wait_all_free(&handle, 4)).await;
-    let bytes = fs::read(dir.path().join("file")).unwrap();
-    assert!(bytes[..LARGE].iter().all(|&byte| byte == 9));
-    with_hang_guard(context.close()).await;
+#[test]
+fn a_buffer_can_be_read_into_while_its_dropped_write_is_in_flight() {
+    Fixture::new(4).content([7; 2 * LARGE]).run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
+        let len = LARGE as u64;
+        let mut buffer = buffer(LARGE);
+        buffer.as_mut().fill(9);
+        let write = file.write_at(&handle, 0, &buffer, len, WriteFlags::empty());
+        starts(pin!(write));
+        let read = file.read_at(&handle, len, &mut buffer, len, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), len);
+        assert!(is_filled(&buffer, 7));
+        wait_all_free(&handle, 4).await;
+        let bytes = fs::read(path).unwrap();
+        assert!(bytes[..LARGE].iter().all(|&byte| byte == 9));
+    });
 }
 
 /// Runs a test on a context whose only slot is occupied, so that all other operations wait for it.
@@ -836,35 +813,34 @@ fn a_file_closed_while_its_write_waits_is_still_written() {
     });
 }
 
-#[tokio::test]
-async fn an_operation_that_was_never_polled_does_nothing() {
-    for dir in test_dirs() {
-        sevens(&dir, BLOCK);
-        let file = open_rw(&dir, "file").await;
-        let (context, handle) = aio_context(1, true).unwrap();
+#[test]
+fn an_operation_that_was_never_polled_does_nothing() {
+    let fixture = Fixture::new(1).content([7; BLOCK]);
+    fixture.every_dir().run(async |case| {
+        let (path, file, handle) = (case.path, case.file, case.handle);
         let data = patterned_buffer(1, BLOCK);
         drop(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
         mem::forget(file.write_at(&handle, 0, &data, LEN, WriteFlags::empty()));
         assert_eq!(handle.available_slots(), Some(1));
-        with_hang_guard(context.close()).await;
-        assert_eq!(fs::read(dir.path().join("file")).unwrap(), [7; BLOCK]);
-    }
+        file.drain(&handle).await;
+        assert_eq!(handle.metrics().submitted, 0);
+        assert_eq!(fs::read(path).unwrap(), [7; BLOCK]);
+    });
 }
 
-#[tokio::test]
-async fn a_refused_operation_gives_the_slot_back() {
-    let dir = disk_dir();
-    let (context, handle) = aio_context(1, true).unwrap();
-    sevens(&dir, BLOCK);
-    let read_only = File::open(dir.path().join("file"), false).await.unwrap();
-    let data = patterned_buffer(1, BLOCK);
-    for _ in 0..8 {
-        let write = read_only.write_at(&handle, 0, &data, LEN, WriteFlags::empty());
-        let error = with_hang_guard(write).await.unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
-        assert_eq!(handle.available_slots(), Some(1));
-    }
-    with_hang_guard(context.close()).await;
+#[test]
+fn a_refused_operation_gives_the_slot_back() {
+    Fixture::new(1).blocks(1).run(async |case| {
+        let handle = case.handle;
+        let read_only = File::open(case.path, false).await.unwrap();
+        let data = patterned_buffer(1, BLOCK);
+        for _ in 0..8 {
+            let write = read_only.write_at(&handle, 0, &data, LEN, WriteFlags::empty());
+            let error = write.await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
+            assert_eq!(handle.available_slots(), Some(1));
+        }
+    });
 }
 
 // ---- Wakers and threads -----------------------------------------------------------------------
@@ -891,52 +867,47 @@ async fn owned_read(
     (result, buffer)
 }
 
-async fn large_file(dir: &TempDir) -> Arc<File> {
-    sevens(dir, LARGE);
-    Arc::new(open_rw(dir, "file").await)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_waker_of_the_last_poll_is_woken() {
-    let dir = disk_dir();
-    let file = large_file(&dir).await;
-    let (context, handle) = aio_context(4, true).unwrap();
-    for _ in 0..50 {
-        let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
-        let wakers: [Arc<Counting>; 3] = Default::default();
-        let mut pending = true;
-        for waker in &wakers {
-            let waker = Waker::from(Arc::clone(waker));
-            // Twice: the second poll finds the right waker in place.
-            for _ in 0..2 {
-                pending = pending
-                    && read
-                        .as_mut()
-                        .poll(&mut Context::from_waker(&waker))
-                        .is_pending();
+#[test]
+fn the_waker_of_the_last_poll_is_woken() {
+    let fixture = Fixture::new(4).content([7; LARGE]);
+    fixture.multi_thread().run(async |case| {
+        let (file, handle) = (Arc::new(case.file), case.handle);
+        for _ in 0..50 {
+            let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
+            let wakers: [Arc<Counting>; 3] = Default::default();
+            let mut pending = true;
+            for waker in &wakers {
+                let waker = Waker::from(Arc::clone(waker));
+                // Twice: the second poll finds the right waker in place.
+                for _ in 0..2 {
+                    pending = pending
+                        && read
+                            .as_mut()
+                            .poll(&mut Context::from_waker(&waker))
+                            .is_pending();
+                }
+            }
+            if pending {
+                let woken = || wakers[2].0.load(Ordering::SeqCst);
+                wait_until(|| woken() > 0, woken).await;
+                let waker = Waker::from(Arc::clone(&wakers[2]));
+                let Poll::Ready((result, buffer)) =
+                    read.as_mut().poll(&mut Context::from_waker(&waker))
+                else {
+                    panic!("woken, and not done");
+                };
+                assert_eq!(result.unwrap(), LARGE as u64);
+                assert!(is_filled(&buffer, 7));
             }
         }
-        if pending {
-            let woken = || wakers[2].0.load(Ordering::SeqCst);
-            wait_until(|| woken() > 0, woken).await;
-            let waker = Waker::from(Arc::clone(&wakers[2]));
-            let Poll::Ready((result, buffer)) =
-                read.as_mut().poll(&mut Context::from_waker(&waker))
-            else {
-                panic!("woken, and not done");
-            };
-            assert_eq!(result.unwrap(), LARGE as u64);
-            assert!(is_filled(&buffer, 7));
-        }
-    }
-    with_hang_guard(context.close()).await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operation_started_on_one_thread_finishes_on_another() {
-    for dir in test_dirs() {
-        let file = large_file(&dir).await;
-        let (context, handle) = aio_context(1, true).unwrap();
+#[test]
+fn an_operation_started_on_one_thread_finishes_on_another() {
+    let fixture = Fixture::new(1).content([7; LARGE]).every_dir();
+    fixture.multi_thread().run(async |case| {
+        let (file, handle) = (Arc::new(case.file), case.handle);
         let threads: Vec<_> = (0..8)
             .map(|_| {
                 let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
@@ -949,19 +920,18 @@ async fn an_operation_started_on_one_thread_finishes_on_another() {
             .collect();
         for thread in threads {
             let joined = tokio::task::spawn_blocking(|| thread.join().unwrap());
-            let (result, buffer) = with_hang_guard(joined).await.unwrap();
+            let (result, buffer) = joined.await.unwrap();
             assert_eq!(result.unwrap(), LARGE as u64);
             assert!(is_filled(&buffer, 7));
         }
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operations_dropped_on_another_thread_give_their_slots_back() {
-    for dir in test_dirs() {
-        let file = large_file(&dir).await;
-        let (context, handle) = aio_context(2, true).unwrap();
+#[test]
+fn operations_dropped_on_another_thread_give_their_slots_back() {
+    let fixture = Fixture::new(2).content([7; LARGE]).every_dir();
+    fixture.multi_thread().run(async |case| {
+        let (file, handle) = (Arc::new(case.file), case.handle);
         for _ in 0..20 {
             let mut reads = Vec::new();
             for _ in 0..6 {
@@ -970,45 +940,35 @@ async fn operations_dropped_on_another_thread_give_their_slots_back() {
                 reads.push(read);
             }
             std::thread::spawn(|| drop(reads)).join().unwrap();
-            with_hang_guard(wait_all_free(&handle, 2)).await;
+            wait_all_free(&handle, 2).await;
         }
-        with_hang_guard(context.close()).await;
-    }
+    });
 }
 
-#[tokio::test]
-async fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
-    let dir = disk_dir();
-    let file = large_file(&dir).await;
-    let (context, handle) = aio_context(2, false).unwrap();
-    for _ in 0..20 {
-        let mut refused = 0;
-        let mut reads = Vec::new();
-        for _ in 0..6 {
-            let mut read = Box::pin(owned_read(file.clone(), handle.clone(), buffer(LARGE)));
-            match read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready((Err(AioCommandError::CapacityExceeded), buffer)) => {
-                    assert_eq!(buffer.size(), LARGE);
-                    refused += 1;
-                }
-                Poll::Ready((result, _)) => assert_eq!(result.unwrap(), LARGE as u64),
-                Poll::Pending => reads.push(read),
+#[test]
+fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
+    let fixture = Fixture::new(2).build(|builder| builder.wait_for_slot(false));
+    fixture.blocks(1).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut target = buffer(BLOCK);
+        for _ in 0..20 {
+            let occupied = [occupy_slot(&handle).await, occupy_slot(&handle).await];
+            for _ in 0..6 {
+                let refused = read_block(&handle, &file, 0, &mut target).await;
+                assert!(
+                    matches!(refused, Err(AioCommandError::CapacityExceeded)),
+                    "{refused:?}"
+                );
+                assert_eq!(target.size(), BLOCK);
             }
-        }
-        assert!(refused + reads.len() > 0);
-        drop(reads);
-        let again = async {
-            loop {
-                match owned_read(file.clone(), handle.clone(), buffer(LARGE))
-                    .await
-                    .0
-                {
+            drop(occupied);
+            let served = loop {
+                match read_block(&handle, &file, 0, &mut target).await {
                     Err(AioCommandError::CapacityExceeded) => yield_now().await,
-                    result => break result,
+                    served => break served,
                 }
-            }
-        };
-        assert_eq!(with_hang_guard(again).await.unwrap(), LARGE as u64);
-    }
-    with_hang_guard(context.close()).await;
+            };
+            assert_eq!(served.unwrap(), LEN);
+        }
+    });
 }
