@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_kaio::{
-    AioCommandError, AioContextHandle, AioOpenOptionsExt, File, LockedBuf, ReadFlags, WriteFlags,
+    AioCommandError, AioContextHandle, AioOpenOptionsExt, AlignedBuf, File, LockedBuf, ReadFlags,
+    WriteFlags,
 };
 
 use super::with_hang_guard;
@@ -18,8 +19,7 @@ pub const BLOCK: usize = 4096;
 /// The length of a block, as transfers take it.
 pub const LEN: u64 = BLOCK as u64;
 
-/// A read of this many bytes usually is in flight long enough for a test to see it there, and fits
-/// into the usual memlock limit.
+/// A read of this many bytes usually is in flight long enough for a test to see it there.
 pub const LONG: usize = 1 << 20;
 
 /// Fills `block` with bytes that depend on `seed` and on their position.
@@ -37,8 +37,13 @@ pub fn is_pattern(seed: u64, block: &[u8]) -> bool {
     expected == block
 }
 
-/// A buffer of `size` bytes.
-pub fn buffer(size: usize) -> LockedBuf {
+/// A buffer of `size` bytes. Not locked: tests that run side by side share the memlock limit.
+pub fn buffer(size: usize) -> AlignedBuf {
+    AlignedBuf::new(size).unwrap()
+}
+
+/// A locked buffer of `size` bytes, as the constructors of `linux-aio-tokio` make it.
+pub fn locked_buffer(size: usize) -> LockedBuf {
     LockedBuf::with_size(size).unwrap()
 }
 

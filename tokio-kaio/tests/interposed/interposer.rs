@@ -15,8 +15,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What happens to a submission.
@@ -82,17 +82,12 @@ pub fn random() -> u64 {
 /// (`IOCB_CMD_POLL`) of the gate's eventfd: it moves no data, and completes with result 1 when the
 /// gate opens. A thread that is about to read or write there waits for the gate in the same way.
 pub struct Gate {
-    eventfd: File,
     offset: u64,
+    eventfd: Arc<File>,
 }
 
-/// This bit marks offsets of gates.
+/// This bit marks offsets of gates; the number of the block is the gate's.
 const GATE: u64 = 1 << 62;
-
-/// A gate's descriptor is in the bits above the offset in the block, and above it is a number that
-/// no other gate has had with that descriptor: requests of a former gate may still arrive.
-const DESCRIPTOR_BITS: u32 = 28;
-const NUMBER_BITS: u32 = 20;
 
 const BLOCK: u64 = 4096;
 
@@ -102,21 +97,25 @@ struct AtGate {
     eventfd: Option<RawFd>,
 }
 
+static GATES: Mutex<Vec<(u64, Arc<File>)>> = Mutex::new(Vec::new());
 static AT_GATES: Mutex<Vec<AtGate>> = Mutex::new(Vec::new());
+
+fn eventfd(count: u32) -> Arc<File> {
+    // SAFETY: makes a descriptor.
+    let fd = unsafe { libc::eventfd(count, libc::EFD_CLOEXEC) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: it is new, and nobody else's.
+    Arc::new(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
 
 impl Gate {
     pub fn closed() -> Gate {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        // SAFETY: makes a descriptor.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed) % (1 << NUMBER_BITS);
-        let place = number << DESCRIPTOR_BITS | fd as u64;
-        Gate {
-            // SAFETY: it is new, and nobody else's.
-            eventfd: File::from(unsafe { OwnedFd::from_raw_fd(fd) }),
-            offset: GATE | (place * BLOCK),
-        }
+        let offset = GATE | (NUMBER.fetch_add(1, Ordering::Relaxed) * BLOCK);
+        let eventfd = eventfd(0);
+        let entry = (offset, Arc::clone(&eventfd));
+        GATES.lock().unwrap().push(entry);
+        Gate { offset, eventfd }
     }
 
     pub fn opened() -> Gate {
@@ -126,7 +125,7 @@ impl Gate {
     }
 
     pub fn open(&self) {
-        (&self.eventfd).write_all(&1_u64.to_ne_bytes()).unwrap();
+        (&*self.eventfd).write_all(&1_u64.to_ne_bytes()).unwrap();
     }
 
     pub fn offset(&self) -> u64 {
@@ -145,16 +144,22 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.open(); // a thread that waits would do so for ever
+        GATES.lock().unwrap().retain(|gate| gate.0 != self.offset);
         let mut requests = AT_GATES.lock().unwrap();
         requests.retain(|at| at.offset != self.offset);
     }
 }
 
-/// The offset of the gate at `offset`, and its descriptor.
-fn gate_at(offset: u64) -> Option<(u64, RawFd)> {
-    let marked = offset & GATE != 0 && offset >> 63 == 0;
-    let descriptor = (offset / BLOCK) % (1 << DESCRIPTOR_BITS);
-    marked.then(|| (offset - offset % BLOCK, descriptor as RawFd))
+/// The offset of the gate at `offset`, and its eventfd. Requests may arrive after their gate was
+/// dropped: that is as good as open.
+fn gate_at(offset: u64) -> Option<(u64, Arc<File>)> {
+    if offset & GATE == 0 || offset >> 63 != 0 {
+        return None;
+    }
+    let offset = offset - offset % BLOCK;
+    let gates = GATES.lock().unwrap();
+    let gate = gates.iter().find(|gate| gate.0 == offset).cloned();
+    Some(gate.unwrap_or_else(|| (offset, eventfd(1))))
 }
 
 /// Polls `operation`, which must not be done, until a request of it waits at `gate`.
@@ -203,20 +208,13 @@ const IOCB_FLAG_RESFD: u32 = 1;
 const IOCB_FLAG_IOPRIO: u32 = 2;
 
 impl Iocb {
-    /// The offset of the gate that it is for.
-    fn gate(&self) -> Option<u64> {
-        gate_at(self.offset).map(|(offset, _)| offset)
-    }
-
-    /// What goes to the kernel in its place.
-    fn at_its_gate(self) -> Iocb {
-        let Some((_, gate)) = gate_at(self.offset) else {
-            return self;
-        };
+    /// What goes to the kernel in its place: a poll of the gate that it is for, if it is for one.
+    fn at_gate(self, gate: Option<&(u64, Arc<File>)>) -> Iocb {
+        let Some((_, gate)) = gate else { return self };
         Iocb {
             key_and_flags: [0; 2],
             opcode: IOCB_CMD_POLL,
-            fd: gate as u32,
+            fd: gate.as_raw_fd() as u32,
             buffer: libc::POLLIN as u64,
             len: 0,
             offset: 0,
@@ -228,12 +226,10 @@ impl Iocb {
 /// Waits for the gate at `offset`; the result of the transfer. `None`: there is no gate.
 fn wait_at_gate(offset: u64) -> Option<isize> {
     let (offset, gate) = gate_at(offset)?;
-    AT_GATES.lock().unwrap().push(AtGate {
-        offset,
-        eventfd: None,
-    });
+    let eventfd = None;
+    AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
     let mut poll = libc::pollfd {
-        fd: gate,
+        fd: gate.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
@@ -515,8 +511,13 @@ unsafe extern "C" fn syscall(
         // SAFETY: the caller's iocb.
         iocbs.push(unsafe { pointer.read() });
     }
-    let gates: Vec<_> = iocbs.iter().map(|i| (i.gate(), i.signals())).collect();
-    let mut iocbs: Vec<_> = iocbs.into_iter().map(Iocb::at_its_gate).collect();
+    let gates: Vec<_> = iocbs
+        .iter()
+        .map(|i| (gate_at(i.offset), i.signals()))
+        .collect();
+    let mut iocbs: Vec<_> = (iocbs.into_iter().zip(&gates))
+        .map(|(iocb, (gate, _))| iocb.at_gate(gate.as_ref()))
+        .collect();
     let _cut: Vec<_> = iocbs.iter_mut().map(Iocb::be_watched).collect();
     // A poll that is not for a gate keeps its address: by that it may be cancelled.
     let mut pointers: Vec<*mut Iocb> = (iocbs.iter_mut().zip(pointers).zip(&gates))
@@ -529,7 +530,7 @@ unsafe extern "C" fn syscall(
     // SAFETY: valid iocbs of ours; what they name is the caller's.
     let code = unsafe { real()(number, a, taken as c_long, pointers, d, e, f) };
     for (gate, eventfd) in gates.into_iter().take(code.max(0) as usize) {
-        if let Some(offset) = gate {
+        if let Some((offset, _)) = gate {
             AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
         }
     }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::*;
+use crate::common::{locked_buffer as buffer, *};
 use futures::future::{MaybeDone, join_all, maybe_done};
 use tempfile::TempDir;
 use tokio::task::yield_now;

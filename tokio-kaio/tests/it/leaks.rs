@@ -11,7 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use crate::common::*;
+use crate::common::{locked_buffer as buffer, *};
 use futures::future::{join_all, maybe_done};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

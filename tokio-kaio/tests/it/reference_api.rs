@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use crate::common::*;
+use crate::common::{locked_buffer as buffer, *};
 use futures::future::join_all;
 use futures::poll;
 use tokio::task::{JoinSet, LocalSet, spawn_local, unconstrained, yield_now};

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::common::*;
+use crate::common::{locked_buffer as buffer, *};
 use futures::Stream;
 use intrusive_collections::linked_list::{Link, LinkedListOps};
 use intrusive_collections::{Adapter, DefaultLinkOps, DefaultPointerOps};
