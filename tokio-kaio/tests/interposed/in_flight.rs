@@ -41,6 +41,9 @@ fn a_dropped_context_serves_requests_in_flight_and_stops_queued_ones() {
             let waiting = || gate.waiting().len();
             wait_until(|| waiting() == 2, waiting).await;
             drop(context);
+            assert_eq!(handle.available_slots(), None);
+            let late = file.sync_all(&handle).await;
+            assert!(matches!(late, Err(AioCommandError::AioStopped)));
             let queued = reads.split_off(2);
             for read in queued {
                 let stopped = read.await;

@@ -132,29 +132,6 @@ async fn closing_serves_requests_in_flight_and_stops_queued_ones() {
 }
 
 #[tokio::test]
-async fn a_dropped_context_serves_requests_in_flight_and_stops_queued_ones() {
-    let dir = disk_dir();
-    let file = large_file(&dir).await;
-    let (context, handle) = aio_context(2, true).unwrap();
-    yield_now().await;
-    let reads: Vec<_> = (0..8)
-        .map(|_| started(read(handle.clone(), file.clone())))
-        .collect();
-    drop(context);
-    with_hang_guard(assert_stopped(&handle, &file)).await;
-    let mut answers = Vec::new();
-    for read in reads {
-        answers.push(served(with_hang_guard(finish(read)).await));
-    }
-    assert_eq!(
-        answers[..2],
-        [true, true],
-        "those that had a slot are served"
-    );
-    assert!(answers.is_sorted_by(|a, b| a >= b), "in order: {answers:?}");
-}
-
-#[tokio::test]
 async fn closing_waits_for_dropped_and_forgotten_operations() {
     for dir in test_dirs() {
         let file = large_file(&dir).await;
