@@ -37,7 +37,9 @@ impl<T: ContextTypes> Core<T> {
         self.counters.reaped[source as usize] += completions.len() as u64;
         for completion in &completions {
             let outcome = Outcome::Completed(completion.result);
-            self.complete(completion.user_data, outcome, deferred);
+            // It may be a duplicate, or made up: the kernel is not trusted.
+            let matched = self.complete(completion.user_data, outcome, deferred);
+            self.counters.unmatched_completions += u64::from(!matched);
         }
         self.reap_seq = self.reap_seq.wrapping_add(1);
         deferred.more_completions |= completions.is_full();
@@ -51,22 +53,20 @@ impl<T: ContextTypes> Core<T> {
     }
 
     /// A request in flight is done, unless its attempt with `RWF_NOWAIT` was refused: then it is
-    /// offloaded.
+    /// offloaded. `false`: no request is in flight with this `user_data`.
     #[inline(always)]
     pub(super) fn complete(
         &mut self,
         user_data: u64,
         outcome: Outcome,
         deferred: &mut Deferred<T::Backend>,
-    ) {
-        // Not of this context, of an earlier submission, or a second one: the kernel is not trusted.
+    ) -> bool {
         let Some(index) = self.slots.find_in_flight(user_data) else {
-            self.counters.unmatched_completions += 1;
-            return;
+            return false;
         };
         let slot = self.slots.at(index);
         if slot.plan.nowait().is_some() && self.resubmit_if_refused(index, outcome, deferred) {
-            return;
+            return true;
         }
         match outcome {
             Outcome::Completed(result) => {
@@ -80,6 +80,7 @@ impl<T: ContextTypes> Core<T> {
         }
         let abandoned = self.slots.leave_flight(index);
         self.finish(index, (!abandoned).then_some(outcome), deferred);
+        true
     }
 
     #[cold]
