@@ -17,9 +17,11 @@ use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
-use crate::driver::{Admission, Driver, Entered};
+use crate::driver::{Driver, Entered};
 use crate::op::FileRef;
 use crate::policy::TaskId;
+use crate::slab::Admission;
+use crate::sync::drop_contained;
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
@@ -294,9 +296,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         for (index, error) in failed {
             self.end(index, Err(error));
         }
-        unneeded
-            .into_iter()
-            .for_each(|waker| driver.drop_contained(waker));
+        unneeded.into_iter().for_each(drop_contained);
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {

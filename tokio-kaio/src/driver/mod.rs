@@ -26,12 +26,13 @@
 //!    call with, or behind another append to the same file. What may block is given to the
 //!    [`OffloadPool`].
 //! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
-//!    [`finish_submit`](core::Core) deals with the result, whoever submitted.
+//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A
+//!    [`SubmitPermit`](crate::op::SubmitPermit) keeps the backend alive. `finish_submit` deals with the
+//!    result, whoever submitted.
 //! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
-//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is polled, and by the driver task. A
-//!    completion names its slot by `user_data`; one that matches no request in flight is counted, and
-//!    ignored.
+//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is
+//!    polled, and by the driver task. A completion names its slot by `user_data`. One that matches no
+//!    request in flight is counted, and ignored.
 //! 4. *Poll*. The future takes the result, and the buffer goes back. The slot is free.
 //!
 //! A future that is dropped *abandons* its request ([`abandon`]). If the request was not submitted, it
@@ -85,8 +86,6 @@ use crate::slab::{Drains, Slots};
 use crate::sync::{DriverWaker, EventFd, watch};
 use crate::sys::Process;
 use crate::teardown::Live;
-
-pub(crate) use submit::{Admission, NewRequest};
 
 /// The driver of one context, shared by its handles, futures, waker and task.
 pub(crate) struct Driver<T: ContextTypes> {
