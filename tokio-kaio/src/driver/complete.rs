@@ -167,11 +167,16 @@ impl<T: ContextTypes> Core<T> {
             op,
             unsupported: refusal.is_unsupported_flag(),
         });
+        let sqe = self.slots.relaunch(index, fd);
+        let (class, resubmitted) = (
+            Some(attempt.class),
+            matches!(outcome, Outcome::Completed(_)),
+        );
         let entry = SubmissionEntry {
-            sqe: self.slots.relaunch(index, fd),
+            sqe,
             file,
-            class: Some(attempt.class),
-            resubmitted: matches!(outcome, Outcome::Completed(_)),
+            class,
+            resubmitted,
         };
         self.offload(entry, deferred);
         true

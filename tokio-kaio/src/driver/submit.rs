@@ -178,11 +178,12 @@ impl<T: ContextTypes> Core<T> {
         deferred
             .events
             .push(|| TraceEvent::Offloaded { fd: sqe.fd, op });
+        let (class, resubmitted) = (plan.class, false);
         let entry = SubmissionEntry {
             sqe,
             file,
-            class: plan.class,
-            resubmitted: false,
+            class,
+            resubmitted,
         };
         self.offload(entry, deferred);
     }
@@ -305,13 +306,10 @@ impl<T: ContextTypes> Core<T> {
     #[cold]
     fn observe_flush(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
         for sqe in entries {
-            let Some(index) = self.slots.find_in_flight(sqe.user_data) else {
-                continue; // reaped by another thread
-            };
-            let slot = self.slots.at(index);
-            if let Some(file) = &slot.file {
-                let history = file.history();
-                history.observe_submit(slot.plan.class, timing.observation);
+            if let Some(index) = self.slots.find_in_flight(sqe.user_data) {
+                let slot = self.slots.at(index);
+                let history = slot.file.iter().map(|file| file.history());
+                history.for_each(|file| file.observe_submit(slot.plan.class, timing.observation));
             }
         }
     }
