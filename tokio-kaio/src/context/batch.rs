@@ -17,9 +17,11 @@ use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
-use crate::driver::{Admission, Driver, Entered};
+use crate::driver::{Driver, Entered};
 use crate::op::FileRef;
 use crate::policy::TaskId;
+use crate::slab::Admission;
+use crate::sync::drop_contained;
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
@@ -255,13 +257,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         if limit.has_passed() {
             return (0..count).for_each(|index| self.time_out(index));
         }
-        self.to_poll.extend(0..count);
-        if let Some(Ok(driver)) = self.driver().map(Driver::enter) {
-            self.submit_together(&driver, &mut wakers);
+        match self.driver().map(Driver::enter) {
+            Some(Ok(driver)) => self.submit_together(&driver, &mut wakers),
+            _ => self.to_poll.extend(0..count),
         }
-        // Those that are in flight may have completed. Those that were not admitted are polled alone:
-        // appends have a place of their own.
-        self.poll_queued_up(cx);
+        self.poll_completed_only(cx);
     }
 
     fn submit_together(&mut self, driver: &Entered<'a, T>, wakers: &mut Vec<Waker>) {
@@ -273,6 +273,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 continue;
             };
             if !ptr::eq(operation.driver(), driver.get()) {
+                self.to_poll.push_back(index); // an append, which has a context of its own
                 continue;
             }
             match (operation.take_request(), wakers.pop()) {
@@ -295,27 +296,25 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         for (index, error) in failed {
             self.end(index, Err(error));
         }
-        unneeded
-            .into_iter()
-            .for_each(|waker| driver.drop_contained(waker));
+        unneeded.into_iter().for_each(drop_contained);
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {
         let Some((operation, _)) = &mut self.operations[index] else {
             return;
         };
-        match admission {
-            Admission::Launched(key) | Admission::Queued(key) => operation.on_admitted(key),
-            Admission::Stopped | Admission::CapacityExceeded => {
-                operation.finish();
-                let error = match admission {
-                    Admission::Stopped => AioCommandError::AioStopped,
-                    _ => AioCommandError::CapacityExceeded,
-                };
-                self.end(index, Err(error));
+        let error = match admission {
+            Admission::Launched(key) | Admission::Queued(key) => {
+                operation.on_admitted(key);
+                return self.pending.push(index, operation);
             }
-            Admission::NeedsFile | Admission::Full => {}
-        }
+            // It is polled alone: with a duplicate of its descriptor, or in another context.
+            Admission::NeedsFile | Admission::Full => return self.to_poll.push_back(index),
+            Admission::Stopped => AioCommandError::AioStopped,
+            Admission::CapacityExceeded => AioCommandError::CapacityExceeded,
+        };
+        operation.finish();
+        self.end(index, Err(error));
     }
 
     /// The context of the first operation, which mostly is that of all.
@@ -326,13 +325,19 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     /// Polls the operations that have completed; all of them, if another task polls the batch.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
-        if self.task == TaskId::of(cx.waker()) {
-            let operations = &self.operations;
-            let key = |index: usize| operations[index].as_ref()?.0.key();
-            self.pending.take_completed(key, &mut self.to_poll);
-        } else {
-            self.pending.take_all(&mut self.to_poll);
+        match self.task == TaskId::of(cx.waker()) {
+            true => self.poll_completed_only(cx),
+            false => {
+                self.pending.take_all(&mut self.to_poll);
+                self.poll_queued_up(cx);
+            }
         }
+    }
+
+    fn poll_completed_only(&mut self, cx: &mut Context<'_>) {
+        let operations = &self.operations;
+        let key = |index: usize| operations[index].as_ref()?.0.key();
+        self.pending.take_completed(key, &mut self.to_poll);
         self.poll_queued_up(cx);
     }
 

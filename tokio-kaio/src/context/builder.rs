@@ -14,9 +14,9 @@ use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHa
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
 use crate::config::{ContextConfig, ContextTypes, Types};
-use crate::driver::{Driver, PollOrder};
+use crate::driver::Driver;
 use crate::offload::OffloadConfig;
-use crate::policy::PolicyConfig;
+use crate::policy::{PolicyConfig, PollOrder};
 use crate::runtime::{CompletionWaker, DriverTask, poll_order};
 use crate::sync::EventFd;
 use crate::trace;

@@ -9,6 +9,7 @@ use crate::config::ContextTypes;
 use crate::driver::Driver;
 use crate::metrics::ReapSource;
 use crate::op::FileId;
+use crate::sync::drop_contained;
 use crate::teardown::wait_until_gone;
 
 /// Waits until the requests on `file` that were made before the first poll of this are done, in all of
@@ -52,7 +53,7 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
             let waker = cx.waker().clone();
             let (done, unneeded) =
                 driver.with_slots(ReapSource::Poll, |_, drains| drains.poll(id, waker));
-            driver.drop_contained(unneeded);
+            drop_contained(unneeded);
             match done {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
@@ -71,7 +72,7 @@ impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
     fn drop(&mut self) {
         if let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) {
             let unneeded = driver.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
-            driver.drop_contained(unneeded);
+            drop_contained(unneeded);
         }
     }
 }

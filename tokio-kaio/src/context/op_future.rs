@@ -15,10 +15,11 @@ use super::op_options::OpOptions;
 use super::shards::Shards;
 use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
 use crate::config::ContextTypes;
-use crate::driver::{Admission, Driver, Entered, ForkedChild, NewRequest};
+use crate::driver::{Driver, Entered, ForkedChild};
 use crate::error::{Transfer, explain};
-use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, OpenFile, Outcome};
-use crate::slab::SlotKey;
+use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, NewRequest, OpenFile, Outcome};
+use crate::slab::{Admission, SlotKey};
+use crate::sync::drop_contained;
 use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the number of bytes moved. Takes part in tokio's cooperative budget.
@@ -325,7 +326,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             let waker = cx.waker().clone();
             let mut unneeded = None;
             let submitted = self.submit(driver, waker, &mut unneeded);
-            driver.drop_contained(unneeded);
+            drop_contained(unneeded);
             match submitted {
                 Ok(None) => return Poll::Pending,
                 Ok(Some(outcome)) => {

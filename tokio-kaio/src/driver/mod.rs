@@ -26,12 +26,13 @@
 //!    call with, or behind another append to the same file. What may block is given to the
 //!    [`OffloadPool`].
 //! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
-//!    [`finish_submit`](core::Core) deals with the result, whoever submitted.
+//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A
+//!    [`SubmitPermit`](crate::op::SubmitPermit) keeps the backend alive. `finish_submit` deals with the
+//!    result, whoever submitted.
 //! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
-//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is polled, and by the driver task. A
-//!    completion names its slot by `user_data`; one that matches no request in flight is counted, and
-//!    ignored.
+//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is
+//!    polled, and by the driver task. A completion names its slot by `user_data`. One that matches no
+//!    request in flight is counted, and ignored.
 //! 4. *Poll*. The future takes the result, and the buffer goes back. The slot is free.
 //!
 //! A future that is dropped *abandons* its request ([`abandon`]). If the request was not submitted, it
@@ -80,13 +81,11 @@ use crate::config::{ContextConfig, ContextTypes};
 use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::offload::{OffloadConfig, OffloadPool};
-use crate::policy::{Observation, SubmitAdvisor};
+use crate::policy::{Observation, PollOrder, SubmitAdvisor};
 use crate::slab::{Drains, Slots};
 use crate::sync::{DriverWaker, EventFd, watch};
 use crate::sys::Process;
 use crate::teardown::Live;
-
-pub(crate) use submit::{Admission, NewRequest};
 
 /// The driver of one context, shared by its handles, futures, waker and task.
 pub(crate) struct Driver<T: ContextTypes> {
@@ -114,17 +113,6 @@ impl<T: ContextTypes> Copy for Entered<'_, T> {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkedChild;
 
-/// Whether the tasks that were ready have run when the driver task is polled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PollOrder {
-    /// Maybe not: a worker of the multi-threaded runtime first polls the task that was woken last.
-    Early,
-    /// They have: the driver task has let them run first.
-    Late,
-    /// They always have: the queue of the runtime is first in, first out.
-    Fair,
-}
-
 /// Time after which requests that the kernel had no room for are submitted again, if no completion has
 /// made room before.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
@@ -150,7 +138,7 @@ impl<T: ContextTypes> Driver<T> {
         runtime: Option<Handle>,
         offload: OffloadConfig,
     ) -> Arc<Driver<T>> {
-        let (sender, gone) = watch::channel(());
+        let (gone, watch_gone) = watch::channel(());
         let driver_waker = Arc::new(DriverWaker::new());
         let fd = eventfd.as_ref().map(|eventfd| eventfd.as_raw_fd());
         let submitter = backend.submitter(fd);
@@ -159,7 +147,7 @@ impl<T: ContextTypes> Driver<T> {
         let live = Live {
             backend,
             eventfd,
-            gone: sender,
+            gone,
         };
         let core = core::Core::new(config, live, submitter.clone(), Arc::clone(&offload));
         Arc::new(Driver {
@@ -167,7 +155,7 @@ impl<T: ContextTypes> Driver<T> {
             submitter,
             offload,
             driver_waker,
-            gone,
+            gone: watch_gone,
             owner: Process::current(),
             config,
         })
@@ -201,9 +189,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
     pub(crate) fn get(&self) -> &'d Driver<T> {
         self.0
     }
-}
 
-impl<T: ContextTypes> Entered<'_, T> {
     #[inline(always)]
     fn lock(&self) -> MutexGuard<'_, T::Lock, core::Core<T>> {
         self.core.lock()
@@ -283,16 +269,13 @@ impl<T: ContextTypes> Entered<'_, T> {
     pub(crate) fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
         let (queued, defer) = self.with(|core, deferred| {
             core.driver_runs = true;
-            let several_workers = order != PollOrder::Fair;
-            core.advisor
-                .observe(Observation::DriverPolled { several_workers });
+            core.advisor.observe(Observation::DriverPolled { order });
             if let Some(waker) = signal {
                 core.arm(waker, deferred);
             }
             core.reap(ReapSource::DriverTask, deferred);
             let queued = core.slots.queued();
-            let may_defer = order == PollOrder::Early && queued > 0;
-            let defer = may_defer && core.advisor.defer_flush(queued);
+            let defer = queued > 0 && core.advisor.defer_flush(queued, order);
             core.flush_requested = defer; // the task goes on
             if !defer {
                 core.advisor.observe(Observation::RuntimeTurned);

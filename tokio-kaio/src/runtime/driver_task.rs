@@ -11,7 +11,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::CompletionWaker;
 use crate::config::ContextTypes;
-use crate::driver::{DriveResult, Driver, PollOrder};
+use crate::driver::{DriveResult, Driver};
+use crate::policy::PollOrder;
 use crate::teardown::wait_until_gone;
 
 /// Submits queued requests after the tasks that were ready have run. Resolves when the context has given

@@ -9,5 +9,5 @@ mod slot;
 mod slots;
 
 pub(crate) use drains::Drains;
-pub(crate) use slot::{SlotKey, SlotState};
+pub(crate) use slot::{Admission, SlotKey, SlotState};
 pub(crate) use slots::Slots;

@@ -14,6 +14,23 @@ pub(crate) struct SlotKey {
     pub(crate) generation: u32,
 }
 
+/// Result of an admission.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Admission {
+    /// In flight; the caller submits [`NewRequest::sqe`](crate::op::NewRequest).
+    Launched(SlotKey),
+    /// In the queue, or waiting for a blocking thread.
+    Queued(SlotKey),
+    /// It has to wait, and needs a duplicate of its descriptor for that.
+    NeedsFile,
+    /// No slot is free, and it is not to wait here.
+    Full,
+    /// No slot is free, and requests of this context don't wait.
+    CapacityExceeded,
+    /// The context takes no more requests.
+    Stopped,
+}
+
 /// Where a request is in its life.
 ///
 /// ```text

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use super::slot::{NO_SLOT, Slot, SlotKey, SlotState};
@@ -286,6 +287,22 @@ impl Slots {
         slot.set_free(first_free);
         self.first_free = key.index;
         Some(outcome)
+    }
+
+    /// Sets the waker of a request that is not done. Returns the waker that is not needed.
+    #[inline]
+    pub(crate) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
+        match self.get(key) {
+            Some(slot) if slot.state == SlotState::InFlight || slot.is_waiting() => {
+                slot.waker.replace(waker)
+            }
+            _ => Some(waker),
+        }
+    }
+
+    /// Takes the waker of a request: it is its own task that runs.
+    pub(crate) fn take_waker(&mut self, key: SlotKey) -> Option<Waker> {
+        self.get(key)?.waker.take()
     }
 
     /// *→ Free*. Returns the memory; the caller has taken file and waker.

@@ -16,6 +16,7 @@
 
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::task::Waker;
 
 mod driver_waker;
 #[cfg(kaio_loom)]
@@ -46,5 +47,13 @@ pub(crate) fn contain(others: impl FnOnce()) {
     }
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(others)) {
         mem::forget(payload); // which could panic when it is dropped
+    }
+}
+
+/// Drops a waker. A panic in its code goes no further.
+#[inline]
+pub(crate) fn drop_contained(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        contain(|| drop(waker));
     }
 }
