@@ -168,6 +168,10 @@ mod fs;
 mod metrics;
 mod offload;
 mod op;
+#[cfg_attr(
+    kaio_plain_policy,
+    allow(dead_code, unused_imports, reason = "`Plain` uses little of it")
+)]
 mod policy;
 mod priority;
 mod runtime;
