@@ -20,7 +20,7 @@ use crate::policy::{
     Observation, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TimingLevel,
 };
 use crate::slab::{Admission, SlotKey};
-use crate::trace::TraceEvent;
+use crate::trace::{self, TraceEvent};
 
 /// What became of the entries of a submission.
 struct SubmitReport {
@@ -413,7 +413,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         core.end_if_due(&mut deferred);
         drop(core);
         self.conclude(&mut deferred);
-        SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
+        trace::slow_inline_submit(report.timing.as_ref(), report.taken());
         completed
     }
 
@@ -447,7 +447,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 }
             }
         });
-        SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
+        trace::slow_inline_submit(report.timing.as_ref(), report.taken());
     }
 
     /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
@@ -473,7 +473,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                     let stalled = report.handled < batch.len() && !reaped;
                     !stalled && core.slots.queued() > 0
                 });
-                SubmitTiming::trace_if_slow(report.timing.as_ref(), report.taken());
+                trace::slow_inline_submit(report.timing.as_ref(), report.taken());
                 if !self.follow_up(&mut deferred) && !more {
                     return;
                 }

@@ -16,6 +16,7 @@ pub(crate) use on::*;
 use std::os::fd::RawFd;
 
 use crate::op::IoOp;
+use crate::policy::SubmitTiming;
 
 /// Something that happened under the lock. Emitted after it.
 #[derive(Debug)]
@@ -35,4 +36,13 @@ pub(crate) enum TraceEvent {
     Offloaded { fd: RawFd, op: IoOp },
     /// A request found no free slot.
     FoundFull { slots: usize },
+}
+
+/// Traces a slow submission of `requests` on a thread of the runtime. To be called without a lock:
+/// subscribers are code of others.
+#[inline(always)]
+pub(crate) fn slow_inline_submit(timing: Option<&SubmitTiming>, requests: usize) {
+    if let Some(timing) = timing.filter(|timing| timing.is_slow()) {
+        slow_submit(requests, timing.time, false);
+    }
 }
