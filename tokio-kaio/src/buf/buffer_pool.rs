@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 use tokio::sync::Semaphore;
 
+use super::pool_memory::{FreePlaces, Place, PoolMemory};
 use super::{AlignedBuf, LockedBufError, Region, Shape};
-use crate::sys::{Mapping, Process};
+use crate::sys::Process;
 
 /// A pool with a fixed number of buffers of one size, which are allocated together and reused.
 ///
@@ -42,7 +42,9 @@ use crate::sys::{Mapping, Process};
 /// ```
 #[derive(Clone)]
 pub struct BufferPool {
-    inner: Arc<Inner>,
+    inner: Arc<PoolMemory>,
+    /// Of each buffer.
+    shape: Shape,
 }
 
 /// Makes a [`BufferPool`] with more options than [`BufferPool::new`].
@@ -120,7 +122,7 @@ impl BufferPoolBuilder {
             let error = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(LockedBufError::MapAnon(error));
         };
-        let free = Free::of(count as u32).map_err(LockedBufError::MapAnon)?;
+        let free = FreePlaces::of(count as u32).map_err(LockedBufError::MapAnon)?;
         let whole = Shape {
             len: total,
             ..shape
@@ -129,46 +131,19 @@ impl BufferPoolBuilder {
         if shape.locked {
             mapping.lock().map_err(LockedBufError::MemLock)?;
         }
-        let inner = Inner {
+        let inner = PoolMemory {
             mapping: ManuallyDrop::new(mapping),
             owner: Process::current(),
             stride,
             count,
-            shape,
             free: Mutex::new(free),
             permits: Semaphore::new(count),
         };
         Ok(BufferPool {
             inner: Arc::new(inner),
+            shape,
         })
     }
-}
-
-struct Inner {
-    /// `count` times `stride` bytes.
-    mapping: ManuallyDrop<Mapping>,
-    owner: Process,
-    stride: usize,
-    count: usize,
-    /// Of each buffer.
-    shape: Shape,
-    /// Never fewer than there are permits.
-    free: Mutex<Free>,
-    permits: Semaphore,
-}
-
-/// The places that no buffer has.
-struct Free {
-    /// Has room for all.
-    back: Vec<u32>,
-    /// Those that none has had yet.
-    fresh: Range<u32>,
-}
-
-/// One buffer's place in a pool, which is free again when this is dropped.
-pub(super) struct Place {
-    pool: Arc<Inner>,
-    index: u32,
 }
 
 impl BufferPool {
@@ -244,7 +219,7 @@ impl BufferPool {
 
     /// Size of each, bytes.
     pub fn buffer_size(&self) -> usize {
-        self.inner.shape.len
+        self.shape.len
     }
 
     /// To be called with a permit, which is spent.
@@ -259,7 +234,7 @@ impl BufferPool {
         let start = self.inner.mapping.start();
         // SAFETY: `index` is below `count`, so it is within the mapping.
         let start = unsafe { start.add(index as usize * self.inner.stride) };
-        AlignedBuf::on(Region::placed(start, self.inner.shape, place))
+        AlignedBuf::on(Region::placed(start, self.shape, place))
     }
 }
 
@@ -270,56 +245,5 @@ impl fmt::Debug for BufferPool {
             .field("buffer_size", &self.buffer_size())
             .field("available", &self.available())
             .finish()
-    }
-}
-
-impl Inner {
-    fn free(&self) -> MutexGuard<'_, Free> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Free {
-    /// All of `count`.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    fn of(count: u32) -> io::Result<Free> {
-        let mut back = Vec::new();
-        let room = back.try_reserve_exact(count as usize);
-        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(Free {
-            back,
-            fresh: 0..count,
-        })
-    }
-
-    /// The one that was in use last.
-    fn take(&mut self) -> Option<u32> {
-        self.back.pop().or_else(|| self.fresh.next())
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // A forked child does not have the memory; others may be where it was.
-        if self.owner == Process::current() {
-            // SAFETY: dropped here only. No buffer is left, each would have a `Place`.
-            unsafe { ManuallyDrop::drop(&mut self.mapping) };
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.pool.free().back.push(self.index);
-        self.pool.permits.add_permits(1); // wakes who waits: not under the lock
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.index).finish()
     }
 }

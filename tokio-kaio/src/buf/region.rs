@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering};
 
-use super::buffer_pool::Place;
+use super::pool_memory::Place;
 use crate::sys::{Mapping, Process};
 
 /// Memory that is initialized, aligned as its [`Shape`] says, and not inherited by a forked child.

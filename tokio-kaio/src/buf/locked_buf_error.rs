@@ -1,10 +1,9 @@
-//! [`LockedBuf`], and why there is none.
+//! [`LockedBufError`]: why a buffer could not be made.
 
 use std::{fmt, io};
 
 use thiserror::Error;
 
-use super::AlignedBuf;
 use crate::sys;
 
 /// Why a buffer could not be made. [`io::Error::raw_os_error`] of the inner error is the errno, if
@@ -76,20 +75,3 @@ impl fmt::Display for MemlockLimit {
         }
     }
 }
-
-/// An [`AlignedBuf`] by the name of `linux-aio-tokio`, where
-/// [`with_size`](AlignedBuf::with_size), which locks the memory into RAM, is how all are made.
-///
-/// # Examples
-///
-/// ```
-/// use tokio_kaio::LockedBuf;
-///
-/// let mut buffer = LockedBuf::with_size(4096)?;
-/// buffer.as_mut()[..5].copy_from_slice(b"hello");
-/// assert_eq!(buffer.size(), 4096);
-/// assert_eq!(&buffer.as_ref()[..6], b"hello\0");
-/// assert!(buffer.is_locked());
-/// # Ok::<(), tokio_kaio::LockedBufError>(())
-/// ```
-pub type LockedBuf = AlignedBuf;
