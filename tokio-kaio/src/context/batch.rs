@@ -75,8 +75,15 @@ pub struct Batch<'a, M: RawMutex, A, L> {
     members: Vec<(FileRef<'a>, RawCommand<'a>)>,
 }
 
+impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
+    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
+    pub fn batch(&self) -> Batch<'_, M, A, L> {
+        Batch::new(self)
+    }
+}
+
 impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
-    pub(super) fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
+    fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
         Batch {
             handle,
             members: Vec::new(),

@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd;
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
 
-use super::batch::Batch;
 use super::drain::drain;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
@@ -379,11 +378,6 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ) -> Result<PollEvents, AioCommandError> {
         let ready = self.submit_request(fd, RawCommand::Poll { events }).await?;
         Ok(PollEvents::from_bits_retain(ready as u16))
-    }
-
-    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
-    pub fn batch(&self) -> Batch<'_, M, A, L> {
-        Batch::new(self)
     }
 
     pub(super) fn time_limit(&self) -> &TimeLimit {
