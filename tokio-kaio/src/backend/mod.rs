@@ -45,6 +45,7 @@ mod aio;
 mod any;
 mod blocking;
 #[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
 pub(crate) mod fake;
 mod kind;
 #[cfg(all(test, not(kaio_loom), not(miri)))]

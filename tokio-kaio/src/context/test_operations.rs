@@ -1,4 +1,5 @@
 //! Operations without a handle, for tests of the driver.
+#![cfg_attr(kaio_loom, allow(dead_code))]
 
 use super::op_future::OpFuture;
 use super::op_options::OpOptions;

@@ -9,6 +9,8 @@ mod batch_submission_tests;
 mod capacity_tests;
 #[cfg(not(kaio_loom))]
 mod driver_fixture;
+#[cfg(kaio_loom)]
+mod loom_models;
 #[cfg(not(kaio_loom))]
 mod no_room_tests;
 #[cfg(not(kaio_loom))]
