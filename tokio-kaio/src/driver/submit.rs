@@ -471,6 +471,9 @@ impl<T: ContextTypes> Entered<'_, T> {
         };
         let admission = self.admit(&mut held, true);
         (new.waker, new.sqe, new.permit) = (held.waker, held.sqe, held.permit);
+        if let Some(sqe) = &mut new.sqe {
+            sqe.fd = new.file.fd(); // it need not wait after all, and the duplicate is closed here
+        }
         Ok(admission)
     }
 
