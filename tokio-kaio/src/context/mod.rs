@@ -18,6 +18,8 @@ pub use builder::AioContextBuilder;
 pub use close::CloseTimeoutError;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 #[cfg(test)]
+pub(crate) use batch::BatchOfOps;
+#[cfg(test)]
 pub(crate) use op_future::OpFuture;
 pub(crate) use transfer_progress::TransferMode;
 

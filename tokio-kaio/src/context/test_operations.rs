@@ -5,7 +5,7 @@ use super::op_future::OpFuture;
 use super::op_options::OpOptions;
 use super::transfer_progress::TransferMode;
 use crate::RawCommand;
-use crate::driver::{ContextTypes, Driver};
+use crate::driver::{ContextTypes, Driver, SlotKey};
 use crate::op::{BufferReturn, FileRef, IoRequest};
 
 /// An operation for `driver`.
@@ -24,4 +24,9 @@ pub(crate) fn op_of_request<'h, 'a, T: ContextTypes>(
     request: (IoRequest, BufferReturn<'a>, TransferMode),
 ) -> OpFuture<'h, 'a, T> {
     OpFuture::with_request(driver, None, OpOptions::NONE, file, request)
+}
+
+/// The request that the driver has.
+pub(crate) fn key_of<T: ContextTypes>(op: &OpFuture<'_, '_, T>) -> Option<SlotKey> {
+    op.key()
 }

@@ -60,7 +60,9 @@ impl<T: ContextTypes> Core<T> {
     ) {
         // Not of this context, of an earlier submission, or a second one: the kernel is not trusted.
         let Some(index) = self.slots.find_in_flight(user_data) else {
-            self.counters.unmatched_completions += 1;
+            // A submission may also be refused after the context has ended.
+            let completed = matches!(outcome, Outcome::Completed(_));
+            self.counters.unmatched_completions += u64::from(completed);
             return;
         };
         let slot = self.slots.at(index);
