@@ -192,7 +192,8 @@ impl IoBackend for FakeBackend {
         self.control.0.unreaped.fetch_sub(reaped, Ordering::Relaxed);
         if cfg!(not(kaio_loom)) {
             let due = mem::take(&mut self.control.state().complete_after_reap);
-            due.into_iter().for_each(|label| self.control.complete(label));
+            due.into_iter()
+                .for_each(|label| self.control.complete(label));
         }
         Ok(())
     }

@@ -13,12 +13,12 @@ mod shards;
 pub(crate) mod test_operations;
 mod transfer_progress;
 
+#[cfg(test)]
+pub(crate) use batch::BatchOfOps;
 pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;
 pub use close::CloseTimeoutError;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
-#[cfg(test)]
-pub(crate) use batch::BatchOfOps;
 #[cfg(test)]
 pub(crate) use op_future::OpFuture;
 pub(crate) use transfer_progress::TransferMode;

@@ -227,7 +227,11 @@ mod tests {
         let [mut first, mut empty, mut second] = [8, 1, 16].map(|size| buffer(size, 1));
         drop(empty.take().unwrap()); // as while another read has its memory
         for replaced in [false, true] {
-            let mut parts = [first.part_mut(..4), empty.part_mut(..), second.part_mut(8..)];
+            let mut parts = [
+                first.part_mut(..4),
+                empty.part_mut(..),
+                second.part_mut(8..),
+            ];
             let (request, buffer_return) = IoRequest::read_parts(read_op(0), &mut parts).unwrap();
             assert_eq!(request.op.nbytes, 12);
             let memory = match replaced {

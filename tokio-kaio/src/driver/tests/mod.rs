@@ -8,6 +8,8 @@ mod batch_submission_tests;
 #[cfg(not(kaio_loom))]
 mod capacity_tests;
 #[cfg(not(kaio_loom))]
+mod core_invariants;
+#[cfg(not(kaio_loom))]
 mod driver_fixture;
 #[cfg(kaio_loom)]
 mod loom_models;
@@ -23,5 +25,7 @@ mod reentrancy;
 mod request_life_tests;
 #[cfg(not(kaio_loom))]
 mod shutdown_tests;
+#[cfg(not(kaio_loom))]
+mod slots_tests;
 #[cfg(not(kaio_loom))]
 mod unmatched_completion_tests;
