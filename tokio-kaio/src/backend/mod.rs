@@ -45,14 +45,13 @@ mod aio;
 mod any;
 mod blocking;
 #[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
 pub(crate) mod fake;
 mod kind;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 mod tests;
 
 pub(crate) use aio::AioBackend;
-#[cfg(test)]
-pub(crate) use aio::ModelRing;
 pub(crate) use any::AnyBackend;
 pub(crate) use blocking::BlockingBackend;
 pub use kind::Backend;
