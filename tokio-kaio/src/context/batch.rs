@@ -180,16 +180,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
             Some((handle.untraced_operation(file, command), span))
         });
         BatchResults {
-            running: Running {
-                operations: operations.collect(),
-                submitted: false,
-                pending: PendingOps::new(),
-                to_poll: VecDeque::new(),
-                done: VecDeque::new(),
-                task: TaskId::default(),
-                deadline: None,
-                timer: None,
-            },
+            running: Running::new(operations.collect()),
             handle,
         }
     }
@@ -221,6 +212,19 @@ struct Running<'a, T: ContextTypes> {
 }
 
 impl<'a, T: ContextTypes> Running<'a, T> {
+    fn new(operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>) -> Running<'a, T> {
+        Running {
+            operations,
+            submitted: false,
+            pending: PendingOps::new(),
+            to_poll: VecDeque::new(),
+            done: VecDeque::new(),
+            task: TaskId::default(),
+            deadline: None,
+            timer: None,
+        }
+    }
+
     fn poll_next(
         &mut self,
         limit: &TimeLimit,
@@ -335,6 +339,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         match self.task == TaskId::of(cx.waker()) {
             true => self.poll_completed_only(cx),
             false => {
+                self.task = TaskId::default(); // none, until all have the waker: its clone may panic
                 self.pending.take_all(&mut self.to_poll);
                 self.poll_queued_up(cx);
             }
@@ -409,5 +414,29 @@ impl<M: RawMutex, A, L> fmt::Debug for BatchResults<'_, M, A, L> {
         f.debug_struct("BatchResults")
             .field("left", &self.size_hint().0)
             .finish_non_exhaustive()
+    }
+}
+
+/// A batch without a handle, for tests of the driver.
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+pub(crate) struct BatchOfOps<'a, T: ContextTypes>(Running<'a, T>);
+
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
+    pub(crate) fn new(operations: impl IntoIterator<Item = OpFuture<'a, 'a, T>>) -> Self {
+        let spans = operations.into_iter().map(|op| {
+            let span = OpSpan::new_span(&RawCommand::Fsync, -1);
+            Some((op, span))
+        });
+        BatchOfOps(Running::new(spans.collect()))
+    }
+
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
+        self.0.poll_next(&TimeLimit::None, cx)
     }
 }

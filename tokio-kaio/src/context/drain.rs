@@ -2,11 +2,11 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use super::shards::Shards;
 use crate::config::ContextTypes;
-use crate::driver::Driver;
+use crate::driver::{Driver, Entered};
 use crate::metrics::ReapSource;
 use crate::op::FileId;
 use crate::sync::drop_contained;
@@ -37,9 +37,7 @@ struct ShardDrain<'a, T: ContextTypes> {
 impl<'a, T: ContextTypes> ShardDrain<'a, T> {
     fn start(driver: &'a Arc<Driver<T>>, file: FileId) -> ShardDrain<'a, T> {
         let id = match driver.enter() {
-            Ok(driver) => {
-                driver.with_slots(ReapSource::Other, |slots, drains| drains.start(file, slots))
-            }
+            Ok(driver) => driver.start_drain(file),
             Err(_) => None,
         };
         ShardDrain { driver, id }
@@ -50,11 +48,7 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
             let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) else {
                 return Poll::Ready(());
             };
-            let waker = cx.waker().clone();
-            let (done, unneeded) =
-                driver.with_slots(ReapSource::Poll, |_, drains| drains.poll(id, waker));
-            drop_contained(unneeded);
-            match done {
+            match driver.poll_drain(id, cx.waker()) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -71,8 +65,29 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
 impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
     fn drop(&mut self) {
         if let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) {
-            let unneeded = driver.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
-            drop_contained(unneeded);
+            driver.end_drain(id);
         }
+    }
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// Starts to wait for the requests on `file`. `None`: there are none.
+    pub(crate) fn start_drain(&self, file: FileId) -> Option<u64> {
+        self.with_slots(ReapSource::Other, |slots, drains| drains.start(file, slots))
+    }
+
+    /// Whether drain `id` is done; if not, `waker` is woken when it is.
+    pub(crate) fn poll_drain(&self, id: u64, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let (done, unneeded) =
+            self.with_slots(ReapSource::Poll, |_, drains| drains.poll(id, waker));
+        drop_contained(unneeded);
+        done
+    }
+
+    /// Nobody waits for drain `id` any more.
+    pub(crate) fn end_drain(&self, id: u64) {
+        let unneeded = self.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
+        drop_contained(unneeded);
     }
 }

@@ -334,3 +334,34 @@ impl Slot {
         sqe
     }
 }
+
+#[cfg(test)]
+impl Slots {
+    /// Indices in the free list, first to last.
+    pub(crate) fn free_list(&self) -> Vec<u32> {
+        self.linked(self.first_free)
+    }
+
+    /// Indices in the queue, first to last. Asserts that the links backwards are the same.
+    pub(crate) fn queue(&self) -> Vec<u32> {
+        let queue = self.linked(self.first_queued);
+        let mut previous = NO_SLOT;
+        for &index in &queue {
+            assert_eq!(self.slots[index as usize].previous, previous);
+            previous = index;
+        }
+        assert_eq!(self.last_queued, previous);
+        queue
+    }
+
+    fn linked(&self, first: u32) -> Vec<u32> {
+        let mut indices = Vec::new();
+        let mut next = first;
+        while next != NO_SLOT {
+            assert!(indices.len() < self.slots.len(), "the list has a loop");
+            indices.push(next);
+            next = self.slots[next as usize].next;
+        }
+        indices
+    }
+}
