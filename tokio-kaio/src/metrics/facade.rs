@@ -78,7 +78,7 @@ const GAUGES: [Series<f64>; 5] = [
     ),
     (
         "tokio_kaio_in_flight",
-        "Requests in flight",
+        "Requests in flight: in the kernel, or on their way to it",
         |metrics| metrics.in_flight as f64,
     ),
     (
@@ -198,9 +198,5 @@ pub(crate) fn describe() {
     for (name, about, _) in GAUGES {
         describe_gauge!(name, about);
     }
-    describe_gauge!(
-        LATENCY,
-        Unit::Seconds,
-        "Latency of requests, by quantile"
-    );
+    describe_gauge!(LATENCY, Unit::Seconds, "Latency of requests, by quantile");
 }
