@@ -96,7 +96,7 @@ impl IntrusiveAdapter<NoopLock, linked_list::Link> for LocalRequestAdapter {
 
 /// A lock for one thread: a flag without atomics. Panics when it is taken twice.
 ///
-/// It is neither `Send` nor `Sync`, and nor is a context that uses it. [`RawMutex::INIT`] makes one.
+/// It is neither `Send` nor `Sync`, and neither is a context that uses it. [`RawMutex::INIT`] makes one.
 pub struct NoopLock {
     taken: Cell<bool>,
     _one_thread: PhantomData<*mut ()>,

@@ -74,8 +74,8 @@
 //!    memory *moves* into the request.
 //! 2. A request that comes alone is submitted at once. Requests that are made in the same turn of the
 //!    runtime are queued, and submitted with one system call, up to 16 at a time
-//!    ([`AioContextBuilder::max_batch`]). Where that is worth an attempt, requests carry `RWF_NOWAIT`:
-//!    if the submission would block, the kernel refuses the request, and it is submitted again from
+//!    ([`AioContextBuilder::max_batch`]). Requests carry `RWF_NOWAIT` where an attempt is worthwhile: the
+//!    kernel refuses a request whose submission would block, and the request is submitted again from
 //!    tokio's blocking pool, without the flag ([`SubmitPolicy`]).
 //! 3. A request that completes inside its submission, as on tmpfs, is reaped right after it. For other
 //!    requests the kernel writes a completion to a ring that it shares with the process, and signals an
@@ -115,7 +115,8 @@
 //! Any future may be dropped, forgotten or aborted at any time: memory stays sound. The kernel can't
 //! give a read or write back, so *cancelled* means *abandoned*: the request goes on, on memory that it
 //! owns, and holds its slot until the kernel is done. The buffer of a dropped read gets other memory
-//! ([details](AlignedBuf#while-an-operation-runs)). A dropped write may still land, even after a write
+//! ([details](AlignedBuf#while-an-operation-runs)). A forgotten operation keeps its memory until the
+//! context has ended and its last handle is dropped. A dropped write may still land, even after a write
 //! that was submitted later: before you write the same place again, wait for [`File::drain`].
 //!
 //! # Metrics

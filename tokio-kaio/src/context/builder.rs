@@ -122,8 +122,8 @@ impl AioContextBuilder {
     }
 
     /// Sets the backend that runs the requests. The default is [`Backend::KernelAio`]; where that is not
-    /// available, making the context fails. Of this and
-    /// [`automatic_backend`](Self::automatic_backend), the one that is called last counts.
+    /// available, making the context fails. If [`automatic_backend`](Self::automatic_backend) is called
+    /// too, the last call counts.
     ///
     /// [`Backend::ThreadPool`] takes nothing from `fs.aio-max-nr`. An `nr` of 0 is an error there too
     /// (`IoSetup` with `EINVAL`).
@@ -325,7 +325,7 @@ impl AioContextBuilder {
     }
 }
 
-/// Whether kernel AIO is not available, rather than the request invalid.
+/// Whether `error` means that kernel AIO is not available, and not that `nr` is invalid.
 fn is_for_want_of_aio(error: &AioContextError) -> bool {
     match error {
         AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),

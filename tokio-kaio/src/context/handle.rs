@@ -179,14 +179,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     }
 
     /// Returns a handle on the same context whose operations may take this long, each from its first
-    /// poll. Otherwise this is [`with_deadline`](Self::with_deadline); the one that is called last counts.
+    /// poll. The rest is as with [`with_deadline`](Self::with_deadline), also under a
+    /// [paused clock](Self#paused-clock). If both are called, the last call counts.
     ///
     /// An operation with a timeout of 0 is submitted all the same. It succeeds if it completes at its first
     /// poll, as reads from tmpfs do, or before tokio's timer fires, at most a millisecond later. Otherwise
     /// it times out, and its request goes on: a write may land. Only
     /// [`read_bytes_at`](crate::File::read_bytes_at) and
-    /// [`write_bytes_at`](crate::File::write_bytes_at), with one deadline for all their requests, submit
-    /// nothing. To submit nothing in any case, use a deadline that has passed.
+    /// [`write_bytes_at`](crate::File::write_bytes_at) submit nothing: all their requests have one
+    /// deadline. To submit nothing in any case, use a deadline that has passed.
     ///
     /// # Panics
     ///

@@ -37,7 +37,7 @@ impl SubmitCounters {
     }
 }
 
-/// What caused a reap.
+/// The cause of a reap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReapSource {
     /// A submission returned.

@@ -194,7 +194,7 @@ pub(crate) fn describe() {
         BATCHES,
         "Calls of io_submit, by the most requests that they took"
     );
-    describe_counter!(REAPED, "Completions, by what caused the reap");
+    describe_counter!(REAPED, "Completions, by cause of the reap");
     for (name, about, _) in GAUGES {
         describe_gauge!(name, about);
     }

@@ -217,10 +217,10 @@ mod tests {
         assert_eq!(latencies.count(), 100);
         for percent in 1..=100_u64 {
             let exact = Duration::from_micros(percent);
-            let told = latencies.percentile(percent as f64).unwrap();
+            let bound = latencies.percentile(percent as f64).unwrap();
             assert!(
-                told >= exact && told <= exact + exact / 8,
-                "{percent}: {told:?}"
+                bound >= exact && bound <= exact + exact / 8,
+                "{percent}: {bound:?}"
             );
         }
         assert_eq!(latencies.percentile(0.0), latencies.percentile(1.0));

@@ -103,7 +103,7 @@ pub struct Metrics {
     /// once: a call with 3 requests only in *up to 4*.
     pub batch_sizes: [u64; 7],
 
-    /// Completions, by what caused the reap.
+    /// Reaped completions, by cause of the reap.
     pub reaped: Reaped,
     /// Whether completions are read from a ring in user memory. `false` if the kernel maps no such ring
     /// (gVisor), so that each reap takes an `io_getevents` call, and with the thread-pool backend.
@@ -124,7 +124,7 @@ pub struct Metrics {
     /// [`timed_submits`](Metrics::timed_submits) calls.
     pub submit_time: Duration,
     /// Calls of `io_submit` that were timed, on threads of the runtime: all, except where requests
-    /// complete inside their submission, as on tmpfs. There it is at most 1 in 256.
+    /// complete inside their submission, as on tmpfs. There, at most about 1 call in 256.
     pub timed_submits: u64,
 
     /// Latencies of all requests, from the time when they were made to their completion. Includes the
@@ -133,7 +133,7 @@ pub struct Metrics {
     pub latency: Option<LatencyHistogram>,
 }
 
-/// Numbers of reaped completions, by what caused the reap.
+/// Numbers of reaped completions, by cause of the reap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reaped {

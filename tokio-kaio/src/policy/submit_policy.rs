@@ -1,4 +1,4 @@
-//! [`SubmitPolicy`]: on which thread requests are submitted.
+//! [`SubmitPolicy`]: chooses the thread that submits a request.
 
 /// Chooses the thread that submits a request, and whether that thread may block.
 ///
@@ -11,7 +11,7 @@
 /// ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)). A
 /// [`File`](crate::File) can have a different one
 /// ([`File::set_submit_policy`](crate::File::set_submit_policy)). The policy does not change how requests
-/// are awaited, cancelled and counted. [`Metrics`](crate::Metrics) show its effect. The repository's
+/// are awaited, cancelled and counted. [`Metrics`](crate::Metrics) shows its effect. The repository's
 /// `docs/submission.md` helps to choose.
 ///
 /// # Examples
@@ -79,8 +79,8 @@ pub enum SubmitPolicy {
     #[default]
     NoWaitFirst = 2,
 
-    /// Submits everything but polls from tokio's blocking pool. No submission can block a worker. Each
-    /// costs a switch to another thread and back.
+    /// Submits all requests except polls from tokio's blocking pool. No submission can block a worker.
+    /// Each costs a switch to another thread and back.
     Offload = 3,
 }
 

@@ -74,8 +74,8 @@ pub(crate) fn logical_block_size(device: impl AsFd) -> io::Result<u32> {
     u32::try_from(size).map_err(io::Error::other)
 }
 
-/// The least alignment, in bytes, with which I/O on the file is direct. btrfs accepts less, and silently
-/// uses the page cache for it: its block. Other file systems: 1.
+/// The least alignment, in bytes, with which I/O on the file is direct. On btrfs, its block: it silently
+/// sends smaller transfers through the page cache. On other file systems, 1.
 ///
 /// # References
 ///
@@ -246,11 +246,11 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_tell_is_told_from_a_file_without_direct_io() {
         assert_eq!(nothing().direct_io(), None);
-        let told = Statx {
+        let not_direct = Statx {
             mask: STATX_DIOALIGN,
             ..nothing()
         };
-        assert_eq!(told.direct_io().map(|direct| direct.offset), Some(0));
+        assert_eq!(not_direct.direct_io().map(|direct| direct.offset), Some(0));
     }
 
     #[test]
