@@ -16,9 +16,12 @@ use super::GenericAioContextHandle;
 use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
 use super::pending_ops::PendingOps;
-use crate::driver::{Admission, ContextTypes, Driver, Entered, Types};
+use crate::config::{ContextTypes, Types};
+use crate::driver::{Driver, Entered};
 use crate::op::FileRef;
 use crate::policy::TaskId;
+use crate::slab::Admission;
+use crate::sync::drop_contained;
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
@@ -171,16 +174,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
             Some((handle.untraced_operation(file, command), span))
         });
         BatchResults {
-            running: Running {
-                operations: operations.collect(),
-                submitted: false,
-                pending: PendingOps::new(),
-                to_poll: VecDeque::new(),
-                done: VecDeque::new(),
-                task: TaskId::default(),
-                deadline: None,
-                timer: None,
-            },
+            running: Running::new(operations.collect()),
             handle,
         }
     }
@@ -212,6 +206,19 @@ struct Running<'a, T: ContextTypes> {
 }
 
 impl<'a, T: ContextTypes> Running<'a, T> {
+    fn new(operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>) -> Running<'a, T> {
+        Running {
+            operations,
+            submitted: false,
+            pending: PendingOps::new(),
+            to_poll: VecDeque::new(),
+            done: VecDeque::new(),
+            task: TaskId::default(),
+            deadline: None,
+            timer: None,
+        }
+    }
+
     fn poll_next(
         &mut self,
         limit: &TimeLimit,
@@ -255,12 +262,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         if limit.has_passed() {
             return (0..count).for_each(|index| self.time_out(index));
         }
-        self.to_poll.extend(0..count);
-        if let Some(Ok(driver)) = self.driver().map(Driver::enter) {
-            self.submit_together(&driver, &mut wakers);
+        match self.driver().map(Driver::enter) {
+            Some(Ok(driver)) => self.submit_together(&driver, &mut wakers),
+            _ => self.to_poll.extend(0..count),
         }
-        // Requests in flight may have completed. Polling submits the requests that were not admitted.
-        self.poll_queued_up(cx);
+        self.poll_completed_only(cx);
     }
 
     fn submit_together(&mut self, driver: &Entered<'a, T>, wakers: &mut Vec<Waker>) {
@@ -272,6 +278,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 continue;
             };
             if !ptr::eq(operation.driver(), driver.get()) {
+                self.to_poll.push_back(index); // an append, which goes to another shard
                 continue;
             }
             match (operation.take_request(), wakers.pop()) {
@@ -294,27 +301,25 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         for (index, error) in failed {
             self.end(index, Err(error));
         }
-        unneeded
-            .into_iter()
-            .for_each(|waker| driver.drop_contained(waker));
+        unneeded.into_iter().for_each(drop_contained);
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {
         let Some((operation, _)) = &mut self.operations[index] else {
             return;
         };
-        match admission {
-            Admission::Launched(key) | Admission::Queued(key) => operation.on_admitted(key),
-            Admission::Stopped | Admission::CapacityExceeded => {
-                operation.finish();
-                let error = match admission {
-                    Admission::Stopped => AioCommandError::AioStopped,
-                    _ => AioCommandError::CapacityExceeded,
-                };
-                self.end(index, Err(error));
+        let error = match admission {
+            Admission::Launched(key) | Admission::Queued(key) => {
+                operation.on_admitted(key);
+                return self.pending.push(index, operation);
             }
-            Admission::NeedsFile | Admission::Full => {}
-        }
+            // The operation is polled alone: with a duplicate of its descriptor, or in another shard.
+            Admission::NeedsFile | Admission::Full => return self.to_poll.push_back(index),
+            Admission::Stopped => AioCommandError::AioStopped,
+            Admission::CapacityExceeded => AioCommandError::CapacityExceeded,
+        };
+        operation.finish();
+        self.end(index, Err(error));
     }
 
     /// The context of the first operation, and mostly of all others.
@@ -325,13 +330,20 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     /// Polls the operations that have completed, or all operations if another task polls the batch now.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
-        if self.task == TaskId::of(cx.waker()) {
-            let operations = &self.operations;
-            let key = |index: usize| operations[index].as_ref()?.0.key();
-            self.pending.take_completed(key, &mut self.to_poll);
-        } else {
-            self.pending.take_all(&mut self.to_poll);
+        match self.task == TaskId::of(cx.waker()) {
+            true => self.poll_completed_only(cx),
+            false => {
+                self.task = TaskId::default(); // no task, until all have its waker: `clone` may panic
+                self.pending.take_all(&mut self.to_poll);
+                self.poll_queued_up(cx);
+            }
         }
+    }
+
+    fn poll_completed_only(&mut self, cx: &mut Context<'_>) {
+        let operations = &self.operations;
+        let key = |index: usize| operations[index].as_ref()?.0.key();
+        self.pending.take_completed(key, &mut self.to_poll);
         self.poll_queued_up(cx);
     }
 
@@ -396,5 +408,29 @@ impl<M: RawMutex, A, L> fmt::Debug for BatchResults<'_, M, A, L> {
         f.debug_struct("BatchResults")
             .field("left", &self.size_hint().0)
             .finish_non_exhaustive()
+    }
+}
+
+/// A batch without a handle, for tests of the driver.
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+pub(crate) struct BatchOfOps<'a, T: ContextTypes>(Running<'a, T>);
+
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
+    pub(crate) fn new(operations: impl IntoIterator<Item = OpFuture<'a, 'a, T>>) -> Self {
+        let spans = operations.into_iter().map(|op| {
+            let span = OpSpan::new_span(&RawCommand::Fsync, -1);
+            Some((op, span))
+        });
+        BatchOfOps(Running::new(spans.collect()))
+    }
+
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
+        self.0.poll_next(&TimeLimit::None, cx)
     }
 }

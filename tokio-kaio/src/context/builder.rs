@@ -13,11 +13,11 @@ use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
-use crate::driver::{
-    CompletionWaker, ContextConfig, ContextTypes, Driver, DriverTask, PollOrder, Types,
-};
+use crate::config::{ContextConfig, ContextTypes, Types};
+use crate::driver::Driver;
 use crate::offload::OffloadConfig;
-use crate::policy::PolicyConfig;
+use crate::policy::{PolicyConfig, PollOrder};
+use crate::runtime::{CompletionWaker, DriverTask, poll_order};
 use crate::sync::EventFd;
 use crate::trace;
 use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
@@ -214,7 +214,7 @@ impl AioContextBuilder {
         for driver in shards.all() {
             let waker = CompletionWaker::for_any_thread(driver);
             waker.arm();
-            let order = PollOrder::of_runtime();
+            let order = poll_order();
             tokio::spawn(DriverTask::new(Arc::clone(driver), waker, order));
         }
         Ok((
@@ -258,7 +258,7 @@ impl AioContextBuilder {
         A::LinkOps: LinkedListOps + Default,
         L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
-        self.open_one(PollOrder::of_runtime())
+        self.open_one(poll_order())
     }
 
     #[allow(clippy::type_complexity)]

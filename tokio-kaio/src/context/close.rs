@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::RawFd;
 
-use crate::driver::Unfinished;
+use crate::slab::Slots;
 
 /// The error of [`close_timeout`](crate::GenericAioContext::close_timeout): which requests were not done
 /// in time.
@@ -39,18 +39,18 @@ impl CloseTimeoutError {
         &self.descriptors
     }
 
-    /// Adds up several contexts.
-    pub(super) fn sum(contexts: impl Iterator<Item = Unfinished>) -> CloseTimeoutError {
-        let mut sum = CloseTimeoutError::default();
-        for context in contexts {
-            sum.queued += context.queued;
-            sum.in_flight += context.in_flight;
-            sum.abandoned += context.abandoned;
-            sum.descriptors.extend(context.descriptors);
+    /// Adds the requests of one context.
+    pub(super) fn add(&mut self, slots: &Slots) {
+        for (_, slot) in slots.iter() {
+            self.queued += usize::from(slot.is_waiting());
+            if slot.is_in_flight() {
+                self.descriptors.push(slot.file_id.fd());
+            }
         }
-        sum.descriptors.sort_unstable();
-        sum.descriptors.dedup();
-        sum
+        self.in_flight += slots.in_flight();
+        self.abandoned += slots.abandoned();
+        self.descriptors.sort_unstable();
+        self.descriptors.dedup();
     }
 }
 

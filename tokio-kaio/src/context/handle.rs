@@ -13,7 +13,7 @@ use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
-use crate::driver::Types;
+use crate::config::Types;
 use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;

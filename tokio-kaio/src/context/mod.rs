@@ -9,16 +9,18 @@ mod op_future;
 mod op_options;
 mod pending_ops;
 mod shards;
+#[cfg(test)]
+pub(crate) mod test_operations;
 mod transfer_progress;
 
+#[cfg(test)]
+pub(crate) use batch::BatchOfOps;
 pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;
 pub use close::CloseTimeoutError;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 #[cfg(test)]
 pub(crate) use op_future::OpFuture;
-#[cfg(test)]
-pub(crate) use op_options::OpOptions;
 pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;
@@ -31,7 +33,7 @@ use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
-use crate::driver::Types;
+use crate::config::Types;
 use crate::{
     AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, NoopLock, SyncRequestAdapter,
 };

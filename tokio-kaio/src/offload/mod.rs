@@ -320,6 +320,12 @@ impl<B: IoBackend> OffloadPool<B> {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)
     }
+
+    /// Holds the lock until the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_lock(&self) -> impl Sized + '_ {
+        self.lock()
+    }
 }
 
 /// Nothing panics while holding one of these.

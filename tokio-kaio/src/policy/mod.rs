@@ -58,7 +58,7 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
 
     /// Whether the driver task should let the tasks that are ready run before it flushes `queued`
     /// requests.
-    fn defer_flush(&mut self, queued: usize) -> bool;
+    fn defer_flush(&mut self, queued: usize, order: PollOrder) -> bool;
 
     /// Most requests in one system call.
     fn max_batch(&self) -> usize;
@@ -81,8 +81,8 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
 /// What an advisor learns from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Observation {
-    /// The driver task runs. `several_workers`: its runtime has more than one thread.
-    DriverPolled { several_workers: bool },
+    /// The driver task runs.
+    DriverPolled { order: PollOrder },
     /// A request of this task was queued.
     Queued { task: TaskId },
     /// The queue is flushed, with this many requests in it.
@@ -96,6 +96,17 @@ pub(crate) enum Observation {
     },
     /// The tasks that were ready have run.
     RuntimeTurned,
+}
+
+/// Whether the tasks that were ready have run when the driver task is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PollOrder {
+    /// Maybe not: a worker of the multi-threaded runtime first polls the task that was woken last.
+    Early,
+    /// They have: the driver task has let them run first.
+    Late,
+    /// They always have: the queue of the runtime is first in, first out.
+    Fair,
 }
 
 /// Configuration of an advisor.
@@ -226,7 +237,7 @@ impl SubmitAdvisor for Plain {
         false
     }
 
-    fn defer_flush(&mut self, _: usize) -> bool {
+    fn defer_flush(&mut self, _: usize, _: PollOrder) -> bool {
         false
     }
 

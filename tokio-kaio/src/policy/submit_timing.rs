@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::SLOW_SUBMIT;
 use crate::sys::{self, ThreadUsage};
+use crate::trace;
 
 /// How closely a submission is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,10 +84,19 @@ fn has_blocked(before: ThreadUsage, after: ThreadUsage) -> bool {
 }
 
 impl SubmitTiming {
-    /// Whether there is something to learn, at this level.
+    /// Whether files can learn something from it. `level`: how closely it was measured.
     #[inline]
     pub(crate) fn is_news(&self, level: TimingLevel) -> bool {
         level == TimingLevel::ThreadUsage || self.observation != SubmitObservation::NotBlocked
+    }
+
+    /// Traces a slow submission of `requests` on a thread of the runtime. To be called without a lock:
+    /// subscribers are code of others.
+    #[inline(always)]
+    pub(crate) fn trace_if_slow(timing: Option<&SubmitTiming>, requests: usize) {
+        if let Some(timing) = timing.filter(|timing| timing.is_slow()) {
+            trace::slow_submit(requests, timing.time, false);
+        }
     }
 
     /// Whether it took long by the clock, whatever the reason.

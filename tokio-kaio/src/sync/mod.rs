@@ -15,6 +15,7 @@
 
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::task::Waker;
 
 mod driver_waker;
 #[cfg(kaio_loom)]
@@ -45,5 +46,13 @@ pub(crate) fn contain(others: impl FnOnce()) {
     }
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(others)) {
         mem::forget(payload); // dropping it could panic
+    }
+}
+
+/// Drops a waker, and catches panics of its code.
+#[inline]
+pub(crate) fn drop_contained(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        contain(|| drop(waker));
     }
 }

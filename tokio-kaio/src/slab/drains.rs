@@ -3,18 +3,13 @@
 use std::collections::HashSet;
 use std::task::Waker;
 
-use super::deferred::Deferred;
 use super::slot::SlotKey;
 use super::slots::Slots;
-use super::{ContextTypes, Entered};
-use crate::backend::IoBackend;
-use crate::metrics::ReapSource;
 use crate::op::FileId;
-use crate::sync::contain;
 
 /// Drains under way. One that is done is not in it, even if nobody has asked yet.
 #[derive(Debug, Default)]
-pub(super) struct Drains {
+pub(crate) struct Drains {
     drains: Vec<Drain>,
     last_id: u64,
 }
@@ -30,7 +25,7 @@ struct Drain {
 impl Drains {
     /// Starts to wait for the requests on `file` that are queued or in flight, abandoned ones included.
     /// `None`: there are none.
-    pub(super) fn start(&mut self, file: FileId, slots: &Slots) -> Option<u64> {
+    pub(crate) fn start(&mut self, file: FileId, slots: &Slots) -> Option<u64> {
         let of_file = slots.iter().filter(|(_, slot)| {
             (slot.is_waiting() || slot.is_in_flight()) && slot.file_id.may_be(file)
         });
@@ -49,7 +44,7 @@ impl Drains {
 
     /// Whether drain `id` is done. If not, `waker` is woken when it is. Returns the waker that is not
     /// needed.
-    pub(super) fn poll(&mut self, id: u64, waker: Waker) -> (bool, Option<Waker>) {
+    pub(crate) fn poll(&mut self, id: u64, waker: Waker) -> (bool, Option<Waker>) {
         match self.drains.iter_mut().find(|drain| drain.id == id) {
             Some(drain) => (false, drain.waker.replace(waker)),
             None => (true, Some(waker)),
@@ -57,63 +52,33 @@ impl Drains {
     }
 
     /// Nobody waits for drain `id` any more.
-    pub(super) fn remove(&mut self, id: u64) -> Option<Waker> {
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Waker> {
         let position = self.drains.iter().position(|drain| drain.id == id)?;
         self.drains.swap_remove(position).waker
     }
 
     #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.drains.is_empty()
     }
 
-    /// A request is neither queued nor in flight any more.
+    /// A request is neither waiting nor in flight any more: passes the wakers of drains that are done to
+    /// `wake`.
     #[cold]
-    pub(super) fn on_request_done<B: IoBackend>(
-        &mut self,
-        key: SlotKey,
-        deferred: &mut Deferred<B>,
-    ) {
+    pub(crate) fn on_request_done(&mut self, key: SlotKey, mut wake: impl FnMut(Option<Waker>)) {
         self.drains.retain_mut(|drain| {
             let done = drain.pending.remove(&key) && drain.pending.is_empty();
             if done {
-                deferred.wake(drain.waker.take());
+                wake(drain.waker.take());
             }
             !done
         });
     }
 
-    /// No request is.
-    pub(super) fn finish_all<B: IoBackend>(&mut self, deferred: &mut Deferred<B>) {
+    /// No request is any more.
+    pub(crate) fn finish_all(&mut self, mut wake: impl FnMut(Option<Waker>)) {
         for drain in self.drains.drain(..) {
-            deferred.wake(drain.waker);
+            wake(drain.waker);
         }
-    }
-}
-
-impl<T: ContextTypes> Entered<'_, T> {
-    /// Starts to wait for the requests on `file`. `None`: there are none.
-    pub(crate) fn start_drain(&self, file: FileId) -> Option<u64> {
-        self.with(|core, deferred| {
-            core.reap_all(ReapSource::Other, deferred);
-            core.drains.start(file, &core.slots)
-        })
-    }
-
-    /// Whether drain `id` is done; if not, `waker` is woken when it is.
-    pub(crate) fn poll_drain(&self, id: u64, waker: &Waker) -> bool {
-        let waker = waker.clone();
-        let (done, unneeded) = self.with(|core, deferred| {
-            core.reap_all(ReapSource::Poll, deferred);
-            core.drains.poll(id, waker)
-        });
-        contain(|| drop(unneeded));
-        done
-    }
-
-    /// Nobody waits for drain `id` any more.
-    pub(crate) fn end_drain(&self, id: u64) {
-        let unneeded = self.with(|core, _| core.drains.remove(id));
-        contain(|| drop(unneeded));
     }
 }

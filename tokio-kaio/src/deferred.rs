@@ -1,4 +1,4 @@
-//! [`Deferred`]: effects of a change under the lock that take place after it.
+//! [`Deferred`]: effects of a change under the lock of a driver, which take place after it.
 
 use std::mem::{self, ManuallyDrop};
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::trace::TraceEvents;
 
 /// Mostly nothing, and cheap then. Wakers are woken and values of callers dropped here, because that
 /// runs their code, which may come back to the context, and may panic.
-pub(super) struct Deferred<B: IoBackend> {
+pub(crate) struct Deferred<B: IoBackend> {
     wakers: ArrayVec<Waker, { REAP_BATCH + 4 }>,
     /// What is rarer.
     rest: Vec<Effect>,
-    pub(super) events: TraceEvents,
-    pub(super) teardown: Option<Box<Teardown<B>>>,
-    pub(super) wake_driver: bool,
+    pub(crate) events: TraceEvents,
+    pub(crate) teardown: Option<Box<Teardown<B>>>,
+    pub(crate) wake_driver: bool,
     /// The driver task has to look again after a pause.
-    pub(super) retry_later: bool,
+    pub(crate) retry_later: bool,
     /// The queue has to be flushed by the current thread.
-    pub(super) flush: bool,
+    pub(crate) flush: bool,
     /// The offload pool has new entries.
-    pub(super) dispatch: bool,
+    pub(crate) dispatch: bool,
     /// A reap was full: more completions may have arrived.
-    pub(super) more_completions: bool,
+    pub(crate) more_completions: bool,
 }
 
 enum Effect {
@@ -39,10 +39,10 @@ enum Effect {
 }
 
 impl<B: IoBackend> Deferred<B> {
-    /// Not to be dropped: nothing is left after [`Entered::conclude`](super::Entered), and to drop it would
+    /// Not to be dropped: nothing is left after the driver has carried it out, and to drop it would
     /// cost every request.
     #[inline(always)]
-    pub(super) fn new() -> ManuallyDrop<Deferred<B>> {
+    pub(crate) fn new() -> ManuallyDrop<Deferred<B>> {
         ManuallyDrop::new(Deferred {
             wakers: ArrayVec::new(),
             rest: Vec::new(),
@@ -57,7 +57,7 @@ impl<B: IoBackend> Deferred<B> {
     }
 
     #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let flags = self.wake_driver | self.retry_later | self.flush;
         !(flags | self.dispatch | self.more_completions)
             && self.wakers.is_empty()
@@ -67,18 +67,18 @@ impl<B: IoBackend> Deferred<B> {
     }
 
     #[inline]
-    pub(super) fn wake(&mut self, waker: Option<Waker>) {
+    pub(crate) fn wake(&mut self, waker: Option<Waker>) {
         let Some(waker) = waker else { return };
         if let Err(full) = self.wakers.try_push(waker) {
             self.rest.push(Effect::Wake(full.element()));
         }
     }
 
-    pub(super) fn drop_waker(&mut self, waker: Option<Waker>) {
+    pub(crate) fn drop_waker(&mut self, waker: Option<Waker>) {
         self.rest.extend(waker.map(Effect::DropWaker));
     }
 
-    pub(super) fn drop_buffer(&mut self, buffer: IoBuffer) {
+    pub(crate) fn drop_buffer(&mut self, buffer: IoBuffer) {
         if !matches!(buffer, IoBuffer::None) {
             self.rest.push(Effect::DropBuffer(buffer));
         }
@@ -86,7 +86,7 @@ impl<B: IoBackend> Deferred<B> {
 
     /// Drops a reference to a file. Mostly it is not the last one.
     #[inline]
-    pub(super) fn drop_file(&mut self, file: Option<Arc<OpenFile>>) {
+    pub(crate) fn drop_file(&mut self, file: Option<Arc<OpenFile>>) {
         if let Some(file) = file {
             if Arc::strong_count(&file) == 1 {
                 self.rest.push(Effect::DropFile(file));
@@ -95,7 +95,7 @@ impl<B: IoBackend> Deferred<B> {
     }
 
     /// Wakes and drops. A panic in one of these affects none of the others.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         let mut wakers = self.wakers.drain(..);
         while wakers.len() > 0 {
             contain(|| wakers.by_ref().for_each(Waker::wake));

@@ -5,7 +5,8 @@ use std::mem::ManuallyDrop;
 use std::sync::{Arc, Weak};
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{ContextTypes, Driver};
+use crate::config::ContextTypes;
+use crate::driver::Driver;
 use crate::sync::DriverWaker;
 use crate::sync::thread::{self, ThreadId};
 
@@ -87,7 +88,7 @@ impl<T: ContextTypes> CompletionWaker<T> {
         Self::drop_raw,
     );
 
-    pub(super) fn waker(self: &Arc<Self>) -> Waker {
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
         let data = Arc::into_raw(Arc::clone(self)).cast();
         // SAFETY: the functions of the table take `data` for the `Arc` that it is, count references as
         // `RawWakerVTable` requires, and may be called on any thread: see above.

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use super::slot::{NO_SLOT, Slot, SlotKey, SlotState};
@@ -15,7 +16,7 @@ use crate::sys::abi::RWF_NOWAIT;
 ///
 /// The future of a request names its slot by [`SlotKey`], the kernel by `user_data`. Either is looked up
 /// before it is used, so a stale or made-up one finds nothing.
-pub(super) struct Slots {
+pub(crate) struct Slots {
     slots: Vec<Slot>,
     first_free: u32,
     first_queued: u32,
@@ -33,7 +34,7 @@ pub(super) struct Slots {
 const MAX_PREALLOCATED: usize = 256;
 
 impl Slots {
-    pub(super) fn new(capacity: usize, measure_latency: bool) -> Slots {
+    pub(crate) fn new(capacity: usize, measure_latency: bool) -> Slots {
         let mut slots = Slots {
             slots: Vec::new(),
             first_free: NO_SLOT,
@@ -66,44 +67,44 @@ impl Slots {
 
     /// Slots whose requests wait in the queue.
     #[inline]
-    pub(super) fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queued
     }
 
     /// Slots whose requests the kernel has, or a blocking thread; abandoned ones included.
     #[inline]
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    pub(super) fn abandoned(&self) -> usize {
+    pub(crate) fn abandoned(&self) -> usize {
         self.abandoned
     }
 
-    pub(super) fn unsignalled(&self) -> usize {
+    pub(crate) fn unsignalled(&self) -> usize {
         self.unsignalled
     }
 
     #[inline(always)]
-    pub(super) fn at(&mut self, index: u32) -> &mut Slot {
+    pub(crate) fn at(&mut self, index: u32) -> &mut Slot {
         &mut self.slots[index as usize]
     }
 
     /// The slot of a request. A slot that is free has another generation.
     #[inline(always)]
-    pub(super) fn get(&mut self, key: SlotKey) -> Option<&mut Slot> {
+    pub(crate) fn get(&mut self, key: SlotKey) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(key.index as usize)?;
         (slot.generation == key.generation).then_some(slot)
     }
 
-    pub(super) fn key(&self, index: u32) -> SlotKey {
+    pub(crate) fn key(&self, index: u32) -> SlotKey {
         let generation = self.slots[index as usize].generation;
         SlotKey { index, generation }
     }
 
     /// The slot whose request is in flight with this `user_data`.
     #[inline(always)]
-    pub(super) fn find_in_flight(&mut self, user_data: u64) -> Option<u32> {
+    pub(crate) fn find_in_flight(&mut self, user_data: u64) -> Option<u32> {
         let index = user_data as u32;
         let slot = self.slots.get(index as usize)?;
         let attempt = (user_data >> 32) as u32;
@@ -111,12 +112,12 @@ impl Slots {
     }
 
     /// Whether any of `entries` is in flight.
-    pub(super) fn is_any_in_flight(&mut self, entries: &[Sqe]) -> bool {
+    pub(crate) fn is_any_in_flight(&mut self, entries: &[Sqe]) -> bool {
         let mut entries = entries.iter();
         self.in_flight > 0 && entries.any(|sqe| self.find_in_flight(sqe.user_data).is_some())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SlotKey, &Slot)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotKey, &Slot)> {
         let keyed = |(index, slot): (usize, &'_ Slot)| SlotKey {
             index: index as u32,
             generation: slot.generation,
@@ -126,7 +127,7 @@ impl Slots {
     }
 
     /// Indices of all slots, in any state.
-    pub(super) fn indices(&self) -> std::ops::Range<u32> {
+    pub(crate) fn indices(&self) -> std::ops::Range<u32> {
         0..self.slots.len() as u32
     }
 
@@ -135,7 +136,7 @@ impl Slots {
     /// A slot for a new request, which takes `buffer`. Its state follows: by
     /// [`enqueue`](Slots::enqueue), [`hold`](Slots::hold) or [`launch`](Slots::launch).
     #[inline(always)]
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         op: &IoOp,
         file_id: FileId,
@@ -160,7 +161,7 @@ impl Slots {
     }
 
     /// To the end of the queue.
-    pub(super) fn enqueue(&mut self, index: u32) {
+    pub(crate) fn enqueue(&mut self, index: u32) {
         let last = mem::replace(&mut self.last_queued, index);
         let slot = self.at(index);
         slot.state = SlotState::Queued;
@@ -173,7 +174,7 @@ impl Slots {
     }
 
     /// To the front of the queue.
-    pub(super) fn enqueue_first(&mut self, index: u32) {
+    pub(crate) fn enqueue_first(&mut self, index: u32) {
         let first = mem::replace(&mut self.first_queued, index);
         let slot = self.at(index);
         slot.state = SlotState::Queued;
@@ -186,23 +187,23 @@ impl Slots {
     }
 
     /// Behind another append; the caller keeps the order.
-    pub(super) fn hold(&mut self, index: u32) {
+    pub(crate) fn hold(&mut self, index: u32) {
         self.at(index).state = SlotState::Held;
     }
 
     /// Takes the oldest request out of the queue; the state follows.
-    pub(super) fn pop_queued(&mut self) -> Option<u32> {
+    pub(crate) fn pop_queued(&mut self) -> Option<u32> {
         let first = self.first_queued;
         (first != NO_SLOT).then(|| self.dequeue(first))?;
         Some(first)
     }
 
-    pub(super) fn last_queued(&self) -> Option<u32> {
+    pub(crate) fn last_queued(&self) -> Option<u32> {
         (self.last_queued != NO_SLOT).then_some(self.last_queued)
     }
 
     /// Out of the queue; the state follows.
-    pub(super) fn dequeue(&mut self, index: u32) {
+    pub(crate) fn dequeue(&mut self, index: u32) {
         let slot = self.at(index);
         let (previous, next) = (slot.previous, slot.next);
         match previous {
@@ -218,7 +219,7 @@ impl Slots {
 
     /// *→ InFlight*: the caller submits the entry, on descriptor `fd`.
     #[inline(always)]
-    pub(super) fn launch(&mut self, index: u32, plan: SubmitPlan, fd: i32) -> Sqe {
+    pub(crate) fn launch(&mut self, index: u32, plan: SubmitPlan, fd: i32) -> Sqe {
         self.in_flight += 1;
         let slot = self.at(index);
         slot.state = SlotState::InFlight;
@@ -227,7 +228,7 @@ impl Slots {
     }
 
     /// In flight, after the attempt with `RWF_NOWAIT`: the caller offloads the entry.
-    pub(super) fn relaunch(&mut self, index: u32, fd: i32) -> Sqe {
+    pub(crate) fn relaunch(&mut self, index: u32, fd: i32) -> Sqe {
         let slot = self.at(index);
         slot.plan.path = SubmitPath::Offload;
         let unsignalled = mem::take(&mut slot.unsignalled);
@@ -237,7 +238,7 @@ impl Slots {
     }
 
     /// Marks those of `entries` that are in flight as not signalled. Returns whether there are any.
-    pub(super) fn mark_unsignalled(&mut self, entries: &[Sqe]) -> bool {
+    pub(crate) fn mark_unsignalled(&mut self, entries: &[Sqe]) -> bool {
         let mut any = false;
         for sqe in entries {
             if let Some(index) = self.find_in_flight(sqe.user_data) {
@@ -251,7 +252,7 @@ impl Slots {
 
     /// In flight no longer; the state follows. Returns whether the request was abandoned.
     #[inline(always)]
-    pub(super) fn leave_flight(&mut self, index: u32) -> bool {
+    pub(crate) fn leave_flight(&mut self, index: u32) -> bool {
         let slot = self.at(index);
         debug_assert!(slot.is_in_flight());
         let abandoned = slot.state == SlotState::Abandoned;
@@ -263,7 +264,7 @@ impl Slots {
     }
 
     /// *InFlight → Abandoned*. Returns what the caller's buffer gets in place of its memory.
-    pub(super) fn abandon(&mut self, index: u32) -> IoBuffer {
+    pub(crate) fn abandon(&mut self, index: u32) -> IoBuffer {
         self.abandoned += 1;
         let slot = self.at(index);
         slot.state = SlotState::Abandoned;
@@ -272,7 +273,7 @@ impl Slots {
 
     /// *Completed → Free*. Puts the memory where `buffer` is, which is empty. `None`: not completed.
     #[inline(always)]
-    pub(super) fn take_completed(
+    pub(crate) fn take_completed(
         &mut self,
         key: SlotKey,
         buffer: &mut IoBuffer,
@@ -288,8 +289,24 @@ impl Slots {
         Some(outcome)
     }
 
+    /// Sets the waker of a request that is not done. Returns the waker that is not needed.
+    #[inline]
+    pub(crate) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
+        match self.get(key) {
+            Some(slot) if slot.state == SlotState::InFlight || slot.is_waiting() => {
+                slot.waker.replace(waker)
+            }
+            _ => Some(waker),
+        }
+    }
+
+    /// Takes the waker of a request: it is its own task that runs.
+    pub(crate) fn take_waker(&mut self, key: SlotKey) -> Option<Waker> {
+        self.get(key)?.waker.take()
+    }
+
     /// *→ Free*. Returns the memory; the caller has taken file and waker.
-    pub(super) fn free(&mut self, index: u32) -> IoBuffer {
+    pub(crate) fn free(&mut self, index: u32) -> IoBuffer {
         let first_free = mem::replace(&mut self.first_free, index);
         let slot = self.at(index);
         slot.set_free(first_free);
@@ -315,5 +332,36 @@ impl Slot {
             sqe.rw_flags |= RWF_NOWAIT;
         }
         sqe
+    }
+}
+
+#[cfg(test)]
+impl Slots {
+    /// Indices in the free list, first to last.
+    pub(crate) fn free_list(&self) -> Vec<u32> {
+        self.linked(self.first_free)
+    }
+
+    /// Indices in the queue, first to last. Asserts that the links backwards are the same.
+    pub(crate) fn queue(&self) -> Vec<u32> {
+        let queue = self.linked(self.first_queued);
+        let mut previous = NO_SLOT;
+        for &index in &queue {
+            assert_eq!(self.slots[index as usize].previous, previous);
+            previous = index;
+        }
+        assert_eq!(self.last_queued, previous);
+        queue
+    }
+
+    fn linked(&self, first: u32) -> Vec<u32> {
+        let mut indices = Vec::new();
+        let mut next = first;
+        while next != NO_SLOT {
+            assert!(indices.len() < self.slots.len(), "the list has a loop");
+            indices.push(next);
+            next = self.slots[next as usize].next;
+        }
+        indices
     }
 }

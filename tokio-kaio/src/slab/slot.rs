@@ -10,8 +10,25 @@ use crate::policy::SubmitPlan;
 /// Names a slot for the future of its request. A key is worthless once the slot is free again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotKey {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// Result of an admission.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Admission {
+    /// In flight; the caller submits [`NewRequest::sqe`](crate::op::NewRequest).
+    Launched(SlotKey),
+    /// In the queue, or waiting for a blocking thread.
+    Queued(SlotKey),
+    /// It has to wait, and needs a duplicate of its descriptor for that.
+    NeedsFile,
+    /// No slot is free, and it is not to wait here.
+    Full,
+    /// No slot is free, and requests of this context don't wait.
+    CapacityExceeded,
+    /// The context takes no more requests.
+    Stopped,
 }
 
 /// Where a request is in its life.
@@ -28,7 +45,7 @@ pub(crate) struct SlotKey {
 ///            └─────────────────────────────────────────────┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SlotState {
+pub(crate) enum SlotState {
     /// Available for the next request.
     Free,
     /// Waits to be submitted, in the queue.
@@ -47,39 +64,39 @@ pub(super) enum SlotState {
 /// A slot and what it owns. The fields have a meaning in the states that are named with them, and are
 /// empty in all others.
 #[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) state: SlotState,
+pub(crate) struct Slot {
+    pub(crate) state: SlotState,
     /// Of the slot's key. Changes when the slot is freed.
-    pub(super) generation: u32,
+    pub(crate) generation: u32,
     /// Of the `user_data`. Changes with every submission, so that a completion of an earlier one is
     /// never taken for that of a later one.
-    pub(super) attempt: u32,
+    pub(crate) attempt: u32,
     /// All states except `Free`.
-    pub(super) op: IoOp,
-    pub(super) file_id: FileId,
-    pub(super) buffer: IoBuffer,
+    pub(crate) op: IoOp,
+    pub(crate) file_id: FileId,
+    pub(crate) buffer: IoBuffer,
     /// Keeps the descriptor open. `None`: of a descriptor that was borrowed and submitted at once.
-    pub(super) file: Option<Arc<OpenFile>>,
+    pub(crate) file: Option<Arc<OpenFile>>,
     /// `Queued`, `Held`, `InFlight`: who waits. `None` while its own task submits or polls it.
-    pub(super) waker: Option<Waker>,
+    pub(crate) waker: Option<Waker>,
     /// In flight: how it was submitted.
-    pub(super) plan: SubmitPlan,
+    pub(crate) plan: SubmitPlan,
     /// `Queued` or in flight: it has the append turn of its file.
-    pub(super) has_append_turn: bool,
+    pub(crate) has_append_turn: bool,
     /// In flight: its completion is not signalled, and was not found after the submission.
-    pub(super) unsignalled: bool,
+    pub(crate) unsignalled: bool,
     /// When it was admitted, if latencies are measured.
-    pub(super) admitted_at: Option<Instant>,
+    pub(crate) admitted_at: Option<Instant>,
     /// Neighbours in the queue, or the next free slot.
-    pub(super) previous: u32,
-    pub(super) next: u32,
+    pub(crate) previous: u32,
+    pub(crate) next: u32,
 }
 
 /// No slot.
-pub(super) const NO_SLOT: u32 = u32::MAX;
+pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 impl Slot {
-    pub(super) fn free() -> Slot {
+    pub(crate) fn free() -> Slot {
         Slot {
             state: SlotState::Free,
             generation: 0,
@@ -99,17 +116,17 @@ impl Slot {
     }
 
     #[inline]
-    pub(super) fn is_in_flight(&self) -> bool {
+    pub(crate) fn is_in_flight(&self) -> bool {
         matches!(self.state, SlotState::InFlight | SlotState::Abandoned)
     }
 
     /// Whether it waits to be submitted.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, SlotState::Queued | SlotState::Held)
     }
 
     #[inline]
-    pub(super) fn user_data(&self, index: u32) -> u64 {
+    pub(crate) fn user_data(&self, index: u32) -> u64 {
         u64::from(self.attempt) << 32 | u64::from(index)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +9,10 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{CompletionWaker, ContextTypes, DriveResult};
+use super::CompletionWaker;
+use crate::config::ContextTypes;
+use crate::driver::{DriveResult, Driver};
+use crate::policy::PollOrder;
 use crate::teardown::wait_until_gone;
 
 /// Submits queued requests after the tasks that were ready have run. Resolves when the context has given
@@ -21,7 +23,7 @@ use crate::teardown::wait_until_gone;
 /// uses.
 pub(crate) struct DriverTask<T: ContextTypes> {
     completion_waker: Arc<CompletionWaker<T>>,
-    driver: Arc<super::Driver<T>>,
+    driver: Arc<Driver<T>>,
     state: State,
 }
 
@@ -35,23 +37,12 @@ enum State {
     Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Whether the tasks that were ready have run when the driver task is polled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PollOrder {
-    /// Maybe not: a worker of the multi-threaded runtime first polls the task that was woken last.
-    Early,
-    /// They have: the driver task has let them run first.
-    Late,
-    /// They always have: the queue of the runtime is first in, first out.
-    Fair,
-}
-
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 impl<T: ContextTypes> DriverTask<T> {
     pub(crate) fn new(
-        driver: Arc<super::Driver<T>>,
+        driver: Arc<Driver<T>>,
         completion_waker: Arc<CompletionWaker<T>>,
         order: PollOrder,
     ) -> DriverTask<T> {
@@ -79,7 +70,11 @@ impl<T: ContextTypes> Future for DriverTask<T> {
             driver_waker.register(cx.waker());
             let signal = driver_waker.take_signal();
             let signal = signal.then(|| this.completion_waker.waker());
-            match driver.drive(signal.as_ref(), order.take()) {
+            let this_order = *order;
+            if *order == PollOrder::Late {
+                *order = PollOrder::Early; // the next poll is early again
+            }
+            match driver.drive(signal.as_ref(), this_order) {
                 DriveResult::Yield => {
                     *order = PollOrder::Late;
                     cx.waker().wake_by_ref(); // a task that wakes itself goes to the end of the queue
@@ -108,21 +103,11 @@ impl<T: ContextTypes> Future for DriverTask<T> {
     }
 }
 
-impl PollOrder {
-    /// Of a task that any thread of the current runtime may poll.
-    pub(crate) fn of_runtime() -> PollOrder {
-        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-            Ok(RuntimeFlavor::MultiThread) => PollOrder::Early,
-            _ => PollOrder::Fair,
-        }
-    }
-
-    /// The order of this poll; the next one is early again.
-    fn take(&mut self) -> PollOrder {
-        match *self {
-            PollOrder::Late => mem::replace(self, PollOrder::Early),
-            order => order,
-        }
+/// The order in which the current runtime polls a task that any of its threads may poll.
+pub(crate) fn poll_order() -> PollOrder {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => PollOrder::Early,
+        _ => PollOrder::Fair,
     }
 }
 
