@@ -15,9 +15,9 @@ use super::AioOpenOptionsExt;
 use super::open_options::name_of;
 use super::unaligned_state::UnalignedState;
 use crate::Alignment;
+use crate::blocking_pool::{no_thread, spawn_blocking};
 use crate::op::FileRef;
 use crate::op::OpenFile;
-use crate::spawn_blocking::{no_thread, spawn_blocking};
 use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, WriteFlags};
 
 /// A file that is read and written at given offsets with direct I/O, which bypasses the page cache.

@@ -16,7 +16,6 @@ mod files;
 mod flags;
 mod fork;
 mod generic_context;
-
 mod layers;
 mod leaks;
 mod lifecycle;

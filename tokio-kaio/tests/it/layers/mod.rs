@@ -36,7 +36,7 @@ const ORDER: &[&str] = &[
     // Used by modules of every layer above.
     "sync",
     "eventfd",
-    "spawn_blocking",
+    "blocking_pool",
     "metrics",
     "compat",
     "alignment",
