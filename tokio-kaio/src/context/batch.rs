@@ -334,6 +334,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             let key = |index: usize| operations[index].as_ref()?.0.key();
             self.pending.take_completed(key, &mut self.to_poll);
         } else {
+            self.task = TaskId::default(); // none, until all have the waker: its clone may panic
             self.pending.take_all(&mut self.to_poll);
         }
         self.poll_queued_up(cx);
