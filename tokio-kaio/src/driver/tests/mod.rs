@@ -18,6 +18,10 @@ mod no_room_tests;
 #[cfg(not(kaio_loom))]
 mod offload_tests;
 #[cfg(not(kaio_loom))]
+mod panicking_waker;
+#[cfg(not(kaio_loom))]
+mod panicking_waker_tests;
+#[cfg(not(kaio_loom))]
 mod random_operations;
 #[cfg(not(kaio_loom))]
 mod reentrancy;
