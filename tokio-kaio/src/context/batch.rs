@@ -337,14 +337,12 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     /// Polls the operations that have completed, or all operations if another task polls the batch now.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
-        match self.task == TaskId::of(cx.waker()) {
-            true => self.poll_completed_only(cx),
-            false => {
-                self.task = TaskId::default(); // no task, until all have its waker: `clone` may panic
-                self.pending.take_all(&mut self.to_poll);
-                self.poll_queued_up(cx);
-            }
+        if self.task == TaskId::of(cx.waker()) {
+            return self.poll_completed_only(cx);
         }
+        self.task = TaskId::default(); // no task, until all have its waker: `clone` may panic
+        self.pending.take_all(&mut self.to_poll);
+        self.poll_queued_up(cx);
     }
 
     fn poll_completed_only(&mut self, cx: &mut Context<'_>) {
