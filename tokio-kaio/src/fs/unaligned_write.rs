@@ -205,7 +205,8 @@ impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
         }
         let (result, returned) = self.write_bytes(file, offset, buffer, bytes, flags).await;
         result?;
-        if self.file.is_direct && self.unaligned().may_use_dontcache() {
+        // The same write succeeds without the flag, so the flag was the reason of the refusal.
+        if tries_dontcache {
             self.unaligned().set_dontcache_refused();
         }
         Ok(returned)
@@ -288,4 +289,26 @@ impl File {
 pub(super) fn no_memory(error: LockedBufError) -> AioCommandError {
     let (LockedBufError::MapAnon(error) | LockedBufError::MemLock(error)) = error;
     AioCommandError::IoSubmit(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_callers_dontcache_flag_that_works_is_not_recorded_as_refused() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let file = match File::from_std(tempfile::tempfile_in(&dir).unwrap()) {
+            Ok(file) => file,
+            Err(error) => return eprintln!("skipped: no direct I/O here: {error}"),
+        };
+        let (context, handle) = crate::aio_context(2, true).unwrap();
+        // Fills no block, so it goes through the page cache.
+        let flags = WriteFlags::DONTCACHE;
+        match file.write_bytes_at(&handle, 0, b"hello", flags).await {
+            Ok(()) => assert!(file.inner.unaligned().may_use_dontcache()),
+            Err(error) => eprintln!("skipped: no RWF_DONTCACHE here: {error}"),
+        }
+        context.close().await;
+    }
 }
