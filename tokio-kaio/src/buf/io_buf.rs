@@ -156,7 +156,7 @@ unsafe impl IoBufMut for Box<[u8]> {
     unsafe fn set_init(&mut self, _len: usize) {}
 }
 
-// SAFETY: static, and nobody changes what is behind a shared reference.
+// SAFETY: the bytes are static, and nobody changes them behind a shared reference.
 unsafe impl IoBuf for &'static [u8] {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()

@@ -36,7 +36,7 @@ impl File {
     ///   opened. On ext4, another program may have turned on data journaling or verity for it, or written
     ///   it through the page cache while it was so small that its data is in its inode. Open the file again
     ///   with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered).
-    /// - Errors of `fstat(2)`.
+    /// - The errors of `fstat(2)`.
     /// - `EAGAIN`: no [thread](File#threads) can be started.
     ///
     /// # Cancel safety
@@ -103,7 +103,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html): `EPERM` or `ENOSYS`
+    /// The errors of [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html): `EPERM` or `ENOSYS`
     /// in a sandbox that forbids it.
     ///
     /// # Cancel safety

@@ -105,10 +105,10 @@ impl File {
     /// Allocates, frees or zeroes `len` bytes at `offset`, depending on `mode`, on tokio's blocking pool.
     ///
     /// With direct I/O this decides whether a write is asynchronous. A write that extends the file or fills a
-    /// hole has to allocate its blocks within the submission, and on ext4 blocks there. A write to blocks
-    /// that [`Allocate::Extend`] has allocated before does not block on ext4 and XFS, and is not refused with
-    /// `NOWAIT`. [`Allocate::KeepSize`] saves only the allocation: a write past the end of the file still
-    /// changes the length of the file, and on ext4 blocks for that. Writes into a punched hole allocate
+    /// hole has to allocate disk blocks within the submission, which waits for that on ext4. A write to a
+    /// range that [`Allocate::Extend`] has allocated before does not wait on ext4 and XFS, and is not refused
+    /// with `NOWAIT`. [`Allocate::KeepSize`] saves only the allocation: a write past the end of the file still
+    /// changes the length of the file, and waits for that on ext4. Writes into a punched hole allocate
     /// again.
     ///
     /// The file remembers the call for [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst): later
@@ -121,7 +121,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`fallocate(2)`](https://man7.org/linux/man-pages/man2/fallocate.2.html), among them:
+    /// The errors of [`fallocate(2)`](https://man7.org/linux/man-pages/man2/fallocate.2.html), among them:
     ///
     /// - `EBADF`: the file is not open for writing.
     /// - `EFBIG`: the range ends past the largest file that the file system or `RLIMIT_FSIZE` allows.
@@ -190,7 +190,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`sync_file_range(2)`](https://man7.org/linux/man-pages/man2/sync_file_range.2.html),
+    /// The errors of [`sync_file_range(2)`](https://man7.org/linux/man-pages/man2/sync_file_range.2.html),
     /// among them:
     ///
     /// - `EINVAL`: the range ends past `i64::MAX`, or `steps` has an unknown bit.
@@ -242,7 +242,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`posix_fadvise(2)`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html):
+    /// The errors of [`posix_fadvise(2)`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html):
     /// `EINVAL` if `offset` or `len` exceeds `i64::MAX`, `ESPIPE` for a pipe.
     ///
     /// # Cancel safety

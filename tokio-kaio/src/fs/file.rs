@@ -243,7 +243,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
+    /// The errors of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
     /// [`io::ErrorKind::InvalidInput`], with a text that says so: `size` exceeds `i64::MAX`.
     ///
     /// # Cancel safety
@@ -288,7 +288,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of the system call.
+    /// The errors of the system call.
     ///
     /// # Cancel safety
     ///
@@ -324,7 +324,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`fchmod(2)`](https://man7.org/linux/man-pages/man2/fchmod.2.html).
+    /// The errors of [`fchmod(2)`](https://man7.org/linux/man-pages/man2/fchmod.2.html).
     ///
     /// # Cancel safety
     ///
@@ -518,7 +518,7 @@ async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -
 ///
 /// # Errors
 ///
-/// Those of the call. [`no_thread`]: no thread could be started, and the call will not run.
+/// The errors of the call. [`no_thread`]: no thread could be started, and the call will not run.
 ///
 /// # Panics
 ///

@@ -28,11 +28,12 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Cancel safety
     ///
-    /// After the future is dropped, the file may still be opened, created and truncated. It is closed again.
+    /// After the future is dropped, the file may still be opened, created and truncated. Then it
+    /// is closed again.
     ///
     /// # Errors
     ///
-    /// - Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
     /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the file system can't do
     ///   direct I/O, or not on this file. Either `statx` reports this, or `statx` reports nothing and a read
     ///   of 64 KiB at the start of the file is refused. On ext4 this concerns files with data journaling,
@@ -96,7 +97,7 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
     /// [`io::ErrorKind::InvalidInput`], with a text that says so: the path leads to neither a regular file
     /// nor a block device. `EAGAIN`: no [thread](File#threads) of the blocking pool can be started.
     ///

@@ -37,7 +37,7 @@ impl File {
     ///
     /// A `Vec` or `BytesMut` is filled up to its capacity. Its length becomes the number of bytes read, or
     /// stays if it is larger, and the bytes behind the data that was read stay. With direct I/O its memory
-    /// may not be aligned enough (`EINVAL`): see [`IoBuf`](crate::IoBuf).
+    /// may not be aligned enough (`EINVAL`): see [`IoBuf`].
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`read_owned_at`](File::read_owned_at). `BadResult` of the kind
+    /// The errors of [`read_owned_at`](File::read_owned_at). `BadResult` of the kind
     /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) if the file ends before the buffer is full.
     ///
     /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
@@ -208,7 +208,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`write_owned_at`](File::write_owned_at). `ENOSPC`: the disk is full; the data written before
+    /// The errors of [`write_owned_at`](File::write_owned_at). `ENOSPC`: the disk is full; the data written before
     /// stays.
     ///
     /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an

@@ -23,7 +23,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of `open(2)`: `ENOENT` without `/proc`, `EACCES` if the file's mode no longer permits writing,
+    /// The errors of `open(2)`: `ENOENT` without `/proc`, `EACCES` if the file's mode no longer permits writing,
     /// `EMFILE`. `ESTALE`: `/proc` leads to another file.
     pub(super) async fn page_cache_file(&self) -> io::Result<Arc<OpenFile>> {
         if !self.is_direct {

@@ -111,8 +111,8 @@ impl UnalignedState {
     }
 
     /// Returns whether a write of `range` begins in the last block of the file, or directly behind the
-    /// file, and its blocks end past the end of the file. `false` if the end is not known. Such a write
-    /// need not read its last block.
+    /// file, and its blocks end past the end of the file. `false` if the end is not known. If
+    /// `true`, the write need not read its last block.
     pub(super) fn continues_at_end(&self, range: &Range<u64>, block: u64) -> bool {
         let end = self.known_end.load(Ordering::Relaxed);
         let last_block = end - end % block;

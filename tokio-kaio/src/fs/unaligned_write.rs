@@ -45,7 +45,7 @@ pub(super) struct UnalignedWrite<'a, M: RawMutex, A, L> {
     pub(super) flags: WriteFlags,
     /// `false`: all data goes through the page cache.
     pub(super) uses_direct_io: bool,
-    /// `None` while a request has it. It stays `None` if the kernel keeps the request after its deadline.
+    /// `None` while a request has the guard. Stays `None` if the kernel keeps the request past the deadline.
     pub(super) guard: Option<RangeLockGuard>,
 }
 
