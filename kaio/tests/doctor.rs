@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use assert_cmd::assert::OutputAssertExt;
-use limits::{forbid, is_root, limit, obey_limits};
+use limits::{drop_root, forbid_syscall, is_root, set_limit};
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty};
 use rustix::process::{Pid, Signal, kill_process};
@@ -95,7 +95,7 @@ fn the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
     let mut command = doctor();
     command.arg(dir.path());
     let Some(output) = restricted(&mut command, || {
-        limit(libc::RLIMIT_FSIZE, 1 << 19);
+        set_limit(libc::RLIMIT_FSIZE, 1 << 19);
         true
     }) else {
         return;
@@ -269,7 +269,7 @@ fn if_io_setup_is_forbidden_there_is_advice() {
         (libc::ENOSYS, "A seccomp filter forbids io_setup"),
         (libc::EAGAIN, "sysctl fs.aio-max-nr="),
     ] {
-        let forbidden = move || forbid(libc::SYS_io_setup, errno);
+        let forbidden = move || forbid_syscall(libc::SYS_io_setup, errno);
         let Some(output) = restricted(doctor().arg(dir.path()), forbidden) else {
             return;
         };
@@ -283,7 +283,7 @@ fn if_io_setup_is_forbidden_there_is_advice() {
 #[test]
 fn if_io_uring_is_forbidden_aio_is_usable() {
     let dir = on_disk();
-    let forbidden = || forbid(libc::SYS_io_uring_setup, libc::EPERM);
+    let forbidden = || forbid_syscall(libc::SYS_io_uring_setup, libc::EPERM);
     let Some(output) = restricted(doctor().arg("--json").arg(dir.path()), forbidden) else {
         return;
     };
@@ -298,8 +298,8 @@ fn if_io_uring_is_forbidden_aio_is_usable() {
 fn a_small_limit_on_locked_memory_is_reported_and_not_an_error() {
     let dir = public_dir();
     let output = restricted(doctor().arg(dir.path()), || {
-        limit(libc::RLIMIT_MEMLOCK, 65536);
-        obey_limits()
+        set_limit(libc::RLIMIT_MEMLOCK, 65536);
+        drop_root()
     });
     if let Some(output) = output {
         let run = output.assert().success();
@@ -314,7 +314,7 @@ fn if_the_directory_is_not_writable_reads_of_a_file_are_measured() {
     fs::write(&path, vec![7; 1 << 20]).unwrap();
     allow(dir.path(), 0o555);
     let paths = [&path, dir.path()];
-    let output = restricted(doctor().arg("--json").args(paths), obey_limits);
+    let output = restricted(doctor().arg("--json").args(paths), drop_root);
     allow(dir.path(), 0o755);
     let Some(output) = output else { return };
 
@@ -338,7 +338,7 @@ fn a_file_without_read_permission_is_an_error() {
     let path = dir.path().join("secret");
     fs::write(&path, "secret").unwrap();
     allow(&path, 0);
-    if let Some(output) = restricted(doctor().arg(&path), obey_limits) {
+    if let Some(output) = restricted(doctor().arg(&path), drop_root) {
         let run = output.assert().code(1);
         run.stderr(contains("can't open").and(contains("you need read permission")));
     }

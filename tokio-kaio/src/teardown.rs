@@ -51,6 +51,7 @@ impl<B: IoBackend> Teardown<B> {
         }
     }
 
+    #[allow(clippy::boxed_local)] // moves one word to the thread
     fn run(self: Box<Self>) {
         let Teardown {
             live,

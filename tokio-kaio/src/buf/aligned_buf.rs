@@ -4,44 +4,46 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::{fmt, io, mem};
 
-use super::region::Unmade;
+use super::region::RegionError;
 use super::{Exclusive, LockedBufError, Region, Shape};
 
 /// A buffer of fixed size for reads and writes, aligned for direct I/O.
 ///
-/// Operations take `&mut AlignedBuf` to read into and `&AlignedBuf` to write from; others take it
-/// over and give it back. It is a slice of bytes, all of them initialized: zeroes at first.
+/// Operations take `&mut AlignedBuf` to read into and `&AlignedBuf` to write from. Operations on
+/// [owned buffers](crate::IoBuf) take the buffer itself and return it. The buffer is a slice of bytes, which
+/// are all initialized, to zeroes at first.
 ///
-/// There are such of all kinds: of the system's pages ([`new`](AlignedBuf::new)), locked into RAM
-/// ([`with_size`](AlignedBuf::with_size), or by its other name [`LockedBuf`]), at an address of which
-/// more is asked ([`with_alignment`](AlignedBuf::with_alignment)), on huge pages
-/// ([`huge`](AlignedBuf::huge)), or of a [`BufferPool`](crate::BufferPool). All but the last take
-/// whole pages from the system, and give them back when they are dropped. That takes system calls and
-/// page faults: keep buffers and use them again, or have a pool do so.
+/// The constructors differ in the memory that they allocate: ordinary pages ([`new`](AlignedBuf::new)), pages
+/// that are locked into RAM ([`with_size`](AlignedBuf::with_size), also known as [`LockedBuf`]), memory with a
+/// larger alignment ([`with_alignment`](AlignedBuf::with_alignment)), or huge pages
+/// ([`huge`](AlignedBuf::huge)). All of them map whole pages and unmap them when the buffer is dropped. That
+/// takes system calls and page faults, so reuse buffers, or take them from a
+/// [`BufferPool`](crate::BufferPool).
 ///
 /// # While an operation runs
 ///
-/// A read takes the memory with it and brings it back when its future completes; a write shares
-/// it. A future that does not get that far can't harm:
+/// A read owns the memory of the buffer until its future completes; a write shares the memory. This keeps
+/// the memory safe when a future is dropped or forgotten:
 ///
-/// - A read *dropped* leaves a buffer of the same size whose content is one of three: what it was
-///   (the kernel never had the request), zeroes (the kernel still has the old memory, and this is
-///   new, of the system's even if the old was a pool's), or what was read (it was done). Never a
-///   mixture, and it no longer changes. New memory is locked if the old was and `RLIMIT_MEMLOCK` allows
-///   that much more ([`is_locked`](AlignedBuf::is_locked) tells); if there is no memory at all, the
+/// - A *dropped* read leaves a buffer of the same size with one of three contents: the old content (the
+///   kernel never had the request), zeroes (the kernel still uses the old memory, so this memory is new, and
+///   not from the pool even if the old memory was), or the data that was read (the read was complete). The
+///   content is never a mixture, and does not change any more. New memory is locked if the old memory was and
+///   `RLIMIT_MEMLOCK` permits it: see [`is_locked`](AlignedBuf::is_locked). If there is no memory, the
 ///   buffer is empty.
-/// - A read *forgotten* ([`std::mem::forget`]) after it was first polled leaves the buffer empty:
-///   [`size`](AlignedBuf::size) is 0, and a transfer of more than that panics.
-/// - A write dropped or forgotten in flight goes on reading the memory. The first mutable access
-///   before it is done moves the buffer to a copy, so what was submitted is what is written.
+/// - A read that was polled and then *forgotten* ([`std::mem::forget`]) leaves the buffer empty:
+///   [`size`](AlignedBuf::size) is 0, and a transfer of more than 0 bytes panics.
+/// - A write that is dropped or forgotten in flight continues to use the memory. If the buffer is accessed
+///   mutably before the write is complete, the buffer moves to a copy, so the write writes the bytes that
+///   were submitted.
 ///
-/// A child made by [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) does not inherit
-/// the memory: touching the buffer there is a segmentation fault.
+/// A child process made by [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) does not inherit
+/// the memory: it gets a segmentation fault when it touches the buffer.
 ///
 /// # Panics
 ///
-/// Mutable access (`&mut` to the bytes, [`AsMut`]) panics if a write from this buffer was dropped, is
-/// still in flight, and there is no memory for the copy that keeps the two apart.
+/// Mutable access (`&mut` to the bytes, [`AsMut`]) panics if a dropped write from this buffer is still in
+/// flight and there is no memory for the copy.
 ///
 /// # Examples
 ///
@@ -59,12 +61,12 @@ use super::{Exclusive, LockedBufError, Region, Shape};
 /// [`LockedBuf`]: crate::LockedBuf
 #[derive(Default)]
 pub struct AlignedBuf {
-    /// `None`: a forgotten read has it, or there was no memory to replace a dropped one's.
+    /// `None`: a read has the memory, or there was no memory to replace that of a dropped read.
     region: Option<Arc<Region>>,
 }
 
-/// An [`AlignedBuf`] by the name of `linux-aio-tokio`, where
-/// [`with_size`](AlignedBuf::with_size), which locks the memory into RAM, is how all are made.
+/// The name of [`AlignedBuf`] in `linux-aio-tokio`, where [`with_size`](AlignedBuf::with_size), which locks
+/// the memory into RAM, is the only constructor.
 ///
 /// # Examples
 ///
@@ -81,11 +83,12 @@ pub struct AlignedBuf {
 pub type LockedBuf = AlignedBuf;
 
 impl AlignedBuf {
-    /// A buffer of `size` bytes, aligned to a page, which is what direct I/O wants at most. Not locked.
+    /// Allocates a buffer of `size` bytes, aligned to a page, which is enough for direct I/O on nearly every
+    /// device. It is not locked.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room.
+    /// [`LockedBufError::MapAnon`]: the size is 0, or there is not enough memory.
     ///
     /// # Examples
     ///
@@ -97,17 +100,17 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn new(size: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape::plain(size))
+        AlignedBuf::allocate(Shape::plain(size))
     }
 
-    /// A buffer of `size` bytes, aligned to a page and locked into RAM. That keeps it out of swap, and
-    /// spares the first transfer its page faults. No operation needs it: the kernel pins the pages of
-    /// every transfer.
+    /// Allocates a buffer of `size` bytes, aligned to a page and locked into RAM. Locked memory is not swapped
+    /// out, and the first transfer causes no page faults. No operation requires it: the kernel pins the pages
+    /// of every transfer.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room;
-    /// [`LockedBufError::MemLock`] where `RLIMIT_MEMLOCK` does not allow it. See
+    /// [`LockedBufError::MapAnon`]: the size is 0, or there is not enough memory.
+    /// [`LockedBufError::MemLock`]: `RLIMIT_MEMLOCK` does not permit it. See
     /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html).
     ///
     /// # Examples
@@ -119,22 +122,22 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn with_size(size: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape {
+        AlignedBuf::allocate(Shape {
             locked: true,
             ..Shape::plain(size)
         })
     }
 
-    /// A buffer of `size` bytes at an address that is a multiple of `alignment`, and of a page in any
-    /// case. Not locked.
+    /// Allocates a buffer of `size` bytes at an address that is a multiple of `alignment` and of the page
+    /// size. It is not locked.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room.
+    /// [`LockedBufError::MapAnon`]: the size is 0, or there is not enough memory.
     ///
     /// # Panics
     ///
-    /// If `alignment` is no power of two.
+    /// If `alignment` is not a power of two.
     ///
     /// # Examples
     ///
@@ -146,18 +149,18 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn with_alignment(size: usize, alignment: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape::plain(size).aligned_to(alignment))
+        AlignedBuf::allocate(Shape::plain(size).aligned_to(alignment))
     }
 
-    /// A buffer of `size` bytes, not locked, on transparent huge pages, as far as the system has them to give
-    /// (`/sys/kernel/mm/transparent_hugepage`), and on ordinary ones else. Takes whole huge pages, of
-    /// 2 MiB: for large buffers, which cost fewer page faults so and less work for the kernel, which
-    /// has to find every page of a transfer. See
+    /// Allocates a buffer of `size` bytes on transparent huge pages if the system has them
+    /// (`/sys/kernel/mm/transparent_hugepage`), else on ordinary pages. It is not locked. The memory consists
+    /// of whole huge pages of 2 MiB, so this is for large buffers. They cause fewer page faults, and less work
+    /// for the kernel, which has to look up every page of a transfer. See
     /// [`madvise(2)`](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_HUGEPAGE`.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size of 0 or one for which there is no room.
+    /// [`LockedBufError::MapAnon`]: the size is 0, or there is not enough memory.
     ///
     /// # Examples
     ///
@@ -169,54 +172,54 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn huge(size: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape {
+        AlignedBuf::allocate(Shape {
             huge: true,
             ..Shape::plain(size)
         })
     }
 
-    pub(super) fn make(shape: Shape) -> Result<AlignedBuf, LockedBufError> {
+    pub(super) fn allocate(shape: Shape) -> Result<AlignedBuf, LockedBufError> {
         if shape.len == 0 {
-            return Err(LockedBufError::no_size());
+            return Err(LockedBufError::zero_size());
         }
-        match shape.make_strictly() {
-            Ok(region) => Ok(AlignedBuf::on(region)),
-            Err(Unmade::NoMemory(error)) => Err(LockedBufError::MapAnon(error)),
-            Err(Unmade::NotLocked(error)) => Err(LockedBufError::MemLock(error)),
+        match shape.allocate_strict() {
+            Ok(region) => Ok(AlignedBuf::from_region(region)),
+            Err(RegionError::Map(error)) => Err(LockedBufError::MapAnon(error)),
+            Err(RegionError::Lock(error)) => Err(LockedBufError::MemLock(error)),
         }
     }
 
-    pub(super) fn on(region: Region) -> AlignedBuf {
+    pub(super) fn from_region(region: Region) -> AlignedBuf {
         AlignedBuf {
             region: Some(Arc::new(region)),
         }
     }
 
-    /// Number of bytes; 0 after a read into it was forgotten.
+    /// Returns the number of bytes. 0 after a read into the buffer was forgotten.
     pub fn size(&self) -> usize {
         self.region.as_ref().map_or(0, |region| region.len())
     }
 
-    /// Whether the memory is locked into RAM. That of a [`LockedBuf`](crate::LockedBuf) is, unless it
-    /// had to be replaced because of a dropped operation, and that would have gone past
-    /// `RLIMIT_MEMLOCK`.
+    /// Returns whether the memory is locked into RAM. `false` for a [`LockedBuf`](crate::LockedBuf) whose
+    /// memory was replaced or copied after an operation was dropped, if `RLIMIT_MEMLOCK` did not permit to
+    /// lock the new memory.
     pub fn is_locked(&self) -> bool {
         let locked = |region: &Arc<Region>| region.shape().locked;
         self.region.as_ref().is_some_and(locked)
     }
 
-    /// The memory for a write to share. `None`: the buffer is empty.
+    /// Returns the memory, for a write to share. `None`: the buffer is empty.
     pub(crate) fn share(&self) -> Option<Arc<Region>> {
         self.region.clone()
     }
 
-    /// The memory for a read to fill; [`give_back`](AlignedBuf::give_back) follows. `None`: the
-    /// buffer is empty.
+    /// Takes the memory out of the buffer, for a read to fill. [`give_back`](AlignedBuf::give_back) returns it.
+    /// `None`: the buffer is empty.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: an abandoned write still reads it, and there is no memory for a copy. The buffer
-    /// is as it was.
+    /// `ENOMEM`: an abandoned write still uses the memory, and there is no memory for a copy. The buffer is
+    /// unchanged.
     pub(crate) fn take(&mut self) -> io::Result<Option<Exclusive>> {
         let Some(region) = self.region.take() else {
             return Ok(None);
@@ -226,7 +229,7 @@ impl AlignedBuf {
             Err(shared) => shared,
         };
         match shared.copy() {
-            // Nobody else can have a copy that was made here.
+            // The copy was made here, so it has no other owner.
             Ok(copy) => Ok(Exclusive::new(Arc::new(copy)).ok()),
             Err(error) => {
                 self.region = Some(shared);
@@ -235,17 +238,18 @@ impl AlignedBuf {
         }
     }
 
-    /// Of memory that was taken: there is none now.
+    /// Puts back memory that was taken. The buffer is empty.
     #[inline(always)]
     pub(crate) fn give_back(&mut self, region: Exclusive) {
-        let none = self.region.replace(region.release());
-        debug_assert!(none.is_none());
-        mem::forget(none); // nothing to drop
+        let previous = self.region.replace(region.release());
+        debug_assert!(previous.is_none());
+        mem::forget(previous); // it is `None`; this saves the code to drop it
     }
 
-    /// Makes up for memory that the kernel has kept.
+    /// Allocates new memory in place of memory that the kernel still uses. The buffer stays empty if there is
+    /// no memory.
     pub(crate) fn replace(&mut self, shape: Shape) {
-        self.region = shape.make().ok().map(Arc::new);
+        self.region = shape.allocate().ok().map(Arc::new);
     }
 }
 
@@ -262,13 +266,13 @@ impl AsMut<[u8]> for AlignedBuf {
         };
         if Arc::get_mut(region).is_none() {
             let copy = region.copy().unwrap_or_else(|error| {
-                panic!("no memory to copy a buffer that a dropped write still reads: {error}")
+                panic!("no memory for a copy of a buffer that a dropped write still uses: {error}")
             });
             *region = Arc::new(copy);
         }
         match Arc::get_mut(region) {
             Some(region) => region.bytes_mut(),
-            None => unreachable!("a region that was just made has one owner"),
+            None => unreachable!("a new region has one owner"),
         }
     }
 }
@@ -301,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_during_a_write_goes_to_a_copy() {
+    fn a_change_during_a_write_changes_a_copy() {
         let mut buffer = AlignedBuf::new(3).unwrap();
         buffer.copy_from_slice(b"old");
         let in_flight = buffer.share().unwrap();
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_write_in_flight_memory_stays_where_it_is() {
+    fn without_a_write_in_flight_the_buffer_keeps_its_memory() {
         let mut buffer = AlignedBuf::new(3).unwrap();
         let before = buffer.as_ptr();
         drop(buffer.share());
@@ -327,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_buffer_is_empty_until_it_gets_memory_back() {
+    fn a_buffer_is_empty_until_its_taken_memory_is_given_back() {
         let mut buffer = AlignedBuf::new(3).unwrap();
         let taken = buffer.take().unwrap().unwrap();
         assert_eq!((buffer.size(), buffer.as_ref().len()), (0, 0));

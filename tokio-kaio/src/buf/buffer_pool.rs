@@ -1,4 +1,4 @@
-//! [`BufferPool`]: a fixed number of buffers in one region of memory.
+//! [`BufferPool`]: a fixed number of buffers in one mapping.
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
@@ -7,19 +7,19 @@ use std::{fmt, io};
 
 use tokio::sync::Semaphore;
 
-use super::pool_memory::{FreePlaces, Place, PoolMemory};
+use super::pool_memory::{FreeList, PoolEntry, PoolMemory};
 use super::{AlignedBuf, LockedBufError, Region, Shape};
 use crate::sys::Process;
 
 /// A pool with a fixed number of buffers of one size, which are allocated together and reused.
 ///
 /// [`get`](BufferPool::get) waits for a free buffer, [`try_get`](BufferPool::try_get) does not. A dropped
-/// buffer returns to the pool; if an abandoned operation is still in flight on it, it returns when the
-/// kernel is done. So the memory under I/O never grows beyond the pool, with one exception: the
+/// buffer returns to the pool; if an abandoned operation on the buffer is still in flight, the buffer returns
+/// when the kernel is done. So the memory under I/O never grows beyond the pool, with one exception: the
 /// [replacement](AlignedBuf#while-an-operation-runs) of a buffer whose read was dropped while the caller
-/// kept the buffer. To take a buffer costs no system call and no page fault.
+/// kept the buffer. Taking a buffer costs no system call, and no page fault once its memory was used.
 ///
-/// The buffers are ordinary [`AlignedBuf`]s. A buffer still has the content that it had when it was
+/// The buffers are ordinary [`AlignedBuf`]s. The content of a buffer is that with which it was
 /// returned. Buffers keep the memory of the pool alive, so the pool, which is cheap to clone, may be dropped
 /// before them. A child process made by `fork(2)` does not inherit the memory: it gets a segmentation fault
 /// when it touches a buffer of an inherited pool.
@@ -43,11 +43,11 @@ use crate::sys::Process;
 #[derive(Clone)]
 pub struct BufferPool {
     inner: Arc<PoolMemory>,
-    /// Of each buffer.
+    /// The shape of each buffer.
     shape: Shape,
 }
 
-/// Makes a [`BufferPool`] with more options than [`BufferPool::new`].
+/// Creates a [`BufferPool`] with more options than [`BufferPool::new`].
 ///
 /// # Examples
 ///
@@ -59,14 +59,14 @@ pub struct BufferPool {
 /// # Ok::<(), tokio_kaio::LockedBufError>(())
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a builder makes no pool until `build` is called"]
+#[must_use = "a builder creates no pool until `build` is called"]
 pub struct BufferPoolBuilder {
     count: usize,
     shape: Shape,
 }
 
 impl BufferPoolBuilder {
-    /// Starts with `count` buffers of `size` bytes.
+    /// Creates a builder for a pool of `count` buffers of `size` bytes.
     pub fn new(count: usize, size: usize) -> BufferPoolBuilder {
         BufferPoolBuilder {
             count,
@@ -79,7 +79,7 @@ impl BufferPoolBuilder {
     ///
     /// # Panics
     ///
-    /// If `alignment` is no power of two.
+    /// If `alignment` is not a power of two.
     pub fn alignment(mut self, alignment: usize) -> BufferPoolBuilder {
         self.shape = self.shape.aligned_to(alignment);
         self
@@ -92,26 +92,26 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// Sets whether the memory is on huge pages, as far as there are any, as with [`AlignedBuf::huge`]. By
+    /// Sets whether the memory is on huge pages if the system has them, as with [`AlignedBuf::huge`]. By
     /// default it is not.
     pub fn huge_pages(mut self, huge: bool) -> BufferPoolBuilder {
         self.shape.huge = huge;
         self
     }
 
-    /// Makes the pool.
+    /// Creates the pool.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`]: the size or number is 0, or there is not enough memory.
-    /// [`LockedBufError::MemLock`]: `RLIMIT_MEMLOCK` does not allow the memory to be locked.
+    /// [`LockedBufError::MapAnon`]: the size or the number is 0, or there is not enough memory.
+    /// [`LockedBufError::MemLock`]: `RLIMIT_MEMLOCK` does not permit to lock the memory.
     pub fn build(self) -> Result<BufferPool, LockedBufError> {
         let BufferPoolBuilder { count, shape } = self;
         if shape.len == 0 {
-            return Err(LockedBufError::no_size());
+            return Err(LockedBufError::zero_size());
         }
         if count == 0 {
-            let error = "a pool of 0 buffers, the least is 1";
+            let error = "a pool needs at least 1 buffer, not 0 buffers";
             let error = io::Error::new(io::ErrorKind::InvalidInput, error);
             return Err(LockedBufError::MapAnon(error));
         }
@@ -122,12 +122,12 @@ impl BufferPoolBuilder {
             let error = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(LockedBufError::MapAnon(error));
         };
-        let free = FreePlaces::of(count as u32).map_err(LockedBufError::MapAnon)?;
+        let free = FreeList::new(count as u32).map_err(LockedBufError::MapAnon)?;
         let whole = Shape {
             len: total,
             ..shape
         };
-        let mapping = whole.make_mapped().map_err(LockedBufError::MapAnon)?;
+        let mapping = whole.map().map_err(LockedBufError::MapAnon)?;
         if shape.locked {
             mapping.lock().map_err(LockedBufError::MemLock)?;
         }
@@ -147,22 +147,22 @@ impl BufferPoolBuilder {
 }
 
 impl BufferPool {
-    /// `count` buffers of `size` bytes, each at a multiple of 4096. See [`BufferPoolBuilder`] for
-    /// more choices.
+    /// Creates a pool of `count` buffers of `size` bytes, each at a multiple of 4096. See
+    /// [`BufferPoolBuilder`] for more options.
     ///
     /// # Errors
     ///
-    /// [`LockedBufError::MapAnon`] for a size or number of 0, or where there is no room for all.
+    /// [`LockedBufError::MapAnon`]: the size or the number is 0, or there is not enough memory.
     pub fn new(count: usize, size: usize) -> Result<BufferPool, LockedBufError> {
         BufferPoolBuilder::new(count, size).build()
     }
 
-    /// A buffer; waits until there is one, in the order in which it was asked for: for ever, if those who
-    /// have them keep them. To give up, use [`tokio::time::timeout`].
+    /// Takes a buffer from the pool. If none is free, waits until one returns; waiting calls get buffers in
+    /// FIFO order. Waits forever if no buffer returns: use [`tokio::time::timeout`] to give up.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it loses its place in the line, and nothing else.
+    /// A dropped call loses its position in the queue, and nothing else.
     ///
     /// # Examples
     ///
@@ -184,12 +184,12 @@ impl BufferPool {
     pub async fn get(&self) -> AlignedBuf {
         match self.inner.permits.acquire().await {
             Ok(permit) => permit.forget(),
-            Err(_) => unreachable!("it is never closed"),
+            Err(_) => unreachable!("the semaphore is never closed"),
         }
         self.take()
     }
 
-    /// A buffer, if there is one now that nobody waits for.
+    /// Takes a buffer from the pool, if one is free that no call of [`get`](BufferPool::get) waits for.
     ///
     /// # Examples
     ///
@@ -201,40 +201,40 @@ impl BufferPool {
     /// assert!(buffer.is_some() && pool.try_get().is_none());
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
-    #[must_use = "dropped, the buffer goes back at once"]
+    #[must_use = "a dropped buffer returns to the pool at once"]
     pub fn try_get(&self) -> Option<AlignedBuf> {
         self.inner.permits.try_acquire().ok()?.forget();
         Some(self.take())
     }
 
-    /// Number of free buffers.
+    /// Returns the number of free buffers.
     pub fn available(&self) -> usize {
         self.inner.permits.available_permits()
     }
 
-    /// Number of buffers in all.
+    /// Returns the number of buffers, free or not.
     pub fn capacity(&self) -> usize {
         self.inner.count
     }
 
-    /// Size of each, bytes.
+    /// Returns the size of each buffer in bytes.
     pub fn buffer_size(&self) -> usize {
         self.shape.len
     }
 
-    /// To be called with a permit, which is spent.
+    /// Takes a free buffer. The caller has acquired a permit for it.
     fn take(&self) -> AlignedBuf {
         let Some(index) = self.inner.free().take() else {
-            unreachable!("a permit stands for a place");
+            unreachable!("every permit stands for a free buffer");
         };
-        let place = Place {
+        let entry = PoolEntry {
             pool: Arc::clone(&self.inner),
             index,
         };
         let start = self.inner.mapping.start();
-        // SAFETY: `index` is below `count`, so it is within the mapping.
+        // SAFETY: `index` is below `count`, so the result is within the mapping.
         let start = unsafe { start.add(index as usize * self.inner.stride) };
-        AlignedBuf::on(Region::placed(start, self.shape, place))
+        AlignedBuf::from_region(Region::pooled(start, self.shape, entry))
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`IoBuf`] and [`IoBufMut`]: buffers of the caller's that operations own while they run.
+//! [`IoBuf`] and [`IoBufMut`]: owned buffers, which an operation owns while it runs.
 #![allow(unsafe_code)]
 
 use super::AlignedBuf;
@@ -7,37 +7,37 @@ use super::AlignedBuf;
 ///
 /// Operations on owned buffers take the buffer and return it: `(result, buffer)`. While an operation runs,
 /// its request owns the buffer. If the future is dropped, the request drops the buffer when the kernel is
-/// done with it. If the operation ends while the kernel still has the buffer, at its deadline or because
-/// the runtime ends, the operation returns the [`Default`] instead, which must be an empty buffer: an
-/// operation on that moves nothing, and is no error. (A write of a whole [`AlignedBuf`] always returns it,
-/// since the memory is shared.)
+/// done with it. If the operation ends while the kernel still uses the buffer, at its deadline or because
+/// the runtime ends, the operation returns the [`Default`] instead. The `Default` must be an empty buffer; an
+/// operation on it succeeds and transfers nothing. A write of a whole [`AlignedBuf`] always returns the
+/// buffer, since the memory is shared.
 ///
 /// Implemented for [`AlignedBuf`], `Vec<u8>`, `Box<[u8]>`, `&'static [u8]`, a
 /// [`Slice`](crate::Slice) of any of them and, with the feature `bytes`, `Bytes` and `BytesMut`. An
-/// operation on the first allocates nothing; on others it makes two small allocations.
+/// operation on an `AlignedBuf` allocates nothing; an operation on another type makes two small allocations.
 ///
 /// Direct I/O requires aligned memory ([`File::alignment`](crate::File::alignment)); the kernel refuses
 /// other memory with `EINVAL`. The allocator aligns a `Vec` enough for a device that requires 4 bytes, but
-/// mostly not for one that requires 512. Use an `AlignedBuf` there, or
+/// mostly not for a device that requires 512. Use an `AlignedBuf` there, or
 /// [`read_bytes_at`](crate::File::read_bytes_at), which copies. tmpfs and
 /// [buffered](crate::File::is_direct) files accept any memory.
 ///
 /// # Safety
 ///
-/// [`stable_ptr`](IoBuf::stable_ptr) points to [`bytes_init`](IoBuf::bytes_init) initialized bytes,
-/// which stay valid and unchanged where they are until the buffer is dropped or used in another way
-/// than being moved: moving it must not move them.
+/// [`stable_ptr`](IoBuf::stable_ptr) must point to [`bytes_init`](IoBuf::bytes_init) initialized bytes. The
+/// bytes must stay valid, unchanged and at the same address until the buffer is dropped or used in any way
+/// other than being moved. Moving the buffer must not move the bytes.
 ///
 /// # Examples
 ///
 /// ```
 /// use tokio_kaio::IoBuf;
 ///
-/// /// Blocks of a cache, which others may read at the same time.
+/// /// A block of a cache, which other threads may read at the same time.
 /// #[derive(Default)]
 /// struct Block(std::sync::Arc<[u8]>);
 ///
-/// // SAFETY: what is behind the `Arc` stays where it is, and nobody changes it.
+/// // SAFETY: the bytes behind the `Arc` stay at the same address, and nobody changes them.
 /// unsafe impl IoBuf for Block {
 ///     fn stable_ptr(&self) -> *const u8 {
 ///         self.0.as_ptr()
@@ -50,21 +50,22 @@ use super::AlignedBuf;
 /// # assert_eq!(Block::default().bytes_init(), 0);
 /// ```
 pub unsafe trait IoBuf: Default + Send + 'static {
-    /// Where the bytes are.
+    /// Returns a pointer to the bytes.
     fn stable_ptr(&self) -> *const u8;
 
-    /// How many there are: what a write writes.
+    /// Returns the number of initialized bytes, which a write writes.
     fn bytes_init(&self) -> usize;
 
-    /// A range of the buffer as a buffer, which has the whole with it:
-    /// [`into_inner`](crate::Slice::into_inner). (Not `slice`, which `Bytes` has of its own.)
+    /// Converts a range of the buffer to a buffer. [`Slice::into_inner`](crate::Slice::into_inner) returns the
+    /// whole. (The method is not called `slice`, since `Bytes` has a method of that name.)
     ///
     /// # Panics
     ///
-    /// If the range is not within [`bytes_init`](IoBuf::bytes_init) or, to read into, is not within
-    /// [`bytes_total`](IoBufMut::bytes_total) or starts past `bytes_init`, as one of a `Vec` that is
-    /// empty: bytes before it would be left uninitialized. It is checked when it is used.
-    #[must_use = "it has the buffer, which is dropped with it"]
+    /// An operation on the slice panics if the range is not within [`bytes_init`](IoBuf::bytes_init). A read
+    /// into the slice panics if the range is not within [`bytes_total`](IoBufMut::bytes_total), or starts
+    /// behind `bytes_init`, for example at 1 of an empty `Vec`: the bytes before the range would be left
+    /// uninitialized.
+    #[must_use = "a dropped slice drops its buffer"]
     fn into_slice(self, range: impl std::ops::RangeBounds<usize>) -> crate::Slice<Self>
     where
         Self: Sized,
@@ -72,36 +73,37 @@ pub unsafe trait IoBuf: Default + Send + 'static {
         crate::Slice::new(self, range)
     }
 
-    /// As [`bytes_init`](IoBuf::bytes_init), but that a range which goes further is no mistake.
+    /// Returns [`bytes_init`](IoBuf::bytes_init), but does not panic for a [`Slice`](crate::Slice) that ends
+    /// behind the initialized bytes.
     #[doc(hidden)]
     fn bytes_init_so_far(&self) -> usize {
         self.bytes_init()
     }
 }
 
-/// A buffer that can be handed over, for the kernel to read a file's bytes into.
+/// A buffer that an operation can own while the kernel reads bytes of a file into it.
 ///
 /// # Safety
 ///
-/// As for [`IoBuf`]; and [`stable_mut_ptr`](IoBufMut::stable_mut_ptr), to the same place, points to
-/// [`bytes_total`](IoBufMut::bytes_total) bytes that may be written, initialized or not, and that
-/// nobody else reads or writes until the buffer is used again.
+/// The requirements of [`IoBuf`] hold. [`stable_mut_ptr`](IoBufMut::stable_mut_ptr) must return the same
+/// address, of [`bytes_total`](IoBufMut::bytes_total) bytes that may be written, initialized or not. Nobody
+/// else may read or write them until the buffer is used again.
 pub unsafe trait IoBufMut: IoBuf {
-    /// Where the bytes go.
+    /// Returns a pointer to the bytes.
     fn stable_mut_ptr(&mut self) -> *mut u8;
 
-    /// How many there is room for: what a read reads at most.
+    /// Returns the number of bytes that the buffer has room for, which a read reads at most.
     fn bytes_total(&self) -> usize;
 
-    /// Tells that the first `len` bytes have been initialized. Those that were before stay so.
+    /// Records that the first `len` bytes are initialized. Bytes that were initialized before stay so.
     ///
     /// # Safety
     ///
-    /// They have, and are not more than there is room for.
+    /// The first `len` bytes are initialized, and `len` is at most [`bytes_total`](IoBufMut::bytes_total).
     unsafe fn set_init(&mut self, len: usize);
 }
 
-// SAFETY: the bytes are in the vector's allocation, which moving the vector leaves alone.
+// SAFETY: the bytes are in the vector's allocation, which does not move with the vector.
 unsafe impl IoBuf for Vec<u8> {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -124,13 +126,13 @@ unsafe impl IoBufMut for Vec<u8> {
 
     unsafe fn set_init(&mut self, len: usize) {
         if len > self.len() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { self.set_len(len) };
         }
     }
 }
 
-// SAFETY: the bytes are in the box's allocation, which moving the box leaves alone.
+// SAFETY: the bytes are in the box's allocation, which does not move with the box.
 unsafe impl IoBuf for Box<[u8]> {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -154,7 +156,7 @@ unsafe impl IoBufMut for Box<[u8]> {
     unsafe fn set_init(&mut self, _len: usize) {}
 }
 
-// SAFETY: static, and nobody changes what is behind a shared reference.
+// SAFETY: the bytes are static, and nobody changes them behind a shared reference.
 unsafe impl IoBuf for &'static [u8] {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -165,8 +167,7 @@ unsafe impl IoBuf for &'static [u8] {
     }
 }
 
-// SAFETY: the bytes are in a mapping, which moving the buffer leaves alone, and changed through
-// `&mut` only.
+// SAFETY: the bytes are in a mapping, which does not move with the buffer, and change only through `&mut`.
 unsafe impl IoBuf for AlignedBuf {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -177,7 +178,7 @@ unsafe impl IoBuf for AlignedBuf {
     }
 }
 
-// SAFETY: as above; mutable access makes the buffer the only one that has the memory.
+// SAFETY: as above; mutable access makes the buffer the only owner of its memory.
 unsafe impl IoBufMut for AlignedBuf {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
         self.as_mut_ptr()
@@ -191,12 +192,12 @@ unsafe impl IoBufMut for AlignedBuf {
 }
 
 #[cfg(feature = "bytes")]
-mod of_bytes {
+mod bytes_impls {
     use bytes::{Bytes, BytesMut};
 
     use super::{AlignedBuf, IoBuf, IoBufMut};
 
-    // SAFETY: the bytes are immutable, and stay where they are as long as one `Bytes` has them.
+    // SAFETY: the bytes are immutable, and stay at the same address as long as one `Bytes` refers to them.
     unsafe impl IoBuf for Bytes {
         fn stable_ptr(&self) -> *const u8 {
             self.as_ptr()
@@ -207,8 +208,8 @@ mod of_bytes {
         }
     }
 
-    // SAFETY: the bytes are in an allocation that moving the handle leaves alone, and this handle's
-    // own.
+    // SAFETY: the bytes are in an allocation, which does not move with the handle, and only this handle
+    // accesses them.
     unsafe impl IoBuf for BytesMut {
         fn stable_ptr(&self) -> *const u8 {
             self.as_ptr()
@@ -219,7 +220,7 @@ mod of_bytes {
         }
     }
 
-    // SAFETY: as above; all of its capacity is its own.
+    // SAFETY: as above; only this handle accesses its capacity.
     unsafe impl IoBufMut for BytesMut {
         fn stable_mut_ptr(&mut self) -> *mut u8 {
             self.as_mut_ptr()
@@ -231,24 +232,23 @@ mod of_bytes {
 
         unsafe fn set_init(&mut self, len: usize) {
             if len > self.len() {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller guarantees it.
                 unsafe { self.set_len(len) };
             }
         }
     }
 
-    /// Without a copy. The memory goes back, to its pool if it is of one, when the last `Bytes` that
-    /// has some of it is dropped.
+    /// Converts the buffer without a copy. The memory is freed, or returns to its pool, when the last `Bytes`
+    /// that refers to some of it is dropped.
     ///
-    /// It is made by [`Bytes::from_owner`], so [`Bytes::is_unique`] is always `false` of it, and
-    /// [`Bytes::try_into_mut`] always fails, even of the only one; [`BytesMut::from`] copies. To know
-    /// whether anybody else reads it, count the readers yourself, as by an
-    /// [`Arc`](std::sync::Arc) around it.
+    /// The conversion uses [`Bytes::from_owner`]. Therefore [`Bytes::is_unique`] always returns `false`, and
+    /// [`Bytes::try_into_mut`] always fails, even if there is no other `Bytes`; [`BytesMut::from`] copies. To
+    /// find out whether others still read the memory, count the readers yourself, for example with an
+    /// [`Arc`](std::sync::Arc).
     ///
-    /// A cache that keeps `Bytes` of a pool's buffers keeps these buffers, and be it for a slice of a few
-    /// bytes. The pool has to have as many as the cache keeps and the requests in flight take, or
-    /// [`BufferPool::get`](crate::BufferPool::get) waits for ever; with [`tokio::time::timeout`] it does
-    /// not.
+    /// A cache that keeps `Bytes` of pooled buffers keeps these buffers, even for slices of a few bytes. The
+    /// pool needs as many buffers as the cache keeps and the requests in flight use; otherwise
+    /// [`BufferPool::get`](crate::BufferPool::get) waits forever, unless [`tokio::time::timeout`] limits it.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! [`LockedBufError`]: why a buffer could not be made.
+//! [`LockedBufError`]: the error of allocating a buffer.
 
 use std::{fmt, io};
 
@@ -6,37 +6,38 @@ use thiserror::Error;
 
 use crate::sys;
 
-/// Why a buffer could not be made. [`io::Error::raw_os_error`] of the inner error is the errno, if
-/// the kernel had a say.
+/// The error of allocating a buffer. [`io::Error::raw_os_error`] of the inner error is the errno, if a
+/// system call failed.
 #[derive(Error, Debug)]
 pub enum LockedBufError {
-    /// [`mmap(2)`](https://man7.org/linux/man-pages/man2/mmap.2.html) failed: `ENOMEM` where there
-    /// is no such room in memory or address space. Also for a size of 0.
+    /// [`mmap(2)`](https://man7.org/linux/man-pages/man2/mmap.2.html) failed. `ENOMEM`: there is not enough
+    /// memory or address space. Also used for a size of 0.
     #[error("can't map memory for the buffer: {0}")]
     MapAnon(#[from] io::Error),
 
-    /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html) failed: `ENOMEM` or
-    /// `EPERM` past `RLIMIT_MEMLOCK`, `EAGAIN` where memory is short.
+    /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html) failed. `ENOMEM`, `EPERM`:
+    /// `RLIMIT_MEMLOCK` is exceeded. `EAGAIN`: there is not enough memory.
     #[error(
         "can't lock the buffer into RAM: {0}; {limit}, for all locked memory of the process: \
-         raise it (ulimit -l, LimitMEMLOCK= of a systemd unit, --ulimit memlock= of a container) \
-         or use less",
+         raise the limit (ulimit -l, LimitMEMLOCK= of a systemd unit, --ulimit memlock= of a container) \
+         or lock less memory",
         limit = MemlockLimit
     )]
     MemLock(#[source] io::Error),
 }
 
 impl LockedBufError {
-    pub(super) fn no_size() -> LockedBufError {
+    pub(super) fn zero_size() -> LockedBufError {
         LockedBufError::MapAnon(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "a size of 0 bytes, the least is 1",
+            "the size must be at least 1 byte, not 0 bytes",
         ))
     }
 }
 
-/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
-/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno.
+/// Converts the error for functions that return [`io::Result`]. The result has the
+/// [kind](io::Error::kind) of the inner error and the same text. [`io::Error::downcast`] returns the
+/// `LockedBufError`, whose inner error has the errno.
 ///
 /// # Examples
 ///
@@ -51,19 +52,19 @@ impl LockedBufError {
 /// let error = zeroes(1 << 60).unwrap_err();
 /// assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
 /// match error.downcast::<LockedBufError>()? {
-///     LockedBufError::MapAnon(within) => assert_eq!(within.raw_os_error(), Some(12)), // ENOMEM
+///     LockedBufError::MapAnon(inner) => assert_eq!(inner.raw_os_error(), Some(12)), // ENOMEM
 ///     other => panic!("{other}"),
 /// }
 /// # Ok::<(), io::Error>(())
 /// ```
 impl From<LockedBufError> for io::Error {
     fn from(error: LockedBufError) -> io::Error {
-        let (LockedBufError::MapAnon(within) | LockedBufError::MemLock(within)) = &error;
-        io::Error::new(within.kind(), error)
+        let (LockedBufError::MapAnon(inner) | LockedBufError::MemLock(inner)) = &error;
+        io::Error::new(inner.kind(), error)
     }
 }
 
-/// Says what `RLIMIT_MEMLOCK` is.
+/// Displays the value of `RLIMIT_MEMLOCK`.
 struct MemlockLimit;
 
 impl fmt::Display for MemlockLimit {

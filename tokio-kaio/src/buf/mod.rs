@@ -1,4 +1,4 @@
-//! Memory that the kernel may touch.
+//! Buffers: memory that the kernel reads and writes.
 
 mod aligned_buf;
 mod buffer_pool;

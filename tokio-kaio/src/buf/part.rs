@@ -1,22 +1,20 @@
-//! [`Part`] and [`PartMut`]: ranges of buffers, for vectored operations.
+//! [`Part`] and [`PartMut`]: ranges of buffers for vectored operations.
 
 use std::ops::{Bound, Range, RangeBounds};
 
 use super::AlignedBuf;
 
-/// A range of a buffer, to be written from: [`AlignedBuf::part`]. A whole buffer is one by
-/// [`From`].
+/// A range of a buffer to write from, created by [`AlignedBuf::part`]. `Part::from` converts a whole buffer.
 #[derive(Clone, Debug)]
 pub struct Part<'a> {
     pub(crate) buffer: &'a AlignedBuf,
     pub(crate) range: Range<usize>,
 }
 
-/// A range of a buffer, to be read into: [`AlignedBuf::part_mut`]. A whole buffer is one by
-/// [`From`].
+/// A range of a buffer to read into, created by [`AlignedBuf::part_mut`]. `PartMut::from` converts a whole buffer.
 ///
-/// A dropped read does to the whole buffer what it does
-/// [to any](AlignedBuf#while-an-operation-runs).
+/// A dropped read affects the whole buffer, not only the range: see
+/// [`AlignedBuf`](AlignedBuf#while-an-operation-runs).
 #[derive(Debug)]
 pub struct PartMut<'a> {
     pub(crate) buffer: &'a mut AlignedBuf,
@@ -24,7 +22,7 @@ pub struct PartMut<'a> {
 }
 
 impl AlignedBuf {
-    /// A range of it, to be written from.
+    /// Returns a range of the buffer to write from.
     ///
     /// # Panics
     ///
@@ -52,7 +50,7 @@ impl AlignedBuf {
         Part::new(self, range)
     }
 
-    /// A range of it, to be read into.
+    /// Returns a range of the buffer to read into.
     ///
     /// # Panics
     ///
@@ -74,16 +72,16 @@ impl AlignedBuf {
 
 impl<'a> Part<'a> {
     pub(super) fn new(buffer: &'a AlignedBuf, range: impl RangeBounds<usize>) -> Part<'a> {
-        let range = within(range, buffer.size());
+        let range = checked_range(range, buffer.size());
         Part { buffer, range }
     }
 
-    /// Number of bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the range has no bytes.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
@@ -91,16 +89,16 @@ impl<'a> Part<'a> {
 
 impl<'a> PartMut<'a> {
     pub(super) fn new(buffer: &'a mut AlignedBuf, range: impl RangeBounds<usize>) -> PartMut<'a> {
-        let range = within(range, buffer.size());
+        let range = checked_range(range, buffer.size());
         PartMut { buffer, range }
     }
 
-    /// Number of bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the range has no bytes.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
@@ -118,12 +116,12 @@ impl<'a> From<&'a mut AlignedBuf> for PartMut<'a> {
     }
 }
 
-/// `range` of something of `size` bytes.
+/// Converts `range` to a range within a buffer of `size` bytes.
 ///
 /// # Panics
 ///
-/// If it is not within.
-pub(super) fn within(range: impl RangeBounds<usize>, size: usize) -> Range<usize> {
+/// If `range` is not within the buffer.
+pub(super) fn checked_range(range: impl RangeBounds<usize>, size: usize) -> Range<usize> {
     let start = match range.start_bound() {
         Bound::Included(&start) => Some(start),
         Bound::Excluded(&before) => before.checked_add(1),
@@ -149,21 +147,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_of_every_kind_are_understood() {
-        assert_eq!(within(.., 5), 0..5);
-        assert_eq!(within(1..3, 5), 1..3);
-        assert_eq!(within(1..=3, 5), 1..4);
-        assert_eq!(within(5.., 5), 5..5);
+    fn ranges_of_every_kind_are_converted() {
+        assert_eq!(checked_range(.., 5), 0..5);
+        assert_eq!(checked_range(1..3, 5), 1..3);
+        assert_eq!(checked_range(1..=3, 5), 1..4);
+        assert_eq!(checked_range(5.., 5), 5..5);
         let after_one = (Bound::Excluded(1), Bound::Unbounded);
-        assert_eq!(within(after_one, 5), 2..5);
+        assert_eq!(checked_range(after_one, 5), 2..5);
     }
 
     #[test]
-    fn what_is_not_within_panics() {
+    fn a_range_that_is_not_within_the_buffer_panics() {
         #[allow(clippy::reversed_empty_ranges)]
         for range in [0..6, 6..6, 3..2, 0..usize::MAX] {
-            std::panic::catch_unwind(|| within(range, 5)).unwrap_err();
+            std::panic::catch_unwind(|| checked_range(range, 5)).unwrap_err();
         }
-        std::panic::catch_unwind(|| within(0..=usize::MAX, 5)).unwrap_err();
+        std::panic::catch_unwind(|| checked_range(0..=usize::MAX, 5)).unwrap_err();
     }
 }

@@ -10,79 +10,80 @@ use tokio::sync::Semaphore;
 
 use crate::sys::{Mapping, Process};
 
-/// The memory of a pool, in places of one size.
+/// The memory of a pool: buffers of one size.
 pub(super) struct PoolMemory {
     /// `count` times `stride` bytes.
     pub(super) mapping: ManuallyDrop<Mapping>,
     pub(super) owner: Process,
     pub(super) stride: usize,
     pub(super) count: usize,
-    /// Never fewer than there are permits.
-    pub(super) free: Mutex<FreePlaces>,
+    /// Has at least as many entries as there are permits.
+    pub(super) free: Mutex<FreeList>,
     pub(super) permits: Semaphore,
 }
 
-/// The places that no buffer has.
-pub(super) struct FreePlaces {
-    /// Has room for all.
-    back: Vec<u32>,
-    /// Those that none has had yet.
-    fresh: Range<u32>,
+/// The indexes of the free buffers.
+pub(super) struct FreeList {
+    /// Buffers that were in use before. Has capacity for all buffers.
+    returned: Vec<u32>,
+    /// Buffers that were never in use.
+    unused: Range<u32>,
 }
 
-/// One buffer's place in a pool, which is free again when this is dropped.
-pub(super) struct Place {
+/// The memory of one buffer of a pool. Dropping it makes the buffer free again.
+pub(super) struct PoolEntry {
     pub(super) pool: Arc<PoolMemory>,
     pub(super) index: u32,
 }
 
 impl PoolMemory {
-    pub(super) fn free(&self) -> MutexGuard<'_, FreePlaces> {
+    pub(super) fn free(&self) -> MutexGuard<'_, FreeList> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl FreePlaces {
-    /// All of `count`.
+impl FreeList {
+    /// A list of `count` buffers, all of them free.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn of(count: u32) -> io::Result<FreePlaces> {
-        let mut back = Vec::new();
-        let room = back.try_reserve_exact(count as usize);
-        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(FreePlaces {
-            back,
-            fresh: 0..count,
+    pub(super) fn new(count: u32) -> io::Result<FreeList> {
+        let mut returned = Vec::new();
+        let reserved = returned.try_reserve_exact(count as usize);
+        reserved.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(FreeList {
+            returned,
+            unused: 0..count,
         })
     }
 
-    /// The one that was in use last.
+    /// Takes the buffer that was in use last, whose memory is most likely cached.
     pub(super) fn take(&mut self) -> Option<u32> {
-        self.back.pop().or_else(|| self.fresh.next())
+        self.returned.pop().or_else(|| self.unused.next())
     }
 }
 
 impl Drop for PoolMemory {
     fn drop(&mut self) {
-        // A forked child does not have the memory; others may be where it was.
+        // A forked child did not inherit the mapping; its addresses may belong to something else.
         if self.owner == Process::current() {
-            // SAFETY: dropped here only. No buffer is left, each would have a `Place`.
+            // SAFETY: dropped only here. No buffer is left, since each has a `PoolEntry`, which owns the pool.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for PoolEntry {
     fn drop(&mut self) {
-        self.pool.free().back.push(self.index);
-        self.pool.permits.add_permits(1); // wakes who waits: not under the lock
+        self.pool.free().returned.push(self.index);
+        // Wakes a waiting `get`, so it comes after the lock is released.
+        self.pool.permits.add_permits(1);
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for PoolEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.index).finish()
+        f.debug_tuple("PoolEntry").field(&self.index).finish()
     }
 }

@@ -1,8 +1,8 @@
-//! One piece of memory that the kernel may touch, and who else may.
+//! [`Region`]: a piece of memory that the kernel may access. [`Exclusive`]: a region that the kernel writes.
 //!
-//! A [`Region`] is always behind an `Arc`. What the kernel *reads* (a write's data) is shared with
-//! the request: [`Region::bytes`] may be looked at meanwhile, nobody can change them. What the
-//! kernel *writes* (a read's target) moves to the request as [`Exclusive`], of which there is one.
+//! A [`Region`] is always behind an `Arc`. Memory that the kernel *reads* (the data of a write) is shared with
+//! the request: [`Region::bytes`] may be read meanwhile, and nobody can change the bytes. Memory that the
+//! kernel *writes* (the target of a read) moves to the request as an [`Exclusive`], the only handle to it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,10 +12,10 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering};
 
-use super::pool_memory::Place;
+use super::pool_memory::PoolEntry;
 use crate::sys::{Mapping, Process};
 
-/// Memory that is initialized, aligned as its [`Shape`] says, and not inherited by a forked child.
+/// Initialized memory, aligned as its [`Shape`] requires, which a forked child does not inherit.
 #[derive(Debug)]
 pub(crate) struct Region {
     start: NonNull<u8>,
@@ -24,29 +24,29 @@ pub(crate) struct Region {
     owner: Process,
 }
 
-// SAFETY: plain memory, not bound to a thread. It is written through `&mut Region` or by the kernel,
-// which has an `Exclusive` then.
+// SAFETY: plain memory, not bound to a thread. Only `&mut Region` writes it, or the kernel, while the request
+// has an `Exclusive`.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
-/// What the memory goes back to.
+/// The owner of the memory, which frees it when dropped.
 #[derive(Debug)]
 enum Source {
-    /// The system.
-    Mapping(#[allow(dead_code, reason = "unmapped when it is dropped")] Mapping),
-    /// A pool.
-    Place(#[allow(dead_code, reason = "free again when it is dropped")] Place),
+    /// A mapping for this region alone.
+    Mapping(#[allow(dead_code, reason = "unmapped when dropped")] Mapping),
+    /// A buffer of a pool.
+    Pool(#[allow(dead_code, reason = "returned to the pool when dropped")] PoolEntry),
 }
 
 impl Region {
-    /// A place in a pool's memory: `shape.len` bytes at `start`, which are valid and nobody else's as
-    /// long as `place` is there.
-    pub(super) fn placed(start: NonNull<u8>, shape: Shape, place: Place) -> Region {
+    /// Creates a region in a pool's memory: `shape.len` bytes at `start`, which are valid and unused by others
+    /// as long as `memory` exists.
+    pub(super) fn pooled(start: NonNull<u8>, shape: Shape, memory: PoolEntry) -> Region {
         Region {
             start,
             shape,
-            source: ManuallyDrop::new(Source::Place(place)),
+            source: ManuallyDrop::new(Source::Pool(memory)),
             owner: Process::current(),
         }
     }
@@ -55,9 +55,9 @@ impl Region {
         self.shape
     }
 
-    /// A copy of this one; locked if this one is and the limit allows it.
+    /// Copies the region. The copy is locked if this region is and the limit permits it.
     pub(crate) fn copy(&self) -> io::Result<Region> {
-        let mut region = self.shape.make()?;
+        let mut region = self.shape.allocate()?;
         region.bytes_mut().copy_from_slice(self.bytes());
         Ok(region)
     }
@@ -66,50 +66,50 @@ impl Region {
         self.shape.len
     }
 
-    /// For the kernel, which makes a pointer of it.
+    /// Returns the address for the kernel, which makes a pointer from it.
     pub(crate) fn address(&self) -> u64 {
         self.start.as_ptr().expose_provenance() as u64
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes of its own, initialized when they were mapped. Nobody writes them
-        // while `self` is borrowed: `bytes_mut` wants `&mut`, and the kernel writes only to a region
-        // inside `Exclusive`, which has no way to a `&Region`.
+        // SAFETY: the region owns these `len` bytes, which were initialized when they were mapped. Nobody
+        // writes them while `self` is borrowed: `bytes_mut` takes `&mut self`, and the kernel writes only to
+        // a region inside an `Exclusive`, which gives out no `&Region`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.shape.len) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `len` bytes of its own, and `&mut self`: no other reference, no request (it would
-        // hold another `Arc`, or be an `Exclusive`).
+        // SAFETY: the region owns these `len` bytes. `&mut self` rules out other references and requests: a
+        // request would own another `Arc` or an `Exclusive`.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.shape.len) }
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // In a forked child the addresses may by now belong to something else.
+        // A forked child did not inherit the memory; its addresses may belong to something else.
         if self.owner == Process::current() {
-            // SAFETY: dropped here only, and not used afterwards.
+            // SAFETY: dropped only here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.source) };
         }
     }
 }
 
-/// What it takes to make a region, or one like another.
+/// Size and kind of the memory of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Bytes, at least 1.
+    /// Number of bytes, at least 1.
     pub(crate) len: usize,
-    /// Of its address: a power of two.
+    /// Alignment of the address in bytes, a power of two.
     pub(crate) alignment: usize,
-    /// In RAM to stay.
+    /// Whether the memory is locked into RAM.
     pub(crate) locked: bool,
-    /// On huge pages, as far as there are any.
+    /// Whether the memory is on huge pages if the system has them.
     pub(crate) huge: bool,
 }
 
 impl Shape {
-    /// `len` bytes as they come from the system.
+    /// A shape of `len` bytes on ordinary pages, without further requirements.
     pub(crate) fn plain(len: usize) -> Shape {
         Shape {
             len,
@@ -119,40 +119,40 @@ impl Shape {
         }
     }
 
-    /// Panics if `alignment` is no power of two.
+    /// Returns this shape with another alignment. Panics if `alignment` is not a power of two.
     pub(super) fn aligned_to(self, alignment: usize) -> Shape {
         assert!(
             alignment.is_power_of_two(),
-            "an alignment should be a power of two, not {alignment}"
+            "an alignment must be a power of two, not {alignment}"
         );
         Shape { alignment, ..self }
     }
 
-    /// Zeroed memory of this shape; not locked where the limit does not allow it.
+    /// Allocates zeroed memory of this shape. It is not locked if the limit does not permit it.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: no bytes. `ENOMEM`: there is no such room.
-    pub(crate) fn make(self) -> io::Result<Region> {
-        let made = self.make_mapped()?;
-        // Locking is a convenience: the kernel pins the pages of every transfer.
-        let locked = self.locked && made.lock().is_ok();
-        Ok(self.region(made, locked))
+    /// `EINVAL`: the length is 0. `ENOMEM`: there is not enough memory.
+    pub(crate) fn allocate(self) -> io::Result<Region> {
+        let mapping = self.map()?;
+        // Locking is optional: the kernel pins the pages of every transfer.
+        let locked = self.locked && mapping.lock().is_ok();
+        Ok(self.region(mapping, locked))
     }
 
-    /// The same, locked if it is to be, or not at all.
-    pub(crate) fn make_strictly(self) -> Result<Region, Unmade> {
-        let made = self.make_mapped().map_err(Unmade::NoMemory)?;
+    /// Allocates zeroed memory of this shape. Fails if it has to be locked and can't be.
+    pub(crate) fn allocate_strict(self) -> Result<Region, RegionError> {
+        let mapping = self.map().map_err(RegionError::Map)?;
         if self.locked {
-            made.lock().map_err(Unmade::NotLocked)?;
+            mapping.lock().map_err(RegionError::Lock)?;
         }
-        Ok(self.region(made, self.locked))
+        Ok(self.region(mapping, self.locked))
     }
 
-    /// Mapped, not locked yet.
-    pub(super) fn make_mapped(self) -> io::Result<Mapping> {
+    /// Maps memory of this shape, without locking it.
+    pub(super) fn map(self) -> io::Result<Mapping> {
         let mapping = Mapping::aligned(self.len, self.alignment, self.huge)?;
-        // Kernels that can't would also hand the pages to a child; nothing here breaks then.
+        // If this fails, a forked child inherits the pages, which does no harm here.
         let _ = mapping.dont_fork();
         Ok(mapping)
     }
@@ -167,22 +167,24 @@ impl Shape {
     }
 }
 
-/// Why there is no region.
+/// Why a region can't be allocated.
 #[derive(Debug)]
-pub(crate) enum Unmade {
-    NoMemory(io::Error),
-    NotLocked(io::Error),
+pub(crate) enum RegionError {
+    /// The memory can't be mapped.
+    Map(io::Error),
+    /// The memory can't be locked.
+    Lock(io::Error),
 }
 
-/// The only handle on a region, and no way to look into it: the kernel may be writing there.
+/// The only handle to a region. It gives no access to the bytes, since the kernel may be writing them.
 #[derive(Debug)]
 pub(crate) struct Exclusive(Arc<Region>);
 
 impl Exclusive {
-    /// Gives the region back where somebody else shares it.
+    /// Makes a region exclusive. Returns it unchanged if it has other owners.
     pub(crate) fn new(region: Arc<Region>) -> Result<Exclusive, Arc<Region>> {
-        // Nobody makes a `Weak` of a region, so a count of 1 is this one, and stays so. The fence
-        // pairs with the drop of the last other one, which comes after its use of the memory.
+        // No code creates a `Weak` of a region, so if the count is 1, this is the only owner, and stays so. The
+        // fence pairs with the drop of the last other owner, which came after its use of the memory.
         if Arc::strong_count(&region) == 1 {
             atomic::fence(Ordering::Acquire);
             Ok(Exclusive(region))
@@ -203,9 +205,8 @@ impl Exclusive {
         self.0.shape()
     }
 
-    /// Back to memory that can be looked at. The kernel must be done with it: the request table
-    /// gives a region out, to the buffer that it goes back to, only for requests that are done or
-    /// never went out.
+    /// Converts to a region whose bytes can be accessed. The kernel must be done with the memory: the driver
+    /// returns the buffer of a request only after its completion, or if it was never submitted.
     pub(crate) fn release(self) -> Arc<Region> {
         self.0
     }
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_region_is_zeroed_and_page_aligned() {
-        let region = Shape::plain(10_000).make().unwrap();
+        let region = Shape::plain(10_000).allocate().unwrap();
         assert_eq!(region.bytes().len(), 10_000);
         assert!(region.bytes().iter().all(|&b| b == 0));
         assert_eq!(region.address() % 4096, 0);
@@ -231,7 +232,7 @@ mod tests {
                 alignment,
                 ..Shape::plain(3 << 12)
             };
-            let mut region = shape.make().unwrap();
+            let mut region = shape.allocate().unwrap();
             assert_eq!(region.address() % alignment as u64, 0, "{alignment}");
             region.bytes_mut().fill(7);
         }
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_shared_region_is_not_exclusive() {
-        let region = Arc::new(Shape::plain(1).make().unwrap());
+        let region = Arc::new(Shape::plain(1).allocate().unwrap());
         let shared = region.clone();
         let region = Exclusive::new(region).unwrap_err();
         drop(shared);
@@ -247,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn absurd_sizes_are_errors() {
+    fn sizes_that_cannot_be_mapped_are_errors() {
         for len in [0, usize::MAX, usize::MAX / 2] {
-            Shape::plain(len).make().unwrap_err();
+            Shape::plain(len).allocate().unwrap_err();
             let aligned = Shape {
                 alignment: 1 << 30,
                 ..Shape::plain(len)
             };
-            aligned.make().unwrap_err();
+            aligned.allocate().unwrap_err();
         }
     }
 }

@@ -1,16 +1,16 @@
-//! [`Slice`]: a range of a buffer that is handed over.
+//! [`Slice`]: a range of an owned buffer.
 #![allow(unsafe_code)]
 
 use std::ops::{Bound, RangeBounds};
 
-use super::part::within;
+use super::part::checked_range;
 use super::{IoBuf, IoBufMut};
 
-/// A range of a buffer, handed over with it: [`IoBuf::into_slice`].
+/// A range of an owned buffer, together with the buffer. Created by [`IoBuf::into_slice`].
 ///
 /// # Examples
 ///
-/// A header and what follows it, read into one buffer, one after the other:
+/// Reads a header, and then the rest of a file, into one buffer:
 ///
 /// ```
 /// use tokio_kaio::{IoBuf, File, AlignedBuf, ReadFlags, aio_context};
@@ -39,7 +39,7 @@ use super::{IoBuf, IoBufMut};
 pub struct Slice<B> {
     buffer: B,
     start: usize,
-    /// `None`: as far as the buffer goes.
+    /// `None`: the end of the buffer.
     end: Option<usize>,
 }
 
@@ -58,36 +58,37 @@ impl<B> Slice<B> {
         Slice { buffer, start, end }
     }
 
-    /// The whole buffer.
+    /// Returns the whole buffer.
     pub fn into_inner(self) -> B {
         self.buffer
     }
 
-    /// The whole buffer, to look at.
+    /// Returns a reference to the whole buffer.
     pub fn get_ref(&self) -> &B {
         &self.buffer
     }
 
-    /// The whole buffer, to change. The range stays as it is.
+    /// Returns a mutable reference to the whole buffer. The range does not change.
     pub fn get_mut(&mut self) -> &mut B {
         &mut self.buffer
     }
 
-    fn len_of(&self, size: usize) -> usize {
+    /// Returns the number of bytes of the range within `size` bytes. Panics if it is not within.
+    fn checked_len(&self, size: usize) -> usize {
         let end = self.end.unwrap_or(size);
-        within(self.start..end, size).len()
+        checked_range(self.start..end, size).len()
     }
 }
 
-// SAFETY: a part of the bytes of a buffer for which it holds. `len_of` has checked that the part is
-// within before it gives out any pointer.
+// SAFETY: a part of the bytes of a buffer that is an `IoBuf` itself. `checked_len` checks that the part is
+// within the buffer before the bytes behind the pointer are used.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn stable_ptr(&self) -> *const u8 {
         self.buffer.stable_ptr().wrapping_add(self.start)
     }
 
     fn bytes_init(&self) -> usize {
-        self.len_of(self.buffer.bytes_init())
+        self.checked_len(self.buffer.bytes_init())
     }
 
     fn bytes_init_so_far(&self) -> usize {
@@ -97,7 +98,7 @@ unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     }
 }
 
-// SAFETY: as above. A part that starts within what is initialized, or right behind it, leaves no hole.
+// SAFETY: as above. A part that starts within the initialized bytes, or directly behind them, leaves no gap.
 unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
         self.buffer.stable_mut_ptr().wrapping_add(self.start)
@@ -105,21 +106,21 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
 
     /// # Panics
     ///
-    /// If the range is not within the buffer, or starts behind what is initialized of it: there would
-    /// be a hole.
+    /// If the range is not within the buffer, or starts behind its initialized bytes, which would leave a gap
+    /// of uninitialized bytes.
     fn bytes_total(&self) -> usize {
         let init = self.buffer.bytes_init_so_far();
         assert!(
             self.start <= init,
-            "a slice from {} of a buffer of which {init} bytes are initialized",
+            "a slice that starts at {} of a buffer with {init} initialized bytes",
             self.start
         );
-        self.len_of(self.buffer.bytes_total())
+        self.checked_len(self.buffer.bytes_total())
     }
 
     unsafe fn set_init(&mut self, len: usize) {
-        // SAFETY: those before the slice are initialized, as `bytes_total` has seen, and the caller
-        // promises for those in it.
+        // SAFETY: the bytes before the slice are initialized, as `bytes_total` checks; the caller guarantees
+        // it for the bytes of the slice.
         unsafe { self.buffer.set_init(self.start + len) };
     }
 }

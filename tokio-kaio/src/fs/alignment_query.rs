@@ -1,5 +1,5 @@
-//! [`File::alignment`] and [`File::atomic_writes`]: asking a file what direct I/O on it wants, and
-//! what it offers.
+//! [`File::alignment`] and [`File::atomic_writes`]: queries for the alignment that direct I/O on a file
+//! requires, and for the sizes of its atomic writes.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -10,33 +10,34 @@ use std::sync::Arc;
 
 use super::File;
 use super::file::run_blocking;
-use super::open_options::name_of;
+use super::open_options::path_of;
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 
-/// The sizes of the trial reads where nothing else says what the alignment is, in this order.
-const PROBED: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
+/// The sizes of the probe reads in bytes, in the order in which they are tried.
+const PROBE_SIZES: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
 
-/// What nearly every file system is content with.
-const ASSUMED: u32 = 4096;
+/// The alignment in bytes that is assumed if it can't be found out. Nearly every file system accepts it.
+const ASSUMED_ALIGNMENT: u32 = 4096;
 
 impl File {
     /// Returns the alignment of offset, length and memory that direct I/O on this file requires.
     ///
-    /// The first call asks, on tokio's blocking pool: `statx`; then the logical block size of the block
-    /// device; then small reads at the start of the file. [`Alignment::source`] says which of them gave the
-    /// answer. This file and its [clones](File::try_clone) keep the answer, and later calls return at once.
-    /// An answer that had to be assumed is not kept.
+    /// The first call queries the file, on tokio's blocking pool: with `statx`; then by the logical block
+    /// size of the block device; then with small reads at the start of the file. [`Alignment::source`]
+    /// says which of these gave the answer. This file and its [clones](File::try_clone) keep the answer, and
+    /// later calls return at once. An answer that had to be assumed is not kept.
     ///
     /// A [buffered](File::is_direct) file has no requirements: all alignments are 1.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::Unsupported`]: the file can't do direct I/O any more, though it could when it was
-    /// opened. On ext4, somebody has turned on data journaling or verity for it, or has written it so
-    /// small, through the page cache, that its data are in its inode. Open it once more, with
-    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered). Others: those of
-    /// `fstat(2)`, and `EAGAIN` where [no thread](File#threads) can be started.
+    /// - [`io::ErrorKind::Unsupported`]: the file can't do direct I/O any more, though it could when it was
+    ///   opened. On ext4, another program may have turned on data journaling or verity for it, or written
+    ///   it through the page cache while it was so small that its data is in its inode. Open the file again
+    ///   with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered).
+    /// - The errors of `fstat(2)`.
+    /// - `EAGAIN`: no [thread](File#threads) can be started.
     ///
     /// # Cancel safety
     ///
@@ -77,32 +78,32 @@ impl File {
         }
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
-            let Some(alignment) = learn(file.file())? else {
+            let Some(alignment) = query_alignment(file.file())? else {
                 return Err(not_direct(file.file()));
             };
             if alignment.source != AlignmentSource::Assumed {
-                let _ = file.alignment.set(alignment); // or somebody else has, to the same
+                let _ = file.alignment.set(alignment); // others set the same value
             }
             Ok(alignment)
         })
         .await
     }
 
-    /// The sizes of writes that are atomic: after a crash, all or nothing of one is there. `None`:
-    /// the device, the file system or the kernel (before 6.11) offers none, or the file is not open
-    /// for direct I/O. Asked for on tokio's blocking pool.
+    /// Returns the sizes of atomic writes: after a crash, either all of an atomic write is on the disk or
+    /// nothing of it. `None`: the device, the file system or the kernel (before 6.11) supports none, or the
+    /// file is not open for direct I/O. Runs on tokio's blocking pool.
     ///
-    /// A write is one with the flag [`WriteFlags::ATOMIC`](crate::WriteFlags::ATOMIC); without it, a
-    /// write of any size may be torn. Its length is a power of two from `unit_min` to `unit_max`, and
-    /// its offset a multiple of its length; else it is `EINVAL`. The flag makes it atomic, not durable:
-    /// [`DSYNC`](crate::WriteFlags::DSYNC) does that. Two such writes are not atomic together.
+    /// A write with the flag [`WriteFlags::ATOMIC`](crate::WriteFlags::ATOMIC) is atomic; a write of any size
+    /// without the flag may be torn. The length of an atomic write must be a power of two from `unit_min` to
+    /// `unit_max`, and its offset a multiple of its length; otherwise it fails with `EINVAL`. The flag makes a
+    /// write atomic, not durable: use [`DSYNC`](crate::WriteFlags::DSYNC) for that. Two atomic writes are not
+    /// atomic together.
     ///
-    /// A database whose pages are written so can do without a copy of them in its log, or a
-    /// doublewrite buffer.
+    /// A database that writes its pages atomically needs no doublewrite buffer, and no full pages in its log.
     ///
     /// # Errors
     ///
-    /// Those of [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html): `EPERM` or `ENOSYS`
+    /// The errors of [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html): `EPERM` or `ENOSYS`
     /// in a sandbox that forbids it.
     ///
     /// # Cancel safety
@@ -154,80 +155,82 @@ impl File {
     }
 }
 
-/// What `statx` says: whether I/O on the file is direct, once `O_DIRECT` is set. `None`: nothing.
-pub(super) fn is_said_direct(file: &impl Sources) -> Option<bool> {
-    file.told().map(|told| told.offset != 0)
+/// Returns whether `statx` reports that I/O on the file is direct once `O_DIRECT` is set. `None`: `statx`
+/// does not report it.
+pub(super) fn reports_direct_io(file: &impl AlignmentQuery) -> Option<bool> {
+    file.statx().map(|reported| reported.offset != 0)
 }
 
-/// Whether the file, which has `O_DIRECT` set, refuses reads of any alignment.
-pub(super) fn refuses_reads(file: &impl Sources) -> bool {
-    file.accepts(PROBED[PROBED.len() - 1]) == Some(false)
+/// Returns whether the file, which has `O_DIRECT` set, refuses reads of any alignment.
+pub(super) fn refuses_all_reads(file: &impl AlignmentQuery) -> bool {
+    file.accepts_read(PROBE_SIZES[PROBE_SIZES.len() - 1]) == Some(false)
 }
 
-/// `None`: the file can't do direct I/O.
-fn learn(file: &impl Sources) -> io::Result<Option<Alignment>> {
-    if let Some(told) = file.told() {
+/// Finds out the alignment of a file. `None`: the file can't do direct I/O.
+fn query_alignment(file: &impl AlignmentQuery) -> io::Result<Option<Alignment>> {
+    if let Some(reported) = file.statx() {
         let alignment = Alignment {
-            memory: told.memory as usize,
-            offset: told.offset.into(),
-            read_offset: told.read_offset.into(),
+            memory: reported.memory as usize,
+            offset: reported.offset.into(),
+            read_offset: reported.read_offset.into(),
             source: AlignmentSource::Statx,
         };
-        return Ok((told.offset != 0).then_some(alignment));
+        return Ok((reported.offset != 0).then_some(alignment));
     }
     if let Some(size) = file.block_size()? {
         return Ok(Some(Alignment::of(size, AlignmentSource::BlockDevice)));
     }
-    let tried = PROBED.map(|size| (size, file.accepts(size)));
-    let accepted = tried.iter().find(|(_, accepts)| *accepts == Some(true));
+    let probes = PROBE_SIZES.map(|size| (size, file.accepts_read(size)));
+    let accepted = probes.iter().find(|(_, accepts)| *accepts == Some(true));
     Ok(match accepted {
         Some((size, _)) => Some(Alignment::of(*size, AlignmentSource::Probed)),
-        None if tried.iter().all(|(_, accepts)| *accepts == Some(false)) => None,
-        None => Some(Alignment::of(ASSUMED, AlignmentSource::Assumed)),
+        None if probes.iter().all(|(_, accepts)| *accepts == Some(false)) => None,
+        None => Some(Alignment::of(ASSUMED_ALIGNMENT, AlignmentSource::Assumed)),
     })
 }
 
-/// What the alignment of a file can be learnt from.
-pub(super) trait Sources {
-    /// By `statx`; `None`: nothing.
-    fn told(&self) -> Option<DirectIo>;
+/// The queries that answer which alignment a file requires. Tests replace them.
+pub(super) trait AlignmentQuery {
+    /// Returns the alignment that `statx` reports. `None`: `statx` does not report it.
+    fn statx(&self) -> Option<DirectIo>;
 
-    /// The logical block size of the device that it is or is on; `None`: there is none, or it can't
-    /// be had.
+    /// Returns the logical block size of the block device that the file is or is on. `None`: there is no
+    /// such device, or its block size is not available.
     fn block_size(&self) -> io::Result<Option<u32>>;
 
-    /// Whether a read takes place that is aligned to `size` and no more; `None`: nothing can be read.
-    fn accepts(&self, size: u32) -> Option<bool>;
+    /// Returns whether the file accepts a read that is aligned to `size` bytes and no more. `None`: the
+    /// file can't be read or has no data.
+    fn accepts_read(&self, size: u32) -> Option<bool>;
 }
 
-impl Sources for fs::File {
-    fn told(&self) -> Option<DirectIo> {
-        sys::direct_io(self.as_raw_fd()).unwrap_or(None) // a sandbox without statx tells nothing
+impl AlignmentQuery for fs::File {
+    fn statx(&self) -> Option<DirectIo> {
+        sys::direct_io(self.as_raw_fd()).unwrap_or(None) // a sandbox may forbid statx
     }
 
     fn block_size(&self) -> io::Result<Option<u32>> {
         let metadata = self.metadata()?;
         Ok(match metadata.file_type().is_block_device() {
             true => sys::logical_block_size(self).ok(),
-            false => block_size_beneath(&metadata, Path::new("/sys")),
+            false => sysfs_block_size(&metadata, Path::new("/sys")),
         })
     }
 
-    fn accepts(&self, size: u32) -> Option<bool> {
+    fn accepts_read(&self, size: u32) -> Option<bool> {
         if size < sys::least_direct(self) {
             return Some(false);
         }
         match sys::try_read(self, size as usize) {
-            Ok(0) => None, // at the end of a file, anything is fine
+            Ok(0) => None, // a read at the end of a file succeeds with any alignment
             Ok(_) => Some(true),
             Err(error) => (error.raw_os_error() == Some(libc::EINVAL)).then_some(false),
         }
     }
 }
 
-/// The logical block size of the device that a file is on, from a tree as `/sys` has it. A partition
-/// has that of the disk that it is part of.
-fn block_size_beneath(file: &Metadata, sysfs: &Path) -> Option<u32> {
+/// Reads the logical block size of the device that a file is on from `sysfs`, a directory like `/sys`. The
+/// directory of a partition has no queue; its disk, the parent directory, has.
+fn sysfs_block_size(file: &Metadata, sysfs: &Path) -> Option<u32> {
     let (major, minor) = (libc::major(file.dev()), libc::minor(file.dev()));
     let device = sysfs.join(format!("dev/block/{major}:{minor}"));
     let read = |path| fs::read_to_string(device.join(path)).ok();
@@ -235,12 +238,12 @@ fn block_size_beneath(file: &Metadata, sysfs: &Path) -> Option<u32> {
     text.trim().parse().ok().filter(|size| *size != 0)
 }
 
-/// The error for a file that could do direct I/O when it was opened, and can't any more.
+/// The error for a file that could do direct I/O when it was opened and can't any more.
 fn not_direct(file: &fs::File) -> io::Error {
     let text = format!(
-        "{}: this file can't do direct I/O any more, though it is open for it (O_DIRECT): statx says so, \
-         or every read is refused; open it with aio_open_or_buffered",
-        name_of(file).display()
+        "{}: this file can't do direct I/O any more, though it was opened for it (O_DIRECT): statx reports \
+         so, or the file refuses every read; open it with aio_open_or_buffered",
+        path_of(file).display()
     );
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
@@ -251,98 +254,107 @@ mod tests {
 
     use super::*;
 
-    /// A file whose sources say this.
+    /// A file with fixed answers.
     #[derive(Clone, Copy, Default)]
-    struct Fake {
-        told: Option<DirectIo>,
+    struct FakeFile {
+        statx: Option<DirectIo>,
         block_size: Option<u32>,
-        /// Of reads, the smallest that is accepted; `None`: nothing can be read.
-        reads_from: Option<u32>,
+        /// The smallest read that is accepted; `None`: nothing can be read.
+        min_read: Option<u32>,
     }
 
-    impl Sources for Fake {
-        fn told(&self) -> Option<DirectIo> {
-            self.told
+    impl AlignmentQuery for FakeFile {
+        fn statx(&self) -> Option<DirectIo> {
+            self.statx
         }
 
         fn block_size(&self) -> io::Result<Option<u32>> {
             Ok(self.block_size)
         }
 
-        fn accepts(&self, size: u32) -> Option<bool> {
-            self.reads_from.map(|least| size >= least)
+        fn accepts_read(&self, size: u32) -> Option<bool> {
+            self.min_read.map(|min| size >= min)
         }
     }
 
-    const ALL: Fake = Fake {
-        told: Some(DirectIo {
+    const ALL_ANSWERS: FakeFile = FakeFile {
+        statx: Some(DirectIo {
             size: 0,
             memory: 4,
             offset: 8192,
             read_offset: 512,
         }),
         block_size: Some(1024),
-        reads_from: Some(2048),
+        min_read: Some(2048),
     };
 
-    fn learnt(file: Fake) -> Alignment {
-        learn(&file).unwrap().unwrap()
+    fn queried(file: FakeFile) -> Alignment {
+        query_alignment(&file).unwrap().unwrap()
     }
 
     #[test]
-    fn what_statx_tells_goes_before_all_else() {
+    fn statx_takes_precedence_over_all_other_queries() {
         let alignment = Alignment {
             memory: 4,
             offset: 8192,
             read_offset: 512,
             source: AlignmentSource::Statx,
         };
-        assert_eq!(learnt(ALL), alignment);
+        assert_eq!(queried(ALL_ANSWERS), alignment);
     }
 
     #[test]
-    fn the_block_device_goes_before_a_probe() {
-        let file = Fake { told: None, ..ALL };
-        let alignment = Alignment::of(1024, AlignmentSource::BlockDevice);
-        assert_eq!(learnt(file), alignment);
-    }
-
-    #[test]
-    fn a_probe_finds_the_smallest_read_that_is_accepted() {
-        for least in [1, 512, 2048, 65536] {
-            let file = Fake {
-                reads_from: Some(least),
-                ..Fake::default()
-            };
-            let alignment = Alignment::of(least.max(512), AlignmentSource::Probed);
-            assert_eq!(learnt(file), alignment);
-        }
-    }
-
-    #[test]
-    fn a_file_that_nothing_is_known_of_is_taken_for_one_of_4096() {
-        let alignment = Alignment::of(4096, AlignmentSource::Assumed);
-        assert_eq!(learnt(Fake::default()), alignment);
-    }
-
-    #[test]
-    fn a_file_that_says_so_or_refuses_every_read_has_no_direct_io() {
-        let mut says_so = ALL;
-        says_so.told = ALL.told.map(|told| DirectIo { offset: 0, ..told });
-        let refuses = Fake {
-            reads_from: Some(u32::MAX),
-            ..Fake::default()
+    fn the_block_device_takes_precedence_over_probe_reads() {
+        let file = FakeFile {
+            statx: None,
+            ..ALL_ANSWERS
         };
-        for file in [says_so, refuses] {
-            assert_eq!(learn(&file).unwrap(), None);
+        let alignment = Alignment::of(1024, AlignmentSource::BlockDevice);
+        assert_eq!(queried(file), alignment);
+    }
+
+    #[test]
+    fn probe_reads_find_the_smallest_accepted_size() {
+        for min in [1, 512, 2048, 65536] {
+            let file = FakeFile {
+                min_read: Some(min),
+                ..FakeFile::default()
+            };
+            let alignment = Alignment::of(min.max(512), AlignmentSource::Probed);
+            assert_eq!(queried(file), alignment);
         }
-        let silent = Fake { told: None, ..ALL };
+    }
+
+    #[test]
+    fn a_file_without_answers_is_assumed_to_require_4096() {
+        let alignment = Alignment::of(4096, AlignmentSource::Assumed);
+        assert_eq!(queried(FakeFile::default()), alignment);
+    }
+
+    #[test]
+    fn a_file_that_reports_it_or_refuses_every_read_has_no_direct_io() {
+        let mut reports_none = ALL_ANSWERS;
+        reports_none.statx = ALL_ANSWERS.statx.map(|reported| DirectIo {
+            offset: 0,
+            ..reported
+        });
+        let refuses = FakeFile {
+            min_read: Some(u32::MAX),
+            ..FakeFile::default()
+        };
+        for file in [reports_none, refuses] {
+            assert_eq!(query_alignment(&file).unwrap(), None);
+        }
+        let no_statx = FakeFile {
+            statx: None,
+            ..ALL_ANSWERS
+        };
         assert_eq!(
-            [says_so, ALL, silent].map(|file| is_said_direct(&file)),
+            [reports_none, ALL_ANSWERS, no_statx].map(|file| reports_direct_io(&file)),
             [Some(false), Some(true), None]
         );
         assert_eq!(
-            [refuses, silent, Fake::default()].map(|file| refuses_reads(&file)),
+            [refuses, no_statx, FakeFile::default()].map(|file| refuses_all_reads(&file)),
             [true, false, false]
         );
     }
@@ -351,7 +363,7 @@ mod tests {
     fn a_partition_has_the_block_size_of_its_disk() {
         let sysfs = tempfile::tempdir().unwrap();
         let metadata = fs::metadata(sysfs.path()).unwrap();
-        assert_eq!(block_size_beneath(&metadata, sysfs.path()), None);
+        assert_eq!(sysfs_block_size(&metadata, sysfs.path()), None);
 
         let disk = sysfs.path().join("devices/disk");
         let part = disk.join("disk1");
@@ -364,13 +376,13 @@ mod tests {
         let link = numbered.join(format!("{major}:{minor}"));
         for device in [&disk, &part] {
             symlink(device, &link).unwrap();
-            assert_eq!(block_size_beneath(&metadata, sysfs.path()), Some(4096));
+            assert_eq!(sysfs_block_size(&metadata, sysfs.path()), Some(4096));
             fs::remove_file(&link).unwrap();
         }
     }
 
     #[test]
-    fn a_block_device_tells_its_own_block_size() {
+    fn a_block_device_reports_its_own_block_size() {
         let devices = fs::read_dir("/dev").unwrap().flatten();
         let open = |path| fs::File::open(path).ok();
         let device = devices
@@ -388,13 +400,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_nothing_can_be_read_of_is_not_probed() {
+    fn a_file_that_cannot_be_read_or_is_empty_gives_no_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let write_only = fs::File::create(&path).unwrap();
-        assert_eq!(fs::File::open(&path).unwrap().accepts(512), None); // empty
+        assert_eq!(fs::File::open(&path).unwrap().accepts_read(512), None); // empty
         fs::write(&path, [7; 10]).unwrap();
-        assert_eq!(write_only.accepts(512), None);
-        assert_eq!(fs::File::open(&path).unwrap().accepts(512), Some(true));
+        assert_eq!(write_only.accepts_read(512), None);
+        assert_eq!(fs::File::open(&path).unwrap().accepts_read(512), Some(true));
     }
 }

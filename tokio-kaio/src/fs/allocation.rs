@@ -1,4 +1,4 @@
-//! [`Allocate`], [`SyncRange`], [`Advice`]: what a file has on the disk and in the page cache.
+//! [`File::allocate`], [`File::sync_range`], [`File::advise`]: disk blocks and page cache of a file.
 
 use std::io;
 use std::sync::Arc;
@@ -10,29 +10,28 @@ use super::file::FileInner;
 use super::file::run_blocking;
 use crate::sys;
 
-/// What [`File::allocate`] does to a range of a file: the modes of
+/// The mode of [`File::allocate`]: a mode of
 /// [`fallocate(2)`](https://man7.org/linux/man-pages/man2/fallocate.2.html).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Allocate {
-    /// Allocates blocks where there are none, and makes the file longer where the range ends past
-    /// its end (mode 0). New blocks read as zeroes; data stay as they are.
+    /// Allocates blocks where there are none, and extends the file if the range ends past its end (mode 0).
+    /// New blocks read as zeroes; existing data stays.
     Extend,
 
-    /// The same, but the file keeps its length (`FALLOC_FL_KEEP_SIZE`): blocks past its end are
-    /// kept for writes that extend it later.
+    /// Allocates blocks like [`Extend`](Allocate::Extend), but the file keeps its length
+    /// (`FALLOC_FL_KEEP_SIZE`): blocks past its end are reserved for writes that extend it later.
     KeepSize,
 
-    /// Gives blocks back, and leaves a hole, which reads as zeroes; the file keeps its length
-    /// (`FALLOC_FL_PUNCH_HOLE`). Blocks that the range covers in part stay, zeroed in that part.
+    /// Frees blocks, and leaves a hole that reads as zeroes. The file keeps its length
+    /// (`FALLOC_FL_PUNCH_HOLE`). Blocks that the range covers in part stay, and that part is zeroed.
     PunchHole,
 
-    /// Zeroes the range, mostly without writing zeroes to the disk: its blocks are allocated, and
-    /// marked as unwritten (`FALLOC_FL_ZERO_RANGE`). The file gets longer where the range ends past
-    /// its end.
+    /// Zeroes the range, mostly without writing zeroes to the disk: its blocks are allocated and marked as
+    /// unwritten (`FALLOC_FL_ZERO_RANGE`). Extends the file if the range ends past its end.
     ZeroRange,
 
-    /// The same, but the file keeps its length.
+    /// Zeroes the range like [`ZeroRange`](Allocate::ZeroRange), but the file keeps its length.
     ZeroRangeKeepSize,
 }
 
@@ -53,39 +52,38 @@ bitflags! {
     /// [`sync_file_range(2)`](https://man7.org/linux/man-pages/man2/sync_file_range.2.html).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct SyncRange: u32 {
-        /// Wait, first, for those pages of the range that are on their way to the disk already.
+        /// First wait for the pages of the range that are already being written to the disk.
         const WAIT_BEFORE = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
 
-        /// Send the dirty pages of the range on their way. That too can wait, for the device's queue.
+        /// Start to write the dirty pages of the range to the disk. This can wait for the device's queue.
         const WRITE = libc::SYNC_FILE_RANGE_WRITE;
 
-        /// Wait, last, until those that are on their way have been written.
+        /// Last wait until all pages that are being written to the disk are written.
         const WAIT_AFTER = libc::SYNC_FILE_RANGE_WAIT_AFTER;
     }
 }
 
-/// What to expect of the page cache, for [`File::advise`]: the advice of
+/// The access pattern that the kernel should expect, for [`File::advise`]: the advice of
 /// [`posix_fadvise(2)`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Advice {
-    /// Nothing in particular (`POSIX_FADV_NORMAL`).
+    /// No particular pattern (`POSIX_FADV_NORMAL`).
     Normal,
 
-    /// Buffered reads go from lower offsets to higher ones: read further ahead
-    /// (`POSIX_FADV_SEQUENTIAL`).
+    /// Buffered reads have ascending offsets: read further ahead (`POSIX_FADV_SEQUENTIAL`).
     Sequential,
 
-    /// Buffered reads go anywhere: do not read ahead (`POSIX_FADV_RANDOM`).
+    /// Buffered reads have random offsets: do not read ahead (`POSIX_FADV_RANDOM`).
     Random,
 
-    /// What is read is not read again soon (`POSIX_FADV_NOREUSE`; without effect before Linux 6.3).
+    /// Data is not read again soon (`POSIX_FADV_NOREUSE`; no effect before Linux 6.3).
     NoReuse,
 
-    /// Read the range to the page cache now (`POSIX_FADV_WILLNEED`).
+    /// Read the range into the page cache now (`POSIX_FADV_WILLNEED`).
     WillNeed,
 
-    /// Take the range out of the page cache, except pages that are dirty or in use
+    /// Remove the range from the page cache, except pages that are dirty or in use
     /// (`POSIX_FADV_DONTNEED`).
     DontNeed,
 }
@@ -104,36 +102,35 @@ impl Advice {
 }
 
 impl File {
-    /// Allocates, frees or zeroes `len` bytes at `offset`, as `mode` says, on tokio's blocking pool.
+    /// Allocates, frees or zeroes `len` bytes at `offset`, depending on `mode`, on tokio's blocking pool.
     ///
-    /// With direct I/O this decides whether a write is asynchronous. One that extends the file, or
-    /// fills a hole, has to allocate its blocks inside the submission, and on ext4 waits there; one
-    /// to blocks that [`Allocate::Extend`] has allocated ahead of it does not wait on ext4 and XFS, and
-    /// is not refused with `NOWAIT`. [`Allocate::KeepSize`] saves the allocation alone: a write past
-    /// the end of the file still changes its length, and on ext4 waits for that. Into a hole that was
-    /// punched, writes allocate again.
+    /// With direct I/O this decides whether a write is asynchronous. A write that extends the file or fills a
+    /// hole has to allocate disk blocks within the submission, which waits for that on ext4. A write to a
+    /// range that [`Allocate::Extend`] has allocated before does not wait on ext4 and XFS, and is not refused
+    /// with `NOWAIT`. [`Allocate::KeepSize`] saves only the allocation: a write past the end of the file still
+    /// changes the length of the file, and waits for that on ext4. Writes into a punched hole allocate
+    /// again.
     ///
-    /// The file learns from that ([`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst)):
-    /// writes to what was allocated or zeroed count as overwrites, and those from the start of a
-    /// hole on as going to where no data is known to be.
+    /// The file remembers the call for [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst): later
+    /// writes to an allocated or zeroed range count as overwrites. After a hole was punched, writes at or
+    /// past its start count as writes to a range without data.
     ///
-    /// The range need not be aligned. While it is changed, requests on the file wait for that, and
-    /// a hole is punched when the requests in flight are done. Allocated space survives a crash once
-    /// [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data) has completed after it.
+    /// The range need not be aligned. Requests on the file wait while the range is changed, and a hole is
+    /// punched when the requests in flight are done. Allocated space survives a crash once a later
+    /// [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data) has completed.
     ///
     /// # Errors
     ///
-    /// Those of [`fallocate(2)`](https://man7.org/linux/man-pages/man2/fallocate.2.html), among them:
+    /// The errors of [`fallocate(2)`](https://man7.org/linux/man-pages/man2/fallocate.2.html), among them:
     ///
     /// - `EBADF`: the file is not open for writing.
     /// - `EFBIG`: the range ends past the largest file that the file system or `RLIMIT_FSIZE` allows.
     /// - `EINVAL`: `len` is 0.
-    /// - `ENOSPC`: there is no room for all of it; some of the range may have been allocated. On ext4
-    ///   that is all that was free: the disk is full then, and the file longer
-    ///   ([`Allocate::Extend`]), until [`set_len`](File::set_len) or [`Allocate::PunchHole`] gives it
-    ///   back.
-    /// - `EOPNOTSUPP`: the file system doesn't have this mode: tmpfs has no zeroing. Write zeroes
-    ///   then.
+    /// - `ENOSPC`: there is not enough space for the whole range; a part of it may have been allocated. ext4
+    ///   allocates all free space in this case: the disk is full then, and the file is longer
+    ///   ([`Allocate::Extend`]), until [`set_len`](File::set_len) or [`Allocate::PunchHole`] frees the space.
+    /// - `EOPNOTSUPP`: the file system does not support this mode; tmpfs, for example, can't zero ranges.
+    ///   Write zeroes instead.
     /// - `EPERM`, `ETXTBSY`: the file is immutable, sealed, or being executed.
     ///
     /// # Cancel safety
@@ -169,38 +166,36 @@ impl File {
     pub async fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
-            let (at, bytes) = (signed(offset, libc::EFBIG)?, signed(len, libc::EFBIG)?);
+            let (at, bytes) = (to_i64(offset, libc::EFBIG)?, to_i64(len, libc::EFBIG)?);
             sys::allocate(file.file(), mode.mode(), at, bytes)?;
             match mode {
                 Allocate::PunchHole => file.open.history().ends_at(offset),
-                _ => has_blocks_to(&file, offset.saturating_add(len)),
+                _ => record_allocated(&file, offset.saturating_add(len)),
             }
             Ok(())
         })
         .await
     }
 
-    /// Writes what the page cache has of `len` bytes at `offset` to the disk, or waits for that, in
-    /// the steps that `steps` name, on tokio's blocking pool. With a `len` of 0: from `offset` to the
-    /// end of the file.
+    /// Writes the dirty pages of `len` bytes at `offset` from the page cache to the disk, or waits for that, as
+    /// `steps` selects, on tokio's blocking pool. A `len` of 0 means: from `offset` to the end of the file.
     ///
-    /// It is about the page cache. What is written with direct I/O has not been there, so this does
-    /// nothing for it; it is for what was written to the same file buffered. Begun early,
-    /// with [`SyncRange::WRITE`] alone, it keeps dirty pages from piling up, so that a later
-    /// [`sync_data`](File::sync_data) has little left to do.
+    /// This concerns only data that was written to the same file through the page cache. Direct I/O leaves
+    /// nothing there. Called early, with [`SyncRange::WRITE`] alone, it keeps dirty pages from piling up, so
+    /// that a later [`sync_data`](File::sync_data) has little left to do.
     ///
-    /// **Nothing is durable after it.** Metadata, without which new blocks can't be found, is not
-    /// written, and the disk's own cache is not flushed. [`sync_data`](File::sync_data) and
+    /// **This makes nothing durable.** It does not write metadata, without which new blocks can't be found,
+    /// and does not flush the cache of the disk. [`sync_data`](File::sync_data) and
     /// [`sync_all`](File::sync_all) do both.
     ///
     /// # Errors
     ///
-    /// Those of [`sync_file_range(2)`](https://man7.org/linux/man-pages/man2/sync_file_range.2.html),
+    /// The errors of [`sync_file_range(2)`](https://man7.org/linux/man-pages/man2/sync_file_range.2.html),
     /// among them:
     ///
-    /// - `EINVAL`: the range ends past `i64::MAX`, or `steps` has a bit that is not named.
+    /// - `EINVAL`: the range ends past `i64::MAX`, or `steps` has an unknown bit.
     /// - `EIO`, `ENOSPC`: a page could not be written.
-    /// - `ESPIPE`: what is open is neither a regular file nor a block device.
+    /// - `ESPIPE`: the file is neither a regular file nor a block device.
     ///
     /// # Cancel safety
     ///
@@ -222,7 +217,7 @@ impl File {
     /// # std::fs::write(&path, [7; 4096])?;
     /// let table = File::open(path, false).await?;
     /// table.sync_range(0, 0, SyncRange::WRITE).await?; // does not wait for the pages
-    /// table.sync_range(0, 0, SyncRange::all()).await?; // does
+    /// table.sync_range(0, 0, SyncRange::all()).await?; // waits for them
     /// # Ok(())
     /// # }
     /// ```
@@ -230,25 +225,25 @@ impl File {
     pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
-            let (at, bytes) = (signed(offset, libc::EINVAL)?, signed(len, libc::EINVAL)?);
+            let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
             sys::sync_file_range(file.file(), at, bytes, steps.bits())
         })
         .await
     }
 
-    /// Tells the kernel what to expect of `len` bytes at `offset`, on tokio's blocking pool. With a
-    /// `len` of 0: from `offset` to the end of the file.
+    /// Declares the expected access pattern of `len` bytes at `offset` to the kernel, on tokio's blocking pool.
+    /// A `len` of 0 means: from `offset` to the end of the file.
     ///
-    /// It is about the page cache, and about this open file: reads and writes that are direct
-    /// neither use what [`Advice::WillNeed`] brings there, nor read ahead. What helps them is
-    /// [`Advice::DontNeed`], where others have read or written the file buffered: pages in the cache
-    /// have to be written out and dropped by each direct write there, which waits for that, and is
-    /// refused with `NOWAIT`. Dirty pages stay; [`sync_range`](File::sync_range) before it.
+    /// The advice concerns the page cache and this open file. Direct reads and writes neither use the data
+    /// that [`Advice::WillNeed`] brings into the page cache, nor read ahead. [`Advice::DontNeed`] helps them if
+    /// others have read or written the file buffered: each direct write has to write out and drop the pages
+    /// of its range, which blocks, and is refused with `NOWAIT`. Dirty pages stay, so call
+    /// [`sync_range`](File::sync_range) before.
     ///
     /// # Errors
     ///
-    /// Those of [`posix_fadvise(2)`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html):
-    /// `EINVAL` where `offset` or `len` is past `i64::MAX`; `ESPIPE` for a pipe.
+    /// The errors of [`posix_fadvise(2)`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html):
+    /// `EINVAL` if `offset` or `len` exceeds `i64::MAX`, `ESPIPE` for a pipe.
     ///
     /// # Cancel safety
     ///
@@ -270,7 +265,7 @@ impl File {
     /// std::fs::write(&path, [7; 8192])?; // through the page cache
     /// let table = File::open(path, false).await?;
     /// table.sync_range(0, 0, SyncRange::all()).await?;
-    /// table.advise(0, 0, Advice::DontNeed).await?; // which is empty now
+    /// table.advise(0, 0, Advice::DontNeed).await?; // the page cache has none of it now
     /// # Ok(())
     /// # }
     /// ```
@@ -279,21 +274,22 @@ impl File {
     pub async fn advise(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
-            let (at, bytes) = (signed(offset, libc::EINVAL)?, signed(len, libc::EINVAL)?);
+            let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
             sys::advise(file.file(), at, bytes, advice.code())
         })
         .await
     }
 }
 
-/// As the kernel takes it; where it can't, the errno that the kernel has for what is too much.
-fn signed(value: u64, errno: i32) -> io::Result<i64> {
+/// Converts an offset or a length to the type of the system call. `errno`: the error of the system call for
+/// a value that is too large.
+fn to_i64(value: u64, errno: i32) -> io::Result<i64> {
     i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(errno))
 }
 
-/// There are blocks up to `end`. As far as the file goes, a write to them is one like any overwrite;
-/// past that it would have to change the file's length.
-fn has_blocks_to(file: &FileInner, end: u64) {
+/// Records that the file has blocks up to `end`. Writes to them count as overwrites up to the end of the
+/// file; past it a write changes the length of the file.
+fn record_allocated(file: &FileInner, end: u64) {
     if let Ok(metadata) = file.file().metadata() {
         file.open.history().has_data_to(end.min(metadata.len()));
     }
@@ -308,7 +304,7 @@ mod tests {
 
     const BLOCK: u64 = 4096;
 
-    /// What a write of one block is taken for.
+    /// The class of a write of one block.
     fn class_at(file: &File, block: u64) -> Option<OpClass> {
         let op = IoOp {
             nbytes: BLOCK,
@@ -328,8 +324,8 @@ mod tests {
         assert_eq!(class_at(&file, 0), Some(OpClass::Extend));
         file.allocate(Allocate::Extend, 0, 4 * BLOCK).await.unwrap();
         assert_eq!(class_at(&file, 3), Some(OpClass::Overwrite));
-        let kept = file.allocate(Allocate::KeepSize, 4 * BLOCK, 4 * BLOCK);
-        kept.await.unwrap();
+        let allocated = file.allocate(Allocate::KeepSize, 4 * BLOCK, 4 * BLOCK);
+        allocated.await.unwrap();
         assert_eq!(class_at(&file, 4), Some(OpClass::Extend));
     }
 

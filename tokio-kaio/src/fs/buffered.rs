@@ -1,4 +1,4 @@
-//! Files that do without direct I/O.
+//! Buffered files, whose I/O goes through the page cache.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,8 @@ use crate::SubmitPolicy;
 use crate::sys;
 
 impl File {
-    /// Makes a buffered file, without `O_DIRECT`. Its requests are submitted from the blocking pool, since
-    /// a buffered submission may wait.
+    /// Creates a buffered file: clears `O_DIRECT`. Its requests are submitted from the blocking pool, since a
+    /// buffered submission may block.
     pub(super) fn buffered(file: fs::File) -> io::Result<File> {
         let appends = sys::clear_direct(&file)?;
         let file = File {
@@ -21,8 +21,8 @@ impl File {
     }
 
     /// Returns whether the file does direct I/O. `false`: I/O goes through the page cache. Only
-    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered) makes such files, where
-    /// direct I/O is not possible.
+    /// [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered) creates such files, if direct
+    /// I/O is not possible.
     ///
     /// # Examples
     ///
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffered_file_has_lost_its_direct_io_and_no_other_flag() {
+    fn a_buffered_file_loses_o_direct_and_no_other_flag() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let mut options = fs::OpenOptions::new();
         let path = dir.path().join("log");
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_of_a_direct_file_an_error_speaks_of_alignment() {
+    fn only_errors_of_direct_files_mention_alignment() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = tempfile::tempfile_in(&dir).unwrap();
         let explained = || {
@@ -99,9 +99,9 @@ mod tests {
             explain(error, file.as_raw_fd(), transfer, 0).to_string()
         };
         assert!(!explained().contains("direct I/O"), "{}", explained());
-        let tells = sys::direct_io(file.as_raw_fd()).unwrap().is_some();
-        if !tells || sys::set_direct(&file).is_err() {
-            eprintln!("skipped: the file system does not tell its alignment");
+        let is_reported = sys::direct_io(file.as_raw_fd()).unwrap().is_some();
+        if !is_reported || sys::set_direct(&file).is_err() {
+            eprintln!("skipped: the file system does not report its alignment");
             return;
         }
         assert!(explained().contains("direct I/O"), "{}", explained());

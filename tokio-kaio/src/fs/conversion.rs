@@ -1,4 +1,4 @@
-//! [`File`] from what is open already, and back; one open file with several owners.
+//! Conversions between [`File`] and open files of the standard library; [`File::try_clone`].
 
 use std::fs;
 use std::io;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use super::File;
 use super::direct::make_direct;
-use super::open_options::name_of;
+use super::open_options::path_of;
 use crate::op::OpenFile;
 
 impl File {
     /// Returns another owner of the same open file. The descriptor is not duplicated. All owners share the
-    /// [submit policy](File::set_submit_policy) and what was learned about the file, and their appends keep
-    /// their order. The file is closed with its last owner.
+    /// [submit policy](File::set_submit_policy) and everything that was learned about the file, and their
+    /// appends keep their order. The file is closed with its last owner.
     ///
     /// # Errors
     ///
-    /// At present none.
+    /// None at present.
     ///
     /// # Examples
     ///
@@ -43,25 +43,27 @@ impl File {
         })
     }
 
-    /// Takes over a file that is open already, and adds `O_DIRECT` to its flags. Whether it is
-    /// synchronous stays as it was opened. Whether it appends (`O_APPEND`) is asked here, once: if
-    /// somebody sets that flag later (`F_SETFL`), the kernel appends, but writes are not kept in order as
-    /// [appends](File::write_at) are.
+    /// Converts an open file, and adds `O_DIRECT` to its flags. Whether the file is synchronous stays as it
+    /// was opened. Whether it appends (`O_APPEND`) is queried once, here: if somebody sets that flag later
+    /// (`F_SETFL`), the kernel appends, but the writes are not ordered as [appends](File::write_at) are.
     ///
-    /// The flag belongs to the open file, not to the descriptor: duplicates of it, as
-    /// [`std::fs::File::try_clone`] makes them, do direct I/O from now on, too. What is dirty in the
-    /// page cache is written out by the first direct I/O that meets it.
+    /// `O_DIRECT` belongs to the open file, not to the descriptor: its duplicates, such as those by
+    /// [`std::fs::File::try_clone`], do direct I/O from now on, too. The first direct I/O to a range with
+    /// dirty pages in the page cache writes these out.
     ///
-    /// It asks the file what [`aio_open`](crate::AioOpenOptionsExt::aio_open) asks, on the thread at hand:
-    /// where `statx` does not say whether the file does direct I/O, 64 KiB are read, which may wait for
-    /// the disk.
+    /// The same checks as in [`aio_open`](crate::AioOpenOptionsExt::aio_open) run on the calling thread: if
+    /// `statx` does not report whether the file does direct I/O, 64 KiB are read, which may wait for the
+    /// disk.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which: the file system can't do
-    /// direct I/O, or not on this file; or what is open is neither a regular file nor a block device. `EBADF`: opened with
-    /// `O_PATH`. The descriptor is closed then, and the flags of the open file, which others may share,
-    /// are as they were.
+    /// On an error the descriptor is closed, and the flags of the open file, which others may share, are
+    /// unchanged.
+    ///
+    /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which: the file system can't do
+    ///   direct I/O, or not on this file; or the descriptor is neither of a regular file nor of a block
+    ///   device.
+    /// - `EBADF`: the file was opened with `O_PATH`.
     ///
     /// # Examples
     ///
@@ -83,21 +85,21 @@ impl File {
     pub fn from_std(file: fs::File) -> io::Result<File> {
         match make_direct(&file) {
             Ok(appends) => Ok(File::new(file, appends)),
-            Err(reason) => Err(reason.into_error(name_of(&file))),
+            Err(reason) => Err(reason.into_error(path_of(&file))),
         }
     }
 
-    /// The file as the standard library has it. It still has `O_DIRECT`, unless it never had
-    /// ([`File::is_direct`]): what is read and written through it must be aligned, memory included,
-    /// or is refused with `EINVAL`.
+    /// Converts the file to one of the standard library. It still has `O_DIRECT`, unless the file is
+    /// [buffered](File::is_direct): reads and writes must be aligned, including their memory, or fail with
+    /// `EINVAL`.
     ///
-    /// Its descriptor is the one that this file has, or a duplicate where that is in use: by a
-    /// [clone](File::try_clone), or by requests that are still out, their futures dropped or not.
+    /// The descriptor is that of this file, or a duplicate if that is still in use: by a
+    /// [clone](File::try_clone), or by requests that are in flight, even if their futures were dropped.
     ///
     /// # Errors
     ///
-    /// `EMFILE`: no descriptor is left for a duplicate. The file is closed then, unless others have
-    /// it.
+    /// `EMFILE`: the limit of open descriptors does not permit a duplicate. The file is closed
+    /// then, unless it has other owners.
     ///
     /// # Examples
     ///
@@ -115,7 +117,7 @@ impl File {
     /// # }
     /// ```
     pub fn into_std(self) -> io::Result<fs::File> {
-        // A clone of the file or a request on it may share it.
+        // Clones of the file and requests on it share the open file.
         let open = match Arc::try_unwrap(self.inner) {
             Ok(inner) => inner.open,
             Err(shared) => Arc::clone(&shared.open),

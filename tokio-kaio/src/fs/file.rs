@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::AioOpenOptionsExt;
-use super::open_options::name_of;
+use super::open_options::path_of;
 use super::unaligned_state::UnalignedState;
 use crate::Alignment;
 use crate::blocking_pool::{no_thread, spawn_blocking};
@@ -68,20 +68,20 @@ use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, 
 #[derive(Debug)]
 pub struct File {
     pub(super) inner: Arc<FileInner>,
-    /// Whether it was opened with `O_APPEND`.
+    /// Whether the file was opened with `O_APPEND`.
     pub(super) appends: bool,
-    /// Whether it has `O_DIRECT`.
+    /// Whether the file has `O_DIRECT`.
     pub(super) is_direct: bool,
 }
 
-/// Shared by the clones of a file.
+/// The part of a [`File`] that its clones share.
 #[derive(Debug)]
 pub(super) struct FileInner {
-    /// Shared with the requests on it.
+    /// Shared with the requests on the file.
     pub(super) open: Arc<OpenFile>,
-    /// Once it is known.
+    /// Set once it is known.
     pub(super) alignment: OnceLock<Alignment>,
-    /// Made for the first unaligned transfer.
+    /// Created by the first unaligned transfer.
     unaligned: OnceLock<Box<UnalignedState>>,
 }
 
@@ -118,8 +118,8 @@ impl File {
         }
     }
 
-    /// Opens an existing file for reading; see [`AioOpenOptionsExt::aio_open`] for `is_sync`,
-    /// errors and panics.
+    /// Opens an existing file for reading. See [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel
+    /// safety and panics.
     ///
     /// # Examples
     ///
@@ -142,8 +142,8 @@ impl File {
         open(options, path, is_sync).await
     }
 
-    /// Opens a file for writing, creates it where there is none, and truncates it where there is;
-    /// see [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors and panics.
+    /// Opens a file for writing; creates it if it does not exist, and truncates it if it does. See
+    /// [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel safety and panics.
     ///
     /// # Examples
     ///
@@ -156,7 +156,7 @@ impl File {
     /// # let path = dir.path().join("table");
     /// # std::fs::write(&path, vec![7; 4096])?;
     /// let file = File::create(path, false).await?;
-    /// assert_eq!(file.metadata().await?.len(), 0); // whatever was there
+    /// assert_eq!(file.metadata().await?.len(), 0); // truncated
     /// # Ok(())
     /// # }
     /// ```
@@ -170,7 +170,7 @@ impl File {
         FileRef::Open(&self.inner.open)
     }
 
-    /// See [`File::write_flags`].
+    /// Applies [`File::write_flags`] to a write command.
     pub(crate) fn as_appending<'a>(&self, command: RawCommand<'a>) -> RawCommand<'a> {
         match command {
             RawCommand::Pwrite {
@@ -197,7 +197,7 @@ impl File {
         }
     }
 
-    /// Adds `APPEND` where the kernel appends anyway, so that the context keeps appends in order.
+    /// Adds `APPEND` if the kernel appends anyway, so that the context keeps appends in order.
     #[inline]
     pub(super) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
         match self.appends && !flags.contains(WriteFlags::NOAPPEND) {
@@ -206,8 +206,8 @@ impl File {
         }
     }
 
-    /// Sets how later operations on this file are submitted. `None`, the default: by the policy of the
-    /// context ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)).
+    /// Sets the policy by which later operations on this file are submitted. `None`, the default: the policy
+    /// of the context ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)).
     ///
     /// A file that grows write by write may be faster with [`SubmitPolicy::Offload`], one whose blocks are
     /// allocated with [`SubmitPolicy::Inline`]. The policy has no effect on a context whose backend is the
@@ -233,7 +233,7 @@ impl File {
         self.inner.open.history().set_policy(policy);
     }
 
-    /// Returns how operations on this file are submitted. `None`: by the policy of the context.
+    /// Returns the submit policy of this file. `None`: the policy of the context applies.
     pub fn submit_policy(&self) -> Option<SubmitPolicy> {
         self.inner.open.history().policy()
     }
@@ -243,8 +243,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
-    /// [`io::ErrorKind::InvalidInput`], with a text that says so: `size` is more than `i64::MAX`.
+    /// The errors of [`ftruncate(2)`](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
+    /// [`io::ErrorKind::InvalidInput`], with a text that says so: `size` exceeds `i64::MAX`.
     ///
     /// # Cancel safety
     ///
@@ -273,7 +273,7 @@ impl File {
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
             if i64::try_from(size).is_err() {
-                return Err(too_long(file.file(), size));
+                return Err(length_error(file.file(), size));
             }
             file.file().set_len(size)?;
             file.open.history().ends_at(size);
@@ -288,7 +288,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of the system call.
+    /// The errors of the system call.
     ///
     /// # Cancel safety
     ///
@@ -324,7 +324,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Those of [`fchmod(2)`](https://man7.org/linux/man-pages/man2/fchmod.2.html).
+    /// The errors of [`fchmod(2)`](https://man7.org/linux/man-pages/man2/fchmod.2.html).
     ///
     /// # Cancel safety
     ///
@@ -356,25 +356,25 @@ impl File {
     }
 
     /// Waits for all requests that were submitted on this file through this context before: reads, writes
-    /// and syncs, including those whose future was dropped or timed out. It does not wait for requests that
-    /// are submitted later.
+    /// and syncs, including those whose future was dropped or timed out. Does not wait for requests that are
+    /// submitted later.
     ///
-    /// To drop a future only abandons its request: an abandoned write may land after a later one and
-    /// overwrite it. After the drain no abandoned write can land any more, and the same range can be
+    /// Dropping a future only abandons its request: an abandoned write may land after a later write and
+    /// overwrite its data. After the drain no abandoned write can land any more, and the same range can be
     /// written again. [Clones](File::try_clone) of the file count as this file.
     ///
-    /// Some operations take several requests, one after another: those with more than 1024 buffers or more
-    /// than 2 GiB, those that `read_exact_at` and `write_all_at` resume,
-    /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). While its future
-    /// is polled, such an operation may submit further requests after the drain. One that was dropped or
-    /// timed out submits no more. So finish or drop your own operations before you drain.
+    /// Some operations take several requests, one after another: operations on more than 1024 buffers or
+    /// more than 2 GiB, short transfers that `read_exact_at` and `write_all_at` resume,
+    /// [`read_bytes_at`](File::read_bytes_at) and [`write_bytes_at`](File::write_bytes_at). As long as its
+    /// future is polled, such an operation may submit further requests after the drain. An operation that
+    /// was dropped or timed out submits no more. So finish or drop your own operations before you drain.
     ///
-    /// The drain ignores the deadline of the handle, and waits for ever on a stuck disk. To give up, use
-    /// [`tokio::time::timeout`].
+    /// The drain ignores the deadline of the handle, and waits forever on a stuck disk. Use
+    /// [`tokio::time::timeout`] to give up.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost. The drain covers the requests that are there when it is first polled.
+    /// Nothing is lost. The drain waits for the requests that exist when it is first polled.
     ///
     /// # Examples
     ///
@@ -392,7 +392,7 @@ impl File {
     /// let hasty = handle.with_timeout(Duration::from_millis(50));
     /// let written = file.write_at(&hasty, 0, &first, 4096, WriteFlags::DSYNC).await;
     /// if let Err(AioCommandError::TimedOut) = written {
-    ///     file.drain(&handle).await; // it may have landed by now, and can't any more
+    ///     file.drain(&handle).await; // the first write has landed, or never will
     ///     file.write_at(&handle, 0, &second, 4096, WriteFlags::DSYNC).await?;
     /// }
     /// # context.close().await;
@@ -403,16 +403,16 @@ impl File {
         aio_handle.drain(self.inner.open.id()).await;
     }
 
-    /// Makes data and metadata durable: those of the writes that have completed before. See
+    /// Makes the data and metadata of all writes durable that have completed before. See
     /// [`RawCommand::Fsync`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]: `EIO` where an earlier write could not be made durable.
+    /// See [`AioCommandError`]. `EIO`: an earlier write could not be made durable.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// The sync may or may not take effect after its future is dropped.
     ///
     /// # Examples
     ///
@@ -439,23 +439,23 @@ impl File {
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
     ) -> Result<(), AioCommandError> {
-        nothing_moved(
+        expect_zero(
             aio_handle
                 .operation(FileRef::Open(&self.inner.open), RawCommand::Fsync)
                 .await,
         )
     }
 
-    /// Makes data durable, and as much metadata as it takes to find it: those of the writes that
-    /// have completed before. See [`RawCommand::Fdsync`].
+    /// Makes the data of all writes durable that have completed before, with the metadata that is needed to
+    /// read it. See [`RawCommand::Fdsync`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]: `EIO` where an earlier write could not be made durable.
+    /// See [`AioCommandError`]. `EIO`: an earlier write could not be made durable.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// The sync may or may not take effect after its future is dropped.
     ///
     /// # Examples
     ///
@@ -482,7 +482,7 @@ impl File {
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
     ) -> Result<(), AioCommandError> {
-        nothing_moved(
+        expect_zero(
             aio_handle
                 .operation(FileRef::Open(&self.inner.open), RawCommand::Fdsync)
                 .await,
@@ -490,17 +490,19 @@ impl File {
     }
 }
 
-fn nothing_moved(result: Result<u64, AioCommandError>) -> Result<(), AioCommandError> {
+/// Converts the result of a sync, which is 0 bytes.
+fn expect_zero(result: Result<u64, AioCommandError>) -> Result<(), AioCommandError> {
     match result? {
         0 => Ok(()),
         _ => Err(AioCommandError::NonZeroCode),
     }
 }
 
-fn too_long(file: &std::fs::File, size: u64) -> io::Error {
+/// The error for a length that no file can have.
+fn length_error(file: &std::fs::File, size: u64) -> io::Error {
     let text = format!(
-        "{}: a length of {size} bytes is more than a file can have, {}",
-        name_of(file).display(),
+        "{}: a length of {size} bytes exceeds the maximum length of a file, {} bytes",
+        path_of(file).display(),
         i64::MAX
     );
     io::Error::new(io::ErrorKind::InvalidInput, text)
@@ -516,7 +518,7 @@ async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -
 ///
 /// # Errors
 ///
-/// Those of the call. [`no_thread`]: the call was not made, and will not be.
+/// The errors of the call. [`no_thread`]: no thread could be started, and the call will not run.
 ///
 /// # Panics
 ///
@@ -526,13 +528,13 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();
     let job = move || {
-        let _ = sender.send(call()); // its future may be gone
+        let _ = sender.send(call()); // the future may have been dropped
     };
     if spawn_blocking(&Handle::current(), job, |job| job()).is_err() {
         return Err(no_thread());
     }
     receiver.await.unwrap_or_else(|_| {
-        let text = "the call was not made or did not return: its tokio runtime has shut down";
+        let text = "the call did not run or did not return: its tokio runtime has shut down";
         Err(io::Error::other(text))
     })
 }

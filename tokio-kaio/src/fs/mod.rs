@@ -1,4 +1,4 @@
-//! Files for direct I/O.
+//! Files: opening, transfers, allocation and queries.
 
 mod alignment_query;
 mod allocation;

@@ -28,22 +28,22 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Cancel safety
     ///
-    /// The file may still be opened, created and truncated after the future is dropped; it is
-    /// closed again.
+    /// After the future is dropped, the file may still be opened, created and truncated. Then it
+    /// is closed again.
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
-    /// [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says which:
-    ///
-    /// - The file system can't do direct I/O, or not on this file: `statx` says so, or, where `statx` says
-    ///   nothing, a read of 64 KiB at the start of the file is refused. On ext4 these are files with data
-    ///   journaling, encryption or verity, and small ones whose data are in the inode.
+    /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the file system can't do
+    ///   direct I/O, or not on this file. Either `statx` reports this, or `statx` reports nothing and a read
+    ///   of 64 KiB at the start of the file is refused. On ext4 this concerns files with data journaling,
+    ///   encryption or verity, and small files whose data is in the inode.
     ///   [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered) opens them.
-    /// - The path leads to something that is neither a regular file nor a block device.
+    /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the path leads to neither a
+    ///   regular file nor a block device.
+    /// - `EAGAIN`: no [thread](File#threads) of the blocking pool can be started.
     ///
-    /// What the options create or truncate has been created or truncated by then. `EAGAIN`: no
-    /// [thread](File#threads) of the blocking pool can be started.
+    /// Except with `EAGAIN`, the file may have been created or truncated before the error.
     ///
     /// # Panics
     ///
@@ -69,27 +69,27 @@ pub trait AioOpenOptionsExt {
     ) -> impl Future<Output = io::Result<File>> + Send;
 
     /// Opens the file at `path` as [`aio_open`](AioOpenOptionsExt::aio_open) does, and falls back to
-    /// buffered I/O, without `O_DIRECT`, where direct I/O is not possible. [`File::is_direct`] says which
-    /// it is.
+    /// buffered I/O, without `O_DIRECT`, if direct I/O is not possible. [`File::is_direct`] returns which of
+    /// the two is used.
     ///
-    /// The file is opened buffered in just those cases in which `aio_open` reports that the file system
+    /// The file is opened buffered in exactly the cases in which `aio_open` fails because the file system
     /// can't do direct I/O, or not on this file.
     ///
     /// `O_DIRECT` among the custom flags is part of `open(2)` itself. If that fails, there is no fallback.
     ///
     /// A buffered file is used like any other. The differences:
     ///
-    /// - Kernel AIO refuses each read of some files of procfs, those of a process among them
+    /// - Kernel AIO refuses all reads of some files of procfs, such as those of a process
     ///   (`/proc/self/status`), with `EINVAL`. A context on
     ///   [`Backend::ThreadPool`](crate::Backend::ThreadPool) reads them.
     /// - Its [submit policy](File::set_submit_policy) is
     ///   [`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload): the kernel does a buffered request
     ///   entirely inside its submission, so requests are submitted from the blocking pool. If nearly all
     ///   reads hit the page cache, [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) is faster: it does
-    ///   these reads on the spot.
+    ///   such reads on the calling thread.
     /// - Its [`alignment`](File::alignment) is 1.
-    /// - A write is complete when its data are in the page cache. If the kernel fails to write them out
-    ///   later, the error is reported by [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data).
+    /// - A write is complete when its data is in the page cache. If the kernel fails to write the data out
+    ///   later, [`sync_all`](File::sync_all) or [`sync_data`](File::sync_data) reports the error.
     ///
     /// # Cancel safety
     ///
@@ -97,9 +97,9 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// Those of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
-    /// [`io::ErrorKind::InvalidInput`] with a text that says so: what is there is neither a regular
-    /// file nor a block device, and has no direct I/O.
+    /// The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// [`io::ErrorKind::InvalidInput`], with a text that says so: the path leads to neither a regular file
+    /// nor a block device. `EAGAIN`: no [thread](File#threads) of the blocking pool can be started.
     ///
     /// # Panics
     ///
@@ -138,7 +138,7 @@ impl AioOpenOptionsExt for OpenOptions {
         }
         run_blocking(move || {
             let file = self.open(&path)?;
-            // Not through `custom_flags`, which would replace the caller's.
+            // Not with `custom_flags(O_DIRECT)`, which would replace the caller's custom flags.
             match make_direct(&file) {
                 Ok(appends) => Ok(File::new(file, appends)),
                 Err(reason) => Err(reason.into_error(path)),
@@ -163,7 +163,7 @@ impl AioOpenOptionsExt for OpenOptions {
     }
 }
 
-/// For options that have no name: `OpenOptions::new().read(true).aio_open(…)`.
+/// For method chains: `OpenOptions::new().read(true).aio_open(…)`.
 impl AioOpenOptionsExt for &mut OpenOptions {
     fn aio_open(
         self,
@@ -186,24 +186,24 @@ impl AioOpenOptionsExt for &mut OpenOptions {
 ///
 /// # Errors
 ///
-/// `Unsupported`: the flags that are set already can't be read.
+/// `Unsupported`: the custom flags that are already set can't be read.
 fn add_sync(options: &mut OpenOptions) -> io::Result<()> {
     let Some(flags) = custom_flags(options) else {
-        let text = "is_sync: the custom flags of these OpenOptions can't be read, and would be lost; add \
-                    O_SYNC to them (custom_flags), and leave is_sync false";
+        let text = "is_sync: the custom flags of these OpenOptions can't be read and would be lost; add \
+                    O_SYNC to the custom flags, and leave is_sync false";
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     };
     options.custom_flags(flags | libc::O_SYNC);
     Ok(())
 }
 
-/// The custom flags of `options`, which have a setter and no getter.
+/// Returns the custom flags of `options`. `None`: they can't be read.
 ///
-/// `O_SYNC` has to be among the flags of the one `open(2)`: it can't be set later (`F_SETFL` ignores it),
-/// and to open the file once more takes `/proc`, permissions that the first opening may not have needed,
-/// and the process' record locks on the file, when one of the two is closed. So the flags are taken from
-/// the `Debug` form, which promises nothing, and a guess is worth nothing until it is checked: options
-/// that have the guessed flags, and are the same otherwise, must print the same.
+/// `O_SYNC` has to be among the flags of `open(2)` itself: it can't be set later (`F_SETFL` ignores it).
+/// Opening the file once more requires `/proc` and permissions that the first opening may not have needed,
+/// and closing one of the two descriptors releases the process' record locks on the file. `OpenOptions` has
+/// no getter, so the flags are parsed from the `Debug` form. That form is not stable, so the result is
+/// checked: the same options with the parsed flags must print the same.
 fn custom_flags(options: &OpenOptions) -> Option<i32> {
     let print_with = |flags| {
         let mut options = options.clone();
@@ -218,12 +218,13 @@ fn custom_flags(options: &OpenOptions) -> Option<i32> {
         let end = from.find(|c: char| c != '-' && !c.is_ascii_digit())?;
         from[..end].parse().ok()?
     };
+    // If the flags are not printed at all, every guess prints the same.
     let is_printed = print_with(guess) != print_with(guess ^ 1);
     (is_printed && printed == print_with(guess)).then_some(guess)
 }
 
-/// The current path of `file`, for the text of an error.
-pub(super) fn name_of(file: &fs::File) -> PathBuf {
+/// Returns the current path of `file`, for error texts.
+pub(super) fn path_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
@@ -233,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn custom_flags_are_read_whatever_else_is_set() {
+    fn custom_flags_are_read_with_any_other_options() {
         let mut plain = OpenOptions::new();
         let mut full = OpenOptions::new();
         plain.read(true);

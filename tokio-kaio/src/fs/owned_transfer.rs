@@ -1,4 +1,4 @@
-//! Reads and writes on buffers that are handed over: `(result, buffer)`.
+//! Reads and writes on owned buffers, which the operation takes and returns: `(result, buffer)`.
 
 use std::sync::Arc;
 
@@ -11,56 +11,55 @@ use crate::context::TransferMode;
 use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, OpenFile, OwnedBuffer, OwnedBuffers};
 use crate::{AioCommandError, GenericAioContextHandle, IoBuf, IoBufMut, ReadFlags, WriteFlags};
 
-/// Operations on buffers of the caller's own, which are handed over and come back with the result.
+/// Operations on owned buffers: each takes the buffer and returns it with the result.
 ///
-/// What is said of errors and flags at [`read_at`](File::read_at) and [`write_at`](File::write_at) holds
-/// here, too.
+/// Errors and flags are those of [`read_at`](File::read_at) and [`write_at`](File::write_at).
 ///
-/// After [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) the
-/// kernel may still have the buffer. What comes back in its place:
+/// After [`TimedOut`](AioCommandError::TimedOut) and [`AioStopped`](AioCommandError::AioStopped) the kernel
+/// may still use the buffer. The operation then returns a replacement:
 ///
-/// | | the kernel still has it | it never got that far |
+/// | operation | the kernel still uses the buffer | the kernel never had the buffer |
 /// |---|---|---|
-/// | a read, into anything | an empty one, the [`Default`] | the buffer |
-/// | a write of an [`AlignedBuf`](crate::AlignedBuf) | the buffer, whole | the buffer |
-/// | a write of anything else, a [`Slice`](crate::Slice) of an `AlignedBuf` too | an empty one | the buffer |
-/// | several buffers, of any kind | no buffers: an empty `Vec` | the buffers |
+/// | a read into any buffer | an empty buffer, the [`Default`] | the buffer |
+/// | a write of an [`AlignedBuf`](crate::AlignedBuf) | the buffer, unchanged | the buffer |
+/// | a write of any other buffer, including a [`Slice`](crate::Slice) of an `AlignedBuf` | an empty buffer | the buffer |
+/// | several buffers of any kind | no buffers: an empty `Vec` | the buffers |
 ///
-/// Nothing is wrong with an empty one, to the next operation either: it succeeds, and moves nothing.
+/// An empty buffer is valid, also for the next operation, which succeeds and transfers nothing.
 ///
 /// # Cancel safety
 ///
-/// Dropped in flight, an operation goes on, with the buffer, which is dropped when the kernel is done
-/// with it: one of a [`BufferPool`](crate::BufferPool) goes back there then.
+/// If the future is dropped in flight, the operation continues and keeps the buffer. The buffer is dropped
+/// when the kernel is done with it; a buffer of a [`BufferPool`](crate::BufferPool) then returns to its pool.
 impl File {
-    /// Reads at `offset` as many bytes as `buffer` has room for; returns how many were read, and the
-    /// buffer.
+    /// Reads at `offset` as many bytes as `buffer` has room for. Returns the number of bytes read, which is
+    /// smaller if the file ends before, and the buffer.
     ///
-    /// A `Vec` or `BytesMut` has room for its capacity, and is as long as what was read then, or as
-    /// before if that is longer: what lies behind stays. With direct I/O its memory may not be aligned
-    /// enough (`EINVAL`): see [`IoBuf`](crate::IoBuf).
+    /// A `Vec` or `BytesMut` is filled up to its capacity. Its length becomes the number of bytes read, or
+    /// stays if it is larger, and the bytes behind the data that was read stay. With direct I/O its memory
+    /// may not be aligned enough (`EINVAL`): see [`IoBuf`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. The buffer comes back in any case but one:
+    /// See [`AioCommandError`]. The buffer is returned, with one exception:
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty buffer comes back where the kernel still has the other, and a read into an empty one
-    /// succeeds with 0 bytes: try again with a new buffer.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty buffer is returned if the kernel still uses the original one. A read into an empty buffer
+    /// succeeds with 0 bytes, so retry with a new buffer.**
     ///
     /// # Cancel safety
     ///
-    /// Dropped in flight, the buffer is dropped when the kernel is done with it.
+    /// If the future is dropped in flight, the buffer is dropped when the kernel is done with it.
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
-    /// nothing has been submitted then.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind the initialized bytes of it.
+    /// Nothing has been submitted then.
     ///
     /// # Examples
     ///
-    /// A buffer of a pool, given away as `Bytes` (feature `bytes`) and back in the pool when nobody has
-    /// any of it:
+    /// A pooled buffer is shared as `Bytes` (feature `bytes`), and returns to the pool when the last `Bytes`
+    /// is dropped:
     ///
     /// ```
     /// use tokio_kaio::{BufferPool, File, ReadFlags, aio_context};
@@ -96,25 +95,26 @@ impl File {
             .await
     }
 
-    /// The same, until the buffer is full: a read that comes back short is resumed.
+    /// Reads at `offset` until `buffer` is full. Like [`read_owned_at`](File::read_owned_at), but a short read
+    /// is resumed.
     ///
     /// # Errors
     ///
-    /// As [`read_owned_at`](File::read_owned_at), and `BadResult` with
-    /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) where the file ends before.
+    /// The errors of [`read_owned_at`](File::read_owned_at). `BadResult` of the kind
+    /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) if the file ends before the buffer is full.
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty buffer comes back where the kernel still has the other, and an exact read into an empty one
-    /// is `Ok` with nothing read: try again with a new buffer.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty buffer is returned if the kernel still uses the original one. An exact read into an empty
+    /// buffer is `Ok` and reads nothing, so retry with a new buffer.**
     ///
     /// # Cancel safety
     ///
-    /// As [`read_owned_at`](File::read_owned_at).
+    /// That of [`read_owned_at`](File::read_owned_at).
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
-    /// nothing has been submitted then.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind the initialized bytes of it.
+    /// Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -149,26 +149,27 @@ impl File {
         (result.map(drop), buffer)
     }
 
-    /// Writes all bytes of `buffer` at `offset`; returns how many were written, which can be fewer,
+    /// Writes the bytes of `buffer` at `offset`. Returns the number of bytes written, which can be smaller,
     /// and the buffer.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. The buffer comes back in any case but one:
+    /// See [`AioCommandError`]. The buffer is returned, with one exception:
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty buffer comes back where the kernel still has the other (an
-    /// [`AlignedBuf`](crate::AlignedBuf) alone comes back whole), and a write of an empty one is `Ok` with
-    /// nothing written: keep the data, as by `Bytes::clone`, or fill a new buffer, to write it again.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty buffer is returned if the kernel still uses the original one (only an
+    /// [`AlignedBuf`](crate::AlignedBuf) is returned unchanged). A write of an empty buffer is `Ok` and
+    /// writes nothing. To retry, keep a copy of the data, for example with `Bytes::clone`, or fill a new
+    /// buffer.**
     ///
     /// # Cancel safety
     ///
-    /// Dropped in flight, the write goes on, and may land after one that is submitted later; the
-    /// buffer is dropped when the kernel is done with it.
+    /// If the future is dropped in flight, the write continues, and may land after a write that is submitted
+    /// later. The buffer is dropped when the kernel is done with it.
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
+    /// If a [`Slice`](crate::Slice) is not within its buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -186,7 +187,7 @@ impl File {
     /// let (written, mut buffer) = file.write_owned_at(&handle, 0, buffer, WriteFlags::DSYNC).await;
     /// assert_eq!(written?, 4096);
     /// assert!(std::fs::read(&path)? == *buffer);
-    /// buffer.fill(8); // for the next one
+    /// buffer.fill(8); // for the next write
     /// # context.close().await;
     /// # Ok(())
     /// # }
@@ -202,30 +203,32 @@ impl File {
             .await
     }
 
-    /// The same, until all is written: a write that comes back short is resumed.
+    /// Writes all bytes of `buffer` at `offset`. Like [`write_owned_at`](File::write_owned_at), but a short
+    /// write is resumed.
     ///
     /// # Errors
     ///
-    /// As [`write_owned_at`](File::write_owned_at), `ENOSPC` where the disk is full; what was written
-    /// before stays.
+    /// The errors of [`write_owned_at`](File::write_owned_at). `ENOSPC`: the disk is full; the data written before
+    /// stays.
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty buffer comes back where the kernel still has the other (an
-    /// [`AlignedBuf`](crate::AlignedBuf) alone comes back whole), and a write of an empty one is `Ok` with
-    /// nothing written: keep the data, as by `Bytes::clone`, or fill a new buffer, to write it again.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty buffer is returned if the kernel still uses the original one (only an
+    /// [`AlignedBuf`](crate::AlignedBuf) is returned unchanged). A write of an empty buffer is `Ok` and
+    /// writes nothing. To retry, keep a copy of the data, for example with `Bytes::clone`, or fill a new
+    /// buffer.**
     ///
     /// # Cancel safety
     ///
-    /// As [`write_owned_at`](File::write_owned_at).
+    /// That of [`write_owned_at`](File::write_owned_at).
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
+    /// If a [`Slice`](crate::Slice) is not within its buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
-    /// A write that is tried again, of `Bytes` (feature `bytes`), of which a clone is handed over. What has
-    /// timed out may still land; only after [`drain`](File::drain) it can't any more.
+    /// A write of `Bytes` (feature `bytes`) that is retried after a timeout, with a clone for each attempt. A
+    /// write that timed out may still land until [`drain`](File::drain) returns.
     ///
     /// ```
     /// use std::time::Duration;
@@ -243,8 +246,8 @@ impl File {
     /// # #[cfg(feature = "bytes")] {
     /// let data = bytes::Bytes::from(block);
     /// loop {
-    ///     let handed_over = data.clone(); // the same memory; what comes back may be empty
-    ///     let (written, _) = file.write_all_owned_at(&hasty, 0, handed_over, WriteFlags::DSYNC).await;
+    ///     let clone = data.clone(); // the same memory; the returned buffer may be empty
+    ///     let (written, _) = file.write_all_owned_at(&hasty, 0, clone, WriteFlags::DSYNC).await;
     ///     match written {
     ///         Err(AioCommandError::TimedOut) => file.drain(&handle).await,
     ///         done => break done?,
@@ -269,26 +272,27 @@ impl File {
         (result.map(drop), buffer)
     }
 
-    /// Reads at `offset` to each of `buffers`, one after the other, as many bytes as they have room
-    /// for; returns how many were read, fewer where the file ends, and the buffers. More than `IOV_MAX`,
-    /// 1024, take several requests: see [`RawCommand::Preadv`](crate::RawCommand::Preadv).
+    /// Reads at `offset` into each of `buffers`, one after another, as many bytes as they have room for.
+    /// Returns the number of bytes read, which is smaller if the file ends before, and the buffers. More
+    /// than 1024 buffers (`IOV_MAX`) take several requests: see
+    /// [`RawCommand::Preadv`](crate::RawCommand::Preadv).
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. The buffers come back in any case but one:
+    /// See [`AioCommandError`]. The buffers are returned, with one exception:
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty `Vec` comes back where the kernel still has the buffers, of whatever kind, and a read into
-    /// none succeeds with 0 bytes: try again with new buffers.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty `Vec` is returned if the kernel still uses the buffers, whatever their type. A read into no
+    /// buffers succeeds with 0 bytes, so retry with new buffers.**
     ///
     /// # Cancel safety
     ///
-    /// As [`read_owned_at`](File::read_owned_at).
+    /// That of [`read_owned_at`](File::read_owned_at).
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind what is initialized of it;
-    /// nothing has been submitted then.
+    /// If a [`Slice`](crate::Slice) is not within its buffer, or starts behind the initialized bytes of it.
+    /// Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -322,31 +326,31 @@ impl File {
             Err(error) => return (Err(error), buffers),
         };
         let (result, memory) =
-            run_on(&self.inner.open, aio_handle, request, TransferMode::Single).await;
+            run_request(&self.inner.open, aio_handle, request, TransferMode::Single).await;
         let moved = *result.as_ref().unwrap_or(&0);
         (result, OwnedBuffers::finish_read(memory, moved))
     }
 
-    /// Writes all bytes of each of `buffers` at `offset`, one after the other; returns how many were
-    /// written, which can be fewer, and the buffers. More than `IOV_MAX`, 1024, take several requests:
-    /// see [`RawCommand::Pwritev`](crate::RawCommand::Pwritev).
+    /// Writes the bytes of each of `buffers` at `offset`, one after another. Returns the number of bytes
+    /// written, which can be smaller, and the buffers. More than 1024 buffers (`IOV_MAX`) take several
+    /// requests: see [`RawCommand::Pwritev`](crate::RawCommand::Pwritev).
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. The buffers come back in any case but one:
+    /// See [`AioCommandError`]. The buffers are returned, with one exception:
     ///
-    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped) an
-    /// empty `Vec` comes back where the kernel still has the buffers, of whatever kind, and a write of
-    /// none is `Ok` with nothing written: keep the data, as by `Bytes::clone`, or fill new buffers, to
-    /// write it again.**
+    /// **After [`TimedOut`](AioCommandError::TimedOut) or [`AioStopped`](AioCommandError::AioStopped), an
+    /// empty `Vec` is returned if the kernel still uses the buffers, whatever their type. A write of no
+    /// buffers is `Ok` and writes nothing. To retry, keep a copy of the data, for example with
+    /// `Bytes::clone`, or fill new buffers.**
     ///
     /// # Cancel safety
     ///
-    /// As [`write_owned_at`](File::write_owned_at).
+    /// That of [`write_owned_at`](File::write_owned_at).
     ///
     /// # Panics
     ///
-    /// If a [`Slice`](crate::Slice) is not within its buffer, before anything is submitted.
+    /// If a [`Slice`](crate::Slice) is not within its buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -359,7 +363,7 @@ impl File {
     /// # let path = dir.path().join("table");
     /// let (context, handle) = aio_context(8, true)?;
     /// let file = File::create(&path, false).await?;
-    /// // All of one, and a range of the other.
+    /// // All of the first buffer, and a range of the second.
     /// let buffers = vec![AlignedBuf::new(8192)?.into_slice(..), AlignedBuf::new(8192)?.into_slice(..4096)];
     /// let (written, buffers) = file.write_vectored_owned_at(&handle, 0, buffers, WriteFlags::empty()).await;
     /// assert_eq!(written?, 12288);
@@ -382,7 +386,7 @@ impl File {
             Err(error) => return (Err(error), buffers),
         };
         let (result, memory) =
-            run_on(&self.inner.open, aio_handle, request, TransferMode::Single).await;
+            run_request(&self.inner.open, aio_handle, request, TransferMode::Single).await;
         (result, OwnedBuffers::finish(memory))
     }
 
@@ -396,12 +400,12 @@ impl File {
     ) -> (Result<u64, AioCommandError>, B) {
         let (request, owned) = match io_op(OpCode::Read, flags.bits(), offset, 0) {
             Ok(op) => match OwnedBuffer::read(op, buffer) {
-                Ok(lent) => lent,
+                Ok(request) => request,
                 Err((error, buffer)) => return (Err(AioCommandError::IoSubmit(error)), buffer),
             },
             Err(error) => return (Err(error), buffer),
         };
-        let (result, memory) = run_on(&self.inner.open, aio_handle, request, mode).await;
+        let (result, memory) = run_request(&self.inner.open, aio_handle, request, mode).await;
         let moved = *result.as_ref().unwrap_or(&0);
         (result, owned.finish_read(memory, moved))
     }
@@ -419,13 +423,14 @@ impl File {
             Ok(op) => OwnedBuffer::write(op, buffer),
             Err(error) => return (Err(error), buffer),
         };
-        let (result, memory) = run_on(&self.inner.open, aio_handle, request, mode).await;
+        let (result, memory) = run_request(&self.inner.open, aio_handle, request, mode).await;
         (result, owned.finish(memory))
     }
 }
 
-/// Runs what has the caller's memory; gives that back, unless the kernel has kept it.
-pub(super) async fn run_on<M: RawMutex, A, L>(
+/// Runs a request that has the caller's buffer. Returns the buffer with the result. `None`: the kernel
+/// still uses it.
+pub(super) async fn run_request<M: RawMutex, A, L>(
     file: &Arc<OpenFile>,
     aio_handle: &GenericAioContextHandle<M, A, L>,
     request: IoRequest,

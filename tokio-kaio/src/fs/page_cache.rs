@@ -1,4 +1,4 @@
-//! A second way to a file that is open for direct I/O: through the page cache.
+//! [`File::page_cache_file`]: a second descriptor of a direct file, for I/O through the page cache.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -12,90 +12,97 @@ use thiserror::Error;
 use super::File;
 use super::file::FileInner;
 use super::file::run_blocking;
-use super::open_options::name_of;
+use super::open_options::path_of;
 use crate::SubmitPolicy;
 use crate::op::OpenFile;
 use crate::sys;
 
 impl File {
-    /// The file without `O_DIRECT`: itself, if it has none. Else it is opened once more, when this is
-    /// first asked for, and stays open as long as the file.
+    /// Returns the file without `O_DIRECT`. A buffered file returns itself. A direct file is opened once
+    /// more at the first call; the second descriptor stays open as long as the file.
     ///
     /// # Errors
     ///
-    /// Those of `open(2)`: `ENOENT` where there is no `/proc`, `EACCES` where the file's mode no longer
-    /// allows for writing, `EMFILE`.
-    pub(super) async fn page_cached(&self) -> io::Result<Arc<OpenFile>> {
+    /// The errors of `open(2)`: `ENOENT` without `/proc`, `EACCES` if the file's mode no longer permits writing,
+    /// `EMFILE`. `ESTALE`: `/proc` leads to another file.
+    pub(super) async fn page_cache_file(&self) -> io::Result<Arc<OpenFile>> {
         if !self.is_direct {
             return Ok(Arc::clone(&self.inner.open));
         }
-        if let Some(open) = self.inner.unaligned().cached.get() {
+        if let Some(open) = self.inner.unaligned().page_cache_file.get() {
             return Ok(Arc::clone(open));
         }
         let file = Arc::clone(&self.inner);
-        run_blocking(move || open_once(&file)).await
+        run_blocking(move || open_page_cache_file(&file)).await
     }
 }
 
-fn open_once(file: &FileInner) -> io::Result<Arc<OpenFile>> {
+fn open_page_cache_file(file: &FileInner) -> io::Result<Arc<OpenFile>> {
     let unaligned = file.unaligned();
-    let alone = unaligned.opening.lock();
-    let _alone = alone.unwrap_or_else(PoisonError::into_inner);
-    if let Some(open) = unaligned.cached.get() {
+    let guard = unaligned.open_mutex.lock();
+    let _guard = guard.unwrap_or_else(PoisonError::into_inner);
+    if let Some(open) = unaligned.page_cache_file.get() {
         return Ok(Arc::clone(open));
     }
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let again = open_again(file.file(), &link).map_err(|error| {
-        let path = name_of(file.file());
-        io::Error::new(error.kind(), NotAgain { path, link, error })
+    let reopened = reopen(file.file(), &link).map_err(|error| {
+        let path = path_of(file.file());
+        io::Error::new(error.kind(), ReopenError { path, link, error })
     })?;
-    // Known as the file, so that a drain waits for what goes this way, too.
-    let again = Arc::new(OpenFile::duplicate(again, file.open.id()));
-    again.history().set_policy(Some(SubmitPolicy::Offload)); // the submission does all of it, and waits
-    Ok(Arc::clone(unaligned.cached.get_or_init(|| again)))
+    // The same id as the file, so that a drain also waits for requests on this descriptor.
+    let reopened = Arc::new(OpenFile::duplicate(reopened, file.open.id()));
+    // A buffered request is done entirely within its submission, which blocks.
+    reopened.history().set_policy(Some(SubmitPolicy::Offload));
+    Ok(Arc::clone(
+        unaligned.page_cache_file.get_or_init(|| reopened),
+    ))
 }
 
-fn open_again(file: &fs::File, link: &str) -> io::Result<fs::File> {
+/// Opens `file` once more, through its link in `/proc`, for writing, with the same `O_APPEND` and `O_SYNC`
+/// and without `O_DIRECT`.
+fn reopen(file: &fs::File, link: &str) -> io::Result<fs::File> {
     let flags = sys::status_flags(file.as_raw_fd())?;
     let mut options = OpenOptions::new();
     options
         .write(true)
         .append(flags & libc::O_APPEND != 0)
-        .custom_flags(flags & libc::O_SYNC); // and `O_DSYNC`, which is a part of it
-    let again = options.open(link)?;
+        .custom_flags(flags & libc::O_SYNC); // `O_SYNC` includes the bit of `O_DSYNC`
+    let reopened = options.open(link)?;
     let identity = |file: &fs::File| file.metadata().map(|of| (of.dev(), of.ino()));
-    match identity(file)? == identity(&again)? {
-        true => Ok(again),
-        false => Err(io::Error::from_raw_os_error(libc::ESTALE)), // whatever is mounted there
+    match identity(file)? == identity(&reopened)? {
+        true => Ok(reopened),
+        false => Err(io::Error::from_raw_os_error(libc::ESTALE)), // something is mounted over the link
     }
 }
 
 #[derive(Debug, Error)]
 #[error(
-    "{}: bytes that fill no block at the file's end are written through a second descriptor, which \
-     {link} does not give: {error}; {}, or write whole blocks (write_at), or make the file longer ahead \
-     of the writes (set_len, allocate)",
+    "{}: this write goes through the page cache and needs a second descriptor of the file, but {link} \
+     can't be opened: {error}; {}, or write whole blocks (write_at), or extend the file before the writes \
+     (set_len, allocate)",
     .path.display(),
     advice(.error)
 )]
-struct NotAgain {
+struct ReopenError {
     path: PathBuf,
     link: String,
     #[source]
     error: io::Error,
 }
 
-/// What to do, so that the file can be opened once more.
+/// Returns the advice for an error of opening the file once more.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or close other files",
-        Some(libc::ENFILE) => "raise fs.file-max (sysctl), or have other processes close files",
-        Some(libc::ENOENT | libc::ENOTDIR) => "have /proc mounted",
-        Some(libc::ESTALE) => "have the process file system mounted at /proc, and nothing over it",
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
-            "have the file's mode, attributes and mount allow for writing"
+        Some(libc::ENFILE) => "raise fs.file-max (sysctl), or close files of other processes",
+        Some(libc::ENOENT | libc::ENOTDIR) => "make sure that /proc is mounted",
+        Some(libc::ESTALE) => {
+            "make sure that the proc file system is mounted at /proc, and nothing over it"
         }
-        _ => "have /proc mounted, and the file's mode allow for writing",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "make sure that the file's mode, attributes and mount permit writing"
+        }
+        _ => "make sure that /proc is mounted and that the file's mode permits writing",
     }
 }
 
@@ -104,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_descriptor_is_of_the_same_file_and_as_synchronous() {
+    fn the_second_descriptor_has_the_same_append_and_sync_flags() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let path = dir.path().join("log");
         for flags in [0, libc::O_DSYNC, libc::O_SYNC] {
@@ -113,56 +120,59 @@ mod tests {
                 options.write(true).append(append).create(true);
                 let file = options.custom_flags(flags).open(&path).unwrap();
                 let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-                let again = open_again(&file, &link).unwrap();
-                let of = |file: &fs::File| {
+                let reopened = reopen(&file, &link).unwrap();
+                let flags_of = |file: &fs::File| {
                     let all = sys::status_flags(file.as_raw_fd()).unwrap();
                     all & (libc::O_SYNC | libc::O_APPEND)
                 };
-                assert_eq!(of(&again), of(&file));
-                assert_ne!(again.as_raw_fd(), file.as_raw_fd());
+                assert_eq!(flags_of(&reopened), flags_of(&file));
+                assert_ne!(reopened.as_raw_fd(), file.as_raw_fd());
             }
         }
     }
 
     #[test]
-    fn it_works_where_the_file_has_no_name_any_more() {
+    fn an_unlinked_file_can_be_opened_once_more() {
         let file = tempfile::tempfile().unwrap();
-        let open = FileInner::new(file);
-        let again = open_once(&open).unwrap();
-        assert_eq!(again.id(), open.open.id());
-        assert!(Arc::ptr_eq(&again, &open_once(&open).unwrap()));
-        std::os::unix::fs::FileExt::write_all_at(again.file(), b"hello", 3).unwrap();
-        assert_eq!(open.file().metadata().unwrap().len(), 8);
+        let file = FileInner::new(file);
+        let reopened = open_page_cache_file(&file).unwrap();
+        assert_eq!(reopened.id(), file.open.id());
+        assert!(Arc::ptr_eq(
+            &reopened,
+            &open_page_cache_file(&file).unwrap()
+        ));
+        std::os::unix::fs::FileExt::write_all_at(reopened.file(), b"hello", 3).unwrap();
+        assert_eq!(file.file().metadata().unwrap().len(), 8);
     }
 
     #[test]
-    fn another_file_in_its_place_is_refused() {
+    fn a_link_to_another_file_is_refused() {
         let file = tempfile::tempfile().unwrap();
         let other = tempfile::NamedTempFile::new().unwrap();
-        let refused = open_again(&file, other.path().to_str().unwrap()).unwrap_err();
+        let refused = reopen(&file, other.path().to_str().unwrap()).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ESTALE));
     }
 
     #[test]
-    fn that_there_is_no_second_descriptor_says_why_and_what_to_do() {
+    fn the_error_without_a_second_descriptor_says_why_and_what_to_do() {
         for (errno, advice) in [
-            (libc::ENOENT, "/proc mounted"),
+            (libc::ENOENT, "/proc is mounted"),
             (libc::ESTALE, "mounted at /proc"),
             (libc::EACCES, "mode"),
             (libc::EMFILE, "ulimit -n"),
             (libc::ENFILE, "fs.file-max"),
-            (libc::EIO, "/proc mounted"),
+            (libc::EIO, "/proc is mounted"),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            let why = error.to_string();
+            let reason = error.to_string();
             let (path, link) = ("/data/log".into(), "/proc/self/fd/7".into());
-            let text = NotAgain { path, link, error }.to_string();
-            for part in ["/data/log", "/proc/self/fd/7", &why, advice, "set_len"] {
+            let text = ReopenError { path, link, error }.to_string();
+            for part in ["/data/log", "/proc/self/fd/7", &reason, advice, "set_len"] {
                 assert!(text.contains(part), "{text}");
             }
             let is_about_descriptors = matches!(errno, libc::EMFILE | libc::ENFILE);
             assert!(
-                !(is_about_descriptors && text.contains("/proc mounted")),
+                !(is_about_descriptors && text.contains("/proc is mounted")),
                 "{text}"
             );
         }

@@ -1,4 +1,4 @@
-//! Reads and writes on buffers that the caller keeps.
+//! Reads and writes on borrowed buffers.
 
 use std::future::Future;
 
@@ -12,21 +12,22 @@ use crate::{
 };
 
 impl File {
-    /// Reads `len` bytes at `offset` to the front of `buffer`; returns how many were read: fewer
-    /// where the file ends, 0 at or past its end. See [`RawCommand::Pread`].
+    /// Reads `len` bytes at `offset` to the front of `buffer`. Returns the number of bytes read, which is
+    /// smaller if the file ends before, and 0 at or past its end. See [`RawCommand::Pread`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    /// See [`AioCommandError`]. The text of a `BadResult` with `EINVAL` says which alignment the file
+    /// requires.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the read leaves `buffer` with its old content, zeroes, or what was read; see
+    /// A dropped read leaves `buffer` with its old content, zeroes, or the data that was read: see
     /// [`AlignedBuf`](AlignedBuf#while-an-operation-runs).
     ///
     /// # Panics
     ///
-    /// If `len` is larger than the buffer, before anything is submitted.
+    /// If `len` is larger than the buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -42,7 +43,7 @@ impl File {
     /// let file = File::open(path, false).await?;
     /// let mut buffer = AlignedBuf::new(8192)?;
     /// let read = file.read_at(&handle, 0, &mut buffer, 8192, ReadFlags::empty()).await?;
-    /// assert_eq!(read, 6144); // where the file ends
+    /// assert_eq!(read, 6144); // the file ends there
     /// assert!(buffer[..6144].iter().all(|&byte| byte == 7));
     /// # context.close().await;
     /// # Ok(())
@@ -65,29 +66,30 @@ impl File {
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
-    /// Writes the first `len` bytes of `buffer` at `offset`; returns how many were written, which
-    /// can be fewer, as where the disk fills up. See [`RawCommand::Pwrite`].
+    /// Writes the first `len` bytes of `buffer` at `offset`. Returns the number of bytes written, which can
+    /// be smaller, for example if the disk fills up. See [`RawCommand::Pwrite`].
     ///
     /// With [`WriteFlags::APPEND`], or on a file that was opened with
-    /// [`append`](std::fs::OpenOptions::append), at its end, whatever `offset` is. Those of one file
-    /// that one context makes are submitted one after another, in the order in which they were made,
-    /// each when the one before it is done: on some file systems (XFS) the end of the file moves only
-    /// then, and those in flight together would be written over one another. Those of several contexts
-    /// are not kept apart: append to a file through one.
+    /// [`append`](std::fs::OpenOptions::append), the data is written at the end of the file, whatever
+    /// `offset` is. One context submits the appends to a file one at a time, in the order in which they were
+    /// made: on some file systems (XFS) the end of the file moves only when an append completes, so appends
+    /// in flight together would overwrite each other. Appends of several contexts are not ordered: append
+    /// to a file through one context only.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. `BadResult` with `EINVAL` says which alignment the file wants.
+    /// See [`AioCommandError`]. The text of a `BadResult` with `EINVAL` says which alignment the file
+    /// requires.
     ///
     /// # Cancel safety
     ///
-    /// Dropped in flight, the write goes on with the bytes that it was submitted with, and may
-    /// land after one that is submitted later; see
+    /// If the future is dropped in flight, the write continues with the bytes that were submitted, and may
+    /// land after a write that is submitted later: see
     /// [`submit_request`](GenericAioContextHandle::submit_request).
     ///
     /// # Panics
     ///
-    /// If `len` is larger than the buffer, before anything is submitted.
+    /// If `len` is larger than the buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -126,21 +128,21 @@ impl File {
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
-    /// Reads exactly `len` bytes at `offset` to the front of `buffer`. A read that comes back short is
-    /// resumed where it stopped.
+    /// Reads exactly `len` bytes at `offset` to the front of `buffer`. A short read is resumed.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. `BadResult` with [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof)
-    /// where the file ends before; the buffer has what there was.
+    /// See [`AioCommandError`]. `BadResult` of the kind
+    /// [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) if the file ends before; the buffer then has the
+    /// bytes up to the end.
     ///
     /// # Cancel safety
     ///
-    /// As [`read_at`](File::read_at).
+    /// That of [`read_at`](File::read_at).
     ///
     /// # Panics
     ///
-    /// If `len` is larger than the buffer, before anything is submitted.
+    /// If `len` is larger than the buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -185,21 +187,20 @@ impl File {
             .await
     }
 
-    /// Writes all of the first `len` bytes of `buffer` at `offset`. A write that comes back short is
-    /// resumed where it stopped.
+    /// Writes all of the first `len` bytes of `buffer` at `offset`. A short write is resumed.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]: `ENOSPC` where the disk is full; what was written before stays.
+    /// See [`AioCommandError`]. `ENOSPC`: the disk is full; the data written before stays.
     ///
     /// # Cancel safety
     ///
-    /// As [`write_at`](File::write_at); of a write that takes several requests, those that have not
-    /// been submitted are not.
+    /// That of [`write_at`](File::write_at). If the write takes several requests, those that have not been
+    /// submitted yet are not submitted any more.
     ///
     /// # Panics
     ///
-    /// If `len` is larger than the buffer, before anything is submitted.
+    /// If `len` is larger than the buffer. Nothing has been submitted then.
     ///
     /// # Examples
     ///
@@ -239,8 +240,8 @@ impl File {
             .await
     }
 
-    /// Reads at `offset` to each of `buffers`, one after the other; returns how many bytes were read:
-    /// fewer where the file ends. See [`RawCommand::Preadv`].
+    /// Reads at `offset` into each of `buffers`, one after another. Returns the number of bytes read, which is
+    /// smaller if the file ends before. See [`RawCommand::Preadv`].
     ///
     /// # Errors
     ///
@@ -248,7 +249,7 @@ impl File {
     ///
     /// # Cancel safety
     ///
-    /// As [`read_at`](File::read_at), for each of the buffers.
+    /// That of [`read_at`](File::read_at), for each of the buffers.
     ///
     /// # Examples
     ///
@@ -287,16 +288,16 @@ impl File {
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
-    /// Writes each of `buffers` at `offset`, one after the other; returns how many bytes were
-    /// written, which can be fewer. See [`RawCommand::Pwritev`].
+    /// Writes each of `buffers` at `offset`, one after another. Returns the number of bytes written, which can
+    /// be smaller. See [`RawCommand::Pwritev`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. One of the disk's after the first 1024 buffers makes it short.
+    /// See [`AioCommandError`]. If the disk fails after the first 1024 buffers, the write is short instead.
     ///
     /// # Cancel safety
     ///
-    /// As [`write_at`](File::write_at).
+    /// That of [`write_at`](File::write_at).
     ///
     /// # Examples
     ///

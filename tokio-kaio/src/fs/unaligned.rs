@@ -1,4 +1,4 @@
-//! Reads and writes at any offset, of any length, on plain slices.
+//! Reads and writes of plain byte slices at any offset, of any length.
 
 use std::future::Future;
 use std::io;
@@ -10,34 +10,33 @@ use tokio::time::{Instant, timeout_at};
 use super::File;
 use super::range_lock::RangeLockGuard;
 use super::unaligned_state::BlockGeometry;
-use super::unaligned_write::{LARGEST, PIECE, UnalignedWrite, no_memory};
+use super::unaligned_write::{CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory};
 use crate::error::past_the_largest;
 use crate::{AioCommandError, GenericAioContextHandle, ReadFlags, WriteFlags};
 
-/// Any offset, any length, any memory, also with direct I/O.
+/// Transfers of any offset, any length and any memory, also with direct I/O.
 ///
-/// Bytes are copied through memory of the file's own, in pieces of at most 1 MiB, so that what is
-/// borrowed here is never the kernel's. That copy is made also where everything happens to be aligned:
-/// where it is, [`read_at`](File::read_at), [`write_at`](File::write_at) and others do without it, and
-/// they cost no more for there being these.
+/// The data is copied through buffers that belong to the file, in chunks of at most 1 MiB, so the kernel
+/// never accesses the borrowed slice. The copy is made even if everything happens to be aligned. For
+/// aligned data, [`read_at`](File::read_at), [`write_at`](File::write_at) and similar methods make no copy.
 impl File {
-    /// Reads at `offset`, as many bytes as `buffer` has; returns how many were read: fewer only where
-    /// the file ends. Neither has to be aligned.
+    /// Reads `buffer.len()` bytes at `offset`. Returns the number of bytes read, which is smaller only at the
+    /// end of the file. Neither offset nor length has to be aligned.
     ///
-    /// With direct I/O the blocks are read that have these bytes. `flags` are those of each request.
+    /// With direct I/O, the blocks that contain these bytes are read. `flags` apply to each request.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]; `IoSubmit` also for errors of [`alignment`](File::alignment). Of a read
-    /// of more than one piece, those before it are in `buffer`.
+    /// See [`AioCommandError`]. `IoSubmit` also contains errors of [`alignment`](File::alignment). If a read
+    /// of several chunks fails, `buffer` has the data of the chunks before.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it leaves `buffer` as it was, or some of it read.
+    /// A dropped read leaves `buffer` as it was, or with some of the data.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where what the file wants is not known yet.
+    /// Outside a tokio runtime, if the alignment of the file is not known yet.
     ///
     /// # Examples
     ///
@@ -66,28 +65,30 @@ impl File {
         flags: ReadFlags,
     ) -> Result<u64, AioCommandError> {
         let limited = aio_handle.limited();
-        let (end, aio_handle) = match &limited {
-            Some((end, limited)) => (Some(*end), limited),
+        let (deadline, aio_handle) = match &limited {
+            Some((deadline, limited)) => (Some(*deadline), limited),
             None => (None, aio_handle),
         };
-        range_of(offset, buffer.len())?;
-        let alignment = until(end, async {
+        checked_range(offset, buffer.len())?;
+        let alignment = with_deadline(deadline, async {
             self.alignment().await.map_err(AioCommandError::IoSubmit)
         });
         let alignment = alignment.await?;
         let block = alignment.read_offset.max(alignment.memory as u64);
-        let covered = |at: u64, len: usize| {
-            let covered = (at % block + len as u64).next_multiple_of(block);
-            covered.min(PIECE.next_multiple_of(block))
-        };
+        let chunk = CHUNK_SIZE.next_multiple_of(block);
+        // The length of the blocks that contain `len` bytes at an offset, at most a chunk.
+        let read_len =
+            |at: u64, len: usize| (at % block + len as u64).next_multiple_of(block).min(chunk);
         let unaligned = self.inner.unaligned();
-        let memory = unaligned.memory(covered(offset, buffer.len()) as usize, alignment.memory);
-        let mut bounce = memory.map_err(no_memory)?;
+        let bounce_len = read_len(offset, buffer.len()) as usize;
+        let bounce = unaligned.acquire_buffer(bounce_len, alignment.memory);
+        let mut bounce = bounce.map_err(no_memory)?;
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;
-            let (before, wanted) = (at % block, covered(at, buffer.len() - done));
-            let read = self.read_at(aio_handle, at - before, &mut bounce, wanted, flags);
+            let before = at % block;
+            let len = read_len(at, buffer.len() - done);
+            let read = self.read_at(aio_handle, at - before, &mut bounce, len, flags);
             let read = read.await?;
             let found = read.saturating_sub(before) as usize;
             let found = found.min(buffer.len() - done);
@@ -95,79 +96,87 @@ impl File {
             buffer[done..][..found].copy_from_slice(bytes);
             done += found;
             if read == 0 || read % block != 0 {
-                break; // only the end of a file cuts a block
+                break; // a read stops within a block only at the end of the file
             }
         }
-        unaligned.keep(bounce);
+        unaligned.recycle_buffer(bounce);
         Ok(done as u64)
     }
 
-    /// Writes all of `data` at `offset`. Neither has to be aligned; no byte of the file beside that
-    /// range changes, and the file gets no longer than to its end, not for a moment either.
+    /// Writes all of `data` at `offset`. Neither offset nor length has to be aligned. No other byte of the
+    /// file changes, and the file never becomes longer than `offset + data.len()`, not even for a moment.
     ///
-    /// With direct I/O, a block that `data` covers in part is read, and written back with the change,
-    /// together with the whole blocks between. Where the file ends within a block that is not filled,
-    /// `data` goes through the page cache there, on tokio's blocking pool. The file is opened once more
-    /// for that, without `O_DIRECT`, at the first such write, until it is closed; closing it releases
-    /// the process' POSIX record locks on the file, also after [`into_std`](File::into_std). From the page
-    /// cache the data is written out at once and mostly dropped (`RWF_DONTCACHE`), where that is known
-    /// (Linux 6.14); elsewhere it may stay there until the kernel writes it out. On a file that is open
-    /// for writing only, blocks can't be read, and all that is not aligned goes this way. So does all on
-    /// a file [without direct I/O](File::is_direct).
+    /// With direct I/O, a block that `data` covers in part is read, changed and written back, together with
+    /// the whole blocks between. If the file ends within the last block of `data`, that block is written
+    /// through the page cache, from tokio's blocking pool. For this, the first such write opens the file
+    /// once more, without `O_DIRECT`. This second descriptor is closed with the file. Closing it releases
+    /// the process' POSIX record locks on the file, also after [`into_std`](File::into_std). The kernel
+    /// writes the data out of the page cache at once and mostly drops it (`RWF_DONTCACHE`) if it knows the
+    /// flag (Linux 6.14); otherwise the data may stay in the page cache until the kernel writes it out. A
+    /// file that is open only for writing can't read blocks, so all unaligned data goes through the page
+    /// cache. On a file [without direct I/O](File::is_direct) all data does.
     ///
-    /// Whichever way it went, it is durable as any write is: after a [`sync_data`](File::sync_data) that was
-    /// started when it had completed, or with [`DSYNC`](WriteFlags::DSYNC).
+    /// On either way, the data is as durable as that of any other write: after a
+    /// [`sync_data`](File::sync_data) that was started when the write had completed, or with
+    /// [`DSYNC`](WriteFlags::DSYNC).
     ///
-    /// # Beside other writes
+    /// # Concurrent writes
     ///
-    /// Writes made with this method through this file and its [clones](File::try_clone), in any context,
-    /// that meet in a block take effect one after another, in the order in which they were first polled,
-    /// and a later one waits also for one that was dropped in flight, until the kernel is done with it.
-    /// Those that don't meet go beside one another.
+    /// Writes by this method through this file and its [clones](File::try_clone), in any context, are
+    /// ordered if they share a block: they take effect one after another, in the order in which they were
+    /// first polled. A later write also waits for a write that was dropped in flight, until the kernel is
+    /// done with it. Writes that share no block run concurrently.
     ///
-    /// A block is what [`alignment`](File::alignment) says, or a page or a block of the file system where
-    /// these are larger: 4096 bytes mostly. All others that write there, by [`write_at`](File::write_at),
-    /// through another open file or from another process, are yours to keep apart from these: what they
-    /// write to the same block meanwhile can be lost. So are those to the block in which the file ended
-    /// before it got longer: the rest of that is zeroed, in the page cache. The same holds for
+    /// The block size is the [`alignment`](File::alignment) of the file, or the size of a page or of a file
+    /// system block if that is larger: mostly 4096 bytes.
+    ///
+    /// You have to keep all other writes to the same block apart from these: by [`write_at`](File::write_at),
+    /// through another open file, or from another process. Their data can be lost if they write to the block
+    /// at the same time. The same holds for writes to the block in which the file ended before it became
+    /// longer, since the kernel zeroes the rest of that block in the page cache; and for
     /// [`set_len`](File::set_len) and [`allocate`](File::allocate).
     ///
     /// # Flags
     ///
-    /// They are those of each request that it takes, with these exceptions:
+    /// `flags` apply to each request, with these exceptions:
     ///
-    /// - [`APPEND`](WriteFlags::APPEND), or a file that was opened with
-    ///   [`append`](std::fs::OpenOptions::append): all of `data` goes to the end of the file, whatever
-    ///   `offset` and its alignment are, through the page cache. It is alone then: it waits for all such writes to the file
-    ///   that came before it, and those after wait for it. More than 1 MiB is appended in several steps,
-    ///   between which other open files can append, too.
-    /// - [`NOWAIT`](WriteFlags::NOWAIT) is for what is submitted from this task; what goes through the
-    ///   page cache does not, and is made without. Where one of its requests is refused, what others
-    ///   have written stays.
-    /// - [`ATOMIC`](WriteFlags::ATOMIC) wants `offset` and length in whole blocks, and no more than 1 MiB.
+    /// - [`APPEND`](WriteFlags::APPEND), also by default on a file that was opened with
+    ///   [`append`](std::fs::OpenOptions::append): all of `data` is written at the end of the file, through
+    ///   the page cache. `offset` is ignored, and nothing has to be aligned. An append excludes all other
+    ///   writes by this method: it waits for those before it, and those after wait for it. More than 1 MiB
+    ///   is appended in several steps, between which other open files can append, too.
+    /// - [`NOWAIT`](WriteFlags::NOWAIT) applies to requests that this task submits. Requests through the
+    ///   page cache are submitted without it. If one request is refused, the data that other requests of
+    ///   the same write have written stays.
+    /// - [`ATOMIC`](WriteFlags::ATOMIC) requires that `offset` and length are whole blocks, and that `data`
+    ///   is at most 1 MiB.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. Any of the requests can fail; what was written before that stays, which
-    /// is a range from `offset` on, up to any place. A block is as it was, or has its new bytes. Besides:
+    /// See [`AioCommandError`]. Any of the requests can fail. The data written before stays: a range that
+    /// starts at `offset` and ends anywhere. Each block has its old content or its new content. Also:
     ///
     /// - `IoSubmit`: errors of [`alignment`](File::alignment), and of opening the file once more
     ///   (`ENOENT` without `/proc`, `EACCES`, `EMFILE`), with a text that says what to do. `EBADF`: the
-    ///   file is not open for writing. `EINVAL`: `data` would end past what a file can have.
-    /// - `BadResult`, [`InvalidInput`](io::ErrorKind::InvalidInput): `ATOMIC`, not aligned.
-    /// - `TimedOut`: the deadline of the handle is that of the whole, waiting for others included.
+    ///   file is not open for writing. `EINVAL`: `data` would end past the largest offset of a file.
+    /// - `BadResult` of the kind [`InvalidInput`](io::ErrorKind::InvalidInput): `ATOMIC`, but `offset` or
+    ///   length is not aligned or `data` is too long.
+    /// - `TimedOut`: the deadline of the handle applies to the whole write, including the wait for other
+    ///   writes.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it waits for others or reads, nothing is written. Dropped later, the request in
-    /// flight goes on, and the rest of several is not made: some of `data` may have been written, from
-    /// `offset` on. Writes that came later and meet it wait for that request.
+    /// A write that is dropped while it waits for other writes or reads blocks of its first chunk writes
+    /// nothing. If it is dropped later, the request in flight continues and no further requests are
+    /// submitted: some of `data` may have been written, starting at `offset`. Later writes that share a
+    /// block with the request in flight wait for it.
     ///
-    /// Others wait for it also while nobody polls it, and, forgotten ([`std::mem::forget`]), for ever.
+    /// Later writes wait for a pending write even if nobody polls it. If the write is forgotten
+    /// ([`std::mem::forget`]), they wait forever.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where it has to ask the file what it wants, or to open it once more.
+    /// Outside a tokio runtime, if the write has to query the alignment of the file or to open it once more.
     ///
     /// # Examples
     ///
@@ -185,11 +194,11 @@ impl File {
     /// options.read(true).write(true).create(true);
     /// let log = options.aio_open(path.clone(), false).await?;
     /// let mut end = 0;
-    /// for line in ["began\n", "went on\n", "ended\n"] {
+    /// for line in ["start\n", "work\n", "stop\n"] {
     ///     log.write_bytes_at(&handle, end, line.as_bytes(), WriteFlags::DSYNC).await?;
     ///     end += line.len() as u64;
     /// }
-    /// assert_eq!(std::fs::read_to_string(path)?, "began\nwent on\nended\n");
+    /// assert_eq!(std::fs::read_to_string(path)?, "start\nwork\nstop\n");
     /// # context.close().await;
     /// # Ok(())
     /// # }
@@ -202,55 +211,56 @@ impl File {
         flags: WriteFlags,
     ) -> Result<(), AioCommandError> {
         let limited = aio_handle.limited();
-        let (end, aio_handle) = match &limited {
-            Some((end, limited)) => (Some(*end), limited),
+        let (deadline, aio_handle) = match &limited {
+            Some((deadline, limited)) => (Some(*deadline), limited),
             None => (None, aio_handle),
         };
         let flags = self.write_flags(flags);
         let offset = match flags.contains(WriteFlags::APPEND) {
-            true => 0, // the caller's is ignored
+            true => 0, // an append ignores the caller's offset
             false => offset,
         };
-        let range = range_of(offset, data.len())?;
+        let range = checked_range(offset, data.len())?;
         if range.is_empty() {
             return Ok(());
         }
-        let started = until(end, self.start(&range, flags)).await?;
-        let writing = UnalignedWrite {
+        let plan = with_deadline(deadline, self.plan_write(&range, flags)).await?;
+        let write = UnalignedWrite {
             file: self,
             aio_handle,
-            end,
-            geometry: started.geometry,
+            deadline,
+            geometry: plan.geometry,
             flags,
-            directly: started.directly,
-            guard: Some(started.guard),
+            uses_direct_io: plan.uses_direct_io,
+            guard: Some(plan.guard),
         };
-        writing.run(range.start, data).await
+        write.run(range.start, data).await
     }
 
-    /// Waits until a write of `range` has its turn.
-    async fn start(
+    /// Checks a write of `range` against the geometry of the file, and waits until the write holds its
+    /// blocks.
+    async fn plan_write(
         &self,
         range: &Range<u64>,
         flags: WriteFlags,
-    ) -> Result<Started, AioCommandError> {
+    ) -> Result<WritePlan, AioCommandError> {
         let appends = flags.contains(WriteFlags::APPEND);
-        let rounded = |block: u64| match appends {
+        let locked_range = |block: u64| match appends {
             true => 0..u64::MAX,
-            false => floor(range.start, block)..range.end.next_multiple_of(block),
+            false => round_down(range.start, block)..range.end.next_multiple_of(block),
         };
         let unaligned = self.inner.unaligned();
-        // First of all, since this is what decides who goes first. As long as the block is not known, by
-        // what is a multiple of nearly all.
-        let known = unaligned
+        // The lock comes before any await, since it decides the order of writes. While the block size is
+        // not known, the largest one is used, which nearly every block size divides.
+        let block = unaligned
             .geometry
             .get()
-            .map_or(LARGEST, |geometry| geometry.block);
-        let mut guard = unaligned.range_lock.lock(rounded(known));
+            .map_or(MAX_BLOCK_SIZE, |geometry| geometry.block);
+        let mut guard = unaligned.range_lock.lock(locked_range(block));
         let geometry = self.geometry().await.map_err(AioCommandError::IoSubmit)?;
-        if known % geometry.block != 0 {
+        if block % geometry.block != 0 {
             drop(guard);
-            guard = unaligned.range_lock.lock(rounded(geometry.block));
+            guard = unaligned.range_lock.lock(locked_range(geometry.block));
         }
         if !geometry.writable {
             let error = io::Error::from_raw_os_error(libc::EBADF);
@@ -259,59 +269,66 @@ impl File {
         let aligned =
             !appends && range.start % geometry.block == 0 && range.end % geometry.block == 0;
         let len = range.end - range.start;
-        if flags.contains(WriteFlags::ATOMIC) && !(aligned && len <= PIECE) {
+        if flags.contains(WriteFlags::ATOMIC) && !(aligned && len <= CHUNK_SIZE) {
             return Err(not_atomic(range, geometry.block));
         }
         guard.acquire().await;
-        Ok(Started {
+        Ok(WritePlan {
             geometry,
-            directly: self.is_direct && !appends && (geometry.readable || aligned),
+            uses_direct_io: self.is_direct && !appends && (geometry.readable || aligned),
             guard,
         })
     }
 }
 
-/// A write whose turn it is.
-struct Started {
+/// How a write is made, with the lock on its blocks.
+struct WritePlan {
     geometry: BlockGeometry,
-    /// See [`UnalignedWrite::directly`].
-    directly: bool,
+    /// See [`UnalignedWrite::uses_direct_io`].
+    uses_direct_io: bool,
     guard: RangeLockGuard,
 }
 
-/// Ends at `end`, if there is one.
-pub(super) async fn until<T>(
-    end: Option<Instant>,
-    what: impl Future<Output = Result<T, AioCommandError>>,
+/// Runs `future` until `deadline`, if there is one.
+///
+/// # Errors
+///
+/// `TimedOut` at the deadline; the future is dropped.
+pub(super) async fn with_deadline<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = Result<T, AioCommandError>>,
 ) -> Result<T, AioCommandError> {
-    match end {
-        None => what.await,
-        Some(end) => match timeout_at(end, what).await {
+    match deadline {
+        None => future.await,
+        Some(deadline) => match timeout_at(deadline, future).await {
             Ok(result) => result,
             Err(_) => Err(AioCommandError::TimedOut),
         },
     }
 }
 
+/// Returns the range of `len` bytes at `offset`.
+///
 /// # Errors
 ///
-/// `IoSubmit`, `EINVAL`: no file has that, with the rest of its last block.
-fn range_of(offset: u64, len: usize) -> Result<Range<u64>, AioCommandError> {
-    const LARGEST: u64 = i64::MAX as u64 - (1 << 30);
+/// `IoSubmit`, `EINVAL`: the range, rounded up to whole blocks, would end past the largest file offset.
+fn checked_range(offset: u64, len: usize) -> Result<Range<u64>, AioCommandError> {
+    const MAX_END: u64 = i64::MAX as u64 - (1 << 30);
     match offset.checked_add(len as u64) {
-        Some(end) if end <= LARGEST => Ok(offset..end),
-        _ => Err(past_the_largest(offset, len as u64, LARGEST)),
+        Some(end) if end <= MAX_END => Ok(offset..end),
+        _ => Err(past_the_largest(offset, len as u64, MAX_END)),
     }
 }
 
-fn floor(at: u64, block: u64) -> u64 {
-    at - at % block
+fn round_down(offset: u64, block: u64) -> u64 {
+    offset - offset % block
 }
 
 fn not_atomic(range: &Range<u64>, block: u64) -> AioCommandError {
     let text = format!(
-        "{} bytes at offset {} can't be written atomically: that takes offset and length in multiples \
-         of {block} bytes, and no more than {PIECE} bytes; File::atomic_writes tells which of these",
+        "{} bytes at offset {} can't be written atomically: offset and length must be multiples of \
+         {block} bytes, and the length at most {CHUNK_SIZE} bytes; File::atomic_writes returns the sizes \
+         that the device supports",
         range.end - range.start,
         range.start
     );

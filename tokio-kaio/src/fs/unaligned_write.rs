@@ -1,4 +1,4 @@
-//! What a write is made of that need not be aligned.
+//! [`UnalignedWrite`]: a write of any offset and length, made of aligned reads and writes.
 
 use std::io;
 use std::ops::Range;
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::File;
 use super::file::run_blocking;
-use super::owned_transfer::run_on;
+use super::owned_transfer::run_request;
 use super::range_lock::RangeLockGuard;
-use super::unaligned::until;
+use super::unaligned::with_deadline;
 use super::unaligned_state::{BlockGeometry, BounceBuffer, UnalignedState};
 use crate::backend::OpCode;
 use crate::command::io_op;
@@ -25,190 +25,201 @@ use crate::{
     ReadFlags, WriteFlags,
 };
 
-/// Bytes that go at a time: the memory that a transfer takes, however long it is.
-pub(super) const PIECE: u64 = 1 << 20;
+/// Bytes that are transferred in one step. Limits the memory of a transfer of any length.
+pub(super) const CHUNK_SIZE: u64 = 1 << 20;
 
-/// Blocks of a file system are no larger.
-pub(super) const LARGEST: u64 = 64 << 10;
+/// The largest block size of a file system in bytes.
+pub(super) const MAX_BLOCK_SIZE: u64 = 64 << 10;
 
-/// Up to so many bytes, both ends of a write are read with all between them. To read more takes
-/// longer than to read twice.
-const TOGETHER: u64 = 16 << 10;
+/// The longest write, in bytes, for which the first and the last block are read with one request, together
+/// with the blocks between. Above this, two short reads are faster.
+const MAX_SINGLE_READ: u64 = 16 << 10;
 
-/// A write under way.
+/// An unaligned write in progress.
 pub(super) struct UnalignedWrite<'a, M: RawMutex, A, L> {
     pub(super) file: &'a File,
-    /// Its operations end at `end`.
+    /// A handle whose operations have this deadline.
     pub(super) aio_handle: &'a GenericAioContextHandle<M, A, L>,
-    pub(super) end: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     pub(super) geometry: BlockGeometry,
     pub(super) flags: WriteFlags,
-    /// `false`: all of it goes through the page cache.
-    pub(super) directly: bool,
-    /// `None`: the kernel has it, with a write that is no longer waited for.
+    /// `false`: all data goes through the page cache.
+    pub(super) uses_direct_io: bool,
+    /// `None` while a request has the guard. Stays `None` if the kernel keeps the request past the deadline.
     pub(super) guard: Option<RangeLockGuard>,
 }
 
 impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
     pub(super) async fn run(mut self, offset: u64, data: &[u8]) -> Result<(), AioCommandError> {
         let end = offset + data.len() as u64;
-        let piece = PIECE.next_multiple_of(self.geometry.block);
-        // For the first piece, which is the longest.
-        let covered = end.next_multiple_of(self.geometry.block) - self.floor(offset);
+        let chunk = CHUNK_SIZE.next_multiple_of(self.geometry.block);
+        // The first chunk needs the most memory.
+        let blocks_len = end.next_multiple_of(self.geometry.block) - self.buffer_start(offset);
         let unaligned = self.unaligned();
-        let memory = unaligned.memory(covered.min(piece) as usize, self.geometry.memory);
-        let mut buffer = memory.map_err(no_memory)?;
+        let buffer_len = blocks_len.min(chunk) as usize;
+        let buffer = unaligned.acquire_buffer(buffer_len, self.geometry.memory_alignment);
+        let mut buffer = buffer.map_err(no_memory)?;
         let mut at = offset;
         while at < end {
-            let stop = (self.floor(at) + piece).min(end);
-            let bytes = &data[(at - offset) as usize..(stop - offset) as usize];
-            buffer = self.write(at..stop, bytes, buffer).await?;
-            at = stop;
+            let chunk_end = (self.buffer_start(at) + chunk).min(end);
+            let bytes = &data[(at - offset) as usize..(chunk_end - offset) as usize];
+            buffer = self.write_chunk(at..chunk_end, bytes, buffer).await?;
+            at = chunk_end;
         }
-        unaligned.keep(buffer);
+        unaligned.recycle_buffer(buffer);
         Ok(())
     }
 
-    /// Writes `data` to `range`, from `buffer`, which has room for its blocks.
-    async fn write(
+    /// Writes `data` to `range` of the file. `buffer` has room for the blocks of the range.
+    async fn write_chunk(
         &mut self,
         range: Range<u64>,
         data: &[u8],
         mut buffer: AlignedBuf,
     ) -> Result<AlignedBuf, AioCommandError> {
-        let start = self.floor(range.start);
-        let within = |at: u64| (at - start) as usize;
-        let end_of_direct = match self.directly {
+        let start = self.buffer_start(range.start);
+        let index = |offset: u64| (offset - start) as usize;
+        let end_of_direct = match self.uses_direct_io {
             true => self.read_edges(&range, &mut buffer).await?,
             false => start,
         };
-        buffer[within(range.start)..within(range.end)].copy_from_slice(data);
+        buffer[index(range.start)..index(range.end)].copy_from_slice(data);
         if end_of_direct > start {
-            let direct = start..end_of_direct;
             let (file, flags): (&'a File, _) = (self.file, self.flags);
             let file = &file.inner.open;
-            let bytes = 0..within(direct.end);
-            let (result, returned) = self.send(file, direct.start, buffer, bytes, flags).await;
+            let bytes = 0..index(end_of_direct);
+            let (result, returned) = self.write_bytes(file, start, buffer, bytes, flags).await;
             result?;
             buffer = returned;
         }
         let rest = end_of_direct.max(range.start)..range.end;
         if !rest.is_empty() {
-            let bytes = within(rest.start)..within(rest.end);
-            buffer = self.send_cached(rest.start, buffer, bytes).await?;
-            if self.directly {
-                self.unaligned().reaches(rest.end);
+            let bytes = index(rest.start)..index(rest.end);
+            buffer = self.write_page_cached(rest.start, buffer, bytes).await?;
+            if self.uses_direct_io {
+                self.unaligned().raise_known_end(rest.end);
             }
         }
         Ok(buffer)
     }
 
-    /// Reads what is in the first and last block of `range` beside it. Returns up to where whole
-    /// blocks may be written: behind the last one, or before it, where the file ends within that. The
-    /// start of the first one: there is nothing worth it.
+    /// Reads the first and the last block of `range`, if `range` covers them in part. Returns the end of
+    /// the direct write: the end of the last block, or its start if the file ends within it. The rest goes
+    /// through the page cache. Returns the start of the first block if all of `range` goes that way.
     async fn read_edges(
         &self,
         range: &Range<u64>,
         buffer: &mut AlignedBuf,
     ) -> Result<u64, AioCommandError> {
         let block = self.geometry.block;
-        let (start, last) = (self.floor(range.start), self.floor(range.end));
-        let covered = range.end.next_multiple_of(block);
-        let (head, tail) = (range.start != start, range.end != last);
-        let before_last = match range.start.next_multiple_of(block) < last {
-            true => last,
+        let (start, last_block) = (self.buffer_start(range.start), self.buffer_start(range.end));
+        let blocks_end = range.end.next_multiple_of(block);
+        let (has_head, has_tail) = (range.start != start, range.end != last_block);
+        // If no whole block lies before the last one, a direct write is not worth it.
+        let end_without_tail = match range.start.next_multiple_of(block) < last_block {
+            true => last_block,
             false => start,
         };
-        let mut ends_in_last = tail && self.unaligned().goes_on(range, block);
-        if ends_in_last && before_last == start {
+        let mut ends_in_tail = has_tail && self.unaligned().continues_at_end(range, block);
+        if ends_in_tail && end_without_tail == start {
             return Ok(start);
         }
-        if tail && !ends_in_last && covered - start <= TOGETHER.max(block) {
-            ends_in_last = !self.read(start, buffer, start..covered).await?;
+        let blocks_len = blocks_end - start;
+        if has_tail && !ends_in_tail && blocks_len <= MAX_SINGLE_READ.max(block) {
+            ends_in_tail = !self.read_blocks(start, buffer, start..blocks_end).await?;
         } else {
-            if head {
-                self.read(start, buffer, start..start + block).await?;
+            if has_head {
+                self.read_blocks(start, buffer, start..start + block)
+                    .await?;
             }
-            if tail && !ends_in_last {
-                ends_in_last = !self.read(start, buffer, last..covered).await?;
+            if has_tail && !ends_in_tail {
+                let tail = last_block..blocks_end;
+                ends_in_tail = !self.read_blocks(start, buffer, tail).await?;
             }
         }
-        Ok(if ends_in_last { before_last } else { covered })
+        Ok(match ends_in_tail {
+            true => end_without_tail,
+            false => blocks_end,
+        })
     }
 
-    /// Reads the blocks of `range` to `buffer`, which is that of those from `start` on. Returns whether
-    /// the file has all of it; what it has not is zeroed.
-    async fn read(
+    /// Reads the blocks of `range` to `buffer`, which starts at the file offset `start`. Zeroes the bytes
+    /// past the end of the file. Returns whether the file has all bytes of the range.
+    async fn read_blocks(
         &self,
         start: u64,
         buffer: &mut AlignedBuf,
         range: Range<u64>,
     ) -> Result<bool, AioCommandError> {
-        let nowait = self.flags.contains(WriteFlags::NOWAIT);
-        let flags = match nowait {
+        let flags = match self.flags.contains(WriteFlags::NOWAIT) {
             true => ReadFlags::NOWAIT,
             false => ReadFlags::empty(),
         };
-        let within = |at: u64| (at - start) as usize;
+        let index = |offset: u64| (offset - start) as usize;
         let mut at = range.start;
         while at < range.end {
-            let parts = &mut [buffer.part_mut(within(at)..within(range.end))];
+            let parts = &mut [buffer.part_mut(index(at)..index(range.end))];
             let read = self
                 .file
                 .read_vectored_at(self.aio_handle, at, parts, flags);
             let read = read.await?;
             at += read;
             if read == 0 || read % self.geometry.block != 0 {
-                break; // only the end of a file cuts a block
+                break; // a read stops within a block only at the end of the file
             }
         }
-        buffer[within(at)..within(range.end)].fill(0);
+        buffer[index(at)..index(range.end)].fill(0);
         if at < range.end {
-            self.unaligned().ended_at(at);
+            self.unaligned().set_known_end(at);
         }
         Ok(at == range.end)
     }
 
-    /// Writes a part of `buffer` at `offset`, through the page cache.
-    async fn send_cached(
+    /// Writes `bytes` of `buffer` at `offset` through the page cache.
+    async fn write_page_cached(
         &mut self,
         offset: u64,
         mut buffer: AlignedBuf,
-        part: Range<usize>,
+        bytes: Range<usize>,
     ) -> Result<AlignedBuf, AioCommandError> {
-        let opened = until(self.end, async {
-            let opened = self.file.page_cached().await;
+        let opened = with_deadline(self.deadline, async {
+            let opened = self.file.page_cache_file().await;
             opened.map_err(AioCommandError::IoSubmit)
         });
         let file = &opened.await?;
-        // It goes from the pool, where waiting is no matter.
+        // The blocking pool submits the request, and may wait.
         let flags = self.flags - WriteFlags::NOWAIT;
-        let drops = self.file.is_direct && self.unaligned().may_not_stay();
-        if drops && !flags.contains(WriteFlags::DONTCACHE) {
+        let tries_dontcache = self.file.is_direct
+            && self.unaligned().may_use_dontcache()
+            && !flags.contains(WriteFlags::DONTCACHE);
+        if tries_dontcache {
             let flags = flags | WriteFlags::DONTCACHE;
-            let (result, returned) = self.send(file, offset, buffer, part.clone(), flags).await;
+            let (result, returned) = self
+                .write_bytes(file, offset, buffer, bytes.clone(), flags)
+                .await;
             match result {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                 result => return result.map(|()| returned),
             }
             buffer = returned;
         }
-        let (result, returned) = self.send(file, offset, buffer, part, flags).await;
+        let (result, returned) = self.write_bytes(file, offset, buffer, bytes, flags).await;
         result?;
-        if drops {
-            self.unaligned().stays();
+        // The same write succeeds without the flag, so the flag was the reason of the refusal.
+        if tries_dontcache {
+            self.unaligned().set_dontcache_refused();
         }
         Ok(returned)
     }
 
-    /// Writes a part of `buffer` at `offset`, all of it. Memory and place in line are the request's
-    /// meanwhile, and come back, unless the kernel keeps them.
-    async fn send(
+    /// Writes all `bytes` of `buffer` at `offset`. The request owns the buffer and the lock guard. Both
+    /// come back, except when the kernel keeps the request: then the buffer that comes back is empty.
+    async fn write_bytes(
         &mut self,
         file: &Arc<OpenFile>,
         offset: u64,
         buffer: AlignedBuf,
-        range: Range<usize>,
+        bytes: Range<usize>,
         flags: WriteFlags,
     ) -> (Result<(), AioCommandError>, AlignedBuf) {
         let op = match io_op(OpCode::Write, flags.bits(), offset, 0) {
@@ -217,11 +228,12 @@ impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
         };
         let bounce = BounceBuffer {
             buffer,
-            range,
+            range: bytes,
             guard: self.guard.take(),
         };
         let (request, owned) = OwnedBuffer::write(op, bounce);
-        let (result, memory) = run_on(file, self.aio_handle, request, TransferMode::Exact).await;
+        let (result, memory) =
+            run_request(file, self.aio_handle, request, TransferMode::Exact).await;
         let BounceBuffer { buffer, guard, .. } = owned.finish(memory);
         self.guard = guard;
         (result.map(drop), buffer)
@@ -232,17 +244,18 @@ impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
         file.inner.unaligned()
     }
 
-    /// Where the memory begins of a piece that begins at `at`.
-    fn floor(&self, at: u64) -> u64 {
-        match self.directly {
-            true => at - at % self.geometry.block,
-            false => at,
+    /// The file offset of the first byte in the buffer for a chunk at `offset`: the start of its block if
+    /// blocks are written, else `offset` itself.
+    fn buffer_start(&self, offset: u64) -> u64 {
+        match self.uses_direct_io {
+            true => offset - offset % self.geometry.block,
+            false => offset,
         }
     }
 }
 
 impl File {
-    /// What such transfers go by.
+    /// Returns the geometry for unaligned writes to this file.
     pub(super) async fn geometry(&self) -> io::Result<BlockGeometry> {
         if let Some(geometry) = self.inner.unaligned().geometry.get() {
             return Ok(*geometry);
@@ -251,19 +264,20 @@ impl File {
         let file = Arc::clone(&self.inner);
         run_blocking(move || {
             let access = sys::status_flags(file.as_raw_fd())? & libc::O_ACCMODE;
-            // Network file systems tell more than that; it is what they like best.
-            let preferred = file.file().metadata()?.blksize().min(LARGEST);
-            let cached = preferred.max(page_size() as u64);
-            let wanted = alignment.offset.max(alignment.memory as u64);
+            // Network file systems report their preferred transfer size here, which may be larger.
+            let preferred = file.file().metadata()?.blksize().min(MAX_BLOCK_SIZE);
+            let page_cache_unit = preferred.max(page_size() as u64);
+            let required = alignment.offset.max(alignment.memory as u64);
             let geometry = BlockGeometry {
-                block: cached.next_multiple_of(wanted),
-                memory: alignment.memory,
+                block: page_cache_unit.next_multiple_of(required),
+                memory_alignment: alignment.memory,
                 readable: access != libc::O_WRONLY,
                 writable: access != libc::O_RDONLY,
             };
-            // One that can't be read will not tell more later.
+            // An assumed alignment may be replaced by a probed one later. A file that is not readable
+            // can't be probed later either.
             if alignment.source != AlignmentSource::Assumed || !geometry.readable {
-                let _ = file.unaligned().geometry.set(geometry); // or somebody else has, to the same
+                let _ = file.unaligned().geometry.set(geometry); // others set the same value
             }
             Ok(geometry)
         })
@@ -271,7 +285,30 @@ impl File {
     }
 }
 
+/// The error for a bounce buffer that can't be allocated.
 pub(super) fn no_memory(error: LockedBufError) -> AioCommandError {
     let (LockedBufError::MapAnon(error) | LockedBufError::MemLock(error)) = error;
     AioCommandError::IoSubmit(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_callers_dontcache_flag_that_works_is_not_recorded_as_refused() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let file = match File::from_std(tempfile::tempfile_in(&dir).unwrap()) {
+            Ok(file) => file,
+            Err(error) => return eprintln!("skipped: no direct I/O here: {error}"),
+        };
+        let (context, handle) = crate::aio_context(2, true).unwrap();
+        // Fills no block, so it goes through the page cache.
+        let flags = WriteFlags::DONTCACHE;
+        match file.write_bytes_at(&handle, 0, b"hello", flags).await {
+            Ok(()) => assert!(file.inner.unaligned().may_use_dontcache()),
+            Err(error) => eprintln!("skipped: no RWF_DONTCACHE here: {error}"),
+        }
+        context.close().await;
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) enum IoBuffer {
     /// Stands for the memory of a read that stays with the kernel: the shapes of the buffers that it
     /// belonged to, from which new ones are made. `None`: an empty buffer. Boxed because it is rare,
     /// and buffers are moved with every request.
+    #[allow(clippy::box_collection)] // one word, where a `Vec` has three
     Replacement(Box<Vec<Option<Shape>>>),
 }
 
