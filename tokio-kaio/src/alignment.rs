@@ -19,12 +19,12 @@ pub struct Alignment {
     /// writes out of place in larger blocks, and reports both (Linux 6.14).
     pub read_offset: u64,
 
-    /// Where these numbers come from.
+    /// The source of these numbers.
     pub source: AlignmentSource,
 }
 
 impl Alignment {
-    /// One number for all of it.
+    /// The same alignment for memory, offset and length.
     pub(crate) fn of(size: u32, source: AlignmentSource) -> Alignment {
         Alignment {
             memory: size as usize,
@@ -44,17 +44,17 @@ pub enum AlignmentSource {
     Buffered,
 
     /// The file system reports the alignment: `STATX_DIOALIGN` of
-    /// [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html) (Linux 6.1; of ext4, XFS,
-    /// f2fs and block devices, for a start).
+    /// [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html) (since Linux 6.1; ext4, XFS,
+    /// f2fs, block devices, and others since).
     Statx,
 
     /// The logical block size of the block device that the file is, or is on. Before Linux 6.1, ext4
-    /// and XFS require no more; another file system may.
+    /// and XFS require no more than that; another file system may.
     BlockDevice,
 
-    /// The smallest read at the start of the file that was not refused; on btrfs, its block, as it
-    /// takes less and does that through the page cache. Where the file begins with a
-    /// hole, the kernel may have taken what it would refuse elsewhere.
+    /// The smallest read at the start of the file that was not refused. On btrfs, its block: smaller
+    /// transfers go through the page cache there. If the file begins with a hole, the kernel may accept a
+    /// read that it would refuse elsewhere.
     Probed,
 
     /// A guess: the file is empty or not open for reading, and no other source has an answer. 4096, which
@@ -73,13 +73,13 @@ pub struct AtomicWrites {
     /// The largest.
     pub unit_max: u32,
 
-    /// Up to here the device does it, at no cost; above, the file system does, which is slower (XFS).
+    /// The largest that the device does, at no cost. Larger ones are done by the file system, which is
+    /// slower (XFS).
     ///
-    /// `None` where there is no limit that tells these apart: the device does all of them, or, as on
-    /// XFS where the device can't, the file system does all of them. Before Linux 6.16, and on ext4,
-    /// it is always the device.
+    /// `None` if there is no such limit: the device does all of them, or the file system does, as on XFS
+    /// where the device can't. Before Linux 6.16, and on ext4, it is always the device.
     pub unit_max_opt: Option<u32>,
 
-    /// The most pieces of memory that one may be gathered from. All of this crate's are in one piece.
+    /// The most buffers that one write may gather. [`File::write_at`](crate::File::write_at) uses one.
     pub segments_max: u32,
 }

@@ -1,4 +1,4 @@
-//! [`RawCommand`]: one operation as the caller states it.
+//! [`RawCommand`]: one operation, as the caller describes it.
 
 #[cfg(feature = "tracing")]
 use crate::error::Transfer;
@@ -10,11 +10,12 @@ use crate::backend::OpCode;
 use crate::op::{BufferReturn, IoOp, IoRequest};
 
 /// One operation, for
-/// [`submit_request`](crate::GenericAioContextHandle::submit_request).
+/// [`submit_request`](crate::GenericAioContextHandle::submit_request) and
+/// [batches](crate::Batch::push).
 ///
-/// Offsets and lengths are bytes. For direct I/O they must be multiples of what the file wants:
-/// 512 or 4096 mostly. A later, breaking version may have
-/// further variants.
+/// Offsets and lengths are in bytes. For direct I/O they must be multiples of the file's
+/// [alignment](crate::File::alignment), mostly 512 or 4096. A later, breaking version may have further
+/// variants.
 ///
 /// # Examples
 ///
@@ -42,93 +43,97 @@ use crate::op::{BufferReturn, IoOp, IoRequest};
 /// ```
 #[derive(Debug)]
 pub enum RawCommand<'a> {
-    /// Read `len` bytes at `offset` to the front of `buffer`. Completes with the number of bytes
-    /// read: less than `len` where the file ends, 0 at or past its end. As
-    /// [`pread(2)`](https://man7.org/linux/man-pages/man2/pread.2.html), but more than 2 GiB take
-    /// several requests, as of [`Preadv`](RawCommand::Preadv).
+    /// Read `len` bytes at `offset` into the start of `buffer`, as
+    /// [`pread(2)`](https://man7.org/linux/man-pages/man2/pread.2.html) does. Completes with the number of
+    /// bytes read: less than `len` where the file ends, 0 at or past its end. More than 2 GiB take several
+    /// requests, as with [`Preadv`](RawCommand::Preadv).
     Pread {
-        /// Where in the file, bytes.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// Where to. Of the `len` bytes, those after the ones that were read can have been zeroed;
-        /// the rest of the buffer is left as it was.
+        /// Destination. After a short read, the rest of the `len` bytes may be zeroed. Bytes from `len` on
+        /// are unchanged.
         buffer: &'a mut AlignedBuf,
-        /// How.
+        /// Flags of this read.
         flags: ReadFlags,
-        /// How many bytes, at most the buffer's size.
+        /// Number of bytes, at most the buffer's size.
         len: u64,
     },
 
-    /// Write the first `len` bytes of `buffer` at `offset`. Completes with the number of bytes
-    /// written, which can be less than `len`, as where the disk fills up; the rest is then to be
-    /// moved to the front of the buffer for the next write. As
-    /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html), but more than 2 GiB take
-    /// several requests, as of [`Pwritev`](RawCommand::Pwritev).
+    /// Write the first `len` bytes of `buffer` at `offset`, as
+    /// [`pwrite(2)`](https://man7.org/linux/man-pages/man2/pwrite.2.html) does. Completes with the number
+    /// of bytes written. That is less than `len` if the disk fills up, for instance: move the rest to the
+    /// start of the buffer for the next write. More than 2 GiB take several requests, as with
+    /// [`Pwritev`](RawCommand::Pwritev).
     Pwrite {
-        /// Where in the file, bytes. Ignored with [`WriteFlags::APPEND`], and where the file was
-        /// opened with `O_APPEND`.
+        /// Offset in the file, in bytes. Ignored with [`WriteFlags::APPEND`], and if the file was opened
+        /// with `O_APPEND`.
         offset: u64,
-        /// Where from.
+        /// Source.
         buffer: &'a AlignedBuf,
-        /// How.
+        /// Flags of this write.
         flags: WriteFlags,
-        /// How many bytes, at most the buffer's size.
+        /// Number of bytes, at most the buffer's size.
         len: u64,
     },
 
-    /// Read at `offset` to each of `buffers`, one after the other. Completes with the number of bytes
-    /// read, as [`Pread`](RawCommand::Pread) does. As
-    /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html), but of more than
-    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done. Where one of
-    /// them fails, so does the whole: it is short only where the file ends.
+    /// Read at `offset` into `buffers`, one after the other, as
+    /// [`preadv(2)`](https://man7.org/linux/man-pages/man2/preadv.2.html) does. Completes with the number
+    /// of bytes read, as [`Pread`](RawCommand::Pread) does.
+    ///
+    /// Each 1024 buffers (`IOV_MAX`) take a request, made when the previous one is done. If one fails, the
+    /// whole read fails. It is short only where the file ends.
     Preadv {
-        /// Where in the file, bytes.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// Where to: whole buffers or ranges of them. With direct I/O each must be aligned.
+        /// Destinations: whole buffers or ranges of them. With direct I/O each must be aligned.
         buffers: &'a mut [PartMut<'a>],
-        /// How.
+        /// Flags of this read.
         flags: ReadFlags,
     },
 
-    /// Write each of `buffers` at `offset`, one after the other. Completes with the number of bytes
-    /// written, as [`Pwrite`](RawCommand::Pwrite) does. As
-    /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html), but of more than
-    /// `IOV_MAX`, 1024, a request is made for each 1024, one when the one before is done. Where one of
-    /// them fails, it completes with what those before have written, and a write of the rest meets the
-    /// error; but [`AioStopped`](AioCommandError::AioStopped) and
-    /// [`TimedOut`](AioCommandError::TimedOut) fail the whole, since of the rest some may still land.
+    /// Write `buffers` at `offset`, one after the other, as
+    /// [`pwritev(2)`](https://man7.org/linux/man-pages/man2/pwritev.2.html) does. Completes with the number
+    /// of bytes written, as [`Pwrite`](RawCommand::Pwrite) does.
+    ///
+    /// Each 1024 buffers (`IOV_MAX`) take a request, made when the previous one is done. If one fails, the
+    /// write completes with the bytes written before, and a write of the rest meets the error. Only
+    /// [`AioStopped`](AioCommandError::AioStopped) and [`TimedOut`](AioCommandError::TimedOut) fail the
+    /// whole write, because parts of the rest may still land.
     Pwritev {
-        /// Where in the file, bytes; as in [`Pwrite`](RawCommand::Pwrite).
+        /// Offset in the file, in bytes, as in [`Pwrite`](RawCommand::Pwrite).
         offset: u64,
-        /// Where from: whole buffers or ranges of them. With direct I/O each must be aligned.
+        /// Sources: whole buffers or ranges of them. With direct I/O each must be aligned.
         buffers: &'a [Part<'a>],
-        /// How.
+        /// Flags of this write.
         flags: WriteFlags,
     },
 
     /// Wait until a pipe, socket, device or eventfd has one of `events`. Completes with the
-    /// [bits](PollEvents::bits) of those that it has, including [`ERR`](PollEvents::ERR) and
+    /// [bits](PollEvents::bits) of the events that it has, including [`ERR`](PollEvents::ERR) and
     /// [`HUP`](PollEvents::HUP) even if not asked for. [`poll`](crate::GenericAioContextHandle::poll)
-    /// returns [`PollEvents`] instead. A regular file has all events at once.
+    /// returns [`PollEvents`] instead. A regular file has all events at once. Since Linux 4.18.
     ///
-    /// It occupies a slot while it waits. Only polls are truly cancelled when they are dropped. A context
-    /// that is closed does not wait for polls in flight: they fail with
-    /// [`AioStopped`](AioCommandError::AioStopped). Since Linux 4.18.
+    /// A poll holds its slot while it waits. Only polls are truly cancelled when they are dropped. Closing
+    /// a context ends its polls with [`AioStopped`](AioCommandError::AioStopped).
+    /// [`BadResult`](AioCommandError::BadResult): the file can no longer be polled.
     Poll {
-        /// What to wait for.
+        /// The events to wait for.
         events: PollEvents,
     },
 
-    /// Make the file's data durable. Covers the writes that have completed before it is submitted.
-    /// As [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html).
+    /// Make the file's data durable, as
+    /// [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html) does. Covers the writes
+    /// that completed before it is submitted.
     Fdsync,
 
-    /// Make the file's data and metadata durable. Covers the writes that have completed before it
-    /// is submitted. As [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html).
+    /// Make the file's data and metadata durable, as
+    /// [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html) does. Covers the writes that
+    /// completed before it is submitted.
     Fsync,
 }
 
 impl<'a> RawCommand<'a> {
-    /// What it is called in traces.
+    /// The name of the operation in traces.
     #[cfg(feature = "tracing")]
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -142,7 +147,7 @@ impl<'a> RawCommand<'a> {
         }
     }
 
-    /// Whether it is a write to the end of the file, wherever that is when it is made.
+    /// Whether this is a write to the current end of the file.
     pub(crate) fn appends(&self) -> bool {
         matches!(
             self,
@@ -151,7 +156,7 @@ impl<'a> RawCommand<'a> {
         )
     }
 
-    /// Panics where `len` is larger than the buffer.
+    /// Panics if `len` is larger than the buffer.
     #[inline]
     pub(crate) fn check(&self) {
         let (len, size) = match self {
@@ -184,11 +189,12 @@ impl<'a> RawCommand<'a> {
         })
     }
 
-    /// The request, and where its memory goes back to. The memory moves out of the buffer of a read.
+    /// Converts the command to a request, and the place that its memory returns to. The memory of a read
+    /// moves out of the buffer.
     ///
     /// # Errors
     ///
-    /// `IoSubmit`: `ENOMEM` where a buffer must be copied and can't, and what [`io_op`] refuses.
+    /// `IoSubmit`: `ENOMEM` if a buffer has to be copied and there is no memory; the errors of [`io_op`].
     #[inline(always)]
     pub(crate) fn into_request(self) -> Result<(IoRequest, BufferReturn<'a>), AioCommandError> {
         let no_memory = AioCommandError::IoSubmit;
@@ -236,11 +242,11 @@ impl<'a> RawCommand<'a> {
     }
 }
 
-/// A transfer of `nbytes`, or 0 if that is not known yet: [`check_end`] is to follow then.
+/// Describes a transfer of `nbytes`; 0 if not known yet: the caller has to call [`check_end`] later.
 ///
 /// # Errors
 ///
-/// `IoSubmit`: `EOPNOTSUPP` for flags that no kernel could know, and what [`check_end`] refuses.
+/// `IoSubmit`: `EOPNOTSUPP` for flags that no kernel can know; the errors of [`check_end`].
 #[inline(always)]
 pub(crate) fn io_op(
     opcode: OpCode,
@@ -254,7 +260,7 @@ pub(crate) fn io_op(
         offset: offset as i64,
         ..IoOp::new(opcode)
     };
-    // Nearly all have small flags, and end below the largest offset.
+    // Nearly all transfers have small flags, and end below the largest offset.
     match (flags as usize) < 1 << 31 && ends_in_range(&op) {
         true => Ok(op),
         false => check_rare(op, flags),
@@ -263,11 +269,11 @@ pub(crate) fn io_op(
 
 #[cold]
 fn check_rare(mut op: IoOp, flags: isize) -> Result<IoOp, AioCommandError> {
-    /// With room for the longest transfer behind it.
+    /// The last offset with room for the longest transfer behind it.
     const LAST: u64 = i64::MAX as u64 - (1 << 32);
     op.rw_flags = rw_flags(flags)?;
     if op.appends() && op.offset as u64 > LAST {
-        op.offset = 0; // the kernel ignores it, but refuses one that no file has
+        op.offset = 0; // the kernel ignores the offset of an append, but refuses an invalid one
     }
     check_end(&op)?;
     Ok(op)
@@ -280,11 +286,13 @@ fn ends_in_range(op: &IoOp) -> bool {
     (offset | len | offset.wrapping_add(len)) >> 63 == 0
 }
 
+/// Checks that a transfer ends at an offset that a file can have. Kernel AIO refuses other requests, and
+/// `pread(2)` fails with the same errno. The check makes it the same error on every backend, with a text
+/// that says why.
+///
 /// # Errors
 ///
-/// `IoSubmit`, `EINVAL`: the transfer would end past the largest offset of a file. The kernel's AIO
-/// refuses such a request, and `pread(2)` fails with the same errno; checked here, it is one error on
-/// every backend, with a text that says why.
+/// `IoSubmit`, `EINVAL`: the transfer would end past the largest offset of a file.
 #[inline]
 pub(crate) fn check_end(op: &IoOp) -> Result<(), AioCommandError> {
     const LARGEST: u64 = i64::MAX as u64;
@@ -294,7 +302,7 @@ pub(crate) fn check_end(op: &IoOp) -> Result<(), AioCommandError> {
     }
 }
 
-/// No bit is dropped on the way to the kernel.
+/// Converts flags without dropping a bit.
 fn rw_flags(bits: isize) -> Result<i32, AioCommandError> {
     i32::try_from(bits)
         .map_err(|_| AioCommandError::IoSubmit(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP)))
@@ -305,7 +313,7 @@ mod tests {
     use super::*;
     use crate::backend::Sqe;
 
-    /// The entry that a backend gets, of a command that is well-formed.
+    /// The submission queue entry of a valid command.
     fn encoded(command: RawCommand<'_>) -> Sqe {
         let (request, buffer_return) = command.into_request().unwrap();
         let sqe = request.op.sqe(5, &request.buffer, 3);

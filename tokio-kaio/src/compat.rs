@@ -1,9 +1,9 @@
 //! Type parameters of `linux-aio-tokio`: adapters, links, [`Request`] and [`NoopLock`].
 //!
-//! A generic context is `GenericAioContext<M, A, L>`: behind lock `M`, with its requests in lists by adapter
-//! `A` and link `L`. Here the requests are in a slab, and only the lock is used.
-#![allow(unsafe_code)] // of `RawMutex`, and of the macro
-#![allow(missing_docs, missing_debug_implementations)] // of what the macro makes
+//! In `GenericAioContext<M, A, L>`, `M` is the lock of the context. Adapter `A` and link `L` are for
+//! intrusive lists of requests. This crate keeps requests in a slab, and uses only the lock.
+#![allow(unsafe_code)] // for `RawMutex`, and in the macro
+#![allow(missing_docs, missing_debug_implementations)] // for the types that the macro makes
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,7 +16,7 @@ use intrusive_collections::{
 };
 use lock_api::{GuardNoSend, RawMutex};
 
-/// A request, as an adapter names it. Not made by this crate: see [`IntrusiveAdapter`].
+/// The request type that adapters name. This crate never creates one: see [`IntrusiveAdapter`].
 pub struct Request<M: RawMutex, L: DefaultLinkOps + Default> {
     /// The link of an intrusive list.
     pub link: L,
@@ -30,25 +30,25 @@ impl<M: RawMutex, L: DefaultLinkOps + Default> fmt::Debug for Request<M, L> {
 }
 
 intrusive_adapter! {
-    /// Adapter of an [`AioContext`](crate::AioContext). A type parameter only.
+    /// The adapter of an [`AioContext`](crate::AioContext). A type parameter only.
     pub SyncRequestAdapter = Box<Request<parking_lot::RawMutex, AtomicLink>>:
         Request<parking_lot::RawMutex, AtomicLink> { link: AtomicLink }
 }
 
 intrusive_adapter! {
-    /// Adapter of a [`LocalAioContext`](crate::LocalAioContext). A type parameter only.
+    /// The adapter of a [`LocalAioContext`](crate::LocalAioContext). A type parameter only.
     pub LocalRequestAdapter = Box<Request<NoopLock, linked_list::Link>>:
         Request<NoopLock, linked_list::Link> { link: linked_list::Link }
 }
 
-/// An adapter of a generic context: `linux-aio-tokio` keeps its requests in intrusive lists by it.
+/// The adapter of a generic context, with which `linux-aio-tokio` keeps requests in intrusive lists.
 ///
-/// Here, requests are kept in a slab, and adapter and link are type parameters only: no adapter is
-/// created, and no link is used. Code that names them compiles and works as before.
+/// This crate keeps requests in a slab. Adapter and link are type parameters only: no adapter is created,
+/// and no link is used. Code that names them compiles and works as before.
 ///
 /// # Examples
 ///
-/// A context behind a lock of one's own starts like this; here the lock is that of `parking_lot`.
+/// A context with your own lock starts like this. The lock here is the one of `parking_lot`.
 ///
 /// ```
 /// use intrusive_collections::{intrusive_adapter, linked_list::Link};
@@ -78,7 +78,7 @@ where
     M: RawMutex,
     L: DefaultLinkOps + Default,
 {
-    /// Creates an adapter. Not called by this crate.
+    /// Creates an adapter. This crate never calls it.
     fn new() -> Self;
 }
 
@@ -94,18 +94,18 @@ impl IntrusiveAdapter<NoopLock, linked_list::Link> for LocalRequestAdapter {
     }
 }
 
-/// A lock for one thread: it costs a flag, and refuses to be taken twice.
+/// A lock for one thread: a flag without atomics. Panics when it is taken twice.
 ///
-/// Neither `Send` nor `Sync`, and so is everything behind it. Made by [`RawMutex::INIT`].
+/// It is neither `Send` nor `Sync`, and neither is a context that uses it. [`RawMutex::INIT`] makes one.
 pub struct NoopLock {
     taken: Cell<bool>,
     _one_thread: PhantomData<*mut ()>,
 }
 
-// SAFETY: the flag is true exactly between `lock` and `unlock`, and the type is neither `Send` nor
-// `Sync`, so that no other thread looks at it.
+// SAFETY: the flag is true exactly between `lock` and `unlock`, and no other thread can access it,
+// because the type is neither `Send` nor `Sync`.
 unsafe impl RawMutex for NoopLock {
-    #[allow(clippy::declare_interior_mutable_const)] // how `RawMutex` wants it
+    #[allow(clippy::declare_interior_mutable_const)] // required by `RawMutex`
     const INIT: NoopLock = NoopLock {
         taken: Cell::new(false),
         _one_thread: PhantomData,
@@ -115,7 +115,7 @@ unsafe impl RawMutex for NoopLock {
 
     /// # Panics
     ///
-    /// If the lock is taken: waiting for oneself would never end.
+    /// If the lock is taken: its only thread would wait for itself.
     fn lock(&self) {
         assert!(
             self.try_lock(),

@@ -1,4 +1,4 @@
-//! [`EventFd`]: an eventfd that tokio waits for.
+//! [`EventFd`]: an eventfd for tokio.
 
 use std::fmt;
 use std::fs::File;
@@ -17,19 +17,19 @@ use tokio::task::coop::unconstrained;
 
 use crate::sys::{self, Process};
 
-/// Why an operation on an [`EventFd`] failed.
+/// The error of an operation on an [`EventFd`].
 #[derive(Error, Debug)]
 pub enum EventFdError {
     /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html) failed: `EMFILE` or
-    /// `ENFILE` where no descriptor is left, `EINVAL` for an initial value past `u32::MAX`.
+    /// `ENFILE` if no descriptor is left, `EINVAL` for an initial value larger than `u32::MAX`.
     #[error("can't create an eventfd: {0}")]
     CreateError(#[source] io::Error),
 
-    /// tokio can't wait for it: there is no runtime, or it is shutting down.
+    /// tokio can't wait for the eventfd: there is no runtime, or the runtime shuts down.
     #[error("can't wait for an eventfd: {0}")]
     PollError(#[source] io::Error),
 
-    /// Reading or writing it failed: `EINVAL` for a value of `u64::MAX`.
+    /// Reading or writing the eventfd failed: `EINVAL` for a value of `u64::MAX`.
     #[error("can't transfer an eventfd's value: {0}")]
     ReadError(#[source] io::Error),
 }
@@ -41,9 +41,9 @@ impl EventFdError {
     }
 }
 
-/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
-/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno
-/// ([`io::Error::raw_os_error`]).
+/// Converts the error for functions that return [`io::Result`]. The result has the same text, and the
+/// [kind](io::Error::kind) of the inner error. [`io::Error::downcast`] returns the `EventFdError`, whose
+/// inner error has the errno ([`io::Error::raw_os_error`]).
 ///
 /// # Examples
 ///
@@ -69,8 +69,8 @@ impl From<EventFdError> for io::Error {
 /// A counter in the kernel that tasks and other processes add to and wait for:
 /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html).
 ///
-/// Also a [`Stream`] of what [`recv`](EventFd::recv) gives. The stream ends after an error, which is its
-/// last item.
+/// As a [`Stream`] it yields the results of [`recv`](EventFd::recv). The stream ends after the first
+/// error.
 ///
 /// # Examples
 ///
@@ -93,8 +93,8 @@ pub struct EventFd {
 }
 
 impl EventFd {
-    /// A counter that starts at `init`. With `semaphore`, each receipt takes 1 off it; without, it
-    /// takes all.
+    /// Creates a counter that starts at `init`. With `semaphore`, [`recv`](EventFd::recv) takes 1 from
+    /// the counter; without it, the whole value.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl EventFd {
         let fd = sys::create_eventfd(init, semaphore).map_err(EventFdError::CreateError)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[allow(unsafe_code)]
-        // SAFETY: the file owns the descriptor, and is never exchanged for another.
+        // SAFETY: the file owns the descriptor, and is never replaced by another.
         let registered = unsafe { AsyncFd::register_with_interest(File::from(fd), interest) };
         let inner = registered.map_err(|error| EventFdError::PollError(error.into()))?;
         Ok(EventFd {
@@ -120,7 +120,7 @@ impl EventFd {
         })
     }
 
-    /// Waits until the counter is not 0, and takes its value (with `semaphore`: 1) off it.
+    /// Waits until the counter is not 0, and takes its value; with `semaphore`, 1.
     ///
     /// # Errors
     ///
@@ -128,21 +128,21 @@ impl EventFd {
     ///
     /// # Cancel safety
     ///
-    /// A receipt that is dropped before it completes has taken nothing.
+    /// If the future is dropped before it completes, nothing is taken.
     pub async fn recv(&mut self) -> Result<u64, EventFdError> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// Adds `value` to the counter; waits while that would overflow it.
+    /// Adds `value` to the counter. Waits while the counter would overflow.
     ///
     /// # Errors
     ///
-    /// [`EventFdError::ReadError`] with `EINVAL` for `u64::MAX`, which the kernel does not take;
-    /// [`EventFdError::PollError`] when the runtime shuts down.
+    /// [`EventFdError::ReadError`]: with `EINVAL` for `u64::MAX`, which the kernel does not accept; or when
+    /// the runtime shuts down.
     ///
     /// # Cancel safety
     ///
-    /// A call that is dropped before it completes has added nothing.
+    /// If the future is dropped before it completes, nothing is added.
     pub async fn send_value(&mut self, value: u64) -> Result<(), EventFdError> {
         self.inner
             .async_io_mut(Interest::WRITABLE, |file| {
@@ -165,11 +165,11 @@ impl EventFd {
         }
     }
 
-    /// Has the next signal after now wake `cx`, without reading the counter: under edge-triggered
-    /// epoll each signal is a new edge. Wakes nobody itself. `false`: the runtime is shutting down,
-    /// and there will be no more signals.
+    /// Makes the next signal wake `cx`, without reading the counter: under edge-triggered epoll each
+    /// signal is a new edge. Wakes nobody itself. Returns `false` if the runtime is shutting down, so that
+    /// no more signals come.
     pub(crate) fn arm(&self, cx: &mut Context<'_>) -> bool {
-        // Unconstrained: a task's used-up budget must not look like "armed".
+        // Unconstrained: an exhausted budget must not look like "armed".
         let mut armed = pin!(unconstrained(std::future::poll_fn(|cx| {
             loop {
                 match self.inner.poll_read_ready(cx) {
@@ -188,7 +188,7 @@ impl Stream for EventFd {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        // An error does not pass: a runtime that has shut down does not come back.
+        // Errors are permanent: a runtime that has shut down does not come back.
         if this.ended {
             return Poll::Ready(None);
         }
@@ -200,8 +200,8 @@ impl Stream for EventFd {
 
 impl Drop for EventFd {
     fn drop(&mut self) {
-        // A forked child shares the runtime's epoll instance with its parent: what it deregisters
-        // there, its parent no longer hears of.
+        // A forked child shares the epoll instance of the runtime with its parent. If the child
+        // deregistered the eventfd there, the parent would miss its signals.
         if self.owner == Process::current() {
             #[allow(unsafe_code)]
             // SAFETY: dropped here only, and not used afterwards.

@@ -1,4 +1,4 @@
-//! The `RWF_*` flags of a single operation, and what a poll waits for.
+//! The `RWF_*` flags of reads and writes, and the events of polls.
 
 use bitflags::bitflags;
 
@@ -8,15 +8,15 @@ bitflags! {
     /// Flags of one read: `RWF_*` of
     /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
     ///
-    /// Bits that are not named here ([`ReadFlags::from_bits_retain`]) reach the kernel too; one
-    /// that it does not know is `EOPNOTSUPP`.
+    /// Bits without a name here ([`ReadFlags::from_bits_retain`]) reach the kernel too. Bits that the
+    /// kernel does not know fail with `EOPNOTSUPP`.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ReadFlags: isize {
         /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
         const HIPRI = abi::RWF_HIPRI as isize;
 
-        /// Fail with `EAGAIN` instead of waiting inside the submission, for a lock or a request of
-        /// the block device's. Where the file system can't promise that: `EOPNOTSUPP`.
+        /// Fail with `EAGAIN` where the submission would block, for a lock or a request of the block
+        /// device; with `EOPNOTSUPP` if the file system can't promise not to block.
         const NOWAIT = abi::RWF_NOWAIT as isize;
 
         /// Drop the pages of this transfer from the page cache afterwards, except those that were cached
@@ -30,8 +30,8 @@ bitflags! {
     /// Flags of one write: `RWF_*` of
     /// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html).
     ///
-    /// Bits that are not named here ([`WriteFlags::from_bits_retain`]) reach the kernel too; one
-    /// that it does not know is `EOPNOTSUPP`.
+    /// Bits without a name here ([`WriteFlags::from_bits_retain`]) reach the kernel too. Bits that the
+    /// kernel does not know fail with `EOPNOTSUPP`.
     ///
     /// # Examples
     ///
@@ -44,8 +44,8 @@ bitflags! {
     /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct WriteFlags: isize {
-        /// Write at the end of the file as it is then, as `O_APPEND` does; the offset is ignored.
-        /// With direct I/O the end must be aligned as an offset must be.
+        /// Write at the current end of the file, as `O_APPEND` does. The offset is ignored. With direct
+        /// I/O the end must be aligned like an offset.
         ///
         /// On XFS the end of the file moves when a write completes: of several appends in flight, all but
         /// one are lost. So [`File::write_at`](crate::File::write_at) keeps one append per file and
@@ -55,11 +55,10 @@ bitflags! {
         /// short write); other appends may come between them.
         const APPEND = abi::RWF_APPEND as isize;
 
-        /// All of the write or, after a crash or a loss of power, nothing of it. Since Linux 6.11, with
-        /// direct I/O, on devices and file systems that can do it, for a length that is a power of two
-        /// within limits of the file, at an offset that is a multiple of the length: `EINVAL` for
-        /// others, `EOPNOTSUPP` where the file can't. See
-        /// [`File::atomic_writes`](crate::File::atomic_writes).
+        /// A crash or a loss of power leaves all of the write or nothing. Since Linux 6.11, with direct
+        /// I/O, on devices and file systems that support it. The length must be a power of two within the
+        /// limits of the file, and the offset a multiple of the length: otherwise `EINVAL`. `EOPNOTSUPP` if
+        /// the file does not support it. See [`File::atomic_writes`](crate::File::atomic_writes).
         const ATOMIC = abi::RWF_ATOMIC as isize;
 
         /// Drop the pages of this transfer from the page cache afterwards, except those that were cached
@@ -73,16 +72,15 @@ bitflags! {
         /// High priority. Accepted for compatibility; the kernel polls for no AIO request.
         const HIPRI = abi::RWF_HIPRI as isize;
 
-        /// Write at the offset, also where the file was opened with `O_APPEND`. Since Linux 6.9; with
-        /// `APPEND`: `EINVAL`. On overlayfs it is appended all the same (Linux 6.18), in silence.
+        /// Write at the offset although the file was opened with `O_APPEND`. Since Linux 6.9. `EINVAL`
+        /// with `APPEND`. overlayfs silently appends all the same (Linux 6.18).
         const NOAPPEND = abi::RWF_NOAPPEND as isize;
 
-        /// Fail with `EAGAIN` instead of waiting inside the submission: for block allocation (so
-        /// for every write that extends the file or fills a hole), for pages of the file in the
-        /// page cache, for a change of the file's time stamp (on XFS the first write within each
-        /// tick of the kernel's clock), for a lock, for a request of the block device's. Trying
-        /// again with the flag may never succeed: submit it again without. Where the file system
-        /// can't promise not to wait: `EOPNOTSUPP`.
+        /// Fail with `EAGAIN` where the submission would block: for block allocation (every write that
+        /// extends the file or fills a hole), for pages of the file in the page cache, for a change of
+        /// the file's time stamp (on XFS the first write in each tick of the kernel's clock), for a lock,
+        /// for a request of the block device. Submit it again without the flag: with the flag, it may
+        /// never succeed. `EOPNOTSUPP` if the file system can't promise not to block.
         const NOWAIT = abi::RWF_NOWAIT as isize;
 
         /// Complete when data and metadata are durable, as `O_SYNC` does: a `fsync` of this write.
@@ -91,26 +89,26 @@ bitflags! {
 }
 
 bitflags! {
-    /// What a [poll](crate::RawCommand::Poll) waits for, and finds: `POLL*` of
+    /// The events that a [poll](crate::RawCommand::Poll) waits for and returns: `POLL*` of
     /// [`poll(2)`](https://man7.org/linux/man-pages/man2/poll.2.html).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct PollEvents: u16 {
         /// There is something to read.
         const IN = libc::POLLIN as u16;
 
-        /// There is something exceptional: out-of-band data of a socket.
+        /// There is an exceptional condition, such as out-of-band data of a socket.
         const PRI = libc::POLLPRI as u16;
 
         /// There is room to write.
         const OUT = libc::POLLOUT as u16;
 
-        /// An error; of a pipe, that nobody reads. Found also if it is not asked for.
+        /// There is an error, or nobody reads the pipe. Returned even if not asked for.
         const ERR = libc::POLLERR as u16;
 
-        /// The other side has hung up. Found also if it is not asked for.
+        /// The other side has hung up. Returned even if not asked for.
         const HUP = libc::POLLHUP as u16;
 
-        /// The other side of a socket writes no more.
+        /// The other side of the socket has stopped writing.
         const RDHUP = libc::POLLRDHUP as u16;
     }
 }

@@ -1,33 +1,33 @@
-//! Linux kernel AIO for tokio: `O_DIRECT` reads and writes that the kernel schedules itself, awaited
+//! Linux kernel AIO for tokio: `O_DIRECT` reads and writes that the kernel runs asynchronously, awaited
 //! from ordinary tasks.
 //!
-//! No thread pool stands behind an operation: it goes to the block layer with
-//! [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html), and its future wakes
-//! when the kernel is done. That works under the multi-threaded runtime, the current-thread runtime
-//! and a `LocalSet`, and also where io_uring is forbidden, as by the default profiles of Docker and
+//! An operation needs no thread of its own: it is submitted to the block layer with
+//! [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html), and its future wakes when
+//! the kernel is done. This works under the multi-threaded runtime, the current-thread runtime and a
+//! `LocalSet`. It also works where io_uring is forbidden, as by the default profiles of Docker and
 //! Podman.
 //!
-//! # When to use it, and when not
+//! # When to use it
 //!
-//! It is for programs that keep many reads and writes in flight on local disks and do their own
-//! caching: storage engines, logs, queues, object stores. It is not for
+//! Use it for programs that keep many reads and writes in flight on local disks and do their own
+//! caching: storage engines, logs, queues, object stores. Don't use it for
 //!
-//! - files that should go through the page cache, which `O_DIRECT` passes by: without it the kernel
-//!   does all of an AIO request inside the submission. Use `tokio::fs`.
-//! - small files, and offsets or lengths that mostly are no multiples of the file's block: direct I/O
-//!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] take any, and copy.
+//! - files that should go through the page cache. `O_DIRECT` bypasses it, and without `O_DIRECT` the
+//!   kernel does the whole of an AIO request inside the submission. Use `tokio::fs`.
+//! - small files, and offsets or lengths that are mostly not multiples of the file's block: direct I/O
+//!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] accept any, and copy.
 //! - network file systems, pipes, sockets.
-//! - operations that AIO does not have (open, stat, allocate, truncate, rename; here they run on
-//!   tokio's blocking pool, or not at all), and programs that have io_uring and want its features.
-//! - other systems than Linux, where the crate is empty.
+//! - operations that AIO does not have (open, stat, allocate, truncate, rename: here they run on tokio's
+//!   blocking pool, or not at all), and programs that have io_uring and want its features.
+//! - systems other than Linux, where the crate is empty.
 //!
 //! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
-//! write. Unless told, such requests are submitted from tokio's blocking pool instead: see
-//! [`SubmitPolicy`]. The README has a table of what file systems do.
+//! write. By default such requests are submitted from tokio's blocking pool instead: see
+//! [`SubmitPolicy`]. The repository's `docs/file-systems.md` has a table of what file systems do.
 //!
 //! # First steps
 //!
-//! A context takes requests through its handle; a [`File`] is opened for direct I/O; a
+//! A context runs requests. A handle submits requests to it. A [`File`] is open for direct I/O. A
 //! [`LockedBuf`] is memory that is aligned for it.
 //!
 //! ```
@@ -35,7 +35,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // Up to 128 requests in flight; further ones wait.
+//!     // Up to 128 requests in flight. Further requests wait for a slot.
 //!     let (context, handle) = aio_context(128, true)?;
 //!
 //!     let mut options = std::fs::OpenOptions::new();
@@ -58,98 +58,97 @@
 //! }
 //! ```
 //!
-//! A handle is cheap to clone, and any number of operations may run on a file at once: give each
-//! task a handle, an `Arc` of the file and a buffer of its own. The repository's
-//! `examples/quickstart.rs` does so, `examples/wal.rs` is a log with group commit.
+//! A handle is cheap to clone, and any number of operations may run on a file at once. Give each task a
+//! clone of the handle, an `Arc` of the file and its own buffer, as the repository's
+//! `examples/quickstart.rs` does. `examples/wal.rs` is a log with group commit.
 //!
-//! [`aio_context`] is for any runtime. [`local_aio_context`] saves the lock where everything stays
-//! on one thread. [`AioContextBuilder`] offers more choices: where requests are submitted
-//! ([`SubmitPolicy`]), what runs them ([`Backend`]), how many share a system call.
+//! [`aio_context`] works in any runtime. [`local_aio_context`] saves the lock where everything stays on
+//! one thread. [`AioContextBuilder`] has more settings: where requests are submitted ([`SubmitPolicy`]),
+//! which [`Backend`] runs them, how many share a system call.
 //!
 //! # How it works
 //!
 //! The life of a read:
 //!
-//! 1. Its future is polled. The buffer's memory *moves* into the request; a slot of the context is
-//!    taken, or waited for.
-//! 2. A request that comes alone goes to the kernel there and then. Requests that come together, in
-//!    the same turn of the runtime, are queued, and the context's background task submits them with
-//!    one system call, up to 16 ([`AioContextBuilder::max_batch`]) at a time.
-//!    It carries `RWF_NOWAIT`, where that is worth a try: what the kernel refuses, because it would
-//!    have to wait inside the submission, is submitted once more without, from tokio's blocking pool
-//!    ([`SubmitPolicy`]).
-//! 3. What completes inside the submission, as on tmpfs, is found right after it. Otherwise the
-//!    kernel writes an event to a ring that it shares with the process, and signals an eventfd
-//!    among those that tokio's I/O driver waits for. The events are taken out of the ring without a
-//!    system call, the slots are free again, and the futures are woken. (Where requests have long
-//!    been done when their submission returned, the kernel is not asked to signal.)
+//! 1. Its future is polled. The request takes a slot of the context, or waits for one, and the buffer's
+//!    memory *moves* into the request.
+//! 2. A request that comes alone is submitted at once. Requests that are made in the same turn of the
+//!    runtime are queued, and submitted with one system call, up to 16 at a time
+//!    ([`AioContextBuilder::max_batch`]). Requests carry `RWF_NOWAIT` where an attempt is worthwhile: the
+//!    kernel refuses a request whose submission would block, and the request is submitted again from
+//!    tokio's blocking pool, without the flag ([`SubmitPolicy`]).
+//! 3. A request that completes inside its submission, as on tmpfs, is reaped right after it. For other
+//!    requests the kernel writes a completion to a ring that it shares with the process, and signals an
+//!    eventfd that tokio's I/O driver waits for. Completions are reaped without a system call: their
+//!    slots are free again, and the futures wake. (Where requests keep completing inside their
+//!    submission, the kernel is not asked to signal.)
 //! 4. The future is polled again, and the memory moves back to the buffer.
 //!
-//! A write is the same, but that it shares the memory, which nobody can change meanwhile. In steady
-//! state, nothing is allocated on the way, unless a thread of the blocking pool has to be called.
+//! A write works in the same way, except that it shares the buffer's memory, which nobody can change
+//! meanwhile. In steady state, reads and writes allocate nothing, except when they call a thread of the
+//! blocking pool.
 //!
-//! A context ends on a thread of its own, because
-//! [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps:
-//! [`close`](GenericAioContext::close) waits for that, dropping the context does not.
+//! [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps, so a context is
+//! torn down on a short-lived thread, or on the current thread if none can be started.
+//! [`close`](GenericAioContext::close) waits for that; dropping the context does not.
 //!
 //! # Buffers
 //!
-//! Memory that the kernel is to write to can't just be borrowed: a future may be forgotten, and the
-//! borrow with it. There are three ways to give it:
+//! The kernel may use a buffer after its future was forgotten, so a plain borrow would be unsound. There
+//! are three ways to pass memory:
 //!
-//! - An [`AlignedBuf`], borrowed. Its memory moves into the request and back. ([`LockedBuf`] is its
-//!   other name; [`BufferPool`] has such by the number.)
-//! - Any buffer ([`IoBuf`], [`IoBufMut`]), handed over; it comes back with the result:
+//! - Borrow an [`AlignedBuf`]. Its memory moves into the request and back. [`LockedBuf`] is another name
+//!   for it. A [`BufferPool`] holds a fixed number of them.
+//! - Hand over any buffer ([`IoBuf`], [`IoBufMut`]). It comes back with the result:
 //!   [`File::read_owned_at`].
-//! - A plain slice, by way of a copy: [`File::read_bytes_at`].
+//! - Copy from or to a plain slice: [`File::read_bytes_at`].
 //!
-//! # Priority, deadline
+//! # Priority and deadline
 //!
-//! Both are the handle's: [`with_priority`](GenericAioContextHandle::with_priority),
+//! [`with_priority`](GenericAioContextHandle::with_priority),
 //! [`with_deadline`](GenericAioContextHandle::with_deadline) and
-//! [`with_timeout`](GenericAioContextHandle::with_timeout) give handles on the same context, whose
-//! operations have them.
+//! [`with_timeout`](GenericAioContextHandle::with_timeout) return handles on the same context, whose
+//! operations have that priority or deadline.
 //!
 //! # Cancellation
 //!
-//! Any future may be dropped, forgotten or aborted at any time: memory stays sound. What the kernel
-//! has can't be recalled, so *cancelled* means *abandoned*: the read or write goes on, on memory
-//! that the request keeps, and holds its slot until the kernel is done. The buffer of a dropped
-//! read gets other memory then; [`AlignedBuf`](AlignedBuf#while-an-operation-runs) has the details. A
-//! dropped write may still land, even after one that was submitted later: before you
-//! write the same place again, wait for [`File::drain`].
+//! Any future may be dropped, forgotten or aborted at any time: memory stays sound. The kernel can't
+//! give a read or write back, so *cancelled* means *abandoned*: the request goes on, on memory that it
+//! owns, and holds its slot until the kernel is done. The buffer of a dropped read gets other memory
+//! ([details](AlignedBuf#while-an-operation-runs)). A forgotten operation keeps its memory until the
+//! context has ended and its last handle is dropped. A dropped write may still land, even after a write
+//! that was submitted later: before you write the same place again, wait for [`File::drain`].
 //!
-//! # What it does, seen
+//! # Metrics
 //!
-//! [`GenericAioContextHandle::metrics`] gives a snapshot of what a context has done and is doing:
-//! requests, batches, what found their events, refusals, what went from the blocking pool, slow
-//! submissions; latencies if asked for.
+//! [`GenericAioContextHandle::metrics`] returns a snapshot: requests, system calls, completions,
+//! refusals, offloads, slow submissions, and latencies if they are measured.
 //!
 //! # Features
 //!
-//! None is on by default.
+//! All are off by default.
 //!
-//! - `bytes`: [`bytes::Bytes`](https://docs.rs/bytes) out of an [`AlignedBuf`] without a copy; `Bytes`
-//!   and `BytesMut` as buffers.
-//! - `metrics`: the same counters through the facade of the crate
-//!   [`metrics`](https://docs.rs/metrics), by `Metrics::publish`, or by
-//!   `GenericAioContextHandle::report_metrics` again and again.
-//! - `tracing`: a span of [`tracing`](https://docs.rs/tracing) for each operation, and events where
-//!   something is slower than it could be; target `tokio_kaio`.
+//! - `bytes`: makes [`bytes::Bytes`](https://docs.rs/bytes) from an [`AlignedBuf`] without a copy, and
+//!   accepts `Bytes` and `BytesMut` as buffers.
+//! - `metrics`: publishes the metrics through the facade of the crate
+//!   [`metrics`](https://docs.rs/metrics): once by `Metrics::publish`, or at an interval by
+//!   `GenericAioContextHandle::report_metrics`.
+//! - `tracing`: adds a [`tracing`](https://docs.rs/tracing) span for each operation, and events for slow
+//!   submissions and their reasons. The target is `tokio_kaio`.
 //!
 //! # Errors
 //!
-//! An operation fails with [`AioCommandError`], which fails nothing else: its context, its file and
-//! the requests beside it go on. [`AioContextError`] and [`LockedBufError`] say which limit is in
-//! the way, and how to raise it. All become [`std::io::Error`]s by `?`. A `len` larger than the buffer is
-//! a panic, before anything is submitted.
+//! An operation fails with [`AioCommandError`]. Its context, its file and other operations go on.
+//! [`AioContextError`] and [`LockedBufError`] say which limit was reached, and how to raise it. All errors
+//! convert to [`std::io::Error`] with `?`. A `len` larger than the buffer panics before anything is
+//! submitted.
 //!
 //! # Forked children
 //!
-//! A child that [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) makes has neither
-//! the completion rings nor the memory of its parent's buffers. Operations that it starts on an
-//! inherited context fail with `EINVAL`; touching an inherited buffer is a segmentation fault. A
-//! child that goes on to `exec`, as [`std::process::Command`]'s does, is not concerned.
+//! A child made by [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) inherits neither the
+//! completion rings nor the buffer memory of its parent. Its operations on an inherited context fail
+//! with `EINVAL`, before any lock is taken. Touching an inherited buffer is a segmentation fault. A
+//! child that goes on to `exec`, as [`std::process::Command`]'s does, is not affected.
 #![cfg(target_os = "linux")]
 
 mod alignment;
@@ -157,7 +156,9 @@ mod backend;
 mod buf;
 mod command;
 mod compat;
+mod config;
 mod context;
+mod deferred;
 mod driver;
 mod error;
 mod eventfd;
@@ -166,8 +167,14 @@ mod fs;
 mod metrics;
 mod offload;
 mod op;
+#[cfg_attr(
+    kaio_plain_policy,
+    allow(dead_code, unused_imports, reason = "`Plain` uses little of it")
+)]
 mod policy;
 mod priority;
+mod runtime;
+mod slab;
 mod spawn_blocking;
 mod sync;
 mod sys;

@@ -1,13 +1,13 @@
-//! [`IoPriority`]: which requests a block device's scheduler puts first.
+//! [`IoPriority`]: the priority of requests in the scheduler of a block device.
 
 use crate::sys::abi;
 
-/// I/O priority of operations: class and level, as
-/// [`ioprio_set(2)`](https://man7.org/linux/man-pages/man2/ioprio_set.2.html) has them.
-///
-/// It is for the scheduler of the block device (`/sys/block/*/queue/scheduler`): `bfq` and `mq-deadline`
-/// heed it, `none` and `kyber` do not. Given to operations with
+/// I/O priority of operations: class and level, as in
+/// [`ioprio_set(2)`](https://man7.org/linux/man-pages/man2/ioprio_set.2.html). Set it with
 /// [`with_priority`](crate::GenericAioContextHandle::with_priority).
+///
+/// The scheduler of the block device (`/sys/block/*/queue/scheduler`) uses it or not: `bfq` and
+/// `mq-deadline` do, `none` and `kyber` do not.
 ///
 /// # Examples
 ///
@@ -29,16 +29,16 @@ pub struct IoPriority {
 #[non_exhaustive]
 #[repr(u16)]
 pub enum IoClass {
-    /// Before all others, whatever becomes of them. Wants `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
+    /// Before all others, even if these starve. Needs `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
     RealTime = abi::IOPRIO_CLASS_RT,
-    /// As threads are by default.
+    /// The class of threads by default.
     BestEffort = abi::IOPRIO_CLASS_BE,
-    /// When the disk has nothing else to do.
+    /// Only when the disk has nothing else to do.
     Idle = abi::IOPRIO_CLASS_IDLE,
 }
 
 impl IoPriority {
-    /// `level`: 0, the highest, to 7.
+    /// A priority of any class, with a level from 0, the highest, to 7.
     ///
     /// # Panics
     ///
@@ -48,7 +48,7 @@ impl IoPriority {
         IoPriority { class, level }
     }
 
-    /// Of class [`RealTime`](IoClass::RealTime).
+    /// A priority of class [`RealTime`](IoClass::RealTime).
     ///
     /// # Panics
     ///
@@ -57,7 +57,7 @@ impl IoPriority {
         IoPriority::new(IoClass::RealTime, level)
     }
 
-    /// Of class [`BestEffort`](IoClass::BestEffort).
+    /// A priority of class [`BestEffort`](IoClass::BestEffort).
     ///
     /// # Panics
     ///
@@ -66,22 +66,22 @@ impl IoPriority {
         IoPriority::new(IoClass::BestEffort, level)
     }
 
-    /// Of class [`Idle`](IoClass::Idle), which has one level.
+    /// The priority of class [`Idle`](IoClass::Idle), which has one level.
     pub const fn idle() -> IoPriority {
         IoPriority::new(IoClass::Idle, 0)
     }
 
-    /// Its class.
+    /// The class.
     pub const fn class(self) -> IoClass {
         self.class
     }
 
-    /// Its level, 0, the highest, to 7.
+    /// The level, from 0, the highest, to 7.
     pub const fn level(self) -> u8 {
         self.level
     }
 
-    /// As `reqprio` of a request. Not 0.
+    /// The `IOPRIO_*` value of a request. Never 0.
     pub(crate) const fn to_kernel(self) -> u16 {
         (self.class as u16) << abi::IOPRIO_CLASS_SHIFT | self.level as u16
     }

@@ -1,4 +1,4 @@
-//! An operation in steady state allocates nothing, alone or among others.
+//! An operation in steady state allocates nothing, alone or in a batch.
 #![allow(unsafe_code)]
 
 mod common;
@@ -59,15 +59,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const LEN: u64 = BLOCK as u64;
 /// Issued together.
 const TOGETHER: usize = 32;
-/// Before the state is steady: tokio too grows something, when a task has used up its budget.
+/// Warm-up: tokio, too, allocates something when a task first uses up its budget.
 const WARM_UP: usize = 1000;
 const MEASURED: usize = 500;
 
-/// Allocations of `rounds` of `operations` on this thread, after as many as it takes to get
-/// going.
+/// Allocations of `rounds` rounds of `operations` on this thread, after a warm-up.
 async fn allocations(mut operations: impl AsyncFnMut()) -> usize {
     for _ in 0..WARM_UP {
         operations().await;
@@ -123,14 +121,14 @@ macro_rules! check {
             let read = file.read_at(&$handle, 0, &mut target, LEN, ReadFlags::empty());
             assert_eq!(read.await.unwrap(), LEN);
         });
-        assert_eq!(within(alone).await, 0, "a read");
+        assert_eq!(with_hang_guard(alone).await, 0, "a read");
 
-        let source = patterned(0, BLOCK);
+        let source = patterned_buffer(0, BLOCK);
         let alone = allocations(async || {
             let write = file.write_at(&$handle, 0, &source, LEN, WriteFlags::empty());
             assert_eq!(write.await.unwrap(), LEN);
         });
-        assert_eq!(within(alone).await, 0, "a write");
+        assert_eq!(with_hang_guard(alone).await, 0, "a write");
 
         let mut targets: [LockedBuf; TOGETHER] = std::array::from_fn(|_| buffer(BLOCK));
         let together = allocations(async || {
@@ -142,12 +140,13 @@ macro_rules! check {
             }))
             .await;
         });
-        assert_eq!(within(together).await, 0, "reads together");
+        assert_eq!(with_hang_guard(together).await, 0, "reads together");
         for (i, target) in targets.iter().enumerate() {
             assert!(is_pattern(i as u64, target.as_ref()));
         }
 
-        let sources: [LockedBuf; TOGETHER] = std::array::from_fn(|i| patterned(i as u64, BLOCK));
+        let sources: [LockedBuf; TOGETHER] =
+            std::array::from_fn(|i| patterned_buffer(i as u64, BLOCK));
         let together = allocations(async || {
             let mut offset = 0;
             all(sources.each_ref().map(|source| {
@@ -157,25 +156,25 @@ macro_rules! check {
             }))
             .await;
         });
-        assert_eq!(within(together).await, 0, "writes together");
+        assert_eq!(with_hang_guard(together).await, 0, "writes together");
     }};
 }
 
 fn on_a_shared_context(dir: &TempDir, slots: usize) {
-    one_thread().block_on(async {
+    current_thread().block_on(async {
         let (context, handle) = inline_context(slots); // a job of the pool is an allocation
         check!(dir, handle);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     });
 }
 
 fn on_a_local_context(dir: &TempDir, slots: usize) {
-    one_thread().block_on(LocalSet::new().run_until(async {
+    current_thread().block_on(LocalSet::new().run_until(async {
         let builder = AioContextBuilder::new(slots).submit_policy(SubmitPolicy::Inline);
         let (context, handle, background) = builder.build_local().unwrap();
         spawn_local(background);
         check!(dir, handle);
-        within(context.close()).await;
+        with_hang_guard(context.close()).await;
     }));
 }
 
@@ -186,14 +185,14 @@ fn the_allocator_of_this_test_counts() {
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
-/// Allocations of one of many operations that all make as many.
+/// Allocations per operation, of many operations that allocate equally.
 async fn each(operations: impl AsyncFnMut()) -> usize {
-    let all = within(allocations(operations)).await;
+    let all = with_hang_guard(allocations(operations)).await;
     assert_eq!(all % MEASURED, 0, "{all} for {MEASURED}");
     all / MEASURED
 }
 
-/// A buffer that goes out and comes back again and again.
+/// A buffer that is handed over and comes back repeatedly.
 async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer: B) -> [usize; 4] {
     let flags = (ReadFlags::empty(), WriteFlags::empty());
     let mut place = Some(buffer);
@@ -232,12 +231,12 @@ async fn handed_over<B: IoBufMut>(handle: &AioContextHandle, file: &File, buffer
 }
 
 #[test]
-fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
-    if !on_kernel_aio() {
+fn owned_buffers_cost_at_most_two_allocations() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let aligned = || AlignedBuf::new(BLOCK).unwrap();
@@ -253,18 +252,18 @@ fn buffers_that_are_handed_over_cost_no_allocation_or_two() {
             let start = vector.as_ptr().align_offset(BLOCK);
             let slice = vector.into_slice(start..start + BLOCK);
             assert_eq!(handed_over(&handle, &file, slice).await, [2; 4]);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
 fn exact_transfers_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let mut target = buffer(BLOCK);
@@ -273,25 +272,25 @@ fn exact_transfers_allocate_nothing() {
                 read.await.unwrap();
             });
             assert_eq!(reads.await, 0);
-            let source = patterned(0, BLOCK);
+            let source = patterned_buffer(0, BLOCK);
             let writes = each(async || {
                 let write = file.write_all_at(&handle, 0, &source, LEN, WriteFlags::empty());
                 write.await.unwrap();
             });
             assert_eq!(writes.await, 0);
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
-/// A list of them, its pieces, and what owns these.
+/// The list of buffers, its pieces, and their owner.
 #[test]
-fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
-    if !on_kernel_aio() {
+fn a_vectored_transfer_allocates_only_its_lists() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             for count in [2, 4, 8] {
@@ -319,18 +318,18 @@ fn a_vectored_transfer_allocates_its_lists_however_long_they_are() {
                 });
                 assert_eq!(reads.await, 3, "{count}");
             }
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
 #[test]
-fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
-    if !on_kernel_aio() {
+fn priorities_and_unreached_deadlines_cost_at_most_a_timer() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
-        one_thread().block_on(async {
+    for dir in test_dirs() {
+        current_thread().block_on(async {
             let (context, handle) = inline_context(4);
             let file = file(&dir).await;
             let mut target = buffer(BLOCK);
@@ -341,21 +340,21 @@ fn priorities_and_limits_that_are_not_met_cost_a_timer_at_most() {
             });
             assert_eq!(reads.await, 0);
             let limited = idle.with_timeout(Duration::from_secs(3600));
-            let reads = within(allocations(async || {
+            let reads = with_hang_guard(allocations(async || {
                 let read = file.read_at(&limited, 0, &mut target, LEN, ReadFlags::empty());
                 assert_eq!(read.await.unwrap(), LEN);
             }));
             let reads = reads.await;
             assert!(reads <= MEASURED, "{reads} for {MEASURED}");
-            within(context.close()).await;
+            with_hang_guard(context.close()).await;
         });
     }
 }
 
-/// What a task has of it while it has one.
+/// A task's handle on the buffer while it has one.
 #[test]
-fn a_buffer_of_a_pool_is_one_allocation() {
-    one_thread().block_on(async {
+fn a_pooled_buffer_is_one_allocation() {
+    current_thread().block_on(async {
         let pool = BufferPool::new(2, BLOCK).unwrap();
         assert_eq!(each(async || drop(pool.get().await)).await, 1);
     });
@@ -363,37 +362,37 @@ fn a_buffer_of_a_pool_is_one_allocation() {
 
 #[test]
 fn operations_on_disk_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    on_a_shared_context(&on_disk(), TOGETHER);
+    on_a_shared_context(&disk_dir(), TOGETHER);
 }
 
 #[test]
 fn operations_on_tmpfs_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    let Some(dir) = on_tmpfs() else { return };
+    let Some(dir) = tmpfs_dir() else { return };
     on_a_shared_context(&dir, TOGETHER);
 }
 
 #[test]
 fn operations_that_wait_for_a_slot_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         on_a_shared_context(&dir, TOGETHER / 8);
     }
 }
 
 #[test]
 fn operations_on_a_local_context_allocate_nothing() {
-    if !on_kernel_aio() {
+    if !is_kernel_aio_build() {
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         on_a_local_context(&dir, TOGETHER);
     }
 }

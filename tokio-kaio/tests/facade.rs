@@ -11,7 +11,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Builder;
 use tokio_kaio::AioContextBuilder;
 
-/// What the recorder has, by name and labels.
+/// The recorded values, by name and labels.
 fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, DebugValue> {
     let snapshot = snapshotter.snapshot().into_vec();
     let series = snapshot.into_iter().map(|(key, _, _, value)| {
@@ -46,14 +46,14 @@ fn with_recorder(test: impl AsyncFnOnce(&Snapshotter)) {
     let snapshotter = recorder.snapshotter();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     metrics::with_local_recorder(&recorder, || {
-        runtime.block_on(within(test(&snapshotter)));
+        runtime.block_on(with_hang_guard(test(&snapshotter)));
     });
 }
 
 #[test]
-fn every_counter_is_published_as_it_is() {
+fn every_counter_is_published_with_its_value() {
     with_recorder(async |snapshotter| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
         let builder = AioContextBuilder::new(4).measure_latency(true);
         let (context, handle) = builder.build().unwrap();
@@ -126,9 +126,9 @@ fn every_counter_is_published_as_it_is() {
 }
 
 #[test]
-fn a_report_goes_on_until_the_context_has_ended_and_tells_the_end() {
+fn a_report_runs_until_the_context_has_ended_and_includes_the_end() {
     with_recorder(async |snapshotter| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
         let report = handle
@@ -140,10 +140,10 @@ fn a_report_goes_on_until_the_context_has_ended_and_tells_the_end() {
             let name = "tokio_kaio_submitted_total{context=log}";
             series.contains_key(name).then(|| counter(&series, name))
         };
-        until(|| submitted() == Some(0), submitted).await;
+        wait_until(|| submitted() == Some(0), submitted).await;
         let mut bytes = buffer(BLOCK);
         read_block(&handle, &file, 0, &mut bytes).await.unwrap();
-        until(|| submitted() == Some(1), submitted).await;
+        wait_until(|| submitted() == Some(1), submitted).await;
         // The last report comes after the end, so that nothing is missed.
         read_block(&handle, &file, 0, &mut bytes).await.unwrap();
         context.close().await;
@@ -153,7 +153,7 @@ fn a_report_goes_on_until_the_context_has_ended_and_tells_the_end() {
 }
 
 #[test]
-fn a_report_of_a_context_that_has_ended_is_made_at_once() {
+fn a_report_on_an_ended_context_is_made_at_once() {
     with_recorder(async |snapshotter| {
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
         context.close().await;

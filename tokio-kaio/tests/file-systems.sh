@@ -24,9 +24,11 @@ exec </dev/null
 
 all=(disk ext4 xfs btrfs nodatacow overlay tmpfs)
 image_mib=512
-# What is about requests on files. The others are about processes and limits, or count what only
-# depends on whether requests are done at once: the disk of the build and tmpfs are enough for them.
-tests=(alignment buffered cancellation conversions errors faults files flags generic_context hostile
+# The modules of the two test programs whose tests depend on the file system. The others test
+# processes and limits, or count what depends only on whether requests complete inline: the disk of
+# the build and tmpfs are enough for them.
+programs_wanted=(interposed it)
+modules=(alignment buffered cancellation conversions errors faults files flags generic_context hostile
     leaks lifecycle model policies reference_api shards space surface unaligned)
 
 usage() {
@@ -193,7 +195,8 @@ test_in() {
     local name=$1 dir=$2 program failed=0 log=$scratch/log
     say "=== tests on $name"
     for program in "${programs[@]}"; do
-        if (cd tokio-kaio && KAIO_TEST_DIRS=$dir run "$program" --show-output) >"$log" 2>&1; then
+        if (cd tokio-kaio && KAIO_TEST_DIRS=$dir run "$program" --show-output "${modules[@]/%/::}") \
+            >"$log" 2>&1; then
             say "$(basename "${program%-*}"): $(grep -o '[0-9]* passed' "$log")"
             grep '^skipped' "$log" | sort -u >&2 || true
         else
@@ -246,8 +249,8 @@ if ((measure)); then
     program=$(built tokio-kaio-cli build --release --example file_systems)
 fi
 if ((test)); then
-    mapfile -t programs < <(built tokio-kaio test --no-run "${tests[@]/#/--test=}" | sort)
-    ((${#programs[@]} == ${#tests[@]})) || unable "the tests can't be built"
+    mapfile -t programs < <(built tokio-kaio test --no-run "${programs_wanted[@]/#/--test=}" | sort)
+    ((${#programs[@]} == ${#programs_wanted[@]})) || unable "the tests can't be built"
 fi
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-use common::{BLOCK, buffer, everywhere, one_thread, open_rw, write_patterned};
+use common::*;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioCommandError, File, GenericAioContextHandle, LockedBuf, ReadFlags, aio_context,
@@ -41,7 +41,7 @@ macro_rules! counted {
                 let name = concat!(stringify!($name), "\0");
                 let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
                 // SAFETY: this binary's function has the real one's type.
-                unsafe { common::real_function(name) }
+                unsafe { real_function(name) }
             });
             // SAFETY: the caller's arguments, passed on.
             unsafe { real($($arg),*) }
@@ -64,14 +64,14 @@ counted!(sched_yield() -> c_int);
 
 const BLOCKS: u64 = 256;
 
-/// System calls an operation of the row that `run` makes.
+/// System calls per operation of `run`.
 async fn calls_per_op(ops: u64, run: impl AsyncFnOnce()) -> f64 {
     let before = CALLS.get();
     run().await;
     (CALLS.get() - before) as f64 / ops as f64
 }
 
-/// Stands for a handle of any flavour.
+/// A handle of any kind of context.
 trait Reads {
     fn read<'a>(
         &'a self,
@@ -109,7 +109,7 @@ async fn one_after_another(handle: &impl Reads, file: &File, ops: u64) {
     }
 }
 
-/// All the reads of a wave are made by one task, which waits for all of them.
+/// One task makes all reads of a wave and waits for all of them.
 async fn in_waves(handle: &impl Reads, file: &File, waves: u64, targets: &mut [LockedBuf]) {
     for wave in 0..waves {
         let mut reads: Vec<_> = targets
@@ -165,25 +165,25 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
-    if !common::on_kernel_aio() {
+fn a_read_takes_two_system_calls_alone_and_fewer_in_a_batch() {
+    if !is_kernel_aio_build() {
         return;
     }
     if cfg!(kaio_force_getevents) {
         println!("skipped: without the ring in user space, each reap is a system call");
         return;
     }
-    for dir in everywhere() {
+    for dir in test_dirs() {
         write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
         // As the future of `block_on`.
-        one_thread().block_on(async {
+        current_thread().block_on(async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle) = aio_context(64, true).unwrap();
             check(&handle, &file, "block_on").await;
             context.close().await;
         });
         // As a task.
-        one_thread().block_on(async {
+        current_thread().block_on(async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle) = aio_context(64, true).unwrap();
             let task = async move { check(&handle, &file, "task").await };
@@ -191,7 +191,7 @@ fn a_read_on_the_current_thread_takes_two_system_calls_and_less_in_company() {
             context.close().await;
         });
         // As a local task, with a local context.
-        LocalSet::new().block_on(&one_thread(), async {
+        LocalSet::new().block_on(&current_thread(), async {
             let file = open_rw(&dir, "blocks").await;
             let (context, handle, background) = local_aio_context(64, true).unwrap();
             spawn_local(background);

@@ -1,4 +1,4 @@
-//! What `tracing` is told.
+//! Spans and events for the crate `tracing`.
 #![allow(unsafe_code)] // for what the tests share
 
 #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
@@ -20,8 +20,6 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-const LEN: u64 = BLOCK as u64;
-
 #[derive(Clone, Default, Debug, PartialEq)]
 struct Fields(BTreeMap<&'static str, String>);
 
@@ -41,13 +39,13 @@ impl Fields {
     }
 }
 
-/// Keeps what is told.
+/// Keeps spans and events.
 #[derive(Clone, Default)]
 struct Keeper {
     /// Spans that were closed.
     spans: Arc<Mutex<Vec<Fields>>>,
     events: Arc<Mutex<Vec<(Level, Fields)>>>,
-    /// Looked at with every event, as a subscriber that uses the crate might.
+    /// Read at every event, as a subscriber that uses the crate might do.
     handle: Arc<Mutex<Option<AioContextHandle>>>,
 }
 
@@ -103,20 +101,20 @@ impl Keeper {
     }
 }
 
-/// Runs `test` on this thread alone, and tells its keeper what it does.
+/// Runs `test` on this thread alone, with a subscriber that keeps its spans and events.
 fn with_keeper(test: impl AsyncFnOnce(&Keeper)) {
     let keeper = Keeper::default();
     let subscriber = Registry::default().with(keeper.clone());
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(within(test(&keeper)));
+        runtime.block_on(with_hang_guard(test(&keeper)));
     });
 }
 
 #[test]
-fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
+fn each_operation_has_a_span_with_its_parameters_and_result() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 2).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
         let mut bytes = buffer(BLOCK);
@@ -152,12 +150,12 @@ fn each_operation_has_a_span_with_what_it_is_and_what_it_came_to() {
 }
 
 #[test]
-fn an_operation_that_is_dropped_says_so() {
+fn a_dropped_operation_is_recorded_in_its_span() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
-        until_seen(async || {
+        retry_until(async || {
             let mut bytes = buffer(BLOCK);
             let dropped = read_block(&handle, &file, 0, &mut bytes).now_or_never();
             dropped.is_none().then_some(())
@@ -171,8 +169,8 @@ fn an_operation_that_is_dropped_says_so() {
 }
 
 #[test]
-fn a_refused_attempt_is_told_with_its_errno() {
-    let Some(dir) = on_tmpfs() else { return };
+fn a_refused_attempt_is_an_event_with_its_errno() {
+    let Some(dir) = tmpfs_dir() else { return };
     with_keeper(async |keeper| {
         let file = patterned_file(&dir, 1).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
@@ -200,13 +198,13 @@ fn a_refused_attempt_is_told_with_its_errno() {
 }
 
 #[test]
-fn what_finds_no_slot_is_told() {
+fn a_request_that_finds_no_slot_is_an_event() {
     with_keeper(async |keeper| {
-        let dir = on_disk();
+        let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
         let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Inline);
         let (context, handle) = builder.build().unwrap();
-        until_seen(async || {
+        retry_until(async || {
             let mut buffers: Vec<_> = (0..8).map(|_| buffer(BLOCK)).collect();
             let reads = (0..).zip(&mut buffers);
             let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
@@ -223,7 +221,7 @@ fn what_finds_no_slot_is_told() {
 }
 
 #[test]
-fn a_context_that_takes_threads_for_want_of_aio_warns() {
+fn a_context_that_falls_back_to_threads_warns() {
     with_keeper(async |keeper| {
         let limit = std::fs::read_to_string("/proc/sys/fs/aio-max-nr").unwrap();
         let more: usize = limit.trim().parse::<usize>().unwrap() + 1;

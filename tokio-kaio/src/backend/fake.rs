@@ -69,6 +69,8 @@ struct State {
     completes_inline: bool,
     /// `reap` fails with this errno.
     reap_errno: Option<i32>,
+    /// Labels that complete after the next `reap`, which does not find them.
+    complete_after_reap: Vec<i64>,
     submits_held: bool,
     returns_held: bool,
     drop_held: bool,
@@ -140,6 +142,7 @@ impl FakeBackend {
             room: usize::MAX,
             completes_inline: false,
             reap_errno: None,
+            complete_after_reap: Vec::new(),
             submits_held: false,
             returns_held: false,
             drop_held: false,
@@ -187,6 +190,11 @@ impl IoBackend for FakeBackend {
         self.control.0.ring.reap(completions);
         let reaped = completions.len() - before;
         self.control.0.unreaped.fetch_sub(reaped, Ordering::Relaxed);
+        if cfg!(not(kaio_loom)) {
+            let due = mem::take(&mut self.control.state().complete_after_reap);
+            due.into_iter()
+                .for_each(|label| self.control.complete(label));
+        }
         Ok(())
     }
 
@@ -442,6 +450,11 @@ impl FakeControl {
         let mut state = self.state();
         let position = position_of(&state, label);
         self.complete_at(&mut state, position, result);
+    }
+
+    /// Completes the request of this label right after the next `reap`, which does not find it.
+    pub(crate) fn complete_after_reap(&self, label: i64) {
+        self.state().complete_after_reap.push(label);
     }
 
     /// Posts a completion that belongs to no request: a made-up one, or a duplicate. Signals nothing.

@@ -37,22 +37,21 @@
 //! up the drop.
 //!
 //! *Forked children.* In a child of the process that made the backend, `submit` refuses with
-//! `EINVAL`, `reap` gives nothing, `cancel` finds nothing, and dropping the backend does nothing.
-//! None of them takes a lock there: the lock may have been held at the fork, by a thread that the
-//! child does not have.
+//! `EINVAL`, `cancel` finds nothing, and dropping the backend does nothing. None of them takes a lock
+//! there: the lock may have been held at the fork, by a thread that the child does not have. Nobody
+//! calls `reap` there: the child has no ring. The driver asks whose process it is before it does.
 
 mod aio;
 mod any;
 mod blocking;
 #[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
 pub(crate) mod fake;
 mod kind;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 mod tests;
 
 pub(crate) use aio::AioBackend;
-#[cfg(test)]
-pub(crate) use aio::ModelRing;
 pub(crate) use any::AnyBackend;
 pub(crate) use blocking::BlockingBackend;
 pub use kind::Backend;

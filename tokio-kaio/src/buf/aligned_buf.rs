@@ -1,10 +1,9 @@
 //! [`AlignedBuf`]: the buffer of every read and write.
 
-use std::ops::{Deref, DerefMut, RangeBounds};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::{fmt, io, mem};
 
-use super::part::{Part, PartMut};
 use super::region::RegionError;
 use super::{Exclusive, LockedBufError, Region, Shape};
 
@@ -65,6 +64,23 @@ pub struct AlignedBuf {
     /// `None`: a read has the memory, or there was no memory to replace that of a dropped read.
     region: Option<Arc<Region>>,
 }
+
+/// The name of [`AlignedBuf`] in `linux-aio-tokio`, where [`with_size`](AlignedBuf::with_size), which locks
+/// the memory into RAM, is the only constructor.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::LockedBuf;
+///
+/// let mut buffer = LockedBuf::with_size(4096)?;
+/// buffer.as_mut()[..5].copy_from_slice(b"hello");
+/// assert_eq!(buffer.size(), 4096);
+/// assert_eq!(&buffer.as_ref()[..6], b"hello\0");
+/// assert!(buffer.is_locked());
+/// # Ok::<(), tokio_kaio::LockedBufError>(())
+/// ```
+pub type LockedBuf = AlignedBuf;
 
 impl AlignedBuf {
     /// Allocates a buffer of `size` bytes, aligned to a page, which is enough for direct I/O on nearly every
@@ -190,53 +206,6 @@ impl AlignedBuf {
     pub fn is_locked(&self) -> bool {
         let locked = |region: &Arc<Region>| region.shape().locked;
         self.region.as_ref().is_some_and(locked)
-    }
-
-    /// Returns a range of the buffer to write from.
-    ///
-    /// # Panics
-    ///
-    /// If the range is not within the buffer.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("log");
-    /// # let (context, handle) = aio_context(8, true)?;
-    /// let file = File::create(path, false).await?;
-    /// let buffer = AlignedBuf::new(16384)?;
-    /// let second = &[buffer.part(4096..8192)];
-    /// file.write_vectored_at(&handle, 0, second, WriteFlags::empty()).await?;
-    /// # context.close().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn part(&self, range: impl RangeBounds<usize>) -> Part<'_> {
-        Part::new(self, range)
-    }
-
-    /// Returns a range of the buffer to read into.
-    ///
-    /// # Panics
-    ///
-    /// If the range is not within the buffer.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tokio_kaio::AlignedBuf;
-    ///
-    /// let mut buffer = AlignedBuf::new(8192)?;
-    /// assert_eq!(buffer.part_mut(4096..).len(), 4096);
-    /// # Ok::<(), tokio_kaio::LockedBufError>(())
-    /// ```
-    pub fn part_mut(&mut self, range: impl RangeBounds<usize>) -> PartMut<'_> {
-        PartMut::new(self, range)
     }
 
     /// Returns the memory, for a write to share. `None`: the buffer is empty.

@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 use tokio::sync::Semaphore;
 
+use super::pool_memory::{FreeList, PoolEntry, PoolMemory};
 use super::{AlignedBuf, LockedBufError, Region, Shape};
-use crate::sys::{Mapping, Process};
+use crate::sys::Process;
 
 /// A pool with a fixed number of buffers of one size, which are allocated together and reused.
 ///
@@ -42,7 +42,9 @@ use crate::sys::{Mapping, Process};
 /// ```
 #[derive(Clone)]
 pub struct BufferPool {
-    inner: Arc<PoolInner>,
+    memory: Arc<PoolMemory>,
+    /// The shape of each buffer.
+    shape: Shape,
 }
 
 /// Creates a [`BufferPool`] with more options than [`BufferPool::new`].
@@ -129,46 +131,19 @@ impl BufferPoolBuilder {
         if shape.locked {
             mapping.lock().map_err(LockedBufError::MemLock)?;
         }
-        let inner = PoolInner {
+        let memory = PoolMemory {
             mapping: ManuallyDrop::new(mapping),
             owner: Process::current(),
             stride,
             count,
-            shape,
             free: Mutex::new(free),
             permits: Semaphore::new(count),
         };
         Ok(BufferPool {
-            inner: Arc::new(inner),
+            memory: Arc::new(memory),
+            shape,
         })
     }
-}
-
-struct PoolInner {
-    /// `count` times `stride` bytes.
-    mapping: ManuallyDrop<Mapping>,
-    owner: Process,
-    stride: usize,
-    count: usize,
-    /// The shape of each buffer.
-    shape: Shape,
-    /// Has at least as many entries as there are permits.
-    free: Mutex<FreeList>,
-    permits: Semaphore,
-}
-
-/// The indexes of the free buffers.
-struct FreeList {
-    /// Buffers that were in use before. Has capacity for all buffers.
-    returned: Vec<u32>,
-    /// Buffers that were never in use.
-    unused: Range<u32>,
-}
-
-/// The memory of one buffer of a pool. Dropping it makes the buffer free again.
-pub(super) struct PooledMemory {
-    pool: Arc<PoolInner>,
-    index: u32,
 }
 
 impl BufferPool {
@@ -207,7 +182,7 @@ impl BufferPool {
     /// # }
     /// ```
     pub async fn get(&self) -> AlignedBuf {
-        match self.inner.permits.acquire().await {
+        match self.memory.permits.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => unreachable!("the semaphore is never closed"),
         }
@@ -228,38 +203,38 @@ impl BufferPool {
     /// ```
     #[must_use = "a dropped buffer returns to the pool at once"]
     pub fn try_get(&self) -> Option<AlignedBuf> {
-        self.inner.permits.try_acquire().ok()?.forget();
+        self.memory.permits.try_acquire().ok()?.forget();
         Some(self.take())
     }
 
     /// Returns the number of free buffers.
     pub fn available(&self) -> usize {
-        self.inner.permits.available_permits()
+        self.memory.permits.available_permits()
     }
 
     /// Returns the number of buffers, free or not.
     pub fn capacity(&self) -> usize {
-        self.inner.count
+        self.memory.count
     }
 
     /// Returns the size of each buffer in bytes.
     pub fn buffer_size(&self) -> usize {
-        self.inner.shape.len
+        self.shape.len
     }
 
     /// Takes a free buffer. The caller has acquired a permit for it.
     fn take(&self) -> AlignedBuf {
-        let Some(index) = self.inner.free().take() else {
+        let Some(index) = self.memory.free().take() else {
             unreachable!("every permit stands for a free buffer");
         };
-        let memory = PooledMemory {
-            pool: Arc::clone(&self.inner),
+        let entry = PoolEntry {
+            pool: Arc::clone(&self.memory),
             index,
         };
-        let start = self.inner.mapping.start();
+        let start = self.memory.mapping.start();
         // SAFETY: `index` is below `count`, so the result is within the mapping.
-        let start = unsafe { start.add(index as usize * self.inner.stride) };
-        AlignedBuf::from_region(Region::pooled(start, self.inner.shape, memory))
+        let start = unsafe { start.add(index as usize * self.memory.stride) };
+        AlignedBuf::from_region(Region::pooled(start, self.shape, entry))
     }
 }
 
@@ -270,58 +245,5 @@ impl fmt::Debug for BufferPool {
             .field("buffer_size", &self.buffer_size())
             .field("available", &self.available())
             .finish()
-    }
-}
-
-impl PoolInner {
-    fn free(&self) -> MutexGuard<'_, FreeList> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl FreeList {
-    /// A list of `count` buffers, all of them free.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    fn new(count: u32) -> io::Result<FreeList> {
-        let mut returned = Vec::new();
-        let reserved = returned.try_reserve_exact(count as usize);
-        reserved.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(FreeList {
-            returned,
-            unused: 0..count,
-        })
-    }
-
-    /// Takes the buffer that was in use last, whose memory is most likely cached.
-    fn take(&mut self) -> Option<u32> {
-        self.returned.pop().or_else(|| self.unused.next())
-    }
-}
-
-impl Drop for PoolInner {
-    fn drop(&mut self) {
-        // A forked child did not inherit the mapping; its addresses may belong to something else.
-        if self.owner == Process::current() {
-            // SAFETY: dropped only here. No buffer is left, since each has a `PooledMemory`, which owns the
-            // pool.
-            unsafe { ManuallyDrop::drop(&mut self.mapping) };
-        }
-    }
-}
-
-impl Drop for PooledMemory {
-    fn drop(&mut self) {
-        self.pool.free().returned.push(self.index);
-        // Wakes a waiting `get`, so it comes after the lock is released.
-        self.pool.permits.add_permits(1);
-    }
-}
-
-impl fmt::Debug for PooledMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PooledMemory").field(&self.index).finish()
     }
 }

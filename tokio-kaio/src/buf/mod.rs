@@ -3,15 +3,16 @@
 mod aligned_buf;
 mod buffer_pool;
 mod io_buf;
-mod locked_buf;
+mod locked_buf_error;
 mod part;
+mod pool_memory;
 mod region;
 mod slice;
 
-pub use aligned_buf::AlignedBuf;
+pub use aligned_buf::{AlignedBuf, LockedBuf};
 pub use buffer_pool::{BufferPool, BufferPoolBuilder};
 pub use io_buf::{IoBuf, IoBufMut};
-pub use locked_buf::{LockedBuf, LockedBufError};
+pub use locked_buf_error::LockedBufError;
 pub use part::{Part, PartMut};
 pub(crate) use region::{Exclusive, Region, Shape};
 pub use slice::Slice;

@@ -21,6 +21,55 @@ pub struct PartMut<'a> {
     pub(crate) range: Range<usize>,
 }
 
+impl AlignedBuf {
+    /// Returns a range of the buffer to write from.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not within the buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, WriteFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// # let (context, handle) = aio_context(8, true)?;
+    /// let file = File::create(path, false).await?;
+    /// let buffer = AlignedBuf::new(16384)?;
+    /// let second = &[buffer.part(4096..8192)];
+    /// file.write_vectored_at(&handle, 0, second, WriteFlags::empty()).await?;
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn part(&self, range: impl RangeBounds<usize>) -> Part<'_> {
+        Part::new(self, range)
+    }
+
+    /// Returns a range of the buffer to read into.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not within the buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::AlignedBuf;
+    ///
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// assert_eq!(buffer.part_mut(4096..).len(), 4096);
+    /// # Ok::<(), tokio_kaio::LockedBufError>(())
+    /// ```
+    pub fn part_mut(&mut self, range: impl RangeBounds<usize>) -> PartMut<'_> {
+        PartMut::new(self, range)
+    }
+}
+
 impl<'a> Part<'a> {
     pub(super) fn new(buffer: &'a AlignedBuf, range: impl RangeBounds<usize>) -> Part<'a> {
         let range = checked_range(range, buffer.size());

@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{self, Ordering};
 
-use super::buffer_pool::PooledMemory;
+use super::pool_memory::PoolEntry;
 use crate::sys::{Mapping, Process};
 
 /// Initialized memory, aligned as its [`Shape`] requires, which a forked child does not inherit.
@@ -36,17 +36,17 @@ enum Source {
     /// A mapping for this region alone.
     Mapping(#[allow(dead_code, reason = "unmapped when dropped")] Mapping),
     /// A buffer of a pool.
-    Pool(#[allow(dead_code, reason = "returned to the pool when dropped")] PooledMemory),
+    Pool(#[allow(dead_code, reason = "returned to the pool when dropped")] PoolEntry),
 }
 
 impl Region {
     /// Creates a region in a pool's memory: `shape.len` bytes at `start`, which are valid and unused by others
-    /// as long as `memory` exists.
-    pub(super) fn pooled(start: NonNull<u8>, shape: Shape, memory: PooledMemory) -> Region {
+    /// as long as `entry` exists.
+    pub(super) fn pooled(start: NonNull<u8>, shape: Shape, entry: PoolEntry) -> Region {
         Region {
             start,
             shape,
-            source: ManuallyDrop::new(Source::Pool(memory)),
+            source: ManuallyDrop::new(Source::Pool(entry)),
             owner: Process::current(),
         }
     }

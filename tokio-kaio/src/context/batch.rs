@@ -1,4 +1,4 @@
-//! [`Batch`]: operations that are made together.
+//! [`Batch`]: operations that are submitted together.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,26 +16,30 @@ use super::GenericAioContextHandle;
 use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
 use super::pending_ops::PendingOps;
-use crate::driver::{Admission, ContextTypes, Driver, Entered, Types};
+use crate::config::{ContextTypes, Types};
+use crate::driver::{Driver, Entered};
 use crate::op::FileRef;
 use crate::policy::TaskId;
+use crate::slab::Admission;
+use crate::sync::drop_contained;
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
-/// Operations of any kind on any files, which go to the kernel together: in one system call, as far as
-/// there are slots for them. Made by [`batch`](GenericAioContextHandle::batch).
+/// Collects operations of any kind on any files, and submits them with one system call, as many as there
+/// are slots for. Made by [`batch`](GenericAioContextHandle::batch).
 ///
-/// Nothing is submitted before the first poll of [`all`](Batch::all) or [`stream`](Batch::stream). The
-/// kernel takes them in the order in which they were [pushed](Batch::push), but for those that have to
-/// wait; they are done in any: a sync does not cover the writes of its own batch, but comes in another
-/// one, when these are done, or they have [`DSYNC`](crate::WriteFlags::DSYNC). Those for which there is
-/// no slot wait for one, and those that would have to wait in their submission go from the blocking
-/// pool, like any others. With several [shards](crate::AioContextBuilder::shards),
-/// they go to one of them; those that may not wait for a slot there, to any that has one.
+/// Nothing is submitted before the first poll of [`all`](Batch::all) or [`stream`](Batch::stream).
+/// Operations are submitted in the order in which they were [pushed](Batch::push), except those that
+/// have to wait, and complete in any order. **A sync does not cover the writes of its batch**: put it
+/// into the next batch, or write with [`DSYNC`](crate::WriteFlags::DSYNC).
+///
+/// Requests that find no slot wait for one, and requests that would block are submitted from the
+/// blocking pool, as outside a batch. With several [shards](crate::AioContextBuilder::shards), the
+/// requests go to one shard; if they may not wait for a slot there, to any shard that has one.
 ///
 /// # Cancel safety
 ///
-/// Dropped, it is as if the future of each had been dropped that is not done.
+/// Dropping it, or its future or stream, drops the future of each operation that is not done.
 ///
 /// # Examples
 ///
@@ -66,21 +70,28 @@ use crate::{AioCommandError, File, RawCommand};
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "nothing is submitted before it is waited for"]
+#[must_use = "a batch does nothing unless you await `all` or poll `stream`"]
 pub struct Batch<'a, M: RawMutex, A, L> {
     handle: &'a GenericAioContextHandle<M, A, L>,
     members: Vec<(FileRef<'a>, RawCommand<'a>)>,
 }
 
+impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
+    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
+    pub fn batch(&self) -> Batch<'_, M, A, L> {
+        Batch::new(self)
+    }
+}
+
 impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
-    pub(super) fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
+    fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
         Batch {
             handle,
             members: Vec::new(),
         }
     }
 
-    /// Adds an operation on a file; returns its index, which is the number of those before it.
+    /// Adds an operation on a file. Returns its index: the number of operations before it.
     ///
     /// # Panics
     ///
@@ -90,7 +101,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         self.add(file.file_ref(), command)
     }
 
-    /// The same on any descriptor; see
+    /// Adds an operation on any descriptor, as [`push`](Batch::push) does. See
     /// [`submit_request`](GenericAioContextHandle::submit_request).
     ///
     /// # Panics
@@ -111,19 +122,19 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         self.members.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Submits all, waits for all; gives their results in the order in which they were pushed. What an
-    /// operation comes to says [`submit_request`](GenericAioContextHandle::submit_request).
+    /// Submits all operations, waits for all, and returns their results in the order in which they were
+    /// pushed. The results are those of [`submit_request`](GenericAioContextHandle::submit_request).
     ///
     /// # Errors
     ///
-    /// None of its own: one that fails leaves the others alone.
+    /// None for the batch as a whole: a failed operation does not affect the others.
     pub async fn all(self) -> Vec<Result<u64, AioCommandError>> {
-        let stopped = || Err(AioCommandError::AioStopped); // until the stream has given each
+        let stopped = || Err(AioCommandError::AioStopped); // a placeholder: the stream yields all
         let mut results: Vec<_> = self.members.iter().map(|_| stopped()).collect();
         let mut stream = self.stream();
         while let Some((index, result)) =
@@ -134,7 +145,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         results
     }
 
-    /// Submits all; gives the result of each when it is done, with its index.
+    /// Submits all operations, and yields the result of each when it is done, with its index.
     ///
     /// # Examples
     ///
@@ -170,47 +181,51 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
             Some((handle.untraced_operation(file, command), span))
         });
         BatchResults {
-            running: Running {
-                operations: operations.collect(),
-                submitted: false,
-                pending: PendingOps::new(),
-                to_poll: VecDeque::new(),
-                done: VecDeque::new(),
-                task: TaskId::default(),
-                deadline: None,
-                timer: None,
-            },
+            running: Running::new(operations.collect()),
             handle,
         }
     }
 }
 
-/// The results of a [`Batch`] as they come, each with the index of its operation: a [`Stream`].
-#[must_use = "nothing is submitted before it is polled"]
+/// A [`Stream`] of the results of a [`Batch`], in order of completion, each with its operation's index.
+#[must_use = "a batch does nothing unless its stream is polled"]
 pub struct BatchResults<'a, M: RawMutex, A, L> {
     handle: &'a GenericAioContextHandle<M, A, L>,
     running: Running<'a, Types<M>>,
 }
 
-/// A batch that is waited for.
+/// The state of a batch that is awaited.
 struct Running<'a, T: ContextTypes> {
-    /// Those that are not done.
+    /// Operations that are not done.
     operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>,
     submitted: bool,
     pending: PendingOps<'a, T>,
-    /// Operations to poll next: a panic in a waker leaves the rest here.
+    /// Operations to poll next. A field, so that a panic in a waker does not lose the rest.
     to_poll: VecDeque<usize>,
     done: VecDeque<(usize, Result<u64, AioCommandError>)>,
-    /// The task that the pending operations wake. Its waker is not kept: a forgotten batch would keep it,
-    /// and the runtime with it. A pending operation has it, so that no other task has this id.
+    /// The task that the pending operations wake. Not its waker, which in a forgotten batch would keep
+    /// the runtime alive. The pending operations hold the waker, so no other task can have this id.
     task: TaskId,
-    /// When those that are not done time out, of a batch that was submitted.
+    /// Deadline of the operations, once they are submitted.
     deadline: Option<Instant>,
-    /// Resolves then; made when operations have to wait.
+    /// Fires at the deadline. Created when operations have to wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a, T: ContextTypes> Running<'a, T> {
+    fn new(operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>) -> Running<'a, T> {
+        Running {
+            operations,
+            submitted: false,
+            pending: PendingOps::new(),
+            to_poll: VecDeque::new(),
+            done: VecDeque::new(),
+            task: TaskId::default(),
+            deadline: None,
+            timer: None,
+        }
+    }
+
     fn poll_next(
         &mut self,
         limit: &TimeLimit,
@@ -243,9 +258,9 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         Poll::Ready(self.done.pop_front())
     }
 
-    /// Makes all requests, those of one context in one system call.
+    /// Submits all requests, those of one context with one system call.
     fn submit(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
-        // Code of the waker comes first: no buffer has moved yet.
+        // `clone` may panic, so it runs before a buffer moves.
         let count = self.operations.len();
         let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
         self.submitted = true;
@@ -254,13 +269,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         if limit.has_passed() {
             return (0..count).for_each(|index| self.time_out(index));
         }
-        self.to_poll.extend(0..count);
-        if let Some(Ok(driver)) = self.driver().map(Driver::enter) {
-            self.submit_together(&driver, &mut wakers);
+        match self.driver().map(Driver::enter) {
+            Some(Ok(driver)) => self.submit_together(&driver, &mut wakers),
+            _ => self.to_poll.extend(0..count),
         }
-        // Those that are in flight may have completed. Those that were not admitted are polled alone:
-        // appends have a place of their own.
-        self.poll_queued_up(cx);
+        self.poll_completed_only(cx);
     }
 
     fn submit_together(&mut self, driver: &Entered<'a, T>, wakers: &mut Vec<Waker>) {
@@ -272,6 +285,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 continue;
             };
             if !ptr::eq(operation.driver(), driver.get()) {
+                self.to_poll.push_back(index); // an append, which goes to another shard
                 continue;
             }
             match (operation.take_request(), wakers.pop()) {
@@ -280,7 +294,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                     indices.push(index);
                 }
                 (Err(error), _) => failed.push((index, error)),
-                (Ok(()), None) => {} // there is a waker for each
+                (Ok(()), None) => {} // unreachable: each operation has a waker
             }
         }
         driver.submit_batch(&mut batch);
@@ -294,51 +308,56 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         for (index, error) in failed {
             self.end(index, Err(error));
         }
-        unneeded
-            .into_iter()
-            .for_each(|waker| driver.drop_contained(waker));
+        unneeded.into_iter().for_each(drop_contained);
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {
         let Some((operation, _)) = &mut self.operations[index] else {
             return;
         };
-        match admission {
-            Admission::Launched(key) | Admission::Queued(key) => operation.on_admitted(key),
-            Admission::Stopped | Admission::CapacityExceeded => {
-                operation.finish();
-                let error = match admission {
-                    Admission::Stopped => AioCommandError::AioStopped,
-                    _ => AioCommandError::CapacityExceeded,
-                };
-                self.end(index, Err(error));
+        let error = match admission {
+            Admission::Launched(key) | Admission::Queued(key) => {
+                operation.on_admitted(key);
+                return self.pending.push(index, operation);
             }
-            Admission::NeedsFile | Admission::Full => {}
-        }
+            // The operation is polled alone: with a duplicate of its descriptor, or in another shard.
+            Admission::NeedsFile | Admission::Full => return self.to_poll.push_back(index),
+            Admission::Stopped => AioCommandError::AioStopped,
+            Admission::CapacityExceeded => AioCommandError::CapacityExceeded,
+        };
+        operation.finish();
+        self.end(index, Err(error));
     }
 
-    /// The context of the first operation, which mostly is that of all.
+    /// The context of the first operation, and mostly of all others.
     fn driver(&self) -> Option<&'a Driver<T>> {
         let (operation, _) = self.operations.iter().flatten().next()?;
         Some(operation.driver())
     }
 
-    /// Polls the operations that have completed; all of them, if another task polls the batch.
+    /// Polls the operations that have completed, or all operations if another task polls the batch now.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
-        if self.task == TaskId::of(cx.waker()) {
-            let operations = &self.operations;
-            let key = |index: usize| operations[index].as_ref()?.0.key();
-            self.pending.take_completed(key, &mut self.to_poll);
-        } else {
-            self.pending.take_all(&mut self.to_poll);
+        match self.task == TaskId::of(cx.waker()) {
+            true => self.poll_completed_only(cx),
+            false => {
+                self.task = TaskId::default(); // no task, until all have its waker: `clone` may panic
+                self.pending.take_all(&mut self.to_poll);
+                self.poll_queued_up(cx);
+            }
         }
+    }
+
+    fn poll_completed_only(&mut self, cx: &mut Context<'_>) {
+        let operations = &self.operations;
+        let key = |index: usize| operations[index].as_ref()?.0.key();
+        self.pending.take_completed(key, &mut self.to_poll);
         self.poll_queued_up(cx);
     }
 
     fn poll_queued_up(&mut self, cx: &mut Context<'_>) {
         while let Some(&index) = self.to_poll.front() {
             if let Some((operation, _)) = &mut self.operations[index] {
-                // One that is left out, for want of budget, would go on waking the task before.
+                // `poll_op` ignores the budget: an operation that is not polled would wake the old task.
                 match operation.poll_op(cx) {
                     Poll::Ready(result) => self.end(index, result),
                     Poll::Pending => self.pending.push(index, operation),
@@ -396,5 +415,29 @@ impl<M: RawMutex, A, L> fmt::Debug for BatchResults<'_, M, A, L> {
         f.debug_struct("BatchResults")
             .field("left", &self.size_hint().0)
             .finish_non_exhaustive()
+    }
+}
+
+/// A batch without a handle, for tests of the driver.
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+pub(crate) struct BatchOfOps<'a, T: ContextTypes>(Running<'a, T>);
+
+#[cfg(test)]
+#[cfg_attr(kaio_loom, allow(dead_code))]
+impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
+    pub(crate) fn new(operations: impl IntoIterator<Item = OpFuture<'a, 'a, T>>) -> Self {
+        let spans = operations.into_iter().map(|op| {
+            let span = OpSpan::new_span(&RawCommand::Fsync, -1);
+            Some((op, span))
+        });
+        BatchOfOps(Running::new(spans.collect()))
+    }
+
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
+        self.0.poll_next(&TimeLimit::None, cx)
     }
 }

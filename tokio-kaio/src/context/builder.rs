@@ -1,4 +1,4 @@
-//! [`AioContextBuilder`]: contexts with more choices than the constructors offer.
+//! [`AioContextBuilder`]: makes contexts with any settings.
 
 use std::future::Future;
 use std::io;
@@ -13,16 +13,16 @@ use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
-use crate::driver::{
-    CompletionWaker, ContextConfig, ContextTypes, Driver, DriverTask, PollOrder, Types,
-};
+use crate::config::{ContextConfig, ContextTypes, Types};
+use crate::driver::Driver;
 use crate::offload::OffloadConfig;
-use crate::policy::PolicyConfig;
+use crate::policy::{PolicyConfig, PollOrder};
+use crate::runtime::{CompletionWaker, DriverTask, poll_order};
 use crate::sync::EventFd;
 use crate::trace;
 use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
 
-/// Makes contexts.
+/// Makes contexts, with more settings than [`aio_context`](crate::aio_context).
 ///
 /// # Examples
 ///
@@ -47,14 +47,14 @@ pub struct AioContextBuilder {
     automatic: bool,
 }
 
-/// Most threads of the blocking pool, unless told, that submit what would have to wait.
+/// Default limit of threads of the blocking pool that submit requests.
 const DEFAULT_OFFLOAD_THREADS: usize = 8;
 
-/// The same where they do all of the I/O, so that there are as many transfers in flight.
+/// Default limit with the thread-pool backend, where each thread has one transfer in flight.
 const DEFAULT_BACKEND_THREADS: usize = 32;
 
 impl AioContextBuilder {
-    /// A context with up to `nr` requests in flight, where further ones wait.
+    /// Starts with the defaults: up to `nr` requests in flight; further requests wait.
     pub fn new(nr: usize) -> AioContextBuilder {
         AioContextBuilder {
             config: ContextConfig {
@@ -73,60 +73,60 @@ impl AioContextBuilder {
         }
     }
 
-    /// Whether a request waits for a free slot, in order (the default); otherwise it fails with
-    /// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free.
+    /// Sets whether a request waits for a free slot, first in, first out (the default). Otherwise a
+    /// request that finds none fails with
+    /// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded).
     pub fn wait_for_slot(mut self, wait: bool) -> Self {
         self.config.wait_for_slot = wait;
         self
     }
 
-    /// Most requests that go to the kernel in one system call: 1 to 64, values outside count as
-    /// the nearest. By default 16; where the kernel is done with requests before the call
-    /// returns, as on tmpfs, 64.
+    /// Sets the most requests that are submitted in one system call: 1 to 64; other values are clamped.
+    /// The default is 16, and 64 where requests complete inside their submission, as on tmpfs.
     ///
-    /// A batch costs one system call, and the block layer works on it as a whole: more per call
-    /// is less CPU an operation, but the device idles while a batch is put together.
+    /// A larger batch takes less CPU per operation, but the device idles while the batch is built.
     pub fn max_batch(mut self, requests: usize) -> Self {
         self.config.policy.max_batch = Some(requests.clamp(1, MAX_BATCH));
         self
     }
 
-    /// How many kernel contexts there are behind the handle: 1 by default. 0 counts as 1, and more
-    /// than there are slots as one a slot. They have equal parts of the slots, so that together they
-    /// take `nr` in flight, and `nr` off `fs.aio-max-nr`, as one would.
+    /// Sets the number of kernel contexts (shards) behind the handle: 1 by default, at most one per slot.
+    /// The shards divide the `nr` slots among them, and take `nr` from `fs.aio-max-nr` together.
     ///
-    /// A request goes to the one of the CPU on which it is made, and only where that has no free
-    /// slot to another one. So workers on different CPUs share neither a lock nor the kernel's
-    /// completion ring, and what a task reads stays in its CPU's cache. That can pay where many
-    /// workers do much I/O that is fast, up to one shard a worker: measure it. (With two workers it
-    /// was a few per cent on tmpfs, nothing on a disk.) It costs where requests are few, since
-    /// batches become smaller. Requests that wait for a slot wait in the order of their own
-    /// shard, for a slot of that shard; those that don't
-    /// ([`wait_for_slot`](Self::wait_for_slot)) fail when no shard has one. Each shard takes an
-    /// eventfd and a background task.
+    /// A request goes to the shard of its CPU, and to another one if that has no free slot. So workers on
+    /// different CPUs share neither a lock nor a completion ring, and the data that a task reads stays in
+    /// its CPU's cache. This can pay where many workers do much fast I/O, with up to one shard per worker:
+    /// measure it. (With two workers it gained a few per cent on tmpfs and nothing on a disk.) It costs
+    /// where requests are few, because batches become smaller.
     ///
-    /// Counts for [`build`](Self::build) only: a context that stays on its thread has one.
+    /// If no shard has a free slot, a request waits for a slot of its own shard, in the order of that
+    /// shard, or fails ([`wait_for_slot`](Self::wait_for_slot)). Appends all go to the first shard. Each
+    /// shard has an eventfd and a background task.
+    ///
+    /// Only [`build`](Self::build) uses this: a context that stays on its thread has one shard.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
         self
     }
 
-    /// How requests are submitted on files that have no policy of their own
-    /// ([`File::set_submit_policy`](crate::File::set_submit_policy)): by default
-    /// [`SubmitPolicy::NoWaitFirst`], which keeps submissions from holding up the runtime.
+    /// Sets the policy of files that have none
+    /// ([`File::set_submit_policy`](crate::File::set_submit_policy)). The default is
+    /// [`SubmitPolicy::NoWaitFirst`], which keeps submissions from blocking the runtime.
     ///
-    /// It is for [`File`](crate::File)s. What is submitted on a descriptor of another kind
-    /// ([`submit_request`](GenericAioContextHandle::submit_request)) goes inline, because nothing
-    /// can be learnt of it, unless this is [`SubmitPolicy::Offload`].
+    /// Requests on other descriptors
+    /// ([`submit_request`](GenericAioContextHandle::submit_request)) are submitted inline, because
+    /// nothing can be learned about them, except with [`SubmitPolicy::Offload`].
     pub fn submit_policy(mut self, policy: SubmitPolicy) -> Self {
         self.config.policy.policy = policy;
         self
     }
 
-    /// What runs the requests: by default [`Backend::KernelAio`], or else making the context fails.
-    /// Of this and [`automatic_backend`](Self::automatic_backend), the one that is called last counts.
-    /// [`Backend::ThreadPool`] takes nothing off `fs.aio-max-nr`; that `nr` is 0 is an error
-    /// (`IoSetup` with `EINVAL`) there too.
+    /// Sets the backend that runs the requests. The default is [`Backend::KernelAio`]; where that is not
+    /// available, making the context fails. If [`automatic_backend`](Self::automatic_backend) is called
+    /// too, the last call counts.
+    ///
+    /// [`Backend::ThreadPool`] takes nothing from `fs.aio-max-nr`. An `nr` of 0 is an error there too
+    /// (`IoSetup` with `EINVAL`).
     ///
     /// # Examples
     ///
@@ -150,13 +150,13 @@ impl AioContextBuilder {
         self
     }
 
-    /// The kernel's AIO where `io_setup` works, else [`Backend::ThreadPool`]:
-    /// [`GenericAioContext::backend`] tells which it is. For programs that run in sandboxes of
-    /// others, and next to programs that use up `fs.aio-max-nr`. An `nr` that is more than what is
-    /// left of that is a reason too, even if a smaller one would have got the kernel's AIO. Why it is
-    /// threads is told by the feature `tracing`, as a `WARN`, and nowhere else.
+    /// Uses kernel AIO where `io_setup` works, and [`Backend::ThreadPool`] otherwise.
+    /// [`GenericAioContext::backend`] says which backend runs. Use this in programs that run in unknown
+    /// sandboxes, or beside programs that use up `fs.aio-max-nr`.
     ///
-    /// What `io_setup` refuses as such (`EINVAL`: `nr` is 0, or absurd) remains an error.
+    /// An `nr` larger than the rest of `fs.aio-max-nr` leads to threads too, even if a smaller one would
+    /// have fit. Only the feature `tracing` reports the reason, as a `WARN`. `EINVAL` (`nr` is 0 or too
+    /// large) remains an error.
     ///
     /// # Examples
     ///
@@ -167,7 +167,7 @@ impl AioContextBuilder {
     /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
     /// let (context, handle) = AioContextBuilder::new(256).automatic_backend().build()?;
     /// if context.backend() == Backend::ThreadPool {
-    ///     eprintln!("kernel AIO can't be had here: disk I/O will take more CPU");
+    ///     eprintln!("kernel AIO is not available here: disk I/O will take more CPU");
     /// }
     /// context.close().await;
     /// # Ok(())
@@ -179,34 +179,29 @@ impl AioContextBuilder {
         self
     }
 
-    /// Most threads of tokio's blocking pool that the context uses at a time; 0 counts as 1. By
-    /// default 8, and 32 where [they do all of the I/O](Backend::ThreadPool). With
-    /// [`shards`](Self::shards), they are divided among these, at least one for each.
+    /// Sets the most threads of tokio's blocking pool that the context uses at a time: at least 1. The
+    /// default is 8, and 32 where [threads do all I/O](Backend::ThreadPool). [Shards](Self::shards) divide
+    /// the threads among them, at least one each.
     ///
-    /// They are used where a submission would have to wait: see [`SubmitPolicy`]. One that waits
-    /// keeps its thread for that long, and may have some more requests of the same file with it, which
-    /// wait until it is done. Where all are busy, or tokio has none to give
-    /// ([`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), 512 unless set),
-    /// further such requests wait for one; everything else goes on. What else waits for a thread of
-    /// tokio's has its turn after the submission that one makes, or after a millisecond of short ones.
+    /// The threads make submissions that would block: see [`SubmitPolicy`]. A submission that blocks
+    /// keeps its thread, and delays the requests that are submitted with it, which are of the same file.
+    /// When all threads are busy, or tokio's pool is exhausted
+    /// ([`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), 512 by default), further
+    /// such requests wait; the rest proceed. A thread yields to other users of tokio's pool after a long
+    /// submission, or after a millisecond of short ones.
     pub fn blocking_threads(mut self, threads: usize) -> Self {
         self.blocking_threads = Some(threads.max(1));
         self
     }
 
-    /// Whether to measure how long operations take: not by default. It costs two looks at the clock
-    /// an operation, and 2.5 KiB a shard. What came out is in
-    /// [`Metrics::latency`](crate::Metrics::latency).
+    /// Sets whether to measure [`Metrics::latency`](crate::Metrics::latency). Off by default. Reads the
+    /// clock twice per request, and takes 2.5 KiB per shard.
     pub fn measure_latency(mut self, measure: bool) -> Self {
         self.config.measure_latency = measure;
         self
     }
 
-    /// See [`aio_context`](crate::aio_context).
-    ///
-    /// # Errors, panics
-    ///
-    /// As there.
+    /// Makes a context as [`aio_context`](crate::aio_context) does, with the same errors and panics.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
         let count = self.shards.clamp(1, self.config.capacity.max(1));
         let shards = self.on_backend(|config, offload| {
@@ -219,7 +214,7 @@ impl AioContextBuilder {
         for driver in shards.all() {
             let waker = CompletionWaker::for_any_thread(driver);
             waker.arm();
-            let order = PollOrder::of_runtime();
+            let order = poll_order();
             tokio::spawn(DriverTask::new(Arc::clone(driver), waker, order));
         }
         Ok((
@@ -228,11 +223,8 @@ impl AioContextBuilder {
         ))
     }
 
-    /// See [`local_aio_context`](crate::local_aio_context).
-    ///
-    /// # Errors, panics
-    ///
-    /// As there.
+    /// Makes a context as [`local_aio_context`](crate::local_aio_context) does, with the same errors and
+    /// panics.
     #[allow(clippy::type_complexity)]
     pub fn build_local(
         self,
@@ -244,14 +236,11 @@ impl AioContextBuilder {
         ),
         AioContextError,
     > {
-        self.open_one(PollOrder::Fair) // as is everything that stays on its thread
+        self.open_one(PollOrder::Fair) // the queue of one thread is first in, first out
     }
 
-    /// See [`generic_aio_context`](crate::generic_aio_context).
-    ///
-    /// # Errors, panics
-    ///
-    /// As there.
+    /// Makes a context as [`generic_aio_context`](crate::generic_aio_context) does, with the same errors
+    /// and panics.
     #[allow(clippy::type_complexity)]
     pub fn build_generic<M, A, L>(
         self,
@@ -269,7 +258,7 @@ impl AioContextBuilder {
         A::LinkOps: LinkedListOps + Default,
         L: DefaultLinkOps<Ops = A::LinkOps> + Default,
     {
-        self.open_one(PollOrder::of_runtime())
+        self.open_one(poll_order())
     }
 
     #[allow(clippy::type_complexity)]
@@ -295,7 +284,7 @@ impl AioContextBuilder {
         ))
     }
 
-    /// Opens on the backend that was chosen, or that is available.
+    /// Calls `open` with the backend that was set, or with an available one if that is automatic.
     fn on_backend<R>(
         &self,
         open: impl Fn(ContextConfig, OffloadConfig) -> Result<R, AioContextError>,
@@ -336,7 +325,7 @@ impl AioContextBuilder {
     }
 }
 
-/// Whether the kernel made no context for reasons outside of the request.
+/// Whether `error` means that kernel AIO is not available, and not that `nr` is invalid.
 fn is_for_want_of_aio(error: &AioContextError) -> bool {
     match error {
         AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),
@@ -344,7 +333,7 @@ fn is_for_want_of_aio(error: &AioContextError) -> bool {
     }
 }
 
-/// Sets the backend up last: what is made before it is cheap to drop.
+/// Makes one shard. Sets up the backend last: the eventfd is cheap to drop if that fails.
 fn open<T>(config: ContextConfig, offload: OffloadConfig) -> Result<Arc<Driver<T>>, AioContextError>
 where
     T: ContextTypes<Backend = AnyBackend>,

@@ -1,14 +1,14 @@
-//! [`CloseTimeoutError`]: a context could not be closed in time.
+//! [`CloseTimeoutError`]: a context did not end in time.
 
 use std::fmt;
 use std::os::fd::RawFd;
 
-use crate::driver::Unfinished;
+use crate::slab::Slots;
 
-/// A context was not [closed](crate::GenericAioContext::close_timeout) in time: says which requests were
-/// not done.
+/// The error of [`close_timeout`](crate::GenericAioContext::close_timeout): which requests were not done
+/// in time.
 ///
-/// The context goes on to end by itself when the kernel is done with them.
+/// The context ends by itself when the kernel is done with these requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CloseTimeoutError {
     pub(super) queued: usize,
@@ -18,39 +18,39 @@ pub struct CloseTimeoutError {
 }
 
 impl CloseTimeoutError {
-    /// Requests in flight: the kernel has them, or a thread of the blocking pool.
+    /// Number of requests in flight, in the kernel or in the blocking pool.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Requests in flight that no future waits for: it was dropped, or has timed out.
+    /// Number of requests in flight whose future was dropped or timed out.
     pub fn abandoned(&self) -> usize {
         self.abandoned
     }
 
-    /// Requests that wait to be submitted.
+    /// Number of requests that wait to be submitted.
     pub fn queued(&self) -> usize {
         self.queued
     }
 
-    /// Descriptors of the requests in flight, as their callers named them, each once. They may have been
-    /// closed since, and their numbers reused.
+    /// Descriptors of the requests in flight, as the callers passed them, without duplicates. The caller
+    /// may have closed some since, and their numbers may be reused.
     pub fn descriptors(&self) -> &[RawFd] {
         &self.descriptors
     }
 
-    /// Of several contexts together.
-    pub(super) fn sum(contexts: impl Iterator<Item = Unfinished>) -> CloseTimeoutError {
-        let mut sum = CloseTimeoutError::default();
-        for context in contexts {
-            sum.queued += context.queued;
-            sum.in_flight += context.in_flight;
-            sum.abandoned += context.abandoned;
-            sum.descriptors.extend(context.descriptors);
+    /// Adds the requests of one context.
+    pub(super) fn add(&mut self, slots: &Slots) {
+        for (_, slot) in slots.iter() {
+            self.queued += usize::from(slot.is_waiting());
+            if slot.is_in_flight() {
+                self.descriptors.push(slot.file_id.fd());
+            }
         }
-        sum.descriptors.sort_unstable();
-        sum.descriptors.dedup();
-        sum
+        self.in_flight += slots.in_flight();
+        self.abandoned += slots.abandoned();
+        self.descriptors.sort_unstable();
+        self.descriptors.dedup();
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use super::shards::Shards;
-use crate::driver::{ContextTypes, Driver};
+use crate::config::ContextTypes;
+use crate::driver::{Driver, Entered};
+use crate::metrics::ReapSource;
 use crate::op::FileId;
+use crate::sync::drop_contained;
 use crate::teardown::wait_until_gone;
 
 /// Waits until the requests on `file` that were made before the first poll of this are done, in all of
@@ -41,9 +44,14 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
     }
 
     async fn wait(self) {
-        poll_fn(|cx| match (self.id, self.driver.enter()) {
-            (Some(id), Ok(driver)) if !driver.poll_drain(id, cx.waker()) => Poll::Pending,
-            _ => Poll::Ready(()),
+        poll_fn(|cx| {
+            let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) else {
+                return Poll::Ready(());
+            };
+            match driver.poll_drain(id, cx.waker()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         })
         .await;
         // The kernel may still have requests that their context has given up.
@@ -59,5 +67,27 @@ impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
         if let (Some(id), Ok(driver)) = (self.id, self.driver.enter()) {
             driver.end_drain(id);
         }
+    }
+}
+
+impl<T: ContextTypes> Entered<'_, T> {
+    /// Starts to wait for the requests on `file`. `None`: there are none.
+    pub(crate) fn start_drain(&self, file: FileId) -> Option<u64> {
+        self.with_slots(ReapSource::Other, |slots, drains| drains.start(file, slots))
+    }
+
+    /// Whether drain `id` is done; if not, `waker` is woken when it is.
+    pub(crate) fn poll_drain(&self, id: u64, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let (done, unneeded) =
+            self.with_slots(ReapSource::Poll, |_, drains| drains.poll(id, waker));
+        drop_contained(unneeded);
+        done
+    }
+
+    /// Nobody waits for drain `id` any more.
+    pub(crate) fn end_drain(&self, id: u64) {
+        let unneeded = self.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
+        drop_contained(unneeded);
     }
 }

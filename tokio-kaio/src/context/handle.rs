@@ -1,4 +1,4 @@
-//! [`GenericAioContextHandle`]: the way to a context.
+//! [`GenericAioContextHandle`]: submits requests to a context.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,13 +7,12 @@ use std::os::fd::AsRawFd;
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
 
-use super::batch::Batch;
 use super::drain::drain;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
-use crate::driver::Types;
+use crate::config::Types;
 use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;
@@ -23,6 +22,15 @@ use crate::{
 };
 
 /// Submits requests to a context. Cheap to clone.
+///
+/// # Paused clock
+///
+/// **Under `tokio::time::pause`, a timeout of any length can fire while the kernel works on the
+/// request.** A paused clock jumps to the next timer as soon as no task is ready, and tokio does not
+/// count a request in the kernel as work. In tests, don't pause the clock, or use
+/// [`Backend::ThreadPool`], whose threads count. To test the handling of
+/// [`TimedOut`](AioCommandError::TimedOut), use a deadline that has passed. See the repository's
+/// `docs/cancellation.md`.
 ///
 /// # Examples
 ///
@@ -54,7 +62,7 @@ use crate::{
 pub struct GenericAioContextHandle<M: RawMutex, A, L> {
     shards: Shards<Types<M>>,
     options: OpOptions,
-    /// The type parameters are those of `linux-aio-tokio`; requests are in no intrusive list here.
+    /// Type parameters only, for compatibility with `linux-aio-tokio`: requests are kept in a slab.
     inert: PhantomData<fn() -> (A, L)>,
 }
 
@@ -66,7 +74,7 @@ pub type AioContextHandle =
 pub type LocalAioContextHandle =
     GenericAioContextHandle<NoopLock, LocalRequestAdapter, linked_list::Link>;
 
-/// An operation, in its span if there are spans.
+/// An operation, in its span.
 #[cfg(feature = "tracing")]
 pub(crate) type Operation<'h, 'a, T> = trace::Traced<OpFuture<'h, 'a, T>>;
 /// An operation.
@@ -82,14 +90,14 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         }
     }
 
-    /// A handle on the same context whose operations have this I/O priority, as far as the block
-    /// device's scheduler heeds it. With a handle as it comes, they have that of the thread that
-    /// submits them.
+    /// Returns a handle on the same context whose operations have this I/O priority. It takes effect
+    /// where the block device's scheduler uses priorities. Operations of other handles have the priority
+    /// of the thread that submits them.
     ///
     /// # Errors
     ///
-    /// None here; operations fail with `IoSubmit` and `EPERM` where the process may not use the class:
-    /// [`RealTime`](crate::IoClass::RealTime) wants `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
+    /// None here. Operations fail with `IoSubmit` and `EPERM` if the process may not use the class:
+    /// [`RealTime`](crate::IoClass::RealTime) needs `CAP_SYS_NICE` or `CAP_SYS_ADMIN`.
     ///
     /// # Examples
     ///
@@ -102,41 +110,41 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// # let path = dir.path().join("table");
     /// # std::fs::write(&path, vec![7; 4096])?;
     /// let (context, handle) = aio_context(8, true)?;
-    /// let in_the_background = handle.with_priority(IoPriority::idle());
+    /// let background = handle.with_priority(IoPriority::idle());
     /// let file = File::open(path, false).await?;
     /// let mut buffer = AlignedBuf::new(4096)?;
     /// let flags = ReadFlags::empty();
-    /// file.read_at(&in_the_background, 0, &mut buffer, 4096, flags).await?;
+    /// file.read_at(&background, 0, &mut buffer, 4096, flags).await?;
     /// # context.close().await;
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use = "this handle stays as it is; the one that is returned has the priority"]
+    #[must_use = "this handle is not changed; the returned one has the priority"]
     pub fn with_priority(&self, priority: IoPriority) -> Self {
         let mut handle = self.clone();
         handle.options.priority = priority.to_kernel();
         handle
     }
 
-    /// A handle on the same context whose operations end at `deadline` at the latest: those that are
-    /// not done then fail with [`TimedOut`](AioCommandError::TimedOut), also when the disk is stuck.
+    /// Returns a handle on the same context whose operations end at `deadline` at the latest. Operations
+    /// that are not done then fail with [`TimedOut`](AioCommandError::TimedOut), also when the disk is
+    /// stuck.
     ///
-    /// What the kernel has by then goes on, holds its slot, and keeps its memory until the kernel is
-    /// done, as if its future had been dropped
-    /// ([`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs) tells what becomes of the buffer).
-    /// One whose deadline has passed before it starts is not submitted. One that takes several requests
-    /// has the deadline as a whole, and fails also where some of them are done: how much was moved by
-    /// then is not told.
-    ///
-    /// tokio's timer ticks once a millisecond, so that an operation can have one more than it was given.
-    /// [`File::drain`](crate::File::drain), which can't fail, has no deadline.
-    ///
-    /// A submission that blocks its thread ([`SubmitPolicy::Inline`](crate::SubmitPolicy::Inline))
-    /// holds up the timer with it.
+    /// - A request in flight is treated as if its future had been dropped: it goes on, and holds its slot
+    ///   and its memory until the kernel is done. [`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs)
+    ///   says what happens to the buffer.
+    /// - An operation that starts after its deadline is not submitted.
+    /// - The deadline covers all requests of an operation together. `TimedOut` does not say how much was
+    ///   moved.
+    /// - tokio's timer has a resolution of one millisecond. A submission that blocks its thread
+    ///   ([`SubmitPolicy::Inline`](crate::SubmitPolicy::Inline)) delays the timer. With a
+    ///   [paused clock](Self#paused-clock), deadlines fire early.
+    /// - [`File::drain`](crate::File::drain) can't fail, so it has no deadline.
     ///
     /// # Panics
     ///
-    /// Operations that have to wait do outside a tokio runtime, and in one whose timer is not enabled.
+    /// Operations that have to wait panic outside a tokio runtime, and in a runtime whose timer is not
+    /// enabled.
     ///
     /// # Examples
     ///
@@ -155,33 +163,34 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// let mut buffer = AlignedBuf::new(4096)?;
     /// let request = handle.with_deadline(Instant::now() + Duration::from_secs(5));
     /// match file.read_at(&request, 0, &mut buffer, 4096, ReadFlags::empty()).await {
-    ///     Err(AioCommandError::TimedOut) => println!("somebody else may have it"),
+    ///     Err(AioCommandError::TimedOut) => println!("the disk takes too long: read a replica"),
     ///     read => assert_eq!(read?, 4096),
     /// }
     /// # context.close().await;
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use = "this handle stays as it is; the one that is returned has the deadline"]
+    #[must_use = "this handle is not changed; the returned one has the deadline"]
     pub fn with_deadline(&self, deadline: tokio::time::Instant) -> Self {
         let mut handle = self.clone();
         handle.options.time_limit = TimeLimit::Deadline(deadline);
         handle
     }
 
-    /// The same, with a time that each operation has from when it is first polled. Of this and
-    /// [`with_deadline`](Self::with_deadline), the one that is called last counts.
+    /// Returns a handle on the same context whose operations may take this long, each from its first
+    /// poll. The rest is as with [`with_deadline`](Self::with_deadline), also under a
+    /// [paused clock](Self#paused-clock). If both are called, the last call counts.
     ///
-    /// With a time of 0, an operation is made all the same. What is done at its first poll, as reads from
-    /// tmpfs are, or before tokio's timer ticks, at most a millisecond later, succeeds; all else times out,
-    /// and what the kernel has of it goes on: a write may land. Only
+    /// An operation with a timeout of 0 is submitted all the same. It succeeds if it completes at its first
+    /// poll, as reads from tmpfs do, or before tokio's timer fires, at most a millisecond later. Otherwise
+    /// it times out, and its request goes on: a write may land. Only
     /// [`read_bytes_at`](crate::File::read_bytes_at) and
-    /// [`write_bytes_at`](crate::File::write_bytes_at), whose requests have one deadline together, end
-    /// before the first of them. To have nothing submitted, use a deadline that has passed.
+    /// [`write_bytes_at`](crate::File::write_bytes_at) submit nothing: all their requests have one
+    /// deadline. To submit nothing in any case, use a deadline that has passed.
     ///
     /// # Panics
     ///
-    /// As [`with_deadline`](Self::with_deadline).
+    /// The same as [`with_deadline`](Self::with_deadline).
     ///
     /// # Examples
     ///
@@ -193,55 +202,54 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (context, handle) = aio_context(8, true)?;
-    /// let (reader, _writer) = UnixStream::pair()?; // which writes nothing
-    /// let hasty = handle.with_timeout(Duration::from_millis(5));
-    /// let ready = hasty.poll(&reader, PollEvents::IN).await;
+    /// let (reader, _writer) = UnixStream::pair()?; // nobody writes
+    /// let limited = handle.with_timeout(Duration::from_millis(5));
+    /// let ready = limited.poll(&reader, PollEvents::IN).await;
     /// assert!(matches!(ready, Err(AioCommandError::TimedOut)));
     /// # context.close().await;
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use = "this handle stays as it is; the one that is returned has the timeout"]
+    #[must_use = "this handle is not changed; the returned one has the timeout"]
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
         handle.options.time_limit = TimeLimit::Timeout(timeout);
         handle
     }
 
-    /// For an operation of several requests, which starts now: when it has to end, and a handle whose
-    /// operations do so, too. `None`: it has all the time.
+    /// The deadline of an operation of several requests that starts now, and a handle whose operations
+    /// have this deadline. `None`: no time limit.
     pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
         let end = self.options.time_limit.deadline()?;
         Some((end, self.with_deadline(end)))
     }
 
-    /// Number of requests that can be made now without waiting. A slot is taken from the moment
-    /// its request is queued or submitted until the kernel is done with it, also if its future was
-    /// dropped.
+    /// Number of free slots: requests that can be made now without waiting. A request takes a slot when
+    /// it is queued or submitted, and holds it until the kernel is done, also if its future was dropped.
     ///
-    /// `None`: the context was closed or dropped, its background task has ended, or it was made
-    /// with `use_semaphore` `false`.
+    /// `None` if the context was closed or dropped, if its background task has ended, if it was made with
+    /// `use_semaphore` `false`, or in a forked child.
     pub fn available_slots(&self) -> Option<usize> {
         self.shards.available_slots()
     }
 
-    /// What runs the requests of the context.
+    /// The backend that runs the requests of the context.
     pub fn backend(&self) -> Backend {
         self.shards.all()[0].config.backend
     }
 
-    /// What the context has done so far, and is doing now. Also after it has ended.
+    /// Returns a snapshot of the context's counters, also after the context has ended.
     ///
-    /// Takes the context's lock for a moment (of each shard, one after another), allocates nothing
+    /// Takes the context's lock for a moment (with shards, one lock after another), allocates nothing
     /// unless [latencies are measured](crate::AioContextBuilder::measure_latency), and makes no
-    /// system call. An example is at [`Metrics`].
+    /// system call. [`Metrics`] has an example. In a forked child all counters are 0.
     pub fn metrics(&self) -> Metrics {
         self.shards.metrics()
     }
 
-    /// [Publishes](Metrics::publish) the context's metrics every `interval`, a millisecond at least, and
-    /// a last time when the context has ended; then it resolves. Latencies, if measured, are those of
-    /// the interval. With the feature `metrics`. To be spawned:
+    /// [Publishes](Metrics::publish) the context's metrics every `interval`, which is at least a
+    /// millisecond. Publishes a last time when the context has ended, and resolves. Latencies, if
+    /// measured, are those of the interval. Needs the feature `metrics`. Spawn it:
     ///
     /// ```
     /// use std::time::Duration;
@@ -261,7 +269,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it publishes no more.
+    /// Dropping the future ends the reports.
     ///
     /// # Panics
     ///
@@ -287,40 +295,37 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         }
     }
 
-    /// Runs one operation on the file behind `fd`; returns the number of bytes that were moved, 0
-    /// for the operations that move none.
+    /// Runs one operation on the file behind `fd`. Returns the number of bytes that were moved; 0 for a
+    /// sync; the [events](PollEvents::bits) of a poll.
     ///
-    /// Any descriptor will do whose file the kernel can do AIO on. Only with direct I/O
-    /// (`O_DIRECT`) does it run asynchronously: on other files the kernel does all of it inside
-    /// the submission. A read of an empty pipe or socket blocks the thread there until there is
-    /// something to read, and can't be cancelled.
+    /// `fd` is any descriptor whose file supports AIO. The operation is asynchronous only with direct I/O
+    /// (`O_DIRECT`): on other files the kernel does all of it inside the submission. A read of an empty
+    /// pipe or socket blocks the thread until there is something to read, and can't be cancelled.
     ///
-    /// [`File`](crate::File) opens files so, and its requests go to the kernel in batches. Those
-    /// made here go before `poll` returns, one at a time, because nothing else would be sure to
-    /// keep `fd` open. Where no slot is free, or the request goes from the blocking pool
-    /// ([`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload),
-    /// [`Backend::ThreadPool`](crate::Backend::ThreadPool)), it does so on a duplicate of it; closing
-    /// that releases the process' POSIX record locks on the file, see
+    /// [`File`](crate::File) opens files for direct I/O, and its requests share system calls. A request
+    /// made here is submitted on its own, before the first `poll` returns, because nothing else ensures
+    /// that `fd` stays open. If it has to wait for a slot, or goes from the blocking pool
+    /// ([`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload), [`Backend::ThreadPool`]), it uses a
+    /// duplicate of `fd`, which is closed when the request completes. Closing it releases the process's
+    /// POSIX record locks on the file: see
     /// [`F_SETLK(2const)`](https://man7.org/linux/man-pages/man2/F_SETLK.2const.html).
     ///
-    /// A bare number ([`RawFd`](std::os::fd::RawFd)) is a descriptor too, and it is the caller's
-    /// to know that it is open, and whose.
+    /// A bare number ([`RawFd`](std::os::fd::RawFd)) is accepted too. The caller ensures that it is open.
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]. Other requests and the context are not affected.
+    /// See [`AioCommandError`]. The context and other requests are not affected.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future before it is done abandons the operation. One that waits for a slot
-    /// never reaches the kernel. One that the kernel has can't be recalled: it takes effect, or
-    /// not, later, and holds its slot until then. What becomes of the buffer says
-    /// [`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs).
+    /// Dropping the future abandons the operation. A request that waits for a slot never reaches the
+    /// kernel. A request in flight goes on and holds its slot; a write may still land, also if it waits
+    /// for a thread of the blocking pool. A poll is cancelled.
+    /// [`AlignedBuf`](crate::AlignedBuf#while-an-operation-runs) says what happens to the buffer.
     ///
     /// # Panics
     ///
-    /// If `len` is larger than the buffer; nothing has been submitted then, and the buffer is as
-    /// it was.
+    /// If `len` is larger than the buffer. Nothing is submitted then, and the buffer is unchanged.
     ///
     /// # Examples
     ///
@@ -345,16 +350,16 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.operation(file, command).await
     }
 
-    /// Waits until one of `events` is there on the file behind `fd`; returns those that are. See
+    /// Waits until the file behind `fd` has one of `events`, and returns the events that it has. See
     /// [`RawCommand::Poll`].
     ///
     /// # Errors
     ///
-    /// See [`AioCommandError`]: `EBADF`; `EINVAL` where the kernel is older than 4.18.
+    /// See [`AioCommandError`]: `EBADF`; `EINVAL` before Linux 4.18.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it is cancelled, and its slot free soon.
+    /// Dropping the future cancels the poll in the kernel; its slot is free soon after.
     ///
     /// # Examples
     ///
@@ -381,16 +386,11 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         Ok(PollEvents::from_bits_retain(ready as u16))
     }
 
-    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
-    pub fn batch(&self) -> Batch<'_, M, A, L> {
-        Batch::new(self)
-    }
-
     pub(super) fn time_limit(&self) -> &TimeLimit {
         &self.options.time_limit
     }
 
-    /// See [`submit_request`](Self::submit_request); in no span.
+    /// See [`submit_request`](Self::submit_request). Without a span.
     #[inline(always)]
     pub(super) fn untraced_operation<'h, 'a>(
         &'h self,
@@ -421,7 +421,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         drain(&self.shards, file).await;
     }
 
-    /// Runs `command` until all bytes are moved.
+    /// Resumes `command` until all bytes are moved.
     pub(crate) async fn exact_operation(
         &self,
         file: FileRef<'_>,
@@ -433,7 +433,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.request_operation(file, request).await.map(drop)
     }
 
-    /// An operation that is no command.
+    /// An operation that is not a [`RawCommand`].
     pub(crate) fn request_operation<'h, 'a>(
         &'h self,
         file: FileRef<'h>,

@@ -9,16 +9,18 @@ mod op_future;
 mod op_options;
 mod pending_ops;
 mod shards;
+#[cfg(test)]
+pub(crate) mod test_operations;
 mod transfer_progress;
 
+#[cfg(test)]
+pub(crate) use batch::BatchOfOps;
 pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;
 pub use close::CloseTimeoutError;
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 #[cfg(test)]
 pub(crate) use op_future::OpFuture;
-#[cfg(test)]
-pub(crate) use op_options::OpOptions;
 pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;
@@ -31,25 +33,30 @@ use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::{self, AtomicLink, LinkedListOps};
 use lock_api::RawMutex;
 
-use crate::driver::Types;
+use crate::config::Types;
 use crate::{
     AioContextError, Backend, IntrusiveAdapter, LocalRequestAdapter, NoopLock, SyncRequestAdapter,
 };
 use shards::Shards;
 
-/// A kernel AIO context: it takes requests, through its
-/// [handles](GenericAioContextHandle), until it is closed or dropped.
+/// A kernel AIO context. Runs the requests of its [handles](GenericAioContextHandle) until it is closed
+/// or dropped.
 ///
-/// `M` is the lock over its requests, `A` and `L` how it lists them. Use [`AioContext`] or
-/// [`LocalAioContext`] unless you bring your own.
+/// `M` is the lock over the requests. `A` and `L` are type parameters only, for compatibility with
+/// `linux-aio-tokio`: requests are kept in a slab. Use [`AioContext`] or [`LocalAioContext`] unless you
+/// bring your own lock.
 ///
 /// # Dropping
 ///
-/// A dropped context takes no new requests. Those that are running finish, and their futures with
-/// them; then everything is given back to the system, on a thread of its own. Requests that still
-/// wait for a slot get [`AioStopped`](crate::AioCommandError::AioStopped). So does an operation of
-/// several requests that has further ones to make: more than 1024 pieces, more than 2 GiB, or what is
-/// resumed because it came back short.
+/// A dropped context takes no new requests. Requests in flight complete, and their futures with them.
+/// The following get [`AioStopped`](crate::AioCommandError::AioStopped):
+///
+/// - polls, which are cancelled;
+/// - requests that wait for a slot;
+/// - operations that have further requests to make (more than 1024 buffers, more than 2 GiB, a short
+///   transfer to resume).
+///
+/// Then the context is torn down on a short-lived thread, or on the current one if none can be started.
 pub struct GenericAioContext<M: RawMutex, A, L> {
     shards: Shards<Types<M>>,
     inert: PhantomData<fn() -> (A, L)>,
@@ -61,26 +68,27 @@ pub type AioContext = GenericAioContext<parking_lot::RawMutex, SyncRequestAdapte
 /// A context that stays on its thread. Made by [`local_aio_context`].
 pub type LocalAioContext = GenericAioContext<NoopLock, LocalRequestAdapter, linked_list::Link>;
 
-/// A context that any thread may use, with up to `nr` requests in flight. Spawns its background
+/// Makes a context that any thread may use, with up to `nr` requests in flight. Spawns its background
 /// task on the current runtime.
 ///
-/// With `use_semaphore`, a request waits for a free slot, in order; without, it fails with
-/// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded) where none is free. More can be
-/// chosen with [`AioContextBuilder`].
+/// With `use_semaphore`, a request waits for a free slot, first in, first out. Without it, a request
+/// that finds no free slot fails with
+/// [`CapacityExceeded`](crate::AioCommandError::CapacityExceeded). [`AioContextBuilder`] has more
+/// settings.
 ///
-/// Requests run on [kernel AIO](crate::Backend::KernelAio), or making the context fails; what would
-/// have to wait in its submission goes from the blocking pool
-/// ([`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst)).
+/// Requests run on [kernel AIO](crate::Backend::KernelAio). Requests whose submission would block are
+/// submitted from the blocking pool ([`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst)).
 ///
-/// `nr` is taken off `fs.aio-max-nr`, a limit for the whole machine (65536 by default), until the
-/// context has ended.
+/// The context takes `nr` from `fs.aio-max-nr`, a limit for the whole machine (65536 by default), until
+/// it has ended.
 ///
 /// # Errors
 ///
-/// [`AioContextError::EventFd`] outside a tokio runtime, or where no descriptor is left (`EMFILE`,
-/// `ENFILE`). [`AioContextError::IoSetup`] where the kernel makes no context: `EINVAL` (`nr` is 0
-/// or absurd), `EAGAIN` (past `fs.aio-max-nr`), `EPERM` or `ENOSYS` (a sandbox forbids AIO). See
-/// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html).
+/// - [`AioContextError::EventFd`] outside a tokio runtime, or if no descriptor is left (`EMFILE`,
+///   `ENFILE`).
+/// - [`AioContextError::IoSetup`] if the kernel makes no context: `EINVAL` (`nr` is 0 or too large),
+///   `EAGAIN` (past `fs.aio-max-nr`), `EPERM` or `ENOSYS` (a sandbox forbids AIO). See
+///   [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html).
 ///
 /// # Panics
 ///
@@ -111,23 +119,23 @@ pub fn aio_context(
         .build()
 }
 
-/// A context that stays on the current thread, with up to `nr` requests in flight. Its future is
-/// the caller's to spawn, with [`tokio::task::spawn_local`].
+/// Makes a context that stays on the current thread, with up to `nr` requests in flight. The caller
+/// spawns its future, with [`tokio::task::spawn_local`].
 ///
-/// Cheaper than [`aio_context`] by what a lock costs. For `use_semaphore`, see there.
+/// It has no atomic lock, which makes it a little cheaper than [`aio_context`]. `use_semaphore` is the
+/// same as there.
 ///
 /// # The future
 ///
-/// It submits requests that were queued, and resolves when the context has ended and has given
-/// everything back. Before it is polled for the first time, each request goes to the kernel on its
-/// own, and on a multi-threaded runtime nothing that the kernel signals is seen. It has to be polled
-/// when it is woken, and on this thread. Dropping it earlier ends the
-/// context: operations that are not done get
+/// The future submits queued requests. It resolves when the context has ended and has released
+/// everything. Poll it on this thread, whenever it is woken. Before its first poll each request is
+/// submitted on its own, and on a multi-threaded runtime the context misses the kernel's signals. If the
+/// future is dropped earlier, the context ends: operations that are not done get
 /// [`AioStopped`](crate::AioCommandError::AioStopped).
 ///
-/// # Errors, panics
+/// # Errors and panics
 ///
-/// As [`aio_context`].
+/// The same as [`aio_context`].
 ///
 /// # Examples
 ///
@@ -165,14 +173,14 @@ pub fn local_aio_context(
         .build_local()
 }
 
-/// A context over a lock, an adapter and a link of one's own, with up to `nr` requests in flight.
-/// Its future is the caller's to spawn: see [`local_aio_context`].
+/// Makes a context with your own lock, adapter and link, and with up to `nr` requests in flight. The
+/// caller spawns its future: see [`local_aio_context`].
 ///
-/// An example is at [`IntrusiveAdapter`].
+/// [`IntrusiveAdapter`] has an example.
 ///
-/// # Errors, panics
+/// # Errors and panics
 ///
-/// As [`aio_context`].
+/// The same as [`aio_context`].
 #[allow(clippy::type_complexity)]
 pub fn generic_aio_context<M, A, L>(
     nr: usize,
@@ -204,34 +212,31 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
         }
     }
 
-    /// Number of requests that can be made now without waiting. A slot is taken from the moment
-    /// its request is queued or submitted until the kernel is done with it, also if its future was
-    /// dropped.
+    /// Number of free slots: requests that can be made now without waiting. A request takes a slot when
+    /// it is queued or submitted, and holds it until the kernel is done, also if its future was dropped.
     ///
-    /// `None`: the context was made with `use_semaphore` `false`, or its background task has
-    /// ended.
+    /// `None` if the context was made with `use_semaphore` `false`, if its background task has ended, or
+    /// in a forked child.
     pub fn available_slots(&self) -> Option<usize> {
         self.shards.available_slots()
     }
 
-    /// What runs its requests.
+    /// The backend that runs the requests.
     pub fn backend(&self) -> Backend {
         self.shards.all()[0].config.backend
     }
 
-    /// Takes no more requests, waits for those that are running, then gives everything back to the
-    /// system: descriptors, mappings, and its share of `fs.aio-max-nr`. All of it is back when
-    /// this returns.
+    /// Takes no new requests, waits for those in flight, and releases everything: descriptors, mappings,
+    /// and the share of `fs.aio-max-nr`. All of it is released when this returns.
     ///
-    /// Requests that still wait for a slot get
-    /// [`AioStopped`](crate::AioCommandError::AioStopped), and so does an operation that has
-    /// [further ones](Self#dropping) to make.
-    /// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html), which takes some
-    /// 32 ms even for an idle context, runs on a thread of its own.
+    /// [The same operations](Self#dropping) get [`AioStopped`](crate::AioCommandError::AioStopped) as when
+    /// the context is dropped. The teardown has its own thread, because
+    /// [`io_destroy(2)`](https://man7.org/linux/man-pages/man2/io_destroy.2.html) sleeps some 32 ms even
+    /// for an idle context.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is dropping the context: it ends all the same, nobody waits for it.
+    /// Dropping the future drops the context: it ends all the same, and nobody waits for that.
     ///
     /// # Examples
     ///
@@ -256,16 +261,19 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
         shards.wait_until_gone().await;
     }
 
-    /// The same, for at most `limit`: a disk may be stuck, and an operation on it never end.
+    /// Closes the context as [`close`](Self::close) does, but waits for at most `limit`: on a stuck disk
+    /// an operation may never end.
+    ///
+    /// Under tokio's paused clock, `limit` can expire [at once](GenericAioContextHandle#paused-clock).
     ///
     /// # Errors
     ///
-    /// [`CloseTimeoutError`] says what is still out then. The context goes on to end by itself, and keeps what
-    /// the kernel may use until it is done with that: memory, files, its share of `fs.aio-max-nr`.
+    /// [`CloseTimeoutError`] if the context has not ended by then. It ends by itself later, and keeps the
+    /// memory and files that the kernel uses, and its share of `fs.aio-max-nr`, until then.
     ///
     /// # Cancel safety
     ///
-    /// As [`close`](Self::close).
+    /// The same as [`close`](Self::close).
     ///
     /// # Panics
     ///

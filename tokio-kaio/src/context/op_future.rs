@@ -14,9 +14,12 @@ use tokio::time::{Instant, Sleep};
 use super::op_options::OpOptions;
 use super::shards::Shards;
 use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
-use crate::driver::{Admission, ContextTypes, Driver, Entered, ForkedChild, NewRequest, SlotKey};
+use crate::config::ContextTypes;
+use crate::driver::{Driver, Entered, ForkedChild};
 use crate::error::{Transfer, explain};
-use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, Outcome};
+use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, NewRequest, OpenFile, Outcome};
+use crate::slab::{Admission, SlotKey};
+use crate::sync::drop_contained;
 use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the number of bytes moved. Takes part in tokio's cooperative budget.
@@ -227,6 +230,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         unneeded: &mut Option<Waker>,
     ) -> Result<Option<Outcome>, AioCommandError> {
         let mut driver = *driver;
+        let duplicate; // lives longer than the request
         let mut new = NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker);
         let mut admission = match self.others {
             None => driver.admit(&mut new, true),
@@ -237,8 +241,10 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             }
         };
         if let Admission::NeedsFile = admission {
-            let admitted = driver.admit_duplicate(&mut new);
-            admission = admitted.map_err(AioCommandError::IoSubmit)?;
+            let held = OpenFile::duplicate_borrowed(new.file.fd());
+            duplicate = held.map_err(AioCommandError::IoSubmit)?;
+            new.file = FileRef::Open(&duplicate);
+            admission = driver.admit(&mut new, true);
         }
         match admission {
             Admission::Launched(key) => {
@@ -320,7 +326,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             let waker = cx.waker().clone();
             let mut unneeded = None;
             let submitted = self.submit(driver, waker, &mut unneeded);
-            driver.drop_contained(unneeded);
+            drop_contained(unneeded);
             match submitted {
                 Ok(None) => return Poll::Pending,
                 Ok(Some(outcome)) => {

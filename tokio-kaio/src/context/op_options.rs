@@ -1,14 +1,14 @@
-//! [`OpOptions`]: what a handle adds to its operations.
+//! [`OpOptions`]: priority and time limit of a handle's operations.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Options of all operations that are made with a handle.
+/// Options of all operations of a handle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpOptions {
-    /// `IOPRIO_*`; 0: that of the submitting thread.
+    /// `IOPRIO_*`. 0: the priority of the submitting thread.
     pub(super) priority: u16,
     pub(super) time_limit: TimeLimit,
 }
@@ -22,7 +22,7 @@ pub(super) enum TimeLimit {
 }
 
 impl OpOptions {
-    /// Of a new handle.
+    /// Options of a new handle.
     pub(super) const NONE: &OpOptions = &OpOptions {
         priority: 0,
         time_limit: TimeLimit::None,
@@ -44,7 +44,7 @@ impl TimeLimit {
         }
     }
 
-    /// When an operation that starts now has to end.
+    /// Deadline of an operation that starts now.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
             TimeLimit::None => None,
@@ -53,7 +53,7 @@ impl TimeLimit {
         }
     }
 
-    /// Resolves then.
+    /// Timer that fires at the deadline of an operation that starts now.
     pub(super) fn timer(&self) -> Option<Pin<Box<Sleep>>> {
         self.deadline()
             .map(|deadline| Box::pin(sleep_until(deadline)))

@@ -6,7 +6,10 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use super::op_future::OpFuture;
-use crate::driver::{ContextTypes, Driver, RequestProgress, SlotKey};
+use crate::config::ContextTypes;
+use crate::driver::Driver;
+use crate::metrics::ReapSource;
+use crate::slab::{SlotKey, Slots};
 
 /// Operations by their index, each in the queue of those that its context submits in order.
 ///
@@ -82,14 +85,14 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
         for ShardQueue { driver, queue, .. } in &mut self.queues {
             match driver.enter() {
                 _ if queue.is_empty() => {}
-                Ok(driver) => driver.progress_of(|progress, stopping| {
+                Ok(driver) => {
                     // A context that stops turns away the youngest requests first.
-                    let progress = |index| match key(index) {
-                        Some(key) => progress(key),
-                        None => RequestProgress::Completed,
-                    };
-                    queue.update(stopping, progress, done);
-                }),
+                    let ask_all = !driver.is_open();
+                    driver.with_slots(ReapSource::Poll, |slots, _| {
+                        let progress = |index| progress_of(key(index), slots);
+                        queue.update(ask_all, progress, done);
+                    });
+                }
                 Err(_) => done.extend(mem::take(queue).into_indices()),
             }
         }
@@ -100,6 +103,22 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
         for queue in &mut self.queues {
             done.extend(mem::take(&mut queue.queue).into_indices());
         }
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestProgress {
+    Queued,
+    InFlight,
+    Completed,
+}
+
+fn progress_of(key: Option<SlotKey>, slots: &mut Slots) -> RequestProgress {
+    match key.and_then(|key| slots.get(key)) {
+        Some(slot) if slot.is_waiting() => RequestProgress::Queued,
+        Some(slot) if slot.is_in_flight() => RequestProgress::InFlight,
+        _ => RequestProgress::Completed,
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::close::CloseTimeoutError;
 use crate::Metrics;
-use crate::driver::{ContextConfig, ContextTypes, Driver};
+use crate::config::{ContextConfig, ContextTypes};
+use crate::driver::Driver;
+use crate::metrics::ReapSource;
 use crate::sys::current_cpu;
 use crate::teardown::wait_until_gone;
 
@@ -87,7 +89,9 @@ impl<T: ContextTypes> Shards<T> {
 
     pub(super) fn unfinished(&self) -> CloseTimeoutError {
         let ours = self.0.iter().flat_map(|shard| shard.enter());
-        CloseTimeoutError::sum(ours.map(|shard| shard.unfinished()))
+        let mut sum = CloseTimeoutError::default();
+        ours.for_each(|shard| shard.with_slots(ReapSource::Other, |slots, _| sum.add(slots)));
+        sum
     }
 
     /// Resolves when everything has been given back to the system.

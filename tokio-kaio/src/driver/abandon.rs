@@ -1,13 +1,14 @@
 //! Abandoned requests: the future is dropped, or has timed out.
 
+use super::Entered;
 use super::core::Core;
-use super::deferred::Deferred;
-use super::slot::{SlotKey, SlotState};
-use super::{ContextTypes, Entered};
 use crate::backend::Submitter;
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::op::IoBuffer;
 use crate::policy::SubmitPath;
+use crate::slab::{SlotKey, SlotState};
 
 impl<T: ContextTypes> Core<T> {
     /// The future of a request is gone. Returns what its buffer gets: the memory, or a replacement if

@@ -4,14 +4,16 @@ use std::mem;
 use std::os::fd::AsRawFd;
 use std::task::{Poll, Waker};
 
+use super::Entered;
 use super::core::Core;
-use super::deferred::Deferred;
-use super::slot::{SlotKey, SlotState};
-use super::{ContextTypes, Entered};
 use crate::backend::{Completions, IoBackend};
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::op::{IoBuffer, Outcome, SubmissionEntry};
 use crate::policy::{NowaitResult, Refusal, SubmitAdvisor};
+use crate::slab::{SlotKey, SlotState};
+use crate::sync::drop_contained;
 use crate::trace::TraceEvent;
 
 impl<T: ContextTypes> Core<T> {
@@ -36,7 +38,9 @@ impl<T: ContextTypes> Core<T> {
         self.counters.reaped[source as usize] += completions.len() as u64;
         for completion in &completions {
             let outcome = Outcome::Completed(completion.result);
-            self.complete(completion.user_data, outcome, deferred);
+            // It may be a duplicate, or made up: the kernel is not trusted.
+            let matched = self.complete(completion.user_data, outcome, deferred);
+            self.counters.unmatched_completions += u64::from(!matched);
         }
         self.reap_seq = self.reap_seq.wrapping_add(1);
         deferred.more_completions |= completions.is_full();
@@ -50,28 +54,27 @@ impl<T: ContextTypes> Core<T> {
     }
 
     /// A request in flight is done, unless its attempt with `RWF_NOWAIT` was refused: then it is
-    /// offloaded.
+    /// offloaded. `false`: no request is in flight with this `user_data`.
     #[inline(always)]
     pub(super) fn complete(
         &mut self,
         user_data: u64,
         outcome: Outcome,
         deferred: &mut Deferred<T::Backend>,
-    ) {
-        // Not of this context, of an earlier submission, or a second one: the kernel is not trusted.
+    ) -> bool {
         let Some(index) = self.slots.find_in_flight(user_data) else {
-            self.counters.unmatched_completions += 1;
-            return;
+            return false;
         };
         let slot = self.slots.at(index);
         if slot.plan.nowait().is_some() && self.resubmit_if_refused(index, outcome, deferred) {
-            return;
+            return true;
         }
         match outcome {
             Outcome::Completed(result) => {
                 self.counters.record_completion(result);
-                if self.latency.is_some() {
-                    self.record_latency(index);
+                let admitted_at = self.slots.at(index).admitted_at;
+                if let (Some(latency), Some(admitted_at)) = (&mut self.latency, admitted_at) {
+                    latency.record(admitted_at.elapsed());
                 }
             }
             Outcome::Refused(_) => self.counters.failed += 1,
@@ -79,14 +82,7 @@ impl<T: ContextTypes> Core<T> {
         }
         let abandoned = self.slots.leave_flight(index);
         self.finish(index, (!abandoned).then_some(outcome), deferred);
-    }
-
-    #[cold]
-    fn record_latency(&mut self, index: u32) {
-        let admitted_at = self.slots.at(index).admitted_at;
-        if let (Some(latency), Some(admitted_at)) = (&mut self.latency, admitted_at) {
-            latency.record(admitted_at.elapsed());
-        }
+        true
     }
 
     /// A request is neither waiting nor in flight any more. *→ Completed* with an outcome, for the
@@ -120,7 +116,8 @@ impl<T: ContextTypes> Core<T> {
     ) {
         self.pass_append_turn(index, deferred);
         let key = self.slots.key(index);
-        self.drains.on_request_done(key, deferred);
+        self.drains
+            .on_request_done(key, |waker| deferred.wake(waker));
         match outcome {
             Some(outcome) => self.slots.at(index).state = SlotState::Completed(outcome),
             None => {
@@ -170,11 +167,16 @@ impl<T: ContextTypes> Core<T> {
             op,
             unsupported: refusal.is_unsupported_flag(),
         });
+        let sqe = self.slots.relaunch(index, fd);
+        let (class, resubmitted) = (
+            Some(attempt.class),
+            matches!(outcome, Outcome::Completed(_)),
+        );
         let entry = SubmissionEntry {
-            sqe: self.slots.relaunch(index, fd),
+            sqe,
             file,
-            class: Some(attempt.class),
-            resubmitted: matches!(outcome, Outcome::Completed(_)),
+            class,
+            resubmitted,
         };
         self.offload(entry, deferred);
         true
@@ -215,22 +217,6 @@ impl<T: ContextTypes> Core<T> {
             self.request_flush(deferred);
         }
     }
-
-    /// Sets the waker of a request that is not done. Returns the waker that is not needed.
-    #[inline]
-    pub(super) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
-        match self.slots.get(key) {
-            Some(slot) if matches!(slot.state, SlotState::InFlight) || slot.is_waiting() => {
-                slot.waker.replace(waker)
-            }
-            _ => Some(waker),
-        }
-    }
-
-    /// Takes the waker of a request.
-    fn take_waker(&mut self, key: SlotKey) -> Option<Waker> {
-        self.slots.get(key)?.waker.take()
-    }
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
@@ -247,12 +233,12 @@ impl<T: ContextTypes> Entered<'_, T> {
     pub(crate) fn poll(&self, key: SlotKey, waker: &Waker, buffer: &mut IoBuffer) -> Poll<Outcome> {
         let mut unneeded = None;
         let (completed, is_set) = self.with(|core, deferred| {
-            let known = core.take_waker(key); // the current task need not be woken
+            let known = core.slots.take_waker(key); // the current task need not be woken
             core.reap(ReapSource::Poll, deferred);
             let completed = core.slots.take_completed(key, buffer);
             match known {
                 Some(known) if completed.is_none() && known.will_wake(waker) => {
-                    unneeded = core.set_waker(key, known);
+                    unneeded = core.slots.set_waker(key, known);
                     (None, true)
                 }
                 known => {
@@ -261,7 +247,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 }
             }
         });
-        self.drop_contained(unneeded);
+        drop_contained(unneeded);
         if let Some(outcome) = completed {
             return Poll::Ready(outcome);
         }
@@ -270,43 +256,10 @@ impl<T: ContextTypes> Entered<'_, T> {
         }
         let waker = waker.clone(); // code of the caller: not under the lock
         let (completed, unneeded) = self.with(|core, _| {
-            let unneeded = core.set_waker(key, waker);
+            let unneeded = core.slots.set_waker(key, waker);
             (core.slots.take_completed(key, buffer), unneeded)
         });
-        self.drop_contained(unneeded);
+        drop_contained(unneeded);
         completed.map_or(Poll::Pending, Poll::Ready)
     }
-
-    /// Drops a waker. A panic in its code does not affect the operation.
-    #[inline]
-    pub(crate) fn drop_contained(&self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            crate::sync::contain(|| drop(waker));
-        }
-    }
-
-    /// Whether each of `keys` waits to be submitted, is in flight, or has completed.
-    pub(crate) fn progress_of(
-        &self,
-        keys: impl FnOnce(&mut dyn FnMut(SlotKey) -> RequestProgress, bool),
-    ) {
-        self.with(|core, deferred| {
-            core.reap_all(ReapSource::Poll, deferred);
-            let stopping = !core.phase.is_open();
-            let mut progress = |key| match core.slots.get(key) {
-                Some(slot) if slot.is_waiting() => RequestProgress::Queued,
-                Some(slot) if slot.is_in_flight() => RequestProgress::InFlight,
-                _ => RequestProgress::Completed,
-            };
-            keys(&mut progress, stopping);
-        });
-    }
-}
-
-/// How far a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestProgress {
-    Queued,
-    InFlight,
-    Completed,
 }

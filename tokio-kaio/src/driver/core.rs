@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use super::deferred::Deferred;
-use super::drains::Drains;
-use super::slots::Slots;
-use super::{ContextConfig, ContextTypes};
 use crate::backend::{Capabilities, IoBackend};
+use crate::config::{ContextConfig, ContextTypes};
+use crate::deferred::Deferred;
 use crate::metrics::{Counters, ReapSource};
 use crate::offload::OffloadPool;
 use crate::op::{FileId, IoBuffer, Outcome};
 use crate::policy::{AppendOrder, SubmitAdvisor, TimingLevel};
+use crate::slab::{Drains, Slots};
 use crate::teardown::Live;
 use crate::{LatencyHistogram, Metrics};
 

@@ -26,12 +26,13 @@
 //!    call with, or behind another append to the same file. What may block is given to the
 //!    [`OffloadPool`].
 //! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`task`]) for the queue, or by a blocking thread. A `SubmitPermit` keeps the backend alive.
-//!    [`finish_submit`](core::Core) deals with the result, whoever submitted.
+//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A
+//!    [`SubmitPermit`](crate::op::SubmitPermit) keeps the backend alive. `finish_submit` deals with the
+//!    result, whoever submitted.
 //! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
-//!    eventfd is signalled ([`completion_waker`]), when a future is polled, and by the driver task. A
-//!    completion names its slot by `user_data`; one that matches no request in flight is counted, and
-//!    ignored.
+//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is
+//!    polled, and by the driver task. A completion names its slot by `user_data`. One that matches no
+//!    request in flight is counted, and ignored.
 //! 4. *Poll*. The future takes the result, and the buffer goes back. The slot is free.
 //!
 //! A future that is dropped *abandons* its request ([`abandon`]). If the request was not submitted, it
@@ -49,7 +50,7 @@
 //! # The locking rule
 //!
 //! Everything that changes is in [`Core`](core::Core), behind one lock. No code of callers runs under
-//! it: wakers are cloned before and woken or dropped after, as are buffers and files ([`deferred`]). A
+//! it: wakers are cloned before and woken or dropped after, as are buffers and files ([`Deferred`]). A
 //! state is changed before code of callers runs, so that a panic there finds nothing half done. No
 //! system call that may block is made under it. The offload pool has a lock of its own, which may be
 //! taken under this one, never the other way round.
@@ -59,83 +60,39 @@
 
 mod abandon;
 mod complete;
-mod completion_waker;
 mod core;
-mod deferred;
-mod drains;
 mod shutdown;
-mod slot;
-mod slots;
 mod submit;
-mod task;
 #[cfg(test)]
 mod tests;
 
-use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
-use lock_api::{Mutex, MutexGuard, RawMutex};
+use lock_api::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
-use crate::backend::{AnyBackend, IoBackend};
+use crate::Metrics;
+use crate::backend::IoBackend;
+use crate::config::{ContextConfig, ContextTypes};
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::offload::{OffloadConfig, OffloadPool};
-use crate::policy::{DefaultAdvisor, Observation, PolicyConfig, SubmitAdvisor};
+use crate::policy::{Observation, PollOrder, SubmitAdvisor};
+use crate::slab::{Drains, Slots};
 use crate::sync::{DriverWaker, EventFd, watch};
 use crate::sys::Process;
 use crate::teardown::Live;
-use crate::{Backend, Metrics};
-use deferred::Deferred;
-
-pub(crate) use complete::RequestProgress;
-pub(crate) use completion_waker::CompletionWaker;
-pub(crate) use shutdown::Unfinished;
-pub(crate) use slot::SlotKey;
-pub(crate) use submit::{Admission, NewRequest};
-pub(crate) use task::{DriverTask, PollOrder};
-
-/// Type parameters of a driver, under one name.
-pub(crate) trait ContextTypes {
-    type Lock: RawMutex;
-    type Backend: IoBackend;
-    type Advisor: SubmitAdvisor;
-}
-
-/// The types of a context with lock `M`. Never made.
-pub(crate) struct Types<M, B = AnyBackend, P = DefaultAdvisor>(PhantomData<(M, B, P)>);
-
-impl<M, B, P> ContextTypes for Types<M, B, P>
-where
-    M: RawMutex,
-    B: IoBackend,
-    P: SubmitAdvisor,
-{
-    type Lock = M;
-    type Backend = B;
-    type Advisor = P;
-}
-
-/// Configuration of a context.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ContextConfig {
-    /// Most requests in flight: the slots of a context.
-    pub(crate) capacity: usize,
-    /// Whether a request waits for a free slot.
-    pub(crate) wait_for_slot: bool,
-    pub(crate) policy: PolicyConfig,
-    pub(crate) backend: Backend,
-    pub(crate) measure_latency: bool,
-}
 
 /// The driver of one context, shared by its handles, futures, waker and task.
 pub(crate) struct Driver<T: ContextTypes> {
     core: Mutex<T::Lock, core::Core<T>>,
     submitter: <T::Backend as IoBackend>::Submitter,
     offload: Arc<OffloadPool<T::Backend>>,
-    driver_waker: Arc<DriverWaker>,
+    pub(crate) driver_waker: Arc<DriverWaker>,
     gone: watch::Receiver<()>,
     owner: Process,
     pub(crate) config: ContextConfig,
@@ -156,9 +113,13 @@ impl<T: ContextTypes> Copy for Entered<'_, T> {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkedChild;
 
+/// Time after which requests that the kernel had no room for are submitted again, if no completion has
+/// made room before.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
+
 /// What the driver task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DriveResult {
+pub(crate) enum DriveResult {
     /// Let the tasks that are ready run, then drive again: more requests may come.
     Yield,
     /// Wait to be woken.
@@ -177,7 +138,7 @@ impl<T: ContextTypes> Driver<T> {
         runtime: Option<Handle>,
         offload: OffloadConfig,
     ) -> Arc<Driver<T>> {
-        let (sender, gone) = watch::channel(());
+        let (gone, watch_gone) = watch::channel(());
         let driver_waker = Arc::new(DriverWaker::new());
         let fd = eventfd.as_ref().map(|eventfd| eventfd.as_raw_fd());
         let submitter = backend.submitter(fd);
@@ -186,7 +147,7 @@ impl<T: ContextTypes> Driver<T> {
         let live = Live {
             backend,
             eventfd,
-            gone: sender,
+            gone,
         };
         let core = core::Core::new(config, live, submitter.clone(), Arc::clone(&offload));
         Arc::new(Driver {
@@ -194,7 +155,7 @@ impl<T: ContextTypes> Driver<T> {
             submitter,
             offload,
             driver_waker,
-            gone,
+            gone: watch_gone,
             owner: Process::current(),
             config,
         })
@@ -228,9 +189,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
     pub(crate) fn get(&self) -> &'d Driver<T> {
         self.0
     }
-}
 
-impl<T: ContextTypes> Entered<'_, T> {
     #[inline(always)]
     fn lock(&self) -> MutexGuard<'_, T::Lock, core::Core<T>> {
         self.core.lock()
@@ -286,7 +245,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 self.driver_waker.wake();
             }
             if mem::take(&mut deferred.retry_later) {
-                self.driver_waker.wake_after(task::LONGEST_PAUSE);
+                self.driver_waker.wake_after(NO_ROOM_PAUSE);
             }
             if !mem::take(&mut deferred.more_completions) {
                 return mem::take(&mut deferred.flush);
@@ -298,7 +257,7 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 
     /// The eventfd was signalled. `waker` is called for the next signal.
-    fn on_eventfd(&self, waker: &Waker) {
+    pub(crate) fn on_eventfd(&self, waker: &Waker) {
         self.with(|core, deferred| {
             core.arm(waker, deferred); // before the reap: later completions signal again
             core.reap(ReapSource::Signal, deferred);
@@ -307,19 +266,16 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 
     /// The driver task runs. `signal`: a signal was left to it, and this is the waker for the next one.
-    fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
+    pub(crate) fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
         let (queued, defer) = self.with(|core, deferred| {
             core.driver_runs = true;
-            let several_workers = order != PollOrder::Fair;
-            core.advisor
-                .observe(Observation::DriverPolled { several_workers });
+            core.advisor.observe(Observation::DriverPolled { order });
             if let Some(waker) = signal {
                 core.arm(waker, deferred);
             }
             core.reap(ReapSource::DriverTask, deferred);
             let queued = core.slots.queued();
-            let may_defer = order == PollOrder::Early && queued > 0;
-            let defer = may_defer && core.advisor.defer_flush(queued);
+            let defer = queued > 0 && core.advisor.defer_flush(queued, order);
             core.flush_requested = defer; // the task goes on
             if !defer {
                 core.advisor.observe(Observation::RuntimeTurned);
@@ -352,6 +308,18 @@ impl<T: ContextTypes> Entered<'_, T> {
         self.with(|core, deferred| {
             core.reap_all(ReapSource::Other, deferred);
             core.phase.is_open().then(|| core.free_capacity())
+        })
+    }
+
+    /// Looks at the slots under the lock, after a reap, and may change the drains.
+    pub(crate) fn with_slots<R>(
+        &self,
+        source: ReapSource,
+        change: impl FnOnce(&mut Slots, &mut Drains) -> R,
+    ) -> R {
+        self.with(|core, deferred| {
+            core.reap_all(source, deferred);
+            change(&mut core.slots, &mut core.drains)
         })
     }
 }

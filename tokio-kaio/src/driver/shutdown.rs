@@ -10,27 +10,17 @@
 //! `io_destroy(2)` sleeps.
 
 use std::mem;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::core::{Core, Phase};
-use super::deferred::Deferred;
-use super::slot::SlotState;
-use super::{ContextTypes, Driver, Entered};
+use super::{Driver, Entered};
 use crate::backend::Submitter;
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
 use crate::op::Outcome;
+use crate::slab::SlotState;
 use crate::teardown::Teardown;
-
-/// What a context has not got back yet.
-#[derive(Debug, Default)]
-pub(crate) struct Unfinished {
-    pub(crate) queued: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) abandoned: usize,
-    /// Descriptors of the requests in flight, as their callers named them.
-    pub(crate) descriptors: Vec<RawFd>,
-}
 
 impl<T: ContextTypes> Core<T> {
     fn stop(&mut self, deferred: &mut Deferred<T::Backend>) {
@@ -97,7 +87,7 @@ impl<T: ContextTypes> Core<T> {
                 self.finish(index, (!abandoned).then_some(outcome), deferred);
             }
         }
-        self.drains.finish_all(deferred);
+        self.drains.finish_all(|waker| deferred.wake(waker));
         self.phase = Phase::Orphaned(live, memory);
     }
 
@@ -150,18 +140,6 @@ impl<T: ContextTypes> Entered<'_, T> {
 
     pub(crate) fn is_open(&self) -> bool {
         self.lock().phase.is_open()
-    }
-
-    pub(crate) fn unfinished(&self) -> Unfinished {
-        self.with(|core, _| {
-            let in_flight = core.slots.iter().filter(|(_, slot)| slot.is_in_flight());
-            Unfinished {
-                queued: core.waiting(),
-                in_flight: core.slots.in_flight(),
-                abandoned: core.slots.abandoned(),
-                descriptors: in_flight.map(|(_, slot)| slot.file_id.fd()).collect(),
-            }
-        })
     }
 }
 

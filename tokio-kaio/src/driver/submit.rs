@@ -3,86 +3,24 @@
 //! A request is admitted under the lock and submitted without it. [`Core::finish_submit`] is the only
 //! place that deals with the result of a submission.
 
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::task::Waker;
-use std::{io, mem};
 
 use arrayvec::ArrayVec;
 
+use super::Entered;
 use super::core::Core;
-use super::deferred::Deferred;
-use super::slot::SlotKey;
-use super::{ContextTypes, Entered};
 use crate::backend::{MAX_BATCH, Notify, OpCode, Sqe, submit_all};
+use crate::config::ContextTypes;
+use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
-use crate::op::{FileId, FileRef, IoBuffer, IoOp, OpenFile, Outcome, SubmissionEntry};
+use crate::op::{IoOp, NewRequest, OpenFile, Outcome, SubmissionEntry, SubmitPermit};
 use crate::policy::{
-    Observation, OpClass, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TaskId,
-    TimingLevel,
+    Observation, SubmitAdvisor, SubmitPath, SubmitPlan, SubmitTimer, SubmitTiming, TimingLevel,
 };
-use crate::sys;
+use crate::slab::{Admission, SlotKey};
 use crate::trace::{self, TraceEvent};
-
-/// A new request. What it owns stays with the caller until a slot takes it.
-pub(crate) struct NewRequest<'a> {
-    pub(crate) op: &'a IoOp,
-    pub(crate) buffer: &'a mut IoBuffer,
-    pub(crate) file: FileRef<'a>,
-    /// Still here if no slot needs it yet.
-    pub(crate) waker: Option<Waker>,
-    /// Of a request that is launched: the entry to submit, and what to learn from its submission.
-    pub(crate) sqe: Option<Sqe>,
-    class: Option<OpClass>,
-    permit: SubmitPermit,
-}
-
-impl<'a> NewRequest<'a> {
-    #[inline(always)]
-    pub(crate) fn new(
-        op: &'a IoOp,
-        buffer: &'a mut IoBuffer,
-        file: FileRef<'a>,
-        waker: Waker,
-    ) -> NewRequest<'a> {
-        NewRequest {
-            op,
-            buffer,
-            file,
-            waker: Some(waker),
-            sqe: None,
-            class: None,
-            permit: SubmitPermit::default(),
-        }
-    }
-}
-
-/// Result of an admission.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Admission {
-    /// In flight; the caller submits [`NewRequest::sqe`].
-    Launched(SlotKey),
-    /// In the queue, or waiting for a blocking thread.
-    Queued(SlotKey),
-    /// It has to wait, and needs a duplicate of its descriptor for that.
-    NeedsFile,
-    /// No slot is free, and it is not to wait here.
-    Full,
-    /// No slot is free, and requests of this context don't wait.
-    CapacityExceeded,
-    /// The context takes no more requests.
-    Stopped,
-}
-
-/// Permission to submit without the lock, counted in [`Core::submitting`]: keeps the backend alive.
-#[derive(Clone, Copy, Debug, Default)]
-struct SubmitPermit {
-    notify: Notify,
-    timing: TimingLevel,
-    has_polls: bool,
-    /// [`Core::reap_seq`] when the submission was decided on.
-    reap_seq: u32,
-}
 
 /// What became of the entries of a submission.
 struct SubmitReport {
@@ -129,16 +67,16 @@ impl<T: ContextTypes> Core<T> {
         let file = new.file.open_file();
         let held = new.op.appends() && self.append_order.is_taken(new.file.id());
         // A descriptor that nothing keeps open once the future is forgotten can't wait for others.
-        let defer = may_defer && !full && file.is_some() && {
-            let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
-            self.advisor.defer(self.slots.in_flight(), task)
-        };
+        let defer = may_defer
+            && !full
+            && file.is_some()
+            && self.advisor.defer(self.slots.in_flight(), new.task);
         if full || held || defer {
-            return self.enqueue(new, full, deferred);
+            return self.enqueue(new, full, SubmitPlan::INLINE, deferred);
         }
         let plan = self.plan(new.op, file);
         if plan.path == SubmitPath::Offload {
-            return self.admit_offloaded(new, plan, deferred);
+            return self.enqueue(new, false, plan, deferred);
         }
         // The slot needs the file if the request may be submitted again.
         let kept = file.filter(|_| plan.nowait().is_some()).cloned();
@@ -169,18 +107,20 @@ impl<T: ContextTypes> Core<T> {
         key
     }
 
-    /// Takes in a request that waits: for a slot, for other requests, or for another append.
+    /// Takes in a request that waits: for a slot, for other requests, for another append, or, as `plan`
+    /// says, for a blocking thread (behind queued requests, if there are any).
     #[inline(never)]
     fn enqueue(
         &mut self,
         new: &mut NewRequest<'_>,
         full: bool,
+        plan: SubmitPlan,
         deferred: &mut Deferred<T::Backend>,
     ) -> Admission {
         let Some(file) = new.file.open_file().cloned() else {
             return Admission::NeedsFile;
         };
-        let task = TaskId::of(new.waker.as_ref().unwrap_or(Waker::noop()));
+        let task = new.task;
         let key = self.allocate(new, Some(file));
         let (index, id) = (key.index, new.file.id());
         let slot = self.slots.at(index);
@@ -188,6 +128,10 @@ impl<T: ContextTypes> Core<T> {
         if new.op.appends() && id.is_known() && !slot.has_append_turn {
             self.append_order.hold(id, index);
             self.slots.hold(index);
+            return Admission::Queued(key);
+        }
+        if plan.path == SubmitPath::Offload && self.slots.queued() == 0 {
+            self.launch_offloaded(index, plan, deferred);
             return Admission::Queued(key);
         }
         self.slots.enqueue(index);
@@ -198,26 +142,6 @@ impl<T: ContextTypes> Core<T> {
         } else {
             self.request_flush(deferred);
         }
-        Admission::Queued(key)
-    }
-
-    /// Takes in a request for the offload pool; behind those that are queued, if there are any.
-    #[inline(never)]
-    fn admit_offloaded(
-        &mut self,
-        new: &mut NewRequest<'_>,
-        plan: SubmitPlan,
-        deferred: &mut Deferred<T::Backend>,
-    ) -> Admission {
-        if self.slots.queued() > 0 {
-            return self.enqueue(new, false, deferred);
-        }
-        let Some(file) = new.file.open_file().cloned() else {
-            return Admission::NeedsFile;
-        };
-        let key = self.allocate(new, Some(Arc::clone(&file)));
-        self.slots.at(key.index).waker = new.waker.take();
-        self.launch_offloaded(key.index, plan, file, deferred);
         Admission::Queued(key)
     }
 
@@ -239,23 +163,27 @@ impl<T: ContextTypes> Core<T> {
     }
 
     /// *→ InFlight*, from the offload pool.
+    #[cold]
     fn launch_offloaded(
         &mut self,
         index: u32,
         plan: SubmitPlan,
-        file: Arc<OpenFile>,
         deferred: &mut Deferred<T::Backend>,
     ) {
+        let Some(file) = self.slots.at(index).file.clone() else {
+            return debug_assert!(false, "an offloaded request has its file");
+        };
         let sqe = self.slots.launch(index, plan, file.as_raw_fd());
         let op = self.slots.at(index).op;
         deferred
             .events
             .push(|| TraceEvent::Offloaded { fd: sqe.fd, op });
+        let (class, resubmitted) = (plan.class, false);
         let entry = SubmissionEntry {
             sqe,
             file,
-            class: plan.class,
-            resubmitted: false,
+            class,
+            resubmitted,
         };
         self.offload(entry, deferred);
     }
@@ -299,8 +227,7 @@ impl<T: ContextTypes> Core<T> {
                     .plan(&slot.op.info(), Some(history), submit_seq),
             };
             if plan.path == SubmitPath::Offload {
-                let file = Arc::clone(file);
-                self.launch_offloaded(index, plan, file, deferred);
+                self.launch_offloaded(index, plan, deferred);
                 continue;
             }
             let timing = self.advisor.timing(Some(history), submit_seq);
@@ -338,7 +265,7 @@ impl<T: ContextTypes> Core<T> {
         deferred: &mut Deferred<T::Backend>,
     ) -> bool {
         self.submitting -= 1;
-        let taken = report.handled - report.refused.len();
+        let taken = report.taken();
         let timing = report.timing.as_ref();
         let time = timing.map(|timing| timing.time);
         self.counters.submissions.record(taken, time);
@@ -379,14 +306,22 @@ impl<T: ContextTypes> Core<T> {
     #[cold]
     fn observe_flush(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
         for sqe in entries {
-            let Some(index) = self.slots.find_in_flight(sqe.user_data) else {
-                continue; // reaped by another thread
-            };
-            let slot = self.slots.at(index);
-            if let Some(file) = &slot.file {
-                let history = file.history();
-                history.observe_submit(slot.plan.class, timing.observation);
+            if let Some(index) = self.slots.find_in_flight(sqe.user_data) {
+                let slot = self.slots.at(index);
+                let history = slot.file.iter().map(|file| file.history());
+                history.for_each(|file| file.observe_submit(slot.plan.class, timing.observation));
             }
+        }
+    }
+
+    /// The kernel has no room for a request: its slot keeps the file meanwhile.
+    #[cold]
+    fn keep_file(&mut self, new: &NewRequest<'_>) {
+        let user_data = new.sqe.map_or(u64::MAX, |sqe| sqe.user_data);
+        if let (Some(index), Some(file)) =
+            (self.slots.find_in_flight(user_data), new.file.open_file())
+        {
+            self.slots.at(index).file = Some(Arc::clone(file));
         }
     }
 
@@ -407,7 +342,8 @@ impl<T: ContextTypes> Core<T> {
             };
             let slot = self.slots.at(index);
             if room_to_come && slot.file.is_none() {
-                slot.file = duplicate(slot.file_id); // it is still open: its future is being polled
+                // Borrowed, and still open: the future is being polled.
+                slot.file = OpenFile::duplicate_borrowed(slot.file_id.fd()).ok();
             }
             if !room_to_come || slot.file.is_none() {
                 self.refuse(user_data, libc::EAGAIN, deferred);
@@ -437,12 +373,6 @@ impl<T: ContextTypes> Core<T> {
     }
 }
 
-/// `None`: no descriptor is left.
-fn duplicate(id: FileId) -> Option<Arc<OpenFile>> {
-    let file = sys::duplicate(id.fd()).ok()?;
-    Some(Arc::new(OpenFile::duplicate(file.into(), id)))
-}
-
 impl<T: ContextTypes> Entered<'_, T> {
     /// Takes a request in. `may_wait`: no other context may take it.
     #[inline(always)]
@@ -459,21 +389,6 @@ impl<T: ContextTypes> Entered<'_, T> {
         admission
     }
 
-    /// Takes a request in that waits, with a duplicate of its borrowed descriptor.
-    #[cold]
-    pub(crate) fn admit_duplicate(&self, new: &mut NewRequest<'_>) -> io::Result<Admission> {
-        let file = OpenFile::duplicate_borrowed(new.file.fd())?;
-        let mut held = NewRequest {
-            file: FileRef::Open(&file),
-            waker: new.waker.take(),
-            buffer: new.buffer,
-            ..*new
-        };
-        let admission = self.admit(&mut held, true);
-        (new.waker, new.sqe, new.permit) = (held.waker, held.sqe, held.permit);
-        Ok(admission)
-    }
-
     /// Submits a request that was launched. Returns its outcome if it has completed; the buffer is back
     /// then.
     #[inline(always)]
@@ -485,17 +400,20 @@ impl<T: ContextTypes> Entered<'_, T> {
         }
         let mut deferred = Deferred::new();
         let mut core = self.lock();
+        if report.handled == 0 {
+            core.keep_file(new);
+        }
         core.finish_submit(&permit, entries, &report, &mut deferred);
         let completed = core.slots.take_completed(key, new.buffer);
         if completed.is_none() {
             // The task of a request that has completed is the current one.
             let waker = new.waker.take();
-            new.waker = waker.and_then(|waker| core.set_waker(key, waker));
+            new.waker = waker.and_then(|waker| core.slots.set_waker(key, waker));
         }
         core.end_if_due(&mut deferred);
         drop(core);
         self.conclude(&mut deferred);
-        report.trace_if_slow();
+        trace::slow_inline_submit(report.timing.as_ref(), report.taken());
         completed
     }
 
@@ -518,15 +436,18 @@ impl<T: ContextTypes> Entered<'_, T> {
             launched.for_each(|(new, _)| new.observe(timing));
         }
         self.with(|core, deferred| {
+            let launched = batch.iter().filter(|(new, _)| new.sqe.is_some());
+            let unsent = launched.skip(report.handled);
+            unsent.for_each(|(new, _)| core.keep_file(new));
             core.finish_submit(&permit, &entries, &report, deferred);
             for (new, admission) in batch.iter_mut() {
                 if let Admission::Launched(key) = *admission {
                     let waker = new.waker.take();
-                    new.waker = waker.and_then(|waker| core.set_waker(key, waker));
+                    new.waker = waker.and_then(|waker| core.slots.set_waker(key, waker));
                 }
             }
         });
-        report.trace_if_slow();
+        trace::slow_inline_submit(report.timing.as_ref(), report.taken());
     }
 
     /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
@@ -552,7 +473,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                     let stalled = report.handled < batch.len() && !reaped;
                     !stalled && core.slots.queued() > 0
                 });
-                report.trace_if_slow();
+                trace::slow_inline_submit(report.timing.as_ref(), report.taken());
                 if !self.follow_up(&mut deferred) && !more {
                     return;
                 }
@@ -583,31 +504,15 @@ impl<T: ContextTypes> Entered<'_, T> {
     }
 }
 
-impl NewRequest<'_> {
-    /// Its file learns from the submission.
-    #[cold]
-    fn observe(&self, timing: &SubmitTiming) {
-        if let Some(file) = self.file.open_file() {
-            let history = file.history();
-            history.observe_submit(self.class, timing.observation);
-        }
-    }
-}
-
 impl SubmitReport {
+    fn taken(&self) -> usize {
+        self.handled - self.refused.len()
+    }
+
     /// The measurement, if there is something to learn from it.
     #[inline(always)]
     fn news(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
         let timing = self.timing.as_ref();
         timing.filter(|timing| timing.is_news(permit.timing))
-    }
-
-    /// To be called without the lock: subscribers are code of others.
-    #[inline(always)]
-    fn trace_if_slow(&self) {
-        if let Some(timing) = self.timing.filter(SubmitTiming::is_slow) {
-            let taken = self.handled - self.refused.len();
-            trace::slow_submit(taken, timing.time, false);
-        }
     }
 }

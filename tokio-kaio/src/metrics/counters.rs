@@ -1,29 +1,29 @@
-//! [`Counters`]: what a context counts behind its lock; [`SubmitCounters`]: of its submissions.
+//! [`Counters`] of a context, behind its lock, and [`SubmitCounters`] of its submissions.
 
 use std::time::Duration;
 
 use super::{Metrics, Reaped};
 
-/// Submissions, and the time they took.
+/// Counts submissions, and the time that they took.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SubmitCounters {
     /// Requests that the kernel took.
     pub(crate) requests: u64,
-    /// Submissions by the number of requests taken: up to 1, 2, 4, 8, 16, 32, 64.
+    /// Submissions by the number of requests that they took: up to 1, 2, 4, 8, 16, 32, 64.
     by_size: [u64; BATCH_SIZES],
     timed: u64,
-    /// Time of the timed ones.
+    /// Total time of the timed submissions.
     time: Duration,
     slow: u64,
 }
 
 const BATCH_SIZES: usize = 7;
 
-/// A submission that takes longer is slow: no task should occupy a worker for as long.
+/// A submission that takes longer is slow: no task should occupy a worker that long.
 pub(crate) const SLOW_SUBMIT: Duration = Duration::from_millis(1);
 
 impl SubmitCounters {
-    /// The kernel took `requests`, in this time if it was measured.
+    /// Records that the kernel took `requests`, in `time` if that was measured.
     #[inline]
     pub(crate) fn record(&mut self, requests: usize, time: Option<Duration>) {
         self.requests += requests as u64;
@@ -37,10 +37,10 @@ impl SubmitCounters {
     }
 }
 
-/// What caused a reap.
+/// The cause of a reap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReapSource {
-    /// A submission had just returned.
+    /// A submission returned.
     Submission,
     /// The eventfd was signalled.
     Signal,
@@ -48,7 +48,7 @@ pub(crate) enum ReapSource {
     Poll,
     /// The driver task ran.
     DriverTask,
-    /// Anything else: a future was dropped, a slot or metrics were wanted.
+    /// Anything else: a future was dropped, or somebody asked for a slot or for metrics.
     Other,
 }
 
@@ -71,14 +71,14 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// A request completed with `result`.
+    /// Records that a request completed with `result`.
     #[inline]
     pub(crate) fn record_completion(&mut self, result: i64) {
         self.completed += 1;
         self.failed += u64::from(result < 0);
     }
 
-    /// With the submissions of the offload pool.
+    /// A snapshot, with the submissions of the offload pool.
     pub(crate) fn metrics(&self, offloaded: &SubmitCounters) -> Metrics {
         let Counters {
             submissions,
@@ -90,7 +90,7 @@ impl Counters {
             *sum += calls;
         }
         Metrics {
-            // A blocking thread counts after the submission, which may be after the completion.
+            // A blocking thread counts a request after its submission, maybe after its completion.
             submitted: (submissions.requests + offloaded.requests).max(self.completed),
             completed: self.completed,
             failed: self.failed,

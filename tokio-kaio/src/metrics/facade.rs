@@ -1,10 +1,10 @@
-//! [`Metrics`] for the facade of the crate `metrics`.
+//! Publishes [`Metrics`] through the facade of the crate `metrics`.
 
 use metrics::{SharedString, Unit, counter, describe_counter, describe_gauge, gauge};
 
 use super::Metrics;
 
-/// Name, what it is, and how it is read.
+/// Name, description, and value.
 type Series<T> = (&'static str, &'static str, fn(&Metrics) -> T);
 
 const COUNTERS: [Series<u64>; 12] = [
@@ -15,7 +15,7 @@ const COUNTERS: [Series<u64>; 12] = [
     ),
     (
         "tokio_kaio_completed_total",
-        "Of these, the ones that are done",
+        "Submitted requests that completed",
         |metrics| metrics.completed,
     ),
     (
@@ -30,7 +30,7 @@ const COUNTERS: [Series<u64>; 12] = [
     ),
     (
         "tokio_kaio_abandoned_total",
-        "Futures that were dropped when the kernel had their request",
+        "Requests in flight whose future was dropped or timed out",
         |metrics| metrics.abandoned,
     ),
     (
@@ -45,7 +45,7 @@ const COUNTERS: [Series<u64>; 12] = [
     ),
     (
         "tokio_kaio_offloads_total",
-        "Requests that were given to the blocking pool",
+        "Requests that were offloaded to the blocking pool",
         |metrics| metrics.offloads,
     ),
     (
@@ -65,7 +65,7 @@ const COUNTERS: [Series<u64>; 12] = [
     ),
     (
         "tokio_kaio_timed_submits_total",
-        "Calls of io_submit that were timed",
+        "Calls of io_submit that were timed, on threads of the runtime",
         |metrics| metrics.timed_submits,
     ),
 ];
@@ -78,28 +78,28 @@ const GAUGES: [Series<f64>; 5] = [
     ),
     (
         "tokio_kaio_in_flight",
-        "Requests that the kernel has, or that are on their way to it",
+        "Requests in flight: in the kernel, or on their way to it",
         |metrics| metrics.in_flight as f64,
     ),
     (
         "tokio_kaio_abandoned_in_flight",
-        "Of those in flight, the ones that no future waits for",
+        "Requests in flight that no future waits for",
         |metrics| metrics.abandoned_in_flight as f64,
     ),
     (
         "tokio_kaio_waiting_for_thread",
-        "Of those in flight, the ones that wait for a thread of the blocking pool",
+        "Requests in flight that wait for a thread of the blocking pool",
         |metrics| metrics.waiting_for_thread as f64,
     ),
     (
         "tokio_kaio_ring",
-        "1 where events are taken out of a ring in user memory, else 0",
+        "1 if completions are read from a ring in user memory, else 0",
         |metrics| f64::from(u8::from(metrics.ring)),
     ),
 ];
 
 const BATCHES: &str = "tokio_kaio_batches_total";
-/// The values of its label, of [`Metrics::batch_sizes`].
+/// Values of the label `up_to`, for [`Metrics::batch_sizes`].
 const UP_TO: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64"];
 
 const REAPED: &str = "tokio_kaio_reaped_total";
@@ -108,17 +108,18 @@ const LATENCY: &str = "tokio_kaio_latency_seconds";
 const QUANTILES: [(&str, f64); 4] = [("0.5", 50.0), ("0.99", 99.0), ("0.999", 99.9), ("1", 100.0)];
 
 impl Metrics {
-    /// Gives these counters to the recorder of the crate [`metrics`](https://docs.rs/metrics), under
-    /// names that begin with `tokio_kaio_`, with the label `context` to tell contexts apart.
-    /// Counters are set to what they are (`absolute`), so that it may be called at any time, again
-    /// and again; [`report_metrics`](crate::GenericAioContextHandle::report_metrics) does that. With
-    /// the feature `metrics`.
+    /// Passes these metrics to the recorder of the crate [`metrics`](https://docs.rs/metrics), under names
+    /// that start with `tokio_kaio_`. The label `context` distinguishes contexts. Needs the feature
+    /// `metrics`.
     ///
-    /// `up_to` is not cumulative, as a Prometheus `le` would be. The latencies are of all operations
-    /// since the context was made, not of those since the last call. Time inside `io_submit` is in
-    /// nanoseconds, because a counter of the facade is an integer.
+    /// Counters are set to their values (`absolute`), so it may be called at any time and repeatedly.
+    /// [`report_metrics`](crate::GenericAioContextHandle::report_metrics) does so at an interval.
     ///
-    /// | name | kind | what |
+    /// `up_to` is not cumulative, unlike Prometheus's `le`. Latencies cover all requests since the context
+    /// was made, not since the last call. Time inside `io_submit` is in nanoseconds, because counters of
+    /// the facade are integers.
+    ///
+    /// | name | kind | value |
     /// |---|---|---|
     /// | `tokio_kaio_submitted_total` | counter | [`submitted`](Metrics::submitted) |
     /// | `tokio_kaio_completed_total` | counter | [`completed`](Metrics::completed) |
@@ -139,7 +140,7 @@ impl Metrics {
     /// | `tokio_kaio_abandoned_in_flight` | gauge | [`abandoned_in_flight`](Metrics::abandoned_in_flight) |
     /// | `tokio_kaio_waiting_for_thread` | gauge | [`waiting_for_thread`](Metrics::waiting_for_thread) |
     /// | `tokio_kaio_ring` | gauge, 0 or 1 | [`ring`](Metrics::ring) |
-    /// | `tokio_kaio_latency_seconds` | gauge, label `quantile`: 0.5, 0.99, 0.999, 1 | [`latency`](Metrics::latency), if measured: of all operations, or with `report_metrics` of those of the interval |
+    /// | `tokio_kaio_latency_seconds` | gauge, label `quantile`: 0.5, 0.99, 0.999, 1 | [`latency`](Metrics::latency) in seconds, if measured: of all requests, or with `report_metrics` of those in the interval |
     ///
     /// # Examples
     ///
@@ -156,7 +157,7 @@ impl Metrics {
         self.publish_since(None, context.into());
     }
 
-    /// The same, but with the latencies since `earlier`, if there is such.
+    /// Publishes these metrics, with the latencies since `earlier` if there is an earlier snapshot.
     pub(crate) fn publish_since(&self, earlier: Option<&Metrics>, context: SharedString) {
         for (name, _, read) in COUNTERS {
             counter!(name, "context" => context.clone()).absolute(read(self));
@@ -184,7 +185,7 @@ impl Metrics {
     }
 }
 
-/// Tells the recorder what the names mean.
+/// Describes the metrics to the recorder.
 pub(crate) fn describe() {
     for (name, about, _) in COUNTERS {
         describe_counter!(name, about);
@@ -193,13 +194,9 @@ pub(crate) fn describe() {
         BATCHES,
         "Calls of io_submit, by the most requests that they took"
     );
-    describe_counter!(REAPED, "Events, by what made the context look for them");
+    describe_counter!(REAPED, "Completions, by cause of the reap");
     for (name, about, _) in GAUGES {
         describe_gauge!(name, about);
     }
-    describe_gauge!(
-        LATENCY,
-        Unit::Seconds,
-        "How long operations took, by quantile"
-    );
+    describe_gauge!(LATENCY, Unit::Seconds, "Latency of requests, by quantile");
 }

@@ -1,10 +1,12 @@
-//! [`LatencyHistogram`]: how long operations took.
+//! [`LatencyHistogram`]: the latencies of requests.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Durations, counted in buckets that are an eighth of their power of two wide: what is read from
-/// it is at most an eighth too long.
+/// A histogram of the latencies of requests.
+///
+/// Each power of two of nanoseconds has 8 buckets, so a duration read from it is at most an eighth too
+/// long.
 ///
 /// # Examples
 ///
@@ -36,10 +38,10 @@ pub struct LatencyHistogram {
     max: Duration,
 }
 
-/// Buckets of a power of two.
+/// Buckets per power of two.
 const PARTS: usize = 8;
-/// Powers of two of nanoseconds that are told apart; what is longer, some 18 minutes, is in the
-/// last one.
+/// Powers of two of nanoseconds that have buckets. Durations from some 18 minutes on are in the last
+/// bucket.
 const POWERS: usize = 40;
 const BUCKETS: usize = PARTS * (POWERS - 2);
 
@@ -67,9 +69,9 @@ impl LatencyHistogram {
         self.max = self.max.max(other.max);
     }
 
-    /// What was recorded since `earlier`, an older snapshot of the same context.
-    /// [`max`](LatencyHistogram::max) is then a bound like those of
-    /// [`buckets`](LatencyHistogram::buckets), no longer exact.
+    /// Returns the latencies that were recorded since `earlier`, an older snapshot of the same context.
+    /// [`max`](LatencyHistogram::max) is no longer exact then, but a bound like those of
+    /// [`buckets`](LatencyHistogram::buckets).
     #[must_use]
     pub fn since(&self, earlier: &LatencyHistogram) -> LatencyHistogram {
         let mut since = self.clone();
@@ -84,12 +86,12 @@ impl LatencyHistogram {
         since
     }
 
-    /// Number of operations.
+    /// Number of requests.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The average. `None`: there was no operation.
+    /// The average. `None` if there was no request.
     pub fn mean(&self) -> Option<Duration> {
         let nanos = self.sum.as_nanos().checked_div(self.count().into())?;
         Some(Duration::from_nanos(
@@ -97,13 +99,14 @@ impl LatencyHistogram {
         ))
     }
 
-    /// The longest one, exactly.
+    /// The longest duration, exactly.
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// What `percent` of the operations, 0 to 100, did not exceed: the bound of a bucket, at most an
-    /// eighth too long, and no longer than the longest one. `None`: there was no operation.
+    /// The duration that `percent` (0 to 100) of the requests did not exceed. It is the bound of a bucket:
+    /// at most an eighth too long, and at most [`max`](LatencyHistogram::max). `None` if there was no
+    /// request.
     pub fn percentile(&self, percent: f64) -> Option<Duration> {
         let count = self.count();
         let wanted = ((percent * count as f64 / 100.0).ceil() as u64).clamp(1, count.max(1));
@@ -115,8 +118,8 @@ impl LatencyHistogram {
         found.map(|(bound, _)| bound.min(self.max))
     }
 
-    /// The buckets that are not empty, shortest first: a bound that the durations in it do not
-    /// exceed, and how many there are.
+    /// The buckets that are not empty, shortest first. Each has a bound that its durations do not exceed,
+    /// and their number.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let counts = self.buckets.iter().enumerate();
         counts
@@ -136,7 +139,7 @@ impl fmt::Debug for LatencyHistogram {
     }
 }
 
-/// Of the first two powers each value has its own; then a power of two has [`PARTS`].
+/// The bucket of a duration. Values below 2 × [`PARTS`] have a bucket each.
 fn bucket(nanos: u64) -> usize {
     if nanos < 2 * PARTS as u64 {
         return nanos as usize;
@@ -214,10 +217,10 @@ mod tests {
         assert_eq!(latencies.count(), 100);
         for percent in 1..=100_u64 {
             let exact = Duration::from_micros(percent);
-            let told = latencies.percentile(percent as f64).unwrap();
+            let bound = latencies.percentile(percent as f64).unwrap();
             assert!(
-                told >= exact && told <= exact + exact / 8,
-                "{percent}: {told:?}"
+                bound >= exact && bound <= exact + exact / 8,
+                "{percent}: {bound:?}"
             );
         }
         assert_eq!(latencies.percentile(0.0), latencies.percentile(1.0));

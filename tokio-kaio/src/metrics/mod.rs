@@ -1,4 +1,4 @@
-//! [`Metrics`]: what a context has done.
+//! [`Metrics`]: a snapshot of a context's counters.
 
 mod counters;
 #[cfg(feature = "metrics")]
@@ -13,30 +13,29 @@ pub use histogram::LatencyHistogram;
 
 use std::time::Duration;
 
-/// What a context has done since it was made, and is doing now: a snapshot, from
+/// A snapshot of a context's counters since it was made, and of its current state. From
 /// [`GenericAioContextHandle::metrics`](crate::GenericAioContextHandle::metrics).
 ///
-/// Counters only grow. Each request counts once, however often it had to be submitted. The numbers
-/// are of one moment, but for a context with
-/// [shards](crate::AioContextBuilder::shards), whose numbers are added up one shard after another,
-/// and for what the threads of the blocking pool are just doing.
+/// Counters only grow. Each request counts once, however often it is submitted. All numbers are of one
+/// moment, with two exceptions: [shards](crate::AioContextBuilder::shards) are added up one after
+/// another, and threads of the blocking pool count after each submission.
 ///
-/// What keeps a program from getting what it expects of asynchronous I/O is in
-/// [`nowait_refusals`](Metrics::nowait_refusals), [`offloads`](Metrics::offloads),
+/// Look at [`nowait_refusals`](Metrics::nowait_refusals), [`offloads`](Metrics::offloads),
 /// [`slow_submits`](Metrics::slow_submits), [`found_full`](Metrics::found_full) and
-/// [`ring`](Metrics::ring).
+/// [`ring`](Metrics::ring) if asynchronous I/O performs worse than expected. The repository's
+/// `docs/observability.md` says what to do about each.
 ///
 /// # Rates and averages
 ///
-/// [`since`](Metrics::since) gives what has happened between two snapshots; then
+/// [`since`](Metrics::since) returns the difference of two snapshots. From the difference,
 ///
-/// - operations a second: `completed` by the time between them;
-/// - requests a call: [`mean_batch`](Metrics::mean_batch);
-/// - time of a call on the runtime's threads: [`mean_submit`](Metrics::mean_submit). Many calls that
-///   wait for less than a millisecond each are seen here, not in
+/// - operations per second are `completed` divided by the time between the snapshots;
+/// - requests per call are [`mean_batch`](Metrics::mean_batch);
+/// - the time of a call on the runtime's threads is [`mean_submit`](Metrics::mean_submit). It shows many
+///   calls that block for less than a millisecond each, which are not in
 ///   [`slow_submits`](Metrics::slow_submits);
-/// - share of a thread that goes into such calls: `submit_time` by the time between, where all are
-///   timed.
+/// - the share of a thread spent in calls is `submit_time` divided by the time between the snapshots,
+///   where all calls are timed.
 ///
 /// # Examples
 ///
@@ -60,7 +59,7 @@ use std::time::Duration;
 /// if let Some(latency) = &metrics.latency {
 ///     println!("median {:?}, longest {:?}", latency.percentile(50.0), latency.max());
 /// }
-/// // What comes from here on, apart from what was before.
+/// // The counters from here on.
 /// let before = metrics;
 /// file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;
 /// assert_eq!(handle.metrics().since(&before).completed, 1);
@@ -72,87 +71,86 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct Metrics {
     /// Requests that the kernel took, or a thread of the
-    /// [thread pool](crate::Backend::ThreadPool).
+    /// [thread-pool backend](crate::Backend::ThreadPool).
     pub submitted: u64,
-    /// Of these, the ones that are done, whatever they came to.
+    /// Submitted requests that completed, with success or an errno.
     pub completed: u64,
-    /// Requests that ended with an errno: of its event, or because the kernel did not take them.
-    /// An `EAGAIN` to a `NOWAIT` of the caller's own is one.
+    /// Requests that ended with an errno: in their completion, or because the kernel did not take them.
+    /// `EAGAIN` counts if the caller set the flag `NOWAIT`.
     pub failed: u64,
 
-    /// Completions that matched no request in flight: duplicates, or made up. The kernel is not known to
-    /// post any; each is ignored.
+    /// Completions that matched no request in flight, and were ignored. The kernel is not known to post
+    /// any.
     pub unmatched_completions: u64,
 
-    /// Requests that wait to be submitted, for a slot or to share a system call, now.
+    /// Requests that wait now to be submitted: for a slot, for another append, or to share a system call.
     pub queued: usize,
-    /// Requests that the kernel has now, or that are on their way to it.
+    /// Requests in flight now: in the kernel, on their way to it, or offloaded.
     pub in_flight: usize,
-    /// Of those in flight, the ones that no future waits for: it was dropped.
+    /// Requests in flight now whose future was dropped or timed out.
     pub abandoned_in_flight: usize,
-    /// Of those in flight, the ones that wait for a thread of the blocking pool.
+    /// Requests in flight now that wait for a thread of the blocking pool.
     pub waiting_for_thread: usize,
 
-    /// Futures that were dropped when the kernel had their request.
+    /// Requests whose future was dropped or timed out while they were in flight.
     pub abandoned: u64,
     /// Requests that found no free slot, and waited or failed.
     pub found_full: u64,
 
-    /// Calls of `io_submit`, on whatever thread; of the thread-pool backend, transfers and syncs.
+    /// Calls of `io_submit`, on any thread. With the thread-pool backend: transfers and syncs.
     pub batches: u64,
-    /// Calls by the number of requests that they took: 1, 2, up to 4, 8, 16, 32, 64. Each call is in
-    /// one of them: 3 requests count for *up to 4* alone.
+    /// Calls by the number of requests that they took: up to 1, 2, 4, 8, 16, 32, 64. Each call counts
+    /// once: a call with 3 requests only in *up to 4*.
     pub batch_sizes: [u64; 7],
 
-    /// Events by what found them.
+    /// Reaped completions, by cause of the reap.
     pub reaped: Reaped,
-    /// Whether events are taken out of a ring in user memory. `false`: by `io_getevents`, a system
-    /// call for each look, because the kernel maps no such ring (gVisor); or the backend is the
-    /// thread pool, which has none.
+    /// Whether completions are read from a ring in user memory. `false` if the kernel maps no such ring
+    /// (gVisor), so that each reap takes an `io_getevents` call, and with the thread-pool backend.
     pub ring: bool,
 
-    /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`), or served in
-    /// part, under [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
+    /// Submissions with `RWF_NOWAIT` that the kernel refused (`EAGAIN`, `EOPNOTSUPP`) or served in part,
+    /// under [`SubmitPolicy::NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst).
     pub nowait_refusals: u64,
-    /// Requests that were given to the blocking pool: all, if the backend is the thread pool.
+    /// Requests that were offloaded to the blocking pool. With the thread-pool backend: all.
     pub offloads: u64,
     /// Submissions that took longer than a millisecond, on a thread of the runtime.
     pub slow_submits: u64,
-    /// The same on threads of the blocking pool, where they hold up nobody. Of the thread-pool
-    /// backend, whole transfers and syncs.
+    /// Submissions that took longer than a millisecond on a thread of the blocking pool, where they block
+    /// no task. With the thread-pool backend: transfers and syncs.
     pub slow_offloads: u64,
 
-    /// Time that threads of the runtime spent inside `io_submit`, in
+    /// Time that threads of the runtime spent inside `io_submit`, in the
     /// [`timed_submits`](Metrics::timed_submits) calls.
     pub submit_time: Duration,
-    /// Calls that were timed: all but those to where requests have long been done when the call
-    /// returned, as on tmpfs. Of those, 1 in 251. None on threads of the blocking pool.
+    /// Calls of `io_submit` that were timed, on threads of the runtime: all, except where requests
+    /// complete inside their submission, as on tmpfs. There, at most about 1 call in 256.
     pub timed_submits: u64,
 
-    /// How long operations took, from the first poll of their future to their event: all since the
-    /// context was made. Where that is
-    /// [switched on](crate::AioContextBuilder::measure_latency).
+    /// Latencies of all requests, from the time when they were made to their completion. Includes the
+    /// wait for a slot. `None` unless they are
+    /// [measured](crate::AioContextBuilder::measure_latency).
     pub latency: Option<LatencyHistogram>,
 }
 
-/// Events that were taken from the kernel, by what made the context look for them.
+/// Numbers of reaped completions, by cause of the reap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reaped {
-    /// A submission had just returned: they were done inside of it, or just then.
+    /// A submission returned: the requests completed inside it, or just then.
     pub after_submit: u64,
-    /// The kernel had signalled.
+    /// The kernel signalled the eventfd.
     pub by_signal: u64,
     /// A future was polled.
     pub by_poll: u64,
     /// The background task ran.
     pub by_driver: u64,
-    /// A future was dropped, a slot was looked for, or there were more than one look takes.
+    /// Anything else: a future was dropped, a slot was needed, or there were more than one reap takes.
     pub otherwise: u64,
 }
 
 impl Reaped {
-    /// With names for the paths.
+    /// The numbers, with the names of the causes.
     #[cfg(feature = "metrics")]
     fn by_path(&self) -> [(&'static str, u64); 5] {
         [
@@ -166,9 +164,9 @@ impl Reaped {
 }
 
 impl Metrics {
-    /// What has happened since `earlier`, an older snapshot of the same context. What is a state, not
-    /// a counter (`queued`, `in_flight`, `abandoned_in_flight`, `waiting_for_thread`, `ring`), is that
-    /// of `self`.
+    /// Returns the difference to `earlier`, an older snapshot of the same context. Fields that are a state
+    /// and not a counter (`queued`, `in_flight`, `abandoned_in_flight`, `waiting_for_thread`, `ring`) are
+    /// those of `self`.
     #[must_use]
     pub fn since(&self, earlier: &Metrics) -> Metrics {
         let (mut since, mut earlier) = (self.clone(), earlier.clone());
@@ -182,14 +180,14 @@ impl Metrics {
         since
     }
 
-    /// How many requests a call took, on average. `None`: there was no call. A little less than it was
-    /// where attempts were refused ([`nowait_refusals`](Metrics::nowait_refusals)): what was refused is
-    /// in two calls, and counts once.
+    /// Average number of requests per call. `None` if there was no call. A little too low where attempts
+    /// were refused ([`nowait_refusals`](Metrics::nowait_refusals)): a refused request is in two calls, and
+    /// counts once.
     pub fn mean_batch(&self) -> Option<f64> {
         (self.batches > 0).then(|| self.submitted as f64 / self.batches as f64)
     }
 
-    /// How long a call took on a thread of the runtime, on average. `None`: none was timed.
+    /// Average time of a call on a thread of the runtime. `None` if no call was timed.
     pub fn mean_submit(&self) -> Option<Duration> {
         let nanos = self
             .submit_time
@@ -200,7 +198,7 @@ impl Metrics {
         ))
     }
 
-    /// Adds those of another shard.
+    /// Adds the metrics of another shard.
     pub(crate) fn add(&mut self, mut other: Metrics) {
         for (sum, count) in self.counters().zip(other.counters()) {
             *sum += *count;
@@ -217,7 +215,7 @@ impl Metrics {
         }
     }
 
-    /// All that only grows, but for times.
+    /// The counters, except times.
     fn counters(&mut self) -> impl Iterator<Item = &mut u64> {
         let reaped = &mut self.reaped;
         [

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{OffloadPool, Returned, SubmissionEntry, lock};
+use super::{JobState, OffloadPool, Returned, SubmissionEntry, lock};
 use crate::backend::IoBackend;
 use crate::sys::Process;
 
@@ -21,11 +21,29 @@ pub(super) struct Job<B: IoBackend> {
     state: JobState,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum JobState {
-    Starting,
-    Running,
-    Ended,
+impl<B: IoBackend> OffloadPool<B> {
+    /// Has threads take what waits. Not to be called under the context's lock.
+    pub(crate) fn dispatch(self: &Arc<Self>) {
+        loop {
+            let mut queue = self.lock();
+            let enough = queue.starting >= queue.waiting.len();
+            if enough || queue.jobs == self.config.max_threads || queue.closed {
+                return;
+            }
+            queue.jobs += 1;
+            queue.starting += 1;
+            let runtime = queue.runtime.clone();
+            drop(queue);
+            let job = Job::new(Arc::clone(self));
+            let Some(runtime) = runtime else {
+                job.run();
+                continue;
+            };
+            if let Err(job) = job.start(&runtime) {
+                return job.fail_for_want_of_thread();
+            }
+        }
+    }
 }
 
 impl<B: IoBackend> Job<B> {

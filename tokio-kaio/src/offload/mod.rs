@@ -24,7 +24,6 @@ use crate::policy::{SubmitTimer, TimingLevel};
 use crate::sync::DriverWaker;
 use crate::sys::{self, Process};
 use crate::trace;
-use job::{Job, JobState};
 
 /// The offload pool of one context.
 ///
@@ -84,6 +83,14 @@ struct Queue {
     closed: bool,
     returned: Returned,
     counters: SubmitCounters,
+}
+
+/// How far a [`Job`](job::Job) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JobState {
+    Starting,
+    Running,
+    Ended,
 }
 
 /// What the driver has to deal with.
@@ -161,29 +168,6 @@ impl<B: IoBackend> OffloadPool<B> {
         };
         let position = queue.waiting.iter().position(is_it)?;
         queue.waiting.remove(position)
-    }
-
-    /// Has threads take what waits. Not to be called under the context's lock.
-    pub(crate) fn dispatch(self: &Arc<Self>) {
-        loop {
-            let mut queue = self.lock();
-            let enough = queue.starting >= queue.waiting.len();
-            if enough || queue.jobs == self.config.max_threads || queue.closed {
-                return;
-            }
-            queue.jobs += 1;
-            queue.starting += 1;
-            let runtime = queue.runtime.clone();
-            drop(queue);
-            let job = Job::new(Arc::clone(self));
-            let Some(runtime) = runtime else {
-                job.run();
-                continue;
-            };
-            if let Err(job) = job.start(&runtime) {
-                return job.fail_for_want_of_thread();
-            }
-        }
     }
 
     pub(crate) fn has_returned(&self) -> bool {
@@ -319,6 +303,12 @@ impl<B: IoBackend> OffloadPool<B> {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)
+    }
+
+    /// Holds the lock until the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_lock(&self) -> impl Sized + '_ {
+        self.lock()
     }
 }
 

@@ -168,3 +168,111 @@ fn give_back_regions<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::OpCode;
+    use crate::op::{IoOp, IoRequest};
+
+    fn read_op(nbytes: u64) -> IoOp {
+        IoOp {
+            nbytes,
+            ..IoOp::new(OpCode::Read)
+        }
+    }
+
+    fn buffer(size: usize, byte: u8) -> AlignedBuf {
+        let mut buffer = AlignedBuf::new(size).unwrap();
+        buffer.fill(byte);
+        buffer
+    }
+
+    #[test]
+    fn taking_the_memory_leaves_none() {
+        let mut source = buffer(8, 1);
+        let (mut request, buffer_return) = IoRequest::read(read_op(8), &mut source).unwrap();
+        let memory = request.buffer.take();
+        assert!(matches!(memory, IoBuffer::Exclusive(_)));
+        assert!(matches!(request.buffer, IoBuffer::None));
+        assert!(buffer_return.give_back(memory).is_none());
+        assert_eq!(*source, [1; 8]);
+    }
+
+    #[test]
+    fn a_replacement_makes_a_buffer_of_the_same_size() {
+        let mut source = buffer(8, 1);
+        let address = source.as_ptr();
+        let (request, buffer_return) = IoRequest::read(read_op(8), &mut source).unwrap();
+        let replacement = request.buffer.replacement();
+        assert!(buffer_return.give_back(replacement).is_none());
+        assert_eq!(*source, [0; 8]);
+        assert_ne!(source.as_ptr(), address, "the request has it");
+        drop(request);
+    }
+
+    #[test]
+    fn a_write_needs_no_replacement() {
+        let source = buffer(8, 1);
+        let request = IoRequest::write(IoOp::new(OpCode::Write), &source);
+        assert!(matches!(request.buffer, IoBuffer::Shared(_)));
+        assert!(matches!(request.buffer.replacement(), IoBuffer::None));
+        let parts = [source.part(..)];
+        let request = IoRequest::write_parts(IoOp::new(OpCode::Write), &parts);
+        assert!(matches!(request.buffer.replacement(), IoBuffer::None));
+    }
+
+    #[test]
+    fn each_buffer_of_a_vectored_read_gets_its_memory_back_or_a_replacement() {
+        let [mut first, mut empty, mut second] = [8, 1, 16].map(|size| buffer(size, 1));
+        drop(empty.take().unwrap()); // as while another read has its memory
+        for replaced in [false, true] {
+            let mut parts = [
+                first.part_mut(..4),
+                empty.part_mut(..),
+                second.part_mut(8..),
+            ];
+            let (request, buffer_return) = IoRequest::read_parts(read_op(0), &mut parts).unwrap();
+            assert_eq!(request.op.nbytes, 12);
+            let memory = match replaced {
+                false => request.buffer,
+                true => request.buffer.replacement(),
+            };
+            assert!(buffer_return.give_back(memory).is_none());
+            let byte = u8::from(!replaced);
+            assert_eq!((&*first, &*second), (&[byte; 8][..], &[byte; 16][..]));
+            assert_eq!(empty.size(), 0);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_buffer_goes_back_as_a_whole() {
+        let mut source = buffer(8, 1);
+        let (request, buffer_return) = IoRequest::read(read_op(8), &mut source).unwrap();
+        let rest = IoRequest::rest(&request.op, request.buffer, 3);
+        assert_eq!((rest.op.nbytes, rest.op.offset), (5, 3));
+        assert_eq!(IoRequest::max_transfer(&rest.buffer, 5), 5);
+        assert!(buffer_return.give_back(rest.buffer).is_none());
+        assert_eq!(*source, [1; 8]);
+    }
+
+    #[test]
+    fn memory_for_the_caller_is_returned() {
+        let source = buffer(8, 1);
+        let memory = IoRequest::write(IoOp::new(OpCode::Write), &source).buffer;
+        let returned = BufferReturn::Caller.give_back(memory);
+        assert!(matches!(returned, Some(IoBuffer::Shared(_))));
+    }
+
+    #[test]
+    fn memory_of_nobody_is_dropped() {
+        let source = buffer(8, 1);
+        let memory = IoRequest::write(IoOp::new(OpCode::Write), &source).buffer;
+        let IoBuffer::Shared(region) = &memory else {
+            panic!("a write shares the memory");
+        };
+        let region = Arc::downgrade(region);
+        assert!(BufferReturn::None.give_back(memory).is_none());
+        assert_eq!(region.strong_count(), 1, "the buffer itself");
+    }
+}

@@ -3,8 +3,8 @@
 use super::batching::Batching;
 use super::inline_completion::InlineCompletionDetector;
 use super::{
-    FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, Refusal,
-    SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
+    FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, PollOrder,
+    Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
 };
 use crate::SubmitPolicy;
 use crate::backend::{MAX_BATCH, Notify};
@@ -121,7 +121,10 @@ impl SubmitAdvisor for Adaptive {
         }
     }
 
-    fn defer_flush(&mut self, queued: usize) -> bool {
+    fn defer_flush(&mut self, queued: usize, order: PollOrder) -> bool {
+        if order != PollOrder::Early {
+            return false;
+        }
         let per_task = self.batches_per_task();
         self.batching.should_defer_flush(queued, per_task)
     }
@@ -153,9 +156,9 @@ impl SubmitAdvisor for Adaptive {
     #[inline(always)]
     fn observe(&mut self, observation: Observation) {
         match observation {
-            Observation::DriverPolled { several_workers } => {
+            Observation::DriverPolled { order } => {
                 self.driver_runs = true;
-                self.several_workers = several_workers;
+                self.several_workers = order != PollOrder::Fair;
             }
             Observation::Queued { task } => self.batching.on_deferred(task),
             Observation::Flushed { queued } => {

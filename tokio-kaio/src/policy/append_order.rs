@@ -82,3 +82,86 @@ impl<F: Eq + Hash> AppendOrder<F> {
         self.len
     }
 }
+
+#[cfg(test)]
+impl<F: Copy + Eq + Hash> AppendOrder<F> {
+    /// The appends that are held, by file.
+    pub(crate) fn held(&self) -> Vec<(F, u32)> {
+        let files = self.held.iter();
+        files
+            .flat_map(|(&file, held)| held.iter().map(move |&index| (file, index)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_append_of_a_file_has_the_turn() {
+        let mut order = AppendOrder::default();
+        assert!(!order.is_taken('a'));
+        assert!(order.take_turn('a') && !order.take_turn('a'));
+        assert!(order.is_taken('a') && !order.is_taken('b'));
+        assert!(order.take_turn('b'));
+    }
+
+    #[test]
+    fn the_turn_passes_in_the_order_of_admission_and_then_is_free() {
+        let mut order = AppendOrder::default();
+        order.take_turn('a');
+        order.take_turn('b');
+        for index in [7, 3, 5] {
+            order.hold('a', index);
+        }
+        order.hold('b', 9);
+        assert_eq!(order.len(), 4);
+        let passed: Vec<_> = (0..4).map(|_| order.pass_turn('a')).collect();
+        assert_eq!(passed, [Some(7), Some(3), Some(5), None]);
+        assert!(!order.is_taken('a') && order.is_taken('b'));
+        assert_eq!(order.len(), 1);
+    }
+
+    #[test]
+    fn a_held_append_can_be_removed_from_any_place() {
+        for removed in 0..3 {
+            let mut order = AppendOrder::default();
+            order.take_turn('a');
+            (0..3).for_each(|index| order.hold('a', index));
+            order.remove('a', removed);
+            assert_eq!(order.len(), 2);
+            let mut rest: Vec<_> = (0..3).collect();
+            rest.retain(|&index| index != removed);
+            let passed: Vec<_> = (0..2).flat_map(|_| order.pass_turn('a')).collect();
+            assert_eq!(passed, rest);
+            assert!(order.is_taken('a'), "the last one still has the turn");
+            assert_eq!(order.pass_turn('a'), None);
+            assert!(!order.is_taken('a'));
+        }
+    }
+
+    #[test]
+    fn appends_that_are_not_held_are_not_removed() {
+        let mut order = AppendOrder::default();
+        order.take_turn('a');
+        order.hold('a', 1);
+        order.remove('a', 2);
+        order.remove('b', 1);
+        assert_eq!((order.len(), order.held()), (1, vec![('a', 1)]));
+        assert_eq!(order.pass_turn('b'), None);
+    }
+
+    #[test]
+    fn the_last_append_of_some_file_can_be_taken_out() {
+        let mut order = AppendOrder::default();
+        order.take_turn('a');
+        order.take_turn('b');
+        assert_eq!(order.pop_last(), None);
+        (0..3).for_each(|index| order.hold('b', index));
+        let taken: Vec<_> = (0..4).map(|_| order.pop_last()).collect();
+        assert_eq!(taken, [Some(2), Some(1), Some(0), None]);
+        assert_eq!(order.len(), 0);
+        assert!(order.is_taken('a') && order.is_taken('b'));
+    }
+}

@@ -1,18 +1,18 @@
-//! [`SubmitPolicy`]: on which thread requests are submitted.
+//! [`SubmitPolicy`]: chooses the thread that submits a request.
 
-/// On which thread a request is submitted, and whether that thread may have to wait there.
+/// Chooses the thread that submits a request, and whether that thread may block.
 ///
-/// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html) is asynchronous as far
-/// as the file system is. Where it has to allocate blocks, read metadata, or wait for a lock, the
-/// journal or a request of the block device, it does so on the thread that calls it, and a worker of
-/// the runtime stands still for as long.
+/// [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html) is only as asynchronous as the
+/// file system. Where the file system has to allocate blocks, read metadata, or wait for a lock, the
+/// journal or a request of the block device, the calling thread blocks. If that is a worker of the
+/// runtime, its other tasks wait.
 ///
-/// A context has one for all of its files
-/// ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)); a
-/// [`File`](crate::File) can have one of its own
-/// ([`File::set_submit_policy`](crate::File::set_submit_policy)). Whatever it is, a request is
-/// waited for, cancelled and counted in the same way. What was done is in
-/// [`Metrics`](crate::Metrics).
+/// A context has a policy for all of its files
+/// ([`AioContextBuilder::submit_policy`](crate::AioContextBuilder::submit_policy)). A
+/// [`File`](crate::File) can have a different one
+/// ([`File::set_submit_policy`](crate::File::set_submit_policy)). The policy does not change how requests
+/// are awaited, cancelled and counted. [`Metrics`](crate::Metrics) shows its effect. The repository's
+/// `docs/submission.md` helps to choose.
 ///
 /// # Examples
 ///
@@ -23,7 +23,7 @@
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = tempfile::tempdir()?;
 /// # let (table_path, log_path) = (dir.path().join("table"), dir.path().join("log"));
-/// // What is there is read and overwritten; the log grows with each write.
+/// // The table is read and overwritten. The log grows with each write.
 /// let (context, handle) = AioContextBuilder::new(64)
 ///     .submit_policy(SubmitPolicy::NoWaitFirst)
 ///     .build()?;
@@ -46,51 +46,51 @@
 #[non_exhaustive]
 #[repr(u8)]
 pub enum SubmitPolicy {
-    /// On the thread that makes the request or runs the context's background task, which waits
-    /// where the kernel does. The least CPU, for files whose blocks are allocated, on file systems
-    /// that overwrite them asynchronously; and for programs that would rather wait.
+    /// Submits on the thread that makes the request or runs the context's background task. The thread
+    /// blocks where the kernel blocks. Takes the least CPU. Use it for files with allocated blocks on file
+    /// systems that overwrite asynchronously.
     ///
-    /// A request that is done inside its submission is ready at once. A task that makes one after
-    /// another gives way when tokio's [budget](tokio::task::coop) is used up, after 128: that is how
-    /// many submissions in a row others may have to wait for.
+    /// A request that completes inside its submission is ready at once. A task that makes one such request
+    /// after another yields when tokio's [budget](tokio::task::coop) is used up, after 128 requests, so
+    /// other tasks may wait for 128 submissions.
     Inline = 1,
 
-    /// There too, but with `RWF_NOWAIT`, so that the kernel refuses what would have to wait
-    /// (`EAGAIN`), and from tokio's blocking pool what was refused. The default.
+    /// Submits inline with `RWF_NOWAIT`: the kernel refuses a request that would block (`EAGAIN`), and the
+    /// request is submitted again from tokio's blocking pool. The default.
     ///
-    /// Each file learns from that, separately for reads, for overwrites, and for writes to where it
-    /// is not known to have data:
+    /// Each file learns from the results, separately for reads, overwrites, and writes to ranges not known
+    /// to have data:
     ///
-    /// - After some refusals in a row the attempt is left out, and made again now and then.
-    /// - A file system that does not know the flag (`EOPNOTSUPP`: tmpfs, overlayfs), or refuses what
-    ///   it would not have waited for (XFS: what sets a time stamp or allocates), costs nothing for
-    ///   long: where submissions from the pool are seen not to sleep, further ones are made here
-    ///   without the flag, as with [`Inline`](SubmitPolicy::Inline). Some are watched. The first one
-    ///   that sleeps, or runs for more than a millisecond, sends those after it to the pool again.
-    /// - What the page cache has a part of, where it is not passed by (a file of
+    /// - After a few refusals in a row the file skips the attempt, and repeats it now and then.
+    /// - Some file systems don't know the flag (`EOPNOTSUPP`: tmpfs, overlayfs), or refuse requests that
+    ///   would not block (XFS: writes that set a time stamp or allocate). Where submissions from the pool
+    ///   turn out not to sleep, further ones go inline without the flag, as with
+    ///   [`Inline`](SubmitPolicy::Inline). Samples watch them: the first one that sleeps, or takes more
+    ///   than a millisecond of CPU, sends the following ones to the pool again.
+    /// - Where the page cache holds part of a transfer (a buffered file of
     ///   [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered), ext4 that journals
-    ///   data), is served in part by an attempt: it is made once more, as a whole, from the pool. So is
-    ///   a read that passes the end of a file of whole pages, which looks the same.
-    /// - Appends, which always extend the file, are learned of apart and make no attempt: they start
-    ///   in the pool.
+    ///   data), an attempt moves only that part. The whole transfer is then repeated from the pool. So is
+    ///   a read past the end of a file of whole pages, which looks the same.
+    /// - Appends always extend the file. They are learned about separately, and start in the pool without
+    ///   an attempt.
     ///
-    /// Syncs go to a work queue of the kernel's and are submitted inline; so are operations with
-    /// `NOWAIT` of their own, whose `EAGAIN` is the caller's.
+    /// Syncs go to a work queue of the kernel, and polls never block: both are submitted inline. So are
+    /// operations with the flag `NOWAIT`, whose `EAGAIN` is returned to the caller.
     #[default]
     NoWaitFirst = 2,
 
-    /// From tokio's blocking pool, always. No submission can hold up a worker; each costs a switch
-    /// to another thread and back.
+    /// Submits all requests except polls from tokio's blocking pool. No submission can block a worker.
+    /// Each costs a switch to another thread and back.
     Offload = 3,
 }
 
 impl SubmitPolicy {
-    /// As a number that is not 0.
+    /// The policy as a number other than 0.
     pub(crate) const fn code(self) -> u8 {
         self as u8
     }
 
-    /// The one of that [`code`](SubmitPolicy::code).
+    /// The policy with this [`code`](SubmitPolicy::code).
     pub(crate) fn from_code(code: u8) -> Option<SubmitPolicy> {
         use SubmitPolicy::{Inline, NoWaitFirst, Offload};
         [Inline, NoWaitFirst, Offload]

@@ -83,7 +83,7 @@ fn has_blocked(before: ThreadUsage, after: ThreadUsage) -> bool {
 }
 
 impl SubmitTiming {
-    /// Whether there is something to learn, at this level.
+    /// Whether files can learn something from it. `level`: how closely it was measured.
     #[inline]
     pub(crate) fn is_news(&self, level: TimingLevel) -> bool {
         level == TimingLevel::ThreadUsage || self.observation != SubmitObservation::NotBlocked

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::{AtomicBool, AtomicWaker, contain};
 
-/// Held by everybody who has work for the driver task.
+/// Wakes the driver task. Shared by everything that has work for the task.
 #[derive(Debug)]
 pub(crate) struct DriverWaker {
     task: AtomicWaker,
-    /// A pause is under way.
+    /// A pause is in progress.
     pausing: AtomicBool,
-    /// The eventfd was signalled on a thread that may not reap.
+    /// The eventfd was signalled on a thread that must not reap.
     signalled: AtomicBool,
 }
 
@@ -30,7 +30,7 @@ impl DriverWaker {
         self.task.register(waker);
     }
 
-    /// Nobody is to be woken any more.
+    /// Stops waking the driver task.
     pub(crate) fn unregister(&self) {
         drop(self.task.take());
     }
@@ -39,8 +39,8 @@ impl DriverWaker {
         contain(|| self.task.wake());
     }
 
-    /// Wakes after `pause`, or after the pause that is under way. On a thread of its own: the runtime
-    /// may have no timer, and all of its blocking threads may wait for this.
+    /// Wakes the task after `pause`, or after the pause in progress. Uses a new thread: the runtime may
+    /// have no timer, and all of its blocking threads may be waiting for the task.
     pub(crate) fn wake_after(self: &Arc<Self>, pause: Duration) {
         if cfg!(kaio_loom) {
             super::thread::yield_now(); // a model has no time, and only its own threads
@@ -57,19 +57,19 @@ impl DriverWaker {
             waker.wake();
         });
         if started.is_err() {
-            // No thread is available: other tasks run first, then the driver task.
+            // No thread is available. Wake the driver task now: other tasks that are ready run first.
             self.pausing.store(false, Ordering::Release);
             self.wake();
         }
     }
 
-    /// Leaves a signal of the eventfd to the driver task.
+    /// Passes a signal of the eventfd to the driver task.
     pub(crate) fn wake_for_signal(&self) {
         self.signalled.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Whether a signal was left to the driver task since the last call.
+    /// Whether a signal was passed to the driver task since the last call.
     pub(crate) fn take_signal(&self) -> bool {
         self.signalled.swap(false, Ordering::Acquire)
     }

@@ -1,21 +1,21 @@
-//! What threads share and wait by, in one place so that loom can take its place.
+//! Synchronization primitives, in one place so that loom can replace them.
 //!
-//! The models are built and run with
+//! This command runs the models:
 //!
 //! ```text
 //! RUSTFLAGS="--cfg kaio_loom" cargo test -p tokio-kaio --lib --release --target-dir target/loom loom_
 //! ```
 //!
-//! The cfg has a name of its own because `--cfg loom` would change tokio too. A library built with
-//! it works inside `loom::model` alone. `LOOM_MAX_PREEMPTIONS` widens or narrows the search: see
-//! `context/tests/loom_models.rs`.
+//! The cfg is not named `loom`, because `--cfg loom` would change tokio too. A library built with it works
+//! only inside `loom::model`. `LOOM_MAX_PREEMPTIONS` widens or narrows the search: see
+//! `driver/tests/loom_models.rs`.
 //!
-//! What is not here is not loom's: `Arc` and `Weak` (loom has no `Weak`), and whatever of the
-//! standard library's a model's own code holds. Those count as atomic steps that go with the step
-//! before them.
+//! loom does not see other primitives: `Arc` and `Weak` (loom has no `Weak`), and those of the standard
+//! library in the code of a model. Their operations count as part of the atomic step before them.
 
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::task::Waker;
 
 mod driver_waker;
 #[cfg(kaio_loom)]
@@ -38,13 +38,21 @@ pub(crate) use model::*;
 #[cfg(not(kaio_loom))]
 pub(crate) use real::*;
 
-/// Runs code of others, such as their wakers', where a panic would take something with it that it
-/// has nothing to do with. The panic hook tells of it; it goes no further.
+/// Runs callers' code, such as a waker, and catches its panics, which would otherwise unwind through
+/// unrelated code. The panic hook reports them.
 pub(crate) fn contain(others: impl FnOnce()) {
     if cfg!(kaio_loom) {
-        return others(); // a model's panics are loom's
+        return others(); // loom reports the panics of a model
     }
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(others)) {
-        mem::forget(payload); // which could panic when it is dropped
+        mem::forget(payload); // dropping it could panic
+    }
+}
+
+/// Drops a waker, and catches panics of its code.
+#[inline]
+pub(crate) fn drop_contained(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        contain(|| drop(waker));
     }
 }

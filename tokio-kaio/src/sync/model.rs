@@ -1,5 +1,5 @@
-//! The stand-ins of the loom models. Each keeps what the real one promises, over loom's own
-//! primitives, so that every promise is a step at which threads may change places.
+//! Replacements of the primitives in loom models. Each gives the guarantees of the real one, with loom's
+//! primitives, so that loom can switch threads at each step.
 
 pub(crate) use loom::thread;
 
@@ -13,9 +13,9 @@ use loom::sync::{Mutex, MutexGuard};
 
 use crate::EventFdError;
 
-/// A flag whose stores are exchanges. loom lets a plain store fall behind an exchange that ran
-/// before it and did not see it, and so be lost; that an exchange reads its own predecessor, which
-/// rules this out, is not in its account.
+/// A flag whose stores are exchanges. loom can order a plain store before an exchange that ran earlier and
+/// did not read the store, so that the store is lost. In reality an exchange reads its immediate
+/// predecessor, which rules this out; loom does not model that.
 #[derive(Debug)]
 pub(crate) struct AtomicBool(atomic::AtomicBool);
 
@@ -37,7 +37,7 @@ impl AtomicBool {
     }
 }
 
-/// One waker, as `atomic_waker`'s. Loom's own prints each step, for millions of them.
+/// Holds one waker, like `atomic_waker`. loom's `AtomicWaker` prints every step, millions of them.
 #[derive(Debug)]
 pub(crate) struct AtomicWaker(Mutex<Option<Waker>>);
 
@@ -62,19 +62,19 @@ impl AtomicWaker {
     }
 }
 
-/// An eventfd that is registered with tokio for edges, as far as [`arm`](EventFd::arm) goes.
+/// Models an eventfd that is registered with tokio for edges, as far as [`arm`](EventFd::arm) needs it.
 ///
-/// A signal is an edge for tokio's I/O driver, which marks the descriptor ready and then takes the
-/// waker, in steps between which others may run.
+/// A signal is an edge for tokio's I/O driver. The driver marks the descriptor ready, and then takes the
+/// waker. Other threads may run between these steps.
 #[derive(Clone, Debug)]
 pub(crate) struct EventFd(Arc<Line>);
 
-/// What is stood in for.
+/// The signature of the function that is modelled.
 const _: fn(&crate::EventFd, &mut Context<'_>) -> bool = crate::EventFd::arm;
 
 #[derive(Debug)]
 struct Line {
-    /// What epoll has for the I/O driver.
+    /// The edge that epoll reports to the I/O driver.
     #[cfg(test)]
     edge: Mutex<Edge>,
     #[cfg(test)]
@@ -87,7 +87,7 @@ struct Line {
 #[derive(Debug, Default)]
 struct Edge {
     pending: bool,
-    /// No more edges come.
+    /// There are no more edges.
     closed: bool,
 }
 
@@ -118,21 +118,21 @@ impl EventFd {
         }
     }
 
-    /// The kernel's part of a signal.
+    /// Signals the eventfd, as the kernel does.
     #[cfg(test)]
     pub(crate) fn signal(&self) {
         lock(&self.0.edge).pending = true;
         self.0.edges.notify_all();
     }
 
-    /// The last signal was given.
+    /// Ends the signals.
     #[cfg(test)]
     pub(crate) fn close(&self) {
         lock(&self.0.edge).closed = true;
         self.0.edges.notify_all();
     }
 
-    /// tokio's I/O driver, until the last signal.
+    /// Runs as tokio's I/O driver, until the signals end.
     #[cfg(test)]
     pub(crate) fn dispatch_all(&self) {
         loop {
@@ -149,7 +149,7 @@ impl EventFd {
         }
     }
 
-    /// tokio's I/O driver for one edge.
+    /// Handles one edge, as tokio's I/O driver does.
     #[cfg(test)]
     pub(crate) fn dispatch(&self) {
         self.0.ready.store(true, Ordering::Release);
@@ -166,7 +166,7 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// A channel whose only message is its end.
+/// A channel whose only event is that the sender is dropped.
 pub(crate) mod watch {
     use super::*;
     use std::marker::PhantomData;
@@ -218,7 +218,7 @@ pub(crate) mod watch {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A model that panicked has failed already.
+    // The lock is poisoned only if the model has panicked, and so failed already.
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -1,9 +1,9 @@
-//! Constants of the kernel: `linux/fs.h`, `linux/ioprio.h`, `linux/uio.h`.
+//! Constants of the kernel, from `linux/fs.h`, `linux/ioprio.h` and `linux/uio.h`.
 
 /// Most iovecs of one request.
 pub(crate) const UIO_MAXIOV: u64 = 1024;
 
-/// Most bytes that one request moves: it is cut short there.
+/// Most bytes that one request moves. The kernel cuts longer requests short.
 pub(crate) const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
 pub(crate) const RWF_HIPRI: i32 = 0x01;
@@ -17,11 +17,11 @@ pub(crate) const RWF_ATOMIC: i32 = 0x40;
 /// Since Linux 6.14.
 pub(crate) const RWF_DONTCACHE: i32 = 0x80;
 
-// `linux/ioprio.h`: a class, shifted, and in the lower bits a level of 0 (first) to 7.
+// `linux/ioprio.h`: the class is in the upper bits, a level of 0 (first) to 7 in the lower bits.
 pub(crate) const IOPRIO_CLASS_SHIFT: u32 = 13;
-/// None of its own: it follows from how the thread is scheduled.
+/// No class: the thread's scheduling class determines the priority.
 pub(crate) const IOPRIO_CLASS_NONE: u16 = 0;
-/// Wants `CAP_SYS_ADMIN` or `CAP_SYS_NICE`.
+/// Needs `CAP_SYS_ADMIN` or `CAP_SYS_NICE`.
 pub(crate) const IOPRIO_CLASS_RT: u16 = 1;
 pub(crate) const IOPRIO_CLASS_BE: u16 = 2;
 pub(crate) const IOPRIO_CLASS_IDLE: u16 = 3;

@@ -14,22 +14,22 @@ use super::syscalls::syscall_result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DirectIo {
     pub(crate) size: u64,
-    /// Of the memory.
+    /// Alignment of the memory.
     pub(crate) memory: u32,
-    /// Of offset and length.
+    /// Alignment of offset and length.
     pub(crate) offset: u32,
-    /// The same for reads.
+    /// Alignment of offset and length of reads.
     pub(crate) read_offset: u32,
 }
 
-/// How large a write may be, in bytes, that a crash leaves whole or undone.
+/// The sizes of atomic writes, which a crash leaves whole or undone, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AtomicSizes {
     pub(crate) unit_min: u32,
     pub(crate) unit_max: u32,
-    /// Up to this the device does it.
+    /// The largest that the device does.
     pub(crate) unit_max_opt: Option<u32>,
-    /// Most pieces of memory that it is made of.
+    /// Most buffers of one write.
     pub(crate) segments_max: u32,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn atomic_sizes(fd: RawFd) -> io::Result<Option<AtomicSizes>> {
 ///
 /// # Errors
 ///
-/// `ENOTTY`, and others: it is none.
+/// `ENOTTY` and others: it is not a block device.
 ///
 /// # References
 ///
@@ -68,14 +68,14 @@ pub(crate) fn atomic_sizes(fd: RawFd) -> io::Result<Option<AtomicSizes>> {
 pub(crate) fn logical_block_size(device: impl AsFd) -> io::Result<u32> {
     let fd = device.as_fd().as_raw_fd();
     let mut size: libc::c_int = 0;
-    // SAFETY: writes an `int` of ours.
+    // SAFETY: the kernel writes to our `int`.
     let code = unsafe { libc::ioctl(fd, libc::BLKSSZGET, &raw mut size) };
     syscall_result(code.into())?;
     u32::try_from(size).map_err(io::Error::other)
 }
 
-/// The least alignment, in bytes, with which I/O is direct on a file system that takes less, and does
-/// that through the page cache, silently: btrfs. 1 on others.
+/// The least alignment, in bytes, with which I/O on the file is direct. On btrfs, its block: it silently
+/// sends smaller transfers through the page cache. On other file systems, 1.
 ///
 /// # References
 ///
@@ -84,7 +84,7 @@ pub(crate) fn logical_block_size(device: impl AsFd) -> io::Result<u32> {
 pub(crate) fn least_direct(file: impl AsFd) -> u32 {
     let fd = file.as_fd().as_raw_fd();
     let mut status = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the kernel writes one structure to memory of ours.
+    // SAFETY: the kernel writes one structure to our memory.
     let code = unsafe { libc::fstatfs(fd, status.as_mut_ptr()) };
     // SAFETY: all zeroes is a valid statfs, and the kernel may have filled it in.
     let status = unsafe { status.assume_init() };
@@ -95,13 +95,13 @@ pub(crate) fn least_direct(file: impl AsFd) -> u32 {
     }
 }
 
-/// Reads `len` bytes at the start of `file` to memory that is aligned to `len` and to no more;
-/// returns how many there were. `len` is a power of two.
+/// Reads `len` bytes at the start of `file` into memory that is aligned to `len` and no more. Returns the
+/// number of bytes read. `len` is a power of two.
 ///
 /// # Errors
 ///
-/// `EINVAL`: the file wants more than that; or it can't do direct I/O at all, though it was opened
-/// for it. `EBADF`: it is not open for reading.
+/// `EINVAL`: the file requires a larger alignment, or can't do direct I/O although it was opened for it.
+/// `EBADF`: it is not open for reading.
 ///
 /// # References
 ///
@@ -109,12 +109,12 @@ pub(crate) fn least_direct(file: impl AsFd) -> u32 {
 pub(crate) fn try_read(file: impl AsFd, len: usize) -> io::Result<usize> {
     let fd = file.as_fd().as_raw_fd();
     let memory = Memory::new(len)?;
-    // SAFETY: `len` bytes that belong to `memory` alone, which outlives the call.
+    // SAFETY: the `len` bytes belong to `memory` alone, which outlives the call.
     let code = unsafe { libc::pread64(fd, memory.just_aligned().cast(), len, 0) };
     usize::try_from(code).map_err(|_| io::Error::last_os_error())
 }
 
-/// Two times `len` bytes, aligned to two times `len`.
+/// An allocation of two times `len` bytes, aligned to two times `len`.
 struct Memory {
     start: NonNull<u8>,
     layout: Layout,
@@ -124,13 +124,13 @@ impl Memory {
     fn new(len: usize) -> io::Result<Memory> {
         debug_assert!(len.is_power_of_two());
         let layout = Layout::from_size_align(2 * len, 2 * len).map_err(io::Error::other)?;
-        // SAFETY: its size is not 0, since a power of two is not.
+        // SAFETY: the size is not 0, because `len` is a power of two.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Memory { start, layout })
     }
 
-    /// The second half.
+    /// The second half, which is aligned to `len` and no more.
     fn just_aligned(&self) -> *mut u8 {
         self.start.as_ptr().wrapping_add(self.layout.size() / 2)
     }
@@ -143,13 +143,13 @@ impl Drop for Memory {
     }
 }
 
-// Some C libraries' structure ends before the latest of them.
+// The `statx` structure of some C libraries ends before the latest fields.
 const STATX_SIZE: u32 = 0x200;
 const STATX_DIOALIGN: u32 = 0x2000;
 const STATX_WRITE_ATOMIC: u32 = 0x1_0000;
 const STATX_DIO_READ_ALIGN: u32 = 0x2_0000;
 
-/// `struct statx` of `linux/stat.h`, as far as it is used here. What a kernel does not know is 0.
+/// `struct statx` of `linux/stat.h`, as far as it is used here. Fields that a kernel does not know are 0.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Statx {
@@ -187,7 +187,7 @@ const _: () = {
 fn statx(fd: RawFd, wanted: u32) -> io::Result<Statx> {
     let mut status = MaybeUninit::<Statx>::zeroed();
     // SAFETY: an empty path with AT_EMPTY_PATH asks about the descriptor itself; a closed one is
-    // EBADF. The kernel writes its structure, of 256 bytes, to memory of ours that has as many.
+    // EBADF. The kernel writes its structure of 256 bytes to our memory of the same size.
     let code = unsafe {
         libc::statx(
             fd,
@@ -198,7 +198,7 @@ fn statx(fd: RawFd, wanted: u32) -> io::Result<Statx> {
         )
     };
     syscall_result(code.into())?;
-    // SAFETY: plain numbers, for which zero is a value, and the kernel has filled them in.
+    // SAFETY: plain numbers, for which zero is valid, and the kernel has filled them in.
     Ok(unsafe { status.assume_init() })
 }
 
@@ -239,18 +239,18 @@ mod tests {
     use super::*;
 
     fn nothing() -> Statx {
-        // SAFETY: plain numbers, for which zero is a value.
+        // SAFETY: plain numbers, for which zero is valid.
         unsafe { MaybeUninit::zeroed().assume_init() }
     }
 
     #[test]
     fn a_kernel_that_does_not_tell_is_told_from_a_file_without_direct_io() {
         assert_eq!(nothing().direct_io(), None);
-        let told = Statx {
+        let not_direct = Statx {
             mask: STATX_DIOALIGN,
             ..nothing()
         };
-        assert_eq!(told.direct_io().map(|direct| direct.offset), Some(0));
+        assert_eq!(not_direct.direct_io().map(|direct| direct.offset), Some(0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a file has on the disk and in the page cache: `fallocate`, `sync_file_range`,
+//! A file's blocks on the disk and pages in the page cache: `fallocate`, `sync_file_range`,
 //! `posix_fadvise`.
 #![allow(unsafe_code)]
 
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use super::syscalls::syscall_result;
 
-/// Changes how `len` bytes at `offset` are backed, as `mode` says. Waits. A signal does not end it.
+/// Changes the allocation of `len` bytes at `offset`, as `mode` says. Blocks. Resumes after signals.
 ///
 /// # References
 ///
@@ -24,7 +24,7 @@ pub(crate) fn allocate(
         // SAFETY: takes numbers only.
         let code = unsafe { libc::fallocate64(fd, mode, offset, len) };
         match syscall_result(code.into()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {} // what is done stays done
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {} // the work so far is kept
             result => return result.map(drop),
         }
     }
@@ -47,7 +47,7 @@ pub(crate) fn sync_file_range(
     syscall_result(code.into()).map(drop)
 }
 
-/// Tells the kernel what to expect of the page cache.
+/// Announces the expected use of `len` bytes at `offset` to the kernel.
 ///
 /// # References
 ///
@@ -64,6 +64,6 @@ pub(crate) fn advise(
     let errno = unsafe { libc::posix_fadvise64(fd, offset, len, advice) };
     match errno {
         0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)), // it is returned, `errno` is not set
+        errno => Err(io::Error::from_raw_os_error(errno)), // returned, not in `errno`
     }
 }

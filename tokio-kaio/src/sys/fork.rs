@@ -1,32 +1,32 @@
-//! Which process this is, told without a system call.
+//! [`Process`]: identifies the current process without a system call.
 //!
-//! A child that `fork(2)` makes shares no completion ring and no buffer with its parent (both are
-//! marked `MADV_DONTFORK`), so it must not touch the addresses at which its parent had them.
+//! A child made by `fork(2)` shares no completion ring and no buffer with its parent (both are marked
+//! `MADV_DONTFORK`), so it must not touch their addresses.
 
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The process that made something. Equal to [`Process::current`] only there, not in its children.
+/// The process that made an object. Equal to [`Process::current`] in that process, not in its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
-/// How many processes of this line have asked who they are. Inherited by a child, which goes on
-/// counting from there: the numbers of a parent and its children differ.
+/// Number of processes in this line of descent that have asked who they are. A child inherits it and
+/// counts on, so the numbers of a parent and its children differ.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// The number of the first process of this line that has asked. 0: none has.
+/// The number of the first process in this line that has asked. 0: none has.
 static FIRST: AtomicU32 = AtomicU32::new(0);
 
-/// One word that the kernel wipes in a child. `None`: kernels before 4.14 can't; every process
-/// looks the same there.
+/// A word that the kernel zeroes in a child. `None` before Linux 4.14, where it can't: all processes look
+/// the same.
 static WORD: OnceLock<Option<Word>> = OnceLock::new();
 
 #[derive(Clone, Copy)]
 struct Word(NonNull<AtomicU32>);
 
 #[allow(unsafe_code)]
-// SAFETY: the word is never unmapped and only ever used as an atomic.
+// SAFETY: the word is never unmapped, and only used as an atomic.
 unsafe impl Send for Word {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
@@ -39,8 +39,8 @@ impl Process {
             return Process(0);
         };
         #[allow(unsafe_code)]
-        // SAFETY: `map_word` mapped it, aligned and zeroed, and nothing unmaps it; a child has the
-        // same mapping, wiped.
+        // SAFETY: `map_word` mapped it, aligned and zeroed, and nothing unmaps it. A child has the same
+        // mapping, zeroed.
         let word = unsafe { word.as_ref() };
         match word.load(Ordering::Relaxed) {
             0 => Process::first_asked(word),
@@ -59,8 +59,8 @@ impl Process {
         process
     }
 
-    /// Whether `fork(2)` made this process from one that used this crate before. `false` before Linux
-    /// 4.14, which does not tell.
+    /// Whether `fork(2)` made this process from one that had used this crate. Always `false` before Linux
+    /// 4.14.
     pub(crate) fn is_forked() -> bool {
         Process::current().0 != FIRST.load(Ordering::Relaxed)
     }

@@ -8,32 +8,31 @@ use super::syscalls::syscall_result;
 
 /// Zeroed private memory of whole pages, unmapped when dropped.
 ///
-/// What it holds is read and written by its owner, and by the kernel on the owner's word; this
-/// type only hands out the address.
+/// This type only hands out the address. The owner reads and writes the memory, or has the kernel do so.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: plain memory, not bound to a thread; it is reached only through raw pointers, whose
-// users answer for how they share it.
+// SAFETY: plain memory, not bound to a thread. It is accessed only through raw pointers, whose users are
+// responsible for sharing.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// At least `len` bytes, rounded up to whole pages.
+    /// Maps `len` bytes, rounded up to whole pages.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: `len` is 0. `ENOMEM`: there is no such room, or it is more than a slice can have.
+    /// `EINVAL`: `len` is 0. `ENOMEM`: not enough memory, or more than a slice can hold.
     pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
         let len = len
             .checked_next_multiple_of(page_size())
             .filter(|&len| isize::try_from(len).is_ok())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        // SAFETY: a new private mapping at an address of the kernel's choice touches no other.
+        // SAFETY: a new private mapping, at an address that the kernel chooses, affects no other.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -53,12 +52,12 @@ impl Mapping {
         }
     }
 
-    /// At least `len` bytes at an address that is a multiple of `alignment`, a power of two. `huge`:
-    /// on huge pages, where the system has some to give; such a mapping consists of whole ones.
+    /// Maps at least `len` bytes at a multiple of `alignment`, a power of two. `huge`: whole huge pages, if
+    /// the system has some.
     ///
     /// # Errors
     ///
-    /// As [`Mapping::anonymous`].
+    /// The same as [`Mapping::anonymous`].
     pub(crate) fn aligned(len: usize, alignment: usize, huge: bool) -> io::Result<Mapping> {
         let alignment = match huge {
             true => alignment.max(HUGE_PAGE),
@@ -76,23 +75,23 @@ impl Mapping {
         }
         let mapping = Mapping::anonymous(more)?.trimmed(rounded, alignment);
         if huge {
-            // Where the system has none to give, small ones do as well.
+            // If the system has no huge pages, small pages work too.
             let _ = mapping.advise(libc::MADV_HUGEPAGE);
         }
         Ok(mapping)
     }
 
-    /// The first `len` bytes that start at a multiple of `alignment`, which must be in it. The rest
-    /// is unmapped.
+    /// Keeps the first `len` bytes that start at a multiple of `alignment`, and unmaps the rest. The
+    /// mapping must contain these bytes.
     fn trimmed(self, len: usize, alignment: usize) -> Mapping {
         let before = self.start.as_ptr().align_offset(alignment);
         let whole = std::mem::ManuallyDrop::new(self);
-        let after = whole.len - before - len; // what was mapped is longer by `alignment`
+        let after = whole.len - before - len; // no underflow: the mapping is longer by `alignment`
         // SAFETY: within the mapping.
         let start = unsafe { whole.start.add(before) };
-        // SAFETY: within the mapping, or right behind it.
+        // SAFETY: within the mapping, or at its end.
         let end = unsafe { start.add(len) };
-        // Each part is a mapping by itself, whole pages of the one that is forgotten here.
+        // Each part consists of whole pages, and is a mapping of its own. `whole` is forgotten.
         let part = |start, len| Mapping { start, len };
         drop((before > 0).then(|| part(whole.start, before)));
         drop((after > 0).then(|| part(end, after)));
@@ -103,22 +102,22 @@ impl Mapping {
         self.start
     }
 
-    /// Keeps the memory out of swap. Undone by unmapping it.
+    /// Keeps the memory out of swap, until it is unmapped.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `EPERM`: past `RLIMIT_MEMLOCK`. `EAGAIN`: no memory to back it.
+    /// `ENOMEM`, `EPERM`: past `RLIMIT_MEMLOCK`. `EAGAIN`: not enough memory.
     pub(crate) fn lock(&self) -> io::Result<()> {
         if cfg!(miri) {
             return Ok(()); // Miri has no mlock
         }
-        // SAFETY: locking changes neither content nor validity of a mapping that is ours.
+        // SAFETY: locking changes neither the content nor the validity of our mapping.
         let code = unsafe { libc::mlock(self.start.as_ptr().cast(), self.len) };
         syscall_result(code.into()).map(drop)
     }
 
-    /// Leaves the memory out of a child's address space, so that a `fork(2)` during a transfer
-    /// can't redirect it to a copy of the page.
+    /// Excludes the memory from the address space of children, so that a `fork(2)` during a transfer can't
+    /// redirect the transfer to a copy of the page.
     pub(crate) fn dont_fork(&self) -> io::Result<()> {
         self.advise(libc::MADV_DONTFORK)
     }
@@ -130,14 +129,14 @@ impl Mapping {
 
     fn advise(&self, advice: libc::c_int) -> io::Result<()> {
         if cfg!(miri) {
-            return Ok(()); // nor madvise
+            return Ok(()); // Miri has no madvise
         }
-        // SAFETY: the advices used here leave this process' view of the memory as it is.
+        // SAFETY: the advices used here do not change this process's view of the memory.
         let code = unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) };
         syscall_result(code.into()).map(drop)
     }
 
-    /// Keeps the memory for the life of the process.
+    /// Keeps the memory mapped for the life of the process.
     pub(crate) fn leak(self) -> NonNull<u8> {
         std::mem::ManuallyDrop::new(self).start
     }
@@ -145,17 +144,16 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: what `anonymous` mapped, or the part that `trimmed` kept of it; whoever drops the mapping has no pointer into
-        // it left.
+        // SAFETY: mapped by `anonymous`, or kept by `trimmed`. The owner has no pointer into it left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 
-/// The size of a huge page, as x86-64 and 64-bit ARM with 4 KiB pages have them.
+/// The size of a huge page on x86-64, and on 64-bit ARM with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 pub(crate) fn page_size() -> usize {
-    // SAFETY: only asks.
+    // SAFETY: takes a number, and changes nothing.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)
 }

@@ -1,5 +1,5 @@
-//! The operating system, without I/O submission: memory, processes, direct I/O, allocation. No policy, no
-//! tokio.
+//! The interface to the operating system, except I/O submission: memory, processes, direct I/O,
+//! allocation. No policy, no tokio.
 
 pub(crate) mod abi;
 mod direct_io;

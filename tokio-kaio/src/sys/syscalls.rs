@@ -1,4 +1,4 @@
-//! The system calls, each as `io::Result`. The C library wraps none of the AIO ones.
+//! System calls as functions that return `io::Result`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,14 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// `aio_context_t`: the address at which the kernel mapped the completion ring.
-
-/// −1 is `errno`, anything else the value.
+/// Converts the result of a system call: −1 to the error in `errno`, other values to `Ok`.
 pub(crate) fn syscall_result(code: libc::c_long) -> io::Result<usize> {
     usize::try_from(code).map_err(|_| io::Error::last_os_error())
 }
 
-/// A non-blocking, close-on-exec eventfd that counts from `init`.
+/// Creates a non-blocking, close-on-exec eventfd that starts at `init`.
 ///
 /// # References
 ///
@@ -28,12 +26,11 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Adds `O_DIRECT` to the status flags of an open file, leaving the others as they are. Returns
-/// whether `O_APPEND` is one of them.
+/// Adds `O_DIRECT` to the status flags of an open file. Returns whether the file has `O_APPEND`.
 ///
 /// # Errors
 ///
-/// `EINVAL`: the file system can't do direct I/O on it.
+/// `EINVAL`: the file system can't do direct I/O on this file.
 ///
 /// # References
 ///
@@ -44,7 +41,7 @@ pub(crate) fn set_direct(file: impl AsFd) -> io::Result<bool> {
     Ok(flags & libc::O_APPEND != 0)
 }
 
-/// Takes `O_DIRECT` from them again. Returns the same.
+/// Removes `O_DIRECT` from the status flags of an open file. Returns whether the file has `O_APPEND`.
 pub(crate) fn clear_direct(file: impl AsFd) -> io::Result<bool> {
     let flags = status_flags(file.as_fd().as_raw_fd())?;
     set_status_flags(&file, flags & !libc::O_DIRECT)?;
@@ -62,59 +59,61 @@ pub(crate) fn is_direct(fd: RawFd) -> io::Result<bool> {
 ///
 /// [`F_GETFL(2const)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html)
 pub(crate) fn status_flags(fd: RawFd) -> io::Result<libc::c_int> {
-    // SAFETY: asks for the flags of a descriptor; a closed one is EBADF.
+    // SAFETY: reads the flags of a descriptor. A closed descriptor is EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     syscall_result(flags.into())?;
     Ok(flags)
 }
 
 fn set_status_flags(file: impl AsFd, flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: sets flags of a descriptor that is open; no memory is involved.
+    // SAFETY: sets flags of an open descriptor. No memory is involved.
     let code = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_SETFL, flags) };
     syscall_result(code.into()).map(drop)
 }
 
-/// Adds one to `eventfd`. Ignores errors: if the counter is full, the reader has been signalled already;
-/// if the descriptor is no eventfd any more, the reader has gone.
+/// Adds one to `eventfd`. Ignores errors: if the counter is full, the reader is signalled already; if the
+/// descriptor is no longer an eventfd, the reader is gone.
 ///
 /// # References
 ///
 /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html)
 pub(crate) fn signal(eventfd: RawFd) {
     let one = 1_u64;
-    // SAFETY: eight bytes of ours are read.
+    // SAFETY: the kernel reads our eight bytes.
     let _ = unsafe { libc::write(eventfd, (&raw const one).cast(), size_of::<u64>()) };
 }
 
-/// Another descriptor of the same open file.
+/// Makes another descriptor of the same open file.
 ///
 /// # References
 ///
 /// [`F_DUPFD_CLOEXEC(2const)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html)
 pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers; a closed one is EBADF.
+    // SAFETY: takes numbers only. A closed descriptor is EBADF.
     let code = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     syscall_result(code.into())?;
     // SAFETY: the kernel has just made it, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(code) })
 }
 
-/// What this thread has come to so far.
+/// Resources that a thread has used so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadUsage {
-    /// How often it has gone to sleep: it had to wait for something.
+    /// Number of times that the thread slept to wait for something.
     pub(crate) sleeps: i64,
-    /// For how long it has run.
+    /// CPU time.
     pub(crate) cpu: Duration,
 }
 
+/// The usage of the current thread.
+///
 /// # References
 ///
 /// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html): `ru_nvcsw`, `ru_utime`,
 /// `ru_stime`
 pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the kernel writes to a structure of ours.
+    // SAFETY: the kernel writes to our structure.
     let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
     syscall_result(code.into())?;
     // SAFETY: all zeroes is a valid rusage, and the kernel has filled it in.
@@ -130,18 +129,18 @@ pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     })
 }
 
-/// The CPU that runs this thread, or ran it a moment ago. 0 where that is not known.
+/// The CPU that runs this thread, or ran it a moment ago. 0 if unknown.
 ///
 /// # References
 ///
 /// [`sched_getcpu(3)`](https://man7.org/linux/man-pages/man3/sched_getcpu.3.html)
 pub(crate) fn current_cpu() -> usize {
-    // SAFETY: takes nothing, and looks at what the kernel keeps for the thread.
+    // SAFETY: takes no arguments, and only reads data that the kernel keeps for the thread.
     let cpu = unsafe { libc::sched_getcpu() };
     usize::try_from(cpu).unwrap_or(0)
 }
 
-/// The soft `RLIMIT_MEMLOCK` in bytes; `None`: unlimited.
+/// The soft limit `RLIMIT_MEMLOCK` in bytes. `None`: unlimited.
 ///
 /// # References
 ///
@@ -151,7 +150,7 @@ pub(crate) fn memlock_limit() -> io::Result<Option<u64>> {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: the kernel writes to a structure of ours.
+    // SAFETY: the kernel writes to our structure.
     let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     syscall_result(code.into())?;
     #[allow(clippy::useless_conversion)] // 32 bits wide on some targets

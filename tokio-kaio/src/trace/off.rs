@@ -1,4 +1,4 @@
-//! [`TraceEvents`] and the rest, without the feature `tracing`.
+//! The trace functions without the feature `tracing`: they do nothing.
 
 use std::os::fd::RawFd;
 use std::time::Duration;

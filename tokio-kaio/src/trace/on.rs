@@ -1,4 +1,4 @@
-//! [`Traced`], [`OpSpan`], [`TraceEvents`] and single events.
+//! The trace functions with the feature `tracing`: spans of operations, and events.
 
 use std::future::Future;
 use std::mem;
@@ -18,7 +18,7 @@ use crate::op::IoOp;
 use crate::sync::contain;
 use crate::{AioCommandError, AioContextError, RawCommand};
 
-/// An operation in its span, which is entered for each poll and records the result.
+/// An operation in its span. Enters the span for each poll, and records the result.
 #[derive(Debug)]
 pub(crate) struct Traced<O> {
     span: Span,
@@ -46,7 +46,7 @@ impl Traced<()> {
 }
 
 impl<O> Traced<O> {
-    /// Records the result.
+    /// Records the result of the operation.
     pub(crate) fn record(&mut self, result: &Result<u64, AioCommandError>) {
         self.ended = true;
         match result {
@@ -92,7 +92,7 @@ pub(crate) fn command_span(command: &RawCommand<'_>, fd: RawFd) -> Span {
     span(command.name(), command.transfer(), fd)
 }
 
-/// The span of an operation that is no command.
+/// The span of an operation that is not a [`RawCommand`].
 pub(crate) fn request_span(op: &IoOp, fd: RawFd) -> Span {
     span(name(op.opcode), Transfer::of(op), fd)
 }
@@ -119,10 +119,10 @@ impl TraceEvents {
         TraceEvents(Vec::new())
     }
 
-    /// Adds an event, if there may be a subscriber.
+    /// Adds an event, if a subscriber may want it.
     #[inline]
     pub(crate) fn push(&mut self, event: impl FnOnce() -> TraceEvent) {
-        // Reads a number; the subscriber itself is asked later.
+        // This check reads a number. The subscriber, which is callers' code, decides in `emit`.
         if LevelFilter::current() >= Level::DEBUG {
             self.0.push(event());
         }
@@ -179,10 +179,10 @@ fn name(opcode: OpCode) -> &'static str {
     }
 }
 
-/// A submission that takes longer than this is worth a warning.
+/// A submission on a thread of the runtime that takes longer causes a warning.
 const LONG: Duration = Duration::from_millis(10);
 
-/// A submission took long. `offloaded`: on a thread of the blocking pool, which may block.
+/// Reports a slow submission. `offloaded`: on a thread of the blocking pool, which may block.
 pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
     let micros = took.as_micros() as u64;
     contain(|| match offloaded {
@@ -196,18 +196,18 @@ pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
             target: "tokio_kaio",
             requests,
             micros,
-            "io_submit took long on a thread of the runtime"
+            "slow io_submit on a thread of the runtime"
         ),
         true => debug!(
             target: "tokio_kaio",
             requests,
             micros,
-            "io_submit took long on a thread of the blocking pool"
+            "slow io_submit on a thread of the blocking pool"
         ),
     });
 }
 
-/// A context runs on the thread pool, because kernel AIO is not available.
+/// Reports that a context runs on the thread pool, because kernel AIO is not available.
 pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
     let errno = match error {
         AioContextError::IoSetup(error) => error.raw_os_error(),
@@ -217,11 +217,11 @@ pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
         target: "tokio_kaio",
         nr,
         errno,
-        "kernel AIO is not available: a context runs on the thread pool: {error}"
+        "kernel AIO is not available, so a context runs on the thread pool: {error}"
     );
 }
 
-/// Completions are fetched by system call.
+/// Reports that completions are fetched by system call.
 pub(crate) fn without_ring() {
     info!(
         target: "tokio_kaio",

@@ -1,4 +1,4 @@
-//! What a process may not do: for tests that [`in_child`](super::in_child) has a process of their own.
+//! What a process may not do: for tests that [`in_child!`](super::is_child_of) gives a process of their own.
 
 use std::io;
 
@@ -9,7 +9,7 @@ pub fn is_root() -> bool {
 }
 
 /// Sets the soft limit `resource` of this process.
-pub fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+pub fn set_limit(resource: libc::__rlimit_resource_t, value: u64) {
     let mut limits = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -23,7 +23,7 @@ pub fn limit(resource: libc::__rlimit_resource_t, value: u64) {
 
 /// From now on system call `number` fails with `errno` in every thread of this process. `false`,
 /// and a line that says so, where no filter can be installed.
-pub fn forbid(number: libc::c_long, errno: i32) -> bool {
+pub fn forbid_syscall(number: libc::c_long, errno: i32) -> bool {
     let line = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
@@ -73,7 +73,7 @@ pub fn forbid(number: libc::c_long, errno: i32) -> bool {
 
 /// Gives up what allows a process to go past its limits. `false`, and a line that says so, where
 /// it can't.
-pub fn obey_limits() -> bool {
+pub fn drop_root() -> bool {
     const NOBODY: libc::uid_t = 65534;
     // SAFETY: changes who this process is.
     if is_root() && unsafe { libc::setuid(NOBODY) } != 0 {
@@ -84,4 +84,24 @@ pub fn obey_limits() -> bool {
         return false;
     }
     true
+}
+
+/// From now on, until [`allow_threads`], this process can start no thread. `false`, with a line
+/// that says so, if it still can.
+pub fn forbid_threads() -> bool {
+    if !drop_root() {
+        return false;
+    }
+    set_limit(libc::RLIMIT_NPROC, 0);
+    let spawned = std::thread::Builder::new().spawn(|| ());
+    let forbidden = spawned.is_err();
+    if !forbidden {
+        eprintln!("skipped: threads can be made in spite of RLIMIT_NPROC");
+    }
+    forbidden
+}
+
+/// Threads can be started again after [`forbid_threads`].
+pub fn allow_threads() {
+    set_limit(libc::RLIMIT_NPROC, 1024);
 }

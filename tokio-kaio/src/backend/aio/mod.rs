@@ -153,6 +153,7 @@ impl Submitter for AioSubmitter {
     #[inline]
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError> {
         let eventfd = self.eventfd.filter(|_| notify == Notify::Signal);
+        // In a forked child, the kernel refuses with EINVAL: the child does not have the context.
         match entries {
             [entry] if entry.opcode != OpCode::Poll => {
                 let mut iocb = encode(entry, eventfd);
@@ -235,6 +236,9 @@ impl AioSubmitter {
         eventfd: Option<RawFd>,
         pointers: &mut [*mut Iocb],
     ) -> Result<usize, SubmitError> {
+        if self.owner != Process::current() {
+            return Err(SubmitError::Refused(libc::EINVAL)); // before the lock of the polls
+        }
         // Kept here too until the kernel has read the iocbs: an event that names one may be reaped
         // meanwhile.
         let mut pinned = Vec::new();
@@ -243,13 +247,7 @@ impl AioSubmitter {
             if entry.opcode != OpCode::Poll {
                 continue;
             }
-            // The event mask is in `buf`; the kernel refuses what should be 0.
-            let iocb = Iocb {
-                buf: entry.len,
-                nbytes: entry.addr,
-                ..encode(entry, eventfd)
-            };
-            let iocb = Arc::new(PinnedIocb::new(iocb));
+            let iocb = Arc::new(PinnedIocb::new(encode_poll(entry, eventfd)));
             if !self.polls.insert(entry.user_data, Arc::clone(&iocb)) {
                 ready = index;
                 break;
@@ -291,7 +289,16 @@ impl AioSubmitter {
     }
 }
 
-/// The iocb of an entry, which signals `eventfd` if there is one.
+/// The iocb of a poll.
+fn encode_poll(entry: &Sqe, eventfd: Option<RawFd>) -> Iocb {
+    Iocb {
+        buf: entry.len,     // the event mask
+        nbytes: entry.addr, // the kernel refuses what should be 0
+        ..encode(entry, eventfd)
+    }
+}
+
+/// The iocb of an entry that is no poll, which signals `eventfd` if there is one.
 #[inline(always)]
 fn encode(entry: &Sqe, eventfd: Option<RawFd>) -> Iocb {
     // Without branches: this is done for every request.
@@ -457,7 +464,7 @@ mod tests {
             len: 7,
             ..ENTRY
         };
-        let iocb = encode(&poll, None);
+        let iocb = encode_poll(&poll, None);
         assert_eq!((iocb.buf, iocb.nbytes), (7, 0));
     }
 }

@@ -51,3 +51,7 @@ pub(super) fn fdatasync(fd: RawFd) -> io::Result<()> {
 pub(super) fn syscall_result(code: libc::c_long) -> io::Result<usize> {
     usize::try_from(code).map_err(|_| io::Error::last_os_error())
 }
+
+pub(super) fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}

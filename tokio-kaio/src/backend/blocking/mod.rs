@@ -17,6 +17,7 @@ use super::{
 };
 use crate::sys::abi::UIO_MAXIOV;
 use crate::sys::{Process, signal};
+use blocking_syscalls::errno_of;
 use poll_thread::PollThread;
 use thread_priority::ThreadPriority;
 
@@ -197,8 +198,4 @@ unsafe fn is_refusal(entry: &Sqe, errno: i32) -> bool {
         libc::EINVAL => true,
         _ => false,
     }
-}
-
-fn errno_of(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
 }

@@ -8,8 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::blocking_syscalls::{drain, poll};
-use super::errno_of;
+use super::blocking_syscalls::{drain, errno_of, poll};
 use crate::backend::{Completion, Completions, Sqe, SubmitError};
 use crate::sys::{create_eventfd, duplicate, signal};
 

@@ -1,0 +1,84 @@
+//! [`Drains`]: futures that wait for the requests that a file had at some time.
+
+use std::collections::HashSet;
+use std::task::Waker;
+
+use super::slot::SlotKey;
+use super::slots::Slots;
+use crate::op::FileId;
+
+/// Drains under way. One that is done is not in it, even if nobody has asked yet.
+#[derive(Debug, Default)]
+pub(crate) struct Drains {
+    drains: Vec<Drain>,
+    last_id: u64,
+}
+
+#[derive(Debug)]
+struct Drain {
+    id: u64,
+    /// The requests that it waits for.
+    pending: HashSet<SlotKey>,
+    waker: Option<Waker>,
+}
+
+impl Drains {
+    /// Starts to wait for the requests on `file` that are queued or in flight, abandoned ones included.
+    /// `None`: there are none.
+    pub(crate) fn start(&mut self, file: FileId, slots: &Slots) -> Option<u64> {
+        let of_file = slots.iter().filter(|(_, slot)| {
+            (slot.is_waiting() || slot.is_in_flight()) && slot.file_id.may_be(file)
+        });
+        let pending: HashSet<_> = of_file.map(|(key, _)| key).collect();
+        if pending.is_empty() {
+            return None;
+        }
+        self.last_id += 1;
+        self.drains.push(Drain {
+            id: self.last_id,
+            pending,
+            waker: None,
+        });
+        Some(self.last_id)
+    }
+
+    /// Whether drain `id` is done. If not, `waker` is woken when it is. Returns the waker that is not
+    /// needed.
+    pub(crate) fn poll(&mut self, id: u64, waker: Waker) -> (bool, Option<Waker>) {
+        match self.drains.iter_mut().find(|drain| drain.id == id) {
+            Some(drain) => (false, drain.waker.replace(waker)),
+            None => (true, Some(waker)),
+        }
+    }
+
+    /// Nobody waits for drain `id` any more.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Waker> {
+        let position = self.drains.iter().position(|drain| drain.id == id)?;
+        self.drains.swap_remove(position).waker
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.drains.is_empty()
+    }
+
+    /// A request is neither waiting nor in flight any more: passes the wakers of drains that are done to
+    /// `wake`.
+    #[cold]
+    pub(crate) fn on_request_done(&mut self, key: SlotKey, mut wake: impl FnMut(Option<Waker>)) {
+        self.drains.retain_mut(|drain| {
+            let done = drain.pending.remove(&key) && drain.pending.is_empty();
+            if done {
+                wake(drain.waker.take());
+            }
+            !done
+        });
+    }
+
+    /// No request is any more.
+    pub(crate) fn finish_all(&mut self, mut wake: impl FnMut(Option<Waker>)) {
+        for drain in self.drains.drain(..) {
+            wake(drain.waker);
+        }
+    }
+}

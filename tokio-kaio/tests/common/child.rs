@@ -1,0 +1,65 @@
+//! Runs a test in a child process.
+
+use std::env;
+use std::process::{Command, Output};
+
+/// Set in the environment of a test's child process.
+const CHILD: &str = "TOKIO_KAIO_TEST_CHILD";
+
+/// Runs the rest of the test in a child process, for tests that change or count something
+/// process-wide: limits, filters, forks, descriptors, mappings.
+///
+/// Evaluates to `true` in the child. In the parent it checks that the child has passed and
+/// evaluates to `false`.
+macro_rules! in_child {
+    () => {{
+        fn here() {}
+        $crate::common::is_child_of(std::any::type_name_of_val(&here))
+    }};
+}
+pub(crate) use in_child;
+
+/// The function of [`in_child!`]; `place` is the path of an item in the test's body.
+pub fn is_child_of(place: &str) -> bool {
+    if is_child() {
+        return true;
+    }
+    let test = place
+        .trim_end_matches("::here")
+        .trim_end_matches("::{{closure}}");
+    let (_crate, name) = test.split_once("::").unwrap();
+    let output = run_child(name);
+    let ran = String::from_utf8_lossy(&output.stdout).contains("test result: ok. 1 passed");
+    assert!(
+        output.status.success() && ran,
+        "child process of {name}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.lines()
+        .filter(|line| line.starts_with("skipped"))
+        .for_each(|line| eprintln!("{line}"));
+    false
+}
+
+fn is_child() -> bool {
+    env::var_os(CHILD).is_some()
+}
+
+fn run_child(name: &str) -> Output {
+    Command::new(env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap()
+}
+
+/// Panics if other tests run in this process: their descriptors and mappings would be counted too.
+pub(super) fn assert_child() {
+    assert!(
+        is_child(),
+        "this counts for the whole process: use in_child!()"
+    );
+}

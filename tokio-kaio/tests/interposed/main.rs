@@ -1,0 +1,22 @@
+//! Tests that need the [`interposer`]: this binary defines the C library's `syscall` and a few of its
+//! other functions, so that tests can hold, shorten, refuse and watch requests.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod interposer;
+
+mod batches;
+mod buffer_pool;
+mod close_timeout;
+mod deadlines;
+mod drain;
+mod exact;
+mod faults;
+mod hostile;
+mod in_flight;
+mod owned;
+mod polls;
+mod priorities;
+mod shards;
+mod unaligned;
+mod vectored;

@@ -1,0 +1,350 @@
+//! A forked child can neither take the parent's completions nor touch its buffers, and using or
+//! dropping what it inherited does not harm the parent.
+//!
+//! Each test runs in a process of its own, on one runtime thread.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::common::{locked_buffer as buffer, *};
+use futures::future::{MaybeDone, join_all, maybe_done};
+use tempfile::TempDir;
+use tokio::task::yield_now;
+use tokio_kaio::{AioCommandError, AioContextHandle, File, LockedBuf, ReadFlags, aio_context};
+
+const READS: usize = 16;
+
+/// Exit codes of the child.
+const RING_IS_THERE: i32 = 2;
+const BUFFER_IS_THERE: i32 = 4;
+const WRONG_RESULT: i32 = 8;
+
+/// Runs `child` in a child process, which ends with the code that this returns. Gives that code.
+///
+/// The other threads of this process do not exist in the child, so `child` must not wait for
+/// anything that they would do.
+fn forked(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the only other threads are the test harness's, which waits, and those of the
+    // library that end contexts, if there are any: nobody holds a lock that the child wants.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
+    if pid == 0 {
+        let code = child();
+        // SAFETY: ends the child without running what is the parent's to run.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    assert!(
+        libc::WIFEXITED(status),
+        "the child died of signal {}",
+        libc::WTERMSIG(status)
+    );
+    libc::WEXITSTATUS(status)
+}
+
+fn maps() -> String {
+    fs::read_to_string("/proc/self/maps").unwrap()
+}
+
+fn rings(maps: &str) -> usize {
+    maps.lines().filter(|line| line.contains("/[aio]")).count()
+}
+
+/// Whether `address` is mapped.
+fn is_mapped(maps: &str, address: usize) -> bool {
+    maps.lines().any(|line| {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let at = |hex| usize::from_str_radix(hex, 16).unwrap();
+        (at(start)..at(end)).contains(&address)
+    })
+}
+
+async fn file(dir: &TempDir) -> File {
+    write_patterned(&dir.path().join("file"), READS);
+    open_rw(dir, "file").await
+}
+
+async fn read_all(file: &File, handle: &AioContextHandle) {
+    let read = async |i: usize| {
+        let mut buffer = buffer(BLOCK);
+        let read = file.read_at(handle, i as u64 * LEN, &mut buffer, LEN, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), LEN);
+        assert!(is_pattern(i as u64, buffer.as_ref()));
+    };
+    with_hang_guard(join_all((0..READS).map(read))).await;
+}
+
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_forked_child_has_neither_the_ring_nor_the_buffers() {
+    if !in_child!() {
+        return;
+    }
+    run(async {
+        let dir = disk_dir();
+        let file = file(&dir).await;
+        let (context, handle) = aio_context(READS, true).unwrap();
+        let large = aio_context(4096, true).unwrap(); // a ring of many pages
+        let (mut buffer, mut dropped) = (buffer(BLOCK), buffer(BLOCK));
+        // Memory that stands in for that of a dropped read is not inherited either.
+        let read = file.read_at(&handle, 0, &mut dropped, LEN, ReadFlags::empty());
+        let _ = poll_once(Box::pin(read).as_mut());
+        let addresses = [
+            buffer.as_ref().as_ptr().addr(),
+            dropped.as_ref().as_ptr().addr(),
+        ];
+        let here = maps();
+        let contexts = if cfg!(kaio_force_threads) { 0 } else { 2 };
+        assert_eq!(rings(&here), contexts);
+        assert!(addresses.iter().all(|&address| is_mapped(&here, address)));
+        let code = forked(|| {
+            let there = maps();
+            let mut code = 0;
+            if rings(&there) != 0 {
+                code |= RING_IS_THERE;
+            }
+            if addresses.iter().any(|&address| is_mapped(&there, address)) {
+                code |= BUFFER_IS_THERE;
+            }
+            code
+        });
+        assert_eq!(code, 0);
+        let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
+        assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
+        with_hang_guard(context.close()).await;
+        with_hang_guard(large.0.close()).await;
+    });
+}
+
+/// Reads in flight, or waiting where `slots` are few.
+type Reads<'a> = Vec<Pin<Box<MaybeDone<Pin<Box<dyn Future<Output = Read> + 'a>>>>>>;
+type Read = Result<u64, AioCommandError>;
+
+fn start_all<'a>(
+    file: &'a File,
+    handle: &'a AioContextHandle,
+    buffers: &'a mut [LockedBuf],
+) -> Reads<'a> {
+    let mut offset = 0;
+    let mut reads: Reads<'a> = buffers
+        .iter_mut()
+        .map(|buffer| {
+            let read = file.read_at(handle, offset, buffer, LEN, ReadFlags::empty());
+            offset += LEN;
+            Box::pin(maybe_done(
+                Box::pin(read) as Pin<Box<dyn Future<Output = Read>>>
+            ))
+        })
+        .collect();
+    for read in &mut reads {
+        let _ = poll_once(read.as_mut());
+    }
+    reads
+}
+
+/// Runs `child` while the parent's reads are in flight; checks that these reads and later ones are
+/// served.
+fn attacked(slots: usize, child: fn(Reads<'_>, &AioContextHandle, &File) -> i32) {
+    run(async {
+        let dir = disk_dir();
+        let file = file(&dir).await;
+        let (context, handle) = aio_context(slots, true).unwrap();
+        yield_now().await;
+        for _ in 0..4 {
+            let mut buffers: Vec<_> = (0..READS).map(|_| buffer(BLOCK)).collect();
+            let mut reads = start_all(&file, &handle, &mut buffers);
+            let mut for_child = Some(&mut reads);
+            let code = forked(|| {
+                let reads = std::mem::take(for_child.take().unwrap());
+                child(reads, &handle, &file)
+            });
+            assert_eq!(code, 0);
+            for read in &mut reads {
+                with_hang_guard(read.as_mut()).await;
+                assert_eq!(read.as_mut().take_output().unwrap().unwrap(), LEN);
+            }
+            drop(reads);
+            for (i, buffer) in buffers.iter().enumerate() {
+                assert!(is_pattern(i as u64, buffer.as_ref()));
+            }
+            read_all(&file, &handle).await;
+            let free = || handle.available_slots();
+            wait_until(|| free() == Some(slots), free).await;
+        }
+        with_hang_guard(context.close()).await;
+    });
+}
+
+#[test]
+fn a_forked_child_that_polls_inherited_reads_takes_no_completion() {
+    if !in_child!() {
+        return;
+    }
+    for slots in [READS, 2] {
+        attacked(slots, |mut reads, handle, _| {
+            for _ in 0..100 {
+                for read in &mut reads {
+                    let _ = poll_once(read.as_mut());
+                }
+                let _ = handle.available_slots();
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            0
+        });
+    }
+}
+
+#[test]
+fn a_forked_child_that_drops_inherited_reads_does_not_affect_the_parent() {
+    if !in_child!() {
+        return;
+    }
+    for slots in [READS, 2] {
+        attacked(slots, |reads, _, _| {
+            drop(reads);
+            0
+        });
+    }
+}
+
+#[test]
+fn a_forked_child_can_submit_nothing() {
+    if !in_child!() {
+        return;
+    }
+    attacked(READS + 2, |_reads, handle, file| {
+        let mut buffer = buffer(BLOCK);
+        let read = file.read_at(handle, 0, &mut buffer, LEN, ReadFlags::empty());
+        match poll_once(Box::pin(read).as_mut()) {
+            Poll::Ready(Ok(_)) => WRONG_RESULT,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        }
+    });
+}
+
+/// Dropping something in the child releases nothing of the parent's.
+fn dropped_in_a_child(busy: bool) {
+    run(async {
+        let dir = disk_dir();
+        let file = file(&dir).await;
+        let (context, handle) = aio_context(READS, true).unwrap();
+        let mut kept = patterned_buffer(1, BLOCK);
+        read_all(&file, &handle).await;
+
+        let mut buffers: Vec<_> = (0..READS).map(|_| buffer(BLOCK)).collect();
+        let mut reads = Vec::new();
+        if busy {
+            reads = start_all(&file, &handle, &mut buffers);
+        }
+        let mut inherited = Some((context, kept));
+        let before = fs::read_dir("/proc/self/fd").unwrap().count();
+        let code = forked(|| {
+            drop(inherited.take());
+            drop(std::mem::take(&mut reads));
+            // A thread of the child may be closing descriptors: wait until it has, or for long
+            // enough.
+            for _ in 0..100 {
+                if fs::read_dir("/proc/self/fd").unwrap().count() < before {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            0
+        });
+        assert_eq!(code, 0);
+        let context;
+        (context, kept) = inherited.unwrap();
+        assert!(is_pattern(1, kept.as_ref()));
+        kept.as_mut().fill(1);
+        for read in &mut reads {
+            with_hang_guard(read.as_mut()).await;
+            assert_eq!(read.as_mut().take_output().unwrap().unwrap(), LEN);
+        }
+        drop(reads);
+        read_all(&file, &handle).await;
+        with_hang_guard(context.close()).await;
+        assert_eq!(rings(&maps()), 0);
+    });
+}
+
+#[test]
+fn a_forked_child_may_drop_an_idle_context() {
+    if !in_child!() {
+        return;
+    }
+    dropped_in_a_child(false);
+}
+
+#[test]
+fn a_forked_child_may_drop_a_busy_context() {
+    if !in_child!() {
+        return;
+    }
+    dropped_in_a_child(true);
+}
+
+#[test]
+fn a_forked_child_can_use_a_context_of_its_own() {
+    if !in_child!() {
+        return;
+    }
+    let dir = disk_dir();
+    let (context, handle, file) = run(async {
+        let file = file(&dir).await;
+        let (context, handle) = aio_context(READS, true).unwrap();
+        read_all(&file, &handle).await;
+        (context, handle, file)
+    });
+    let code = forked(|| {
+        run(async {
+            let (context, handle) = aio_context(READS, true).unwrap();
+            read_all(&file, &handle).await;
+            with_hang_guard(context.close()).await;
+        });
+        0
+    });
+    assert_eq!(code, 0);
+    drop((context, handle));
+}
+
+/// The child does not have the threads that destroy the parent's contexts.
+#[test]
+fn a_child_forked_while_contexts_end_can_end_its_own() {
+    if !in_child!() {
+        return;
+    }
+    let code = run(async {
+        // More contexts than are destroyed at the same time, and each takes a while.
+        let ending: Vec<_> = (0..80).map(|_| aio_context(1, true).unwrap()).collect();
+        yield_now().await;
+        drop(ending);
+        yield_now().await; // and they have ended for the runtime
+        forked(|| {
+            std::thread::spawn(|| {
+                run(async {
+                    let (context, _handle) = aio_context(READS, true).unwrap();
+                    with_hang_guard(context.close()).await;
+                });
+            })
+            .join()
+            .map_or(1, |()| 0)
+        })
+    });
+    assert_eq!(code, 0);
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap().block_on(test)
+}

@@ -1,0 +1,30 @@
+//! Tests of the public API that need nothing process-wide, or run in a child process of their own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod aligned_buf;
+mod alignment;
+mod buffered;
+mod cancellation;
+mod conversions;
+mod ends;
+mod errors;
+mod eventfd;
+mod fairness;
+mod files;
+mod flags;
+mod fork;
+mod generic_context;
+mod leaks;
+mod lifecycle;
+mod metrics;
+mod model;
+mod offsets;
+mod opening;
+mod policies;
+mod reference_api;
+mod sandbox;
+mod signalling;
+mod space;
+mod surface;

@@ -1,0 +1,140 @@
+//! What a file learns from the times that its submissions take.
+
+use std::pin::pin;
+
+use crate::common::*;
+use futures::poll;
+use tempfile::TempDir;
+use tokio_kaio::{AioCommandError, ReadFlags, SubmitPolicy};
+
+/// Whether submissions of writes to these blocks block without NOWAIT. `None` if only some do.
+async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
+    let (context, handle) = inline_context(4);
+    let file = open_rw(dir, "slept").await;
+    let bytes = patterned_buffer(0, BLOCK);
+    let (mut slept, all) = (0, blocks.end - blocks.start);
+    for block in blocks {
+        let mut written = pin!(write(&handle, &file, block, &bytes));
+        let before = voluntary_switches();
+        let done = poll!(written.as_mut());
+        slept += u64::from(voluntary_switches() != before);
+        if done.is_pending() {
+            with_hang_guard(written).await.unwrap();
+        }
+    }
+    with_hang_guard(context.close()).await;
+    match slept * 10 {
+        n if n <= all => Some(false),
+        n if n >= all * 9 => Some(true),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_file_learns_which_of_its_writes_would_block() {
+    let _alone = crate::alone();
+    if !is_kernel_aio_build() {
+        return;
+    }
+    const WRITES: u64 = 100;
+    Fixture::new(8)
+        .policy(SubmitPolicy::NoWaitFirst)
+        .run(async |case| {
+            let (dir, handle) = (case.dir, case.handle);
+            // Extending writes, then overwrites. On ext4 the first block, on btrfs both, on XFS
+            // none.
+            let (extending, overwriting) =
+                (sleeps(dir, 0..WRITES).await, sleeps(dir, 0..WRITES).await);
+            let file = open_rw(dir, "file").await;
+            let bytes = patterned_buffer(0, BLOCK);
+            for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
+                for block in 0..20 {
+                    // Learning takes a few writes.
+                    let block = if what == "extends" { block } else { block % 10 };
+                    write(&handle, &file, block, &bytes).await.unwrap();
+                }
+                let before = handle.metrics();
+                let first = if what == "extends" { 20 } else { 0 };
+                for block in first..first + WRITES {
+                    write(&handle, &file, block, &bytes).await.unwrap();
+                }
+                let (refusals, offloads) = since(&handle, &before);
+                match waits {
+                    Some(true) => {
+                        assert!(refusals <= 2, "{refusals} attempts, for {WRITES} writes");
+                        assert!(
+                            offloads + 8 >= WRITES,
+                            "{offloads} of {WRITES} from the pool, where a write {what} the file"
+                        );
+                    }
+                    // A preempted submission looks like a slow one.
+                    Some(false) => assert!(
+                        offloads <= WRITES / 4,
+                        "{offloads} of {WRITES} from the pool, where a write {what} the file"
+                    ),
+                    None => {
+                        eprintln!("skipped: where a write {what} the file, it sleeps now and then")
+                    }
+                }
+            }
+        });
+}
+
+#[test]
+fn without_nowait_support_requests_soon_go_inline() {
+    let _alone = crate::alone();
+    if !is_kernel_aio_build() {
+        return;
+    }
+    let fixture = Fixture::new(8).policy(SubmitPolicy::NoWaitFirst);
+    fixture.tmpfs().blocks(8).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        let mut bytes = buffer(BLOCK);
+        for _ in 0..50 {
+            read_block(&handle, &file, 0, &mut bytes).await.unwrap();
+        }
+        let before = handle.metrics();
+        assert!(before.nowait_refusals >= 1);
+        for block in 0..200 {
+            let read = read_block(&handle, &file, block % 8 * LEN, &mut bytes).await;
+            assert_eq!(read.unwrap(), LEN);
+            assert!(is_pattern(block % 8, bytes.as_ref()));
+        }
+        // A preempted submission looks like a slow one; two in a row change the way of the next.
+        let (refusals, offloads) = since(&handle, &before);
+        assert_eq!(refusals, 0, "the flag is not tried again");
+        assert!(offloads <= 50, "{offloads} of 200 from the pool");
+    });
+}
+
+#[test]
+fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
+    let _alone = crate::alone();
+    if !is_kernel_aio_build() {
+        return;
+    }
+    Fixture::new(8)
+        .policy(SubmitPolicy::NoWaitFirst)
+        .blocks(8)
+        .run(async |case| {
+            let (file, handle) = (case.file, case.handle);
+            let mut bytes = buffer(BLOCK);
+            let mut read = async |flags| {
+                let read = file.read_at(&handle, 0, &mut bytes, LEN, flags);
+                read.await
+            };
+            read(ReadFlags::empty()).await.unwrap();
+            let unknown = ReadFlags::from_bits_retain(1 << 30);
+            let error = read(unknown).await.unwrap_err();
+            assert!(matches!(error, AioCommandError::IoSubmit(_)), "{error}");
+            assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+            let before = handle.metrics();
+            for _ in 0..20 {
+                read(ReadFlags::empty()).await.unwrap();
+            }
+            // A preempted submission looks like a slow one.
+            let (refusals, offloads) = since(&handle, &before);
+            assert_eq!(refusals, 0);
+            assert!(offloads < 4, "{offloads} of 20 from the pool");
+        });
+}
