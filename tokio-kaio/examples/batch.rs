@@ -116,11 +116,21 @@ async fn one_fails_alone(
 }
 
 fn write(offset: u64, buffer: &AlignedBuf) -> RawCommand<'_> {
-    RawCommand::Pwrite { offset, buffer, flags: WriteFlags::empty(), len: BLOCK }
+    RawCommand::Pwrite {
+        offset,
+        buffer,
+        flags: WriteFlags::empty(),
+        len: BLOCK,
+    }
 }
 
 fn read(offset: u64, buffer: &mut AlignedBuf) -> RawCommand<'_> {
-    RawCommand::Pread { offset, buffer, flags: ReadFlags::empty(), len: BLOCK }
+    RawCommand::Pread {
+        offset,
+        buffer,
+        flags: ReadFlags::empty(),
+        len: BLOCK,
+    }
 }
 
 /// Opens a file and allocates its blocks, so that no write blocks in its submission.

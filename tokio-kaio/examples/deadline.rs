@@ -84,8 +84,12 @@ async fn one_deadline_for_all(
     let deadline = Instant::now() + Duration::from_millis(100);
     let limited = handle.with_deadline(deadline);
     let (mut block, mut answer) = (AlignedBuf::new(LEN as usize)?, AlignedBuf::new(16)?);
-    let stuck =
-        RawCommand::Pread { offset: 0, buffer: &mut answer, flags: ReadFlags::empty(), len: 16 };
+    let stuck = RawCommand::Pread {
+        offset: 0,
+        buffer: &mut answer,
+        flags: ReadFlags::empty(),
+        len: 16,
+    };
     let (read, stuck) = tokio::join!(
         file.read_at(&limited, 0, &mut block, LEN, ReadFlags::empty()),
         limited.submit_request(pipe, stuck),

@@ -26,7 +26,12 @@ pub struct Alignment {
 impl Alignment {
     /// One number for all of it.
     pub(crate) fn of(size: u32, source: AlignmentSource) -> Alignment {
-        Alignment { memory: size as usize, offset: size.into(), read_offset: size.into(), source }
+        Alignment {
+            memory: size as usize,
+            offset: size.into(),
+            read_offset: size.into(),
+            source,
+        }
     }
 }
 

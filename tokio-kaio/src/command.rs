@@ -170,15 +170,18 @@ impl<'a> RawCommand<'a> {
         let (offset, len) = match self {
             RawCommand::Pread { offset, len, .. } => (*offset, *len),
             RawCommand::Pwrite { offset, len, .. } => (*offset, *len),
-            RawCommand::Preadv { offset, buffers, .. } => {
-                (*offset, buffers.iter().map(|part| part.len() as u64).sum())
-            }
-            RawCommand::Pwritev { offset, buffers, .. } => {
-                (*offset, buffers.iter().map(|part| part.len() as u64).sum())
-            }
+            RawCommand::Preadv {
+                offset, buffers, ..
+            } => (*offset, buffers.iter().map(|part| part.len() as u64).sum()),
+            RawCommand::Pwritev {
+                offset, buffers, ..
+            } => (*offset, buffers.iter().map(|part| part.len() as u64).sum()),
             RawCommand::Poll { .. } | RawCommand::Fdsync | RawCommand::Fsync => return None,
         };
-        Some(Transfer { offset: (!self.appends()).then_some(offset), len })
+        Some(Transfer {
+            offset: (!self.appends()).then_some(offset),
+            len,
+        })
     }
 
     /// The request, and where its memory goes back to. The memory moves out of the buffer of a read.
@@ -190,20 +193,38 @@ impl<'a> RawCommand<'a> {
     pub(crate) fn into_request(self) -> Result<(IoRequest, BufferReturn<'a>), AioCommandError> {
         let no_memory = AioCommandError::IoSubmit;
         Ok(match self {
-            RawCommand::Pread { offset, buffer, flags, len } => {
+            RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            } => {
                 let op = io_op(OpCode::Read, flags.bits(), offset, len)?;
                 IoRequest::read(op, buffer).map_err(no_memory)?
             }
-            RawCommand::Pwrite { offset, buffer, flags, len } => {
+            RawCommand::Pwrite {
+                offset,
+                buffer,
+                flags,
+                len,
+            } => {
                 let op = io_op(OpCode::Write, flags.bits(), offset, len)?;
                 (IoRequest::write(op, buffer), BufferReturn::None)
             }
-            RawCommand::Preadv { offset, buffers, flags } => {
+            RawCommand::Preadv {
+                offset,
+                buffers,
+                flags,
+            } => {
                 let len = buffers.iter().map(|part| part.len() as u64).sum();
                 let op = io_op(OpCode::Read, flags.bits(), offset, len)?;
                 IoRequest::read_parts(op, buffers).map_err(no_memory)?
             }
-            RawCommand::Pwritev { offset, buffers, flags } => {
+            RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            } => {
                 let len = buffers.iter().map(|part| part.len() as u64).sum();
                 let op = io_op(OpCode::Write, flags.bits(), offset, len)?;
                 (IoRequest::write_parts(op, buffers), BufferReturn::None)
@@ -227,7 +248,12 @@ pub(crate) fn io_op(
     offset: u64,
     nbytes: u64,
 ) -> Result<IoOp, AioCommandError> {
-    let op = IoOp { rw_flags: flags as i32, nbytes, offset: offset as i64, ..IoOp::new(opcode) };
+    let op = IoOp {
+        rw_flags: flags as i32,
+        nbytes,
+        offset: offset as i64,
+        ..IoOp::new(opcode)
+    };
     // Nearly all have small flags, and end below the largest offset.
     match (flags as usize) < 1 << 31 && ends_in_range(&op) {
         true => Ok(op),
@@ -289,11 +315,21 @@ mod tests {
     }
 
     fn read(buffer: &mut AlignedBuf, flags: ReadFlags) -> RawCommand<'_> {
-        RawCommand::Pread { offset: 8192, buffer, flags, len: 512 }
+        RawCommand::Pread {
+            offset: 8192,
+            buffer,
+            flags,
+            len: 512,
+        }
     }
 
     fn write(buffer: &AlignedBuf, flags: WriteFlags) -> RawCommand<'_> {
-        RawCommand::Pwrite { offset: 8192, buffer, flags, len: 512 }
+        RawCommand::Pwrite {
+            offset: 8192,
+            buffer,
+            flags,
+            len: 512,
+        }
     }
 
     #[test]

@@ -106,7 +106,10 @@ pub struct NoopLock {
 // `Sync`, so that no other thread looks at it.
 unsafe impl RawMutex for NoopLock {
     #[allow(clippy::declare_interior_mutable_const)] // how `RawMutex` wants it
-    const INIT: NoopLock = NoopLock { taken: Cell::new(false), _one_thread: PhantomData };
+    const INIT: NoopLock = NoopLock {
+        taken: Cell::new(false),
+        _one_thread: PhantomData,
+    };
 
     type GuardMarker = GuardNoSend;
 

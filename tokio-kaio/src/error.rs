@@ -329,7 +329,12 @@ fn aio_sysctl(name: &str) -> String {
 #[cold]
 pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioCommandError {
     let error = io::Error::from_raw_os_error(libc::EINVAL);
-    let past = PastTheLargest { error, offset, len, largest };
+    let past = PastTheLargest {
+        error,
+        offset,
+        len,
+        largest,
+    };
     AioCommandError::IoSubmit(io::Error::new(io::ErrorKind::InvalidInput, past))
 }
 
@@ -436,7 +441,12 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
     let Ok(Some(file)) = sys::direct_io(fd) else {
         return error;
     };
-    let misaligned = Misaligned { error, transfer, memory, file };
+    let misaligned = Misaligned {
+        error,
+        transfer,
+        memory,
+        file,
+    };
     match misaligned.place_is_aligned() && misaligned.memory_is_aligned() {
         true => misaligned.error,
         false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),

@@ -113,7 +113,11 @@ impl EventFd {
         // SAFETY: the file owns the descriptor, and is never exchanged for another.
         let registered = unsafe { AsyncFd::register_with_interest(File::from(fd), interest) };
         let inner = registered.map_err(|error| EventFdError::PollError(error.into()))?;
-        Ok(EventFd { inner: ManuallyDrop::new(inner), owner: Process::current(), ended: false })
+        Ok(EventFd {
+            inner: ManuallyDrop::new(inner),
+            owner: Process::current(),
+            ended: false,
+        })
     }
 
     /// Waits until the counter is not 0, and takes its value (with `semaphore`: 1) off it.

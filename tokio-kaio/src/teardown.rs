@@ -52,7 +52,11 @@ impl<B: IoBackend> Teardown<B> {
     }
 
     fn run(self: Box<Self>) {
-        let Teardown { live, offload, memory } = *self;
+        let Teardown {
+            live,
+            offload,
+            memory,
+        } = *self;
         offload.close();
         drop(live.backend); // waits for requests in flight, so before their memory
         contain(|| drop(memory));

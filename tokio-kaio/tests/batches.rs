@@ -21,12 +21,22 @@ const LEN: u64 = BLOCK as u64;
 
 fn read(offset: u64, buffer: &mut LockedBuf) -> RawCommand<'_> {
     let (flags, len) = (ReadFlags::empty(), buffer.size() as u64);
-    RawCommand::Pread { offset, buffer, flags, len }
+    RawCommand::Pread {
+        offset,
+        buffer,
+        flags,
+        len,
+    }
 }
 
 fn write_to(offset: u64, buffer: &LockedBuf) -> RawCommand<'_> {
     let (flags, len) = (WriteFlags::empty(), buffer.size() as u64);
-    RawCommand::Pwrite { offset, buffer, flags, len }
+    RawCommand::Pwrite {
+        offset,
+        buffer,
+        flags,
+        len,
+    }
 }
 
 #[test]
@@ -88,12 +98,20 @@ fn a_batch_mixes_operations_and_files() {
                 let (offset, flags) = (0, ReadFlags::empty());
                 batch.push(
                     &second,
-                    RawCommand::Preadv { offset, buffers: &mut parts, flags },
+                    RawCommand::Preadv {
+                        offset,
+                        buffers: &mut parts,
+                        flags,
+                    },
                 );
                 let (offset, flags) = (2 * LEN, WriteFlags::DSYNC);
                 batch.push(
                     &first,
-                    RawCommand::Pwritev { offset, buffers: &pieces, flags },
+                    RawCommand::Pwritev {
+                        offset,
+                        buffers: &pieces,
+                        flags,
+                    },
                 );
                 batch.push(&first, RawCommand::Fdsync);
                 batch.push_fd(&raw, RawCommand::Fsync);
@@ -211,16 +229,29 @@ fn one_that_is_stuck_holds_up_no_other_of_a_batch_larger_than_its_context() {
                 batch.push(&file, read(gate.offset(), &mut stuck));
                 let (offset, flags) = (0, ReadFlags::empty());
                 let buffers = &mut parts[..];
-                let list = RawCommand::Preadv { offset, buffers, flags };
+                let list = RawCommand::Preadv {
+                    offset,
+                    buffers,
+                    flags,
+                };
                 batch.push(&file, list);
                 for (index, block) in blocks.iter_mut().enumerate() {
                     batch.push(&file, read(index as u64 * LEN, block));
                     let (offset, buffer, flags, len) = (0, &source, WriteFlags::APPEND, LEN);
-                    let append = RawCommand::Pwrite { offset, buffer, flags, len };
+                    let append = RawCommand::Pwrite {
+                        offset,
+                        buffer,
+                        flags,
+                        len,
+                    };
                     batch.push(&logs[index % 2], append);
                 }
                 let (offset, buffers, flags) = (0, &pieces[..], WriteFlags::APPEND);
-                let list = RawCommand::Pwritev { offset, buffers, flags };
+                let list = RawCommand::Pwritev {
+                    offset,
+                    buffers,
+                    flags,
+                };
                 batch.push(&logs[0], list);
                 let count = batch.len();
                 let mut results = batch.stream();
@@ -506,7 +537,12 @@ fn appends_of_a_batch_land_one_after_another() {
                     let (offset, flags, len) = (0, WriteFlags::APPEND, LEN);
                     batch.push(
                         &file,
-                        RawCommand::Pwrite { offset, buffer: block, flags, len },
+                        RawCommand::Pwrite {
+                            offset,
+                            buffer: block,
+                            flags,
+                            len,
+                        },
                     );
                 }
                 for result in batch.all().await {
@@ -579,7 +615,12 @@ fn a_length_beyond_the_buffer_panics_before_anything_is_submitted() {
         let (_context, handle) = inline_context(2);
         let buffer = buffer(512);
         let (offset, flags, len) = (0, WriteFlags::empty(), 513);
-        let command = RawCommand::Pwrite { offset, buffer: &buffer, flags, len };
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer: &buffer,
+            flags,
+            len,
+        };
         handle.batch().push_fd(&0, command);
     });
 }
@@ -606,7 +647,12 @@ fn a_batch_uses_any_of_several_shards() {
             batch.push(&file, read(index as u64 * LEN, buffer));
         }
         let (offset, flags, len) = (0, WriteFlags::APPEND, LEN);
-        let command = RawCommand::Pwrite { offset, buffer: &appended, flags, len };
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer: &appended,
+            flags,
+            len,
+        };
         batch.push(&file, command);
         for result in batch.all().await {
             assert_eq!(result.unwrap(), LEN);

@@ -189,8 +189,12 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let hurried = handle.with_timeout(SOON);
             let mut target = patterned(1, BLOCK);
-            let command =
-                RawCommand::Pread { offset: 0, buffer: &mut target, flags: READ, len: LEN };
+            let command = RawCommand::Pread {
+                offset: 0,
+                buffer: &mut target,
+                flags: READ,
+                len: LEN,
+            };
             let read = within(hurried.submit_request(&reader, command)).await;
             match read {
                 // A socket has no place to read at, says `pread`.
@@ -395,7 +399,12 @@ async fn the_timeout_of_a_batch_starts_when_it_is_first_polled() {
         let mut batch = hurried.batch();
         for (gate, buffer) in [(&open, &mut one), (&closed, &mut other)] {
             let (offset, flags, len) = (gate.offset(), READ, LEN);
-            let read = RawCommand::Pread { offset, buffer, flags, len };
+            let read = RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            };
             batch.push(&file, read);
         }
         let mut results = batch.stream();

@@ -187,7 +187,14 @@ fn play(dir: &TempDir, case: Case) {
 fn cases(way: Way, first: End, second: End) -> impl Iterator<Item = Case> {
     let threads = [(0, false), (0, true), (2, true)];
     threads.into_iter().flat_map(move |(workers, busy)| {
-        [0, 2].map(|turns| Case { way, workers, busy, turns, first, second })
+        [0, 2].map(|turns| Case {
+            way,
+            workers,
+            busy,
+            turns,
+            first,
+            second,
+        })
     })
 }
 

@@ -111,7 +111,11 @@ async fn a_write_of_many_requests_that_complete_at_once_lets_other_tasks_run() {
         let block = buffer(BLOCK);
         let parts: Vec<_> = (0..REQUESTS * 1024).map(|_| block.part(..1)).collect();
         let (offset, buffers, flags) = (0, &parts[..], WriteFlags::empty());
-        let command = RawCommand::Pwritev { offset, buffers, flags };
+        let command = RawCommand::Pwritev {
+            offset,
+            buffers,
+            flags,
+        };
         let written = handle.submit_request(&*file, command).await;
         assert_eq!(written.unwrap(), parts.len() as u64);
     };

@@ -113,7 +113,12 @@ async fn a_request_put_back_after_eagain_stays_on_its_file() {
         next_submissions_meet([Fault::NoRoom]);
         let mut write = Box::pin(handle.submit_request(
             &target,
-            RawCommand::Pwrite { offset: 0, buffer: &data, len: LEN, flags: WriteFlags::empty() },
+            RawCommand::Pwrite {
+                offset: 0,
+                buffer: &data,
+                len: LEN,
+                flags: WriteFlags::empty(),
+            },
         ));
         assert!(poll!(&mut write).is_pending());
         assert_eq!(faults_to_come(), 0);
@@ -515,8 +520,12 @@ async fn work(task: u64, file: Arc<File>, handle: AioContextHandle) -> u64 {
         }
         let block = random() % BLOCKS;
         let offset = block * LEN;
-        let raw =
-            |buffer| RawCommand::Pread { offset, buffer, len: LEN, flags: ReadFlags::empty() };
+        let raw = |buffer| RawCommand::Pread {
+            offset,
+            buffer,
+            len: LEN,
+            flags: ReadFlags::empty(),
+        };
         match random() % 16 {
             0 => {
                 let mut read = Box::pin(read_block(&handle, &file, offset, &mut target));

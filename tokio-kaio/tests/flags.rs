@@ -219,7 +219,12 @@ async fn bits_that_no_kernel_knows_are_eopnotsupp() {
                 "read with {bits:#x}"
             );
             let offset = 0;
-            let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len: LEN };
+            let command = RawCommand::Pread {
+                offset,
+                buffer: &mut bytes,
+                flags,
+                len: LEN,
+            };
             let reading = handle.submit_request(&file, command).await;
             assert_eq!(
                 refused_errno(reading),

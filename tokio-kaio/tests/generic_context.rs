@@ -83,7 +83,11 @@ unsafe impl Send for CountedLink {}
 impl Default for CountedLink {
     fn default() -> CountedLink {
         assert!(!NO_MORE_LINKS.take(), "no more links");
-        CountedLink { linked: Cell::new(false), next: Cell::new(None), prev: Cell::new(None) }
+        CountedLink {
+            linked: Cell::new(false),
+            next: Cell::new(None),
+            prev: Cell::new(None),
+        }
     }
 }
 

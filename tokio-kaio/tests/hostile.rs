@@ -1000,7 +1000,10 @@ fn runtimes_that_shut_down_under_tasks_of_others_stop_them_and_leave_nothing() {
 
 /// What all threads of the process have used of the CPUs.
 fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: writes to a structure of ours.
     let code = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     assert_eq!(code, 0);

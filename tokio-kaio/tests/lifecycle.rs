@@ -325,7 +325,10 @@ fn closing_gets_over_a_lack_of_threads() {
 }
 
 fn limit_address_space(bytes: libc::rlim_t) {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
     // SAFETY: the kernel reads a structure of ours.
     let code = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
     assert_eq!(code, 0, "{}", std::io::Error::last_os_error());

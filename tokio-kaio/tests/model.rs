@@ -229,7 +229,16 @@ impl Model {
         let twin = options.open(&twin_path).unwrap();
         let file = open_rw(dir, "file").await;
         let context = Some(open(&case));
-        Model { case, path, twin_path, twin, file, context, open: Vec::new(), seed: 0 }
+        Model {
+            case,
+            path,
+            twin_path,
+            twin,
+            file,
+            context,
+            open: Vec::new(),
+            seed: 0,
+        }
     }
 
     fn handle(&self) -> AioContextHandle {
@@ -248,7 +257,11 @@ impl Model {
     async fn step(&mut self, step: Step) {
         let handle = self.handle();
         match step {
-            Step::Read { block, blocks, form } => {
+            Step::Read {
+                block,
+                blocks,
+                form,
+            } => {
                 self.settle_if(block, blocks).await;
                 let (offset, size) = (block as u64 * LEN, blocks * BLOCK);
                 let mut target = buffer(size);
@@ -273,7 +286,12 @@ impl Model {
                     assert!(result.unwrap() <= LEN);
                 }
             }
-            Step::Write { block, blocks, form, given_up } => {
+            Step::Write {
+                block,
+                blocks,
+                form,
+                given_up,
+            } => {
                 self.settle_if(block, blocks).await;
                 let data = self.data(blocks);
                 let (offset, len) = (block as u64 * LEN, data.size() as u64);
@@ -358,7 +376,11 @@ impl Model {
                 assert_eq!(read, twin as u64, "bytes read at {offset}");
                 assert!(target == expected, "content at {offset}");
             }
-            Step::WriteBytes { offset, len, given_up } => {
+            Step::WriteBytes {
+                offset,
+                len,
+                given_up,
+            } => {
                 // Those that meet it, and are not of its kind, are to be kept apart from it.
                 self.settle().await;
                 let data = self.data(LONGEST)[..len].to_vec();
@@ -374,14 +396,21 @@ impl Model {
                         self.twin.write_all_at(&data, offset).unwrap();
                     }
                     None => {
-                        self.open
-                            .push(Open { offset: offset as usize, data, whole: false });
+                        self.open.push(Open {
+                            offset: offset as usize,
+                            data,
+                            whole: false,
+                        });
                         self.file.drain(&handle).await;
                         self.look();
                     }
                 }
             }
-            Step::Allocate { block, blocks, mode } => {
+            Step::Allocate {
+                block,
+                blocks,
+                mode,
+            } => {
                 self.settle().await;
                 let (offset, len) = (block as u64 * LEN, blocks as u64 * LEN);
                 match self.file.allocate(mode, offset, len).await {
@@ -432,8 +461,11 @@ impl Model {
             return; // nobody has seen it: the twin stays as it is
         }
         let extends = ((block * BLOCK + submitted.len()) as u64) > self.len();
-        self.open
-            .push(Open { offset: block * BLOCK, data: submitted, whole: true });
+        self.open.push(Open {
+            offset: block * BLOCK,
+            data: submitted,
+            whole: true,
+        });
         if extends {
             self.settle().await;
         }
@@ -575,7 +607,12 @@ async fn read_as(
         Form::Batch => {
             let mut batch = handle.batch();
             let (buffer, len) = (&mut target, size as u64);
-            let command = RawCommand::Pread { offset, buffer, flags, len };
+            let command = RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            };
             batch.push(file, command);
             batch.all().await.remove(0)
         }
@@ -636,7 +673,12 @@ async fn write_as(
         }
         Form::Batch => {
             let mut batch = handle.batch();
-            let command = RawCommand::Pwrite { offset, buffer: data, flags, len };
+            let command = RawCommand::Pwrite {
+                offset,
+                buffer: data,
+                flags,
+                len,
+            };
             batch.push(file, command);
             batch.all().await.remove(0)
         }
@@ -694,8 +736,11 @@ fn hold(dir: &TempDir) {
     let cases = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
-    let config =
-        Config { cases: cases.unwrap_or(96), failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: cases.unwrap_or(96),
+        failure_persistence: None,
+        ..Config::default()
+    };
     let verdict = TestRunner::new(config).run(&case(), |case| {
         run(dir, case);
         Ok::<_, TestCaseError>(())

@@ -72,7 +72,12 @@ async fn transfers(
 
     let buffer = &buffers[0];
     let (flags, len) = (WRITE, LEN);
-    let command = RawCommand::Pwrite { offset, buffer, flags, len };
+    let command = RawCommand::Pwrite {
+        offset,
+        buffer,
+        flags,
+        len,
+    };
     let written = handle.submit_request(file, command).await;
     results.push(("submit_request", written.map(drop)));
     let mut bytes = [9; BLOCK];

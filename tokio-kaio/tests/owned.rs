@@ -77,8 +77,10 @@ struct Own {
 impl Own {
     fn new() -> (Own, Arc<AtomicBool>) {
         let dropped = Arc::new(AtomicBool::new(false));
-        let own =
-            Own { memory: AlignedBuf::new(BLOCK).unwrap(), dropped: Some(Arc::clone(&dropped)) };
+        let own = Own {
+            memory: AlignedBuf::new(BLOCK).unwrap(),
+            dropped: Some(Arc::clone(&dropped)),
+        };
         (own, dropped)
     }
 }

@@ -555,8 +555,12 @@ fn a_submission_that_waits_for_long_holds_up_no_other_files_where_a_thread_is_fr
         let both = (busy().await, busy().await);
         let (reader, mut writer) = UnixStream::pair().unwrap();
         let mut word = buffer(BLOCK);
-        let command =
-            RawCommand::Pread { offset: 0, buffer: &mut word, flags: ReadFlags::empty(), len: 4 };
+        let command = RawCommand::Pread {
+            offset: 0,
+            buffer: &mut word,
+            flags: ReadFlags::empty(),
+            len: 4,
+        };
         let mut stuck = Box::pin(handle.submit_request(&reader, command));
         assert!(poll!(&mut stuck).is_pending());
         let mut targets = [(); 7].map(|()| buffer(BLOCK));

@@ -189,7 +189,10 @@ fn give_up_capabilities() {
         version: u32,
         pid: i32,
     }
-    let header = Header { version: 0x2008_0522, pid: 0 };
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
     let none = [0_u32; 6];
     // SAFETY: a header and two sets, as the version wants them.
     let code = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };

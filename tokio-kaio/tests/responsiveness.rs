@@ -55,7 +55,11 @@ fn round(dir: &TempDir, policy: SubmitPolicy) -> Round {
         for writer in 0..WRITERS {
             fs::remove_file(dir.path().join(format!("{policy:?}-{writer}"))).unwrap();
         }
-        Round { gap, longest, metrics }
+        Round {
+            gap,
+            longest,
+            metrics,
+        }
     })
 }
 

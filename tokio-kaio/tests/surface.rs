@@ -217,8 +217,12 @@ async fn everything_has_a_debug_form_that_names_it() {
     assert!(format!("{handle:?}").starts_with("AioContextHandle"));
     let mut target = buffer(BLOCK);
     assert!(format!("{target:?}").contains("4096"));
-    let command =
-        RawCommand::Pread { offset: 77, buffer: &mut target, flags: ReadFlags::NOWAIT, len: 512 };
+    let command = RawCommand::Pread {
+        offset: 77,
+        buffer: &mut target,
+        flags: ReadFlags::NOWAIT,
+        len: 512,
+    };
     let text = format!("{command:?}");
     assert!(
         text.contains("Pread") && text.contains("77") && text.contains("NOWAIT"),

@@ -522,7 +522,12 @@ impl Model {
         self.seed += 1;
         let seed = self.seed;
         match step {
-            Step::Write { offset, len, flags, polls } => {
+            Step::Write {
+                offset,
+                len,
+                flags,
+                polls,
+            } => {
                 self.write(offset, bytes(seed, len), flags, polls).await;
             }
             Step::Append { len, polls } => {
@@ -639,8 +644,13 @@ fn random_ranges_leave_a_file_as_they_leave_bytes_in_memory() {
                 two_workers().block_on(within(async {
                     let (context, handle) = context_by(way, 4);
                     let file = open_rw(&dir, "data").await;
-                    let mut model =
-                        Model { path, file, handle: handle.clone(), content: Vec::new(), seed: 0 };
+                    let mut model = Model {
+                        path,
+                        file,
+                        handle: handle.clone(),
+                        content: Vec::new(),
+                        seed: 0,
+                    };
                     for step in steps {
                         model.step(step).await;
                     }

@@ -158,7 +158,10 @@ impl FakeBackend {
             unreaped: AtomicUsize::new(0),
             cancels_transfers: capabilities.cancels_transfers,
         }));
-        FakeBackend { control, capabilities }
+        FakeBackend {
+            control,
+            capabilities,
+        }
     }
 
     pub(crate) fn control(&self) -> FakeControl {
@@ -170,7 +173,10 @@ impl IoBackend for FakeBackend {
     type Submitter = FakeSubmitter;
 
     fn submitter(&self, eventfd: Option<RawFd>) -> FakeSubmitter {
-        FakeSubmitter { control: self.control(), eventfd }
+        FakeSubmitter {
+            control: self.control(),
+            eventfd,
+        }
     }
 
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
@@ -353,7 +359,10 @@ impl FakeControl {
 
     fn hold(&self, flag: fn(&mut State) -> &mut bool) -> Held<'_> {
         *flag(&mut self.state()) = true;
-        Held { control: self, flag }
+        Held {
+            control: self,
+            flag,
+        }
     }
 
     /// Waits until there were that many calls, which may not have returned. [`FakeControl::calls`]
@@ -581,7 +590,11 @@ mod tests {
     }
 
     fn poll(label: i64) -> Sqe {
-        Sqe { opcode: OpCode::Poll, len: 5, ..sync(label) }
+        Sqe {
+            opcode: OpCode::Poll,
+            len: 5,
+            ..sync(label)
+        }
     }
 
     fn submit(submitter: &FakeSubmitter, entries: &[Sqe]) -> Result<usize, SubmitError> {

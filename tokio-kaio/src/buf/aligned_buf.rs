@@ -103,7 +103,10 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn with_size(size: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape { locked: true, ..Shape::plain(size) })
+        AlignedBuf::make(Shape {
+            locked: true,
+            ..Shape::plain(size)
+        })
     }
 
     /// A buffer of `size` bytes at an address that is a multiple of `alignment`, and of a page in any
@@ -150,7 +153,10 @@ impl AlignedBuf {
     /// # Ok::<(), tokio_kaio::LockedBufError>(())
     /// ```
     pub fn huge(size: usize) -> Result<AlignedBuf, LockedBufError> {
-        AlignedBuf::make(Shape { huge: true, ..Shape::plain(size) })
+        AlignedBuf::make(Shape {
+            huge: true,
+            ..Shape::plain(size)
+        })
     }
 
     pub(super) fn make(shape: Shape) -> Result<AlignedBuf, LockedBufError> {
@@ -165,7 +171,9 @@ impl AlignedBuf {
     }
 
     pub(super) fn on(region: Region) -> AlignedBuf {
-        AlignedBuf { region: Some(Arc::new(region)) }
+        AlignedBuf {
+            region: Some(Arc::new(region)),
+        }
     }
 
     /// Number of bytes; 0 after a read into it was forgotten.

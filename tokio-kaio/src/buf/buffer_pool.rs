@@ -66,7 +66,10 @@ pub struct BufferPoolBuilder {
 impl BufferPoolBuilder {
     /// Starts with `count` buffers of `size` bytes.
     pub fn new(count: usize, size: usize) -> BufferPoolBuilder {
-        BufferPoolBuilder { count, shape: Shape::plain(size).aligned_to(4096) }
+        BufferPoolBuilder {
+            count,
+            shape: Shape::plain(size).aligned_to(4096),
+        }
     }
 
     /// Sets the alignment of each buffer, 4096 by default. Small buffers take less memory with a smaller
@@ -118,7 +121,10 @@ impl BufferPoolBuilder {
             return Err(LockedBufError::MapAnon(error));
         };
         let free = Free::of(count as u32).map_err(LockedBufError::MapAnon)?;
-        let whole = Shape { len: total, ..shape };
+        let whole = Shape {
+            len: total,
+            ..shape
+        };
         let mapping = whole.make_mapped().map_err(LockedBufError::MapAnon)?;
         if shape.locked {
             mapping.lock().map_err(LockedBufError::MemLock)?;
@@ -132,7 +138,9 @@ impl BufferPoolBuilder {
             free: Mutex::new(free),
             permits: Semaphore::new(count),
         };
-        Ok(BufferPool { inner: Arc::new(inner) })
+        Ok(BufferPool {
+            inner: Arc::new(inner),
+        })
     }
 }
 
@@ -244,7 +252,10 @@ impl BufferPool {
         let Some(index) = self.inner.free().take() else {
             unreachable!("a permit stands for a place");
         };
-        let place = Place { pool: Arc::clone(&self.inner), index };
+        let place = Place {
+            pool: Arc::clone(&self.inner),
+            index,
+        };
         let start = self.inner.mapping.start();
         // SAFETY: `index` is below `count`, so it is within the mapping.
         let start = unsafe { start.add(index as usize * self.inner.stride) };
@@ -278,7 +289,10 @@ impl Free {
         let mut back = Vec::new();
         let room = back.try_reserve_exact(count as usize);
         room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(Free { back, fresh: 0..count })
+        Ok(Free {
+            back,
+            fresh: 0..count,
+        })
     }
 
     /// The one that was in use last.

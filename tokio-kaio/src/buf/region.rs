@@ -111,7 +111,12 @@ pub(crate) struct Shape {
 impl Shape {
     /// `len` bytes as they come from the system.
     pub(crate) fn plain(len: usize) -> Shape {
-        Shape { len, alignment: 1, locked: false, huge: false }
+        Shape {
+            len,
+            alignment: 1,
+            locked: false,
+            huge: false,
+        }
     }
 
     /// Panics if `alignment` is no power of two.
@@ -222,7 +227,10 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri unmaps whole mappings only")]
     fn a_region_is_aligned_as_its_shape_says() {
         for alignment in [1, 512, 4096, 1 << 16, 1 << 21, 1 << 24] {
-            let shape = Shape { alignment, ..Shape::plain(3 << 12) };
+            let shape = Shape {
+                alignment,
+                ..Shape::plain(3 << 12)
+            };
             let mut region = shape.make().unwrap();
             assert_eq!(region.address() % alignment as u64, 0, "{alignment}");
             region.bytes_mut().fill(7);
@@ -242,7 +250,10 @@ mod tests {
     fn absurd_sizes_are_errors() {
         for len in [0, usize::MAX, usize::MAX / 2] {
             Shape::plain(len).make().unwrap_err();
-            let aligned = Shape { alignment: 1 << 30, ..Shape::plain(len) };
+            let aligned = Shape {
+                alignment: 1 << 30,
+                ..Shape::plain(len)
+            };
             aligned.make().unwrap_err();
         }
     }

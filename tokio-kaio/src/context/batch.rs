@@ -74,7 +74,10 @@ pub struct Batch<'a, M: RawMutex, A, L> {
 
 impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     pub(super) fn new(handle: &'a GenericAioContextHandle<M, A, L>) -> Batch<'a, M, A, L> {
-        Batch { handle, members: Vec::new() }
+        Batch {
+            handle,
+            members: Vec::new(),
+        }
     }
 
     /// Adds an operation on a file; returns its index, which is the number of those before it.
@@ -166,7 +169,10 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
             let span = OpSpan::new_span(&command, file.fd());
             Some((handle.untraced_operation(file, command), span))
         });
-        BatchResults { running: Running::new(operations.collect()), handle }
+        BatchResults {
+            running: Running::new(operations.collect()),
+            handle,
+        }
     }
 }
 

@@ -60,7 +60,10 @@ impl AioContextBuilder {
             config: ContextConfig {
                 capacity: nr,
                 wait_for_slot: true,
-                policy: PolicyConfig { policy: SubmitPolicy::default(), max_batch: None },
+                policy: PolicyConfig {
+                    policy: SubmitPolicy::default(),
+                    max_batch: None,
+                },
                 backend: Backend::KernelAio,
                 measure_latency: false,
             },
@@ -207,8 +210,10 @@ impl AioContextBuilder {
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
         let count = self.shards.clamp(1, self.config.capacity.max(1));
         let shards = self.on_backend(|config, offload| {
-            let offload =
-                OffloadConfig { max_threads: offload.max_threads.div_ceil(count), ..offload };
+            let offload = OffloadConfig {
+                max_threads: offload.max_threads.div_ceil(count),
+                ..offload
+            };
             Shards::split(config, count, |config| open(config, offload))
         })?;
         for driver in shards.all() {
@@ -305,7 +310,10 @@ impl AioContextBuilder {
         match open(config, self.offload_config(config)) {
             Err(error) if self.automatic && is_for_want_of_aio(&error) => {
                 trace::without_aio(config.capacity, &error);
-                let config = ContextConfig { backend: Backend::ThreadPool, ..config };
+                let config = ContextConfig {
+                    backend: Backend::ThreadPool,
+                    ..config
+                };
                 open(config, self.offload_config(config))
             }
             opened => opened,

@@ -56,7 +56,12 @@ impl CloseTimeoutError {
 
 impl fmt::Display for CloseTimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CloseTimeoutError { queued, in_flight, abandoned, descriptors } = self;
+        let CloseTimeoutError {
+            queued,
+            in_flight,
+            abandoned,
+            descriptors,
+        } = self;
         if in_flight + queued == 0 {
             return write!(
                 f,

@@ -75,7 +75,11 @@ pub(crate) type Operation<'h, 'a, T> = OpFuture<'h, 'a, T>;
 
 impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     pub(super) fn new(shards: Shards<Types<M>>) -> Self {
-        GenericAioContextHandle { shards, options: *OpOptions::NONE, inert: PhantomData }
+        GenericAioContextHandle {
+            shards,
+            options: *OpOptions::NONE,
+            inert: PhantomData,
+        }
     }
 
     /// A handle on the same context whose operations have this I/O priority, as far as the block

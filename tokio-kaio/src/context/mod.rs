@@ -200,7 +200,10 @@ where
 
 impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     fn new(shards: Shards<Types<M>>) -> Self {
-        GenericAioContext { shards, inert: PhantomData }
+        GenericAioContext {
+            shards,
+            inert: PhantomData,
+        }
     }
 
     /// Number of requests that can be made now without waiting. A slot is taken from the moment

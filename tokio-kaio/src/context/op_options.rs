@@ -23,7 +23,10 @@ pub(super) enum TimeLimit {
 
 impl OpOptions {
     /// Of a new handle.
-    pub(super) const NONE: &OpOptions = &OpOptions { priority: 0, time_limit: TimeLimit::None };
+    pub(super) const NONE: &OpOptions = &OpOptions {
+        priority: 0,
+        time_limit: TimeLimit::None,
+    };
 
     #[inline(always)]
     pub(super) fn has_time_limit(&self) -> bool {

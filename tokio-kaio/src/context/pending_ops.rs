@@ -42,7 +42,10 @@ pub(super) struct PendingQueue {
 
 impl<'a, T: ContextTypes> PendingOps<'a, T> {
     pub(super) fn new() -> PendingOps<'a, T> {
-        PendingOps { queues: Vec::new(), last: 0 }
+        PendingOps {
+            queues: Vec::new(),
+            last: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,8 +63,11 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
             self.last = found.unwrap_or(self.queues.len());
         }
         if self.last == self.queues.len() {
-            self.queues
-                .push(ShardQueue { driver, appends_to, queue: PendingQueue::default() });
+            self.queues.push(ShardQueue {
+                driver,
+                appends_to,
+                queue: PendingQueue::default(),
+            });
         }
         self.queues[self.last].queue.new.push(index);
     }
@@ -115,7 +121,11 @@ impl PendingQueue {
         mut progress: impl FnMut(usize) -> RequestProgress,
         done: &mut VecDeque<usize>,
     ) {
-        let PendingQueue { new, in_flight, queued } = self;
+        let PendingQueue {
+            new,
+            in_flight,
+            queued,
+        } = self;
         in_flight.retain(|&index| {
             let completed = progress(index) == RequestProgress::Completed;
             if completed {

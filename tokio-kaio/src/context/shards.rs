@@ -27,7 +27,10 @@ impl<T: ContextTypes> Shards<T> {
         let count = count.min(config.capacity).max(1);
         let (each, left) = (config.capacity / count, config.capacity % count);
         let shards = (0..count).map(|shard| {
-            open(ContextConfig { capacity: each + usize::from(shard < left), ..config })
+            open(ContextConfig {
+                capacity: each + usize::from(shard < left),
+                ..config
+            })
         });
         let shards: Result<Vec<_>, E> = shards.collect();
         Ok(Shards(shards?.into()))

@@ -52,7 +52,11 @@ impl TransferProgress {
     };
 
     pub(super) fn new(op: IoOp, mode: TransferMode) -> TransferProgress {
-        TransferProgress { op, mode, ..TransferProgress::NEW }
+        TransferProgress {
+            op,
+            mode,
+            ..TransferProgress::NEW
+        }
     }
 
     /// The first request is about to be submitted.

@@ -97,7 +97,10 @@ impl<T: ContextTypes> Core<T> {
             next_has_polls: false,
             reap_seq: 0,
             no_room_at: 0,
-            counters: Counters { user_ring: capabilities.user_ring, ..Counters::default() },
+            counters: Counters {
+                user_ring: capabilities.user_ring,
+                ..Counters::default()
+            },
             latency: config.measure_latency.then(LatencyHistogram::new),
         }
     }

@@ -39,8 +39,11 @@ impl Drains {
             return None;
         }
         self.last_id += 1;
-        self.drains
-            .push(Drain { id: self.last_id, pending, waker: None });
+        self.drains.push(Drain {
+            id: self.last_id,
+            pending,
+            waker: None,
+        });
         Some(self.last_id)
     }
 

@@ -183,7 +183,11 @@ impl<T: ContextTypes> Driver<T> {
         let submitter = backend.submitter(fd);
         let pool_waker = Arc::clone(&driver_waker);
         let offload = OffloadPool::new(submitter.clone(), fd, pool_waker, runtime, offload);
-        let live = Live { backend, eventfd, gone: sender };
+        let live = Live {
+            backend,
+            eventfd,
+            gone: sender,
+        };
         let core = core::Core::new(config, live, submitter.clone(), Arc::clone(&offload));
         Arc::new(Driver {
             core: Mutex::new(core),

@@ -54,8 +54,10 @@ impl Slots {
         self.slots.reserve(count);
         for _ in 0..count {
             let index = self.slots.len() as u32;
-            self.slots
-                .push(Slot { next: self.first_free, ..Slot::free() });
+            self.slots.push(Slot {
+                next: self.first_free,
+                ..Slot::free()
+            });
             self.first_free = index;
         }
     }

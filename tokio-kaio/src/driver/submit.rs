@@ -251,7 +251,12 @@ impl<T: ContextTypes> Core<T> {
         deferred
             .events
             .push(|| TraceEvent::Offloaded { fd: sqe.fd, op });
-        let entry = SubmissionEntry { sqe, file, class: plan.class, resubmitted: false };
+        let entry = SubmissionEntry {
+            sqe,
+            file,
+            class: plan.class,
+            resubmitted: false,
+        };
         self.offload(entry, deferred);
     }
 
@@ -573,7 +578,11 @@ impl<T: ContextTypes> Entered<'_, T> {
         // counts in `Core::submitting`, and `Core::end_if_due`, the only place that gives the backend
         // away, waits for 0. The eventfd is closed after the backend.
         let handled = unsafe { submit_all(&self.submitter, permit.notify, entries, &mut refused) };
-        SubmitReport { handled, refused, timing: timer.map(SubmitTimer::stop) }
+        SubmitReport {
+            handled,
+            refused,
+            timing: timer.map(SubmitTimer::stop),
+        }
     }
 }
 

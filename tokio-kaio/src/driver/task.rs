@@ -58,7 +58,10 @@ impl<T: ContextTypes> DriverTask<T> {
         DriverTask {
             completion_waker,
             driver,
-            state: State::Running { pause: SHORTEST_PAUSE, order },
+            state: State::Running {
+                pause: SHORTEST_PAUSE,
+                order,
+            },
         }
     }
 }

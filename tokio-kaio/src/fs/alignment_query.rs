@@ -275,7 +275,12 @@ mod tests {
     }
 
     const ALL: Fake = Fake {
-        told: Some(DirectIo { size: 0, memory: 4, offset: 8192, read_offset: 512 }),
+        told: Some(DirectIo {
+            size: 0,
+            memory: 4,
+            offset: 8192,
+            read_offset: 512,
+        }),
         block_size: Some(1024),
         reads_from: Some(2048),
     };
@@ -286,8 +291,12 @@ mod tests {
 
     #[test]
     fn what_statx_tells_goes_before_all_else() {
-        let alignment =
-            Alignment { memory: 4, offset: 8192, read_offset: 512, source: AlignmentSource::Statx };
+        let alignment = Alignment {
+            memory: 4,
+            offset: 8192,
+            read_offset: 512,
+            source: AlignmentSource::Statx,
+        };
         assert_eq!(learnt(ALL), alignment);
     }
 
@@ -301,7 +310,10 @@ mod tests {
     #[test]
     fn a_probe_finds_the_smallest_read_that_is_accepted() {
         for least in [1, 512, 2048, 65536] {
-            let file = Fake { reads_from: Some(least), ..Fake::default() };
+            let file = Fake {
+                reads_from: Some(least),
+                ..Fake::default()
+            };
             let alignment = Alignment::of(least.max(512), AlignmentSource::Probed);
             assert_eq!(learnt(file), alignment);
         }
@@ -317,7 +329,10 @@ mod tests {
     fn a_file_that_says_so_or_refuses_every_read_has_no_direct_io() {
         let mut says_so = ALL;
         says_so.told = ALL.told.map(|told| DirectIo { offset: 0, ..told });
-        let refuses = Fake { reads_from: Some(u32::MAX), ..Fake::default() };
+        let refuses = Fake {
+            reads_from: Some(u32::MAX),
+            ..Fake::default()
+        };
         for file in [says_so, refuses] {
             assert_eq!(learn(&file).unwrap(), None);
         }

@@ -310,7 +310,11 @@ mod tests {
 
     /// What a write of one block is taken for.
     fn class_at(file: &File, block: u64) -> Option<OpClass> {
-        let op = IoOp { nbytes: BLOCK, offset: (block * BLOCK) as i64, ..IoOp::new(OpCode::Write) };
+        let op = IoOp {
+            nbytes: BLOCK,
+            offset: (block * BLOCK) as i64,
+            ..IoOp::new(OpCode::Write)
+        };
         file.inner.open.history().classify(&op.info())
     }
 

@@ -12,7 +12,10 @@ impl File {
     /// a buffered submission may wait.
     pub(super) fn buffered(file: fs::File) -> io::Result<File> {
         let appends = sys::clear_direct(&file)?;
-        let file = File { is_direct: false, ..File::new(file, appends) };
+        let file = File {
+            is_direct: false,
+            ..File::new(file, appends)
+        };
         file.set_submit_policy(Some(SubmitPolicy::Offload));
         Ok(file)
     }
@@ -88,7 +91,10 @@ mod tests {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = tempfile::tempfile_in(&dir).unwrap();
         let explained = || {
-            let transfer = Transfer { offset: Some(1), len: 1 };
+            let transfer = Transfer {
+                offset: Some(1),
+                len: 1,
+            };
             let error = io::Error::from_raw_os_error(libc::EINVAL);
             explain(error, file.as_raw_fd(), transfer, 0).to_string()
         };

@@ -37,7 +37,10 @@ impl File {
     /// # }
     /// ```
     pub fn try_clone(&self) -> io::Result<File> {
-        Ok(File { inner: Arc::clone(&self.inner), ..*self })
+        Ok(File {
+            inner: Arc::clone(&self.inner),
+            ..*self
+        })
     }
 
     /// Takes over a file that is open already, and adds `O_DIRECT` to its flags. Whether it is

@@ -111,7 +111,11 @@ impl AsRawFd for FileInner {
 
 impl File {
     pub(super) fn new(file: std::fs::File, appends: bool) -> File {
-        File { inner: Arc::new(FileInner::new(file)), appends, is_direct: true }
+        File {
+            inner: Arc::new(FileInner::new(file)),
+            appends,
+            is_direct: true,
+        }
     }
 
     /// Opens an existing file for reading; see [`AioOpenOptionsExt::aio_open`] for `is_sync`,
@@ -169,12 +173,26 @@ impl File {
     /// See [`File::write_flags`].
     pub(crate) fn as_appending<'a>(&self, command: RawCommand<'a>) -> RawCommand<'a> {
         match command {
-            RawCommand::Pwrite { offset, buffer, flags, len } => {
-                RawCommand::Pwrite { offset, buffer, flags: self.write_flags(flags), len }
-            }
-            RawCommand::Pwritev { offset, buffers, flags } => {
-                RawCommand::Pwritev { offset, buffers, flags: self.write_flags(flags) }
-            }
+            RawCommand::Pwrite {
+                offset,
+                buffer,
+                flags,
+                len,
+            } => RawCommand::Pwrite {
+                offset,
+                buffer,
+                flags: self.write_flags(flags),
+                len,
+            },
+            RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags,
+            } => RawCommand::Pwritev {
+                offset,
+                buffers,
+                flags: self.write_flags(flags),
+            },
             other => other,
         }
     }

@@ -46,10 +46,16 @@ impl RangeLock {
         let number = holders.last_number;
         let earlier = holders.all.iter().filter(|holder| holder.overlaps(&range));
         let blocked_by = earlier.count();
-        holders
-            .all
-            .push(Holder { number, range, blocked_by, waker: None });
-        RangeLockGuard { lock: Arc::clone(self), number }
+        holders.all.push(Holder {
+            number,
+            range,
+            blocked_by,
+            waker: None,
+        });
+        RangeLockGuard {
+            lock: Arc::clone(self),
+            number,
+        }
     }
 
     /// Nothing panics while it is held.

@@ -56,7 +56,12 @@ impl File {
         len: u64,
         flags: ReadFlags,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        let command = RawCommand::Pread { offset, buffer, flags, len };
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
@@ -112,7 +117,12 @@ impl File {
         len: u64,
         flags: WriteFlags,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        let command = RawCommand::Pwrite { offset, buffer, flags: self.write_flags(flags), len };
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags: self.write_flags(flags),
+            len,
+        };
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
@@ -164,7 +174,12 @@ impl File {
         len: u64,
         flags: ReadFlags,
     ) -> Result<(), AioCommandError> {
-        let command = RawCommand::Pread { offset, buffer, flags, len };
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
         aio_handle
             .exact_operation(FileRef::Open(&self.inner.open), command)
             .await
@@ -213,7 +228,12 @@ impl File {
         len: u64,
         flags: WriteFlags,
     ) -> Result<(), AioCommandError> {
-        let command = RawCommand::Pwrite { offset, buffer, flags: self.write_flags(flags), len };
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags: self.write_flags(flags),
+            len,
+        };
         aio_handle
             .exact_operation(FileRef::Open(&self.inner.open), command)
             .await
@@ -259,7 +279,11 @@ impl File {
         buffers: &'a mut [PartMut<'a>],
         flags: ReadFlags,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        let command = RawCommand::Preadv { offset, buffers, flags };
+        let command = RawCommand::Preadv {
+            offset,
+            buffers,
+            flags,
+        };
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 
@@ -300,7 +324,11 @@ impl File {
         buffers: &'a [Part<'a>],
         flags: WriteFlags,
     ) -> impl Future<Output = Result<u64, AioCommandError>> + use<'a, M, A, L> {
-        let command = RawCommand::Pwritev { offset, buffers, flags: self.write_flags(flags) };
+        let command = RawCommand::Pwritev {
+            offset,
+            buffers,
+            flags: self.write_flags(flags),
+        };
         aio_handle.operation(FileRef::Open(&self.inner.open), command)
     }
 }

@@ -187,8 +187,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_a_part_of_the_memory() {
-        let bounce =
-            BounceBuffer { buffer: AlignedBuf::new(8192).unwrap(), range: 512..1024, guard: None };
+        let bounce = BounceBuffer {
+            buffer: AlignedBuf::new(8192).unwrap(),
+            range: 512..1024,
+            guard: None,
+        };
         assert_eq!(bounce.stable_ptr(), bounce.buffer[512..].as_ptr());
         assert_eq!(bounce.bytes_init(), 512);
         assert_eq!(BounceBuffer::default().bytes_init(), 0);

@@ -215,7 +215,11 @@ impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
             Ok(op) => op,
             Err(error) => return (Err(error), buffer),
         };
-        let bounce = BounceBuffer { buffer, range, guard: self.guard.take() };
+        let bounce = BounceBuffer {
+            buffer,
+            range,
+            guard: self.guard.take(),
+        };
         let (request, owned) = OwnedBuffer::write(op, bounce);
         let (result, memory) = run_on(file, self.aio_handle, request, TransferMode::Exact).await;
         let BounceBuffer { buffer, guard, .. } = owned.finish(memory);

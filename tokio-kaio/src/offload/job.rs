@@ -30,7 +30,10 @@ pub(super) enum JobState {
 
 impl<B: IoBackend> Job<B> {
     pub(super) fn new(pool: Arc<OffloadPool<B>>) -> Job<B> {
-        Job { pool, state: JobState::Starting }
+        Job {
+            pool,
+            state: JobState::Starting,
+        }
     }
 
     /// Runs it on a thread of `runtime`. Gives it back if no thread is available.
@@ -119,6 +122,9 @@ impl<B: IoBackend> Job<B> {
 impl<B: IoBackend> Drop for Job<B> {
     /// A job that did not end by itself was dropped by its runtime, which shuts down.
     fn drop(&mut self) {
-        self.end(|waiting| Returned { stopped: waiting.collect(), ..Returned::default() });
+        self.end(|waiting| Returned {
+            stopped: waiting.collect(),
+            ..Returned::default()
+        });
     }
 }

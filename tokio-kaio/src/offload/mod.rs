@@ -60,8 +60,11 @@ pub(crate) struct OffloadConfig {
 
 #[cfg(test)]
 impl OffloadConfig {
-    pub(crate) const FOR_TESTS: OffloadConfig =
-        OffloadConfig { max_threads: 4, max_batch: 32, observe: true };
+    pub(crate) const FOR_TESTS: OffloadConfig = OffloadConfig {
+        max_threads: 4,
+        max_batch: 32,
+        observe: true,
+    };
 }
 
 #[derive(Default)]
@@ -136,7 +139,10 @@ impl<B: IoBackend> OffloadPool<B> {
             driver_waker,
             config,
             owner: Process::current(),
-            queue: Mutex::new(Queue { runtime, ..Queue::default() }),
+            queue: Mutex::new(Queue {
+                runtime,
+                ..Queue::default()
+            }),
             has_returned: AtomicBool::new(false),
             idle: Condvar::new(),
         })

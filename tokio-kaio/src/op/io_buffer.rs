@@ -176,7 +176,10 @@ mod tests {
     use crate::op::{IoOp, IoRequest};
 
     fn read_op(nbytes: u64) -> IoOp {
-        IoOp { nbytes, ..IoOp::new(OpCode::Read) }
+        IoOp {
+            nbytes,
+            ..IoOp::new(OpCode::Read)
+        }
     }
 
     fn buffer(size: usize, byte: u8) -> AlignedBuf {

@@ -24,7 +24,13 @@ pub(crate) struct IoOp {
 impl IoOp {
     /// An operation that moves no data.
     pub(crate) const fn new(opcode: OpCode) -> IoOp {
-        IoOp { opcode, priority: 0, rw_flags: 0, nbytes: 0, offset: 0 }
+        IoOp {
+            opcode,
+            priority: 0,
+            rw_flags: 0,
+            nbytes: 0,
+            offset: 0,
+        }
     }
 
     /// Whether it writes to the end of the file, wherever that is at the time.

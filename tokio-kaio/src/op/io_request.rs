@@ -27,7 +27,10 @@ impl IoRequest {
 
     /// A poll for `events`.
     pub(crate) fn poll(events: u16) -> IoRequest {
-        let op = IoOp { nbytes: events.into(), ..IoOp::new(OpCode::Poll) };
+        let op = IoOp {
+            nbytes: events.into(),
+            ..IoOp::new(OpCode::Poll)
+        };
         IoRequest::new(op, IoBuffer::None)
     }
 
@@ -103,7 +106,10 @@ impl IoRequest {
     /// `op`, for all bytes of `buffer`.
     pub(super) fn vectored(op: IoOp, buffer: IoBuffer) -> IoRequest {
         let op = match &buffer {
-            IoBuffer::Vectored(iovecs) => IoOp { nbytes: iovecs.len(), ..op },
+            IoBuffer::Vectored(iovecs) => IoOp {
+                nbytes: iovecs.len(),
+                ..op
+            },
             _ => op,
         };
         IoRequest::new(op, buffer)

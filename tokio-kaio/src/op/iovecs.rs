@@ -79,7 +79,10 @@ impl IoVecs {
             pieces.push(piece(address, start, len));
             regions.push(region);
         }
-        IoVecs { pieces: Pieces::of(pieces), owner: Owner::Exclusive(regions) }
+        IoVecs {
+            pieces: Pieces::of(pieces),
+            owner: Owner::Exclusive(regions),
+        }
     }
 
     /// The same, for the kernel to read.
@@ -92,35 +95,50 @@ impl IoVecs {
             pieces.push(piece(region.address(), start, len));
             regions.push(region);
         }
-        IoVecs { pieces: Pieces::of(pieces), owner: Owner::Shared(regions) }
+        IoVecs {
+            pieces: Pieces::of(pieces),
+            owner: Owner::Shared(regions),
+        }
     }
 
     /// A buffer of the caller, for the kernel to write to all of it.
     pub(super) fn read_into<B: IoBufMut>(buffer: B) -> IoVecs {
         let mut buffer = Box::new(buffer); // a stable address: pointers follow
         let piece = capacity_of(&mut *buffer);
-        IoVecs { pieces: Pieces::One(piece), owner: Owner::Caller(buffer) }
+        IoVecs {
+            pieces: Pieces::One(piece),
+            owner: Owner::Caller(buffer),
+        }
     }
 
     /// A buffer of the caller, for the kernel to read all of its bytes.
     pub(super) fn write_from<B: IoBuf>(buffer: B) -> IoVecs {
         let buffer = Box::new(buffer);
         let piece = bytes_of(&*buffer);
-        IoVecs { pieces: Pieces::One(piece), owner: Owner::Caller(buffer) }
+        IoVecs {
+            pieces: Pieces::One(piece),
+            owner: Owner::Caller(buffer),
+        }
     }
 
     /// Buffers of the caller, for the kernel to write to all of them.
     pub(super) fn read_into_all<B: IoBufMut>(buffers: Vec<B>) -> IoVecs {
         let mut buffers = Box::new(buffers);
         let pieces = buffers.iter_mut().map(capacity_of).collect();
-        IoVecs { pieces: Pieces::of(pieces), owner: Owner::Caller(buffers) }
+        IoVecs {
+            pieces: Pieces::of(pieces),
+            owner: Owner::Caller(buffers),
+        }
     }
 
     /// Buffers of the caller, for the kernel to read all of their bytes.
     pub(super) fn write_from_all<B: IoBuf>(buffers: Vec<B>) -> IoVecs {
         let buffers = Box::new(buffers);
         let pieces = buffers.iter().map(bytes_of).collect();
-        IoVecs { pieces: Pieces::of(pieces), owner: Owner::Caller(buffers) }
+        IoVecs {
+            pieces: Pieces::of(pieces),
+            owner: Owner::Caller(buffers),
+        }
     }
 
     /// The iovecs of one request.
@@ -245,12 +263,18 @@ fn piece(address: u64, start: usize, len: usize) -> libc::iovec {
 
 fn capacity_of<B: IoBufMut>(buffer: &mut B) -> libc::iovec {
     let iov_len = buffer.bytes_total();
-    libc::iovec { iov_base: buffer.stable_mut_ptr().cast(), iov_len }
+    libc::iovec {
+        iov_base: buffer.stable_mut_ptr().cast(),
+        iov_len,
+    }
 }
 
 fn bytes_of<B: IoBuf>(buffer: &B) -> libc::iovec {
     let iov_len = buffer.bytes_init();
-    libc::iovec { iov_base: buffer.stable_ptr().cast_mut().cast(), iov_len }
+    libc::iovec {
+        iov_base: buffer.stable_ptr().cast_mut().cast(),
+        iov_len,
+    }
 }
 
 fn skip(piece: &mut libc::iovec, bytes: usize) {
@@ -281,7 +305,10 @@ mod tests {
 
     /// The entry of a read of `nbytes`.
     fn encoded(iovecs: IoVecs, nbytes: u64) -> (Sqe, IoVecs) {
-        let op = IoOp { nbytes, ..IoOp::new(OpCode::Read) };
+        let op = IoOp {
+            nbytes,
+            ..IoOp::new(OpCode::Read)
+        };
         let buffer = IoBuffer::Vectored(Box::new(iovecs));
         let sqe = op.sqe(0, &buffer, 0);
         let IoBuffer::Vectored(iovecs) = buffer else {

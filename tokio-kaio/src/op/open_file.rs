@@ -63,13 +63,21 @@ impl FileId {
 
 impl OpenFile {
     pub(crate) fn new(file: File) -> OpenFile {
-        OpenFile { id: FileId::next(file.as_raw_fd()), file, history: FileHistory::new() }
+        OpenFile {
+            id: FileId::next(file.as_raw_fd()),
+            file,
+            history: FileHistory::new(),
+        }
     }
 
     /// A second descriptor of the file `id`: a duplicate of one that the caller has lent, for one
     /// request, or the file opened again.
     pub(crate) fn duplicate(file: File, id: FileId) -> OpenFile {
-        OpenFile { id, file, history: FileHistory::single_use() }
+        OpenFile {
+            id,
+            file,
+            history: FileHistory::single_use(),
+        }
     }
 
     /// A duplicate of a descriptor that the caller has lent, for a request that has to wait. To be called

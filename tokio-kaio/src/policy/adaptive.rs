@@ -162,7 +162,11 @@ impl SubmitAdvisor for Adaptive {
                 let per_task = self.batches_per_task();
                 self.batching.on_flush(queued, per_task);
             }
-            Observation::Submitted { requests, notify, all_completed } => {
+            Observation::Submitted {
+                requests,
+                notify,
+                all_completed,
+            } => {
                 let suppressed = notify == Notify::Suppress;
                 self.inline_completion
                     .on_submitted(requests, suppressed, all_completed);

@@ -19,7 +19,10 @@ pub(crate) struct AppendOrder<F> {
 
 impl<F> Default for AppendOrder<F> {
     fn default() -> AppendOrder<F> {
-        AppendOrder { held: HashMap::new(), len: 0 }
+        AppendOrder {
+            held: HashMap::new(),
+            len: 0,
+        }
     }
 }
 

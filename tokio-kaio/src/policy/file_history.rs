@@ -38,7 +38,10 @@ impl FileHistory {
 
     /// For a descriptor that serves one request: there is nothing to learn.
     pub(crate) fn single_use() -> FileHistory {
-        FileHistory { predictors: [const { NowaitPredictor::inline() }; 4], ..FileHistory::new() }
+        FileHistory {
+            predictors: [const { NowaitPredictor::inline() }; 4],
+            ..FileHistory::new()
+        }
     }
 
     pub(crate) fn policy(&self) -> Option<SubmitPolicy> {

@@ -23,7 +23,10 @@ const LONGEST_RUN: u32 = 1 << 24;
 
 impl Default for InlineCompletionDetector {
     fn default() -> InlineCompletionDetector {
-        InlineCompletionDetector { run: 0, required: FIRST_RUN }
+        InlineCompletionDetector {
+            run: 0,
+            required: FIRST_RUN,
+        }
     }
 }
 
@@ -31,7 +34,10 @@ impl InlineCompletionDetector {
     /// Detects inline completion from the start, whatever happens.
     #[cfg(all(test, kaio_loom))]
     pub(super) fn always() -> InlineCompletionDetector {
-        InlineCompletionDetector { run: 0, required: 0 }
+        InlineCompletionDetector {
+            run: 0,
+            required: 0,
+        }
     }
 
     /// Whether the next requests are expected to complete inline.

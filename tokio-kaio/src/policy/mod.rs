@@ -150,9 +150,15 @@ pub(crate) struct SubmitPlan {
 }
 
 impl SubmitPlan {
-    pub(crate) const INLINE: SubmitPlan = SubmitPlan { path: SubmitPath::Inline, class: None };
+    pub(crate) const INLINE: SubmitPlan = SubmitPlan {
+        path: SubmitPath::Inline,
+        class: None,
+    };
 
-    pub(crate) const OFFLOAD: SubmitPlan = SubmitPlan { path: SubmitPath::Offload, class: None };
+    pub(crate) const OFFLOAD: SubmitPlan = SubmitPlan {
+        path: SubmitPath::Offload,
+        class: None,
+    };
 
     /// The attempt with `RWF_NOWAIT`, if it is one.
     #[inline]
@@ -199,7 +205,9 @@ pub(crate) struct Plain {
 
 impl SubmitAdvisor for Plain {
     fn new(config: PolicyConfig) -> Plain {
-        Plain { max_batch: config.max_batch.unwrap_or(crate::backend::MAX_BATCH) }
+        Plain {
+            max_batch: config.max_batch.unwrap_or(crate::backend::MAX_BATCH),
+        }
     }
 
     fn plan(&self, _: &OpInfo, _: Option<&FileHistory>, _: u32) -> SubmitPlan {

@@ -52,10 +52,14 @@ impl SubmitTimer {
     pub(crate) fn start(level: TimingLevel) -> Option<SubmitTimer> {
         match level {
             TimingLevel::Off => None,
-            TimingLevel::Clock => Some(SubmitTimer { start: Instant::now(), usage: None }),
-            TimingLevel::ThreadUsage => {
-                Some(SubmitTimer { usage: sys::thread_usage().ok(), start: Instant::now() })
-            }
+            TimingLevel::Clock => Some(SubmitTimer {
+                start: Instant::now(),
+                usage: None,
+            }),
+            TimingLevel::ThreadUsage => Some(SubmitTimer {
+                usage: sys::thread_usage().ok(),
+                start: Instant::now(),
+            }),
         }
     }
 

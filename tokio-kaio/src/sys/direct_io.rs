@@ -246,14 +246,21 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_tell_is_told_from_a_file_without_direct_io() {
         assert_eq!(nothing().direct_io(), None);
-        let told = Statx { mask: STATX_DIOALIGN, ..nothing() };
+        let told = Statx {
+            mask: STATX_DIOALIGN,
+            ..nothing()
+        };
         assert_eq!(told.direct_io().map(|direct| direct.offset), Some(0));
     }
 
     #[test]
     fn reads_are_aligned_like_writes_unless_the_file_system_tells_them_apart() {
-        let mut status =
-            Statx { mask: STATX_DIOALIGN, dio_mem_align: 512, dio_offset_align: 4096, ..nothing() };
+        let mut status = Statx {
+            mask: STATX_DIOALIGN,
+            dio_mem_align: 512,
+            dio_offset_align: 4096,
+            ..nothing()
+        };
         assert_eq!(status.direct_io().unwrap().read_offset, 4096);
         status.mask |= STATX_DIO_READ_ALIGN;
         assert_eq!(status.direct_io().unwrap().read_offset, 4096);
@@ -265,7 +272,10 @@ mod tests {
     #[test]
     fn atomic_writes_have_a_largest_size_and_perhaps_one_that_is_told_to_be_fast() {
         assert_eq!(nothing().atomic_sizes(), None);
-        let mut status = Statx { mask: STATX_WRITE_ATOMIC, ..nothing() };
+        let mut status = Statx {
+            mask: STATX_WRITE_ATOMIC,
+            ..nothing()
+        };
         assert_eq!(status.atomic_sizes(), None);
         status.atomic_write_unit_min = 4096;
         status.atomic_write_unit_max = 65536;

@@ -147,7 +147,10 @@ pub(crate) fn current_cpu() -> usize {
 ///
 /// [`getrlimit(2)`](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
 pub(crate) fn memlock_limit() -> io::Result<Option<u64>> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel writes to a structure of ours.
     let code = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     syscall_result(code.into())?;

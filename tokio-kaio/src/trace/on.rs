@@ -28,7 +28,11 @@ pub(crate) struct Traced<O> {
 
 impl<O> Traced<O> {
     pub(crate) fn new(span: Span, operation: O) -> Traced<O> {
-        Traced { span, operation, ended: false }
+        Traced {
+            span,
+            operation,
+            ended: false,
+        }
     }
 }
 
@@ -138,7 +142,11 @@ impl TraceEvents {
 
 fn emit(event: TraceEvent) {
     match event {
-        TraceEvent::NowaitRefused { fd, op, unsupported } => debug!(
+        TraceEvent::NowaitRefused {
+            fd,
+            op,
+            unsupported,
+        } => debug!(
             target: "tokio_kaio",
             op = name(op.opcode),
             fd,

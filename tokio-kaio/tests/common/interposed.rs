@@ -198,8 +198,15 @@ fn gate_at(offset: u64) -> Option<RawFd> {
 /// What a thread does that reads or writes at a gate. `None`: it is none.
 fn wait_at_gate(offset: u64) -> Option<isize> {
     let gate = gate_at(offset)?;
-    HELD.lock().unwrap().push(Held { gate, eventfd: None });
-    let mut poll = libc::pollfd { fd: gate, events: libc::POLLIN, revents: 0 };
+    HELD.lock().unwrap().push(Held {
+        gate,
+        eventfd: None,
+    });
+    let mut poll = libc::pollfd {
+        fd: gate,
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one structure of ours.
     while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 {}
     Some(1)
@@ -265,7 +272,10 @@ impl Watched {
         let mut after = None;
         seen.reverse();
         seen.retain(|&one| {
-            let repeats = Seen { flags: one.flags & !nowait, ..one };
+            let repeats = Seen {
+                flags: one.flags & !nowait,
+                ..one
+            };
             let refused = one.flags & nowait != 0 && after == Some(repeats);
             after = Some(one);
             !refused

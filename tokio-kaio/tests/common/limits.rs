@@ -10,7 +10,10 @@ pub fn is_root() -> bool {
 
 /// Sets the soft limit `resource` of this process.
 pub fn limit(resource: libc::__rlimit_resource_t, value: u64) {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel writes to a structure of ours.
     assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limits) }, 0);
     limits.rlim_cur = value;
@@ -21,7 +24,12 @@ pub fn limit(resource: libc::__rlimit_resource_t, value: u64) {
 /// From now on system call `number` fails with `errno` in every thread of this process. `false`,
 /// and a line that says so, where no filter can be installed.
 pub fn forbid(number: libc::c_long, errno: i32) -> bool {
-    let line = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let line = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
     let mut lines = [
         line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number
         line(
@@ -38,7 +46,10 @@ pub fn forbid(number: libc::c_long, errno: i32) -> bool {
         ),
         line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog { len: lines.len() as u16, filter: lines.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: lines.len() as u16,
+        filter: lines.as_mut_ptr(),
+    };
     // SAFETY: numbers only.
     let code = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(code, 0);

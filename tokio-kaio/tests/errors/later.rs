@@ -109,7 +109,12 @@ fn waiting_for_a_slot_without_a_descriptor_left_is_emfile() {
             }
             common::pattern(1, bytes.as_mut());
             let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-            let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len };
+            let command = RawCommand::Pread {
+                offset,
+                buffer: &mut bytes,
+                flags,
+                len,
+            };
             let one_more = handle.submit_request(&plain, command).await;
             let queued = read(&handle, &file, 2, &mut queued);
             let (first, second) = futures::future::join(running, queued).await;

@@ -14,10 +14,20 @@ async fn a_len_larger_than_the_buffer_panics_before_anything_is_submitted() {
             let read = file.read_at(&handle, 0, &mut bytes, len, ReadFlags::empty());
             panics_about_len(read).await;
             let (flags, offset) = (ReadFlags::empty(), 0);
-            let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len };
+            let command = RawCommand::Pread {
+                offset,
+                buffer: &mut bytes,
+                flags,
+                len,
+            };
             panics_about_len(handle.submit_request(&file, command)).await;
             let flags = WriteFlags::empty();
-            let command = RawCommand::Pwrite { offset, buffer: &bytes, flags, len };
+            let command = RawCommand::Pwrite {
+                offset,
+                buffer: &bytes,
+                flags,
+                len,
+            };
             panics_about_len(handle.submit_request(&file, command)).await;
         }
         assert_eq!(handle.available_slots(), Some(2));
@@ -154,13 +164,23 @@ async fn a_wrong_descriptor_is_ebadf() {
         let mut bytes = patterned(7, BLOCK);
         for wrong in [Raw(-1), Raw(-100), Raw(i32::MAX), Raw::closed(&file)] {
             let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-            let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len };
+            let command = RawCommand::Pread {
+                offset,
+                buffer: &mut bytes,
+                flags,
+                len,
+            };
             assert_eq!(
                 submit_errno(handle.submit_request(&wrong, command).await),
                 Some(libc::EBADF)
             );
             let flags = WriteFlags::empty();
-            let command = RawCommand::Pwrite { offset, buffer: &bytes, flags, len };
+            let command = RawCommand::Pwrite {
+                offset,
+                buffer: &bytes,
+                flags,
+                len,
+            };
             assert_eq!(
                 submit_errno(handle.submit_request(&wrong, command).await),
                 Some(libc::EBADF)
@@ -192,7 +212,12 @@ async fn a_wrong_descriptor_is_ebadf_also_where_no_slot_is_free() {
                 return None;
             }
             let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-            let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len };
+            let command = RawCommand::Pread {
+                offset,
+                buffer: &mut bytes,
+                flags,
+                len,
+            };
             let refused = handle.submit_request(&wrong, command).await;
             assert_eq!(submit_errno(refused), Some(libc::EBADF));
             assert!(is_pattern(7, bytes.as_ref()), "the buffer is as it was");
@@ -211,10 +236,20 @@ async fn files_that_can_not_do_it_are_errors() {
     let directory = fs::File::open(dir.path()).unwrap();
     let mut bytes = patterned(8, BLOCK);
     let (flags, offset, len) = (ReadFlags::empty(), 0, LEN);
-    let command = RawCommand::Pread { offset, buffer: &mut bytes, flags, len };
+    let command = RawCommand::Pread {
+        offset,
+        buffer: &mut bytes,
+        flags,
+        len,
+    };
     let refused = handle.submit_request(&directory, command).await;
     assert_eq!(submit_errno(refused), Some(libc::EINVAL));
-    let command = RawCommand::Pwrite { offset, buffer: &bytes, flags: WriteFlags::empty(), len };
+    let command = RawCommand::Pwrite {
+        offset,
+        buffer: &bytes,
+        flags: WriteFlags::empty(),
+        len,
+    };
     let refused = handle.submit_request(&directory, command).await;
     assert_eq!(
         submit_errno(refused),

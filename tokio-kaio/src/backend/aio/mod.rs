@@ -87,7 +87,10 @@ impl AioBackend {
         unsafe { events.set_len(fetched.min(room)) };
         for event in &events {
             self.polls.completed(event.data, event.obj);
-            completions.push(Completion { user_data: event.data, result: event.res });
+            completions.push(Completion {
+                user_data: event.data,
+                result: event.res,
+            });
         }
         Ok(())
     }
@@ -102,7 +105,12 @@ impl IoBackend for AioBackend {
     type Submitter = AioSubmitter;
 
     fn submitter(&self, eventfd: Option<RawFd>) -> AioSubmitter {
-        AioSubmitter { id: self.id, owner: self.owner, eventfd, polls: Arc::clone(&self.polls) }
+        AioSubmitter {
+            id: self.id,
+            owner: self.owner,
+            eventfd,
+            polls: Arc::clone(&self.polls),
+        }
     }
 
     #[inline]
@@ -236,7 +244,11 @@ impl AioSubmitter {
                 continue;
             }
             // The event mask is in `buf`; the kernel refuses what should be 0.
-            let iocb = Iocb { buf: entry.len, nbytes: entry.addr, ..encode(entry, eventfd) };
+            let iocb = Iocb {
+                buf: entry.len,
+                nbytes: entry.addr,
+                ..encode(entry, eventfd)
+            };
             let iocb = Arc::new(PinnedIocb::new(iocb));
             if !self.polls.insert(entry.user_data, Arc::clone(&iocb)) {
                 ready = index;
@@ -330,7 +342,10 @@ impl MappedRing {
             && words.incompat_features == aio_abi::RING_INCOMPAT_FEATURES
             && words.header_length as usize == size_of::<RingHeader>()
             && words.nr > 0;
-        known.then_some(MappedRing { header, capacity: words.nr })
+        known.then_some(MappedRing {
+            header,
+            capacity: words.nr,
+        })
     }
 
     fn mapped_len(&self) -> usize {
@@ -414,7 +429,10 @@ mod tests {
 
     #[test]
     fn an_iocb_names_the_eventfd_and_the_priority_that_there_are() {
-        let idle = Sqe { priority: 3 << 13, ..ENTRY };
+        let idle = Sqe {
+            priority: 3 << 13,
+            ..ENTRY
+        };
         for (entry, eventfd, flags) in [
             (&ENTRY, Some(0), aio_abi::IOCB_FLAG_RESFD),
             (&idle, None, aio_abi::IOCB_FLAG_IOPRIO),
@@ -433,7 +451,12 @@ mod tests {
 
     #[test]
     fn the_events_of_a_poll_are_where_the_kernel_looks() {
-        let poll = Sqe { opcode: OpCode::Poll, addr: 0, len: 7, ..ENTRY };
+        let poll = Sqe {
+            opcode: OpCode::Poll,
+            addr: 0,
+            len: 7,
+            ..ENTRY
+        };
         let iocb = encode(&poll, None);
         assert_eq!((iocb.buf, iocb.nbytes), (7, 0));
     }

@@ -27,7 +27,12 @@ unsafe impl Send for ModelRing {}
 // SAFETY: as above.
 unsafe impl Sync for ModelRing {}
 
-const BLANK: IoEvent = IoEvent { data: 0, obj: 0, res: 0, res2: 0 };
+const BLANK: IoEvent = IoEvent {
+    data: 0,
+    obj: 0,
+    res: 0,
+    res2: 0,
+};
 
 impl ModelRing {
     /// An empty ring that starts at `first`. It holds `capacity - 1` events.
@@ -58,7 +63,12 @@ impl ModelRing {
 
     /// The same for an event of no known iocb.
     pub(crate) fn post_completion(&self, completion: Completion) -> bool {
-        self.post(IoEvent { data: completion.user_data, obj: 0, res: completion.result, res2: 0 })
+        self.post(IoEvent {
+            data: completion.user_data,
+            obj: 0,
+            res: completion.result,
+            res2: 0,
+        })
     }
 
     /// Reaps with the code under test. One thread at a time.

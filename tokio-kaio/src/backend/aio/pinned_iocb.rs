@@ -135,12 +135,18 @@ mod tests {
     use super::*;
 
     fn pinned(data: u64) -> Arc<PinnedIocb> {
-        Arc::new(PinnedIocb::new(Iocb { data, ..Iocb::default() }))
+        Arc::new(PinnedIocb::new(Iocb {
+            data,
+            ..Iocb::default()
+        }))
     }
 
     #[test]
     fn a_pinned_iocb_keeps_its_address_and_its_content() {
-        let iocb = PinnedIocb::new(Iocb { data: 7, ..Iocb::default() });
+        let iocb = PinnedIocb::new(Iocb {
+            data: 7,
+            ..Iocb::default()
+        });
         let address = iocb.address();
         let moved = Box::new(iocb);
         assert_eq!(moved.address(), address);

@@ -41,7 +41,10 @@ pub(super) fn reap<R: RingMemory>(
     while head != tail && !completions.is_full() {
         let event = ring.event(head);
         on_event(&event);
-        completions.push(Completion { user_data: event.data, result: event.res });
+        completions.push(Completion {
+            user_data: event.data,
+            result: event.res,
+        });
         head += 1;
         if head == capacity {
             head = 0;
@@ -78,13 +81,22 @@ mod tests {
         }
         fn event(&self, index: u32) -> IoEvent {
             assert!(index < self.capacity);
-            IoEvent { data: index.into(), obj: 0, res: -i64::from(index), res2: 0 }
+            IoEvent {
+                data: index.into(),
+                obj: 0,
+                res: -i64::from(index),
+                res2: 0,
+            }
         }
     }
 
     /// The completions that a reap takes, and the `head` that it leaves.
     fn reaped(capacity: u32, head: u32, tail: u32) -> (Vec<u64>, u32) {
-        let mut ring = FixedRing { capacity, head: Cell::new(head), tail };
+        let mut ring = FixedRing {
+            capacity,
+            head: Cell::new(head),
+            tail,
+        };
         let mut completions = Completions::new();
         let mut shown = Vec::new();
         reap(&mut ring, &mut completions, |event| shown.push(event.data));
@@ -133,7 +145,12 @@ mod loom_models {
 
     /// Event number `n`, which shows in each of its words.
     fn event(n: u64) -> IoEvent {
-        IoEvent { data: n, obj: !n, res: n as i64, res2: -(n as i64) }
+        IoEvent {
+            data: n,
+            obj: !n,
+            res: n as i64,
+            res2: -(n as i64),
+        }
     }
 
     fn number(event: &IoEvent) -> u64 {

@@ -44,7 +44,10 @@ pub(crate) struct BlockingSubmitter {
 
 impl BlockingBackend {
     pub(crate) fn new() -> BlockingBackend {
-        BlockingBackend { polls: Arc::default(), owner: Process::current() }
+        BlockingBackend {
+            polls: Arc::default(),
+            owner: Process::current(),
+        }
     }
 
     #[cfg(all(test, not(kaio_loom), not(miri)))]
@@ -57,7 +60,11 @@ impl IoBackend for BlockingBackend {
     type Submitter = BlockingSubmitter;
 
     fn submitter(&self, eventfd: Option<RawFd>) -> BlockingSubmitter {
-        BlockingSubmitter { polls: Arc::clone(&self.polls), owner: self.owner, eventfd }
+        BlockingSubmitter {
+            polls: Arc::clone(&self.polls),
+            owner: self.owner,
+            eventfd,
+        }
     }
 
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
@@ -68,7 +75,11 @@ impl IoBackend for BlockingBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { blocking_submit: true, user_ring: false, cancels_transfers: false }
+        Capabilities {
+            blocking_submit: true,
+            user_ring: false,
+            cancels_transfers: false,
+        }
     }
 }
 
@@ -101,8 +112,10 @@ impl Submitter for BlockingSubmitter {
         // SAFETY: the caller's promise: the memory is the request's own until its completion is
         // reaped, which is posted below.
         let result = unsafe { perform(entry) }.map_err(SubmitError::Refused)?;
-        self.polls
-            .post(Completion { user_data: entry.user_data, result });
+        self.polls.post(Completion {
+            user_data: entry.user_data,
+            result,
+        });
         if let Some(eventfd) = eventfd {
             signal(eventfd);
         }

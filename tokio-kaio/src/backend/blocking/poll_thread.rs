@@ -91,7 +91,11 @@ impl PollThread {
                 state.ensure_thread(self)?;
                 let serial = state.serial;
                 state.serial += 1;
-                let waiting = Waiting { descriptor, poll, serial };
+                let waiting = Waiting {
+                    descriptor,
+                    poll,
+                    serial,
+                };
                 state.waiting.insert(poll.user_data, waiting);
             }
         }
@@ -234,8 +238,10 @@ impl State {
 
     /// Signals under the lock: once the backend is closed, nobody may use the eventfd.
     fn complete(&mut self, poll: Poll, result: i64) {
-        self.completed
-            .push_back(Completion { user_data: poll.user_data, result });
+        self.completed.push_back(Completion {
+            user_data: poll.user_data,
+            result,
+        });
         if let Some(eventfd) = poll.eventfd {
             signal(eventfd);
         }
@@ -259,7 +265,11 @@ impl Poll {
         if (entry.addr, entry.offset, entry.rw_flags) != (0, 0, 0) {
             return Err(invalid);
         }
-        Ok(Poll { user_data: entry.user_data, events: events | ALWAYS, eventfd })
+        Ok(Poll {
+            user_data: entry.user_data,
+            events: events | ALWAYS,
+            eventfd,
+        })
     }
 
     fn check(&self, fd: RawFd) -> Result<Readiness, SubmitError> {
@@ -286,7 +296,11 @@ fn refusal(error: io::Error) -> SubmitError {
 }
 
 fn pollfd(fd: RawFd, events: u16) -> libc::pollfd {
-    libc::pollfd { fd, events: events as i16, revents: 0 }
+    libc::pollfd {
+        fd,
+        events: events as i16,
+        revents: 0,
+    }
 }
 
 #[cfg(all(test, not(kaio_loom), not(miri)))]
@@ -298,7 +312,11 @@ mod tests {
         let mut state = State::default();
         let waiting = Waiting {
             descriptor: create_eventfd(0, false).unwrap(),
-            poll: Poll { user_data: 7, events: libc::POLLIN as u16 | ALWAYS, eventfd: None },
+            poll: Poll {
+                user_data: 7,
+                events: libc::POLLIN as u16 | ALWAYS,
+                eventfd: None,
+            },
             serial: 1,
         };
         state.waiting.insert(7, waiting);
@@ -306,7 +324,10 @@ mod tests {
     }
 
     fn ready() -> [libc::pollfd; 1] {
-        [libc::pollfd { revents: libc::POLLIN, ..pollfd(-1, libc::POLLIN as u16) }]
+        [libc::pollfd {
+            revents: libc::POLLIN,
+            ..pollfd(-1, libc::POLLIN as u16)
+        }]
     }
 
     fn results(state: &State) -> Vec<(u64, i64)> {

@@ -25,7 +25,9 @@ impl ThreadPriority {
             return Ok(ThreadPriority { previous: None });
         }
         ioprio_set(priority)?;
-        Ok(ThreadPriority { previous: Some(previous) })
+        Ok(ThreadPriority {
+            previous: Some(previous),
+        })
     }
 }
 

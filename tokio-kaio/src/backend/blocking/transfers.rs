@@ -113,7 +113,10 @@ pub(super) unsafe fn end(entry: &Sqe) -> u64 {
 
 /// The buffer of a plain transfer.
 fn iovec(entry: &Sqe) -> libc::iovec {
-    libc::iovec { iov_base: entry.addr as usize as *mut libc::c_void, iov_len: entry.len as usize }
+    libc::iovec {
+        iov_base: entry.addr as usize as *mut libc::c_void,
+        iov_len: entry.len as usize,
+    }
 }
 
 /// The iovecs of a vectored transfer, and their number. `EINVAL`: too many.

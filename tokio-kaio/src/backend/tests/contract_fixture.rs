@@ -28,7 +28,11 @@ pub(super) fn on_each_backend(test: impl Fn(&mut Fixture)) {
 impl Fixture {
     pub(super) fn new(backend: AnyBackend) -> Fixture {
         let eventfd = create_eventfd(0, false).unwrap();
-        Fixture { submitter: backend.submitter(Some(eventfd.as_raw_fd())), backend, eventfd }
+        Fixture {
+            submitter: backend.submitter(Some(eventfd.as_raw_fd())),
+            backend,
+            eventfd,
+        }
     }
 
     pub(super) fn blocking() -> Fixture {
@@ -115,8 +119,11 @@ impl Fixture {
 
     /// Waits until the eventfd has been signalled.
     pub(super) fn wait_for_signal(&self) {
-        let signalled =
-            libc::pollfd { fd: self.eventfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let signalled = libc::pollfd {
+            fd: self.eventfd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         blocking::poll(&mut [signalled], true).unwrap();
     }
 
@@ -147,7 +154,11 @@ pub(super) fn sync(file: &impl AsRawFd, user_data: u64) -> Sqe {
 }
 
 pub(super) fn poll(file: &impl AsRawFd, events: i16, user_data: u64) -> Sqe {
-    Sqe { opcode: OpCode::Poll, len: (events as u16).into(), ..sync(file, user_data) }
+    Sqe {
+        opcode: OpCode::Poll,
+        len: (events as u16).into(),
+        ..sync(file, user_data)
+    }
 }
 
 /// A read of all of `memory`.

@@ -237,9 +237,15 @@ fn a_poll_with_the_fields_of_a_transfer_is_refused() {
         let good = poll(&reader, READ, 7);
         let bad = [
             Sqe { offset: 1, ..good },
-            Sqe { rw_flags: 1, ..good },
+            Sqe {
+                rw_flags: 1,
+                ..good
+            },
             Sqe { addr: 1, ..good },
-            Sqe { len: 1 << 16 | READ as u64, ..good },
+            Sqe {
+                len: 1 << 16 | READ as u64,
+                ..good
+            },
         ];
         for entry in bad {
             // SAFETY: it is refused.
@@ -405,11 +411,18 @@ fn the_blocking_backend_closes_the_file_of_a_cancelled_poll() {
 
 #[test]
 fn a_poll_after_the_drop_of_a_blocking_backend_is_refused() {
-    let Fixture { backend, submitter, eventfd } = Fixture::blocking();
+    let Fixture {
+        backend,
+        submitter,
+        eventfd,
+    } = Fixture::blocking();
     drop(backend);
     let (reader, _writer) = pipe();
-    let fixture =
-        Fixture { backend: AnyBackend::Blocking(BlockingBackend::new()), submitter, eventfd };
+    let fixture = Fixture {
+        backend: AnyBackend::Blocking(BlockingBackend::new()),
+        submitter,
+        eventfd,
+    };
     assert_eq!(fixture.poll(&reader, READ, 7), Err(libc::EINVAL));
 }
 

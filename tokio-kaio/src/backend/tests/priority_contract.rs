@@ -25,7 +25,10 @@ fn a_request_with_a_priority_leaves_that_of_the_thread() {
             (IOPRIO_CLASS_IDLE, 0),
         ] {
             let mut memory = [0; 4];
-            let read = Sqe { priority: priority(class, level), ..read(&file, &mut memory, 7) };
+            let read = Sqe {
+                priority: priority(class, level),
+                ..read(&file, &mut memory, 7)
+            };
             // SAFETY: the memory is looked at after the completion.
             unsafe { fixture.submit(&[read]) }.unwrap();
             assert_eq!(fixture.next_completion(), (7, 4));
@@ -41,7 +44,10 @@ fn an_invalid_priority_is_refused() {
         let file = file_with(b"0123");
         for (class, level) in [(IOPRIO_CLASS_NONE, 1), (4, 0), (5, 0), (6, 0), (7, 0)] {
             let mut memory = [0; 4];
-            let read = Sqe { priority: priority(class, level), ..read(&file, &mut memory, 7) };
+            let read = Sqe {
+                priority: priority(class, level),
+                ..read(&file, &mut memory, 7)
+            };
             // SAFETY: it is refused.
             let answer = unsafe { fixture.submit(&[read]) };
             assert_eq!(answer, Err(libc::EINVAL), "class {class}, level {level}");
@@ -56,7 +62,10 @@ fn a_real_time_priority_has_the_same_answer_everywhere() {
     on_each_backend(|fixture| {
         let file = file_with(b"0123");
         let mut memory = [0; 4];
-        let read = Sqe { priority: priority(IOPRIO_CLASS_RT, 4), ..read(&file, &mut memory, 7) };
+        let read = Sqe {
+            priority: priority(IOPRIO_CLASS_RT, 4),
+            ..read(&file, &mut memory, 7)
+        };
         // SAFETY: the memory is dropped after the completion.
         let answer = unsafe { fixture.submit(&[read]) };
         if answer.is_ok() {
@@ -73,7 +82,10 @@ fn a_real_time_priority_has_the_same_answer_everywhere() {
 fn the_priority_of_a_sync_is_ignored() {
     on_each_backend(|fixture| {
         let file = file_with(b"");
-        let sync = Sqe { priority: priority(7, 0), ..sync(&file, 3) };
+        let sync = Sqe {
+            priority: priority(7, 0),
+            ..sync(&file, 3)
+        };
         // SAFETY: it has no memory.
         unsafe { fixture.submit(&[sync]) }.unwrap();
         assert_eq!(fixture.next_completion(), (3, 0));

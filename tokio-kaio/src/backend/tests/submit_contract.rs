@@ -17,7 +17,11 @@ fn a_read_fills_the_memory_from_the_offset() {
         let file = file_with(b"0123456789");
         for rw_flags in [0, RWF_HIPRI] {
             let mut memory = [0; 4];
-            let read = Sqe { offset: 3, rw_flags, ..read(&file, &mut memory, 7) };
+            let read = Sqe {
+                offset: 3,
+                rw_flags,
+                ..read(&file, &mut memory, 7)
+            };
             // SAFETY: the memory is looked at after the completion.
             unsafe { fixture.submit(&[read]) }.unwrap();
             assert_eq!(fixture.next_completion(), (7, 4));
@@ -32,7 +36,10 @@ fn a_read_at_the_end_of_the_file_is_short() {
         let file = file_with(b"0123456789");
         for (offset, expected) in [(8, 2), (10, 0), (i64::MAX - 4, 0)] {
             let mut memory = [0; 4];
-            let read = Sqe { offset, ..read(&file, &mut memory, 7) };
+            let read = Sqe {
+                offset,
+                ..read(&file, &mut memory, 7)
+            };
             // SAFETY: the memory is dropped after the completion.
             unsafe { fixture.submit(&[read]) }.unwrap();
             assert_eq!(fixture.next_completion(), (7, expected));
@@ -44,8 +51,14 @@ fn a_read_at_the_end_of_the_file_is_short() {
 fn a_write_changes_the_file_at_its_offset_or_its_end() {
     on_each_backend(|fixture| {
         let file = file_with(b"0123");
-        let at_offset = Sqe { offset: 1, ..write(&file, b"ab", 7) };
-        let append = Sqe { rw_flags: RWF_APPEND, ..write(&file, b"cd", 8) };
+        let at_offset = Sqe {
+            offset: 1,
+            ..write(&file, b"ab", 7)
+        };
+        let append = Sqe {
+            rw_flags: RWF_APPEND,
+            ..write(&file, b"cd", 8)
+        };
         for (entry, expected) in [(at_offset, &b"0ab3"[..]), (append, b"0ab3cd")] {
             // SAFETY: nobody writes to the memory.
             unsafe { fixture.submit(&[entry]) }.unwrap();
@@ -59,7 +72,10 @@ fn a_write_changes_the_file_at_its_offset_or_its_end() {
 fn both_syncs_complete_with_0() {
     on_each_backend(|fixture| {
         let file = file_with(b"");
-        let data_only = Sqe { opcode: OpCode::Fdatasync, ..sync(&file, 2) };
+        let data_only = Sqe {
+            opcode: OpCode::Fdatasync,
+            ..sync(&file, 2)
+        };
         // SAFETY: they have no memory.
         unsafe { fixture.submit(&[sync(&file, 1), data_only]) }.unwrap();
         assert_eq!(fixture.completions(2), [(1, 0), (2, 0)]);
@@ -71,12 +87,18 @@ fn a_sync_with_the_fields_of_a_transfer_is_refused() {
     on_each_backend(|fixture| {
         let file = file_with(b"");
         for opcode in [OpCode::Fsync, OpCode::Fdatasync] {
-            let good = Sqe { opcode, ..sync(&file, 7) };
+            let good = Sqe {
+                opcode,
+                ..sync(&file, 7)
+            };
             for bad in [
                 Sqe { addr: 1, ..good },
                 Sqe { len: 1, ..good },
                 Sqe { offset: 1, ..good },
-                Sqe { rw_flags: 1, ..good },
+                Sqe {
+                    rw_flags: 1,
+                    ..good
+                },
             ] {
                 // SAFETY: it is refused.
                 let answer = unsafe { fixture.submit(&[bad]) };
@@ -136,7 +158,10 @@ fn refusals_are_the_same_everywhere() {
         let file = file_with(b"0123");
         let mut memory = [0; 4];
         let good = read(&file, &mut memory, 7);
-        let to_read_only = Sqe { fd: read_only.as_raw_fd(), ..write(&file, b"0123", 7) };
+        let to_read_only = Sqe {
+            fd: read_only.as_raw_fd(),
+            ..write(&file, b"0123", 7)
+        };
         let cases = [
             (Sqe { fd: -1, ..good }, libc::EBADF),
             (read_from(&good, &write_only), libc::EBADF),
@@ -144,7 +169,13 @@ fn refusals_are_the_same_everywhere() {
             (read_from(&good, &directory), libc::EINVAL),
             (Sqe { offset: -1, ..good }, libc::EINVAL),
             (past_the_largest_offset(&good), libc::EINVAL),
-            (Sqe { rw_flags: 1 << 30, ..good }, libc::EOPNOTSUPP),
+            (
+                Sqe {
+                    rw_flags: 1 << 30,
+                    ..good
+                },
+                libc::EOPNOTSUPP,
+            ),
         ];
         for (entry, errno) in cases {
             // SAFETY: it is refused.
@@ -156,18 +187,29 @@ fn refusals_are_the_same_everywhere() {
 }
 
 fn read_from(entry: &Sqe, file: &File) -> Sqe {
-    Sqe { fd: file.as_raw_fd(), ..*entry }
+    Sqe {
+        fd: file.as_raw_fd(),
+        ..*entry
+    }
 }
 
 fn past_the_largest_offset(entry: &Sqe) -> Sqe {
-    Sqe { offset: i64::MAX - 3, ..*entry }
+    Sqe {
+        offset: i64::MAX - 3,
+        ..*entry
+    }
 }
 
 #[test]
 fn errors_that_are_no_refusals_are_results() {
     on_each_backend(|fixture| {
         let file = file_with(b"0123");
-        let unmapped = Sqe { opcode: OpCode::Read, addr: 1, len: 4, ..sync(&file, 7) };
+        let unmapped = Sqe {
+            opcode: OpCode::Read,
+            addr: 1,
+            len: 4,
+            ..sync(&file, 7)
+        };
         // SAFETY: nothing is there to be changed.
         unsafe { fixture.submit(&[unmapped]) }.unwrap();
         assert_eq!(fixture.next_completion(), (7, -i64::from(libc::EFAULT)));
@@ -253,7 +295,10 @@ fn a_reap_appends_and_takes_no_more_than_fits() {
         unsafe { fixture.submit(&[sync(&file, 1), sync(&file, 2)]) }.unwrap();
         let mut completions = Completions::new();
         for number in 0..REAP_BATCH - 1 {
-            completions.push(crate::backend::Completion { user_data: 100, result: number as i64 });
+            completions.push(crate::backend::Completion {
+                user_data: 100,
+                result: number as i64,
+            });
         }
         while !completions.is_full() {
             fixture.backend.reap(&mut completions).unwrap();

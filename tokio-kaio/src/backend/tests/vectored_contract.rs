@@ -17,11 +17,17 @@ fn transfer(opcode: OpCode, file: &impl AsRawFd, iovecs: &[libc::iovec], offset:
 }
 
 fn for_read(piece: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() }
+    libc::iovec {
+        iov_base: piece.as_mut_ptr().cast(),
+        iov_len: piece.len(),
+    }
 }
 
 fn for_write(piece: &[u8]) -> libc::iovec {
-    libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() }
+    libc::iovec {
+        iov_base: piece.as_ptr().cast_mut().cast(),
+        iov_len: piece.len(),
+    }
 }
 
 #[test]
@@ -31,7 +37,10 @@ fn a_read_fills_one_piece_after_the_other() {
         for rw_flags in [0, RWF_HIPRI] {
             let (mut first, mut second) = ([0; 3], [0; 4]);
             let iovecs = [for_read(&mut first), for_read(&mut second)];
-            let read = Sqe { rw_flags, ..transfer(OpCode::ReadVectored, &file, &iovecs, 2) };
+            let read = Sqe {
+                rw_flags,
+                ..transfer(OpCode::ReadVectored, &file, &iovecs, 2)
+            };
             // SAFETY: the memory is looked at after the completion.
             unsafe { fixture.submit(&[read]) }.unwrap();
             assert_eq!(fixture.next_completion(), (7, 7));
@@ -50,7 +59,10 @@ fn a_write_writes_one_piece_after_the_other() {
         unsafe { fixture.submit(&[write]) }.unwrap();
         assert_eq!(fixture.next_completion(), (7, 5));
         assert_eq!(content(&file), b"0abcde6789");
-        let append = Sqe { rw_flags: RWF_APPEND, ..write };
+        let append = Sqe {
+            rw_flags: RWF_APPEND,
+            ..write
+        };
         // SAFETY: as above.
         unsafe { fixture.submit(&[append]) }.unwrap();
         assert_eq!(fixture.next_completion(), (7, 5));
@@ -102,7 +114,10 @@ fn a_negative_offset_is_refused() {
             (OpCode::WriteVectored, 0),
             (OpCode::WriteVectored, RWF_HIPRI),
         ] {
-            let transfer = Sqe { rw_flags, ..transfer(opcode, &file, &iovecs, -1) };
+            let transfer = Sqe {
+                rw_flags,
+                ..transfer(opcode, &file, &iovecs, -1)
+            };
             // SAFETY: it is refused.
             assert_eq!(unsafe { fixture.submit(&[transfer]) }, Err(libc::EINVAL));
         }
@@ -117,7 +132,10 @@ fn a_transfer_past_the_largest_offset_is_refused() {
         let iovecs = [for_read(&mut memory[..1]), for_write(b"0")];
         for rw_flags in [0, RWF_HIPRI] {
             for opcode in [OpCode::ReadVectored, OpCode::WriteVectored] {
-                let transfer = Sqe { rw_flags, ..transfer(opcode, &file, &iovecs, i64::MAX - 1) };
+                let transfer = Sqe {
+                    rw_flags,
+                    ..transfer(opcode, &file, &iovecs, i64::MAX - 1)
+                };
                 // SAFETY: it is refused.
                 assert_eq!(unsafe { fixture.submit(&[transfer]) }, Err(libc::EINVAL));
             }

@@ -51,7 +51,10 @@ pub(super) fn config_with_policy(capacity: usize, policy: SubmitPolicy) -> Conte
     ContextConfig {
         capacity,
         wait_for_slot: true,
-        policy: PolicyConfig { policy, max_batch: Some(32) },
+        policy: PolicyConfig {
+            policy,
+            max_batch: Some(32),
+        },
         backend: Backend::KernelAio,
         measure_latency: false,
     }
@@ -248,7 +251,11 @@ impl<T: ContextTypes<Backend = FakeBackend>> Fixture<T> {
             .slots
             .iter()
             .filter(|(_, slot)| !matches!(slot.state, SlotState::Free | SlotState::Abandoned));
-        Census { waiting: core.waiting(), in_flight: core.slots.in_flight(), owned: owned.count() }
+        Census {
+            waiting: core.waiting(),
+            in_flight: core.slots.in_flight(),
+            owned: owned.count(),
+        }
     }
 
     /// Asserts that no request waits or is in flight, and that no future owns a slot.
@@ -281,7 +288,11 @@ pub(super) struct Census {
 }
 
 pub(super) fn census(waiting: usize, in_flight: usize, owned: usize) -> Census {
-    Census { waiting, in_flight, owned }
+    Census {
+        waiting,
+        in_flight,
+        owned,
+    }
 }
 
 /// An open file that no other fixture has.
@@ -300,7 +311,12 @@ pub(super) fn block_on<R>(future: impl Future<Output = R>) -> R {
 }
 
 fn write(label: i64, buffer: &LockedBuf, len: usize) -> RawCommand<'_> {
-    RawCommand::Pwrite { offset: label as u64, buffer, flags: WriteFlags::empty(), len: len as u64 }
+    RawCommand::Pwrite {
+        offset: label as u64,
+        buffer,
+        flags: WriteFlags::empty(),
+        len: len as u64,
+    }
 }
 
 /// A call of `submit` that asked for signals.
@@ -308,7 +324,11 @@ pub(super) fn call(
     labels: impl IntoIterator<Item = i64>,
     answer: Result<usize, SubmitError>,
 ) -> Call {
-    Call { labels: labels.into_iter().collect(), notify: Notify::Signal, answer }
+    Call {
+        labels: labels.into_iter().collect(),
+        notify: Notify::Signal,
+        answer,
+    }
 }
 
 /// A future with a waker that counts.
@@ -329,7 +349,11 @@ impl Wake for Wakes {
 
 impl<T: ContextTypes, F: Future> Task<'_, T, F> {
     pub(super) fn new(future: F) -> Self {
-        Task { future: Box::pin(future), wakes: Arc::default(), types: PhantomData }
+        Task {
+            future: Box::pin(future),
+            wakes: Arc::default(),
+            types: PhantomData,
+        }
     }
 
     pub(super) fn poll(&mut self) -> Poll<F::Output> {

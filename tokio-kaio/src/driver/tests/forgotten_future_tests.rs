@@ -216,7 +216,12 @@ fn a_forgotten_read_gives_its_pooled_buffer_back_with_the_last_handle() {
     for (buffer, label) in buffers.iter_mut().zip(1..) {
         let len = 16;
         let flags = ReadFlags::empty();
-        let command = RawCommand::Pread { offset: label, buffer, flags, len };
+        let command = RawCommand::Pread {
+            offset: label,
+            buffer,
+            flags,
+            len,
+        };
         let mut read = fixture.task(FileRef::Open(&fixture.file), command);
         assert!(read.poll().is_pending());
         mem::forget(read);

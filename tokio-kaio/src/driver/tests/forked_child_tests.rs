@@ -84,8 +84,12 @@ fn with_inherited(child: impl FnOnce(&Fixture<SyncTypes>, Inherited<'_>) -> bool
     let fixture = Fixture::<SyncTypes>::sync(config(4));
     let mut buffers = [(); 3].map(|()| LockedBuf::with_size(16).unwrap());
     let [buffer, other, of_batch] = &mut buffers;
-    let command =
-        RawCommand::Pread { offset: 30, len: 16, flags: ReadFlags::empty(), buffer: of_batch };
+    let command = RawCommand::Pread {
+        offset: 30,
+        len: 16,
+        flags: ReadFlags::empty(),
+        buffer: of_batch,
+    };
     let member = op_of_command(&fixture.driver, FileRef::Open(&fixture.file), command);
     let mut inherited = Inherited {
         in_flight: fixture.read(1, buffer),

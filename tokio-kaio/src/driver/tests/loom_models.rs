@@ -68,7 +68,10 @@ impl LoomLock {
 // SAFETY: loom's mutex is held exactly between `lock` and `unlock`.
 unsafe impl RawMutex for LoomLock {
     #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: LoomLock = LoomLock { mutex: UnsafeCell::new(None), guard: UnsafeCell::new(None) };
+    const INIT: LoomLock = LoomLock {
+        mutex: UnsafeCell::new(None),
+        guard: UnsafeCell::new(None),
+    };
 
     type GuardMarker = GuardNoSend;
 
@@ -143,7 +146,10 @@ where
         let config = ContextConfig {
             capacity,
             wait_for_slot: true,
-            policy: PolicyConfig { policy: SubmitPolicy::Inline, max_batch: Some(32) },
+            policy: PolicyConfig {
+                policy: SubmitPolicy::Inline,
+                max_batch: Some(32),
+            },
             backend: Backend::KernelAio,
             measure_latency: false,
         };

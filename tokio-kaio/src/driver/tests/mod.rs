@@ -20,6 +20,8 @@ mod loom_models;
 #[cfg(not(kaio_loom))]
 mod no_room_tests;
 #[cfg(not(kaio_loom))]
+mod nowait_class_tests;
+#[cfg(not(kaio_loom))]
 mod offload_tests;
 #[cfg(not(kaio_loom))]
 mod panicking_waker;

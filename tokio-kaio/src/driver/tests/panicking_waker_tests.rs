@@ -58,9 +58,19 @@ fn make_op<'a>(
     let [first, second] = buffers;
     let (offset, len) = (LABEL as u64, SIZE as u64);
     let flags = ReadFlags::empty();
-    let read = |buffer| RawCommand::Pread { offset, buffer, flags, len };
+    let read = |buffer| RawCommand::Pread {
+        offset,
+        buffer,
+        flags,
+        len,
+    };
     let flags = WriteFlags::empty();
-    let write = |buffer| RawCommand::Pwrite { offset, buffer, flags, len };
+    let write = |buffer| RawCommand::Pwrite {
+        offset,
+        buffer,
+        flags,
+        len,
+    };
     let exact = |command: RawCommand<'a>| {
         let (request, buffer_return) = command.into_request().unwrap();
         let request = (request, buffer_return, TransferMode::Exact);
@@ -68,7 +78,11 @@ fn make_op<'a>(
     };
     match kind {
         Kind::Poll => {
-            let op = IoOp { offset: LABEL, nbytes: libc::POLLIN as u64, ..IoOp::new(OpCode::Poll) };
+            let op = IoOp {
+                offset: LABEL,
+                nbytes: libc::POLLIN as u64,
+                ..IoOp::new(OpCode::Poll)
+            };
             let request = IoRequest::new(op, IoBuffer::None);
             let request = (request, BufferReturn::None, TransferMode::Single);
             Task::new(op_of_request(&fixture.driver, file, request))
@@ -80,7 +94,14 @@ fn make_op<'a>(
         Kind::ReadVectored => {
             let parts = Box::leak(Box::new([first.part_mut(..8), second.part_mut(8..)]));
             let flags = ReadFlags::empty();
-            fixture.task(file, RawCommand::Preadv { offset, buffers: parts, flags })
+            fixture.task(
+                file,
+                RawCommand::Preadv {
+                    offset,
+                    buffers: parts,
+                    flags,
+                },
+            )
         }
     }
 }

@@ -158,7 +158,9 @@ fn round<P: SubmitAdvisor>(seed: u64) {
     // The driver task is polled when it is woken, and not otherwise.
     let mut ended = end != End::Idle && driver_task.poll().is_ready();
     for turns in 0.. {
-        let Census { waiting, in_flight, .. } = fixture.census();
+        let Census {
+            waiting, in_flight, ..
+        } = fixture.census();
         if waiting + in_flight == 0 {
             break;
         }

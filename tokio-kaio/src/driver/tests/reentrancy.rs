@@ -23,10 +23,23 @@ struct Calls {
     drops: usize,
 }
 
-const NO_CALLS: Calls = Calls { clones: 0, wakes: 0, drops: 0 };
-const A_CLONE: Calls = Calls { clones: 1, ..NO_CALLS };
-const A_WAKE: Calls = Calls { wakes: 1, ..NO_CALLS };
-const A_DROP: Calls = Calls { drops: 1, ..NO_CALLS };
+const NO_CALLS: Calls = Calls {
+    clones: 0,
+    wakes: 0,
+    drops: 0,
+};
+const A_CLONE: Calls = Calls {
+    clones: 1,
+    ..NO_CALLS
+};
+const A_WAKE: Calls = Calls {
+    wakes: 1,
+    ..NO_CALLS
+};
+const A_DROP: Calls = Calls {
+    drops: 1,
+    ..NO_CALLS
+};
 
 /// The calls since this was last called.
 fn take_calls() -> Calls {

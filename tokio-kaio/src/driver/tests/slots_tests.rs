@@ -152,7 +152,10 @@ fn a_key_finds_nothing_after_its_slot_was_freed_or_reused() {
 fn keys_outside_the_slab_find_nothing() {
     let mut slots = Slots::new(1, false);
     for index in [1, u32::MAX] {
-        let key = SlotKey { index, generation: 0 };
+        let key = SlotKey {
+            index,
+            generation: 0,
+        };
         assert!(slots.get(key).is_none());
         assert_eq!(slots.find_in_flight(index.into()), None);
     }
@@ -236,7 +239,10 @@ fn requests_in_flight_are_counted_by_kind() {
 #[test]
 fn a_slot_takes_the_buffer_and_gives_it_back_or_keeps_it() {
     let mut slots = Slots::new(1, false);
-    let op = IoOp { nbytes: 8, ..IoOp::new(OpCode::Read) };
+    let op = IoOp {
+        nbytes: 8,
+        ..IoOp::new(OpCode::Read)
+    };
     for abandoned in [false, true] {
         let mut source: LockedBuf = AlignedBuf::new(8).unwrap();
         let (mut request, buffer_return) = IoRequest::read(op, &mut source).unwrap();
