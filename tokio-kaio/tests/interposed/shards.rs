@@ -167,7 +167,7 @@ extern "C" fn sched_getcpu() -> c_int {
     // SAFETY: the kernel writes a number of ours.
     let code = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, null, null) };
     assert_eq!(code, 0);
-    cpu.cast_signed()
+    cpu as c_int
 }
 
 #[tokio::test]

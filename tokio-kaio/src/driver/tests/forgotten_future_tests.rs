@@ -10,9 +10,9 @@ use std::task::{Context, Waker};
 use super::driver_fixture::*;
 use super::panicking_waker::PanickingWaker;
 use crate::backend::fake::FakeBackend;
+use crate::config::ContextTypes;
 use crate::context::BatchOfOps;
 use crate::context::test_operations::op_of_command;
-use crate::driver::ContextTypes;
 use crate::op::FileRef;
 use crate::{BufferPool, RawCommand, ReadFlags};
 

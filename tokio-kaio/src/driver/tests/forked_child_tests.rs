@@ -74,7 +74,7 @@ struct Inherited<'a> {
     completed: Task<'a, SyncTypes>,
     not_polled: Task<'a, SyncTypes>,
     batch: Pin<Box<BatchOfOps<'a, SyncTypes>>>,
-    driver_task: Task<'static, SyncTypes, crate::driver::DriverTask<SyncTypes>>,
+    driver_task: Task<'static, SyncTypes, crate::runtime::DriverTask<SyncTypes>>,
     drain: u64,
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 
 use super::driver_fixture::*;
 use crate::backend::fake::FakeBackend;
-use crate::driver::ContextTypes;
+use crate::config::ContextTypes;
 use crate::op::FileRef;
 use crate::policy::{
     Adaptive, Direction, OpClass, OpInfo, SubmitAdvisor, SubmitObservation, SubmitPath,
@@ -26,7 +26,7 @@ const MAX_REFUSALS: u64 = 4;
 /// Offloaded submissions in a row that don't block, after which a class goes inline.
 const MIN_NOT_BLOCKED: usize = 8;
 
-fn nowait_config() -> crate::driver::ContextConfig {
+fn nowait_config() -> crate::config::ContextConfig {
     config_with_policy(4, SubmitPolicy::NoWaitFirst)
 }
 
