@@ -153,6 +153,7 @@
 
 mod alignment;
 mod backend;
+mod blocking_pool;
 mod buf;
 mod command;
 mod compat;
@@ -175,7 +176,6 @@ mod policy;
 mod priority;
 mod runtime;
 mod slab;
-mod spawn_blocking;
 mod sync;
 mod sys;
 mod teardown;

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::File;
-use super::file::run_blocking;
-use super::open_options::path_of;
+use super::file::{path_of, run_blocking};
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::File;
 use super::direct::make_direct;
-use super::open_options::path_of;
+use super::file::path_of;
 use crate::op::OpenFile;
 
 impl File {

@@ -1,23 +1,20 @@
 //! [`File`]: a file open for direct I/O.
 
-use std::fs::{Metadata, OpenOptions, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use lock_api::RawMutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::AioOpenOptionsExt;
-use super::open_options::path_of;
 use super::unaligned_state::UnalignedState;
 use crate::Alignment;
+use crate::blocking_pool::{no_thread, spawn_blocking};
 use crate::op::FileRef;
 use crate::op::OpenFile;
-use crate::spawn_blocking::{no_thread, spawn_blocking};
 use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, WriteFlags};
 
 /// A file that is read and written at given offsets with direct I/O, which bypasses the page cache.
@@ -116,54 +113,6 @@ impl File {
             appends,
             is_direct: true,
         }
-    }
-
-    /// Opens an existing file for reading. See [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel
-    /// safety and panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tokio_kaio::File;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> std::io::Result<()> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("table");
-    /// # std::fs::write(&path, vec![7; 4096])?;
-    /// let file = File::open(path, false).await?;
-    /// assert_eq!(file.metadata().await?.len(), 4096);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        open(options, path, is_sync).await
-    }
-
-    /// Opens a file for writing; creates it if it does not exist, and truncates it if it does. See
-    /// [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel safety and panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tokio_kaio::File;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> std::io::Result<()> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("table");
-    /// # std::fs::write(&path, vec![7; 4096])?;
-    /// let file = File::create(path, false).await?;
-    /// assert_eq!(file.metadata().await?.len(), 0); // truncated
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        open(options, path, is_sync).await
     }
 
     pub(crate) fn file_ref(&self) -> FileRef<'_> {
@@ -508,10 +457,10 @@ fn length_error(file: &std::fs::File, size: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Opens a file with options that have no custom flags.
-async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
-    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 });
-    options.aio_open(path.as_ref().to_path_buf(), false).await
+/// Returns the current path of `file`, for error texts.
+pub(super) fn path_of(file: &fs::File) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
 /// Runs a call that may block on tokio's blocking pool.

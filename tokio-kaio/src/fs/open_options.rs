@@ -1,11 +1,10 @@
 //! [`AioOpenOptionsExt`]: opening files for direct I/O.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::File;
 use super::direct::make_direct;
@@ -52,7 +51,7 @@ pub trait AioOpenOptionsExt {
     /// # Examples
     ///
     /// ```no_run
-    /// use std::fs::{self, OpenOptions};
+    /// use std::fs::OpenOptions;
     /// use tokio_kaio::AioOpenOptionsExt;
     ///
     /// # async fn open() -> std::io::Result<()> {
@@ -108,7 +107,7 @@ pub trait AioOpenOptionsExt {
     /// # Examples
     ///
     /// ```
-    /// use std::fs::{self, OpenOptions};
+    /// use std::fs::OpenOptions;
     /// use tokio_kaio::AioOpenOptionsExt;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -182,6 +181,62 @@ impl AioOpenOptionsExt for &mut OpenOptions {
     }
 }
 
+impl File {
+    /// Opens an existing file for reading. See [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel
+    /// safety and panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::open(path, false).await?;
+    /// assert_eq!(file.metadata().await?.len(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        open(options, path, is_sync).await
+    }
+
+    /// Opens a file for writing; creates it if it does not exist, and truncates it if it does. See
+    /// [`AioOpenOptionsExt::aio_open`] for `is_sync`, errors, cancel safety and panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::create(path, false).await?;
+    /// assert_eq!(file.metadata().await?.len(), 0); // truncated
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        open(options, path, is_sync).await
+    }
+}
+
+/// Opens a file with options that have no custom flags.
+async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 });
+    options.aio_open(path.as_ref().to_path_buf(), false).await
+}
+
 /// Adds `O_SYNC` to the custom flags.
 ///
 /// # Errors
@@ -221,12 +276,6 @@ fn custom_flags(options: &OpenOptions) -> Option<i32> {
     // If the flags are not printed at all, every guess prints the same.
     let is_printed = print_with(guess) != print_with(guess ^ 1);
     (is_printed && printed == print_with(guess)).then_some(guess)
-}
-
-/// Returns the current path of `file`, for error texts.
-pub(super) fn path_of(file: &fs::File) -> PathBuf {
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use thiserror::Error;
 
 use super::File;
 use super::file::FileInner;
-use super::file::run_blocking;
-use super::open_options::path_of;
+use super::file::{path_of, run_blocking};
 use crate::SubmitPolicy;
 use crate::op::OpenFile;
 use crate::sys;

@@ -1,16 +1,16 @@
 //! Reads and writes of plain byte slices at any offset, of any length.
 
-use std::future::Future;
 use std::io;
 use std::ops::Range;
 
 use lock_api::RawMutex;
-use tokio::time::{Instant, timeout_at};
 
 use super::File;
 use super::range_lock::RangeLockGuard;
 use super::unaligned_state::BlockGeometry;
-use super::unaligned_write::{CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory};
+use super::unaligned_write::{
+    CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory, with_deadline,
+};
 use crate::error::past_the_largest;
 use crate::{AioCommandError, GenericAioContextHandle, ReadFlags, WriteFlags};
 
@@ -287,24 +287,6 @@ struct WritePlan {
     /// See [`UnalignedWrite::uses_direct_io`].
     uses_direct_io: bool,
     guard: RangeLockGuard,
-}
-
-/// Runs `future` until `deadline`, if there is one.
-///
-/// # Errors
-///
-/// `TimedOut` at the deadline; the future is dropped.
-pub(super) async fn with_deadline<T>(
-    deadline: Option<Instant>,
-    future: impl Future<Output = Result<T, AioCommandError>>,
-) -> Result<T, AioCommandError> {
-    match deadline {
-        None => future.await,
-        Some(deadline) => match timeout_at(deadline, future).await {
-            Ok(result) => result,
-            Err(_) => Err(AioCommandError::TimedOut),
-        },
-    }
 }
 
 /// Returns the range of `len` bytes at `offset`.

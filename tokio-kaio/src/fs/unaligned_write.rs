@@ -1,5 +1,6 @@
 //! [`UnalignedWrite`]: a write of any offset and length, made of aligned reads and writes.
 
+use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -7,13 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use lock_api::RawMutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::File;
 use super::file::run_blocking;
 use super::owned_transfer::run_request;
 use super::range_lock::RangeLockGuard;
-use super::unaligned::with_deadline;
 use super::unaligned_state::{BlockGeometry, BounceBuffer, UnalignedState};
 use crate::backend::OpCode;
 use crate::command::io_op;
@@ -289,6 +289,24 @@ impl File {
 pub(super) fn no_memory(error: LockedBufError) -> AioCommandError {
     let (LockedBufError::MapAnon(error) | LockedBufError::MemLock(error)) = error;
     AioCommandError::IoSubmit(error)
+}
+
+/// Runs `future` until `deadline`, if there is one.
+///
+/// # Errors
+///
+/// `TimedOut` at the deadline; the future is dropped.
+pub(super) async fn with_deadline<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = Result<T, AioCommandError>>,
+) -> Result<T, AioCommandError> {
+    match deadline {
+        None => future.await,
+        Some(deadline) => match timeout_at(deadline, future).await {
+            Ok(result) => result,
+            Err(_) => Err(AioCommandError::TimedOut),
+        },
+    }
 }
 
 #[cfg(test)]

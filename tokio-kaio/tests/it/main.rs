@@ -16,6 +16,7 @@ mod files;
 mod flags;
 mod fork;
 mod generic_context;
+mod layers;
 mod leaks;
 mod lifecycle;
 mod metrics;
