@@ -42,7 +42,7 @@ use crate::sys::Process;
 /// ```
 #[derive(Clone)]
 pub struct BufferPool {
-    inner: Arc<PoolMemory>,
+    memory: Arc<PoolMemory>,
     /// The shape of each buffer.
     shape: Shape,
 }
@@ -131,7 +131,7 @@ impl BufferPoolBuilder {
         if shape.locked {
             mapping.lock().map_err(LockedBufError::MemLock)?;
         }
-        let inner = PoolMemory {
+        let memory = PoolMemory {
             mapping: ManuallyDrop::new(mapping),
             owner: Process::current(),
             stride,
@@ -140,7 +140,7 @@ impl BufferPoolBuilder {
             permits: Semaphore::new(count),
         };
         Ok(BufferPool {
-            inner: Arc::new(inner),
+            memory: Arc::new(memory),
             shape,
         })
     }
@@ -182,7 +182,7 @@ impl BufferPool {
     /// # }
     /// ```
     pub async fn get(&self) -> AlignedBuf {
-        match self.inner.permits.acquire().await {
+        match self.memory.permits.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => unreachable!("the semaphore is never closed"),
         }
@@ -203,18 +203,18 @@ impl BufferPool {
     /// ```
     #[must_use = "a dropped buffer returns to the pool at once"]
     pub fn try_get(&self) -> Option<AlignedBuf> {
-        self.inner.permits.try_acquire().ok()?.forget();
+        self.memory.permits.try_acquire().ok()?.forget();
         Some(self.take())
     }
 
     /// Returns the number of free buffers.
     pub fn available(&self) -> usize {
-        self.inner.permits.available_permits()
+        self.memory.permits.available_permits()
     }
 
     /// Returns the number of buffers, free or not.
     pub fn capacity(&self) -> usize {
-        self.inner.count
+        self.memory.count
     }
 
     /// Returns the size of each buffer in bytes.
@@ -224,16 +224,16 @@ impl BufferPool {
 
     /// Takes a free buffer. The caller has acquired a permit for it.
     fn take(&self) -> AlignedBuf {
-        let Some(index) = self.inner.free().take() else {
+        let Some(index) = self.memory.free().take() else {
             unreachable!("every permit stands for a free buffer");
         };
         let entry = PoolEntry {
-            pool: Arc::clone(&self.inner),
+            pool: Arc::clone(&self.memory),
             index,
         };
-        let start = self.inner.mapping.start();
+        let start = self.memory.mapping.start();
         // SAFETY: `index` is below `count`, so the result is within the mapping.
-        let start = unsafe { start.add(index as usize * self.inner.stride) };
+        let start = unsafe { start.add(index as usize * self.memory.stride) };
         AlignedBuf::from_region(Region::pooled(start, self.shape, entry))
     }
 }

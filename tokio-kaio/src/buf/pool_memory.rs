@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::sys::{Mapping, Process};
 
-/// The memory of a pool: buffers of one size.
+/// The memory of a pool, divided into entries of one size.
 pub(super) struct PoolMemory {
     /// `count` times `stride` bytes.
     pub(super) mapping: ManuallyDrop<Mapping>,
@@ -22,15 +22,15 @@ pub(super) struct PoolMemory {
     pub(super) permits: Semaphore,
 }
 
-/// The indexes of the free buffers.
+/// The indexes of the free entries.
 pub(super) struct FreeList {
-    /// Buffers that were in use before. Has capacity for all buffers.
+    /// Entries that were in use before. Has capacity for all entries.
     returned: Vec<u32>,
-    /// Buffers that were never in use.
+    /// Entries that were never in use.
     unused: Range<u32>,
 }
 
-/// The memory of one buffer of a pool. Dropping it makes the buffer free again.
+/// The memory of one buffer. Dropping it makes the entry free again.
 pub(super) struct PoolEntry {
     pub(super) pool: Arc<PoolMemory>,
     pub(super) index: u32,
@@ -43,7 +43,7 @@ impl PoolMemory {
 }
 
 impl FreeList {
-    /// A list of `count` buffers, all of them free.
+    /// A list of `count` entries, all of them free.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl FreeList {
         })
     }
 
-    /// Takes the buffer that was in use last, whose memory is most likely cached.
+    /// Takes the entry that was in use last, whose memory is most likely cached.
     pub(super) fn take(&mut self) -> Option<u32> {
         self.returned.pop().or_else(|| self.unused.next())
     }
@@ -68,7 +68,8 @@ impl Drop for PoolMemory {
     fn drop(&mut self) {
         // A forked child did not inherit the mapping; its addresses may belong to something else.
         if self.owner == Process::current() {
-            // SAFETY: dropped only here. No buffer is left, since each has a `PoolEntry`, which owns the pool.
+            // SAFETY: dropped only here. No buffer is left, since each has a `PoolEntry`, which owns the
+            // pool.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
     }

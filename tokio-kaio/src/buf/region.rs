@@ -41,12 +41,12 @@ enum Source {
 
 impl Region {
     /// Creates a region in a pool's memory: `shape.len` bytes at `start`, which are valid and unused by others
-    /// as long as `memory` exists.
-    pub(super) fn pooled(start: NonNull<u8>, shape: Shape, memory: PoolEntry) -> Region {
+    /// as long as `entry` exists.
+    pub(super) fn pooled(start: NonNull<u8>, shape: Shape, entry: PoolEntry) -> Region {
         Region {
             start,
             shape,
-            source: ManuallyDrop::new(Source::Pool(memory)),
+            source: ManuallyDrop::new(Source::Pool(entry)),
             owner: Process::current(),
         }
     }

@@ -35,7 +35,8 @@ use crate::{AioCommandError, File, RawCommand};
 ///
 /// Requests that find no slot wait for one, and requests that would block are submitted from the
 /// blocking pool, as outside a batch. With several [shards](crate::AioContextBuilder::shards), the
-/// requests go to one shard; if they may not wait for a slot there, to any shard that has one.
+/// requests go to one shard: the first if one of them appends, else the one of the current CPU. Requests
+/// that may not wait for a slot there, and do not append, go to any shard that has one.
 ///
 /// # Cancel safety
 ///
@@ -176,10 +177,14 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     /// ```
     pub fn stream(self) -> BatchResults<'a, M, A, L> {
         let Batch { handle, members } = self;
-        let operations = members.into_iter().map(|(file, command)| {
-            let span = OpSpan::new_span(&command, file.fd());
-            Some((handle.untraced_operation(file, command), span))
-        });
+        let new_span =
+            |(file, command): &(FileRef<'_>, RawCommand<'_>)| OpSpan::new_span(command, file.fd());
+        let spans: Vec<_> = members.iter().map(new_span).collect();
+        let operations = handle
+            .batch_operations(members)
+            .into_iter()
+            .zip(spans)
+            .map(Some);
         BatchResults {
             running: Running::new(operations.collect()),
             handle,

@@ -401,6 +401,20 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         OpFuture::new(driver, others, &self.options, file, command)
     }
 
+    /// The operations of a batch, without spans.
+    pub(super) fn batch_operations<'h, 'a>(
+        &'h self,
+        members: Vec<(FileRef<'h>, RawCommand<'a>)>,
+    ) -> Vec<OpFuture<'h, 'a, Types<M>>> {
+        let appends = || members.iter().any(|(_, command)| command.appends());
+        let (driver, others) = self.shards.for_batch(appends);
+        let operations = members.into_iter().map(|(file, command)| {
+            let others = others.filter(|_| !command.appends());
+            OpFuture::new(driver, others, &self.options, file, command)
+        });
+        operations.collect()
+    }
+
     /// See [`submit_request`](Self::submit_request).
     #[inline(always)]
     pub(crate) fn operation<'h, 'a>(

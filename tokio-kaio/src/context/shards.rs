@@ -64,6 +64,18 @@ impl<T: ContextTypes> Shards<T> {
         }
     }
 
+    /// The context for all operations of a batch, although the thread may move to another CPU meanwhile,
+    /// and all contexts, for those that do not append. `appends` returns whether one of them does.
+    pub(super) fn for_batch(
+        &self,
+        appends: impl FnOnce() -> bool,
+    ) -> (&Driver<T>, Option<&Shards<T>>) {
+        match &*self.0 {
+            [only] => (only, None),
+            _ => (self.among_several(appends()).0, Some(self)),
+        }
+    }
+
     /// No new requests from now on.
     pub(super) fn stop(&self) {
         let ours = self.0.iter().flat_map(|shard| shard.enter());

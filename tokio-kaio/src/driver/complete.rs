@@ -149,12 +149,8 @@ impl<T: ContextTypes> Core<T> {
         if state == SlotState::Abandoned && !op.is_write() {
             return false;
         }
-        let info = op.info();
-        let history = file.history();
-        let refusal = self
-            .advisor
-            .on_nowait_result(&info, history, attempt, result);
-        let Some(refusal) = refusal else {
+        let (info, advisor) = (op.info(), &mut self.advisor);
+        let Some(refusal) = advisor.on_nowait_result(&info, file.history(), attempt, result) else {
             return false;
         };
         if refusal == Refusal::Short && op.is_write() && file.has_append_flag() {
@@ -168,16 +164,8 @@ impl<T: ContextTypes> Core<T> {
             unsupported: refusal.is_unsupported_flag(),
         });
         let sqe = self.slots.relaunch(index, fd);
-        let (class, resubmitted) = (
-            Some(attempt.class),
-            matches!(outcome, Outcome::Completed(_)),
-        );
-        let entry = SubmissionEntry {
-            sqe,
-            file,
-            class,
-            resubmitted,
-        };
+        let mut entry = SubmissionEntry::new(sqe, file, Some(attempt.class));
+        entry.resubmitted = matches!(outcome, Outcome::Completed(_));
         self.offload(entry, deferred);
         true
     }

@@ -174,18 +174,10 @@ impl<T: ContextTypes> Core<T> {
             return debug_assert!(false, "an offloaded request has its file");
         };
         let sqe = self.slots.launch(index, plan, file.as_raw_fd());
-        let op = self.slots.at(index).op;
-        deferred
-            .events
-            .push(|| TraceEvent::Offloaded { fd: sqe.fd, op });
-        let (class, resubmitted) = (plan.class, false);
-        let entry = SubmissionEntry {
-            sqe,
-            file,
-            class,
-            resubmitted,
-        };
-        self.offload(entry, deferred);
+        let (fd, op) = (sqe.fd, self.slots.at(index).op);
+        let event = || TraceEvent::Offloaded { fd, op };
+        deferred.events.push(event);
+        self.offload(SubmissionEntry::new(sqe, file, plan.class), deferred);
     }
 
     /// Gives an entry to the offload pool; its request is in flight.

@@ -16,3 +16,14 @@ pub(crate) struct SubmissionEntry {
     /// The kernel took it before, with `RWF_NOWAIT`, and it was counted then.
     pub(crate) resubmitted: bool,
 }
+
+impl SubmissionEntry {
+    pub(crate) fn new(sqe: Sqe, file: Arc<OpenFile>, class: Option<OpClass>) -> SubmissionEntry {
+        SubmissionEntry {
+            sqe,
+            file,
+            class,
+            resubmitted: false,
+        }
+    }
+}

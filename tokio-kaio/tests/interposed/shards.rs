@@ -1,15 +1,22 @@
 //! Several kernel contexts behind one handle.
+#![allow(unsafe_code)] // defines a function of the C library
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::ffi::c_int;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::common::*;
 use crate::interposer::Gate;
 use futures::future::join_all;
 use futures::poll;
 use tokio::task::JoinSet;
-use tokio_kaio::{AioCommandError, AioContext, AioContextBuilder, AioContextHandle, LockedBuf};
+use tokio_kaio::{
+    AioCommandError, AioContext, AioContextBuilder, AioContextHandle, LockedBuf, RawCommand,
+    ReadFlags,
+};
 
 fn sharded(slots: usize, shards: usize, wait: bool) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(slots).shards(shards);
@@ -141,4 +148,61 @@ fn tasks_on_several_workers_read_the_right_data() {
             with_hang_guard(context.close()).await;
         });
     }
+}
+
+thread_local! {
+    /// Whether this thread runs on another CPU each time that it asks.
+    static MIGRATES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The C library's function, for the whole program. The library chooses a shard with it.
+#[unsafe(no_mangle)]
+extern "C" fn sched_getcpu() -> c_int {
+    static CALLS: AtomicI32 = AtomicI32::new(0);
+    if MIGRATES.get() {
+        return CALLS.fetch_add(1, Ordering::Relaxed) % 4;
+    }
+    let mut cpu = 0_u32;
+    let null = std::ptr::null_mut::<u32>();
+    // SAFETY: the kernel writes a number of ours.
+    let code = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, null, null) };
+    assert_eq!(code, 0);
+    cpu as c_int
+}
+
+#[tokio::test]
+async fn a_batch_goes_to_one_shard_although_its_thread_migrates() {
+    if !is_kernel_aio_build() {
+        return;
+    }
+    let dir = disk_dir();
+    let file = patterned_file(&dir, 1).await;
+    let (context, handle) = sharded(16, 4, true);
+    let gate = Gate::closed();
+    let mut targets: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
+    let mut batch = handle.batch();
+    for buffer in &mut targets {
+        let (offset, flags, len) = (gate.offset(), ReadFlags::empty(), LEN);
+        batch.push(
+            &file,
+            RawCommand::Pread {
+                offset,
+                buffer,
+                flags,
+                len,
+            },
+        );
+    }
+    MIGRATES.set(true);
+    let mut all = Box::pin(batch.all());
+    let first_poll = poll!(&mut all);
+    MIGRATES.set(false);
+    assert!(first_poll.is_pending());
+    let eventfds = gate.waiting();
+    assert_eq!(eventfds.len(), 4);
+    let shards: HashSet<_> = eventfds.into_iter().collect();
+    assert_eq!(shards.len(), 1, "one eventfd a shard");
+    gate.open();
+    assert!(with_hang_guard(all).await.iter().all(Result::is_ok));
+    with_hang_guard(context.close()).await;
 }

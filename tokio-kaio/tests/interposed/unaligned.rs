@@ -943,7 +943,7 @@ fn an_unlinked_synchronous_file_is_written_to_its_end() {
 #[test]
 fn a_buffered_file_takes_one_request_for_any_range() {
     Fixture::new(4).run(async |case| {
-        let (path, handle) = (case.path, case.handle);
+        let (path, handle) = (case.dir.path().join("journaled"), case.handle);
         if let Err(why) = journaled(&path) {
             return eprintln!("skipped: no file without direct I/O: {why}");
         }

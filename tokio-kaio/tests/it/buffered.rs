@@ -102,7 +102,7 @@ async fn an_explicit_o_direct_does_not_fall_back_to_buffered() {
 #[test]
 fn a_file_that_accepts_o_direct_without_direct_io_is_opened_buffered() {
     Fixture::new(1).run(async |case| {
-        let (path, handle) = (case.path, case.handle);
+        let (path, handle) = (case.dir.path().join("journaled"), case.handle);
         if let Err(why) = journaled(&path) {
             eprintln!("skipped: {why}");
             return;

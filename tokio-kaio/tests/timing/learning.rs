@@ -5,7 +5,7 @@ use std::pin::pin;
 use crate::common::*;
 use futures::poll;
 use tempfile::TempDir;
-use tokio_kaio::{AioCommandError, ReadFlags, SubmitPolicy};
+use tokio_kaio::{AioCommandError, AioContextHandle, ReadFlags, SubmitPolicy, WriteFlags};
 
 /// Whether submissions of writes to these blocks block without NOWAIT. `None` if only some do.
 async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
@@ -137,4 +137,49 @@ fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
             assert_eq!(refusals, 0);
             assert!(offloads < 4, "{offloads} of 20 from the pool");
         });
+}
+
+/// Offloads of sequential writes of 8 KiB that extend a new file, then of overwrites of the same
+/// blocks. A vectored write has two pieces: with one piece it would be a plain write.
+async fn offloads(dir: &TempDir, handle: &AioContextHandle, vectored: bool) -> [u64; 2] {
+    const LEN: usize = 2 * BLOCK;
+    let file = open_rw(dir, &format!("learned-{vectored}")).await;
+    let bytes = buffer(LEN);
+    let parts = &[bytes.part(..BLOCK), bytes.part(BLOCK..)];
+    let mut offloads = [0; 2];
+    for count in &mut offloads {
+        let before = handle.metrics();
+        for offset in (0..LEARNING_WRITES).map(|index| index * LEN as u64) {
+            let flags = WriteFlags::empty();
+            let written = match vectored {
+                true => file.write_vectored_at(handle, offset, parts, flags).await,
+                false => {
+                    file.write_at(handle, offset, &bytes, LEN as u64, flags)
+                        .await
+                }
+            };
+            assert_eq!(written.unwrap(), LEN as u64);
+        }
+        *count = handle.metrics().since(&before).offloads;
+    }
+    offloads
+}
+
+const LEARNING_WRITES: u64 = 400;
+
+#[test]
+fn vectored_writes_learn_what_plain_writes_learn() {
+    let _alone = crate::alone();
+    Fixture::new(8).every_dir().run(async |case| {
+        let plain = offloads(case.dir, &case.handle, false).await;
+        let vectored = offloads(case.dir, &case.handle, true).await;
+        for (plain, vectored) in plain.into_iter().zip(vectored) {
+            // A class of a file learns within a dozen requests. Some later ones are probes, or watched.
+            let surplus = vectored.saturating_sub(plain);
+            assert!(
+                surplus < LEARNING_WRITES / 8,
+                "plain writes: {plain} offloads, vectored writes: {vectored}"
+            );
+        }
+    });
 }

@@ -11,10 +11,16 @@ mod capacity_tests;
 mod core_invariants;
 #[cfg(not(kaio_loom))]
 mod driver_fixture;
+#[cfg(not(kaio_loom))]
+mod forgotten_future_tests;
+#[cfg(not(kaio_loom))]
+mod forked_child_tests;
 #[cfg(kaio_loom)]
 mod loom_models;
 #[cfg(not(kaio_loom))]
 mod no_room_tests;
+#[cfg(not(kaio_loom))]
+mod nowait_class_tests;
 #[cfg(not(kaio_loom))]
 mod offload_tests;
 #[cfg(not(kaio_loom))]

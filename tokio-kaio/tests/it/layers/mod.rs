@@ -79,7 +79,7 @@ const POLICY_DATA: &[&str] = &[
 
 /// The driver has to be understood as a whole, so it must be short enough to read in one sitting. Raise
 /// this only for code that belongs to no other module.
-const MAX_DRIVER_LINES: usize = 1520;
+const MAX_DRIVER_LINES: usize = 1500;
 
 /// The crates of this repository.
 const CRATES: &[&str] = &["tokio-kaio", "kaio", "kaio-bench", "peers"];
