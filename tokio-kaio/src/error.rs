@@ -62,7 +62,7 @@ pub enum AioCommandError {
     IoSubmit(#[source] io::Error),
 
     /// The request ran and failed: `EIO`, `ENOSPC`, `EAGAIN` (with `NOWAIT`), `EINVAL` (direct I/O
-    /// that is not aligned as the file wants it; the message tells how), …
+    /// that is not aligned as the file wants it; the message says how), …
     ///
     /// The error that explains an `EINVAL` carries the text, so its
     /// [`io::Error::raw_os_error`] is `None`; [`AioCommandError::raw_os_error`] sees through that.

@@ -472,7 +472,11 @@ fn a_late_completion_is_found_after_offloaded_requests_completed_before_it() {
         for _ in 0..2 {
             with_hang_guard(results.next()).await.unwrap().1.unwrap();
         }
-        assert_eq!(gate.waiting(), [None], "it is to be told of by a signal");
+        assert_eq!(
+            gate.waiting(),
+            [None],
+            "the eventfd is to signal its completion"
+        );
         // While nothing polls the batch.
         let opener = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));

@@ -766,16 +766,16 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
     let mut cx = Context::from_waker(Waker::noop());
     assert!(running.as_mut().poll(&mut cx).is_pending());
 
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let closing = thread::spawn(move || {
         current_thread().block_on(async {
             let mut close = Box::pin(context.close());
             assert!(poll!(&mut close).is_pending());
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
             with_hang_guard(close).await;
         });
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     NO_THREADS.set(true);
     home.shutdown_background(); // dropped, it would wait for a thread at the gate
     NO_THREADS.set(false);

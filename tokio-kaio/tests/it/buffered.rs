@@ -112,7 +112,7 @@ fn a_file_that_accepts_o_direct_without_direct_io_is_opened_buffered() {
         let file = options.aio_open_or_buffered(path.clone(), false).await;
         let file = file.unwrap();
         if file.is_direct() {
-            eprintln!("skipped: nobody tells that it has none (Linux before 6.1)");
+            eprintln!("skipped: the kernel does not report that it has none (Linux before 6.1)");
             return;
         }
         assert_eq!(flags_of(&file) & libc::O_DIRECT, 0);
