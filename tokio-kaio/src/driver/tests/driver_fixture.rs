@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use crate::backend::fake::{Call, FakeBackend, FakeControl};
 use crate::backend::{Notify, SubmitError};
-use crate::context::test_operations::{op_of_command, op_of_request};
+use crate::context::test_operations::{is_complete, key_of, op_of_command, op_of_request};
 use crate::context::{OpFuture, TransferMode};
 use crate::driver::slot::SlotState;
 use crate::driver::{
-    CompletionWaker, ContextConfig, ContextTypes, Driver, DriverTask, Entered, PollOrder, Types,
+    CompletionWaker, ContextConfig, ContextTypes, Driver, DriverTask, Entered, PollOrder, SlotKey,
+    Types,
 };
 use crate::offload::OffloadConfig;
 use crate::op::{FileRef, OpenFile};
@@ -383,6 +384,16 @@ impl<T: ContextTypes, F: Future> Task<'_, T, F> {
 }
 
 impl<T: ContextTypes> Task<'_, T> {
+    /// The request that the driver has.
+    pub(super) fn key(&self) -> Option<SlotKey> {
+        key_of(&self.future)
+    }
+
+    /// Whether it may not be polled again.
+    pub(super) fn is_complete(&self) -> bool {
+        is_complete(&self.future)
+    }
+
     /// The result of an operation that is ready, errors in short.
     pub(super) fn result(self) -> Result<u64, String> {
         in_short(self.ready())
