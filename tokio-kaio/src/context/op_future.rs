@@ -128,6 +128,12 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
+    #[cfg(test)]
+    #[cfg_attr(kaio_loom, allow(dead_code))]
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.state, OpState::Complete)
+    }
+
     /// Gives it up, because its time is over.
     pub(super) fn time_out(&mut self) -> AioCommandError {
         self.abandon();
