@@ -140,13 +140,13 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         AioCommandError::TimedOut
     }
 
-    /// Polls without regard to the task's budget.
+    /// Polls without regard to the task's budget. Sets `unneeded`, which is `None`, to a waker that was
+    /// cloned in vain: the caller drops it when the result is safe from a panic there.
     #[inline(always)]
-    pub(super) fn poll_op(&mut self, cx: &mut Context<'_>) -> OpPoll {
+    pub(super) fn poll_op(&mut self, cx: &mut Context<'_>, unneeded: &mut Option<Waker>) -> OpPoll {
         let Ok(driver) = self.driver.enter() else {
             return self.fail_in_child();
         };
-        let mut unneeded = None; // a waker that is dropped last, when the state is final
         let polled = match self.state {
             OpState::Submitted(key) => {
                 let completed = match driver.take_completed(key, &mut self.buffer) {
@@ -164,8 +164,11 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 }
                 let waker = cx.waker().clone();
                 match self.take_request() {
-                    Ok(()) => self.submit_first(&driver, waker, &mut unneeded, cx),
-                    Err(error) => Poll::Ready(Err(error)),
+                    Ok(()) => self.submit_first(&driver, waker, unneeded, cx),
+                    Err(error) => {
+                        *unneeded = Some(waker);
+                        Poll::Ready(Err(error))
+                    }
                 }
             }
             OpState::HasBuffer { resubmit: true } => self.resubmit(&driver, cx),
@@ -477,7 +480,8 @@ impl<T: ContextTypes> Future for OpFuture<'_, '_, T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> OpPoll {
         let budget = ready!(coop::poll_proceed(cx));
-        let polled = self.get_mut().poll_op(cx);
+        let mut unneeded = None;
+        let polled = self.get_mut().poll_op(cx, &mut unneeded);
         if polled.is_ready() {
             budget.made_progress();
         }
