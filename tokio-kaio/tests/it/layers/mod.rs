@@ -299,7 +299,7 @@ fn structures_of_kernel_aio_are_used_in_its_backend_only() {
         let used = module
             .names
             .iter()
-            .chain(module.uses.iter().map(|used| &used.name));
+            .chain(module.uses.iter().flat_map(|used| &used.path));
         for name in used.filter(|name| names.contains(*name)) {
             violations.insert(format!("{}: uses {name}", module.file.display()));
         }

@@ -19,9 +19,9 @@ pub(super) type ItemPath = Vec<String>;
 #[derive(Debug)]
 pub(super) struct Use {
     /// As written, without `self` at the end; `*` at the end of a glob.
-    path: ItemPath,
+    pub(super) path: ItemPath,
     /// The name that it declares; `*` for a glob.
-    pub(super) name: String,
+    name: String,
     /// It has a visibility: `pub`, `pub(crate)`, …
     is_reexport: bool,
 }
