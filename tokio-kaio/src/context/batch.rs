@@ -294,7 +294,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 continue;
             };
             if !ptr::eq(operation.driver(), driver.get()) {
-                self.to_poll.push_back(index); // goes to another shard
+                self.to_poll.push_back(index); // all operations of a `Batch` have the same driver
                 continue;
             }
             match (operation.take_request(), wakers.pop()) {
@@ -338,7 +338,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         self.end(index, Err(error));
     }
 
-    /// Returns the context of the first unfinished operation, and usually of all others.
+    /// Returns the driver of the first unfinished operation.
     fn driver(&self) -> Option<&'a Driver<T>> {
         let (operation, _) = self.operations.iter().flatten().next()?;
         Some(operation.driver())

@@ -441,8 +441,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     }
 }
 
-/// Admits a request to `driver`, or to one of `others` if `driver` is full. If all are full, the request waits
-/// in `driver`. Sets `driver` to the one that admitted the request.
+/// Admits a request to `driver`, or to one of `others` if `driver` is full. If all are full, the request
+/// waits in `driver`, or fails. Sets `driver` to the one that admitted the request.
 #[inline(never)]
 fn admit_to_any<'h, T: ContextTypes>(
     driver: &mut Entered<'h, T>,

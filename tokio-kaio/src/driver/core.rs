@@ -38,7 +38,7 @@ pub(super) struct Core<T: ContextTypes> {
     pub(super) next_has_polls: bool,
     /// Number of reaps that found completions. Wraps.
     pub(super) reap_seq: u32,
-    /// [`Core::reap_seq`] when the offload pool last returned requests for want of room in the kernel.
+    /// [`Core::reap_seq`] when the offload pool last returned requests that the kernel had no room for.
     pub(super) no_room_at: u32,
     pub(super) counters: Counters,
     pub(super) latency: Option<LatencyHistogram>,

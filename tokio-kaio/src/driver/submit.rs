@@ -35,8 +35,8 @@ struct SubmitReport {
 const MAX_BATCHES: usize = 8;
 
 impl<T: ContextTypes> Core<T> {
-    /// Admits a request. `may_wait` is false if another context may have a free slot for it. `may_defer` is
-    /// true if the request may be queued to share a system call with others.
+    /// Admits a request. `may_wait` is false if another shard may have a free slot for it. `may_defer` is true
+    /// if the request may be queued to share a system call with others.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,
@@ -366,7 +366,7 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// Admits a request. `may_wait` is false if another context may have a free slot for it.
+    /// Admits a request. `may_wait` is false if another shard may have a free slot for it.
     #[inline(always)]
     pub(crate) fn admit(&self, new: &mut NewRequest<'_>, may_wait: bool) -> Admission {
         let mut deferred = Deferred::new();
