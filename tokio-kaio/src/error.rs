@@ -266,7 +266,9 @@ impl fmt::Display for SubmitHint<'_> {
             Some(libc::EPERM) => {
                 "an I/O priority of class RealTime requires CAP_SYS_NICE or CAP_SYS_ADMIN"
             }
-            Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or make fewer requests at once",
+            Some(libc::EMFILE) => {
+                "raise RLIMIT_NOFILE (ulimit -n), or let fewer requests wait for a slot"
+            }
             _ => return Ok(()),
         };
         write!(f, ": {hint}")

@@ -165,9 +165,9 @@ impl EventFd {
         }
     }
 
-    /// Makes the next signal wake `cx`, without reading the counter: under edge-triggered epoll each
-    /// signal is a new edge. Does not wake `cx` itself. Returns `false` if the runtime is shutting down, so that
-    /// no more signals come.
+    /// Makes the next signal wake `cx`, without reading the counter: under edge-triggered epoll each signal
+    /// is a new edge. Does not wake `cx` itself. Returns `false` if the runtime is shutting down, so that no
+    /// more signals come.
     pub(crate) fn arm(&self, cx: &mut Context<'_>) -> bool {
         // Unconstrained: with an exhausted budget, `Pending` would not mean "armed".
         let mut armed = pin!(unconstrained(std::future::poll_fn(|cx| {

@@ -35,8 +35,8 @@ struct SubmitReport {
 const MAX_BATCHES: usize = 8;
 
 impl<T: ContextTypes> Core<T> {
-    /// Admits a request. `may_wait` is false if another shard may have a free slot for it. `may_defer` is true
-    /// if the request may be queued to share a system call with others.
+    /// Admits a request. `may_wait` is false if another shard may have a free slot for it. `may_defer` is
+    /// true if the request may be queued to share a system call with others.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,
