@@ -70,8 +70,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let told = (*event.metadata().level(), fields);
-        self.events.lock().unwrap().push(told);
+        let recorded = (*event.metadata().level(), fields);
+        self.events.lock().unwrap().push(recorded);
         if let Some(handle) = &*self.handle.lock().unwrap() {
             handle.metrics();
         }
@@ -95,7 +95,7 @@ impl Keeper {
         let wanted = |(_, fields): &&(Level, Fields)| {
             fields
                 .get("message")
-                .is_some_and(|told| told.contains(text))
+                .is_some_and(|message| message.contains(text))
         };
         events.iter().filter(wanted).cloned().collect()
     }
@@ -127,13 +127,13 @@ fn each_operation_has_a_span_with_its_parameters_and_result() {
         context.close().await;
 
         let spans = keeper.spans();
-        let told: Vec<_> = spans
+        let names: Vec<_> = spans
             .iter()
             .map(|span| ["op", "offset", "len", "bytes"].map(|name| span.get(name)))
             .collect();
         let block = Some("4096");
         assert_eq!(
-            told,
+            names,
             [
                 [Some("read"), block, block, block],
                 [Some("write"), Some("0"), block, block],
@@ -161,9 +161,9 @@ fn a_dropped_operation_is_recorded_in_its_span() {
             dropped.is_none().then_some(())
         })
         .await;
-        let told = keeper.events("dropped before it was done");
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].0, Level::DEBUG);
+        let events = keeper.events("dropped before it was done");
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].0, Level::DEBUG);
         context.close().await;
     });
 }
@@ -178,7 +178,7 @@ fn a_refused_attempt_is_an_event_with_its_errno() {
             eprintln!("skipped: threads make no attempts");
             return;
         }
-        *keeper.handle.lock().unwrap() = Some(handle.clone()); // it is told without a lock
+        *keeper.handle.lock().unwrap() = Some(handle.clone()); // events are emitted without a lock
         let mut bytes = buffer(BLOCK);
         for _ in 0..4 {
             read_block(&handle, &file, 0, &mut bytes).await.unwrap();
@@ -188,8 +188,8 @@ fn a_refused_attempt_is_an_event_with_its_errno() {
         assert_eq!(refusals.len(), 1, "it is learnt at once");
         let (level, fields) = &refusals[0];
         assert_eq!(*level, Level::DEBUG);
-        let told = ["op", "errno", "len"].map(|name| fields.get(name).unwrap());
-        assert_eq!(told, ["read", "EOPNOTSUPP", "4096"]);
+        let values = ["op", "errno", "len"].map(|name| fields.get(name).unwrap());
+        assert_eq!(values, ["read", "EOPNOTSUPP", "4096"]);
         let offloaded = keeper.events("submitted from the blocking pool");
         assert_eq!(offloaded.len() as u64, handle.metrics().offloads);
         *keeper.handle.lock().unwrap() = None;
@@ -212,10 +212,10 @@ fn a_request_that_finds_no_slot_is_an_event() {
             (handle.metrics().found_full > 0).then_some(())
         })
         .await;
-        let told = keeper.events("no slot");
-        assert_eq!(told.len() as u64, handle.metrics().found_full);
-        assert_eq!(told[0].0, Level::TRACE);
-        assert_eq!(told[0].1.get("slots"), Some("1"));
+        let events = keeper.events("no slot");
+        assert_eq!(events.len() as u64, handle.metrics().found_full);
+        assert_eq!(events[0].0, Level::TRACE);
+        assert_eq!(events[0].1.get("slots"), Some("1"));
         context.close().await;
     });
 }
@@ -228,15 +228,18 @@ fn a_context_that_falls_back_to_threads_warns() {
         let builder = AioContextBuilder::new(more).automatic_backend();
         let (context, handle) = builder.build().unwrap();
         assert_eq!(handle.backend(), Backend::ThreadPool);
-        let told = keeper.events("can't be had");
+        let events = keeper.events("not available");
         if cfg!(kaio_force_threads) {
             return eprintln!("skipped: AIO is not tried");
         }
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].0, Level::WARN);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].0, Level::WARN);
         let errno = libc::EAGAIN.to_string();
-        assert!(told[0].1.get("errno").unwrap().contains(&errno), "{told:?}");
-        let message = told[0].1.get("message").unwrap();
+        assert!(
+            events[0].1.get("errno").unwrap().contains(&errno),
+            "{events:?}"
+        );
+        let message = events[0].1.get("message").unwrap();
         assert!(message.contains("fs.aio-max-nr"), "{message}");
         context.close().await;
     });

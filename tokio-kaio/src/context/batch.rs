@@ -21,7 +21,7 @@ use crate::driver::{Driver, Entered};
 use crate::op::FileRef;
 use crate::policy::TaskId;
 use crate::slab::Admission;
-use crate::sync::drop_contained;
+use crate::sync::{contain, drop_contained};
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
@@ -297,13 +297,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 self.to_poll.push_back(index); // all operations of a `Batch` have the same driver
                 continue;
             }
-            match (operation.take_request(), wakers.pop()) {
-                (Ok(()), Some(waker)) => {
-                    batch.push((operation.new_request(waker), Admission::NeedsFile));
-                    indices.push(index);
-                }
-                (Err(error), _) => failed.push((index, error)),
-                (Ok(()), None) => {} // unreachable: each operation has a waker
+            if let Err(error) = operation.take_request() {
+                failed.push((index, error));
+            } else if let Some(waker) = wakers.pop() {
+                batch.push((operation.new_request(waker), Admission::NeedsFile));
+                indices.push(index);
             }
         }
         driver.submit_batch(&mut batch);
@@ -317,7 +315,8 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         for (index, error) in failed {
             self.end(index, Err(error));
         }
-        unneeded.into_iter().for_each(drop_contained);
+        let unneeded = unneeded.into_iter().chain(wakers.drain(..).map(Some));
+        unneeded.for_each(drop_contained);
     }
 
     fn on_admission(&mut self, index: usize, admission: Admission) {
@@ -365,12 +364,16 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         while let Some(&index) = self.to_poll.front() {
             if let Some((operation, _)) = &mut self.operations[index] {
                 // `poll_op` ignores the budget: an operation that was not polled would wake the old task.
-                match operation.poll_op(cx) {
+                let mut unneeded = None;
+                match operation.poll_op(cx, &mut unneeded) {
                     Poll::Ready(result) => self.end(index, result),
                     Poll::Pending => self.pending.push(index, operation),
                 }
+                self.to_poll.pop_front();
+                drop_contained(unneeded);
+            } else {
+                self.to_poll.pop_front();
             }
-            self.to_poll.pop_front();
         }
     }
 
@@ -382,10 +385,12 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     }
 
     fn end(&mut self, index: usize, result: Result<u64, AioCommandError>) {
-        if let Some((_, mut span)) = self.operations[index].take() {
-            span.record(&result);
+        let ended = &mut self.operations[index];
+        if let Some((_, span)) = ended {
+            contain(|| span.record(&result)); // runs the code of tracing subscribers
         }
         self.done.push_back((index, result));
+        *ended = None;
     }
 }
 

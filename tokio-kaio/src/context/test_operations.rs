@@ -32,3 +32,7 @@ pub(crate) fn op_of_request<'h, 'a, T: ContextTypes>(
 pub(crate) fn key_of<T: ContextTypes>(op: &OpFuture<'_, '_, T>) -> Option<SlotKey> {
     op.key()
 }
+
+pub(crate) fn is_complete<T: ContextTypes>(op: &OpFuture<'_, '_, T>) -> bool {
+    op.is_complete()
+}

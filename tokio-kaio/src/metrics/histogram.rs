@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_in_the_last_bucket() {
+    fn values_beyond_the_range_are_in_the_last_bucket() {
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
         let mut latencies = LatencyHistogram::new();
         latencies.record(Duration::MAX);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recorded_since_is_told_apart() {
+    fn since_subtracts_the_earlier_histogram() {
         let mut latencies = LatencyHistogram::new();
         assert_eq!(latencies.mean(), None);
         latencies.record(Duration::from_millis(30));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_of_all_that_was_recorded_and_added() {
+    fn percentiles_cover_recorded_and_added_values() {
         let (mut latencies, mut others) = (LatencyHistogram::new(), LatencyHistogram::new());
         assert_eq!(latencies.percentile(50.0), None);
         for micros in 1..=50 {

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_tell_is_told_from_a_file_without_direct_io() {
+    fn a_kernel_without_statx_dioalign_differs_from_a_file_without_direct_io() {
         assert_eq!(nothing().direct_io(), None);
         let not_direct = Statx {
             mask: STATX_DIOALIGN,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_are_aligned_like_writes_unless_the_file_system_tells_them_apart() {
+    fn reads_are_aligned_like_writes_unless_the_file_system_reports_a_read_alignment() {
         let mut status = Statx {
             mask: STATX_DIOALIGN,
             dio_mem_align: 512,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn atomic_writes_have_a_largest_size_and_perhaps_one_that_is_told_to_be_fast() {
+    fn atomic_writes_have_a_maximum_size_and_perhaps_an_optimized_one() {
         assert_eq!(nothing().atomic_sizes(), None);
         let mut status = Statx {
             mask: STATX_WRITE_ATOMIC,
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_aligned_to_what_is_asked_for_and_to_no_more() {
+    fn probe_memory_has_exactly_the_requested_alignment() {
         for len in [512, 4096, 65536] {
             let address = Memory::new(len).unwrap().just_aligned().addr();
             assert_eq!((address % len, address % (2 * len)), (0, len));

@@ -107,6 +107,6 @@ pub fn statx_alignment(file: &fs::File) -> Option<u32> {
     let (fd, flags, wanted) = (file.as_raw_fd(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN);
     // SAFETY: an empty string, and a structure of ours to write to.
     let code = unsafe { libc::statx(fd, c"".as_ptr(), flags, wanted, &mut status) };
-    let told = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
-    told.then_some(status.stx_dio_offset_align)
+    let reported = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
+    reported.then_some(status.stx_dio_offset_align)
 }

@@ -231,7 +231,7 @@ impl Fixture {
         if let Some((backend, policy)) = mode {
             builder = builder.backend(backend).submit_policy(policy);
         }
-        let _told = OnPanic(format!("in {:?}, {mode:?}", dir.path()));
+        let _on_panic = OnPanic(format!("in {:?}, {mode:?}", dir.path()));
         let path = dir.path().join("data");
         match &self.content {
             Content::Blocks(0) => drop(fs::File::create(&path).unwrap()),

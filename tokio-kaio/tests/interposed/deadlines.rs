@@ -152,6 +152,10 @@ fn every_kind_of_operation_times_out() {
 
 /// A read of a socket blocks inside the submission.
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "about a submission that blocks; Plain lets it block the runtime"
+)]
 fn a_read_of_an_empty_socket_ends_at_its_deadline() {
     for &backend in BACKENDS {
         multi_thread().block_on(async {

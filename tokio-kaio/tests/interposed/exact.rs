@@ -270,12 +270,12 @@ fn an_early_end_of_file_is_an_error_with_its_offset() {
             let there = size.saturating_sub(start);
             let says = |error: AioCommandError| {
                 assert_eq!(io_error(&error).kind(), ErrorKind::UnexpectedEof, "{error}");
-                let told = error.to_string();
+                let message = error.to_string();
                 let end = format!(
                     "ends at offset {}, after {there} bytes of the 16384",
                     start + there
                 );
-                assert!(told.contains(&end), "{mode:?}: {told}, not {end}");
+                assert!(message.contains(&end), "{mode:?}: {message}, not {end}");
             };
             let mut target = filled(5 * BLOCK);
             let read = file.read_exact_at(handle, start as u64, &mut target, 4 * LEN, READ);

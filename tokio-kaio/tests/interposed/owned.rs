@@ -457,14 +457,14 @@ fn a_misaligned_vector_is_an_error_that_explains_the_alignment() {
             let (read, slice) = file.read_owned_at(&handle, 0, slice, READ).await;
             let explains = |error: AioCommandError| {
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{mode:?}");
-                let told = error.to_string();
+                let message = error.to_string();
                 assert!(
-                    told.contains(&format!("memory aligned to {alignment}")),
-                    "{told}"
+                    message.contains(&format!("memory aligned to {alignment}")),
+                    "{message}"
                 );
                 assert!(
-                    told.contains("the memory is not aligned: use an AlignedBuf"),
-                    "{told}"
+                    message.contains("the memory is not aligned: use an AlignedBuf"),
+                    "{message}"
                 );
             };
             explains(read.unwrap_err());

@@ -312,12 +312,12 @@ fn the_block_device_sees_the_priorities() {
             let (context, handle) = context_in(mode, 8);
             let file = open_rw(&dir, "data").await;
             file.sync_all(&handle).await.unwrap();
-            for (priority, told) in [
+            for (priority, reported) in [
                 (IoPriority::real_time(5), "rt,0,5"),
                 (IoPriority::best_effort(1), "be,0,1"),
                 (IoPriority::idle(), "idle,0,0"),
             ] {
-                let bytes = || issued(&trace.text(), told);
+                let bytes = || issued(&trace.text(), reported);
                 let before = bytes();
                 let handle = handle.with_priority(priority);
                 let mut target = buffer(SIZE);

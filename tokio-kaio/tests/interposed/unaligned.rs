@@ -159,18 +159,22 @@ fn a_growing_log_is_never_seen_longer_than_it_is() {
         for mode in modes() {
             let path = path_of(&dir, &format!("{mode:?}"));
             fs::write(&path, []).unwrap();
-            let (told, done) = (
+            let (acknowledged, done) = (
                 Arc::new(AtomicU64::new(0)),
                 Arc::new(AtomicBool::new(false)),
             );
             let watch = std::thread::spawn({
-                let (path, told, done) = (path.clone(), Arc::clone(&told), Arc::clone(&done));
+                let (path, acknowledged, done) =
+                    (path.clone(), Arc::clone(&acknowledged), Arc::clone(&done));
                 move || {
                     let file = fs::File::open(path).unwrap();
                     while !done.load(Ordering::Relaxed) {
                         let len = file.metadata().unwrap().len();
-                        let told = told.load(Ordering::SeqCst);
-                        assert!(len <= told, "{len} bytes, of which {told} were written");
+                        let acknowledged = acknowledged.load(Ordering::SeqCst);
+                        assert!(
+                            len <= acknowledged,
+                            "{len} bytes, of which {acknowledged} were written"
+                        );
                     }
                 }
             });
@@ -185,7 +189,7 @@ fn a_growing_log_is_never_seen_longer_than_it_is() {
                     .chain((0..60).map(|i| 1 + i * 97 % 9000));
                 for (i, len) in lengths.enumerate() {
                     let (record, end) = (bytes(i as u64, len), content.len() as u64);
-                    told.store(end + len as u64, Ordering::SeqCst);
+                    acknowledged.store(end + len as u64, Ordering::SeqCst);
                     let written = log.write_bytes_at(&handle, end, &record, NONE);
                     written.await.unwrap();
                     content.extend(record);

@@ -574,8 +574,8 @@ fn a_list_at_a_misaligned_offset_fails_and_returns_every_buffer() {
             assert!(matches!(error, AioCommandError::BadResult(_)), "{error:?}");
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
             if statx_alignment(&fs::File::open(path.clone()).unwrap()).is_some() {
-                let told = error.to_string();
-                assert!(told.contains("12288 bytes at offset 1"), "{told}");
+                let message = error.to_string();
+                assert!(message.contains("12288 bytes at offset 1"), "{message}");
             }
             assert!((0..).zip(&buffers).all(|(i, buffer)| is_pattern(i, buffer)));
         });

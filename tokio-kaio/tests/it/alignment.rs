@@ -18,9 +18,9 @@ fn transfers_with_the_reported_alignment_succeed() {
         assert!(alignment.read_offset <= alignment.offset, "{alignment:?}");
         assert_ne!(alignment.source, AlignmentSource::Assumed);
         assert_ne!(alignment.source, AlignmentSource::Buffered);
-        if let Some(told) = statx_alignment(&fs::File::open(path.clone()).unwrap()) {
+        if let Some(reported) = statx_alignment(&fs::File::open(path.clone()).unwrap()) {
             assert_eq!(alignment.source, AlignmentSource::Statx);
-            assert_eq!(alignment.offset, u64::from(told));
+            assert_eq!(alignment.offset, u64::from(reported));
         }
 
         let bytes = patterned_buffer(5, 2 * BLOCK);
@@ -69,7 +69,7 @@ async fn without_statx_a_file_is_probed_once_it_has_data() {
     let file = open_rw(&dir, "data").await;
     let first = alignment(&file).await;
     if first.source == AlignmentSource::Statx {
-        eprintln!("skipped: this tmpfs tells its alignment");
+        eprintln!("skipped: this tmpfs reports its alignment");
         return;
     }
     assert_eq!(first.source, AlignmentSource::Assumed);
@@ -99,7 +99,7 @@ async fn a_file_that_has_lost_its_direct_io_is_an_error_that_says_what_to_do() {
     match file.alignment().await {
         Ok(alignment) => {
             assert_ne!(alignment.source, AlignmentSource::Statx);
-            eprintln!("skipped: before Linux 6.1 nobody tells");
+            eprintln!("skipped: before Linux 6.1 the kernel does not report it");
         }
         Err(error) => {
             assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);

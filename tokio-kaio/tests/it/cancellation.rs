@@ -969,6 +969,7 @@ fn without_waiting_a_full_context_refuses_and_recovers_after_drops() {
                 }
             };
             assert_eq!(served.unwrap(), LEN);
+            assert_no_work_left(&handle).await; // the other slot, too
         }
     });
 }

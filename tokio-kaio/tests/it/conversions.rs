@@ -118,6 +118,10 @@ async fn a_shared_file_becomes_a_std_file_with_a_duplicate_descriptor() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn a_file_can_become_a_std_file_while_a_dropped_write_waits_for_a_thread() {
     let dir = disk_dir();
     one_blocking_thread().block_on(async {

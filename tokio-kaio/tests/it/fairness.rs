@@ -180,6 +180,10 @@ impl Wake for Wakes {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "in a biased select tokio's budget does not let the timer fire; batching does"
+)]
 fn a_timer_fires_beside_inline_reads() {
     Fixture::new(4).tmpfs().blocks(1).run(async |case| {
         let handle = case.handle;

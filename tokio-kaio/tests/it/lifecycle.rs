@@ -27,13 +27,13 @@ type Done = (Result<u64, AioCommandError>, LockedBuf);
 
 /// Runs `test` on a thread of its own; a hang fails the test.
 fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let result = test();
-        let _ = tell.send(());
+        let _ = sender.send(());
         result
     });
-    match told.recv_timeout(Duration::from_secs(60)) {
+    match receiver.recv_timeout(Duration::from_secs(60)) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         _ => thread.join().unwrap(),
     }

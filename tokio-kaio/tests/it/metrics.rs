@@ -52,8 +52,8 @@ async fn each_request_counts_once_in_every_mode() {
                 wait_until(|| counted() == 65, counted).await;
             }
             let metrics = handle.metrics();
-            let told = (metrics.submitted, metrics.completed, metrics.failed);
-            assert_eq!(told, (65, 65, 0), "{backend:?}, {policy:?}: {metrics:?}");
+            let counted = (metrics.submitted, metrics.completed, metrics.failed);
+            assert_eq!(counted, (65, 65, 0), "{backend:?}, {policy:?}: {metrics:?}");
             let now = (metrics.queued, metrics.in_flight, metrics.abandoned);
             assert_eq!(now, (0, 0, 0), "{backend:?}, {policy:?}: {metrics:?}");
             assert_eq!(metrics.batches, metrics.batch_sizes.iter().sum::<u64>());
@@ -65,7 +65,7 @@ async fn each_request_counts_once_in_every_mode() {
                     assert_eq!((metrics.offloads, metrics.batches), (65, 65));
                     assert_eq!(metrics.nowait_refusals, 0);
                 }
-                (_, SubmitPolicy::Inline) => {
+                (_, policy) if cfg!(kaio_plain_policy) || policy == SubmitPolicy::Inline => {
                     assert_eq!((metrics.offloads, metrics.nowait_refusals), (0, 0));
                     assert!(metrics.timed_submits <= metrics.batches);
                     assert!(metrics.timed_submits > 0 && !metrics.submit_time.is_zero());
@@ -82,6 +82,7 @@ async fn each_request_counts_once_in_every_mode() {
 }
 
 #[test]
+#[cfg_attr(kaio_plain_policy, ignore = "counts batches; Plain defers no request")]
 fn batches_are_counted_by_size() {
     Fixture::new(32)
         .inline()
@@ -118,14 +119,14 @@ fn failures_at_submission_and_at_completion_are_counted() {
         let mut bytes = buffer(BLOCK);
         read_block(&handle, &file, 1, &mut bytes).await.unwrap_err(); // misaligned: the kernel took it
         let metrics = handle.metrics();
-        let told = (metrics.submitted, metrics.completed, metrics.failed);
-        assert_eq!(told, (1, 1, 1), "{backend:?}");
+        let counted = (metrics.submitted, metrics.completed, metrics.failed);
+        assert_eq!(counted, (1, 1, 1), "{backend:?}");
         let unknown = ReadFlags::from_bits_retain(1 << 30);
         let refused = file.read_at(&handle, 0, &mut bytes, LEN, unknown);
         refused.await.unwrap_err(); // it did not take that one
         let metrics = handle.metrics();
-        let told = (metrics.submitted, metrics.completed, metrics.failed);
-        assert_eq!(told, (1, 1, 2), "{backend:?}");
+        let counted = (metrics.submitted, metrics.completed, metrics.failed);
+        assert_eq!(counted, (1, 1, 2), "{backend:?}");
     });
 }
 

@@ -282,7 +282,7 @@ async fn is_not_direct(path: &Path) {
 }
 
 /// Whether `statx` says of the file at `path` that it does no direct I/O; or a line that it is silent.
-fn is_told(path: &Path) -> bool {
+fn reports_no_direct_io(path: &Path) -> bool {
     match statx_alignment(&fs::File::open(path).unwrap()) {
         Some(0) => true,
         None => {
@@ -303,7 +303,7 @@ fn a_file_with_data_journaling_is_not_direct() {
     };
     let path = ext4.path("data");
     fs::write(&path, [7; 3 * BLOCK]).unwrap();
-    if !is_told(&path) {
+    if !reports_no_direct_io(&path) {
         return;
     }
     current_thread().block_on(with_hang_guard(async {
@@ -336,7 +336,7 @@ fn a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost() {
         drop(file);
         context.close().await;
         assert_eq!(fs::read(&path).unwrap(), b"small");
-        if is_told(&path) {
+        if reports_no_direct_io(&path) {
             is_not_direct(&path).await;
             let error = other.alignment().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);

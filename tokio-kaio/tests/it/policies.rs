@@ -217,6 +217,10 @@ fn a_file_learns_nothing_from_the_thread_pool_backend() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "counts offloads; Plain ignores the submit policy"
+)]
 fn a_files_own_policy_overrides_the_contexts() {
     if !is_kernel_aio_build() {
         return;
@@ -272,6 +276,10 @@ fn a_refused_nowait_of_the_caller_is_returned_to_the_caller() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "counts offloads; Plain ignores the submit policy"
+)]
 fn a_raw_descriptor_is_submitted_inline_unless_the_policy_is_offload() {
     if !is_kernel_aio_build() || !in_child!() {
         return;
@@ -340,6 +348,10 @@ fn writes_to_a_file_opened_for_appending_land_in_order() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
     if !is_kernel_aio_build() {
         return;
@@ -375,6 +387,10 @@ fn with_the_blocking_pool_full_only_offloaded_requests_wait() {
 
 /// A read of a socket, which blocks inside the submission.
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "about submissions that block; Plain lets them block the runtime"
+)]
 fn a_blocked_submission_does_not_delay_other_files_if_a_thread_is_free() {
     if !is_kernel_aio_build() {
         return;
@@ -423,6 +439,10 @@ fn a_blocked_submission_does_not_delay_other_files_if_a_thread_is_free() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn a_read_dropped_before_a_thread_takes_it_releases_slot_and_memory() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
@@ -483,6 +503,10 @@ fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn a_write_dropped_before_a_thread_takes_it_lands() {
     one_blocking_thread().block_on(async {
         for dir in test_dirs() {
@@ -518,6 +542,10 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn an_empty_append_dropped_before_a_thread_takes_it_does_not_block_the_next() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();
@@ -572,6 +600,10 @@ fn requests_waiting_for_a_thread_hold_slots() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn a_runtime_shutdown_ends_all_requests_in_the_pool() {
     if !in_child!() {
         return;
@@ -615,6 +647,10 @@ fn a_runtime_shutdown_ends_all_requests_in_the_pool() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn closing_waits_for_requests_in_the_pool() {
     one_blocking_thread().block_on(async {
         for dir in test_dirs() {
@@ -678,6 +714,10 @@ fn a_local_context_offloads() {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "counts offloads; Plain ignores the submit policy"
+)]
 fn shards_share_the_pool_threads() {
     Fixture::new(32)
         .policy(SubmitPolicy::Offload)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::backend::fake::{Call, FakeBackend, FakeControl};
 use crate::backend::{Notify, SubmitError};
 use crate::config::{ContextConfig, ContextTypes, Types};
-use crate::context::test_operations::{op_of_command, op_of_request};
+use crate::context::test_operations::{is_complete, key_of, op_of_command, op_of_request};
 use crate::context::{OpFuture, TransferMode};
 use crate::driver::{Driver, Entered};
 use crate::offload::OffloadConfig;
@@ -20,7 +20,7 @@ use crate::op::{FileRef, OpenFile};
 use crate::policy::PollOrder;
 use crate::policy::{Adaptive, DefaultAdvisor, PolicyConfig, SubmitAdvisor};
 use crate::runtime::{CompletionWaker, DriverTask};
-use crate::slab::SlotState;
+use crate::slab::{SlotKey, SlotState};
 use crate::teardown::wait_until_gone;
 use crate::{
     AioCommandError, Backend, LockedBuf, Metrics, NoopLock, RawCommand, ReadFlags, SubmitPolicy,
@@ -384,6 +384,16 @@ impl<T: ContextTypes, F: Future> Task<'_, T, F> {
 }
 
 impl<T: ContextTypes> Task<'_, T> {
+    /// The request that the driver has.
+    pub(super) fn key(&self) -> Option<SlotKey> {
+        key_of(&self.future)
+    }
+
+    /// Whether it may not be polled again.
+    pub(super) fn is_complete(&self) -> bool {
+        is_complete(&self.future)
+    }
+
     /// The result of an operation that is ready, errors in short.
     pub(super) fn result(self) -> Result<u64, String> {
         in_short(self.ready())

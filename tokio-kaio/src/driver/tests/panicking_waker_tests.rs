@@ -668,3 +668,40 @@ fn a_batch_that_completes_inline_or_is_stopped_drops_its_wakers_contained() {
     drop(batch);
     assert!(buffers.iter().all(|buffer| buffer.size() == SIZE));
 }
+
+/// The second member ends past the largest offset, so it is refused before it is submitted. There is no
+/// slot for the last two, so each of them is polled alone.
+#[test]
+fn a_batch_gives_all_results_whatever_its_wakers_do_when_they_are_dropped() {
+    let mut config = config(2);
+    config.wait_for_slot = false;
+    let fixture = Fixture::new(config);
+    fixture.backend.complete_inline();
+    let mut buffers = [(); MEMBERS + 1].map(|()| LockedBuf::with_size(SIZE).unwrap());
+    let reads = buffers.iter_mut().zip(0..).map(|(buffer, member)| {
+        let command = RawCommand::Pread {
+            offset: if member == 1 { u64::MAX } else { member },
+            len: SIZE as u64,
+            flags: ReadFlags::empty(),
+            buffer,
+        };
+        op_of_command(&fixture.driver, FileRef::Open(&fixture.file), command)
+    });
+    let mut batch = BatchOfOps::new(reads);
+    let panicking = PanickingWaker::new();
+    panicking.panic_in_drop();
+    let waker = panicking.waker();
+    let mut results = Vec::new();
+    while let Poll::Ready(Some(done)) = batch.poll_next(&mut Context::from_waker(&waker)) {
+        let (member, result) = done;
+        results.push((member, result.ok()));
+    }
+    results.sort();
+    let read = Some(SIZE as u64);
+    let expected = [read, None, read, read, read];
+    assert!(results.into_iter().eq((0..).zip(expected)));
+    drop(batch);
+    assert_eq!(panicking.wakers(), 0);
+    assert!(buffers.iter().all(|buffer| buffer.size() == SIZE));
+    fixture.assert_idle();
+}

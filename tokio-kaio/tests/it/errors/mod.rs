@@ -83,8 +83,8 @@ fn wanted_alignment(file: &impl AsRawFd) -> Option<(u32, u32)> {
             &raw mut status,
         )
     };
-    let told = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
-    told.then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
+    let reported = code == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0;
+    reported.then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
 }
 
 async fn read(

@@ -7,6 +7,10 @@ use tokio_kaio::{AioContextBuilder, Backend, SubmitPolicy};
 use super::*;
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
     if !in_child!() {
         return;
@@ -81,6 +85,10 @@ fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
 }
 
 #[test]
+#[cfg_attr(
+    kaio_plain_policy,
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+)]
 fn offloaded_requests_wait_for_an_occupied_thread() {
     one_blocking_thread().block_on(async {
         let dir = disk_dir();

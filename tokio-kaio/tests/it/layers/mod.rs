@@ -107,6 +107,7 @@ fn file_of<'c>(source: &'c Crate, import: &Import) -> &'c str {
     source.modules[&import.module].file.to_str().unwrap()
 }
 
+/// Fails with the list of `violations`, if there are any.
 fn assert_no_violation(violations: BTreeSet<String>) {
     let list: Vec<String> = violations.into_iter().collect();
     assert!(list.is_empty(), "\n{}\n", list.join("\n"));
@@ -307,30 +308,71 @@ fn structures_of_kernel_aio_are_used_in_its_backend_only() {
     assert_no_violation(violations);
 }
 
-#[test]
-fn a_file_name_stands_in_one_folder_of_the_repository() {
-    const OF_EVERY_FOLDER: [&str; 3] = ["mod.rs", "lib.rs", "main.rs"];
+/// Files that are named by their folder.
+const IN_EVERY_FOLDER: [&str; 3] = ["mod.rs", "lib.rs", "main.rs"];
+
+/// The source files of every crate, by name, with their paths; without files of tests. `None`, and a line
+/// that says so, in a package of the library.
+fn files_by_name() -> Option<BTreeMap<String, Vec<PathBuf>>> {
     let repository = source_folder().join("../..");
     if !repository.join("kaio-bench").exists() {
         eprintln!("skipped: this is not the repository");
-        return;
+        return None;
     }
-    let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for of in CRATES {
-        let files = rust_files(&repository.join(of).join("src"));
-        assert!(!files.is_empty(), "{of} has no source");
-        for file in files {
+        let of_crate = rust_files(&repository.join(of).join("src"));
+        assert!(!of_crate.is_empty(), "{of} has no source");
+        for file in of_crate {
             let name = file.file_name().unwrap().to_str().unwrap().to_owned();
             let is_test = file.iter().any(|folder| folder == "tests");
-            if !is_test && !OF_EVERY_FOLDER.contains(&&*name) {
+            if !is_test && !IN_EVERY_FOLDER.contains(&&*name) {
                 let path = Path::new(of).join("src").join(file);
-                folders.entry(name).or_default().push(path);
+                files.entry(name).or_default().push(path);
             }
         }
     }
-    let twice = folders.into_iter().filter(|(_, paths)| paths.len() > 1);
+    Some(files)
+}
+
+#[test]
+fn a_file_name_stands_in_one_folder_of_the_repository() {
+    let Some(files) = files_by_name() else {
+        return;
+    };
+    let twice = files.into_iter().filter(|(_, paths)| paths.len() > 1);
     let names = twice.map(|(name, paths)| format!("{name}: {paths:?}"));
     assert_no_violation(names.collect());
+}
+
+#[test]
+fn the_map_in_contributing_has_every_file() {
+    let Some(files) = files_by_name() else {
+        return;
+    };
+    let text = fs::read_to_string(source_folder().join("../../CONTRIBUTING.md")).unwrap();
+    let (_, map) = text.split_once("## Where things are").unwrap();
+    let map = map.split("```").nth(1).unwrap();
+    let words: BTreeSet<&str> = map.split_whitespace().collect();
+    let mut violations = BTreeSet::new();
+    for (name, paths) in &files {
+        if !words.contains(&**name) {
+            violations.insert(format!("not in the map: {paths:?}"));
+        }
+    }
+    let mut is_source = false;
+    for line in map.lines().filter(|line| !line.is_empty()) {
+        let name = line.split_whitespace().next().unwrap();
+        if !line.starts_with(' ') {
+            is_source = name.ends_with("/src/");
+            continue;
+        }
+        let is_file = is_source && name.ends_with(".rs") && !IN_EVERY_FOLDER.contains(&name);
+        if is_file && !files.contains_key(name) {
+            violations.insert(format!("in the map, but gone: {name}"));
+        }
+    }
+    assert_no_violation(violations);
 }
 
 #[test]
