@@ -142,8 +142,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         AioCommandError::TimedOut
     }
 
-    /// Polls the operation, without checking the task's budget. `unneeded`, which is `None`, gets a waker that
-    /// is no longer needed, if any. The caller must drop it after storing the result: the drop may panic.
+    /// Polls the operation, without checking the task's budget. `unneeded`, which is `None`, gets a waker
+    /// that is no longer needed, if any. The caller must drop it after storing the result: the drop may panic.
     #[inline(always)]
     pub(super) fn poll_op(&mut self, cx: &mut Context<'_>, unneeded: &mut Option<Waker>) -> OpPoll {
         let Ok(driver) = self.driver.enter() else {
