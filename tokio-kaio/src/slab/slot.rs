@@ -76,8 +76,8 @@ pub(crate) struct Slot {
     pub(crate) op: IoOp,
     pub(crate) file_id: FileId,
     pub(crate) buffer: IoBuffer,
-    /// Keeps the descriptor open until the request is submitted for the last time. `None` if the request
-    /// was submitted at once, without `RWF_NOWAIT`: then the kernel has its own reference.
+    /// `Queued`, `Held`, `InFlight`, `Abandoned`: keeps the descriptor open. `None` if the request is
+    /// submitted at once, without `RWF_NOWAIT`, unless the kernel has no room for it: then it is set.
     pub(crate) file: Option<Arc<OpenFile>>,
     /// `Queued`, `Held`, `InFlight`: wakes the task that waits. `None` while that task submits or polls the
     /// request.
