@@ -1,4 +1,4 @@
-//! [`ContextConfig`] and [`ContextTypes`]: what a context is made with.
+//! [`ContextConfig`] and [`ContextTypes`]: configuration and type parameters of a context.
 
 use std::marker::PhantomData;
 
@@ -8,14 +8,14 @@ use crate::Backend;
 use crate::backend::{AnyBackend, IoBackend};
 use crate::policy::{DefaultAdvisor, PolicyConfig, SubmitAdvisor};
 
-/// Type parameters of a driver, under one name.
+/// The type parameters of a driver, combined into one.
 pub(crate) trait ContextTypes {
     type Lock: RawMutex;
     type Backend: IoBackend;
     type Advisor: SubmitAdvisor;
 }
 
-/// The types of a context with lock `M`. Never made.
+/// The types of a context with lock `M`, backend `B` and advisor `P`. Never instantiated.
 pub(crate) struct Types<M, B = AnyBackend, P = DefaultAdvisor>(PhantomData<(M, B, P)>);
 
 impl<M, B, P> ContextTypes for Types<M, B, P>
@@ -32,9 +32,9 @@ where
 /// Configuration of a context.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ContextConfig {
-    /// Most requests in flight: the slots of a context.
+    /// Largest number of requests in flight: the number of slots.
     pub(crate) capacity: usize,
-    /// Whether a request waits for a free slot.
+    /// Whether a request waits for a slot if none is free. If not, it fails.
     pub(crate) wait_for_slot: bool,
     pub(crate) policy: PolicyConfig,
     pub(crate) backend: Backend,

@@ -1,4 +1,4 @@
-//! [`Deferred`]: effects of a change under the lock of a driver, which take place after it.
+//! [`Deferred`]: effects of a change under the driver's lock, carried out after the lock is released.
 
 use std::mem::{self, ManuallyDrop};
 use std::sync::Arc;
@@ -12,22 +12,24 @@ use crate::sync::contain;
 use crate::teardown::Teardown;
 use crate::trace::TraceEvents;
 
-/// Mostly nothing, and cheap then. Wakers are woken and values of callers dropped here, because that
-/// runs their code, which may come back to the context, and may panic.
+/// Effects that the driver carries out after it has released its lock. Usually empty, which is cheap.
+///
+/// Waking wakers and dropping wakers, buffers and files runs callers' code. That code may use the context
+/// again, and may panic.
 pub(crate) struct Deferred<B: IoBackend> {
     wakers: ArrayVec<Waker, { REAP_BATCH + 4 }>,
-    /// What is rarer.
+    /// Less frequent effects, and wakers for which `wakers` has no room.
     rest: Vec<Effect>,
     pub(crate) events: TraceEvents,
     pub(crate) teardown: Option<Box<Teardown<B>>>,
     pub(crate) wake_driver: bool,
-    /// The driver task has to look again after a pause.
+    /// The driver task must be woken after a pause, to retry a submission.
     pub(crate) retry_later: bool,
-    /// The queue has to be flushed by the current thread.
+    /// The current thread must flush the queue.
     pub(crate) flush: bool,
     /// The offload pool has new entries.
     pub(crate) dispatch: bool,
-    /// A reap was full: more completions may have arrived.
+    /// The last reap was full: there may be more completions.
     pub(crate) more_completions: bool,
 }
 
@@ -39,8 +41,8 @@ enum Effect {
 }
 
 impl<B: IoBackend> Deferred<B> {
-    /// Not to be dropped: nothing is left after the driver has carried it out, and to drop it would
-    /// cost every request.
+    /// `ManuallyDrop`, because dropping would cost every request, and nothing is left to drop after the
+    /// driver has carried out the effects.
     #[inline(always)]
     pub(crate) fn new() -> ManuallyDrop<Deferred<B>> {
         ManuallyDrop::new(Deferred {
@@ -84,7 +86,7 @@ impl<B: IoBackend> Deferred<B> {
         }
     }
 
-    /// Drops a reference to a file. Mostly it is not the last one.
+    /// Drops a reference to a file: at once, unless it is the last one.
     #[inline]
     pub(crate) fn drop_file(&mut self, file: Option<Arc<OpenFile>>) {
         if let Some(file) = file {
@@ -94,7 +96,7 @@ impl<B: IoBackend> Deferred<B> {
         }
     }
 
-    /// Wakes and drops. A panic in one of these affects none of the others.
+    /// Wakes the wakers, and drops what was deferred. A panic in one of them does not affect the others.
     pub(crate) fn release(&mut self) {
         let mut wakers = self.wakers.drain(..);
         while wakers.len() > 0 {

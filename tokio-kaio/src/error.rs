@@ -1,4 +1,4 @@
-//! The errors of operations and of contexts, with hints about what to do.
+//! Errors of operations and contexts. Their texts say what to do.
 
 use std::{fmt, fs, io};
 
@@ -10,15 +10,16 @@ use crate::op::IoBuffer;
 use crate::op::IoOp;
 use crate::sys::{self, DirectIo, Process};
 
-/// The error of an operation. The context stays usable, and the caller has its buffer back:
+/// The error of an operation. It does not affect other operations of the context. The caller gets its
+/// buffer back:
 ///
-/// - A borrowed [`AlignedBuf`](crate::AlignedBuf) always; with other memory if the kernel still uses the
-///   old ([details](crate::AlignedBuf#while-an-operation-runs)).
-/// - An owned buffer except after [`TimedOut`](AioCommandError::TimedOut) and
-///   [`AioStopped`](AioCommandError::AioStopped) in flight
+/// - A borrowed [`AlignedBuf`](crate::AlignedBuf) always, but with new memory if the kernel still uses the
+///   old memory ([details](crate::AlignedBuf#while-an-operation-runs)).
+/// - An owned buffer, unless the error is [`TimedOut`](AioCommandError::TimedOut) or
+///   [`AioStopped`](AioCommandError::AioStopped) and the request was in flight
 ///   ([details](crate::File::read_owned_at)).
 ///
-/// A later, breaking version may have further variants.
+/// A future breaking release may add variants.
 ///
 /// # Examples
 ///
@@ -42,70 +43,70 @@ use crate::sys::{self, DirectIo, Process};
 /// ```
 #[derive(Error, Debug)]
 pub enum AioCommandError {
-    /// The context was closed or dropped, or its runtime was shut down, before the operation was
-    /// done.
+    /// The context was closed or dropped, or its runtime was shut down, before the operation completed.
     #[error("the AIO context has stopped")]
     AioStopped,
 
     /// The request was not submitted, or the kernel refused it
     /// ([`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)):
     ///
-    /// - `EAGAIN`: no memory for the request; or no thread of tokio's blocking pool could be started.
+    /// - `EAGAIN`: the kernel has no memory for the request, or tokio could not start a blocking thread.
     /// - `EBADF`: the descriptor is closed, or was opened in the wrong mode.
-    /// - `EINVAL`: the transfer would end past `i64::MAX`; the file does not have the operation; or the
-    ///   context was made by the parent of a [forked](https://man7.org/linux/man-pages/man2/fork.2.html)
-    ///   process.
+    /// - `EINVAL`: the transfer would end past `i64::MAX`; the file does not support the operation; or the
+    ///   context was created by the parent of this
+    ///   [forked](https://man7.org/linux/man-pages/man2/fork.2.html) process.
     /// - `EMFILE`: no descriptor is left for the duplicate that a request needs while it waits for a slot.
-    /// - `ENOMEM`: no memory for a copy of a buffer that an abandoned write still reads.
-    /// - `EOPNOTSUPP`: the kernel or the file system does not know a flag.
+    /// - `ENOMEM`: an abandoned write still reads the buffer of a new read, and there is no memory for a
+    ///   copy of the buffer.
+    /// - `EOPNOTSUPP`: the kernel or the file system does not support a flag.
     #[error("the kernel did not take the request: {0}{hint}", hint = SubmitHint(.0))]
     IoSubmit(#[source] io::Error),
 
     /// The request ran and failed: `EIO`, `ENOSPC`, `EAGAIN` (with `NOWAIT`), `EINVAL` (direct I/O
-    /// that is not aligned as the file wants it; the message says how), …
+    /// without the alignment that the file requires; the message reports the alignment), …
     ///
-    /// The error that explains an `EINVAL` carries the text, so its
-    /// [`io::Error::raw_os_error`] is `None`; [`AioCommandError::raw_os_error`] sees through that.
+    /// An `EINVAL` with an explanation is wrapped in another [`io::Error`], whose
+    /// [`io::Error::raw_os_error`] is `None`. [`AioCommandError::raw_os_error`] returns the errno in both
+    /// cases.
     #[error("the request failed: {0}{hint}", hint = ResultHint(.0))]
     BadResult(#[source] io::Error),
 
-    /// An operation that moves no data reported a number of bytes. No kernel is known to do this.
+    /// A sync returned a number of bytes. No kernel is known to do this.
     #[error("a request that moves no data returned a non-zero code")]
     NonZeroCode,
 
-    /// The operation was not done at its deadline
+    /// The operation did not complete before its deadline
     /// ([`with_deadline`](crate::GenericAioContextHandle::with_deadline),
-    /// [`with_timeout`](crate::GenericAioContextHandle::with_timeout)). One that still waited for a slot
-    /// never reaches the kernel. One that the kernel has goes on without anybody waiting for it, as if
-    /// its future had been dropped: a write may still land
-    /// ([`File::drain`](crate::File::drain) waits for that). A [poll](crate::RawCommand::Poll) is
-    /// cancelled.
+    /// [`with_timeout`](crate::GenericAioContextHandle::with_timeout)). A request that still waited for a
+    /// slot is never submitted. A request in flight is abandoned, as if its future had been dropped: a write
+    /// may still reach the file ([`File::drain`](crate::File::drain) waits for it). A
+    /// [poll](crate::RawCommand::Poll) is cancelled.
     ///
-    /// **Of a buffer that was handed over, an empty one comes back where the kernel still has it, and the
-    /// next operation on that succeeds without moving a byte: to try again, keep the data or take a new
-    /// buffer.** [`read_owned_at`](crate::File::read_owned_at) and those beside it tell what comes back of
-    /// each type.
-    #[error("the operation was not done at its deadline; a transfer that the kernel has goes on")]
+    /// **If the kernel still uses an owned buffer, an empty buffer is returned instead. The next operation on
+    /// the empty buffer succeeds without moving a byte. To retry, keep a copy of the data or use a new
+    /// buffer.** The docs of [`read_owned_at`](crate::File::read_owned_at) list what is returned for each
+    /// type of buffer.
+    #[error("the operation did not complete before its deadline; a transfer in flight continues")]
     TimedOut,
 
-    /// All slots of the context are taken, and it was made with `use_semaphore` `false`, or
+    /// All slots of the context are in use, and the context was created with `use_semaphore` `false` or
     /// [`wait_for_slot(false)`](crate::AioContextBuilder::wait_for_slot).
     #[error(
-        "all slots of the AIO context are in use: wait for one of the operations, make the context \
-         with a larger `nr`, or have requests wait for a slot (`use_semaphore`, \
+        "all slots of the AIO context are in use: wait until an operation completes, create the context \
+         with a larger `nr`, or let requests wait for a slot (`use_semaphore`, \
          `AioContextBuilder::wait_for_slot`)"
     )]
     CapacityExceeded,
 }
 
 impl AioCommandError {
-    /// The context belongs to the parent of this process.
+    /// The error of an operation on a context that the parent of this process created.
     #[cold]
     pub(crate) fn forked_child() -> AioCommandError {
         AioCommandError::IoSubmit(io::Error::from_raw_os_error(libc::EINVAL))
     }
 
-    /// The errno behind the error, if the kernel gave one.
+    /// Returns the errno of the error, if it has one.
     ///
     /// ```
     /// use std::io;
@@ -126,35 +127,41 @@ impl AioCommandError {
     }
 }
 
-/// The error of making a context. Nothing is left behind. With
-/// [shards](crate::AioContextBuilder::shards), the first shards return their part of `fs.aio-max-nr` only
-/// some 32 ms later, so a second attempt with a smaller `nr` may fail until then.
+/// The error of creating a context. All resources are released. With
+/// [shards](crate::AioContextBuilder::shards), the shards that were created release their share of
+/// `fs.aio-max-nr` about 32 ms later. A second attempt with a smaller `nr` may fail until then.
 #[derive(Error, Debug)]
 pub enum AioContextError {
-    /// No eventfd, or no tokio runtime to wait for it.
+    /// There is no tokio runtime, or the eventfd can't be created or registered.
     #[error("no eventfd for the AIO context: {0}")]
     EventFd(#[from] EventFdError),
 
-    /// `EINVAL`: `nr` is 0, or more than the backend takes. Or
-    /// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html) failed. `EAGAIN`:
-    /// `fs.aio-max-nr` is used up. `EPERM` or `ENOSYS`: a sandbox forbids AIO, or the kernel has none.
-    /// `ENOMEM`.
+    /// The backend can't be set up. Kernel AIO returns the errors of
+    /// [`io_setup(2)`](https://man7.org/linux/man-pages/man2/io_setup.2.html):
+    ///
+    /// - `EINVAL` (any backend): `nr` is 0, or more than the backend supports.
+    /// - `EAGAIN`: `fs.aio-max-nr` is exhausted.
+    /// - `EPERM` or `ENOSYS`: a sandbox forbids AIO, or the kernel was built without it.
+    /// - `ENOMEM`: there is not enough memory.
     #[error("can't set up the AIO context: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
 }
 
-/// For functions that return [`io::Result`].
+/// Converts the error for functions that return [`io::Result`].
 ///
-/// The text stays, and the error itself is within: [`io::Error::downcast`] gives it back, and with it
-/// [`raw_os_error`](AioCommandError::raw_os_error). That of the `io::Error` is `None`.
+/// The result has the same text. [`io::Error::downcast`] returns the `AioCommandError`, whose
+/// [`raw_os_error`](AioCommandError::raw_os_error) has the errno. [`io::Error::raw_os_error`] of the result
+/// is `None`.
 ///
-/// The [kind](io::Error::kind) of [`IoSubmit`](AioCommandError::IoSubmit) and
-/// [`BadResult`](AioCommandError::BadResult) is that of the error within;
-/// [`TimedOut`](AioCommandError::TimedOut) is [`TimedOut`](io::ErrorKind::TimedOut),
-/// [`CapacityExceeded`](AioCommandError::CapacityExceeded) is [`WouldBlock`](io::ErrorKind::WouldBlock).
-/// [`AioStopped`](AioCommandError::AioStopped) and [`NonZeroCode`](AioCommandError::NonZeroCode) are
-/// [`Other`](io::ErrorKind::Other), as is what tokio says of a runtime that has stopped: nobody takes them
-/// for something to try again, or for an end that was to be expected, as one of a pipe.
+/// The [kind](io::Error::kind) of the result:
+///
+/// - [`IoSubmit`](AioCommandError::IoSubmit) and [`BadResult`](AioCommandError::BadResult): the kind of the
+///   inner error.
+/// - [`TimedOut`](AioCommandError::TimedOut): [`TimedOut`](io::ErrorKind::TimedOut).
+/// - [`CapacityExceeded`](AioCommandError::CapacityExceeded): [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// - [`AioStopped`](AioCommandError::AioStopped) and [`NonZeroCode`](AioCommandError::NonZeroCode):
+///   [`Other`](io::ErrorKind::Other), as tokio does for a runtime that has stopped. No caller retries this
+///   kind, or takes it for an expected end such as a closed pipe.
 ///
 /// # Examples
 ///
@@ -196,9 +203,9 @@ impl From<AioCommandError> for io::Error {
     }
 }
 
-/// For functions that return [`io::Result`]: of the [kind](io::Error::kind) of the error within, and with
-/// the same text. [`io::Error::downcast`] gives this one back, whose variant has the errno
-/// ([`io::Error::raw_os_error`]).
+/// Converts the error for functions that return [`io::Result`]. The result has the same text, and the
+/// [kind](io::Error::kind) of the inner error. [`io::Error::downcast`] returns the `AioContextError`, whose
+/// inner error has the errno ([`io::Error::raw_os_error`]).
 ///
 /// # Examples
 ///
@@ -231,59 +238,60 @@ impl From<AioContextError> for io::Error {
     }
 }
 
-/// What to do about a failed `io_submit`.
+/// A hint for a failed submission.
 struct SubmitHint<'a>(&'a io::Error);
 
 impl fmt::Display for SubmitHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.0.raw_os_error() {
             Some(libc::EBADF) => {
-                "the descriptor is closed, or its file was not opened for reading or writing, \
-                 whichever this is"
+                "the descriptor is closed, or the file was opened without the access (read or write) \
+                 that the request needs"
             }
             Some(libc::EINVAL) if Process::is_forked() => {
-                "this process was made by fork, and can't use a context that its parent has made: make one \
-                 in the child; or flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on \
-                 this file"
+                "this process was made by fork and can't use its parent's contexts: make one in the child; \
+                 or flags exclude each other (APPEND, NOAPPEND); or the file does not support the operation"
             }
             Some(libc::EINVAL) => {
-                "flags exclude each other (APPEND, NOAPPEND), or the kernel has no AIO on this file"
+                "flags exclude each other (APPEND, NOAPPEND), or the file does not support the operation"
             }
             Some(libc::EOPNOTSUPP) => {
-                "a flag of the request is not known to the kernel, or not possible on this file \
-                 system; submit it without"
+                "the kernel or the file system does not support a flag of the request; submit the \
+                 request without that flag"
             }
             Some(libc::EAGAIN) => {
-                "the kernel has no memory for the request now, or no thread could be started for it; try \
+                "the kernel has no memory for the request, or no thread can be started for it; try \
                  again later"
             }
             Some(libc::EPERM) => {
-                "an I/O priority of class RealTime takes CAP_SYS_NICE or CAP_SYS_ADMIN"
+                "an I/O priority of class RealTime requires CAP_SYS_NICE or CAP_SYS_ADMIN"
             }
-            Some(libc::EMFILE) => "raise RLIMIT_NOFILE (ulimit -n), or have fewer requests wait",
+            Some(libc::EMFILE) => {
+                "raise RLIMIT_NOFILE (ulimit -n), or let fewer requests wait for a slot"
+            }
             _ => return Ok(()),
         };
         write!(f, ": {hint}")
     }
 }
 
-/// What to do about a request that failed.
+/// A hint for a request that failed.
 struct ResultHint<'a>(&'a io::Error);
 
 impl fmt::Display for ResultHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.raw_os_error() {
-            Some(libc::EAGAIN) => write!(f, ": it would have to wait; submit it without NOWAIT"),
+            Some(libc::EAGAIN) => write!(f, ": the request would block; submit it without NOWAIT"),
             Some(libc::EFBIG) => write!(
                 f,
-                ": past RLIMIT_FSIZE (ulimit -f) or the largest file of the file system"
+                ": the file would exceed RLIMIT_FSIZE (ulimit -f) or the limit of the file system"
             ),
             _ => Ok(()),
         }
     }
 }
 
-/// What to do about a failed `io_setup`. Reads the limits when it is shown.
+/// A hint for a failed setup. Reads the limits when it is formatted.
 struct SetupHint<'a>(&'a io::Error);
 
 impl fmt::Display for SetupHint<'_> {
@@ -293,26 +301,26 @@ impl fmt::Display for SetupHint<'_> {
                 let (limit, used) = (aio_sysctl("aio-max-nr"), aio_sysctl("aio-nr"));
                 write!(
                     f,
-                    ": fs.aio-max-nr, the limit for all contexts of the machine together, is \
-                     {limit}, and {used} of it are in use; raise it (sysctl fs.aio-max-nr=...) or \
-                     make the context with a smaller `nr`"
+                    ": fs.aio-max-nr, the limit for all contexts on this machine, is {limit}, and \
+                     {used} of it are in use; raise it (sysctl fs.aio-max-nr=...) or create the \
+                     context with a smaller `nr`"
                 )
             }
             Some(libc::EINVAL) => {
                 write!(
                     f,
-                    ": `nr`, the most requests in flight, must be at least 1, and not more than the \
-                     backend takes"
+                    ": `nr`, the largest number of requests in flight, must be at least 1 and not \
+                     more than the backend supports"
                 )
             }
             Some(libc::EPERM) => write!(
                 f,
-                ": AIO is forbidden here, probably by a seccomp filter of the sandbox or container; \
+                ": AIO is forbidden, probably by a seccomp filter of a sandbox or container; \
                  allow io_setup, io_submit, io_getevents and io_destroy"
             ),
             Some(libc::ENOSYS) => write!(
                 f,
-                ": there is no AIO here; the kernel was built without CONFIG_AIO, or a sandbox \
+                ": no AIO is available; the kernel was built without CONFIG_AIO, or a sandbox \
                  hides it"
             ),
             _ => Ok(()),
@@ -325,7 +333,7 @@ fn aio_sysctl(name: &str) -> String {
         .map_or_else(|_| "unknown".into(), |value| value.trim().into())
 }
 
-/// The error for `len` bytes at `offset`, where a transfer can't end past `largest`.
+/// Returns the error of a transfer of `len` bytes at `offset`, which would end past `largest`.
 #[cold]
 pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioCommandError {
     let error = io::Error::from_raw_os_error(libc::EINVAL);
@@ -339,9 +347,7 @@ pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioComman
 }
 
 #[derive(Debug, Error)]
-#[error(
-    "{error}: {len} bytes at offset {offset} would end past {largest}, the largest offset here"
-)]
+#[error("{error}: {len} bytes at offset {offset} would end past {largest}, the largest offset")]
 struct PastTheLargest {
     #[source]
     error: io::Error,
@@ -350,16 +356,16 @@ struct PastTheLargest {
     largest: u64,
 }
 
-/// A transfer, for the text of an error.
+/// A transfer, as error texts report it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
-    /// `None`: at the end of the file.
+    /// `None` if the transfer appends.
     pub(crate) offset: Option<u64>,
     pub(crate) len: u64,
 }
 
 impl Transfer {
-    /// `None`: it moves no data.
+    /// Returns `None` if the operation moves no data.
     pub(crate) fn of(op: &IoOp) -> Option<Transfer> {
         op.is_transfer().then(|| Transfer {
             offset: (!op.appends()).then_some(op.offset as u64),
@@ -368,7 +374,7 @@ impl Transfer {
     }
 }
 
-/// An `EINVAL` of direct I/O and what the file wants.
+/// An `EINVAL` of direct I/O, with the alignment that the file requires.
 #[derive(Debug)]
 struct Misaligned {
     error: io::Error,
@@ -386,11 +392,11 @@ impl fmt::Display for Misaligned {
             None => write!(f, "the end of the file, offset {}: ", self.file.size)?,
         }
         match self.file.offset {
-            0 => write!(f, "the file can't do direct I/O (statx)"),
+            0 => write!(f, "the file can't do direct I/O (according to statx)"),
             multiple => write!(
                 f,
-                "direct I/O on this file wants offset and length in multiples of {multiple} bytes, \
-                 and memory aligned to {} (statx); {}",
+                "direct I/O on this file requires offset and length in multiples of {multiple} bytes, \
+                 and memory aligned to {} (according to statx); {}",
                 self.file.memory,
                 self.way_out()
             ),
@@ -418,10 +424,10 @@ impl Misaligned {
     fn way_out(&self) -> &'static str {
         match self.place_is_aligned() {
             true => {
-                "the memory is not: use an AlignedBuf, whole or in ranges that are aligned \
-                 (each of several buffers, each length)"
+                "the memory is not aligned: use an AlignedBuf, whole or in aligned ranges (in a \
+                 vectored transfer, each buffer and each length must be aligned)"
             }
-            false => "read_bytes_at and write_bytes_at of a File take any",
+            false => "read_bytes_at and write_bytes_at of File accept any offset and length",
         }
     }
 }
@@ -432,8 +438,9 @@ impl std::error::Error for Misaligned {
     }
 }
 
-/// Adds the alignment that the file behind `fd` requires to an `EINVAL`, if `statx` says it and the
-/// transfer violates it. A buffered file requires none. `memory`: see [`IoBuffer::address_bits`].
+/// If `error` is an `EINVAL`, adds the alignment that the file of `fd` requires, provided that `statx`
+/// reports it and the transfer violates it. Files without `O_DIRECT` require no alignment. For `memory`, see
+/// [`IoBuffer::address_bits`].
 pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64) -> io::Error {
     if error.raw_os_error() != Some(libc::EINVAL) || !sys::is_direct(fd).unwrap_or(true) {
         return error;
@@ -459,7 +466,7 @@ mod tests {
     use crate::{AioContextBuilder, Backend};
 
     #[tokio::test]
-    async fn an_nr_of_0_is_not_blamed_on_io_setup_where_there_is_none() {
+    async fn the_error_of_nr_0_does_not_mention_io_setup_without_kernel_aio() {
         let builder = AioContextBuilder::new(0).backend(Backend::ThreadPool);
         let text = builder.build().unwrap_err().to_string();
         assert!(
@@ -471,24 +478,24 @@ mod tests {
     #[test]
     #[cfg(not(any(kaio_loom, miri)))]
     #[allow(unsafe_code)]
-    fn only_in_a_forked_child_einval_is_said_to_be_perhaps_of_the_fork() {
+    fn einval_mentions_the_fork_only_in_a_forked_child() {
         let names_it = || {
             let error = io::Error::from_raw_os_error(libc::EINVAL);
             let text = AioCommandError::IoSubmit(error).to_string();
             text.contains("made by fork") && text.contains("make one in the child")
         };
         assert!(!names_it());
-        // SAFETY: the child makes a text, and ends.
+        // SAFETY: the child only formats an error and exits, so it needs no lock of another thread.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: takes a number. It ends a child that waits.
+            // SAFETY: no memory is passed. The alarm ends a child that hangs.
             unsafe { libc::alarm(20) };
             let code = i32::from(!names_it());
-            // SAFETY: ends the child.
+            // SAFETY: exits the child without running handlers or destructors.
             unsafe { libc::_exit(code) };
         }
         let mut status = 0;
-        // SAFETY: waits for the child that was just made.
+        // SAFETY: `status` is valid for writes. The child was just created.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "the child did not name the fork");
         assert!(!names_it());

@@ -1,4 +1,4 @@
-//! [`EventFd`]: an eventfd for tokio.
+//! [`EventFd`]: an eventfd registered with tokio.
 
 use std::fmt;
 use std::fs::File;
@@ -88,7 +88,7 @@ impl From<EventFdError> for io::Error {
 pub struct EventFd {
     inner: ManuallyDrop<AsyncFd<File>>,
     owner: Process,
-    /// The stream has given an error.
+    /// The stream has returned an error.
     ended: bool,
 }
 
@@ -165,11 +165,11 @@ impl EventFd {
         }
     }
 
-    /// Makes the next signal wake `cx`, without reading the counter: under edge-triggered epoll each
-    /// signal is a new edge. Wakes nobody itself. Returns `false` if the runtime is shutting down, so that
-    /// no more signals come.
+    /// Makes the next signal wake `cx`, without reading the counter: under edge-triggered epoll each signal
+    /// is a new edge. Does not wake `cx` itself. Returns `false` if the runtime is shutting down, so that no
+    /// more signals come.
     pub(crate) fn arm(&self, cx: &mut Context<'_>) -> bool {
-        // Unconstrained: an exhausted budget must not look like "armed".
+        // Unconstrained: with an exhausted budget, `Pending` would not mean "armed".
         let mut armed = pin!(unconstrained(std::future::poll_fn(|cx| {
             loop {
                 match self.inner.poll_read_ready(cx) {
@@ -204,7 +204,7 @@ impl Drop for EventFd {
         // deregistered the eventfd there, the parent would miss its signals.
         if self.owner == Process::current() {
             #[allow(unsafe_code)]
-            // SAFETY: dropped here only, and not used afterwards.
+            // SAFETY: dropped only here, and not used afterwards.
             unsafe {
                 ManuallyDrop::drop(&mut self.inner);
             }

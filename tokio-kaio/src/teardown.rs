@@ -1,4 +1,4 @@
-//! [`Teardown`]: gives back to the system what a context had.
+//! [`Teardown`]: releases the system resources of a context.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,32 +9,32 @@ use crate::offload::OffloadPool;
 use crate::op::IoBuffer;
 use crate::sync::{EventFd, contain, watch};
 
-/// What a context had of the system.
+/// The system resources of a context that has ended.
 pub(crate) struct Teardown<B: IoBackend> {
     pub(crate) live: Live<B>,
-    /// May be submitting to the backend.
+    /// May still be submitting to the backend.
     pub(crate) offload: Arc<OffloadPool<B>>,
-    /// The kernel may use it until the backend is dropped.
+    /// Buffers that the kernel may use until the backend is dropped.
     pub(crate) memory: Vec<IoBuffer>,
 }
 
-/// What a context has of the system while it lives.
+/// The system resources of a live context.
 pub(crate) struct Live<B> {
     pub(crate) backend: B,
     pub(crate) eventfd: Option<EventFd>,
-    /// Dropped last: its receivers wait for the end.
+    /// Dropped last: its receivers wait until the context has been torn down.
     pub(crate) gone: watch::Sender<()>,
 }
 
 impl<B: IoBackend> Teardown<B> {
-    /// Gives everything back to the system, on another thread. Where no thread can be started, on this
-    /// one: that takes about 32 ms with kernel AIO, and as long as the requests in flight take, if
-    /// there are any. Otherwise the share of `fs.aio-max-nr` would be lost.
+    /// Releases the resources on a new thread, or on the current thread if no thread can be started.
+    /// Without that fallback, the context's share of `fs.aio-max-nr` would be lost. With kernel AIO the
+    /// teardown blocks for about 32 ms, and until the requests in flight complete.
     pub(crate) fn start(self: Box<Self>) {
         if cfg!(kaio_loom) {
             return self.run(); // a model has only its own threads
         }
-        // `spawn` keeps the closure if it fails, so what the closure runs is not in it.
+        // A failed `spawn` drops the closure, so the closure does not own the teardown.
         let shared = Arc::new(Mutex::new(Some(self)));
         let run = {
             let shared = Arc::clone(&shared);
@@ -59,10 +59,10 @@ impl<B: IoBackend> Teardown<B> {
             memory,
         } = *self;
         offload.close();
-        drop(live.backend); // waits for requests in flight, so before their memory
+        drop(live.backend); // before `memory`: waits until the requests in flight have completed
         contain(|| drop(memory));
         contain(|| drop(live.eventfd));
-        contain(|| drop(live.gone)); // wakes those that wait for the end
+        contain(|| drop(live.gone)); // wakes its receivers
     }
 }
 

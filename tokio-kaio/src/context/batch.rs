@@ -25,22 +25,22 @@ use crate::sync::{contain, drop_contained};
 use crate::trace::OpSpan;
 use crate::{AioCommandError, File, RawCommand};
 
-/// Collects operations of any kind on any files, and submits them with one system call, as many as there
-/// are slots for. Made by [`batch`](GenericAioContextHandle::batch).
+/// Collects operations of any kind on any files. Submits as many as there are slots for with one system call.
+/// Created by [`batch`](GenericAioContextHandle::batch).
 ///
 /// Nothing is submitted before the first poll of [`all`](Batch::all) or [`stream`](Batch::stream).
-/// Operations are submitted in the order in which they were [pushed](Batch::push), except those that
-/// have to wait, and complete in any order. **A sync does not cover the writes of its batch**: put it
+/// Operations are submitted in the order in which they were [pushed](Batch::push), except operations that
+/// have to wait. They complete in any order. **A sync does not cover the writes of its batch**: put the sync
 /// into the next batch, or write with [`DSYNC`](crate::WriteFlags::DSYNC).
 ///
-/// Requests that find no slot wait for one, and requests that would block are submitted from the
-/// blocking pool, as outside a batch. With several [shards](crate::AioContextBuilder::shards), the
-/// requests go to one shard: the first if one of them appends, else the one of the current CPU. Requests
-/// that may not wait for a slot there, and do not append, go to any shard that has one.
+/// As outside a batch, requests that find no slot wait for one, and requests that would block are submitted
+/// from the blocking pool. With several [shards](crate::AioContextBuilder::shards), a batch goes to one
+/// shard: the first shard if any operation appends, otherwise the shard of the current CPU. If the context
+/// does not let requests wait, requests that find no slot there go to another shard, except appends.
 ///
 /// # Cancel safety
 ///
-/// Dropping it, or its future or stream, drops the future of each operation that is not done.
+/// Dropping the batch, or its future or stream, is like dropping the future of each unfinished operation.
 ///
 /// # Examples
 ///
@@ -78,7 +78,7 @@ pub struct Batch<'a, M: RawMutex, A, L> {
 }
 
 impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
-    /// Operations that are to be made together; there are none in it yet. See [`Batch`].
+    /// Creates an empty batch, which collects operations to submit them together. See [`Batch`].
     pub fn batch(&self) -> Batch<'_, M, A, L> {
         Batch::new(self)
     }
@@ -92,7 +92,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         }
     }
 
-    /// Adds an operation on a file. Returns its index: the number of operations before it.
+    /// Adds an operation on a file. Returns the index of the operation in the batch.
     ///
     /// # Panics
     ///
@@ -129,7 +129,8 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     }
 
     /// Submits all operations, waits for all, and returns their results in the order in which they were
-    /// pushed. The results are those of [`submit_request`](GenericAioContextHandle::submit_request).
+    /// pushed. Each result is the same as from
+    /// [`submit_request`](GenericAioContextHandle::submit_request).
     ///
     /// # Errors
     ///
@@ -146,7 +147,8 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         results
     }
 
-    /// Submits all operations, and yields the result of each when it is done, with its index.
+    /// Returns a stream that submits all operations, and yields the index and the result of each operation
+    /// when it is done.
     ///
     /// # Examples
     ///
@@ -192,24 +194,26 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     }
 }
 
-/// A [`Stream`] of the results of a [`Batch`], in order of completion, each with its operation's index.
+/// A [`Stream`] of the results of a [`Batch`], in order of completion. Each item is the index of an operation
+/// and its result.
 #[must_use = "a batch does nothing unless its stream is polled"]
 pub struct BatchResults<'a, M: RawMutex, A, L> {
     handle: &'a GenericAioContextHandle<M, A, L>,
     running: Running<'a, Types<M>>,
 }
 
-/// The state of a batch that is awaited.
+/// The state of a batch that was turned into a stream.
 struct Running<'a, T: ContextTypes> {
-    /// Operations that are not done.
+    /// The operations, by index. `None` if the operation is done.
     operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>,
     submitted: bool,
     pending: PendingOps<'a, T>,
-    /// Operations to poll next. A field, so that a panic in a waker does not lose the rest.
+    /// Operations to poll next. This is a field so that a panic in a waker does not lose the rest.
     to_poll: VecDeque<usize>,
     done: VecDeque<(usize, Result<u64, AioCommandError>)>,
-    /// The task that the pending operations wake. Not its waker, which in a forgotten batch would keep
-    /// the runtime alive. The pending operations hold the waker, so no other task can have this id.
+    /// The task that the pending operations wake. The id is enough: the pending operations hold the waker, so
+    /// no other task can have the same id. The waker itself would keep the runtime alive if the batch was
+    /// forgotten.
     task: TaskId,
     /// Deadline of the operations, once they are submitted.
     deadline: Option<Instant>,
@@ -263,9 +267,9 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         Poll::Ready(self.done.pop_front())
     }
 
-    /// Submits all requests, those of one context with one system call.
+    /// Submits all requests. The requests that go to one context are submitted with one system call.
     fn submit(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
-        // `clone` may panic, so it runs before a buffer moves.
+        // `clone` may panic, so it is called before any memory is taken.
         let count = self.operations.len();
         let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
         self.submitted = true;
@@ -290,7 +294,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 continue;
             };
             if !ptr::eq(operation.driver(), driver.get()) {
-                self.to_poll.push_back(index); // an append, which goes to another shard
+                self.to_poll.push_back(index); // all operations of a `Batch` have the same driver
                 continue;
             }
             if let Err(error) = operation.take_request() {
@@ -324,7 +328,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 operation.on_admitted(key);
                 return self.pending.push(index, operation);
             }
-            // The operation is polled alone: with a duplicate of its descriptor, or in another shard.
+            // The operation is polled on its own: it duplicates its descriptor, or tries another shard.
             Admission::NeedsFile | Admission::Full => return self.to_poll.push_back(index),
             Admission::Stopped => AioCommandError::AioStopped,
             Admission::CapacityExceeded => AioCommandError::CapacityExceeded,
@@ -333,18 +337,18 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         self.end(index, Err(error));
     }
 
-    /// The context of the first operation, and mostly of all others.
+    /// Returns the driver of the first unfinished operation.
     fn driver(&self) -> Option<&'a Driver<T>> {
         let (operation, _) = self.operations.iter().flatten().next()?;
         Some(operation.driver())
     }
 
-    /// Polls the operations that have completed, or all operations if another task polls the batch now.
+    /// Polls the operations that have completed, or all operations if another task polled the batch before.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
         if self.task == TaskId::of(cx.waker()) {
             return self.poll_completed_only(cx);
         }
-        self.task = TaskId::default(); // no task, until all have its waker: `clone` may panic
+        self.task = TaskId::default(); // until all operations have the new waker: `clone` may panic
         self.pending.take_all(&mut self.to_poll);
         self.poll_queued_up(cx);
     }
@@ -359,7 +363,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     fn poll_queued_up(&mut self, cx: &mut Context<'_>) {
         while let Some(&index) = self.to_poll.front() {
             if let Some((operation, _)) = &mut self.operations[index] {
-                // `poll_op` ignores the budget: an operation that is not polled would wake the old task.
+                // `poll_op` ignores the budget: an operation that was not polled would wake the old task.
                 let mut unneeded = None;
                 match operation.poll_op(cx, &mut unneeded) {
                     Poll::Ready(result) => self.end(index, result),
@@ -383,7 +387,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     fn end(&mut self, index: usize, result: Result<u64, AioCommandError>) {
         let ended = &mut self.operations[index];
         if let Some((_, span)) = ended {
-            contain(|| span.record(&result)); // subscribers are code of others
+            contain(|| span.record(&result)); // runs the code of tracing subscribers
         }
         self.done.push_back((index, result));
         *ended = None;

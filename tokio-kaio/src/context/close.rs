@@ -1,14 +1,14 @@
-//! [`CloseTimeoutError`]: a context did not end in time.
+//! [`CloseTimeoutError`]: the error of closing a context that did not end in time.
 
 use std::fmt;
 use std::os::fd::RawFd;
 
 use crate::slab::Slots;
 
-/// The error of [`close_timeout`](crate::GenericAioContext::close_timeout): which requests were not done
-/// in time.
+/// The error of [`close_timeout`](crate::GenericAioContext::close_timeout). Reports the requests that were
+/// not done in time.
 ///
-/// The context ends by itself when the kernel is done with these requests.
+/// The context ends by itself when these requests are done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CloseTimeoutError {
     pub(super) queued: usize,
@@ -39,7 +39,7 @@ impl CloseTimeoutError {
         &self.descriptors
     }
 
-    /// Adds the requests of one context.
+    /// Adds the unfinished requests in `slots`.
     pub(super) fn add(&mut self, slots: &Slots) {
         for (_, slot) in slots.iter() {
             self.queued += usize::from(slot.is_waiting());

@@ -1,4 +1,4 @@
-//! [`drain`]: waits for the requests on a file that were made before.
+//! [`drain`]: waits for the requests on a file that were made before the drain.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,11 +12,10 @@ use crate::op::FileId;
 use crate::sync::drop_contained;
 use crate::teardown::wait_until_gone;
 
-/// Waits until the requests on `file` that were made before the first poll of this are done, in all of
-/// `shards`.
+/// Waits until the requests on `file`, in all of `shards`, that were made before the first poll of this
+/// future are done.
 pub(super) async fn drain<T: ContextTypes>(shards: &Shards<T>, file: FileId) {
-    // All are started first: a request that is made while this waits for one shard is not waited for in
-    // another.
+    // All shard drains start before the first wait, so that they include no requests made during it.
     let drains: Vec<_> = shards
         .all()
         .iter()
@@ -30,7 +29,7 @@ pub(super) async fn drain<T: ContextTypes>(shards: &Shards<T>, file: FileId) {
 /// A drain of one context.
 struct ShardDrain<'a, T: ContextTypes> {
     driver: &'a Arc<Driver<T>>,
-    /// `None`: there is nothing to wait for.
+    /// `None` if there is nothing to wait for.
     id: Option<u64>,
 }
 
@@ -54,7 +53,7 @@ impl<'a, T: ContextTypes> ShardDrain<'a, T> {
             }
         })
         .await;
-        // The kernel may still have requests that their context has given up.
+        // If the context ended at once, the kernel may still have requests. Its teardown waits for them.
         let is_live = self.driver.enter().is_ok_and(|driver| driver.is_live());
         if !is_live && self.driver.enter().is_ok() {
             wait_until_gone(self.driver.gone()).await;
@@ -71,12 +70,12 @@ impl<T: ContextTypes> Drop for ShardDrain<'_, T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// Starts to wait for the requests on `file`. `None`: there are none.
+    /// Starts a drain of the requests on `file`. Returns its id, or `None` if there are no requests.
     pub(crate) fn start_drain(&self, file: FileId) -> Option<u64> {
         self.with_slots(ReapSource::Other, |slots, drains| drains.start(file, slots))
     }
 
-    /// Whether drain `id` is done; if not, `waker` is woken when it is.
+    /// Returns whether drain `id` is done. If not, `waker` is woken when it is.
     pub(crate) fn poll_drain(&self, id: u64, waker: &Waker) -> bool {
         let waker = waker.clone();
         let (done, unneeded) =
@@ -85,7 +84,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         done
     }
 
-    /// Nobody waits for drain `id` any more.
+    /// Removes drain `id`, which no future waits for any more.
     pub(crate) fn end_drain(&self, id: u64) {
         let unneeded = self.with_slots(ReapSource::Other, |_, drains| drains.remove(id));
         drop_contained(unneeded);

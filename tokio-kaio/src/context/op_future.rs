@@ -22,28 +22,29 @@ use crate::slab::{Admission, SlotKey};
 use crate::sync::drop_contained;
 use crate::{AioCommandError, RawCommand};
 
-/// Resolves to the number of bytes moved. Takes part in tokio's cooperative budget.
+/// Resolves to the number of bytes moved, or to the events of a poll. Takes part in tokio's cooperative
+/// budget.
 ///
-/// One future for the whole operation, not futures in futures: it is made, moved and polled for every
-/// block that is read.
+/// One hand-written future, instead of nested ones, because it is created, moved and polled for every
+/// operation.
 ///
-/// The state is changed before code of callers runs (wakers, the drop of buffers): a panic there finds the
-/// operation in one of its states, and dropping it then is like dropping it at any other time.
+/// The state is updated before callers' code runs (waking or dropping wakers, dropping buffers). If that code
+/// panics, the future is in a valid state and can be dropped as at any other time.
 pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
-    /// Where the request goes, or is.
+    /// The driver that the request goes to, or that has the request.
     driver: &'h Driver<T>,
-    /// Where it may go instead, if that is full.
+    /// Drivers that the request may go to if `driver` is full.
     others: Option<&'h Shards<T>>,
     options: &'h OpOptions,
     file: FileRef<'h>,
     state: OpState<'a>,
     progress: TransferProgress,
-    /// `HasBuffer`: for the next request. `Complete`: for the caller, if it is to have the memory. Else
-    /// empty: to ask that again when the future is dropped would cost every request.
+    /// `HasBuffer`: memory of the next request. `Complete`: memory for the caller, if the caller is to get
+    /// it. Otherwise empty. `ManuallyDrop`, because the drop glue would cost every request.
     buffer: ManuallyDrop<IoBuffer>,
-    /// `HasBuffer`, `Submitted`.
+    /// `HasBuffer`, `Submitted`: where to return the memory.
     buffer_return: ManuallyDrop<BufferReturn<'a>>,
-    /// Of an operation with a time limit, once it has to wait.
+    /// Timer of an operation with a time limit, created once the operation has to wait.
     timer: ManuallyDrop<Option<Pin<Box<Sleep>>>>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
 enum OpState<'a> {
     /// Not polled yet.
     New(RawCommand<'a>),
-    /// The future has the buffer, for the first request or for the next one.
+    /// The future has the buffer, for the first request or (`resubmit`) for a later one.
     HasBuffer {
         resubmit: bool,
     },
@@ -63,7 +64,7 @@ enum OpState<'a> {
 type OpPoll = Poll<Result<u64, AioCommandError>>;
 
 impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
-    /// For `driver`, or for one of `others` if that is full.
+    /// Creates an operation for `driver`, or for one of `others` if `driver` is full.
     #[inline(always)]
     pub(super) fn new(
         driver: &'h Driver<T>,
@@ -85,7 +86,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// The same, for what is no command.
+    /// Like [`OpFuture::new`], for a request that is not made from a command.
     pub(super) fn with_request(
         driver: &'h Driver<T>,
         others: Option<&'h Shards<T>>,
@@ -106,7 +107,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// The buffer that the caller was to have, once the operation is done. `None`: the kernel keeps it.
+    /// Takes the memory that the operation returns to the caller: without the caller's buffer if the kernel
+    /// still uses it. Returns `None` if the operation is not complete.
     pub(crate) fn take_buffer(&mut self) -> Option<IoBuffer> {
         matches!(self.state, OpState::Complete).then(|| self.buffer.take())
     }
@@ -115,12 +117,12 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         self.driver
     }
 
-    /// The file that it appends to, if it does.
+    /// Returns the descriptor that the operation appends to, if it is an append.
     pub(super) fn appends_to(&self) -> Option<RawFd> {
         self.progress.op.appends().then(|| self.file.fd())
     }
 
-    /// The request that the driver has.
+    /// Returns the key of the request, if the driver has it.
     pub(super) fn key(&self) -> Option<SlotKey> {
         match self.state {
             OpState::Submitted(key) => Some(key),
@@ -134,14 +136,14 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         matches!(self.state, OpState::Complete)
     }
 
-    /// Gives it up, because its time is over.
+    /// Abandons the operation, because its time limit has passed.
     pub(super) fn time_out(&mut self) -> AioCommandError {
         self.abandon();
         AioCommandError::TimedOut
     }
 
-    /// Polls without regard to the task's budget. Sets `unneeded`, which is `None`, to a waker that was
-    /// cloned in vain: the caller drops it when the result is safe from a panic there.
+    /// Polls the operation, without checking the task's budget. `unneeded`, which is `None`, gets a waker
+    /// that is no longer needed, if any. The caller must drop it after storing the result: the drop may panic.
     #[inline(always)]
     pub(super) fn poll_op(&mut self, cx: &mut Context<'_>, unneeded: &mut Option<Waker>) -> OpPoll {
         let Ok(driver) = self.driver.enter() else {
@@ -180,7 +182,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         polled
     }
 
-    /// *New → HasBuffer*: the buffer's memory moves here.
+    /// *New → HasBuffer*. Takes the memory from the caller's buffer, and prepares the first request.
     #[inline(always)]
     pub(super) fn take_request(&mut self) -> Result<(), AioCommandError> {
         if let OpState::New(command) = &self.state {
@@ -199,7 +201,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         Ok(())
     }
 
-    /// The request, for the driver. The buffer stays here until a slot takes it.
+    /// Returns the request to admit. The buffer stays here until a slot takes it.
     #[inline(always)]
     pub(super) fn new_request(&mut self, waker: Waker) -> NewRequest<'_> {
         NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker)
@@ -211,7 +213,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         self.state = OpState::Submitted(key);
     }
 
-    /// The first request: to the driver, and to the kernel if it need not wait.
+    /// *HasBuffer → Submitted*, for the first request, or *→ Complete*.
     #[inline(always)]
     fn submit_first(
         &mut self,
@@ -230,7 +232,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// *HasBuffer → Submitted*. Returns the result if the request has completed.
+    /// *HasBuffer → Submitted*. Admits a request, and submits it unless it has to wait. Returns the outcome
+    /// if the request has completed. `unneeded` gets a waker that the caller must drop.
     #[inline(always)]
     fn submit(
         &mut self,
@@ -271,7 +274,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// A request has completed.
+    /// Handles the completion of a request.
     #[inline(always)]
     fn on_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
         if self.progress.mode != TransferMode::Single {
@@ -287,7 +290,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         Poll::Ready(Ok(moved as u64))
     }
 
-    /// A request has completed, of an operation that may take several.
+    /// Handles the completion of a request of an operation that may take several, or of a poll.
     #[inline(never)]
     fn on_part_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
         match self.take_next_step(outcome) {
@@ -299,7 +302,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// *Submitted → HasBuffer*, for the rest (`None`), or *→ Complete*.
+    /// *Submitted → HasBuffer*, returning `None`, if a request for the rest follows. Otherwise *→ Complete*.
     fn take_next_step(&mut self, outcome: Outcome) -> Option<Result<u64, AioCommandError>> {
         let result = match (self.progress.mode, outcome) {
             (TransferMode::Poll, Outcome::Completed(0)) => Err(self.end_of_poll()),
@@ -322,8 +325,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// Makes the request for the rest, and the next one if that completes at once. Each takes a step of
-    /// the task's budget, and is made in time only: there may be thousands.
+    /// Submits the request for the rest, and further requests while they complete at once. There may be
+    /// thousands, so each uses one unit of the task's budget, and none is made after the deadline.
     fn resubmit(&mut self, driver: &Entered<'h, T>, cx: &mut Context<'_>) -> OpPoll {
         loop {
             let deadline = self.timer.as_ref().map(|timer| timer.deadline());
@@ -351,7 +354,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// *→ Complete*: the memory of the last request, which is here, goes back.
+    /// *→ Complete*. Returns the memory of the last request, which is here, to its buffer.
     #[inline(always)]
     pub(super) fn finish(&mut self) {
         self.state = OpState::Complete;
@@ -361,7 +364,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// Whether its time is over. If not, `cx` is woken when it is.
+    /// Returns whether the time limit has passed. If not, `cx` is woken when it has.
     #[cold]
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if self.timer.is_none() {
@@ -371,7 +374,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
-    /// Nobody waits for the operation any longer.
+    /// *→ Complete*. Abandons the request, if the driver has it.
     #[inline(never)]
     fn abandon(&mut self) {
         match self.state {
@@ -387,14 +390,14 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// The buffer of a request that is the parent's stays there.
+    /// Fails an operation in a forked child. The memory of a submitted request stays in its slot.
     #[cold]
     fn fail_in_child(&mut self) -> OpPoll {
         self.abandon();
         Poll::Ready(Err(AioCommandError::forked_child()))
     }
 
-    /// A poll that nobody has given up ended without an event.
+    /// Returns the error of a poll that was not abandoned, and ended without an event.
     #[cold]
     fn end_of_poll(&self) -> AioCommandError {
         match self.driver.enter().is_ok_and(|driver| driver.is_open()) {
@@ -438,7 +441,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
-    /// The file has data there: a later write to them is an overwrite.
+    /// Records that the file has data where the request moved `bytes`: a later write there is an overwrite.
     #[inline(always)]
     fn on_moved(&self, bytes: u64) {
         if let (FileRef::Open(file), Some(end)) = (&self.file, self.progress.end(bytes)) {
@@ -447,8 +450,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     }
 }
 
-/// To `driver`, or if that is full to one of `others` that is not; else it waits at `driver`, which is set
-/// to the one that took it.
+/// Admits a request to `driver`, or to one of `others` if `driver` is full. If all are full, the request
+/// waits in `driver`, or fails. Sets `driver` to the one that admitted the request.
 #[inline(never)]
 fn admit_to_any<'h, T: ContextTypes>(
     driver: &mut Entered<'h, T>,
@@ -496,7 +499,7 @@ impl<T: ContextTypes> Drop for OpFuture<'_, '_, T> {
             self.abandon();
         }
         if !matches!(*self.buffer, IoBuffer::None) {
-            drop(self.buffer.take()); // the caller has not asked for it
+            drop(self.buffer.take()); // the caller did not take it
         }
         if self.timer.is_some() {
             drop(self.timer.take());

@@ -35,7 +35,7 @@ impl OpOptions {
 }
 
 impl TimeLimit {
-    /// Whether the deadline of an operation that starts now has passed already.
+    /// Returns whether the deadline has already passed for an operation that starts now.
     #[inline(always)]
     pub(super) fn has_passed(&self) -> bool {
         match *self {
@@ -44,7 +44,7 @@ impl TimeLimit {
         }
     }
 
-    /// Deadline of an operation that starts now.
+    /// Returns the deadline of an operation that starts now.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
             TimeLimit::None => None,
@@ -53,7 +53,7 @@ impl TimeLimit {
         }
     }
 
-    /// Timer that fires at the deadline of an operation that starts now.
+    /// Returns a timer that fires at the deadline of an operation that starts now.
     pub(super) fn timer(&self) -> Option<Pin<Box<Sleep>>> {
         self.deadline()
             .map(|deadline| Box::pin(sleep_until(deadline)))

@@ -1,4 +1,4 @@
-//! [`PendingOps`]: the operations of a batch that are not done, and which of them to poll.
+//! [`PendingOps`]: the unfinished operations of a batch, and which of them to poll.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -11,18 +11,18 @@ use crate::driver::Driver;
 use crate::metrics::ReapSource;
 use crate::slab::{SlotKey, Slots};
 
-/// Operations by their index, each in the queue of those that its context submits in order.
+/// Indices of operations. Operations that their context submits in order are in one queue.
 ///
-/// Polling each of them whenever one completes would take a large batch over few slots a time that grows
-/// with the square of its size.
+/// If all operations were polled whenever one completes, a large batch on few slots would take time that is
+/// quadratic in its size.
 pub(super) struct PendingOps<'a, T: ContextTypes> {
     queues: Vec<ShardQueue<'a, T>>,
-    /// The queue that the last operation went to.
+    /// Index of the queue to which the last operation was added.
     last: usize,
 }
 
-/// Operations of one context that are no appends, or the appends to one of its files, which also wait
-/// for each other.
+/// The operations of one context that are not appends, or its appends to one file, which also wait for each
+/// other.
 struct ShardQueue<'a, T: ContextTypes> {
     driver: &'a Driver<T>,
     appends_to: Option<RawFd>,
@@ -31,15 +31,16 @@ struct ShardQueue<'a, T: ContextTypes> {
 
 /// Operations whose requests leave the submission queue in the order in which they entered it.
 ///
-/// A request that the kernel had no room for goes back to the front of the queue, beside requests that
-/// were submitted after it. These are found when it completes, at the latest.
+/// There is one exception. A request that the kernel had no room for goes back to the front of the queue, and
+/// requests that entered the queue later may be in flight then. Completions of these later requests are
+/// noticed at the latest when the earlier request completes.
 #[derive(Debug, Default)]
 pub(super) struct PendingQueue {
-    /// Not asked about yet.
+    /// Not checked yet.
     new: Vec<usize>,
-    /// In flight when last asked about.
+    /// In flight when last checked.
     in_flight: Vec<usize>,
-    /// Queued when last asked about.
+    /// Waiting, queued or held, when last checked.
     queued: VecDeque<usize>,
 }
 
@@ -55,7 +56,7 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
         self.queues.iter().all(|queue| queue.queue.is_empty())
     }
 
-    /// `op` has to wait, behind those that are here.
+    /// Adds `op`, the operation with this `index`, which has to wait.
     pub(super) fn push(&mut self, index: usize, op: &OpFuture<'a, 'a, T>) {
         let (driver, appends_to) = (op.driver(), op.appends_to());
         let is_its = |queue: &ShardQueue<'a, T>| {
@@ -75,8 +76,8 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
         self.queues[self.last].queue.new.push(index);
     }
 
-    /// Moves operations that have completed to `done`, and those without a `key`, which have to be
-    /// polled.
+    /// Moves the operations to poll to `done`: completed operations, and operations for which `key` returns
+    /// `None`.
     pub(super) fn take_completed(
         &mut self,
         key: impl Fn(usize) -> Option<SlotKey>,
@@ -86,7 +87,7 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
             match driver.enter() {
                 _ if queue.is_empty() => {}
                 Ok(driver) => {
-                    // A context that stops turns away the youngest requests first.
+                    // A context that stops ends waiting requests in another order.
                     let ask_all = !driver.is_open();
                     driver.with_slots(ReapSource::Poll, |slots, _| {
                         let progress = |index| progress_of(key(index), slots);
@@ -98,7 +99,7 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
         }
     }
 
-    /// Moves all operations to `done`, the oldest of each queue first.
+    /// Moves all operations to `done`.
     pub(super) fn take_all(&mut self, done: &mut VecDeque<usize>) {
         for queue in &mut self.queues {
             done.extend(mem::take(&mut queue.queue).into_indices());
@@ -106,7 +107,7 @@ impl<'a, T: ContextTypes> PendingOps<'a, T> {
     }
 }
 
-/// How far a request is.
+/// The progress of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestProgress {
     Queued,
@@ -132,8 +133,8 @@ impl PendingQueue {
         submitted.chain(self.queued).chain(self.new)
     }
 
-    /// Moves those that have completed to `done`. Of those that were queued, asks about the ones that
-    /// have left the queue since, and the first that has not; or about `all`.
+    /// Moves completed operations to `done`. Unless `all` is true, checks the queued operations only up to
+    /// the first that is still queued: the operations behind it are queued too.
     pub(super) fn update(
         &mut self,
         all: bool,
@@ -181,8 +182,8 @@ mod tests {
 
     const SLOTS: usize = 8;
 
-    /// Completes `count` operations over [`SLOTS`], the youngest of those in flight first, with an update
-    /// after each; returns how often one was asked about.
+    /// Completes `count` operations on [`SLOTS`] slots, the youngest in flight first, with an update after
+    /// each. Returns the number of checks.
     fn updates(count: usize) -> usize {
         let mut queue = PendingQueue::default();
         queue.new.extend(0..count);
@@ -210,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_of_a_larger_batch_is_not_asked_about_more_often() {
+    fn checks_per_operation_do_not_grow_with_the_batch() {
         for count in [1000, 8000] {
             let each = updates(count) / count;
-            assert!(each <= SLOTS + 2, "{each} questions about each of {count}");
+            assert!(each <= SLOTS + 2, "{each} checks per operation of {count}");
         }
     }
 
     #[test]
-    fn all_are_asked_about_where_they_may_complete_in_any_order() {
+    fn all_operations_are_checked_if_they_may_complete_in_any_order() {
         let mut queue = PendingQueue::default();
         queue.new.extend(0..5);
         let mut done = VecDeque::new();

@@ -1,4 +1,4 @@
-//! [`Shards`]: the contexts behind one handle, one or several.
+//! [`Shards`]: the contexts of a handle, one or several.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::metrics::ReapSource;
 use crate::sys::current_cpu;
 use crate::teardown::wait_until_gone;
 
-/// At least one. With several, a request goes to the one of the current CPU, so that workers neither wait
-/// for each other's lock nor submit what is in another CPU's cache.
+/// One or several contexts. With several, a request goes to the context of the current CPU, so that workers
+/// do not contend for a lock or use data in another CPU's cache.
 pub(super) struct Shards<T: ContextTypes>(Arc<[Arc<Driver<T>>]>);
 
 impl<T: ContextTypes> Shards<T> {
@@ -19,8 +19,8 @@ impl<T: ContextTypes> Shards<T> {
         Shards(Arc::new([driver]))
     }
 
-    /// Splits `config` over `count` contexts, or over one for each slot if these are fewer; `open` makes
-    /// each of them.
+    /// Splits the slots of `config` between `count` contexts, or fewer if there are fewer slots. `open`
+    /// creates each context.
     pub(super) fn split<E>(
         config: ContextConfig,
         count: usize,
@@ -42,8 +42,8 @@ impl<T: ContextTypes> Shards<T> {
         &self.0
     }
 
-    /// The context for an operation that is made now, and all of them, in case that is full. `None`: it
-    /// may not go elsewhere. `appends` returns whether it is an append.
+    /// Returns the context for a new operation, and all contexts if the operation may go to another one when
+    /// that context is full. `appends` returns whether the operation is an append.
     #[inline]
     pub(super) fn for_one(
         &self,
@@ -58,14 +58,15 @@ impl<T: ContextTypes> Shards<T> {
     #[inline(never)]
     fn among_several(&self, appends: bool) -> (&Driver<T>, Option<&Shards<T>>) {
         match appends {
-            // Appends to a file are submitted one after another, and a shard knows only its own.
+            // A shard keeps only its own appends in order, so all appends go to one shard.
             true => (&self.0[0], None),
             false => (&self.0[current_cpu() % self.0.len()], Some(self)),
         }
     }
 
-    /// The context for all operations of a batch, although the thread may move to another CPU meanwhile,
-    /// and all contexts, for those that do not append. `appends` returns whether one of them does.
+    /// Returns one context for all operations of a batch, even if the thread moves to another CPU meanwhile,
+    /// and all contexts, for operations that may go to another one. `appends` returns whether any operation
+    /// is an append.
     pub(super) fn for_batch(
         &self,
         appends: impl FnOnce() -> bool,
@@ -76,13 +77,14 @@ impl<T: ContextTypes> Shards<T> {
         }
     }
 
-    /// No new requests from now on.
+    /// Stops admitting requests in all shards.
     pub(super) fn stop(&self) {
         let ours = self.0.iter().flat_map(|shard| shard.enter());
         ours.for_each(|shard| shard.stop());
     }
 
-    /// Slots that are free, if the context is open and requests wait for one.
+    /// Returns the number of free slots. Returns `None` if a context is not open, or if requests do not wait
+    /// for slots.
     pub(super) fn available_slots(&self) -> Option<usize> {
         let free = |shard: &Arc<Driver<T>>| {
             let free = shard.enter().ok()?.free_capacity();
@@ -106,7 +108,7 @@ impl<T: ContextTypes> Shards<T> {
         sum
     }
 
-    /// Resolves when everything has been given back to the system.
+    /// Resolves when all contexts have been torn down.
     pub(super) async fn wait_until_gone(self) {
         let gone: Vec<_> = self.0.iter().map(|shard| shard.gone()).collect();
         drop(self);

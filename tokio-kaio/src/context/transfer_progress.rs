@@ -1,4 +1,4 @@
-//! [`TransferProgress`]: how far an operation of one or several requests is.
+//! [`TransferProgress`]: the progress of an operation that takes one or several requests.
 
 use std::io;
 
@@ -9,28 +9,28 @@ use crate::op::{IoBuffer, IoOp, IoRequest};
 /// How many requests an operation takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TransferMode {
-    /// One.
+    /// One request.
     Single,
-    /// As many as the limits of the kernel require. The operation ends where one of them stops: see
-    /// [`TransferProgress::failed`].
+    /// As many requests as the limits of the kernel require. The operation ends after the first request that
+    /// is short or fails (see [`TransferProgress::failed`]).
     Split,
-    /// As many as it takes to move all bytes.
+    /// As many requests as it takes to move all bytes.
     Exact,
-    /// One, a poll, whose result is the events.
+    /// One poll request, whose result is the events.
     Poll,
 }
 
-/// Events that a poll reports even if it was not asked for them.
+/// Events that a poll reports even if they were not requested.
 const ALWAYS_REPORTED: u64 = (libc::POLLERR | libc::POLLHUP) as u64;
 
-/// The progress of an operation, with the request under way.
+/// The progress of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TransferProgress {
-    /// The request, and all that comes after it.
+    /// The rest of the operation, including the current request.
     pub(super) op: IoOp,
-    /// Bytes moved by earlier requests.
+    /// Number of bytes moved by earlier requests.
     done: u64,
-    /// The last request moved less than it could have: there may be no more.
+    /// The last request moved less than it could have, so it may have reached the end of the file.
     was_short: bool,
     pub(super) mode: TransferMode,
 }
@@ -43,7 +43,7 @@ pub(super) enum NextStep {
 }
 
 impl TransferProgress {
-    /// Of a command that was not polled yet.
+    /// The progress of an operation that was not polled yet.
     pub(super) const NEW: TransferProgress = TransferProgress {
         op: IoOp::new(OpCode::Fsync),
         done: 0,
@@ -59,7 +59,7 @@ impl TransferProgress {
         }
     }
 
-    /// The first request is about to be submitted.
+    /// Prepares the first request, which has `buffer`. Selects the mode.
     #[inline(always)]
     pub(super) fn start(&mut self, priority: u16, buffer: &IoBuffer) {
         self.op.priority = priority;
@@ -79,15 +79,15 @@ impl TransferProgress {
         }
     }
 
-    /// End of the range that a transfer of `bytes` has moved. `None`: it is no transfer, or its offset is
-    /// unknown.
+    /// Returns the end of the range that the current request has transferred if it moved `bytes`. Returns
+    /// `None` if the request is not a transfer, or an append, whose offset is unknown.
     #[inline]
     pub(super) fn end(&self, bytes: u64) -> Option<u64> {
         let has_offset = self.op.is_transfer() && !self.op.appends();
         has_offset.then(|| (self.op.offset as u64).saturating_add(bytes))
     }
 
-    /// What follows the request that had `buffer` and ended with `result`.
+    /// Returns what follows the request that had `buffer` and ended with `result`.
     pub(super) fn next_step(
         &mut self,
         result: Result<u64, AioCommandError>,
@@ -99,7 +99,7 @@ impl TransferProgress {
             Err(error) => return NextStep::End(self.failed(error), buffer),
         };
         if self.mode == TransferMode::Poll {
-            // The kernel may report more than it was asked for.
+            // The kernel may report events that were not requested.
             return NextStep::End(Ok(moved & (wanted | ALWAYS_REPORTED)), buffer);
         }
         let was_short = moved < IoRequest::max_transfer(&buffer, wanted);
@@ -109,7 +109,7 @@ impl TransferProgress {
                     return NextStep::End(Err(self.incomplete()), buffer);
                 }
                 TransferMode::Exact => true,
-                // It may have moved nothing: all of its pieces were empty.
+                // `moved` may be 0 if all pieces of the request were empty.
                 TransferMode::Split => !was_short,
                 TransferMode::Single | TransferMode::Poll => false,
             };
@@ -123,15 +123,15 @@ impl TransferProgress {
         NextStep::Resubmit(rest)
     }
 
-    /// The operation ends with an error of its last request.
+    /// Returns the result of an operation whose last request failed with `error`.
     pub(super) fn failed(&self, error: AioCommandError) -> Result<u64, AioCommandError> {
         match self.mode {
             _ if self.done == 0 => Err(error),
-            // Short, like a single request; the next operation meets the error. A read is short at the
-            // end of the file only.
+            // A short write, as from a single request. The next operation gets the error. Reads fail,
+            // because a short read means the end of the file.
             TransferMode::Split if !self.op.is_read() && is_final(&error) => Ok(self.done),
             TransferMode::Single | TransferMode::Poll | TransferMode::Split => Err(error),
-            // The rest of a read that was cut short by the end of the file may not be aligned.
+            // After a read that was short at the end of the file, the rest may be misaligned.
             TransferMode::Exact
                 if self.was_short
                     && self.op.is_read()
@@ -143,7 +143,7 @@ impl TransferProgress {
         }
     }
 
-    /// No more bytes can be moved.
+    /// Returns the error of an exact transfer that can't move more bytes.
     fn incomplete(&self) -> AioCommandError {
         let (done, left, at) = (self.done, self.op.nbytes, self.op.offset);
         let wanted = done + left;
@@ -151,7 +151,7 @@ impl TransferProgress {
             true => io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!(
-                    "the file ends at offset {at}, after {done} bytes of the {wanted} asked for"
+                    "the file ends at offset {at}, after {done} bytes of the {wanted} requested"
                 ),
             ),
             false => io::Error::new(
@@ -164,7 +164,7 @@ impl TransferProgress {
     }
 }
 
-/// Whether nothing of a request that failed with this can land later.
+/// Returns whether a write that failed with `error` can no longer change the file.
 fn is_final(error: &AioCommandError) -> bool {
     !matches!(
         error,

@@ -1,4 +1,4 @@
-//! Abandoned requests: the future is dropped, or has timed out.
+//! Abandoned requests: requests whose future was dropped or has timed out.
 
 use super::Entered;
 use super::core::Core;
@@ -11,8 +11,8 @@ use crate::policy::SubmitPath;
 use crate::slab::{SlotKey, SlotState};
 
 impl<T: ContextTypes> Core<T> {
-    /// The future of a request is gone. Returns what its buffer gets: the memory, or a replacement if
-    /// the kernel keeps the memory.
+    /// Abandons a request. Returns its memory for the caller's buffer, or a replacement if the kernel still
+    /// uses the memory.
     fn abandon(&mut self, key: SlotKey, deferred: &mut Deferred<T::Backend>) -> IoBuffer {
         let Some(slot) = self.slots.get(key) else {
             return IoBuffer::None;
@@ -33,11 +33,11 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// *→ Free*, of a request that was not submitted. Returns its memory.
+    /// *→ Free*, for a request that was not submitted. Returns its memory.
     fn take_back(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) -> IoBuffer {
         let buffer = self.slots.at(index).buffer.take();
         self.finish(index, None, deferred);
-        self.request_flush(deferred); // there is room
+        self.request_flush(deferred); // a slot is free
         buffer
     }
 
@@ -45,13 +45,13 @@ impl<T: ContextTypes> Core<T> {
         let slot = self.slots.at(index);
         let user_data = slot.user_data(index);
         if slot.op.is_poll() || self.capabilities.cancels_transfers {
-            self.submitter.cancel(user_data); // its completion sets the slot free
+            self.submitter.cancel(user_data); // the completion frees the slot
         }
         self.counters.abandoned += 1;
         self.slots.abandon(index)
     }
 
-    /// Takes a waiting request out of the queue, or of the appends that are held; the state follows.
+    /// Removes a waiting request from the queue or from the held appends. The caller sets the state.
     pub(super) fn remove_waiting(&mut self, index: u32) {
         let slot = self.slots.at(index);
         let (state, file_id) = (slot.state, slot.file_id);
@@ -61,8 +61,8 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Takes a request back from the offload pool, if it has not been submitted. Not a write: that
-    /// lands.
+    /// Takes a request back from the offload pool, if it was not submitted and is not a write. Returns
+    /// whether it did.
     fn recall(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) -> bool {
         let slot = self.slots.at(index);
         if slot.plan.path != SubmitPath::Offload {
@@ -72,14 +72,14 @@ impl<T: ContextTypes> Core<T> {
         let Some(entry) = self.offload.recall(user_data) else {
             return false;
         };
-        self.counters.completed += u64::from(entry.resubmitted); // refused, and that is all
+        self.counters.completed += u64::from(entry.resubmitted); // its attempt was counted as submitted
         deferred.drop_file(Some(entry.file));
         self.slots.leave_flight(index);
         true
     }
 
-    /// Cancels those of `requests` that are polls in flight that nobody waits for. To be called after
-    /// their submission: before it, a poll could not be cancelled.
+    /// Cancels the polls among `requests` that are abandoned, or all polls if the context is stopping. Must
+    /// be called after each submission: a poll can't be cancelled before it is submitted.
     pub(super) fn cancel_unwanted_polls(&mut self, requests: impl Iterator<Item = u64>) {
         let stopping = !self.phase.is_open();
         for user_data in requests {
@@ -95,7 +95,7 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// The future of a request is gone. Returns what its buffer gets.
+    /// Abandons a request. Returns its memory, or a replacement if the kernel still uses the memory.
     pub(crate) fn abandon(&self, key: SlotKey) -> IoBuffer {
         self.with(|core, deferred| {
             core.reap_all(ReapSource::Other, deferred); // it may have completed

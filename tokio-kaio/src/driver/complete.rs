@@ -1,4 +1,4 @@
-//! Completion: reaps, finds the slots, and wakes the futures.
+//! Completion: reaps completions, finds their slots, and wakes the futures.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -17,7 +17,7 @@ use crate::sync::drop_contained;
 use crate::trace::TraceEvent;
 
 impl<T: ContextTypes> Core<T> {
-    /// Takes completions from the backend, as many as one reap takes. Returns whether there were any.
+    /// Reaps one batch of completions from the backend. Returns whether there were any.
     #[inline(never)]
     pub(super) fn reap(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) -> bool {
         if self.offload.has_returned() {
@@ -38,7 +38,7 @@ impl<T: ContextTypes> Core<T> {
         self.counters.reaped[source as usize] += completions.len() as u64;
         for completion in &completions {
             let outcome = Outcome::Completed(completion.result);
-            // It may be a duplicate, or made up: the kernel is not trusted.
+            // It may be a duplicate, or invalid: the kernel is not trusted.
             let matched = self.complete(completion.user_data, outcome, deferred);
             self.counters.unmatched_completions += u64::from(!matched);
         }
@@ -48,13 +48,13 @@ impl<T: ContextTypes> Core<T> {
         true
     }
 
-    /// Takes all completions from the backend.
+    /// Reaps all completions from the backend.
     pub(super) fn reap_all(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) {
         while self.reap(source, deferred) && mem::take(&mut deferred.more_completions) {}
     }
 
-    /// A request in flight is done, unless its attempt with `RWF_NOWAIT` was refused: then it is
-    /// offloaded. `false`: no request is in flight with this `user_data`.
+    /// Completes a request in flight, or offloads it if `outcome` is the refusal of an attempt with
+    /// `RWF_NOWAIT`. Returns `false` if no request is in flight with this `user_data`.
     #[inline(always)]
     pub(super) fn complete(
         &mut self,
@@ -85,8 +85,8 @@ impl<T: ContextTypes> Core<T> {
         true
     }
 
-    /// A request is neither waiting nor in flight any more. *→ Completed* with an outcome, for the
-    /// future that waits; *→ Free* without.
+    /// Ends a request that is no longer queued, held or in flight. With an outcome: *→ Completed*, and its
+    /// future is woken. Without: *→ Free*.
     #[inline(always)]
     pub(super) fn finish(
         &mut self,
@@ -127,8 +127,8 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Whether the kernel refused an attempt with `RWF_NOWAIT`: the request stays in flight, and goes to
-    /// the offload pool. An abandoned read is not worth that; an abandoned write has to land.
+    /// Offloads a request, which stays in flight, if `outcome` is the refusal of an attempt with
+    /// `RWF_NOWAIT`. Returns whether it did. An abandoned write is submitted again, an abandoned read is not.
     #[inline(never)]
     fn resubmit_if_refused(
         &mut self,
@@ -154,7 +154,7 @@ impl<T: ContextTypes> Core<T> {
             return false;
         };
         if refusal == Refusal::Short && op.is_write() && file.has_append_flag() {
-            return false; // the kernel has appended a part: a second write would append it again
+            return false; // the kernel has appended a part, and a second write would append it again
         }
         self.counters.nowait_refusals += 1;
         let fd = file.as_raw_fd();
@@ -170,11 +170,11 @@ impl<T: ContextTypes> Core<T> {
         true
     }
 
-    /// Deals with what the offload pool could not submit.
+    /// Handles the requests that the offload pool returned.
     #[cold]
     fn take_returned(&mut self, deferred: &mut Deferred<T::Backend>) {
         let returned = self.offload.take_returned();
-        self.counters.completed += returned.resubmitted; // of an attempt that was counted
+        self.counters.completed += returned.resubmitted; // their attempts were counted as submitted
         for (user_data, errno) in returned.refused {
             self.refuse(user_data, errno, deferred);
         }
@@ -191,7 +191,7 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// An append is done: the next one to its file is queued.
+    /// *Held → Queued*, for the next append to the file, if the request in slot `index` had the turn.
     #[cold]
     pub(super) fn pass_append_turn(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) {
         let slot = self.slots.at(index);
@@ -208,20 +208,20 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// The outcome of a request, if it is known to have completed; `buffer`, which is empty, gets its
-    /// memory then.
+    /// If a request is known to have completed, returns its outcome, and moves its memory into `buffer`,
+    /// which must be empty. Does not reap.
     #[inline(always)]
     pub(crate) fn take_completed(&self, key: SlotKey, buffer: &mut IoBuffer) -> Option<Outcome> {
         self.lock().slots.take_completed(key, buffer)
     }
 
-    /// Reaps; returns the outcome of a request if it has completed, and otherwise has `waker` woken when
-    /// it does.
+    /// Reaps. If the request has completed, returns its outcome, and moves its memory into `buffer`, which
+    /// must be empty. Otherwise `waker` is woken when it completes.
     #[inline(never)]
     pub(crate) fn poll(&self, key: SlotKey, waker: &Waker, buffer: &mut IoBuffer) -> Poll<Outcome> {
         let mut unneeded = None;
         let (completed, is_set) = self.with(|core, deferred| {
-            let known = core.slots.take_waker(key); // the current task need not be woken
+            let known = core.slots.take_waker(key); // the reap need not wake the current task
             core.reap(ReapSource::Poll, deferred);
             let completed = core.slots.take_completed(key, buffer);
             match known {
@@ -242,7 +242,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         if is_set {
             return Poll::Pending;
         }
-        let waker = waker.clone(); // code of the caller: not under the lock
+        let waker = waker.clone(); // callers' code: not under the lock
         let (completed, unneeded) = self.with(|core, _| {
             let unneeded = core.slots.set_waker(key, waker);
             (core.slots.take_completed(key, buffer), unneeded)

@@ -1,4 +1,4 @@
-//! [`Core`]: what a context has behind its one lock.
+//! [`Core`]: the state of a context behind its lock.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -22,41 +22,41 @@ pub(super) struct Core<T: ContextTypes> {
     pub(super) advisor: T::Advisor,
     pub(super) config: ContextConfig,
     pub(super) capabilities: Capabilities,
-    /// To cancel polls.
+    /// Cancels requests.
     pub(super) submitter: <T::Backend as IoBackend>::Submitter,
     pub(super) offload: Arc<OffloadPool<T::Backend>>,
-    /// The driver task has been polled: before that, nobody would flush the queue.
+    /// The driver task has been polled. Until then, only the current thread can flush the queue.
     pub(super) driver_runs: bool,
     /// The driver task was woken to flush, and has not run yet.
     pub(super) flush_requested: bool,
-    /// Submissions under way, outside the lock. The backend outlives them.
+    /// Number of submissions in progress, without the lock. The backend outlives them.
     pub(super) submitting: usize,
-    /// Submissions so far. Wraps.
+    /// Number of submissions so far. Wraps.
     pub(super) submit_seq: u32,
-    /// For the next submission, from the requests that were launched for it.
+    /// Properties of the next submission, collected from the requests launched for it.
     pub(super) next_timing: TimingLevel,
     pub(super) next_has_polls: bool,
-    /// Reaps that found completions. Wraps.
+    /// Number of reaps that found completions. Wraps.
     pub(super) reap_seq: u32,
-    /// [`Core::reap_seq`] when the offload pool last returned requests that there was no room for.
+    /// [`Core::reap_seq`] when the offload pool last returned requests that the kernel had no room for.
     pub(super) no_room_at: u32,
     pub(super) counters: Counters,
     pub(super) latency: Option<LatencyHistogram>,
 }
 
-/// How far a context is from its end.
+/// The phase of a context. See the diagram in [`shutdown`](super::shutdown).
 pub(super) enum Phase<B> {
     Open(Live<B>),
-    /// No new requests. Ends when the last one is done.
+    /// No new requests are admitted. The context ends when the last request is done.
     Stopping(Live<B>),
-    /// The driver task is gone. Ends when no submission is under way; the kernel may still use the
-    /// memory.
+    /// Completions are no longer reaped. The context ends when no submission is in progress. The kernel
+    /// may still use the memory.
     Orphaned(Live<B>, Vec<IoBuffer>),
     Gone,
 }
 
 impl<B> Phase<B> {
-    /// What can still submit and complete.
+    /// The backend and eventfd, if requests can still be submitted and reaped.
     pub(super) fn live(&mut self) -> Option<&mut Live<B>> {
         match self {
             Phase::Open(live) | Phase::Stopping(live) => Some(live),
@@ -104,7 +104,7 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Requests that wait to be submitted.
+    /// Returns the number of requests that wait to be submitted: queued or held.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.slots.queued() + self.append_order.len()
@@ -116,7 +116,7 @@ impl<T: ContextTypes> Core<T> {
         self.config.capacity.saturating_sub(taken)
     }
 
-    /// Has the queue flushed, if there is room in flight.
+    /// Requests a flush of the queue, if it is not empty and fewer than `capacity` requests are in flight.
     pub(super) fn request_flush(&mut self, deferred: &mut Deferred<T::Backend>) {
         if self.slots.queued() == 0 || self.slots.in_flight() >= self.config.capacity {
             return;
@@ -128,8 +128,8 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Has the next signal of the eventfd call `waker`. If there will be none, because the runtime of
-    /// the eventfd is gone, the context ends.
+    /// Arms the eventfd: its next signal wakes `waker`. Ends the context if the runtime of the eventfd is
+    /// gone, so that no signal will come.
     pub(super) fn arm(&mut self, waker: &Waker, deferred: &mut Deferred<T::Backend>) {
         let eventfd = self.phase.live().and_then(|live| live.eventfd.as_ref());
         if eventfd.is_some_and(|eventfd| !eventfd.arm(&mut Context::from_waker(waker))) {

@@ -1,4 +1,4 @@
-//! The driver: takes requests in, submits them, completes them, cancels them. No policy.
+//! The driver: admits, submits, completes and cancels requests. It contains no policy.
 //!
 //! # The life of a request
 //!
@@ -20,26 +20,26 @@
 //!   abandon ──────────► slot: InFlight → Abandoned; reap: Abandoned → Free
 //! ```
 //!
-//! 1. *Admit* ([`submit`]). The future of an operation brings an [`IoOp`](crate::op::IoOp) and an
-//!    [`IoBuffer`](crate::op::IoBuffer). A slot takes the buffer. The request is launched at once, or
-//!    queued: because no slot is free, because the policy expects other requests to share the system
-//!    call with, or behind another append to the same file. What may block is given to the
+//! 1. *Admit* ([`submit`]). The future of an operation passes an [`IoOp`](crate::op::IoOp) and an
+//!    [`IoBuffer`](crate::op::IoBuffer), and a slot takes the buffer. The request is launched at once or
+//!    queued. It is queued if no slot is free, if the policy expects more requests to share its system
+//!    call, or behind another append to the same file. A request that may block goes to the
 //!    [`OffloadPool`].
-//! 2. *Submit*. Outside the lock, by the task that launched the request, by the driver task
-//!    ([`DriverTask`](crate::runtime::DriverTask)) for the queue, or by a blocking thread. A
-//!    [`SubmitPermit`](crate::op::SubmitPermit) keeps the backend alive. `finish_submit` deals with the
-//!    result, whoever submitted.
-//! 3. *Complete* ([`complete`]). The backend's completions are reaped after each submission, when the
-//!    eventfd is signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is
-//!    polled, and by the driver task. A completion names its slot by `user_data`. One that matches no
-//!    request in flight is counted, and ignored.
-//! 4. *Poll*. The future takes the result, and the buffer goes back. The slot is free.
+//! 2. *Submit*, without the lock. The task that launched the request submits it, or the driver task
+//!    ([`DriverTask`](crate::runtime::DriverTask)) if it was queued, or a thread of the blocking pool. A
+//!    [`SubmitPermit`](crate::op::SubmitPermit) keeps the backend alive. `finish_submit` handles the
+//!    result, except for the pool, which returns the entries that failed.
+//! 3. *Complete* ([`complete`]). Completions are reaped after each submission, when the eventfd is
+//!    signalled ([`CompletionWaker`](crate::runtime::CompletionWaker)), when a future is polled, and by
+//!    the driver task. The `user_data` of a completion identifies its slot. A completion that matches no
+//!    request in flight is counted and ignored.
+//! 4. *Poll*. The future takes the result and the buffer. The slot becomes free.
 //!
-//! A future that is dropped *abandons* its request ([`abandon`]). If the request was not submitted, it
-//! never is (except an offloaded write). If it was, the slot keeps the memory until the completion.
+//! Dropping a future *abandons* its request ([`abandon`]). If the request was not submitted yet, it
+//! never is (except an offloaded write). Otherwise the slot keeps the memory until the completion.
 //!
-//! The context ends ([`shutdown`]) when it was closed or dropped and the last request is done, or at
-//! once when its driver task or its runtime is gone.
+//! A closed or dropped context ends ([`shutdown`]) when its last request is done. A context ends at once
+//! if its driver task or its runtime is gone, or if reaping fails.
 //!
 //! # Entry points
 //!
@@ -49,14 +49,14 @@
 //!
 //! # The locking rule
 //!
-//! Everything that changes is in [`Core`](core::Core), behind one lock. No code of callers runs under
-//! it: wakers are cloned before and woken or dropped after, as are buffers and files ([`Deferred`]). A
-//! state is changed before code of callers runs, so that a panic there finds nothing half done. No
-//! system call that may block is made under it. The offload pool has a lock of its own, which may be
-//! taken under this one, never the other way round.
+//! The mutable state is in [`Core`](core::Core), behind one lock. Callers' code never runs under the
+//! lock: wakers are cloned before it is taken; wakers are woken, and wakers, buffers and files dropped,
+//! after it is released ([`Deferred`]). State changes are complete before callers' code runs, in case
+//! that code panics. No system call that may block is made under the lock. The offload pool has its own
+//! lock, which may be taken while this one is held, but not the other way round.
 //!
-//! A forked child may not take any lock, which another thread of the parent may have held at the fork.
-//! [`Driver::enter`] asks whose process this is, and is the only way to the lock.
+//! A forked child must not take any lock: another thread of the parent may have held it at the fork.
+//! [`Driver::enter`] checks which process this is, and is the only access to the lock.
 
 mod abandon;
 mod complete;
@@ -98,7 +98,7 @@ pub(crate) struct Driver<T: ContextTypes> {
     pub(crate) config: ContextConfig,
 }
 
-/// A driver in the process that made it.
+/// A driver that is known to be used in the process that created it.
 pub(crate) struct Entered<'d, T: ContextTypes>(&'d Driver<T>);
 
 impl<T: ContextTypes> Clone for Entered<'_, T> {
@@ -109,22 +109,22 @@ impl<T: ContextTypes> Clone for Entered<'_, T> {
 
 impl<T: ContextTypes> Copy for Entered<'_, T> {}
 
-/// The process is a child, by `fork(2)`, of the one that made the context.
+/// Error: this process is a `fork(2)` child of the process that created the context.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkedChild;
 
-/// Time after which requests that the kernel had no room for are submitted again, if no completion has
-/// made room before.
+/// Time after which requests that the kernel had no room for are submitted again, unless a completion
+/// has made room before.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the driver task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DriveResult {
-    /// Let the tasks that are ready run, then drive again: more requests may come.
+    /// Let the ready tasks run, then drive again: they may queue more requests.
     Yield,
     /// Wait to be woken.
     Idle,
-    /// Requests are in flight whose completions are not signalled: look again soon.
+    /// Requests are in flight whose completions will not be signalled: reap again soon.
     Unsignalled,
     /// The context has ended.
     Gone,
@@ -161,7 +161,7 @@ impl<T: ContextTypes> Driver<T> {
         })
     }
 
-    /// The way to the lock.
+    /// Gives access to the lock. Fails in a forked child.
     #[inline(always)]
     pub(crate) fn enter(&self) -> Result<Entered<'_, T>, ForkedChild> {
         match self.owner == Process::current() {
@@ -170,7 +170,7 @@ impl<T: ContextTypes> Driver<T> {
         }
     }
 
-    /// Closes when everything has been given back to the system.
+    /// Returns a channel that closes when all resources of the context have been released.
     pub(crate) fn gone(&self) -> watch::Receiver<()> {
         self.gone.clone()
     }
@@ -195,7 +195,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         self.core.lock()
     }
 
-    /// Makes a change under the lock, then what it deferred.
+    /// Runs `change` under the lock, then carries out the effects that it deferred.
     #[inline(always)]
     fn with<R>(
         &self,
@@ -207,7 +207,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         result
     }
 
-    /// Makes a change under the lock; [`Entered::follow_up`] is to be called.
+    /// Runs `change` under the lock. The caller must call [`Entered::follow_up`] afterwards.
     #[inline(always)]
     fn locked<R>(
         &self,
@@ -220,7 +220,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         result
     }
 
-    /// Carries out what was deferred.
+    /// Carries out the deferred effects.
     #[inline(always)]
     fn conclude(&self, deferred: &mut Deferred<T::Backend>) {
         if !deferred.is_empty() && self.follow_up(deferred) {
@@ -228,7 +228,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         }
     }
 
-    /// Carries out what was deferred, except a flush. Returns whether that is due.
+    /// Carries out the deferred effects, except a flush. Returns whether a flush is due.
     #[inline(never)]
     fn follow_up(&self, deferred: &mut Deferred<T::Backend>) -> bool {
         loop {
@@ -240,7 +240,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
             if mem::take(&mut deferred.dispatch) {
                 self.offload.dispatch();
             }
-            // After the futures: it submits what their tasks are about to queue.
+            // After the futures: the driver task submits the requests that their tasks will queue.
             if mem::take(&mut deferred.wake_driver) {
                 self.driver_waker.wake();
             }
@@ -256,16 +256,16 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         }
     }
 
-    /// The eventfd was signalled. `waker` is called for the next signal.
+    /// Handles a signal of the eventfd. `waker` will be woken by the next signal.
     pub(crate) fn on_eventfd(&self, waker: &Waker) {
         self.with(|core, deferred| {
-            core.arm(waker, deferred); // before the reap: later completions signal again
+            core.arm(waker, deferred); // before the reap, so that a later completion signals
             core.reap(ReapSource::Signal, deferred);
             core.advisor.observe(Observation::RuntimeTurned);
         });
     }
 
-    /// The driver task runs. `signal`: a signal was left to it, and this is the waker for the next one.
+    /// Runs the driver task. If a signal was passed to it, `signal` is the waker for the next signal.
     pub(crate) fn drive(&self, signal: Option<&Waker>, order: PollOrder) -> DriveResult {
         let (queued, defer) = self.with(|core, deferred| {
             core.driver_runs = true;
@@ -276,7 +276,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
             core.reap(ReapSource::DriverTask, deferred);
             let queued = core.slots.queued();
             let defer = queued > 0 && core.advisor.defer_flush(queued, order);
-            core.flush_requested = defer; // the task goes on
+            core.flush_requested = defer; // `Yield` polls the task again
             if !defer {
                 core.advisor.observe(Observation::RuntimeTurned);
             }
@@ -303,7 +303,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         })
     }
 
-    /// Slots that are free. `None`: the context is not open.
+    /// Returns the number of free slots, or `None` if the context is not open.
     pub(crate) fn free_capacity(&self) -> Option<usize> {
         self.with(|core, deferred| {
             core.reap_all(ReapSource::Other, deferred);
@@ -311,7 +311,7 @@ impl<'d, T: ContextTypes> Entered<'d, T> {
         })
     }
 
-    /// Looks at the slots under the lock, after a reap, and may change the drains.
+    /// Reaps, then runs `change` on the slots and the drains under the lock.
     pub(crate) fn with_slots<R>(
         &self,
         source: ReapSource,

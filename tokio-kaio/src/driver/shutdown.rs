@@ -1,13 +1,13 @@
-//! The end of a context.
+//! Shutdown of a context.
 //!
 //! ```text
-//!  Open ── closed, dropped ──► Stopping ── last request done ──► Gone
-//!   │                             │                               ▲
-//!   └──── driver task or runtime gone ──► Orphaned ── no submission under way
+//!  Open ── closed or dropped ──► Stopping ── last request done ───────────────────► Gone
+//!   ├───────────────────────────────┘                                                 ▲
+//!   └── driver task or runtime gone, reap failed ──► Orphaned ── nothing submitting ──┘
 //! ```
 //!
-//! What the context has of the system is torn down on a short-lived thread of its own, because
-//! `io_destroy(2)` sleeps.
+//! A short-lived thread releases the resources of the context, because `io_destroy(2)` sleeps
+//! ([`Teardown`]).
 
 use std::mem;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl<T: ContextTypes> Core<T> {
         if self.phase.live().is_some() {
             self.stop_polls(deferred);
         }
-        // Requests that wait for a slot are turned away, the youngest first.
+        // Requests that wait for a slot are stopped, the youngest first.
         while self.waiting() + self.slots.in_flight() > self.config.capacity {
             let last = self.append_order.pop_last();
             match last.or_else(|| self.slots.last_queued()) {
@@ -43,7 +43,7 @@ impl<T: ContextTypes> Core<T> {
         self.request_flush(deferred);
     }
 
-    /// Polls may wait for ever: they end with the context.
+    /// Stops or cancels all polls, which might never complete.
     fn stop_polls(&mut self, deferred: &mut Deferred<T::Backend>) {
         for index in self.slots.indices() {
             let slot = self.slots.at(index);
@@ -59,13 +59,13 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// *Queued, Held → Completed*, stopped.
+    /// *Queued or Held → Completed*, with [`Outcome::Stopped`].
     fn stop_waiting(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) {
         self.remove_waiting(index);
         self.finish(index, Some(Outcome::Stopped), deferred);
     }
 
-    /// Ends the context at once; `outcome` is that of the requests that are not done.
+    /// Ends the context at once. Requests in flight get `outcome`; waiting requests are stopped.
     pub(super) fn orphan(&mut self, outcome: Outcome, deferred: &mut Deferred<T::Backend>) {
         let live = match mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Open(live) | Phase::Stopping(live) => live,
@@ -91,7 +91,7 @@ impl<T: ContextTypes> Core<T> {
         self.phase = Phase::Orphaned(live, memory);
     }
 
-    /// Starts the teardown if the context is to end and nothing stands in the way.
+    /// Starts the teardown if the context is ending and nothing needs the backend any more.
     #[inline]
     pub(super) fn end_if_due(&mut self, deferred: &mut Deferred<T::Backend>) {
         if !self.phase.is_open() {
@@ -123,17 +123,17 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// No new requests from now on. The context ends when the last one is done.
+    /// Stops admitting requests. The context ends when the last request is done.
     pub(crate) fn stop(&self) {
         self.with(|core, deferred| core.stop(deferred));
     }
 
-    /// Ends the context at once: nobody drives it any more.
+    /// Ends the context at once, because nothing drives it any more.
     pub(crate) fn orphan(&self) {
         self.with(|core, deferred| core.orphan(Outcome::Stopped, deferred));
     }
 
-    /// Whether completions are still reaped.
+    /// Returns whether completions are still reaped.
     pub(crate) fn is_live(&self) -> bool {
         self.lock().phase.live().is_some()
     }
@@ -147,8 +147,8 @@ impl<T: ContextTypes> Drop for Driver<T> {
     fn drop(&mut self) {
         match self.enter() {
             Ok(driver) => driver.orphan(),
-            // Backend and eventfd are the parent's. To drop the eventfd here would remove it from the
-            // parent's epoll instance, which the child shares.
+            // Backend and eventfd belong to the parent. Dropping the eventfd would remove it from the
+            // epoll instance that the child shares with the parent.
             Err(_) => mem::forget(mem::replace(&mut self.core.get_mut().phase, Phase::Gone)),
         }
     }

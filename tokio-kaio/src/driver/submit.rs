@@ -1,7 +1,7 @@
 //! Submission: admits requests, submits them, flushes the queue.
 //!
-//! A request is admitted under the lock and submitted without it. [`Core::finish_submit`] is the only
-//! place that deals with the result of a submission.
+//! A request is admitted under the lock and submitted without it. [`Core::finish_submit`] handles the
+//! results of all submissions, except those of the offload pool.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -22,21 +22,21 @@ use crate::policy::{
 use crate::slab::{Admission, SlotKey};
 use crate::trace::{self, TraceEvent};
 
-/// What became of the entries of a submission.
+/// The result of a submission.
 struct SubmitReport {
-    /// Entries taken or refused. The backend has no room for the rest.
+    /// Number of entries that were taken or refused. The backend had no room for the rest.
     handled: usize,
-    /// Those that were refused, by user data, with the errno.
+    /// The refused entries: `user_data` and errno.
     refused: Vec<(u64, i32)>,
     timing: Option<SubmitTiming>,
 }
 
-/// Batches of one flush. Then it is left to the driver task, if others keep queueing.
+/// Most batches that one flush submits. The rest of the queue is left to the driver task.
 const MAX_BATCHES: usize = 8;
 
 impl<T: ContextTypes> Core<T> {
-    /// Takes a request in. `may_wait`: no other context may take it. `may_defer`: it may be queued to
-    /// share a system call with others.
+    /// Admits a request. `may_wait` is false if another shard may have a free slot for it. `may_defer` is
+    /// true if the request may be queued to share a system call with others.
     #[inline(always)]
     pub(super) fn admit(
         &mut self,
@@ -66,7 +66,7 @@ impl<T: ContextTypes> Core<T> {
         }
         let file = new.file.open_file();
         let held = new.op.appends() && self.append_order.is_taken(new.file.id());
-        // A descriptor that nothing keeps open once the future is forgotten can't wait for others.
+        // Not on a borrowed descriptor: if the future is forgotten, nothing keeps the descriptor open.
         let defer = may_defer
             && !full
             && file.is_some()
@@ -86,7 +86,7 @@ impl<T: ContextTypes> Core<T> {
         Admission::Launched(key)
     }
 
-    /// How a request is submitted now.
+    /// Returns how a request is to be submitted now.
     #[inline(always)]
     fn plan(&self, op: &IoOp, file: Option<&Arc<OpenFile>>) -> SubmitPlan {
         if self.capabilities.blocking_submit {
@@ -96,7 +96,7 @@ impl<T: ContextTypes> Core<T> {
         self.advisor.plan(&op.info(), history, self.submit_seq)
     }
 
-    /// A slot for a request. An append has the turn, if no other one of its file has it.
+    /// Allocates a slot. An append gets the turn of its file, unless another append has the turn.
     #[inline(always)]
     fn allocate(&mut self, new: &mut NewRequest<'_>, file: Option<Arc<OpenFile>>) -> SlotKey {
         let id = new.file.id();
@@ -107,8 +107,8 @@ impl<T: ContextTypes> Core<T> {
         key
     }
 
-    /// Takes in a request that waits: for a slot, for other requests, for another append, or, as `plan`
-    /// says, for a blocking thread (behind queued requests, if there are any).
+    /// Admits a request that has to wait: for a slot, for a batch, for another append, or, if `plan` is to
+    /// offload, for a blocking thread (in the queue if that is not empty).
     #[inline(never)]
     fn enqueue(
         &mut self,
@@ -145,7 +145,7 @@ impl<T: ContextTypes> Core<T> {
         Admission::Queued(key)
     }
 
-    /// *→ InFlight*: the entry belongs to the next submission.
+    /// *→ InFlight*. Returns the entry, which belongs to the next submission.
     #[inline(always)]
     fn launch(
         &mut self,
@@ -162,7 +162,7 @@ impl<T: ContextTypes> Core<T> {
         sqe
     }
 
-    /// *→ InFlight*, from the offload pool.
+    /// *→ InFlight*. Gives the entry to the offload pool.
     #[cold]
     fn launch_offloaded(
         &mut self,
@@ -180,15 +180,15 @@ impl<T: ContextTypes> Core<T> {
         self.offload(SubmissionEntry::new(sqe, file, plan.class), deferred);
     }
 
-    /// Gives an entry to the offload pool; its request is in flight.
+    /// Gives the entry of a request in flight to the offload pool.
     pub(super) fn offload(&mut self, entry: SubmissionEntry, deferred: &mut Deferred<T::Backend>) {
         self.counters.offloads += 1;
         self.offload.push(entry);
         deferred.dispatch = true;
     }
 
-    /// Launches queued requests, as many as there is room for in flight and in `batch`. Those that are
-    /// offloaded are not in `batch`.
+    /// *Queued → InFlight*, up to `capacity` requests in flight and the size limit of a batch. Offloaded
+    /// requests go to the offload pool, the others into `batch`.
     fn launch_queued(
         &mut self,
         batch: &mut ArrayVec<Sqe, MAX_BATCH>,
@@ -229,7 +229,7 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Permission to submit the requests that were just launched.
+    /// Gives permission to submit the requests that were just launched.
     #[inline(always)]
     fn permit(&mut self) -> SubmitPermit {
         self.submitting += 1;
@@ -237,7 +237,7 @@ impl<T: ContextTypes> Core<T> {
         let has_polls = mem::take(&mut self.next_has_polls);
         SubmitPermit {
             notify: match has_polls {
-                true => Notify::Signal, // nobody can tell when a poll completes
+                true => Notify::Signal, // a poll may complete at any time
                 false => self.advisor.notify(),
             },
             timing: mem::replace(&mut self.next_timing, TimingLevel::Off),
@@ -246,8 +246,8 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Deals with the result of a submission. Returns whether completions were reaped since the permit
-    /// was given, here or by others.
+    /// Handles the result of a submission. Returns whether completions were reaped since the permit was
+    /// given, here or by another thread.
     #[inline(always)]
     fn finish_submit(
         &mut self,
@@ -272,7 +272,7 @@ impl<T: ContextTypes> Core<T> {
             self.put_back(unsent.collect(), reaped, deferred);
         }
         if deferred.more_completions && self.slots.is_any_in_flight(handled) {
-            self.reap_all(ReapSource::Submission, deferred); // those of other threads came first
+            self.reap_all(ReapSource::Submission, deferred); // the reap was full
         }
         if taken > 0 {
             let suppressed = permit.notify == Notify::Suppress;
@@ -294,7 +294,7 @@ impl<T: ContextTypes> Core<T> {
         reaped
     }
 
-    /// The files of a flush learn from it.
+    /// Records the timing of a flush in the histories of its files.
     #[cold]
     fn observe_flush(&mut self, entries: &[Sqe], timing: &SubmitTiming) {
         for sqe in entries {
@@ -306,7 +306,7 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// The kernel has no room for a request: its slot keeps the file meanwhile.
+    /// Stores the file of a request that the kernel had no room for in its slot.
     #[cold]
     fn keep_file(&mut self, new: &NewRequest<'_>) {
         let user_data = new.sqe.map_or(u64::MAX, |sqe| sqe.user_data);
@@ -317,9 +317,9 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// The kernel has no room for these requests, last first. They are queued again, until a completion
-    /// makes room, or for 10 ms: it may be memory that is short, and the next completion that of a poll.
-    /// If nothing is in flight, they fail. `reaped`: completions have just made room.
+    /// *InFlight → Queued*, for `requests` (last first) that the kernel had no room for. `reaped` is true if
+    /// completions have just made room. If not, the requests are retried after a completion or after 10 ms
+    /// (memory may be short, and a poll may never complete), or fail if nothing else is in flight.
     #[cold]
     pub(super) fn put_back(
         &mut self,
@@ -334,7 +334,7 @@ impl<T: ContextTypes> Core<T> {
             };
             let slot = self.slots.at(index);
             if room_to_come && slot.file.is_none() {
-                // Borrowed, and still open: the future is being polled.
+                // The descriptor is borrowed, and open: the future is being polled.
                 slot.file = OpenFile::duplicate_borrowed(slot.file_id.fd()).ok();
             }
             if !room_to_come || slot.file.is_none() {
@@ -343,7 +343,7 @@ impl<T: ContextTypes> Core<T> {
             }
             deferred.retry_later |= !reaped;
             if self.slots.leave_flight(index) {
-                self.finish(index, None, deferred); // abandoned meanwhile
+                self.finish(index, None, deferred); // it was abandoned during the submission
             } else {
                 self.slots.enqueue_first(index);
             }
@@ -353,7 +353,7 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// The kernel has refused a request that was launched.
+    /// Fails a request in flight that the kernel refused.
     pub(super) fn refuse(
         &mut self,
         user_data: u64,
@@ -366,7 +366,7 @@ impl<T: ContextTypes> Core<T> {
 }
 
 impl<T: ContextTypes> Entered<'_, T> {
-    /// Takes a request in. `may_wait`: no other context may take it.
+    /// Admits a request. `may_wait` is false if another shard may have a free slot for it.
     #[inline(always)]
     pub(crate) fn admit(&self, new: &mut NewRequest<'_>, may_wait: bool) -> Admission {
         let mut deferred = Deferred::new();
@@ -381,8 +381,8 @@ impl<T: ContextTypes> Entered<'_, T> {
         admission
     }
 
-    /// Submits a request that was launched. Returns its outcome if it has completed; the buffer is back
-    /// then.
+    /// Submits a request that was launched. If it has completed, returns its outcome, and `new.buffer` has
+    /// the memory again.
     #[inline(always)]
     pub(crate) fn submit_one(&self, key: SlotKey, new: &mut NewRequest<'_>) -> Option<Outcome> {
         let (entries, permit) = (new.sqe.as_slice(), new.permit);
@@ -398,7 +398,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         core.finish_submit(&permit, entries, &report, &mut deferred);
         let completed = core.slots.take_completed(key, new.buffer);
         if completed.is_none() {
-            // The task of a request that has completed is the current one.
+            // Set only now: if the request has completed, the current task need not be woken.
             let waker = new.waker.take();
             new.waker = waker.and_then(|waker| core.slots.set_waker(key, waker));
         }
@@ -409,12 +409,12 @@ impl<T: ContextTypes> Entered<'_, T> {
         completed
     }
 
-    /// Takes requests in, and submits those that need not wait with one system call. Each has its
-    /// admission then.
+    /// Admits requests, and submits those that need not wait with one system call. Stores the admission
+    /// of each.
     pub(crate) fn submit_batch(&self, batch: &mut [(NewRequest<'_>, Admission)]) {
         let mut entries = Vec::with_capacity(batch.len());
         let permit = self.with(|core, deferred| {
-            let may_wait = core.config.wait_for_slot; // otherwise another context may have a slot
+            let may_wait = core.config.wait_for_slot; // if false, another shard may have a slot
             for (new, admission) in batch.iter_mut() {
                 *admission = core.admit(new, may_wait, false, deferred);
                 entries.extend(new.sqe);
@@ -442,8 +442,8 @@ impl<T: ContextTypes> Entered<'_, T> {
         trace::slow_inline_submit(report.timing.as_ref(), report.taken());
     }
 
-    /// Submits queued requests, as far as there is room. Leaves the rest to the driver task if others
-    /// keep queueing: the current task is that of a future, or the driver task.
+    /// Submits queued requests while there is room. Leaves the rest to the driver task after
+    /// [`MAX_BATCHES`], so as not to hold up the current task if other threads keep queueing.
     pub(super) fn flush(&self) {
         let mut deferred = Deferred::new();
         loop {
@@ -461,7 +461,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                         core.observe_flush(&batch, timing);
                     }
                     let reaped = core.finish_submit(&permit, &batch, &report, deferred);
-                    // If the kernel has no room, the next completion makes some, or time does.
+                    // If the kernel has no room, a completion or `retry_later` causes the next flush.
                     let stalled = report.handled < batch.len() && !reaped;
                     !stalled && core.slots.queued() > 0
                 });
@@ -477,16 +477,16 @@ impl<T: ContextTypes> Entered<'_, T> {
         }
     }
 
-    /// Hands `entries` to the backend, without the lock.
+    /// Submits `entries` to the backend, without the lock.
     #[inline(always)]
     fn submit(&self, permit: &SubmitPermit, entries: &[Sqe]) -> SubmitReport {
         let timer = SubmitTimer::start(permit.timing);
         let mut refused = Vec::new();
         #[allow(unsafe_code)]
-        // SAFETY: `Slots::launch` made the entries, and each is submitted once. Its slot keeps the buffer
-        // until the completion, where safe code can't reach it. The backend outlives the call: a permit
-        // counts in `Core::submitting`, and `Core::end_if_due`, the only place that gives the backend
-        // away, waits for 0. The eventfd is closed after the backend.
+        // SAFETY: `Slots::launch` made the entries, and each is submitted once. The slot keeps the buffer,
+        // out of reach of safe code, until the completion. The backend outlives the call: the permit is
+        // counted in `Core::submitting`, and only `Core::end_if_due` moves the backend out, when the
+        // count is 0. The eventfd is closed after the backend.
         let handled = unsafe { submit_all(&self.submitter, permit.notify, entries, &mut refused) };
         SubmitReport {
             handled,
@@ -501,7 +501,7 @@ impl SubmitReport {
         self.handled - self.refused.len()
     }
 
-    /// The measurement, if there is something to learn from it.
+    /// Returns the timing, if there is something to learn from it.
     #[inline(always)]
     fn news(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
         let timing = self.timing.as_ref();

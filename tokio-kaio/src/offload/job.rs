@@ -1,4 +1,4 @@
-//! [`Job`]: the work of one blocking thread for an offload pool.
+//! [`Job`]: a closure that runs on tokio's blocking pool and submits entries of an offload pool.
 
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,18 +11,18 @@ use super::{JobState, OffloadPool, Returned, SubmissionEntry, lock};
 use crate::backend::IoBackend;
 use crate::sys::Process;
 
-/// Time slice after which a job yields its thread to other users of tokio's blocking pool. Much longer
-/// than it takes to get a thread again.
+/// Time slice after which a job yields its thread to other users of tokio's blocking pool. Much longer than
+/// the time it takes to get a thread again.
 const TIME_SLICE: Duration = Duration::from_millis(1);
 
-/// Submits entries of the pool while there are any.
+/// Submits waiting entries of the pool until there are none.
 pub(super) struct Job<B: IoBackend> {
     pool: Arc<OffloadPool<B>>,
     state: JobState,
 }
 
 impl<B: IoBackend> OffloadPool<B> {
-    /// Has threads take what waits. Not to be called under the context's lock.
+    /// Starts jobs for the waiting entries. Must not be called under the driver's lock.
     pub(crate) fn dispatch(self: &Arc<Self>) {
         loop {
             let mut queue = self.lock();
@@ -54,10 +54,10 @@ impl<B: IoBackend> Job<B> {
         }
     }
 
-    /// Runs it on a thread of `runtime`. Gives it back if no thread is available.
+    /// Runs the job on a blocking thread of `runtime`. Returns the job if no thread is available.
     pub(super) fn start(self, runtime: &Handle) -> Result<(), Job<B>> {
-        // tokio panics if it needs a thread and the system refuses one, and keeps the closure for a
-        // thread that may never come.
+        // If tokio needs a new thread and the system refuses it, `spawn_blocking` panics and keeps the
+        // closure for a thread that may never start. So the closure does not own the job.
         let offer = Arc::new(Mutex::new(Some(self)));
         let taken = Arc::clone(&offer);
         let run = move || {
@@ -91,8 +91,8 @@ impl<B: IoBackend> Job<B> {
         }
     }
 
-    /// Prepares to continue behind everything else that waits for a thread of this runtime. `None`:
-    /// there is nothing left to do, or no runtime.
+    /// Prepares to start the job again, behind everything else that waits for a blocking thread. Returns
+    /// `None` if no entry waits, or if there is no runtime.
     fn requeue(&mut self) -> Option<Handle> {
         let mut queue = self.pool.lock();
         if queue.waiting.is_empty() {
@@ -104,7 +104,7 @@ impl<B: IoBackend> Job<B> {
         Some(runtime)
     }
 
-    /// The requests that wait fail with `EAGAIN`, unless other jobs take them.
+    /// Ends the job. If it is the last one, the waiting requests fail with `EAGAIN`.
     pub(super) fn fail_for_want_of_thread(mut self) {
         self.end(|waiting| Returned {
             refused: waiting.map(|user_data| (user_data, libc::EAGAIN)).collect(),
@@ -112,6 +112,8 @@ impl<B: IoBackend> Job<B> {
         });
     }
 
+    /// Ends the job, unless it has ended. If it is the last one, passes the `user_data` of the waiting
+    /// entries to `returned`, and returns the result to the driver.
     fn end(&mut self, returned: impl FnOnce(&mut dyn Iterator<Item = u64>) -> Returned) {
         if self.state == JobState::Ended || self.pool.owner != Process::current() {
             return;
@@ -124,7 +126,7 @@ impl<B: IoBackend> Job<B> {
             return;
         }
         let waiting = mem::take(&mut queue.waiting);
-        queue.submitting += 1; // keeps the context until they are given back
+        queue.submitting += 1; // keeps the context alive until `give_back` is done
         drop(queue);
         let mut user_data = waiting
             .iter()
@@ -138,7 +140,7 @@ impl<B: IoBackend> Job<B> {
 }
 
 impl<B: IoBackend> Drop for Job<B> {
-    /// A job that did not end by itself was dropped by its runtime, which shuts down.
+    /// Stops the waiting requests if the job has not ended: its runtime shuts down and dropped the job.
     fn drop(&mut self) {
         self.end(|waiting| Returned {
             stopped: waiting.collect(),

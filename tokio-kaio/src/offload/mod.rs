@@ -1,8 +1,8 @@
 //! [`OffloadPool`]: submits requests from tokio's blocking pool.
 //!
-//! A request is offloaded where its submission may block: because its file has the policy
-//! [`Offload`](crate::SubmitPolicy::Offload), because the kernel refused it with `RWF_NOWAIT`, or because
-//! the backend performs requests inside the submission.
+//! A request is offloaded if its submission may block: because its policy is
+//! [`Offload`](crate::SubmitPolicy::Offload), because the kernel refused this request or earlier ones with
+//! `RWF_NOWAIT`, or because the backend performs requests inside the submission.
 
 mod job;
 
@@ -27,12 +27,12 @@ use crate::trace;
 
 /// The offload pool of one context.
 ///
-/// It knows only the submitter of the context, so that a context that stays on its thread can have one
-/// too. What is submitted completes like any other request. What could not be submitted is returned
-/// ([`Returned`]), and the context is signalled as for a completion.
+/// The pool uses the submitter of the context, but not its driver, so a context that is not `Send` can have a
+/// pool too. A submitted request completes like any other request. A request that could not be submitted is
+/// returned to the driver ([`Returned`]), which is signalled as for a completion.
 ///
-/// A forked child has none of the threads, one of which may have held the lock at the fork. The driver
-/// asks whose process it is before it comes here; what runs outside the driver asks here.
+/// In a forked child, none of the threads exist, and one of them may have held the lock at the fork. The
+/// driver checks the process before it calls the pool. A dropped job checks it itself (`owner`).
 pub(crate) struct OffloadPool<B: IoBackend> {
     submitter: B::Submitter,
     eventfd: Option<RawFd>,
@@ -40,20 +40,21 @@ pub(crate) struct OffloadPool<B: IoBackend> {
     config: OffloadConfig,
     owner: Process,
     queue: Mutex<Queue>,
-    /// `queue.returned` is not empty.
+    /// Whether `queue.returned` is not empty. Read without the lock.
     has_returned: AtomicBool,
-    /// No submission is under way.
+    /// Notified when no submission is in progress.
     idle: Condvar,
 }
 
-/// What a pool may use of tokio's blocking pool.
+/// Configuration of an offload pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OffloadConfig {
-    /// Most threads at a time.
+    /// Most threads of tokio's blocking pool at a time.
     pub(crate) max_threads: usize,
     /// Most requests in one system call.
     pub(crate) max_batch: usize,
-    /// Whether files learn from these submissions: not if the backend performs whole requests in them.
+    /// Whether file histories learn from these submissions. `false` if the backend performs the requests
+    /// inside the submission.
     pub(crate) observe: bool,
 }
 
@@ -68,24 +69,24 @@ impl OffloadConfig {
 
 #[derive(Default)]
 struct Queue {
-    /// Kept no longer than needed: it keeps descriptors of the runtime. `None` in tests: entries are
-    /// submitted by [`OffloadPool::dispatch`].
+    /// Dropped when the pool is closed, because it keeps descriptors of the runtime open. `None` in tests:
+    /// then [`OffloadPool::dispatch`] submits the entries itself.
     runtime: Option<Handle>,
-    /// Entries that no thread has taken.
+    /// Entries that no job has taken.
     waiting: VecDeque<SubmissionEntry>,
-    /// Jobs that tokio has and that have not ended.
+    /// Number of jobs that were passed to tokio and have not ended.
     jobs: usize,
-    /// Of these, jobs that have not started.
+    /// Number of those jobs that have not started.
     starting: usize,
-    /// Submissions under way. The backend is not dropped meanwhile.
+    /// Number of submissions in progress. While it is not 0, the backend is not dropped.
     submitting: usize,
-    /// Nothing is submitted any more.
+    /// The pool is closed: it starts no more jobs.
     closed: bool,
     returned: Returned,
     counters: SubmitCounters,
 }
 
-/// How far a [`Job`](job::Job) is.
+/// The state of a [`Job`](job::Job).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
     Starting,
@@ -93,18 +94,18 @@ enum JobState {
     Ended,
 }
 
-/// What the driver has to deal with.
+/// Requests that the pool returns to the driver.
 #[derive(Default)]
 pub(crate) struct Returned {
-    /// Requests that were refused, by their user data, with the errno.
+    /// Refused requests: `user_data` and errno.
     pub(crate) refused: Vec<(u64, i32)>,
-    /// Requests that the kernel has no room for, last first.
+    /// Requests that the kernel had no room for, last first.
     pub(crate) unsent: Vec<u64>,
-    /// Requests of a runtime that has shut down.
+    /// Requests that were not submitted because the runtime shuts down.
     pub(crate) stopped: Vec<u64>,
-    /// Polls that were submitted: the driver may have given them up before they could be cancelled.
+    /// Submitted polls. If one was abandoned before its submission, the driver can cancel it only now.
     pub(crate) polls: Vec<u64>,
-    /// How many of these were counted as submitted before.
+    /// Number of refused, unsent and stopped requests whose first attempt was counted as submitted.
     pub(crate) resubmitted: u64,
 }
 
@@ -120,9 +121,9 @@ impl Returned {
 type Batch = ArrayVec<SubmissionEntry, MAX_BATCH>;
 
 impl Queue {
-    /// The share of one of `max_threads` threads, since a submission may block it for long; at most
-    /// `max_batch` entries, and of one file, so that a request that blocks for ever, as on a pipe, does
-    /// not keep other files from being served by another thread.
+    /// Takes the next batch: at most `1 / max_threads` of the waiting entries, because the batch may block
+    /// its thread for long; at most `max_batch` entries; and entries of one file only. So a request that
+    /// blocks for ever, as on a pipe, does not delay requests on other files.
     fn next_batch(&mut self, config: &OffloadConfig) -> Option<Batch> {
         let share = self.waiting.len().div_ceil(config.max_threads);
         let file = self.waiting.front()?.file.id();
@@ -155,12 +156,13 @@ impl<B: IoBackend> OffloadPool<B> {
         })
     }
 
-    /// Takes an entry; [`OffloadPool::dispatch`] has to follow.
+    /// Adds an entry. The caller must call [`OffloadPool::dispatch`] afterwards.
     pub(crate) fn push(&self, entry: SubmissionEntry) {
         self.lock().waiting.push_back(entry);
     }
 
-    /// Takes a request back, if no thread has it yet. Not a write: once offloaded, a write lands.
+    /// Removes and returns an entry that no job has taken. Returns `None` for writes: an abandoned write is
+    /// still submitted once it was offloaded.
     pub(crate) fn recall(&self, user_data: u64) -> Option<SubmissionEntry> {
         let mut queue = self.lock();
         let is_it = |entry: &SubmissionEntry| {
@@ -180,13 +182,13 @@ impl<B: IoBackend> OffloadPool<B> {
         mem::take(&mut queue.returned)
     }
 
-    /// Requests that wait for a thread, and the submissions so far.
+    /// Returns the number of requests that wait for a thread, and the counters of submissions.
     pub(crate) fn counters(&self) -> (usize, SubmitCounters) {
         let queue = self.lock();
         (queue.waiting.len(), queue.counters)
     }
 
-    /// Submits nothing from now on. Blocks until no submission is under way.
+    /// Closes the pool: drops the waiting entries, and blocks until no submission is in progress.
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
@@ -203,7 +205,7 @@ impl<B: IoBackend> OffloadPool<B> {
         drop(runtime);
     }
 
-    /// The next entries for a thread. `None`: there are none, and the job has ended.
+    /// Returns the next batch for a job, or `None`, which ends the job, if no entry waits.
     fn next_batch(&self, state: &mut JobState) -> Option<Batch> {
         let mut queue = self.lock();
         if *state == JobState::Starting {
@@ -219,17 +221,17 @@ impl<B: IoBackend> OffloadPool<B> {
         Some(batch)
     }
 
-    /// Returns how long the submission took.
+    /// Submits a batch. Returns how long the submission took.
     fn submit(&self, batch: Batch) -> Duration {
         let sqes: ArrayVec<_, MAX_BATCH> = batch.iter().map(|entry| entry.sqe).collect();
         let mut returned = Returned::default();
         let timer = SubmitTimer::start(TimingLevel::ThreadUsage);
         #[allow(unsafe_code)]
-        // SAFETY: each entry comes from `Slots`, which keeps the buffer in the slot until the
-        // completion, and was submitted by nobody else: it leaves the queue through `next_batch` or
-        // `recall`. The backend is not dropped before this returns: the call is counted in
-        // `submitting`, and `Teardown`, which drops the backend, waits for 0 in `close`, after which
-        // `next_batch` finds nothing. The eventfd is closed after the backend.
+        // SAFETY: `Slots` made each entry, and its slot keeps the buffer until the completion. Nobody else
+        // submits the entry: it left the queue once, through `next_batch`. The backend outlives the call:
+        // the call is counted in `submitting`, and `Teardown` calls `close`, which waits for 0, before it
+        // drops the backend. `close` empties the queue, and a driver that has ended pushes no entries. The
+        // eventfd is closed after the backend.
         let handled = unsafe {
             submit_all(
                 &self.submitter,
@@ -269,7 +271,7 @@ impl<B: IoBackend> OffloadPool<B> {
         let Some(timing) = timing else {
             return Duration::ZERO;
         };
-        // Subscribers may wait for the context's end, which has waited for this submission.
+        // Only now: the subscriber may wait for the end of the context, which waits for this submission.
         if timing.is_slow() {
             trace::slow_submit(taken, timing.time, true);
         }
@@ -283,8 +285,8 @@ impl<B: IoBackend> OffloadPool<B> {
         }
     }
 
-    /// To be called while the context exists: under its lock, or counted in `submitting`. Afterwards,
-    /// the number of its eventfd may be that of another file.
+    /// Returns requests to the driver, and signals it. Must be called while the submission is counted in
+    /// `submitting`, which keeps the eventfd open: later, its number may belong to another file.
     fn give_back(&self, returned: Returned) {
         {
             let mut queue = self.lock();
@@ -312,7 +314,7 @@ impl<B: IoBackend> OffloadPool<B> {
     }
 }
 
-/// Nothing panics while holding one of these.
+/// Locks `mutex`. It is never poisoned in practice: no code panics while holding one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::{FileId, OpenFile};
 
-/// The file that a request is for, and what keeps its descriptor open.
+/// The file of a new request: shared, or a borrowed descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FileRef<'a> {
-    /// A file that a waiting request can share.
+    /// An open file. A waiting request can share it, which keeps the descriptor open.
     Open(&'a Arc<OpenFile>),
-    /// A descriptor of the caller, borrowed while the future exists. Known to be open only while the
-    /// future is polled: a future can be forgotten.
+    /// A descriptor of the caller, which the future borrows. It is known to be open only while the future
+    /// is polled, because a future can be forgotten.
     Borrowed(RawFd),
 }
 

@@ -1,4 +1,4 @@
-//! [`IoBuffer`]: the memory of a request. [`BufferReturn`]: where it goes back to.
+//! [`IoBuffer`]: the memory of a request. [`BufferReturn`]: where the memory is returned to.
 
 use std::sync::Arc;
 
@@ -10,29 +10,29 @@ use crate::sys::abi;
 /// The memory of a request, which owns it until its completion.
 #[derive(Debug)]
 pub(crate) enum IoBuffer {
-    /// No bytes.
+    /// No memory.
     None,
-    /// The kernel writes to it.
+    /// A region that the kernel writes to.
     Exclusive(Exclusive),
-    /// The kernel reads it; others may read it too.
+    /// A region that the kernel reads. Others may read it at the same time.
     Shared(Arc<Region>),
-    /// Pieces of memory, or memory of any other type, for either direction.
+    /// Several pieces of memory, or an owned buffer of any type, for reads and writes.
     Vectored(Box<IoVecs>),
-    /// Stands for the memory of a read that stays with the kernel: the shapes of the buffers that it
-    /// belonged to, from which new ones are made. `None`: an empty buffer. Boxed because it is rare,
-    /// and buffers are moved with every request.
+    /// Stands for the memory of a read that the kernel still uses. It has the shapes of the buffers that the
+    /// memory was taken from, for which new memory is allocated; `None` is an empty buffer. Boxed because
+    /// it is rare, and an `IoBuffer` is moved with every request.
     #[allow(clippy::box_collection)] // one word, where a `Vec` has three
     Replacement(Box<Vec<Option<Shape>>>),
 }
 
 impl IoBuffer {
-    /// Takes the memory out; leaves none.
+    /// Takes the memory, and leaves [`IoBuffer::None`].
     #[inline(always)]
     pub(crate) fn take(&mut self) -> IoBuffer {
         std::mem::replace(self, IoBuffer::None)
     }
 
-    /// Operation, address and length of an entry that moves `nbytes`.
+    /// Returns the opcode, address and length fields of an entry that moves `nbytes`.
     #[inline(always)]
     pub(super) fn encode(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
         match self {
@@ -43,7 +43,7 @@ impl IoBuffer {
         }
     }
 
-    /// Most bytes that one request moves, of `nbytes` that are wanted.
+    /// Returns how many of `nbytes` one request can move at most.
     pub(super) fn max_transfer(&self, nbytes: u64) -> u64 {
         let max = match self {
             IoBuffer::Vectored(iovecs) => iovecs.max_transfer().min(nbytes),
@@ -52,8 +52,8 @@ impl IoBuffer {
         max.min(abi::MAX_RW_COUNT)
     }
 
-    /// Its addresses and the lengths of its pieces, or-ed: aligned to a power of two exactly if all of
-    /// them are. 0 where there are none.
+    /// Returns the addresses and piece lengths of the next request, or-ed. The result is aligned to a power
+    /// of two exactly if all of them are. It is 0 if there are none.
     #[cold]
     pub(crate) fn address_bits(&self) -> u64 {
         match self {
@@ -64,7 +64,7 @@ impl IoBuffer {
         }
     }
 
-    /// The rest of it, after `moved` bytes.
+    /// Returns the rest of the memory, after `moved` bytes. The whole memory stays owned.
     pub(super) fn advanced(self, moved: u64) -> IoBuffer {
         let start = usize::try_from(moved).unwrap_or(usize::MAX);
         let iovecs = match self {
@@ -79,7 +79,7 @@ impl IoBuffer {
         IoBuffer::Vectored(Box::new(iovecs))
     }
 
-    /// What the caller gets in place of this memory, which stays with the kernel.
+    /// Returns what the caller gets in place of this memory, which the kernel still uses.
     pub(crate) fn replacement(&self) -> IoBuffer {
         let shapes = match self {
             IoBuffer::Exclusive(region) => vec![Some(region.shape())],
@@ -101,21 +101,21 @@ impl IoBuffer {
     }
 }
 
-/// Where the memory of a request goes back to.
+/// Where the memory of a request is returned to.
 #[derive(Debug)]
 pub(crate) enum BufferReturn<'a> {
-    /// Nowhere: it is dropped.
+    /// Nowhere: the memory is dropped.
     None,
     Buffer(&'a mut AlignedBuf),
     #[allow(clippy::redundant_allocation)] // rarer, and this is moved with every request
     Parts(Box<&'a mut [PartMut<'a>]>),
-    /// To the caller of the future, who asks for it.
+    /// The user of the future, who takes the memory when the operation has completed.
     Caller,
 }
 
 impl BufferReturn<'_> {
-    /// Gives the buffer its memory back, or new memory if the kernel keeps it. Returns the memory if
-    /// the caller is to have it.
+    /// Returns the memory to its buffer, or allocates new memory if the kernel still uses the old. For
+    /// [`BufferReturn::Caller`], returns the memory.
     #[inline(always)]
     pub(crate) fn give_back(self, buffer: IoBuffer) -> Option<IoBuffer> {
         match (self, buffer) {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_buffer_goes_back_as_a_whole() {
+    fn the_rest_of_a_buffer_still_owns_the_whole_buffer() {
         let mut source = buffer(8, 1);
         let (request, buffer_return) = IoRequest::read(read_op(8), &mut source).unwrap();
         let rest = IoRequest::rest(&request.op, request.buffer, 3);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_nobody_is_dropped() {
+    fn memory_without_a_buffer_to_return_to_is_dropped() {
         let source = buffer(8, 1);
         let memory = IoRequest::write(IoOp::new(OpCode::Write), &source).buffer;
         let IoBuffer::Shared(region) = &memory else {

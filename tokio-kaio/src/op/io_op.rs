@@ -1,4 +1,4 @@
-//! [`IoOp`]: one operation, without its file and its memory.
+//! [`IoOp`]: an operation, without its file and its memory. [`Outcome`]: how a request ended.
 
 use std::os::fd::RawFd;
 
@@ -7,22 +7,22 @@ use crate::backend::{OpCode, Sqe};
 use crate::policy::{Direction, OpInfo};
 use crate::sys::abi;
 
-/// What the kernel is asked to do.
+/// An operation, as passed to the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IoOp {
-    /// `Read` and `Write` stand for the vectored operations, too: that depends on the buffer.
+    /// `Read` and `Write` also stand for the vectored opcodes, which the buffer selects.
     pub(crate) opcode: OpCode,
-    /// `IOPRIO_*`; 0: that of the submitting thread.
+    /// `IOPRIO_*`. 0: the priority of the submitting thread.
     pub(crate) priority: u16,
     /// `RWF_*`.
     pub(crate) rw_flags: i32,
-    /// Bytes to move; event mask of a poll.
+    /// Number of bytes to move. For a poll: the event mask.
     pub(crate) nbytes: u64,
     pub(crate) offset: i64,
 }
 
 impl IoOp {
-    /// An operation that moves no data.
+    /// Creates an operation that moves no data.
     pub(crate) const fn new(opcode: OpCode) -> IoOp {
         IoOp {
             opcode,
@@ -33,7 +33,7 @@ impl IoOp {
         }
     }
 
-    /// Whether it writes to the end of the file, wherever that is at the time.
+    /// Returns whether the operation is a write with `RWF_APPEND`.
     #[inline]
     pub(crate) fn appends(&self) -> bool {
         self.rw_flags & abi::RWF_APPEND != 0 && self.opcode == OpCode::Write
@@ -59,7 +59,7 @@ impl IoOp {
         self.is_read() || self.is_write()
     }
 
-    /// What submit policy depends on.
+    /// Returns the properties that submit policy depends on.
     #[inline(always)]
     pub(crate) fn info(&self) -> OpInfo {
         OpInfo {
@@ -76,7 +76,7 @@ impl IoOp {
         }
     }
 
-    /// The entry that submits it. It names no memory except that of `buffer`, which has `nbytes`.
+    /// Returns the entry to submit. It refers to no memory except the first `nbytes` of `buffer`.
     #[inline(always)]
     pub(crate) fn sqe(&self, fd: RawFd, buffer: &IoBuffer, user_data: u64) -> Sqe {
         let (opcode, addr, len) = buffer.encode(self.opcode, self.nbytes);
@@ -96,12 +96,12 @@ impl IoOp {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Result of its completion: bytes moved, events of a poll, or a negated errno.
+    /// The result from the completion: bytes moved, events of a poll, or a negated errno.
     Completed(i64),
     /// The submission was refused with this errno.
     Refused(i32),
-    /// The context stopped first.
+    /// The context stopped before the request was done.
     Stopped,
-    /// The kernel took it, and its completion can't be fetched any more, because of this errno.
+    /// The request was in flight when reaping failed with this errno, so its completion can't be reaped.
     Lost(i32),
 }

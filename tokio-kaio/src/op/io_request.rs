@@ -1,4 +1,4 @@
-//! [`IoRequest`]: an operation with its memory.
+//! [`IoRequest`]: an operation and its memory.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::sys::abi;
 #[derive(Debug)]
 pub(crate) struct IoRequest {
     pub(crate) op: IoOp,
-    /// Has the bytes that `op` moves.
+    /// The memory that `op` reads or writes. Has at least `op.nbytes`.
     pub(crate) buffer: IoBuffer,
 }
 
@@ -20,12 +20,12 @@ impl IoRequest {
         IoRequest { op, buffer }
     }
 
-    /// A request that moves no data.
+    /// Creates a request that moves no data.
     pub(crate) fn sync(opcode: OpCode) -> IoRequest {
         IoRequest::new(IoOp::new(opcode), IoBuffer::None)
     }
 
-    /// A poll for `events`.
+    /// Creates a poll for `events`.
     pub(crate) fn poll(events: u16) -> IoRequest {
         let op = IoOp {
             nbytes: events.into(),
@@ -34,7 +34,7 @@ impl IoRequest {
         IoRequest::new(op, IoBuffer::None)
     }
 
-    /// A read of `op.nbytes` into `buffer`, which must have that many.
+    /// Creates a read of `op.nbytes` into `buffer`, which must have at least that size.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl IoRequest {
         Ok((IoRequest::new(op, memory), BufferReturn::Buffer(buffer)))
     }
 
-    /// A write of `op.nbytes` from `buffer`, which must have that many.
+    /// Creates a write of `op.nbytes` from `buffer`, which must have at least that size.
     #[inline(always)]
     pub(crate) fn write(op: IoOp, buffer: &AlignedBuf) -> IoRequest {
         assert!(op.nbytes <= buffer.size() as u64);
@@ -63,11 +63,11 @@ impl IoRequest {
         IoRequest::new(op, memory)
     }
 
-    /// A read into `parts`, one after the other.
+    /// Creates a read into `parts`, in order.
     ///
     /// # Errors
     ///
-    /// See [`AlignedBuf::take`]; all buffers are as they were.
+    /// See [`AlignedBuf::take`]. All buffers are unchanged.
     #[inline(never)]
     pub(crate) fn read_parts<'a>(
         op: IoOp,
@@ -93,7 +93,7 @@ impl IoRequest {
         }
     }
 
-    /// A write from `parts`, one after the other.
+    /// Creates a write from `parts`, in order.
     #[inline(never)]
     pub(crate) fn write_parts(op: IoOp, parts: &[Part<'_>]) -> IoRequest {
         let iovecs = IoVecs::shared(parts.iter().filter_map(|part| {
@@ -103,7 +103,7 @@ impl IoRequest {
         IoRequest::vectored(op, IoBuffer::Vectored(Box::new(iovecs)))
     }
 
-    /// `op`, for all bytes of `buffer`.
+    /// Creates a request for all bytes of `buffer`.
     pub(super) fn vectored(op: IoOp, buffer: IoBuffer) -> IoRequest {
         let op = match &buffer {
             IoBuffer::Vectored(iovecs) => IoOp {
@@ -115,23 +115,23 @@ impl IoRequest {
         IoRequest::new(op, buffer)
     }
 
-    /// Most bytes that a request with `buffer`, of `nbytes` that are wanted, moves.
+    /// Returns how many of `nbytes` one request with `buffer` can move at most.
     pub(crate) fn max_transfer(buffer: &IoBuffer, nbytes: u64) -> u64 {
         buffer.max_transfer(nbytes)
     }
 
-    /// Whether it may be a transfer of several requests, or no transfer.
+    /// Returns whether the operation may take several requests, or is a poll.
     #[inline(always)]
     pub(crate) fn needs_progress(op: &IoOp, buffer: &IoBuffer) -> bool {
         matches!(buffer, IoBuffer::Vectored(_)) || op.is_poll() || op.nbytes > abi::MAX_RW_COUNT
     }
 
-    /// Whether it takes more than one request.
+    /// Returns whether the transfer takes more than one request.
     pub(crate) fn exceeds_one_request(op: &IoOp, buffer: &IoBuffer) -> bool {
         op.is_transfer() && buffer.max_transfer(op.nbytes) < op.nbytes
     }
 
-    /// The request for what is left of `op` after `moved` bytes.
+    /// Creates the request for the rest of `op`, after `moved` bytes.
     pub(crate) fn rest(op: &IoOp, buffer: IoBuffer, moved: u64) -> IoRequest {
         let op = IoOp {
             nbytes: op.nbytes.saturating_sub(moved),

@@ -1,4 +1,4 @@
-//! [`IoVecs`]: memory in pieces, or of other types than one whole region.
+//! [`IoVecs`]: memory in several pieces, part of a region, or an owned buffer of any type.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -9,24 +9,23 @@ use crate::backend::OpCode;
 use crate::buf::{Exclusive, IoBuf, IoBufMut, Region, Shape};
 use crate::sys::abi;
 
-/// An iovec array, with the owner of the memory. A transfer that is resumed continues with the rest of
-/// the array.
+/// An iovec array and the owner of its memory. A resumed transfer continues with the rest of the array.
 ///
-/// The pieces point into memory of the owner: it stays valid while this exists, and nobody else
-/// touches it.
+/// The pieces point into the memory of `owner`. That memory stays valid while the `IoVecs` exists, and is not
+/// accessed by others, except that shared regions may be read.
 #[derive(Debug)]
 pub(crate) struct IoVecs {
     pieces: Pieces,
     owner: Owner,
 }
 
-/// Most iovecs of one request.
+/// Most iovecs in one request.
 const MAX_PIECES: usize = abi::UIO_MAXIOV as usize;
 
 #[derive(Debug)]
 enum Pieces {
     One(libc::iovec),
-    /// The rest starts at index `at`.
+    /// The pieces before index `at` have been transferred.
     Many {
         all: Vec<libc::iovec>,
         at: usize,
@@ -35,34 +34,35 @@ enum Pieces {
 
 /// Owner of the memory.
 enum Owner {
-    /// The kernel writes to these regions. `None`: an empty buffer.
+    /// Regions that the kernel writes to. `None` is an empty buffer.
     Exclusive(Vec<Option<Exclusive>>),
-    /// The kernel reads these regions.
-    Shared(#[allow(dead_code, reason = "kept, not looked at")] Vec<Arc<Region>>),
-    /// Buffers of the caller, a `B` or a `Vec<B>`.
+    /// Regions that the kernel reads.
+    Shared(#[allow(dead_code, reason = "kept alive, not read")] Vec<Arc<Region>>),
+    /// An owned buffer, or a `Vec` of owned buffers, from the caller.
     Caller(Box<dyn Any + Send>),
 }
 
-// SAFETY: the pieces point into memory of the owner, which is `Send`; nothing here accesses it
-// through them.
+// SAFETY: only the raw pointers in `pieces` are not `Send`. They point into the memory of `owner`, which is
+// `Send` and moves along, and no code here dereferences them.
 unsafe impl Send for IoVecs {}
-// SAFETY: a `&IoVecs` gives access to numbers only.
+// SAFETY: the methods that take `&self` return addresses, lengths and shapes. They give no access to the
+// memory or the owner.
 unsafe impl Sync for IoVecs {}
 
 impl IoVecs {
-    /// A part of one region, for the kernel to write to.
+    /// The bytes of a region from `start` on, for the kernel to write to.
     pub(super) fn rest_of_exclusive(region: Exclusive, start: usize) -> IoVecs {
         let len = region.len() - start;
         IoVecs::exclusive(iter::once((Some(region), start, len)))
     }
 
-    /// A part of one region, for the kernel to read.
+    /// The bytes of a region from `start` on, for the kernel to read.
     pub(super) fn rest_of_shared(region: Arc<Region>, start: usize) -> IoVecs {
         let len = region.len() - start;
         IoVecs::shared(iter::once((region, start, len)))
     }
 
-    /// Parts of regions, as start and length within the region, for the kernel to write to.
+    /// Parts of regions, for the kernel to write to. Each part is a region, a start and a length.
     ///
     /// # Panics
     ///
@@ -85,7 +85,7 @@ impl IoVecs {
         }
     }
 
-    /// The same, for the kernel to read.
+    /// Like [`IoVecs::exclusive`], for the kernel to read.
     pub(super) fn shared(parts: impl Iterator<Item = (Arc<Region>, usize, usize)>) -> IoVecs {
         let most = parts.size_hint().1.unwrap_or(0);
         let mut regions = Vec::with_capacity(most);
@@ -101,9 +101,9 @@ impl IoVecs {
         }
     }
 
-    /// A buffer of the caller, for the kernel to write to all of it.
+    /// An owned buffer of the caller. The kernel writes to its whole capacity.
     pub(super) fn read_into<B: IoBufMut>(buffer: B) -> IoVecs {
-        let mut buffer = Box::new(buffer); // a stable address: pointers follow
+        let mut buffer = Box::new(buffer); // at its final address before its pointer is taken
         let piece = capacity_of(&mut *buffer);
         IoVecs {
             pieces: Pieces::One(piece),
@@ -111,7 +111,7 @@ impl IoVecs {
         }
     }
 
-    /// A buffer of the caller, for the kernel to read all of its bytes.
+    /// An owned buffer of the caller. The kernel reads all of its bytes.
     pub(super) fn write_from<B: IoBuf>(buffer: B) -> IoVecs {
         let buffer = Box::new(buffer);
         let piece = bytes_of(&*buffer);
@@ -121,7 +121,7 @@ impl IoVecs {
         }
     }
 
-    /// Buffers of the caller, for the kernel to write to all of them.
+    /// Owned buffers of the caller. The kernel writes to their whole capacity.
     pub(super) fn read_into_all<B: IoBufMut>(buffers: Vec<B>) -> IoVecs {
         let mut buffers = Box::new(buffers);
         let pieces = buffers.iter_mut().map(capacity_of).collect();
@@ -131,7 +131,7 @@ impl IoVecs {
         }
     }
 
-    /// Buffers of the caller, for the kernel to read all of their bytes.
+    /// Owned buffers of the caller. The kernel reads all of their bytes.
     pub(super) fn write_from_all<B: IoBuf>(buffers: Vec<B>) -> IoVecs {
         let buffers = Box::new(buffers);
         let pieces = buffers.iter().map(bytes_of).collect();
@@ -141,7 +141,7 @@ impl IoVecs {
         }
     }
 
-    /// The iovecs of one request.
+    /// The iovecs of the next request: as many of the rest as the kernel accepts.
     fn window(&self) -> &[libc::iovec] {
         let left = self.rest();
         &left[..left.len().min(MAX_PIECES)]
@@ -154,12 +154,12 @@ impl IoVecs {
         }
     }
 
-    /// Bytes of the rest.
+    /// Number of bytes in the rest.
     pub(crate) fn len(&self) -> u64 {
         sum(self.rest())
     }
 
-    /// Most bytes that one request moves.
+    /// Number of bytes that the next request can move at most.
     pub(super) fn max_transfer(&self) -> u64 {
         sum(self.window())
     }
@@ -171,7 +171,7 @@ impl IoVecs {
         bits.fold(0, |all, bits| all | bits)
     }
 
-    /// Operation, address and length of an entry that moves `nbytes`.
+    /// Returns the opcode, address and length fields of an entry that moves `nbytes`.
     #[cold]
     pub(super) fn encode(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
         match self.window() {
@@ -190,7 +190,7 @@ impl IoVecs {
         }
     }
 
-    /// Drops the first `moved` bytes of the rest.
+    /// Removes the first `moved` bytes from the rest.
     pub(super) fn advance(&mut self, moved: u64) {
         let mut moved = usize::try_from(moved).unwrap_or(usize::MAX);
         match &mut self.pieces {
@@ -207,7 +207,7 @@ impl IoVecs {
         }
     }
 
-    /// Shapes of the buffers that a read belongs to.
+    /// Returns the shapes of the buffers of a read, if it is into [`AlignedBuf`](crate::AlignedBuf)s.
     pub(super) fn shapes(&self) -> Option<Vec<Option<Shape>>> {
         match &self.owner {
             Owner::Exclusive(regions) => {
@@ -218,7 +218,7 @@ impl IoVecs {
         }
     }
 
-    /// The regions of a read.
+    /// Returns the regions of a read.
     pub(super) fn into_regions(self) -> Vec<Option<Exclusive>> {
         match self.owner {
             Owner::Exclusive(regions) => regions,
@@ -226,7 +226,7 @@ impl IoVecs {
         }
     }
 
-    /// The buffers of the caller, if they are a `T`.
+    /// Returns the owned buffer or buffers of the caller, if their type is `T`.
     pub(super) fn into_owned<T: 'static>(self) -> Option<T> {
         match self.owner {
             Owner::Caller(owned) => Some(*owned.downcast().ok()?),
@@ -303,7 +303,7 @@ mod tests {
         iovecs.rest().iter().map(|piece| piece.iov_len).collect()
     }
 
-    /// The entry of a read of `nbytes`.
+    /// Returns the entry of a read of `nbytes`.
     fn encoded(iovecs: IoVecs, nbytes: u64) -> (Sqe, IoVecs) {
         let op = IoOp {
             nbytes,

@@ -1,8 +1,8 @@
-//! Operations: what is asked of a file, and the memory that it is asked with.
+//! Operations: the requests on a file, with their memory.
 //!
-//! These types carry data from the public API to the driver. They submit nothing and know no lock. To
-//! add an operation, add its [`OpCode`](crate::backend::OpCode) to the backends, a constructor to
-//! [`IoRequest`], and a variant to [`RawCommand`](crate::RawCommand).
+//! These types carry data from the public API to the driver. They do not submit and do not lock. To add an
+//! operation, add its [`OpCode`](crate::backend::OpCode) to the backends, a constructor to [`IoRequest`],
+//! and a variant to [`RawCommand`](crate::RawCommand).
 
 mod file_ref;
 mod io_buffer;

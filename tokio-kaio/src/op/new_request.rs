@@ -6,15 +6,15 @@ use super::{FileRef, IoBuffer, IoOp};
 use crate::backend::{Notify, Sqe};
 use crate::policy::{OpClass, SubmitTiming, TaskId, TimingLevel};
 
-/// A new request. What it owns stays with the caller until a slot takes it.
+/// A new request. The buffer and the waker stay here until a slot takes them.
 pub(crate) struct NewRequest<'a> {
     pub(crate) op: &'a IoOp,
     pub(crate) buffer: &'a mut IoBuffer,
     pub(crate) file: FileRef<'a>,
-    /// Still here if no slot needs it yet.
+    /// The waker, until a slot takes it. After the submission: a waker to drop, if any.
     pub(crate) waker: Option<Waker>,
     pub(crate) task: TaskId,
-    /// Of a request that is launched: the entry to submit, and what to learn from its submission.
+    /// Once launched: the entry to submit. `class` is the class of requests that learns from it.
     pub(crate) sqe: Option<Sqe>,
     pub(crate) class: Option<OpClass>,
     pub(crate) permit: SubmitPermit,
@@ -41,18 +41,18 @@ impl<'a> NewRequest<'a> {
     }
 }
 
-/// Permission to submit without the lock. The driver counts it, which keeps the backend alive.
+/// Permission to submit without the lock. The driver counts permits in use, to keep the backend alive.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SubmitPermit {
     pub(crate) notify: Notify,
     pub(crate) timing: TimingLevel,
     pub(crate) has_polls: bool,
-    /// Number of the last reap when the submission was decided on.
+    /// The driver's `reap_seq` when the permit was given.
     pub(crate) reap_seq: u32,
 }
 
 impl NewRequest<'_> {
-    /// Its file learns from the submission.
+    /// Records the timing of the submission in the history of the file.
     #[cold]
     pub(crate) fn observe(&self, timing: &SubmitTiming) {
         if let Some(file) = self.file.open_file() {

@@ -1,4 +1,4 @@
-//! [`OpenFile`]: an open file, shared by its owner with the requests on it.
+//! [`OpenFile`]: an open file, shared by its owner and the requests on it.
 
 use std::fmt;
 use std::fs::File;
@@ -19,17 +19,17 @@ pub(crate) struct OpenFile {
 /// Identifies the file of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
-    /// The descriptor that the caller named.
+    /// The descriptor that the caller passed.
     fd: RawFd,
-    /// Number of the open file, since descriptors are reused. 0: of an unknown file.
+    /// Number of the open file, because descriptors are reused. 0 stands for an unknown file.
     ///
-    /// Wraps after 2³² opens. A collision also needs the same descriptor and a request that was in
-    /// flight throughout.
+    /// Wraps after 2³² opens. A collision would also need the same descriptor, and a request that was in
+    /// flight all the time.
     number: u32,
 }
 
 impl FileId {
-    /// Of a descriptor that the caller has lent.
+    /// The id of a borrowed descriptor, whose file is unknown.
     #[inline]
     pub(crate) const fn borrowed(fd: RawFd) -> FileId {
         FileId { fd, number: 0 }
@@ -49,13 +49,13 @@ impl FileId {
         self.fd
     }
 
-    /// Whether it is an open file, rather than a descriptor of which nothing is known.
+    /// Returns whether this is the id of an [`OpenFile`], not of a borrowed descriptor.
     #[inline]
     pub(crate) fn is_known(self) -> bool {
         self.number != 0
     }
 
-    /// Whether a request of this file may be one of `file`.
+    /// Returns whether a request on this file may be a request on `file`.
     pub(crate) fn may_be(self, file: FileId) -> bool {
         self == file || self == FileId::borrowed(file.fd)
     }
@@ -70,8 +70,8 @@ impl OpenFile {
         }
     }
 
-    /// A second descriptor of the file `id`: a duplicate of one that the caller has lent, for one
-    /// request, or the file opened again.
+    /// Creates an `OpenFile` from a second descriptor of the file `id`: a duplicate of a borrowed descriptor,
+    /// for one request, or the file opened again.
     pub(crate) fn duplicate(file: File, id: FileId) -> OpenFile {
         OpenFile {
             id,
@@ -80,8 +80,8 @@ impl OpenFile {
         }
     }
 
-    /// A duplicate of a descriptor that the caller has lent, for a request that has to wait. To be called
-    /// while the descriptor is known to be open: from `poll`.
+    /// Duplicates a borrowed descriptor, for a request that has to wait. Must be called from `poll`, while
+    /// the descriptor is known to be open.
     ///
     /// # Errors
     ///
@@ -91,8 +91,8 @@ impl OpenFile {
         Ok(Arc::new(OpenFile::duplicate(file, FileId::borrowed(fd))))
     }
 
-    /// Whether the kernel appends all writes, whatever their offset (`O_APPEND`). A system call, since
-    /// anybody who has the open file can set the flag.
+    /// Returns whether the kernel appends all writes, whatever their offset (`O_APPEND`). Makes a system
+    /// call: anybody who has a descriptor of the open file can change the flag.
     pub(crate) fn has_append_flag(&self) -> bool {
         sys::status_flags(self.as_raw_fd()).is_ok_and(|flags| flags & libc::O_APPEND != 0)
     }

@@ -1,4 +1,4 @@
-//! [`OwnedBuffer`]: a buffer that the caller has handed over for an operation.
+//! [`OwnedBuffer`]: a buffer that the caller passed by value to an operation.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -7,21 +7,21 @@ use super::iovecs::IoVecs;
 use super::{BufferReturn, IoBuffer, IoOp, IoRequest};
 use crate::buf::{AlignedBuf, IoBuf, IoBufMut};
 
-/// Where a buffer that was handed over is while its operation runs.
+/// An owned buffer, while its operation runs.
 #[derive(Debug)]
 pub(crate) enum OwnedBuffer<B> {
-    /// The buffer is here, without its memory, which is in the request.
+    /// The buffer is an `AlignedBuf`. It is kept here, and the request has its memory.
     Emptied(B),
-    /// The buffer is in the request.
+    /// The request has the buffer.
     InRequest,
 }
 
 impl<B: IoBufMut> OwnedBuffer<B> {
-    /// A read into all of `buffer`.
+    /// Creates a read into the whole capacity of `buffer`.
     ///
     /// # Errors
     ///
-    /// See [`AlignedBuf::take`](crate::AlignedBuf): the buffer is as it was.
+    /// See [`AlignedBuf::take`]. The buffer is returned unchanged.
     pub(crate) fn read(
         op: IoOp,
         mut buffer: B,
@@ -41,7 +41,7 @@ impl<B: IoBufMut> OwnedBuffer<B> {
         }
     }
 
-    /// The buffer back, with `moved` bytes read. `memory`: what came back from the request.
+    /// Returns the buffer, with `moved` bytes read. `memory` is what the request returned.
     pub(crate) fn finish_read(self, memory: Option<IoBuffer>, moved: u64) -> B {
         let Some(mut buffer) = self.returned(memory) else {
             return B::default();
@@ -49,14 +49,14 @@ impl<B: IoBufMut> OwnedBuffer<B> {
         let moved = usize::try_from(moved)
             .unwrap_or(0)
             .min(buffer.bytes_total());
-        // SAFETY: the kernel has filled that many of this buffer, from its start.
+        // SAFETY: the kernel has filled the first `moved` bytes, and the buffer has that many.
         unsafe { buffer.set_init(moved) };
         buffer
     }
 }
 
 impl<B: IoBuf> OwnedBuffer<B> {
-    /// A write of all bytes of `buffer`.
+    /// Creates a write of all bytes of `buffer`.
     pub(crate) fn write(op: IoOp, mut buffer: B) -> (IoRequest, OwnedBuffer<B>) {
         let Some(aligned) = as_aligned(&mut buffer) else {
             let memory = IoBuffer::Vectored(Box::new(IoVecs::write_from(buffer)));
@@ -68,18 +68,19 @@ impl<B: IoBuf> OwnedBuffer<B> {
         (request, OwnedBuffer::Emptied(buffer))
     }
 
-    /// The buffer back. `memory`: what came back from the request.
+    /// Returns the buffer. `memory` is what the request returned.
     pub(crate) fn finish(self, memory: Option<IoBuffer>) -> B {
         self.returned(memory).unwrap_or_default()
     }
 
-    /// `None`: the kernel keeps it.
+    /// Returns the buffer, or `None` if the kernel still uses it.
     fn returned(self, memory: Option<IoBuffer>) -> Option<B> {
         let mut buffer = match self {
             OwnedBuffer::Emptied(buffer) => buffer,
             OwnedBuffer::InRequest => return memory?.into_owned(),
         };
-        // A write shares the memory. After a read that the kernel keeps, the buffer is empty.
+        // A write shares the memory, so there is nothing to return. If the kernel still uses the memory of
+        // a read, the buffer stays empty.
         if let Some(memory @ (IoBuffer::Exclusive(_) | IoBuffer::Vectored(_))) = memory {
             if let Some(aligned) = as_aligned(&mut buffer) {
                 BufferReturn::Buffer(aligned).give_back(memory);
@@ -89,12 +90,12 @@ impl<B: IoBuf> OwnedBuffer<B> {
     }
 }
 
-/// The buffer as an [`AlignedBuf`], whose memory can be moved without it.
+/// Returns the buffer as an [`AlignedBuf`], whose memory can be moved without the buffer.
 fn as_aligned<B: IoBuf>(buffer: &mut B) -> Option<&mut AlignedBuf> {
     <dyn Any>::downcast_mut(buffer)
 }
 
-/// Several buffers that the caller has handed over, transferred one after the other.
+/// Several owned buffers, transferred in order by one operation.
 #[derive(Debug)]
 pub(crate) struct OwnedBuffers<B>(std::marker::PhantomData<fn() -> B>);
 
@@ -104,14 +105,14 @@ impl<B: IoBufMut> OwnedBuffers<B> {
         IoRequest::vectored(op, memory)
     }
 
-    /// The buffers back, with `moved` bytes read.
+    /// Returns the buffers, with `moved` bytes read.
     pub(crate) fn finish_read(memory: Option<IoBuffer>, moved: u64) -> Vec<B> {
         let mut buffers = Self::finish(memory);
         let mut left = usize::try_from(moved).unwrap_or(0);
         for buffer in &mut buffers {
             let moved = left.min(buffer.bytes_total());
-            // SAFETY: the kernel has filled that many, from the start, before it went on to the next
-            // buffer.
+            // SAFETY: the kernel fills the buffers in order, each from its start. So it has filled the
+            // first `moved` bytes of this buffer, and the buffer has that many.
             unsafe { buffer.set_init(moved) };
             left -= moved;
         }
@@ -125,7 +126,7 @@ impl<B: IoBuf> OwnedBuffers<B> {
         IoRequest::vectored(op, memory)
     }
 
-    /// The buffers back; none if the kernel keeps them.
+    /// Returns the buffers, or an empty `Vec` if the kernel still uses them.
     pub(crate) fn finish(memory: Option<IoBuffer>) -> Vec<B> {
         memory.and_then(IoBuffer::into_owned).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! [`SubmissionEntry`]: a request on its way to the offload pool.
+//! [`SubmissionEntry`]: an entry for the offload pool.
 
 use std::sync::Arc;
 
@@ -6,14 +6,15 @@ use super::OpenFile;
 use crate::backend::Sqe;
 use crate::policy::OpClass;
 
-/// An entry for the offload pool, with what keeps its descriptor open.
+/// An entry for the offload pool, with the file, which keeps the descriptor open.
 #[derive(Debug)]
 pub(crate) struct SubmissionEntry {
     pub(crate) sqe: Sqe,
     pub(crate) file: Arc<OpenFile>,
-    /// What its submission teaches about the file; see [`SubmitPlan::class`](crate::policy::SubmitPlan).
+    /// The class of requests that learns from the submission. See
+    /// [`SubmitPlan::class`](crate::policy::SubmitPlan).
     pub(crate) class: Option<OpClass>,
-    /// The kernel took it before, with `RWF_NOWAIT`, and it was counted then.
+    /// The request was already submitted once, with `RWF_NOWAIT`, and counted as submitted.
     pub(crate) resubmitted: bool,
 }
 

@@ -1,4 +1,4 @@
-//! [`Adaptive`]: the advisor of contexts, made of the policies beside it.
+//! [`Adaptive`]: the default advisor, which combines the policies of this module.
 
 use super::batching::Batching;
 use super::inline_completion::InlineCompletionDetector;
@@ -9,36 +9,37 @@ use super::{
 use crate::SubmitPolicy;
 use crate::backend::{MAX_BATCH, Notify};
 
-/// Most requests in one system call by default. Larger batches leave the device idle for longer while
-/// they are put together, and save little CPU: batches of 16 instead of 32 gave 4 to 12 % more reads a
-/// second on a disk, at the same CPU.
+/// Most requests in one system call by default. Larger batches leave the device idle for longer while they
+/// are collected, and save little CPU: batches of 16 instead of 32 gave 4 to 12 % more reads per second on a
+/// disk, at the same CPU usage.
 const DEFAULT_MAX_BATCH: usize = 16;
 
-/// Learns batching, inline completion and blocking from the requests of a context.
+/// Learns from the requests of a context whether to batch them, whether they complete inline, and whether
+/// their submission blocks.
 #[derive(Debug)]
 pub(crate) struct Adaptive {
     config: PolicyConfig,
     batching: Batching,
     inline_completion: InlineCompletionDetector,
-    /// Before the driver task has run, nobody would flush the queue or look for completions that were
-    /// not signalled.
+    /// The driver task has been polled. Before that, no task would flush the queue or reap completions that
+    /// are not signalled.
     driver_runs: bool,
     several_workers: bool,
 }
 
-/// What a submission is used for, besides.
+/// What else a submission is used for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sample {
     None,
-    /// It is measured closely.
+    /// The thread usage of the submission is measured.
     ThreadUsage,
-    /// It probes whether `RWF_NOWAIT` is still refused.
+    /// The submission probes whether `RWF_NOWAIT` is still refused.
     NowaitProbe,
 }
 
 impl Sample {
-    /// One submission in 256 for either use. Spread by the golden ratio, so that the samples fall on
-    /// each of several files that take turns.
+    /// Selects one submission in 256 for each use. The selection is spread by the golden ratio, so that each
+    /// of several files that take turns gets samples.
     #[inline(always)]
     fn of(submit_seq: u32) -> Sample {
         match submit_seq.wrapping_mul(0x9e37_79b9) >> 24 {
@@ -50,7 +51,7 @@ impl Sample {
 }
 
 impl Adaptive {
-    /// Submits without a signal from the start.
+    /// Submits without signals from the start.
     #[cfg(all(test, kaio_loom))]
     pub(crate) fn suppress_signals(&mut self) {
         self.inline_completion = InlineCompletionDetector::always();
@@ -61,9 +62,9 @@ impl Adaptive {
         self.driver_runs && self.inline_completion.completes_inline()
     }
 
-    /// Whether only requests of one task are batched: where requests complete inline and there are
-    /// several workers. A flush for many tasks would wake them all on one worker, which wakes another
-    /// to steal them. A system call for each request costs less than that.
+    /// Returns whether only requests of the same task are batched: if requests complete inline, and there
+    /// are several workers. A flush for many tasks would wake all of them on one worker, and another worker
+    /// would be woken to steal them, which costs more than a system call for each request.
     #[inline(always)]
     fn batches_per_task(&self) -> bool {
         self.several_workers && self.completes_inline()
@@ -132,14 +133,14 @@ impl SubmitAdvisor for Adaptive {
     fn max_batch(&self) -> usize {
         match self.config.max_batch {
             Some(limit) => limit,
-            None if self.completes_inline() => MAX_BATCH, // a device would be idle anyway
+            None if self.completes_inline() => MAX_BATCH, // no device to keep busy
             None => DEFAULT_MAX_BATCH,
         }
     }
 
     fn flush_full_batch(&self) -> bool {
-        // A device should not wait for the rest. Where requests complete inline, a flush wakes their
-        // tasks, the current one among them, which costs least from the driver task.
+        // A device should not wait for the driver task. If requests complete inline, the flush wakes their
+        // tasks, including the current one, which is cheapest on the driver task.
         !self.completes_inline()
     }
 

@@ -1,19 +1,19 @@
-//! [`AppendOrder`]: one append to a file in flight at a time.
+//! [`AppendOrder`]: keeps at most one append to each file in flight.
 //!
-//! Why: the kernel takes the length of the file for the place of an append when the append is submitted.
-//! Some file systems (XFS) make the file longer only when it completes, so of two appends in flight
-//! together one is lost: 300 of 320 were, each reported as a success. Appends of other contexts are
-//! unknown here, and not waited for.
+//! Why: the kernel determines the offset of an append, the length of the file, at submission. Some file
+//! systems (XFS) extend the file only at completion. So of two appends in flight at once, one overwrites the
+//! other: in a test, 300 of 320 appends were lost, and all were reported as successful. Appends of other
+//! contexts are not known here, and are not waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Which appends wait for another one, by file. A file has an entry while one of its appends has the
-/// *turn*: it is queued or in flight. Those held behind it are in the order of their admission.
+/// The appends that wait behind another append, by file. A file has an entry while one of its appends has the
+/// *turn*, which means that the append is queued or in flight. The held appends are in order of admission.
 #[derive(Debug)]
 pub(crate) struct AppendOrder<F> {
     held: HashMap<F, VecDeque<u32>>,
-    /// Number of appends that are held, of all files.
+    /// Number of held appends of all files.
     len: usize,
 }
 
@@ -27,7 +27,7 @@ impl<F> Default for AppendOrder<F> {
 }
 
 impl<F: Eq + Hash> AppendOrder<F> {
-    /// Gives the turn on `file` to an append, if no other one has it.
+    /// Takes the turn of `file`. Returns `false` if another append has the turn.
     pub(crate) fn take_turn(&mut self, file: F) -> bool {
         let is_free = !self.held.contains_key(&file);
         if is_free {
@@ -36,7 +36,7 @@ impl<F: Eq + Hash> AppendOrder<F> {
         is_free
     }
 
-    /// Whether an append to `file` has to be held.
+    /// Returns whether an append has the turn of `file`, so that a new append must be held.
     pub(crate) fn is_taken(&self, file: F) -> bool {
         self.held.contains_key(&file)
     }
@@ -47,8 +47,8 @@ impl<F: Eq + Hash> AppendOrder<F> {
         self.len += 1;
     }
 
-    /// The append with the turn is done: passes the turn to the oldest one that is held, which is
-    /// returned.
+    /// Passes the turn to the oldest held append of `file`, and returns it. Called when the append with the
+    /// turn is done.
     pub(crate) fn pass_turn(&mut self, file: F) -> Option<u32> {
         let next = self.held.get_mut(&file)?.pop_front();
         match next {
@@ -58,7 +58,7 @@ impl<F: Eq + Hash> AppendOrder<F> {
         next
     }
 
-    /// The append in slot `index` is held no longer.
+    /// Removes the append in slot `index` from the held appends.
     pub(crate) fn remove(&mut self, file: F, index: u32) {
         let Some(held) = self.held.get_mut(&file) else {
             return;
@@ -69,14 +69,14 @@ impl<F: Eq + Hash> AppendOrder<F> {
         }
     }
 
-    /// Takes out an append behind which none is held.
+    /// Removes and returns the last held append of some file.
     pub(crate) fn pop_last(&mut self) -> Option<u32> {
         let last = self.held.values_mut().find_map(VecDeque::pop_back)?;
         self.len -= 1;
         Some(last)
     }
 
-    /// Number of appends that are held.
+    /// Returns the number of held appends.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -85,7 +85,7 @@ impl<F: Eq + Hash> AppendOrder<F> {
 
 #[cfg(test)]
 impl<F: Copy + Eq + Hash> AppendOrder<F> {
-    /// The appends that are held, by file.
+    /// Returns the held appends, by file.
     pub(crate) fn held(&self) -> Vec<(F, u32)> {
         let files = self.held.iter();
         files

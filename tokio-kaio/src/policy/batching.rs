@@ -1,8 +1,8 @@
-//! [`Batching`]: whether a request is submitted at once or deferred, to share a system call.
+//! [`Batching`]: decides whether a request is submitted at once, or deferred to share a system call.
 //!
-//! Why: a request that is submitted alone costs a system call. Requests that are queued until the
-//! driver task runs share one, at the price of a switch to that task, which pays only where others
-//! follow. Figures: 0.06 to 0.09 system calls a read at depth 32, against 1 without (docs/performance.md).
+//! Why: a request that is submitted alone costs a system call. Requests that are queued until the driver
+//! task runs share one system call, but cost a switch to that task. That pays only if more requests follow.
+//! Figures: 0.06 to 0.09 system calls per read at depth 32, instead of 1 (docs/performance.md).
 
 use std::mem;
 use std::ptr;
@@ -10,38 +10,37 @@ use std::task::Waker;
 
 /// Predicts whether more requests follow in the same turn of the runtime, from the last turns.
 ///
-/// - *Not batching*: requests are submitted at once. A second request in a turn, while the first is
-///   in flight, starts batching. Where requests complete inline, none is ever seen in flight, so now
-///   and then a probe is deferred, to see whether others follow. Probes become rarer while none do.
-/// - *Batching*: requests are deferred until the flush. A flush of a single request ends it, or
-///   several such flushes in a row where there were batches before.
+/// - *Not batching*: requests are submitted at once. The second request of a turn starts batching if a
+///   request is in flight. If requests complete inline, none is in flight then, so occasionally a *probe* is
+///   deferred, to find out whether more requests follow. Failed probes make the next probes rarer.
+/// - *Batching*: requests are deferred until the flush. A flush of a single request ends batching. After
+///   flushes of several requests, it takes several single-request flushes in a row.
 ///
-/// With `per_task`, only requests of the same task are batched: see
-/// [`Adaptive`](super::Adaptive).
+/// With `per_task`, only requests of the same task are batched (see [`Adaptive`](super::Adaptive)).
 #[derive(Debug, Default)]
 pub(super) struct Batching {
     batching: bool,
-    /// Requests submitted at once since the last turn.
+    /// Number of requests submitted at once in this turn.
     this_turn: u32,
-    /// Requests submitted at once since the last probe.
+    /// Number of requests submitted at once since the last probe.
     since_probe: u32,
-    /// Probes so far. Wraps.
+    /// Number of probes so far. Wraps.
     probes: u32,
-    /// Probes in a row that no other request followed.
+    /// Number of consecutive probes that no other request followed.
     failed_probes: u32,
-    /// Requests in the last flush.
+    /// Number of requests in the last flush.
     last_flush: usize,
-    /// Flushes since the last one that was deferred.
+    /// Number of flushes since the last deferred flush.
     since_deferred_flush: u32,
     /// Task of the last deferred request.
     last_task: TaskId,
-    /// One task deferred two requests in a row since the last flush.
+    /// Two consecutive deferred requests since the last flush are from the same task.
     same_task: bool,
-    /// Flushes of a single request that do not end batching yet.
+    /// Number of further single-request flushes that do not end batching.
     tolerated_singles: u32,
 }
 
-/// A task, by data and vtable of its waker.
+/// Identifies a task by the data and the vtable of its waker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TaskId(usize, usize);
 
@@ -51,23 +50,23 @@ impl TaskId {
     }
 }
 
-/// About one request in this many is a probe. The interval varies: in waves of a length that divides a
-/// fixed one, every probe would be the last of its wave.
+/// One request in about this many is a probe. The interval varies. With a fixed interval, and waves of a
+/// length that divides it, every probe could be the last request of its wave.
 const PROBE_INTERVAL: u32 = 61;
 const PROBE_JITTER: u32 = 8;
 
-/// A failed probe doubles the interval, this many times at most.
+/// A failed probe doubles the interval, at most this many times.
 const MAX_DOUBLINGS: u32 = 2;
 
-/// One in this many flushes that seem complete is deferred, to see whether it was.
+/// One in this many flushes that seem complete is deferred, to check whether more requests come.
 const DEFERRED_FLUSH_INTERVAL: u32 = 16;
 
-/// Flushes of a single request in a row that do not end batching: with several workers, the driver
-/// may run just when the tasks of another worker have not.
+/// Number of consecutive single-request flushes that do not end batching: with several workers, the driver
+/// task may run before the tasks of another worker.
 const TOLERATED_SINGLES: u32 = 3;
 
 impl Batching {
-    /// Whether to defer a new request of `task`, with `in_flight` requests submitted already.
+    /// Returns whether to defer a new request of `task`, while `in_flight` requests are in flight.
     pub(super) fn should_defer(&mut self, in_flight: usize, task: TaskId, per_task: bool) -> bool {
         if self.batching && (!per_task || task == self.last_task) {
             return true;
@@ -87,8 +86,9 @@ impl Batching {
         false
     }
 
-    /// Whether to defer a flush of `queued` requests, because tasks that are ready may not have run
-    /// yet: there is one request alone, or fewer than half of the last flush.
+    /// Returns whether to defer a flush of `queued` requests because ready tasks may not have run yet. This
+    /// is assumed if there is only one request, or fewer than half as many as in the last flush. One flush
+    /// in [`DEFERRED_FLUSH_INTERVAL`] is always deferred.
     pub(super) fn should_defer_flush(&mut self, queued: usize, per_task: bool) -> bool {
         if per_task {
             return false;
@@ -102,12 +102,12 @@ impl Batching {
         defer
     }
 
-    /// A request of `task` was queued.
+    /// Records that a request of `task` was queued.
     pub(super) fn on_deferred(&mut self, task: TaskId) {
         self.same_task |= mem::replace(&mut self.last_task, task) == task;
     }
 
-    /// The queue is flushed, with `requests` in it.
+    /// Records a flush of `requests` requests.
     pub(super) fn on_flush(&mut self, requests: usize, per_task: bool) {
         let same_task = mem::take(&mut self.same_task);
         let batch = requests > 1 && (same_task || !per_task);
@@ -122,7 +122,7 @@ impl Batching {
         self.last_flush = requests;
     }
 
-    /// The tasks that were ready have run.
+    /// Records that the ready tasks have run.
     pub(super) fn on_runtime_turn(&mut self) {
         self.this_turn = 0;
     }

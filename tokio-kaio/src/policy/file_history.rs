@@ -1,4 +1,4 @@
-//! [`FileHistory`]: submit policy of one file, and what earlier requests on it have shown.
+//! [`FileHistory`]: the submit policy of one file, and what was learned from earlier requests on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -7,17 +7,16 @@ use super::{NowaitAttempt, OpClass, OpInfo, SubmitObservation, SubmitPath, Submi
 use crate::SubmitPolicy;
 use crate::sys::abi;
 
-/// Shared by all contexts that the file is used with. A race between threads loses one observation at
-/// most.
+/// Shared by all contexts that the file is used with. A race between threads loses at most one observation.
 #[derive(Debug)]
 pub(crate) struct FileHistory {
-    /// [`SubmitPolicy::code`]; 0: that of the context.
+    /// [`SubmitPolicy::code`]. 0: the policy of the context.
     policy: AtomicU8,
-    /// By [`OpClass`].
+    /// Indexed by [`OpClass`].
     predictors: [NowaitPredictor; 4],
-    /// The last submission took long by the clock.
+    /// The last submission was slow by the clock. The next submission is measured closely.
     suspect: AtomicBool,
-    /// The file has had data up to here, as far as transfers have shown.
+    /// The file has data up to here, as earlier transfers have shown.
     known_end: AtomicU64,
 }
 
@@ -36,7 +35,7 @@ impl FileHistory {
         }
     }
 
-    /// For a descriptor that serves one request: there is nothing to learn.
+    /// Creates the history of a descriptor that serves one request, so that there is nothing to learn.
     pub(crate) fn single_use() -> FileHistory {
         FileHistory {
             predictors: [const { NowaitPredictor::inline() }; 4],
@@ -48,13 +47,13 @@ impl FileHistory {
         SubmitPolicy::from_code(self.policy.load(Ordering::Relaxed))
     }
 
-    /// `None`: that of the context.
+    /// Sets the policy. `None`: the policy of the context.
     pub(crate) fn set_policy(&self, policy: Option<SubmitPolicy>) {
         let code = policy.map_or(0, SubmitPolicy::code);
         self.policy.store(code, Ordering::Relaxed);
     }
 
-    /// Code of the file's policy, or else of the context's.
+    /// Returns the code of the file's policy, or of the policy `context` if the file has none.
     #[inline(always)]
     fn policy_or(&self, context: SubmitPolicy) -> u8 {
         match self.policy.load(Ordering::Relaxed) {
@@ -63,8 +62,8 @@ impl FileHistory {
         }
     }
 
-    /// How a request is submitted in a context with `policy`. `probe`: it is the turn of one to find
-    /// out whether the kernel still refuses.
+    /// Returns how to submit a request in a context with `policy`. `probe` is true if the request should
+    /// probe whether the kernel still refuses `RWF_NOWAIT`.
     #[inline(always)]
     pub(super) fn plan(&self, op: &OpInfo, policy: SubmitPolicy, probe: bool) -> SubmitPlan {
         const INLINE: u8 = SubmitPolicy::Inline.code();
@@ -83,8 +82,8 @@ impl FileHistory {
         SubmitPlan { path, class }
     }
 
-    /// Whether its next submission is measured closely, in a context with `policy`. `due`: it is the
-    /// turn of one.
+    /// Returns whether to measure the thread usage of the next submission, in a context with `policy`. `due`
+    /// is true if the submission was selected as a sample.
     #[inline(always)]
     pub(super) fn wants_thread_usage(&self, policy: SubmitPolicy, due: bool) -> bool {
         (due || self.suspect.load(Ordering::Relaxed))
@@ -111,8 +110,7 @@ impl FileHistory {
         &self.predictors[class as usize]
     }
 
-    /// Learns from the result of an attempt. Returns why the request has to be submitted again, if it
-    /// has.
+    /// Learns from the result of an attempt. Returns the reason if the request has to be submitted again.
     pub(super) fn on_nowait_result(
         &self,
         op: &OpInfo,
@@ -133,8 +131,8 @@ impl FileHistory {
         refusal
     }
 
-    /// A thread of the runtime submitted a request of `class`. After a slow submission, the next one
-    /// is measured closely.
+    /// Learns from the submission of a request of `class` by a thread of the runtime. After a slow
+    /// submission, the thread usage of the next submission is measured.
     pub(crate) fn observe_submit(&self, class: Option<OpClass>, observation: SubmitObservation) {
         let slow = observation == SubmitObservation::Slow;
         self.suspect.store(slow, Ordering::Relaxed);
@@ -143,7 +141,8 @@ impl FileHistory {
         }
     }
 
-    /// A thread of the blocking pool submitted one; these are all measured closely.
+    /// Learns from the submission of a request of `class` by the blocking pool, where the thread usage of all
+    /// submissions is measured.
     pub(crate) fn observe_offloaded_submit(
         &self,
         class: Option<OpClass>,
@@ -155,7 +154,7 @@ impl FileHistory {
         }
     }
 
-    /// A transfer has shown that the file has data up to `end`.
+    /// Records that the file has data up to `end`, as a transfer has shown.
     #[inline(always)]
     pub(crate) fn has_data_to(&self, end: u64) {
         if self.known_end.load(Ordering::Relaxed) < end {
@@ -163,7 +162,7 @@ impl FileHistory {
         }
     }
 
-    /// The file has no data from `end` on.
+    /// Records that the file has no data from `end` on.
     pub(crate) fn ends_at(&self, end: u64) {
         self.known_end.fetch_min(end, Ordering::Relaxed);
     }

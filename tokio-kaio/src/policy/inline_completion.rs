@@ -1,20 +1,20 @@
-//! [`InlineCompletionDetector`]: whether requests complete before `io_submit` returns, as on tmpfs.
+//! [`InlineCompletionDetector`]: detects that requests complete inside `io_submit`, as on tmpfs.
 //!
-//! Why: the reap that follows a submission finds such requests, so a signal is of no use. Without the
-//! eventfd (`IOCB_FLAG_RESFD`), a read from tmpfs takes 12 to 22 % less CPU on one
-//! thread, all of it time in the kernel. On a disk nothing changes.
+//! Why: the reap after the submission finds the completions of such requests, so signals are useless.
+//! Without the eventfd (`IOCB_FLAG_RESFD`), a read from tmpfs takes 12 to 22 % less CPU on one thread, all of
+//! it kernel time. On a disk nothing changes.
 
 /// Detects a long run of inline completions.
 ///
-/// Requests are then submitted without a signal. A request that does not complete inline after all is
-/// found by the driver task, which looks again after a pause while there are such requests. Requests
-/// are then signalled again, and the next run has to be four times as long. Such a mistake is
-/// expensive, and a fast disk may complete many batches in a row inline, so even the first run is long.
+/// After such a run, requests are submitted without a signal. If one of them does not complete inline after
+/// all, the driver task reaps repeatedly, with pauses, until it has completed. Later requests are signalled
+/// again, and the next run must be four times as long. Such a mistake is expensive, and a fast disk may
+/// complete many batches in a row inline, so even the first run is long.
 #[derive(Debug)]
 pub(super) struct InlineCompletionDetector {
-    /// Requests in a row that completed inline.
+    /// Number of consecutive requests that completed inline.
     run: u32,
-    /// The run that is required.
+    /// The run at which signals are no longer needed.
     required: u32,
 }
 
@@ -31,7 +31,7 @@ impl Default for InlineCompletionDetector {
 }
 
 impl InlineCompletionDetector {
-    /// Detects inline completion from the start, whatever happens.
+    /// Detects inline completion from the start.
     #[cfg(all(test, kaio_loom))]
     pub(super) fn always() -> InlineCompletionDetector {
         InlineCompletionDetector {
@@ -40,14 +40,14 @@ impl InlineCompletionDetector {
         }
     }
 
-    /// Whether the next requests are expected to complete inline.
+    /// Returns whether the next requests are expected to complete inline.
     #[inline]
     pub(super) fn completes_inline(&self) -> bool {
         self.run >= self.required
     }
 
-    /// The kernel took `requests`, and their completions were reaped. `all_completed`: none is in
-    /// flight. `suppressed`: they were submitted without a signal.
+    /// Records a submission of `requests` requests, after the reap that followed it. `suppressed` is true if
+    /// it was made without a signal, `all_completed` if none of the requests is in flight any more.
     #[inline]
     pub(super) fn on_submitted(&mut self, requests: usize, suppressed: bool, all_completed: bool) {
         if all_completed {

@@ -1,12 +1,11 @@
-//! Submit policy: on which path and when requests are submitted.
+//! Submit policy: decides when, and on which thread, requests are submitted.
 //!
-//! The driver asks a [`SubmitAdvisor`]. An advisor makes requests cheaper or keeps the runtime's
-//! threads from blocking; whether a request completes, and with which result, does not depend on it.
-//! [`Adaptive`] learns from what happened to earlier requests. [`Plain`] always gives the same answer;
-//! the test suite passes with it (`--cfg kaio_plain_policy`), which shows that no optimisation carries
-//! correctness.
+//! The driver calls a [`SubmitAdvisor`]. An advisor makes requests cheaper, or keeps threads of the runtime
+//! from blocking. It does not change whether a request completes, or with which result. [`Adaptive`] learns
+//! from earlier requests. [`Plain`] always gives the same answers. The test suite passes with `Plain`
+//! (`--cfg kaio_plain_policy`), which shows that correctness does not depend on any optimisation.
 //!
-//! To add a policy, add a file with its state, its reason and its figure, and ask it from
+//! To add a policy, add a file with its state, its reason and a measured figure, and call it from
 //! [`Adaptive`].
 
 mod adaptive;
@@ -36,9 +35,9 @@ pub(crate) use submit_plan::{Direction, NowaitAttempt, OpClass, OpInfo, SubmitPa
 pub use submit_policy::SubmitPolicy;
 pub(crate) use submit_timing::{SubmitObservation, SubmitTimer, SubmitTiming, TimingLevel};
 
-/// The advisor of contexts.
+/// The advisor that contexts use.
 #[cfg(not(kaio_plain_policy))]
 pub(crate) type DefaultAdvisor = Adaptive;
-/// The advisor of contexts.
+/// The advisor that contexts use.
 #[cfg(kaio_plain_policy)]
 pub(crate) type DefaultAdvisor = Plain;

@@ -1,18 +1,18 @@
-//! [`NowaitPredictor`]: whether requests of one class on one file would block in `io_submit`.
+//! [`NowaitPredictor`]: predicts whether requests of one class on one file block in `io_submit`.
 //!
-//! Why: `io_submit` blocks where the file system has to allocate blocks, read metadata or wait for a
-//! lock, and a worker of the runtime stands still meanwhile. `RWF_NOWAIT` makes the kernel refuse such
-//! a request instead, which costs a second submission. Where every request of a class is refused, or
-//! none ever blocks, the attempt is a waste. Figures: two tasks that extend files on ext4 with 2
-//! workers saw poll gaps 4 to 170 times as long with inline submission; on tmpfs and XFS, prediction
-//! saves the refused attempt of every write (docs/performance.md, docs/file-systems.md).
+//! Why: `io_submit` blocks if the file system has to allocate blocks, read metadata or wait for a lock. With
+//! `RWF_NOWAIT` the kernel refuses such a request instead, which costs a second submission. If every
+//! request of a class is refused, or if none ever blocks, the attempt is wasted. Figures: when two tasks
+//! extended files on ext4 with 2 workers, inline submission made the gaps between polls 4 to 170 times as
+//! long. On tmpfs and XFS, the prediction saves a refused attempt for every write (docs/performance.md,
+//! docs/file-systems.md).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::{OpInfo, SubmitPath};
 use crate::sys::abi;
 
-/// Learns the best submit path of a class of requests from the results of earlier ones.
+/// Learns the best submit path for a class of requests from the results of earlier requests.
 ///
 /// ```text
 ///  Nowait ─── refused, 4 in a row ───► Offload ── 8 in a row did not block ──► Inline
@@ -21,13 +21,13 @@ use crate::sys::abi;
 ///   └──── a probe now and then is accepted ─┴───────────────────────────────────┘
 /// ```
 ///
-/// A race between threads loses one observation at most.
+/// A race between threads loses at most one observation.
 #[derive(Debug)]
 pub(crate) struct NowaitPredictor {
     stage: AtomicU8,
-    /// Consecutive observations in favour of another stage.
+    /// Number of consecutive observations in favour of another stage.
     run: AtomicU8,
-    /// The kernel does not support the flag for this file: a probe would tell nothing.
+    /// The kernel does not support `RWF_NOWAIT` for this file, so probes are useless.
     flag_unsupported: AtomicBool,
 }
 
@@ -35,9 +35,9 @@ const NOWAIT: u8 = 0;
 const OFFLOAD: u8 = 1;
 const INLINE: u8 = 2;
 
-/// Consecutive refusals that end the attempts.
+/// Number of consecutive refusals that end the attempts.
 const MAX_REFUSALS: u8 = 4;
-/// Consecutive offloaded submissions that did not block, after which requests go inline.
+/// Number of consecutive offloaded submissions without blocking after which requests go inline.
 const MIN_NOT_BLOCKED: u8 = 8;
 
 impl NowaitPredictor {
@@ -49,12 +49,12 @@ impl NowaitPredictor {
         }
     }
 
-    /// Never attempts `RWF_NOWAIT`; submits inline until a submission blocks.
+    /// Never attempts `RWF_NOWAIT`. Submits inline until a submission blocks.
     pub(super) const fn inline() -> NowaitPredictor {
         NowaitPredictor::without_attempts(INLINE)
     }
 
-    /// Never attempts `RWF_NOWAIT`; offloads until submissions are seen not to block.
+    /// Never attempts `RWF_NOWAIT`. Offloads until offloaded submissions turn out not to block.
     pub(super) const fn offloading() -> NowaitPredictor {
         NowaitPredictor::without_attempts(OFFLOAD)
     }
@@ -67,7 +67,7 @@ impl NowaitPredictor {
         }
     }
 
-    /// The path of the next request. `probe`: it is the turn of one to find out whether attempts are
+    /// Returns the path of the next request. `probe` is true if the request should probe whether attempts are
     /// still refused.
     #[inline(always)]
     pub(super) fn path(&self, probe: bool) -> SubmitPath {
@@ -79,7 +79,8 @@ impl NowaitPredictor {
         }
     }
 
-    /// The kernel refused an attempt: with `EOPNOTSUPP` (`unsupported`), or because it would block.
+    /// Records that the kernel refused an attempt: with `EOPNOTSUPP` (`unsupported`), or because it would
+    /// block.
     pub(super) fn refused(&self, unsupported: bool) {
         if unsupported {
             self.flag_unsupported.store(true, Ordering::Relaxed);
@@ -90,8 +91,8 @@ impl NowaitPredictor {
         }
     }
 
-    /// The kernel accepted an attempt. Only a probe ends the offloading: other attempts may have been
-    /// submitted before one of them blocked.
+    /// Records that the kernel accepted an attempt. Only a probe changes the stage back to `Nowait`: other
+    /// attempts may have been submitted before the stage changed.
     #[inline]
     pub(super) fn accepted(&self, probe: bool) {
         if probe || self.run.load(Ordering::Relaxed) != 0 && self.stage() == NOWAIT {
@@ -99,7 +100,7 @@ impl NowaitPredictor {
         }
     }
 
-    /// A submission was watched, and blocked its thread or did not.
+    /// Records whether a submission blocked its thread, as measured.
     pub(super) fn observe(&self, blocked: bool) {
         match (self.stage(), blocked) {
             (OFFLOAD, true) => self.run.store(0, Ordering::Relaxed),
@@ -118,7 +119,7 @@ impl NowaitPredictor {
         self.stage.store(stage, Ordering::Relaxed);
     }
 
-    /// Counts one observation; returns whether there are `limit` in a row.
+    /// Counts one observation. Returns whether there were `limit` in a row.
     fn count_to(&self, limit: u8) -> bool {
         let run = self.run.load(Ordering::Relaxed).saturating_add(1);
         self.run.store(run, Ordering::Relaxed);
@@ -129,35 +130,35 @@ impl NowaitPredictor {
 /// Result of a submission with `RWF_NOWAIT`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NowaitResult {
-    /// Bytes or a negated errno, from the completion.
+    /// The result from the completion: bytes moved, or a negated errno.
     Completed(i64),
     /// The submission itself failed with this errno.
     Rejected(i32),
 }
 
-/// Why the result of an attempt is not that of the request.
+/// Why an attempt must be repeated without `RWF_NOWAIT`: its result is not the result of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The submission would have blocked.
     WouldBlock,
     /// The kernel does not support `RWF_NOWAIT` for this file.
     FlagUnsupported,
-    /// The kernel may not support another flag, one that the caller has set.
+    /// The kernel does not support `RWF_NOWAIT`, or a flag that the caller has set.
     SomeFlagUnsupported,
-    /// The rest would have blocked, or the file ends there.
+    /// The attempt moved only a part: the rest would have blocked, or the file ends there.
     Short,
 }
 
 impl Refusal {
-    /// The refusal in `result`. `None`: it is the result of the request.
+    /// Returns the refusal in `result`, or `None` if `result` is the result of the request.
     pub(crate) fn of(op: &OpInfo, result: NowaitResult) -> Option<Refusal> {
         /// Flags that every kernel with `RWF_NOWAIT` supports.
         const OLD: i32 = abi::RWF_HIPRI | abi::RWF_DSYNC | abi::RWF_SYNC | abi::RWF_APPEND;
         const WOULD_BLOCK: i64 = -(libc::EAGAIN as i64);
-        // Of a buffered write on ext4.
+        // As the result of a completion: from a buffered write on ext4.
         const UNSUPPORTED: i64 = -(libc::EOPNOTSUPP as i64);
-        // An attempt is cut short at a page of the page cache. So a file that ends within a page, as
-        // most do, causes no second request.
+        // An attempt is cut short only at a page boundary. A read that ends within a page has reached the
+        // end of the file, as in most files, and is not repeated.
         const PAGE: u64 = 4096;
         match result {
             NowaitResult::Completed(WOULD_BLOCK) => Some(Refusal::WouldBlock),
@@ -175,7 +176,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the kernel does not support a flag.
+    /// Returns whether the kernel does not support a flag.
     pub(crate) fn is_unsupported_flag(self) -> bool {
         matches!(
             self,

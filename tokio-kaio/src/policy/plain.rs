@@ -1,4 +1,4 @@
-//! [`Plain`]: the advisor without a policy.
+//! [`Plain`]: an advisor without any policy, for tests.
 
 use super::{
     FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, PollOrder,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::backend::{MAX_BATCH, Notify};
 
-/// No policy: submits each request at once, on the current thread, and learns nothing.
+/// Submits each request at once, on the current thread, and learns nothing.
 #[derive(Debug)]
 #[cfg_attr(
     not(any(test, kaio_plain_policy)),

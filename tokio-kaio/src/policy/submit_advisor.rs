@@ -1,4 +1,4 @@
-//! [`SubmitAdvisor`]: what the driver asks and reports.
+//! [`SubmitAdvisor`]: the interface between the driver and a policy.
 
 use super::{
     FileHistory, NowaitAttempt, NowaitResult, OpInfo, Refusal, SubmitPlan, SubmitPolicy, TaskId,
@@ -6,38 +6,38 @@ use super::{
 };
 use crate::backend::Notify;
 
-/// Decides how requests are submitted. Called under the context's lock: it must not block, wake, or run
-/// code of callers.
+/// Decides how requests are submitted. Called under the driver's lock, so it must not block, wake tasks, or
+/// run callers' code.
 pub(crate) trait SubmitAdvisor: Send + 'static {
     fn new(config: PolicyConfig) -> Self;
 
-    /// How to submit a request now. `file`: its history, of a file that the context knows.
-    /// `submit_seq`: number of the submission.
+    /// Returns how to submit a request now. `file` is `None` if the request is on a borrowed descriptor.
+    /// `submit_seq` is the number of the submission.
     fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan;
 
-    /// How closely to measure the submission that [`plan`](SubmitAdvisor::plan) was asked about.
+    /// Returns how closely to measure the submission for which [`plan`](SubmitAdvisor::plan) was called.
     fn timing(&self, file: Option<&FileHistory>, submit_seq: u32) -> TimingLevel;
 
-    /// Whether the kernel should signal the completions of the next submission. Completions that are
-    /// not signalled are found by the reap after the submission, or by the driver task, which then
-    /// looks again and again.
+    /// Returns whether the kernel should signal the completions of the next submission. Completions that are
+    /// not signalled are found by the reap after the submission, or by the driver task, which then reaps
+    /// repeatedly.
     fn notify(&self) -> Notify;
 
-    /// Whether to queue a new request of `task` until the driver task flushes the queue, so that it
-    /// shares a system call with others. `in_flight`: requests submitted already.
+    /// Returns whether to queue a new request of `task` until the driver task flushes the queue, so that
+    /// the request shares a system call with others. `in_flight` is the number of requests in flight.
     fn defer(&mut self, in_flight: usize, task: TaskId) -> bool;
 
-    /// Whether the driver task should let the tasks that are ready run before it flushes `queued`
-    /// requests.
+    /// Returns whether the driver task should let the ready tasks run before it flushes `queued` requests.
     fn defer_flush(&mut self, queued: usize, order: PollOrder) -> bool;
 
-    /// Most requests in one system call.
+    /// Returns the most requests to submit with one system call.
     fn max_batch(&self) -> usize;
 
-    /// Whether the task that fills a batch submits it, instead of the driver task.
+    /// Returns whether the task that fills a batch submits the batch, instead of the driver task.
     fn flush_full_batch(&self) -> bool;
 
-    /// Why a request has to be submitted again, without `RWF_NOWAIT`. `None`: `result` is its result.
+    /// Returns why a request has to be submitted again without `RWF_NOWAIT`, or `None` if `result` is the
+    /// result of the request.
     fn on_nowait_result(
         &mut self,
         op: &OpInfo,
@@ -49,43 +49,43 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
     fn observe(&mut self, observation: Observation);
 }
 
-/// What an advisor learns from.
+/// An event that an advisor learns from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Observation {
-    /// The driver task runs.
+    /// The driver task was polled.
     DriverPolled { order: PollOrder },
-    /// A request of this task was queued.
+    /// A request of `task` was queued.
     Queued { task: TaskId },
-    /// The queue is flushed, with this many requests in it.
+    /// The queue, which has `queued` requests, is being flushed.
     Flushed { queued: usize },
-    /// The kernel took a submission, and its completions were reaped.
+    /// The kernel took at least one request of a submission, and completions were reaped afterwards.
     Submitted {
         requests: usize,
         notify: Notify,
-        /// None of them is in flight any more.
+        /// None of the requests is in flight any more.
         all_completed: bool,
     },
-    /// The tasks that were ready have run.
+    /// The ready tasks have run.
     RuntimeTurned,
 }
 
-/// Whether the tasks that were ready have run when the driver task is polled.
+/// Whether the ready tasks have run when the driver task is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PollOrder {
     /// Maybe not: a worker of the multi-threaded runtime first polls the task that was woken last.
     Early,
-    /// They have: the driver task has let them run first.
+    /// They have: the driver task has yielded to them.
     Late,
-    /// They always have: the queue of the runtime is first in, first out.
+    /// They always have: the run queue of the runtime is first in, first out.
     Fair,
 }
 
 /// Configuration of an advisor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PolicyConfig {
-    /// Default policy, for files without one.
+    /// Default policy, for files that have none.
     pub(crate) policy: SubmitPolicy,
-    /// Most requests in one system call, if configured: 1 to
+    /// Most requests to submit with one system call, if configured: 1 to
     /// [`MAX_BATCH`](crate::backend::MAX_BATCH).
     pub(crate) max_batch: Option<usize>,
 }

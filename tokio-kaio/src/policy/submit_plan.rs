@@ -1,12 +1,12 @@
-//! [`SubmitPlan`]: how a request is submitted; [`OpInfo`]: what that depends on.
+//! [`SubmitPlan`]: how a request is submitted. [`OpInfo`]: the properties that the plan depends on.
 
-/// An operation, as far as policy depends on it.
+/// The properties of an operation that policy depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpInfo {
-    /// `None`: it moves no data.
+    /// `None` if the operation moves no data.
     pub(crate) direction: Option<Direction>,
     pub(crate) is_poll: bool,
-    /// It writes to the end of the file, wherever that is.
+    /// The operation is a write with `RWF_APPEND`.
     pub(crate) appends: bool,
     /// `RWF_*`, as the caller set them.
     pub(crate) rw_flags: i32,
@@ -32,12 +32,12 @@ pub(crate) enum OpClass {
     Append,
 }
 
-/// How a request is submitted. The class is fixed here, when the request is admitted: its completion
-/// may change what the file is known to have.
+/// How a request is submitted. Contains the class, because classifying the request again after its
+/// completion may give a different class: the completion may extend the known data of the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SubmitPlan {
     pub(crate) path: SubmitPath,
-    /// What to learn about. `None`: nothing.
+    /// The class of requests that learns from this request, if any.
     pub(crate) class: Option<OpClass>,
 }
 
@@ -52,7 +52,7 @@ impl SubmitPlan {
         class: None,
     };
 
-    /// The attempt with `RWF_NOWAIT`, if it is one.
+    /// Returns the attempt with `RWF_NOWAIT`, if the plan is one.
     #[inline]
     pub(crate) fn nowait(&self) -> Option<NowaitAttempt> {
         let probe = match self.path {
@@ -69,9 +69,9 @@ impl SubmitPlan {
 pub(crate) enum SubmitPath {
     /// On the current thread, which may block.
     Inline,
-    /// On the current thread, with `RWF_NOWAIT`. Offloaded if the kernel refuses it.
+    /// On the current thread, with `RWF_NOWAIT`. If the kernel refuses the request, it is offloaded.
     Nowait,
-    /// The same, to find out whether the kernel still refuses such requests.
+    /// Like `Nowait`, to find out whether the kernel still refuses such requests.
     NowaitProbe,
     /// On a thread of the blocking pool.
     Offload,

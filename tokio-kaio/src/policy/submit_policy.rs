@@ -47,12 +47,12 @@
 #[repr(u8)]
 pub enum SubmitPolicy {
     /// Submits on the thread that makes the request or runs the context's background task. The thread
-    /// blocks where the kernel blocks. Takes the least CPU. Use it for files with allocated blocks on file
+    /// blocks if the kernel blocks. Takes the least CPU. Use it for files with allocated blocks, on file
     /// systems that overwrite asynchronously.
     ///
-    /// A request that completes inside its submission is ready at once. A task that makes one such request
-    /// after another yields when tokio's [budget](tokio::task::coop) is used up, after 128 requests, so
-    /// other tasks may wait for 128 submissions.
+    /// A request that completes inside its submission is ready at once. A task that makes many such requests
+    /// in a row yields only when tokio's [budget](tokio::task::coop) is used up, after 128 requests. So other
+    /// tasks may wait for 128 submissions.
     Inline = 1,
 
     /// Submits inline with `RWF_NOWAIT`: the kernel refuses a request that would block (`EAGAIN`), and the
@@ -61,18 +61,18 @@ pub enum SubmitPolicy {
     /// Each file learns from the results, separately for reads, overwrites, and writes to ranges not known
     /// to have data:
     ///
-    /// - After a few refusals in a row the file skips the attempt, and repeats it now and then.
+    /// - After a few refusals in a row the file skips the attempt, and probes it again occasionally.
     /// - Some file systems don't know the flag (`EOPNOTSUPP`: tmpfs, overlayfs), or refuse requests that
-    ///   would not block (XFS: writes that set a time stamp or allocate). Where submissions from the pool
-    ///   turn out not to sleep, further ones go inline without the flag, as with
-    ///   [`Inline`](SubmitPolicy::Inline). Samples watch them: the first one that sleeps, or takes more
-    ///   than a millisecond of CPU, sends the following ones to the pool again.
-    /// - Where the page cache holds part of a transfer (a buffered file of
+    ///   would not block (XFS: writes that set a time stamp or allocate). If submissions from the pool
+    ///   turn out not to sleep, later requests are submitted inline without the flag, as with
+    ///   [`Inline`](SubmitPolicy::Inline). Sampled submissions are measured: if one sleeps, or takes more
+    ///   than a millisecond of CPU, later requests go to the pool again.
+    /// - If the page cache holds part of a transfer (a buffered file of
     ///   [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered), ext4 that journals
     ///   data), an attempt moves only that part. The whole transfer is then repeated from the pool. So is
     ///   a read past the end of a file of whole pages, which looks the same.
-    /// - Appends always extend the file. They are learned about separately, and start in the pool without
-    ///   an attempt.
+    /// - Appends always extend the file. The file learns about them separately, and offloads them at first,
+    ///   without an attempt.
     ///
     /// Syncs go to a work queue of the kernel, and polls never block: both are submitted inline. So are
     /// operations with the flag `NOWAIT`, whose `EAGAIN` is returned to the caller.

@@ -1,9 +1,10 @@
 //! [`SubmitTimer`]: measures whether a submission blocks its thread.
 //!
-//! Why: only measurement shows where `RWF_NOWAIT` is refused although the submission would not have
-//! blocked (XFS), or where a file system without the flag blocks. Time alone does not tell: another
-//! thread may have been scheduled meanwhile. Two `getrusage` calls do; they cost about 0.4 µs, so they
-//! are made for one submission in 256, and after one that took long by the clock.
+//! Why: only a measurement shows that the kernel refuses `RWF_NOWAIT` although the submission would not
+//! block (XFS), or that submissions block on a file system without the flag. Wall time alone is not enough,
+//! because the thread may have been preempted. Two `getrusage` calls are enough, but cost about 0.4 µs. So
+//! threads of the runtime make them for one submission in 256, and for the submission after a slow one.
+//! Threads of the blocking pool make them for every submission.
 
 use std::time::{Duration, Instant};
 
@@ -18,29 +19,29 @@ pub(crate) enum TimingLevel {
     Off,
     /// Wall time: two reads of the clock.
     Clock,
-    /// Also sleeps and CPU time of the thread: two system calls.
+    /// Also sleeps and CPU time of the thread, with two system calls.
     ThreadUsage,
 }
 
-/// What a submission did to the thread that made it.
+/// Whether a submission blocked the thread that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SubmitObservation {
-    /// It did not block, as far as was measured.
+    /// It did not block, as far as measured.
     NotBlocked,
-    /// It took long by the clock. The thread may have blocked, or been preempted.
+    /// It was slow by the clock. The thread may have blocked, or been preempted.
     Slow,
-    /// It put the thread to sleep, or used its CPU for long.
+    /// It put the thread to sleep, or used much CPU time.
     Blocked,
 }
 
-/// A measurement under way.
+/// A measurement in progress.
 #[derive(Debug)]
 pub(crate) struct SubmitTimer {
     start: Instant,
     usage: Option<ThreadUsage>,
 }
 
-/// A measured submission.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SubmitTiming {
     pub(crate) time: Duration,
@@ -77,19 +78,19 @@ impl SubmitTimer {
     }
 }
 
-/// Whether the thread blocked between two measurements. Preemption does not count.
+/// Returns whether the thread blocked between `before` and `after`. Preemption does not count.
 fn has_blocked(before: ThreadUsage, after: ThreadUsage) -> bool {
     after.sleeps != before.sleeps || after.cpu.saturating_sub(before.cpu) >= SLOW_SUBMIT
 }
 
 impl SubmitTiming {
-    /// Whether files can learn something from it. `level`: how closely it was measured.
+    /// Returns whether files can learn from this result of a measurement at `level`.
     #[inline]
     pub(crate) fn is_news(&self, level: TimingLevel) -> bool {
         level == TimingLevel::ThreadUsage || self.observation != SubmitObservation::NotBlocked
     }
 
-    /// Whether it took long by the clock, whatever the reason.
+    /// Returns whether the submission was slow by the clock, for any reason.
     pub(crate) fn is_slow(&self) -> bool {
         self.time >= SLOW_SUBMIT
     }

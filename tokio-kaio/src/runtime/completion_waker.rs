@@ -1,4 +1,4 @@
-//! [`CompletionWaker`]: reaps when the eventfd is signalled.
+//! [`CompletionWaker`]: reaps completions when the eventfd is signalled.
 #![allow(unsafe_code)]
 
 use std::mem::ManuallyDrop;
@@ -10,27 +10,27 @@ use crate::driver::Driver;
 use crate::sync::DriverWaker;
 use crate::sync::thread::{self, ThreadId};
 
-/// Waits for the eventfd of a context, as a [`Waker`].
+/// A [`Waker`] registered for the eventfd of a context.
 ///
-/// It reaps where tokio's I/O driver finds the signal, and wakes the futures from there: no task stands
-/// between a completion and its future, which would cost a turn of the runtime.
+/// When tokio's I/O driver wakes it, it reaps and wakes the futures on that thread. A task between the
+/// eventfd and the futures would cost another turn of the runtime.
 pub(crate) struct CompletionWaker<T: ContextTypes> {
     driver: Weak<Driver<T>>,
     affinity: ThreadAffinity,
     driver_waker: Arc<DriverWaker>,
 }
 
-/// Where a waker may access its context.
+/// The threads on which a waker may access its context.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ThreadAffinity {
     /// The context is `Send + Sync`.
     Any,
-    /// Only on the thread that made the context, which it can't leave unless it is `Send + Sync`.
+    /// Only the thread that created the context. A context that is not `Send + Sync` can't leave it.
     Only(ThreadId),
 }
 
 impl<T: ContextTypes> CompletionWaker<T> {
-    /// For a context that any thread may use.
+    /// Creates the waker of a context that any thread may use.
     pub(crate) fn for_any_thread(driver: &Arc<Driver<T>>) -> Arc<CompletionWaker<T>>
     where
         Driver<T>: Send + Sync,
@@ -38,7 +38,7 @@ impl<T: ContextTypes> CompletionWaker<T> {
         CompletionWaker::new(driver, ThreadAffinity::Any)
     }
 
-    /// For a context that may be bound to the current thread.
+    /// Creates the waker of a context that may be bound to the current thread.
     pub(crate) fn for_this_thread(driver: &Arc<Driver<T>>) -> Arc<CompletionWaker<T>> {
         CompletionWaker::new(driver, ThreadAffinity::Only(thread::current().id()))
     }
@@ -51,7 +51,7 @@ impl<T: ContextTypes> CompletionWaker<T> {
         })
     }
 
-    /// Waits for the first signal.
+    /// Arms the eventfd for the first signal.
     pub(crate) fn arm(self: &Arc<Self>) {
         self.on_signal();
     }
@@ -71,15 +71,18 @@ impl<T: ContextTypes> CompletionWaker<T> {
     }
 }
 
-/// As a waker. By hand because [`std::task::Wake`] requires types that are `Send + Sync + 'static`.
+/// The waker's vtable, written by hand because [`std::task::Wake`] requires `Send + Sync + 'static`.
 ///
-/// A waker can be anywhere at any time, and the context behind `driver` need not bear that. It is
-/// reached only in [`CompletionWaker::on_signal`]: by upgrading `driver`, so while the context lives, and
-/// where `affinity` allows it. `Any` is made for `Send + Sync` contexts only. A context that is neither
-/// stays on its thread, with all that use it. Dropping the `Weak` elsewhere accesses nothing but its
-/// atomic counts, or frees memory whose content is gone; `affinity` and `driver_waker` are `Send +
-/// Sync`. The types of a context hold nothing that a waker could outlive: the lock is made from nothing,
-/// by `INIT`, and backend and advisor are `'static`.
+/// A waker may be used and dropped on any thread and at any time, but the driver need not be `Send`, `Sync`
+/// or `'static`. This is sound:
+///
+/// - *Access.* Only [`CompletionWaker::on_signal`] accesses the driver. It upgrades `driver`, so the driver
+///   is alive, and it runs on a thread that `affinity` allows. `Any` is used only if the driver is `Send +
+///   Sync`. A driver that is not `Send + Sync` never leaves the thread that created it, nor do its users.
+/// - *Drop.* Dropping the `Weak` on another thread touches only the atomic counts, or frees memory whose
+///   contents were dropped. `affinity` and `driver_waker` are `Send + Sync`.
+/// - *Lifetime.* A waker may outlive the lifetimes in `T`, but the driver holds no borrowed data: the lock is
+///   created by `INIT`, from nothing, and backend and advisor are `'static`.
 impl<T: ContextTypes> CompletionWaker<T> {
     const VTABLE: &'static RawWakerVTable = &RawWakerVTable::new(
         Self::clone_raw,
@@ -90,39 +93,39 @@ impl<T: ContextTypes> CompletionWaker<T> {
 
     pub(crate) fn waker(self: &Arc<Self>) -> Waker {
         let data = Arc::into_raw(Arc::clone(self)).cast();
-        // SAFETY: the functions of the table take `data` for the `Arc` that it is, count references as
-        // `RawWakerVTable` requires, and may be called on any thread: see above.
+        // SAFETY: `data` is an `Arc<Self>`, which the functions of the table expect. They count references
+        // as `RawWakerVTable` requires, and may be called on any thread (see above).
         unsafe { Waker::new(data, Self::VTABLE) }
     }
 
     /// # Safety
     ///
-    /// `data` is that of a waker made by [`CompletionWaker::waker`], which counts as one reference.
+    /// `data` must be the data of a waker from [`CompletionWaker::waker`], which owns one reference.
     unsafe fn borrow_raw(data: *const ()) -> ManuallyDrop<Arc<Self>> {
-        // SAFETY: the caller's promise; the reference stays the waker's.
+        // SAFETY: by the caller's promise. `ManuallyDrop` leaves the reference with the waker.
         ManuallyDrop::new(unsafe { Arc::from_raw(data.cast()) })
     }
 
     unsafe fn clone_raw(data: *const ()) -> RawWaker {
-        // SAFETY: called for such a waker.
+        // SAFETY: called only through `VTABLE`, with the data of such a waker.
         let waker = unsafe { Self::borrow_raw(data) };
         RawWaker::new(Arc::into_raw(Arc::clone(&waker)).cast(), Self::VTABLE)
     }
 
     unsafe fn wake_raw(data: *const ()) {
-        // SAFETY: called for such a waker; `wake` consumes it, with the reference that it counts as.
+        // SAFETY: called only through `VTABLE`. `wake` consumes the waker, whose reference moves here.
         let waker = unsafe { Arc::<Self>::from_raw(data.cast()) };
         waker.on_signal();
     }
 
     unsafe fn wake_by_ref_raw(data: *const ()) {
-        // SAFETY: called for such a waker.
+        // SAFETY: called only through `VTABLE`, with the data of such a waker.
         let waker = unsafe { Self::borrow_raw(data) };
         waker.on_signal();
     }
 
     unsafe fn drop_raw(data: *const ()) {
-        // SAFETY: called once for each such waker, with the reference that it counts as.
+        // SAFETY: called only through `VTABLE`, once for each waker, whose reference moves here.
         drop(unsafe { Arc::<Self>::from_raw(data.cast()) });
     }
 }

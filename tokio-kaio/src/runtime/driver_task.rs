@@ -15,12 +15,11 @@ use crate::driver::{DriveResult, Driver};
 use crate::policy::PollOrder;
 use crate::teardown::wait_until_gone;
 
-/// Submits queued requests after the tasks that were ready have run. Resolves when the context has given
-/// everything back.
+/// Submits queued requests after the ready tasks have run. Resolves when the context has been torn down.
 ///
-/// Dropped before that, as when its runtime shuts down, it ends the context: operations that are not
-/// done get [`AioStopped`](crate::AioCommandError::AioStopped), and the kernel keeps the memory that it
-/// uses.
+/// Dropping the task before that, as a runtime does when it shuts down, ends the context at once.
+/// Unfinished operations fail with [`AioStopped`](crate::AioCommandError::AioStopped). Memory that the
+/// kernel still uses is kept until the kernel is done.
 pub(crate) struct DriverTask<T: ContextTypes> {
     completion_waker: Arc<CompletionWaker<T>>,
     driver: Arc<Driver<T>>,
@@ -29,11 +28,11 @@ pub(crate) struct DriverTask<T: ContextTypes> {
 
 enum State {
     Running {
-        /// How long to wait before the next look for completions that are not signalled.
+        /// Time until the next reap of completions that are not signalled.
         pause: Duration,
         order: PollOrder,
     },
-    /// Until everything is given back.
+    /// Waits until the context has been torn down.
     Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
@@ -77,7 +76,7 @@ impl<T: ContextTypes> Future for DriverTask<T> {
             match driver.drive(signal.as_ref(), this_order) {
                 DriveResult::Yield => {
                     *order = PollOrder::Late;
-                    cx.waker().wake_by_ref(); // a task that wakes itself goes to the end of the queue
+                    cx.waker().wake_by_ref(); // puts the task at the end of the run queue
                     return Poll::Pending;
                 }
                 DriveResult::Idle => {
@@ -103,7 +102,7 @@ impl<T: ContextTypes> Future for DriverTask<T> {
     }
 }
 
-/// The order in which the current runtime polls a task that any of its threads may poll.
+/// Returns the poll order of the driver task on the current runtime.
 pub(crate) fn poll_order() -> PollOrder {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => PollOrder::Early,

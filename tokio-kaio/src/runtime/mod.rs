@@ -1,4 +1,4 @@
-//! What ties a [driver](crate::driver) to tokio: its background task, and the waker of its eventfd.
+//! Connects a [driver](crate::driver) to tokio: its background task, and the waker of its eventfd.
 
 mod completion_waker;
 mod driver_task;

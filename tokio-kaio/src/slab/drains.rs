@@ -1,4 +1,4 @@
-//! [`Drains`]: futures that wait for the requests that a file had at some time.
+//! [`Drains`]: futures that wait for the requests that were on a file when they started.
 
 use std::collections::HashSet;
 use std::task::Waker;
@@ -7,7 +7,7 @@ use super::slot::SlotKey;
 use super::slots::Slots;
 use crate::op::FileId;
 
-/// Drains under way. One that is done is not in it, even if nobody has asked yet.
+/// The unfinished drains. A finished drain is removed at once, even if it was not polled since.
 #[derive(Debug, Default)]
 pub(crate) struct Drains {
     drains: Vec<Drain>,
@@ -17,14 +17,14 @@ pub(crate) struct Drains {
 #[derive(Debug)]
 struct Drain {
     id: u64,
-    /// The requests that it waits for.
+    /// The requests that the drain still waits for.
     pending: HashSet<SlotKey>,
     waker: Option<Waker>,
 }
 
 impl Drains {
-    /// Starts to wait for the requests on `file` that are queued or in flight, abandoned ones included.
-    /// `None`: there are none.
+    /// Starts a drain of the requests on `file` that are queued, held or in flight, including abandoned
+    /// requests. Returns its id, or `None` if there are no such requests.
     pub(crate) fn start(&mut self, file: FileId, slots: &Slots) -> Option<u64> {
         let of_file = slots.iter().filter(|(_, slot)| {
             (slot.is_waiting() || slot.is_in_flight()) && slot.file_id.may_be(file)
@@ -42,8 +42,8 @@ impl Drains {
         Some(self.last_id)
     }
 
-    /// Whether drain `id` is done. If not, `waker` is woken when it is. Returns the waker that is not
-    /// needed.
+    /// Returns whether drain `id` is done, and a waker for the caller to drop. If the drain is not done,
+    /// `waker` is woken when it is.
     pub(crate) fn poll(&mut self, id: u64, waker: Waker) -> (bool, Option<Waker>) {
         match self.drains.iter_mut().find(|drain| drain.id == id) {
             Some(drain) => (false, drain.waker.replace(waker)),
@@ -51,7 +51,7 @@ impl Drains {
         }
     }
 
-    /// Nobody waits for drain `id` any more.
+    /// Removes drain `id`. Returns its waker, for the caller to drop.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Waker> {
         let position = self.drains.iter().position(|drain| drain.id == id)?;
         self.drains.swap_remove(position).waker
@@ -62,8 +62,8 @@ impl Drains {
         self.drains.is_empty()
     }
 
-    /// A request is neither waiting nor in flight any more: passes the wakers of drains that are done to
-    /// `wake`.
+    /// Removes a request from the drains that wait for it, because it is neither waiting nor in flight any
+    /// more. Passes the wakers of the drains that are now done to `wake`.
     #[cold]
     pub(crate) fn on_request_done(&mut self, key: SlotKey, mut wake: impl FnMut(Option<Waker>)) {
         self.drains.retain_mut(|drain| {
@@ -75,7 +75,7 @@ impl Drains {
         });
     }
 
-    /// No request is any more.
+    /// Finishes all drains. Passes their wakers to `wake`.
     pub(crate) fn finish_all(&mut self, mut wake: impl FnMut(Option<Waker>)) {
         for drain in self.drains.drain(..) {
             wake(drain.waker);

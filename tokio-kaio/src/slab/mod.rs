@@ -1,8 +1,8 @@
-//! The slab: the requests of a context, by slot.
+//! The slab: the requests of a context, one per slot.
 //!
-//! [`Slots`] keeps them and changes their states. It knows no lock, no backend and no policy; the
-//! [driver](crate::driver) calls it under its lock. `Slot` has a diagram of the states. [`Drains`] are
-//! the futures that wait for the requests of a file.
+//! [`Slots`] stores the requests and changes their states. It does not depend on the lock, the backend or
+//! the policy: the [driver](crate::driver) calls it under the driver's lock. [`SlotState`] has a diagram of
+//! the states. [`Drains`] are the futures that wait for the requests on a file.
 
 mod drains;
 mod slot;

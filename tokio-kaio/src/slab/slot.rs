@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::op::{FileId, IoBuffer, IoOp, OpenFile, Outcome};
 use crate::policy::SubmitPlan;
 
-/// Names a slot for the future of its request. A key is worthless once the slot is free again.
+/// Identifies a slot for the future of its request. A key is invalid once its slot has been freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotKey {
     pub(crate) index: u32,
@@ -17,82 +17,85 @@ pub(crate) struct SlotKey {
 /// Result of an admission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Admission {
-    /// In flight; the caller submits [`NewRequest::sqe`](crate::op::NewRequest).
+    /// The request is in flight. The caller must submit [`NewRequest::sqe`](crate::op::NewRequest).
     Launched(SlotKey),
-    /// In the queue, or waiting for a blocking thread.
+    /// The request is queued, held behind another append, or waits for a blocking thread.
     Queued(SlotKey),
-    /// It has to wait, and needs a duplicate of its descriptor for that.
+    /// The request has to wait, and needs a duplicate of its borrowed descriptor for that time.
     NeedsFile,
-    /// No slot is free, and it is not to wait here.
+    /// No slot is free, and the request may not wait here: another shard may have a slot.
     Full,
-    /// No slot is free, and requests of this context don't wait.
+    /// No slot is free, and the context is configured not to let requests wait.
     CapacityExceeded,
-    /// The context takes no more requests.
+    /// The context admits no more requests.
     Stopped,
 }
 
-/// Where a request is in its life.
+/// The state of a request.
 ///
 /// ```text
-///          ┌────────────────── abandoned ──────────────────┐
-///          ▼                                               │
-///  Free ──► Queued ──► InFlight ──► Completed ──► Free     │
-///    │       │  ▲ ▲       ▲ │                              │
-///    │       │  │ └─NoRoom┼─┤                              │
-///    │       │  Held      │ └► Abandoned ──► Free          │
-///    │       │  ▲         │                                │
-///    └───────┼──┴─────────┘                                │
-///            └─────────────────────────────────────────────┘
+///  Free ──┬────────────────► InFlight ──┬──► Completed ──► Free
+///         │                   ▲    │    └──► Abandoned ──► Free
+///         ├──► Queued ────────┘    │
+///         │     ▲  ▲               │
+///         │     │  └─── no room ───┘
+///         └──► Held
 /// ```
+///
+/// If the future is dropped, a `Queued` or `Held` request becomes `Free`. An `InFlight` request becomes
+/// `Abandoned`, or `Free` if it can be taken back from the offload pool. If the context stops, `Queued` and
+/// `Held` requests may become `Completed` without having been submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotState {
     /// Available for the next request.
     Free,
-    /// Waits to be submitted, in the queue.
+    /// In the queue, waiting to be submitted.
     Queued,
-    /// Waits behind another append to its file; not in the queue.
+    /// Waits behind another append to its file. Not in the queue.
     Held,
-    /// Submitted, or on its way to the kernel (a request that waits for a blocking thread, too), and
-    /// a future waits.
+    /// Submitted, or about to be: by the current thread, or by a thread of the blocking pool. A future
+    /// waits for the request.
     InFlight,
-    /// The same, and nobody waits: the slot owns the memory until the completion.
+    /// In flight, and its future is gone. The slot owns the memory until the completion.
     Abandoned,
-    /// The kernel is done with it; its future has not been polled since.
+    /// Done. The future has not taken the outcome yet.
     Completed(Outcome),
 }
 
-/// A slot and what it owns. The fields have a meaning in the states that are named with them, and are
-/// empty in all others.
+/// A slot. The docs of a field name the states in which it is used. In all other states the field is
+/// empty or meaningless.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) state: SlotState,
-    /// Of the slot's key. Changes when the slot is freed.
+    /// Part of the slot's key. Changes when the slot is freed.
     pub(crate) generation: u32,
-    /// Of the `user_data`. Changes with every submission, so that a completion of an earlier one is
-    /// never taken for that of a later one.
+    /// Part of the `user_data`. Changes with every submission, so that the completion of an earlier
+    /// submission is not mistaken for the completion of a later one.
     pub(crate) attempt: u32,
     /// All states except `Free`.
     pub(crate) op: IoOp,
     pub(crate) file_id: FileId,
     pub(crate) buffer: IoBuffer,
-    /// Keeps the descriptor open. `None`: of a descriptor that was borrowed and submitted at once.
+    /// `Queued`, `Held`, `InFlight`, `Abandoned`: keeps the descriptor open. `None` if the request is
+    /// submitted at once, without `RWF_NOWAIT`, unless the kernel has no room for it: then it is set.
     pub(crate) file: Option<Arc<OpenFile>>,
-    /// `Queued`, `Held`, `InFlight`: who waits. `None` while its own task submits or polls it.
+    /// `Queued`, `Held`, `InFlight`: wakes the task that waits. `None` while that task submits or polls the
+    /// request.
     pub(crate) waker: Option<Waker>,
-    /// In flight: how it was submitted.
+    /// `InFlight`, `Abandoned`: how the request was submitted.
     pub(crate) plan: SubmitPlan,
-    /// `Queued` or in flight: it has the append turn of its file.
+    /// `Queued`, `InFlight`, `Abandoned`: the request has the append turn of its file.
     pub(crate) has_append_turn: bool,
-    /// In flight: its completion is not signalled, and was not found after the submission.
+    /// `InFlight`, `Abandoned`: submitted without a signal, and not completed by the end of the submission.
     pub(crate) unsignalled: bool,
-    /// When it was admitted, if latencies are measured.
+    /// All states except `Free`: time of the admission, if latencies are measured.
     pub(crate) admitted_at: Option<Instant>,
-    /// Neighbours in the queue, or the next free slot.
+    /// `Queued`: neighbours in the queue. `Free`: `next` is the next free slot.
     pub(crate) previous: u32,
     pub(crate) next: u32,
 }
 
-/// No slot.
+/// Index that stands for "no slot".
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 impl Slot {
@@ -120,7 +123,7 @@ impl Slot {
         matches!(self.state, SlotState::InFlight | SlotState::Abandoned)
     }
 
-    /// Whether it waits to be submitted.
+    /// Returns whether the request waits to be submitted.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, SlotState::Queued | SlotState::Held)
     }

@@ -1,4 +1,4 @@
-//! [`Slots`]: the requests of a context, and every change of their states.
+//! [`Slots`]: the slots of a context, the queue, and the changes of state.
 
 use std::mem;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use crate::op::{FileId, IoBuffer, IoOp, OpenFile, Outcome};
 use crate::policy::{SubmitPath, SubmitPlan};
 use crate::sys::abi::RWF_NOWAIT;
 
-/// A slab of slots, with a free list and the submission queue (first in, first out) linked through it
-/// by index. Grows to the most requests that ever waited at once: no allocation a request.
+/// A slab of slots. The free list and the submission queue (FIFO) are linked through the slots by index.
+/// The slab grows to the largest number of requests that existed at once, and never shrinks, so a request
+/// needs no allocation.
 ///
-/// The future of a request names its slot by [`SlotKey`], the kernel by `user_data`. Either is looked up
-/// before it is used, so a stale or made-up one finds nothing.
+/// A future identifies its slot by [`SlotKey`], the kernel by `user_data`. Both are checked when they are
+/// looked up: a stale or invalid one finds no slot.
 pub(crate) struct Slots {
     slots: Vec<Slot>,
     first_free: u32,
@@ -23,14 +24,14 @@ pub(crate) struct Slots {
     last_queued: u32,
     queued: usize,
     in_flight: usize,
-    /// Of those in flight.
+    /// Number of requests in flight that are abandoned.
     abandoned: usize,
-    /// Of those in flight.
+    /// Number of requests in flight whose completion is not signalled.
     unsignalled: usize,
     measure_latency: bool,
 }
 
-/// Most slots that are made in advance.
+/// Most slots that are allocated in advance.
 const MAX_PREALLOCATED: usize = 256;
 
 impl Slots {
@@ -50,7 +51,7 @@ impl Slots {
         slots
     }
 
-    /// Makes this many more free slots.
+    /// Adds `count` free slots.
     fn reserve(&mut self, count: usize) {
         self.slots.reserve(count);
         for _ in 0..count {
@@ -65,13 +66,13 @@ impl Slots {
 
     // Lookups.
 
-    /// Slots whose requests wait in the queue.
+    /// Number of requests in the queue.
     #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.queued
     }
 
-    /// Slots whose requests the kernel has, or a blocking thread; abandoned ones included.
+    /// Number of requests in flight: in the kernel or in the blocking pool, including abandoned requests.
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
@@ -90,7 +91,7 @@ impl Slots {
         &mut self.slots[index as usize]
     }
 
-    /// The slot of a request. A slot that is free has another generation.
+    /// Returns the slot of a request, or `None` if the slot was freed: it has another generation then.
     #[inline(always)]
     pub(crate) fn get(&mut self, key: SlotKey) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(key.index as usize)?;
@@ -102,7 +103,7 @@ impl Slots {
         SlotKey { index, generation }
     }
 
-    /// The slot whose request is in flight with this `user_data`.
+    /// Returns the slot whose request is in flight with this `user_data`.
     #[inline(always)]
     pub(crate) fn find_in_flight(&mut self, user_data: u64) -> Option<u32> {
         let index = user_data as u32;
@@ -111,7 +112,7 @@ impl Slots {
         (slot.attempt == attempt && slot.is_in_flight()).then_some(index)
     }
 
-    /// Whether any of `entries` is in flight.
+    /// Returns whether the request of any of `entries` is in flight.
     pub(crate) fn is_any_in_flight(&mut self, entries: &[Sqe]) -> bool {
         let mut entries = entries.iter();
         self.in_flight > 0 && entries.any(|sqe| self.find_in_flight(sqe.user_data).is_some())
@@ -126,14 +127,14 @@ impl Slots {
         slots.map(move |(index, slot)| (keyed((index, slot)), slot))
     }
 
-    /// Indices of all slots, in any state.
+    /// Returns the indices of all slots, in any state.
     pub(crate) fn indices(&self) -> std::ops::Range<u32> {
         0..self.slots.len() as u32
     }
 
     // Changes.
 
-    /// A slot for a new request, which takes `buffer`. Its state follows: by
+    /// Allocates a slot for a new request. The slot takes `buffer`. The caller must set the state with
     /// [`enqueue`](Slots::enqueue), [`hold`](Slots::hold) or [`launch`](Slots::launch).
     #[inline(always)]
     pub(crate) fn allocate(
@@ -153,14 +154,14 @@ impl Slots {
         slot.op = *op;
         slot.file_id = file_id;
         slot.admitted_at = admitted_at;
-        // Both were empty, and own nothing to be dropped.
+        // Both were empty, so there is nothing to drop.
         mem::forget(mem::replace(&mut slot.file, file));
         mem::forget(mem::replace(&mut slot.buffer, buffer.take()));
         let generation = slot.generation;
         (SlotKey { index, generation }, slot)
     }
 
-    /// To the end of the queue.
+    /// *→ Queued*, at the end of the queue.
     pub(crate) fn enqueue(&mut self, index: u32) {
         let last = mem::replace(&mut self.last_queued, index);
         let slot = self.at(index);
@@ -173,7 +174,7 @@ impl Slots {
         self.queued += 1;
     }
 
-    /// To the front of the queue.
+    /// *→ Queued*, at the front of the queue.
     pub(crate) fn enqueue_first(&mut self, index: u32) {
         let first = mem::replace(&mut self.first_queued, index);
         let slot = self.at(index);
@@ -186,12 +187,12 @@ impl Slots {
         self.queued += 1;
     }
 
-    /// Behind another append; the caller keeps the order.
+    /// *→ Held*, behind another append. The caller keeps the order of the appends.
     pub(crate) fn hold(&mut self, index: u32) {
         self.at(index).state = SlotState::Held;
     }
 
-    /// Takes the oldest request out of the queue; the state follows.
+    /// Removes the first request from the queue. The caller must set the state.
     pub(crate) fn pop_queued(&mut self) -> Option<u32> {
         let first = self.first_queued;
         (first != NO_SLOT).then(|| self.dequeue(first))?;
@@ -202,7 +203,7 @@ impl Slots {
         (self.last_queued != NO_SLOT).then_some(self.last_queued)
     }
 
-    /// Out of the queue; the state follows.
+    /// Removes a request from the queue. The caller must set the state.
     pub(crate) fn dequeue(&mut self, index: u32) {
         let slot = self.at(index);
         let (previous, next) = (slot.previous, slot.next);
@@ -217,7 +218,7 @@ impl Slots {
         self.queued -= 1;
     }
 
-    /// *→ InFlight*: the caller submits the entry, on descriptor `fd`.
+    /// *→ InFlight*. Returns the entry, on descriptor `fd`, which the caller must submit.
     #[inline(always)]
     pub(crate) fn launch(&mut self, index: u32, plan: SubmitPlan, fd: i32) -> Sqe {
         self.in_flight += 1;
@@ -227,7 +228,8 @@ impl Slots {
         slot.next_attempt(index, fd)
     }
 
-    /// In flight, after the attempt with `RWF_NOWAIT`: the caller offloads the entry.
+    /// Prepares the second submission of a request in flight, after a refused attempt with `RWF_NOWAIT`.
+    /// Returns the entry, which the caller must offload.
     pub(crate) fn relaunch(&mut self, index: u32, fd: i32) -> Sqe {
         let slot = self.at(index);
         slot.plan.path = SubmitPath::Offload;
@@ -237,7 +239,7 @@ impl Slots {
         sqe
     }
 
-    /// Marks those of `entries` that are in flight as not signalled. Returns whether there are any.
+    /// Marks the requests of `entries` that are still in flight as unsignalled. Returns whether any are.
     pub(crate) fn mark_unsignalled(&mut self, entries: &[Sqe]) -> bool {
         let mut any = false;
         for sqe in entries {
@@ -250,7 +252,7 @@ impl Slots {
         any
     }
 
-    /// In flight no longer; the state follows. Returns whether the request was abandoned.
+    /// Ends the flight of a request. The caller must set the state. Returns whether it was abandoned.
     #[inline(always)]
     pub(crate) fn leave_flight(&mut self, index: u32) -> bool {
         let slot = self.at(index);
@@ -263,7 +265,7 @@ impl Slots {
         abandoned
     }
 
-    /// *InFlight → Abandoned*. Returns what the caller's buffer gets in place of its memory.
+    /// *InFlight → Abandoned*. Returns the replacement of the memory, for the caller's buffer.
     pub(crate) fn abandon(&mut self, index: u32) -> IoBuffer {
         self.abandoned += 1;
         let slot = self.at(index);
@@ -271,7 +273,8 @@ impl Slots {
         slot.buffer.replacement()
     }
 
-    /// *Completed → Free*. Puts the memory where `buffer` is, which is empty. `None`: not completed.
+    /// *Completed → Free*. Moves the memory into `buffer`, which must be empty. Returns `None`, and changes
+    /// nothing, if the request has not completed.
     #[inline(always)]
     pub(crate) fn take_completed(
         &mut self,
@@ -289,7 +292,7 @@ impl Slots {
         Some(outcome)
     }
 
-    /// Sets the waker of a request that is not done. Returns the waker that is not needed.
+    /// Sets the waker of a request that is not done. Returns a waker for the caller to drop, if any.
     #[inline]
     pub(crate) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
         match self.get(key) {
@@ -300,12 +303,12 @@ impl Slots {
         }
     }
 
-    /// Takes the waker of a request: it is its own task that runs.
+    /// Takes the waker of a request.
     pub(crate) fn take_waker(&mut self, key: SlotKey) -> Option<Waker> {
         self.get(key)?.waker.take()
     }
 
-    /// *→ Free*. Returns the memory; the caller has taken file and waker.
+    /// *→ Free*. Returns the memory. The caller must have taken file and waker before.
     pub(crate) fn free(&mut self, index: u32) -> IoBuffer {
         let first_free = mem::replace(&mut self.first_free, index);
         let slot = self.at(index);
@@ -323,7 +326,7 @@ impl Slot {
         self.next = next;
     }
 
-    /// The entry of the next submission.
+    /// Returns the entry of the next submission.
     #[inline(always)]
     fn next_attempt(&mut self, index: u32, fd: i32) -> Sqe {
         self.attempt = self.attempt.wrapping_add(1);
@@ -337,12 +340,12 @@ impl Slot {
 
 #[cfg(test)]
 impl Slots {
-    /// Indices in the free list, first to last.
+    /// Returns the indices in the free list, first to last.
     pub(crate) fn free_list(&self) -> Vec<u32> {
         self.linked(self.first_free)
     }
 
-    /// Indices in the queue, first to last. Asserts that the links backwards are the same.
+    /// Returns the indices in the queue, first to last. Asserts that the backward links match.
     pub(crate) fn queue(&self) -> Vec<u32> {
         let queue = self.linked(self.first_queued);
         let mut previous = NO_SLOT;

@@ -463,7 +463,7 @@ fn a_misaligned_vector_is_an_error_that_explains_the_alignment() {
                     "{message}"
                 );
                 assert!(
-                    message.contains("the memory is not: use an AlignedBuf"),
+                    message.contains("the memory is not aligned: use an AlignedBuf"),
                     "{message}"
                 );
             };
