@@ -335,7 +335,7 @@ impl Slot {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(kaio_loom)))]
 impl Slots {
     /// Indices in the free list, first to last.
     pub(crate) fn free_list(&self) -> Vec<u32> {
