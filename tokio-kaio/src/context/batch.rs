@@ -431,12 +431,10 @@ impl<M: RawMutex, A, L> fmt::Debug for BatchResults<'_, M, A, L> {
 }
 
 /// A batch without a handle, for tests of the driver.
-#[cfg(test)]
-#[cfg_attr(kaio_loom, allow(dead_code))]
+#[cfg(all(test, not(kaio_loom)))]
 pub(crate) struct BatchOfOps<'a, T: ContextTypes>(Running<'a, T>);
 
-#[cfg(test)]
-#[cfg_attr(kaio_loom, allow(dead_code))]
+#[cfg(all(test, not(kaio_loom)))]
 impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
     pub(crate) fn new(operations: impl IntoIterator<Item = OpFuture<'a, 'a, T>>) -> Self {
         let spans = operations.into_iter().map(|op| {

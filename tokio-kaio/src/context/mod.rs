@@ -14,7 +14,7 @@ mod shards;
 pub(crate) mod test_operations;
 mod transfer_progress;
 
-#[cfg(test)]
+#[cfg(all(test, not(kaio_loom)))]
 pub(crate) use batch::BatchOfOps;
 pub use batch::{Batch, BatchResults};
 pub use builder::AioContextBuilder;

@@ -308,7 +308,7 @@ impl<B: IoBackend> OffloadPool<B> {
     }
 
     /// Holds the lock until the result is dropped.
-    #[cfg(test)]
+    #[cfg(all(test, not(kaio_loom)))]
     pub(crate) fn hold_lock(&self) -> impl Sized + '_ {
         self.lock()
     }

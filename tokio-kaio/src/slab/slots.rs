@@ -338,7 +338,7 @@ impl Slot {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(kaio_loom)))]
 impl Slots {
     /// Returns the indices in the free list, first to last.
     pub(crate) fn free_list(&self) -> Vec<u32> {

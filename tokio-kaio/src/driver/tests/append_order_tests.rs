@@ -215,6 +215,29 @@ fn a_file_can_be_appended_to_after_a_context_that_ended_with_an_append_in_flight
 }
 
 #[test]
+fn an_orphaned_context_stops_held_appends_whatever_slots_they_have() {
+    // Slots are reused in the reverse order of their release.
+    for last_released in [0, 1] {
+        let fixture = Fixture::new(config(2));
+        let mut ops: Vec<_> = fixture.start([0, 1]).into_iter().map(Some).collect();
+        for label in [1 - last_released, last_released] {
+            fixture.backend.complete(label);
+            let op = ops[label as usize].take().unwrap();
+            assert_eq!(op.result(), Ok(0));
+        }
+        let appends = start_appends(&fixture, [10, 11]);
+        assert_eq!(fixture.backend.in_flight(), [10]);
+        fixture.orphan();
+        for append in appends {
+            assert_eq!(append.take_wakes(), 1);
+            assert_eq!(append.result(), stopped());
+        }
+        fixture.wait_until_gone();
+        fixture.assert_idle();
+    }
+}
+
+#[test]
 fn contexts_that_share_a_file_do_not_wait_for_each_other() {
     let (fixture, other) = (Fixture::new(config(4)), Fixture::new(config(4)));
     let mut first = fixture.append(&fixture.file, 0);

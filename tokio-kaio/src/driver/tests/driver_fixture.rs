@@ -83,24 +83,30 @@ impl Fixture<LocalTypes<Adaptive>> {
 
 impl<P: SubmitAdvisor> Fixture<LocalTypes<P>> {
     pub(super) fn local(config: ContextConfig) -> Self {
-        Fixture::over(config, CompletionWaker::for_this_thread)
+        let offload = OffloadConfig::FOR_TESTS;
+        Fixture::over(config, offload, CompletionWaker::for_this_thread)
     }
 }
 
 impl<P: SubmitAdvisor> Fixture<SyncTypes<P>> {
     pub(super) fn sync(config: ContextConfig) -> Self {
-        Fixture::over(config, CompletionWaker::for_any_thread)
+        Fixture::sync_with_offload(config, OffloadConfig::FOR_TESTS)
+    }
+
+    pub(super) fn sync_with_offload(config: ContextConfig, offload: OffloadConfig) -> Self {
+        Fixture::over(config, offload, CompletionWaker::for_any_thread)
     }
 }
 
 impl<T: ContextTypes<Backend = FakeBackend>> Fixture<T> {
     fn over(
         config: ContextConfig,
+        offload: OffloadConfig,
         completion_waker: impl FnOnce(&Arc<Driver<T>>) -> Arc<CompletionWaker<T>>,
     ) -> Fixture<T> {
         let backend = FakeBackend::new();
         let control = backend.control();
-        let driver = Driver::new(backend, None, config, None, OffloadConfig::FOR_TESTS);
+        let driver = Driver::new(backend, None, config, None, offload);
         Fixture {
             backend: control,
             file: open_file(),

@@ -170,7 +170,7 @@ impl<'a, P: SubmitAdvisor> Round<'a, P> {
 
     fn complete(&mut self) {
         let backend = &self.fixture.backend;
-        let in_flight = backend.in_flight();
+        let in_flight = completable(self.fixture);
         if in_flight.is_empty() {
             return;
         }
@@ -250,6 +250,14 @@ impl<'a, P: SubmitAdvisor> Round<'a, P> {
             appends.iter().all(|&count| count <= 1),
             "{seed}: {appends:?}"
         );
+    }
+}
+
+/// Labels that can be completed: none once the teardown may complete them.
+fn completable<P: SubmitAdvisor>(fixture: &Fixture<LocalTypes<P>>) -> Vec<i64> {
+    match fixture.entered().is_live() {
+        true => fixture.backend.in_flight(),
+        false => Vec::new(),
     }
 }
 
@@ -368,7 +376,7 @@ fn round<P: SubmitAdvisor>(seed: u64) {
             break;
         }
         assert!(turns < 2000, "{seed}: stuck: {:?}", fixture.census());
-        for label in fixture.backend.in_flight() {
+        for label in completable(&fixture) {
             fixture.backend.complete(label);
             if round.random.one_in(2) {
                 break;
@@ -397,7 +405,7 @@ fn round<P: SubmitAdvisor>(seed: u64) {
     {
         // A transfer may have requests to make, and an operation whose first poll panicked has all.
         while task.poll().is_pending() {
-            for label in fixture.backend.in_flight() {
+            for label in completable(&fixture) {
                 fixture.backend.complete(label);
             }
             drive(false);
