@@ -60,7 +60,9 @@ impl<B: IoBackend> Teardown<B> {
         } = *self;
         offload.close();
         drop(live.backend); // before `memory`: waits until the requests in flight have completed
-        contain(|| drop(memory));
+        // One at a time: two panics in one drop of all buffers would abort the process.
+        let buffers = memory.into_iter();
+        buffers.for_each(|buffer| contain(|| drop(buffer)));
         contain(|| drop(live.eventfd));
         contain(|| drop(live.gone)); // wakes its receivers
     }
