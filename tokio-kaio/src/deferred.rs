@@ -37,7 +37,7 @@ enum Effect {
     Wake(Waker),
     DropWaker(#[allow(dead_code, reason = "dropped, not read")] Waker),
     DropBuffer(#[allow(dead_code, reason = "dropped, not read")] IoBuffer),
-    DropFile(#[allow(dead_code, reason = "dropped, not read")] Arc<OpenFile>),
+    DropFile(#[allow(dead_code, reason = "dropped, not read")] OpenFile),
 }
 
 impl<B: IoBackend> Deferred<B> {
@@ -89,10 +89,9 @@ impl<B: IoBackend> Deferred<B> {
     /// Drops a reference to a file: at once, unless it is the last one.
     #[inline]
     pub(crate) fn drop_file(&mut self, file: Option<Arc<OpenFile>>) {
-        if let Some(file) = file {
-            if Arc::strong_count(&file) == 1 {
-                self.rest.push(Effect::DropFile(file));
-            }
+        // Not the count: another thread may drop its reference between the check and the drop.
+        if let Some(last) = file.and_then(Arc::into_inner) {
+            self.rest.push(Effect::DropFile(last));
         }
     }
 
