@@ -2,7 +2,7 @@
 
 #[cfg(feature = "tracing")]
 use crate::error::Transfer;
-use crate::error::past_the_largest;
+use crate::error::beyond_max_offset;
 use crate::flags::{PollEvents, ReadFlags, WriteFlags};
 use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
@@ -298,7 +298,7 @@ pub(crate) fn check_end(op: &IoOp) -> Result<(), AioCommandError> {
     const LARGEST: u64 = i64::MAX as u64;
     match ends_in_range(op) || op.appends() {
         true => Ok(()), // the offset of an append is not known in advance
-        false => Err(past_the_largest(op.offset as u64, op.nbytes, LARGEST)),
+        false => Err(beyond_max_offset(op.offset as u64, op.nbytes, LARGEST)),
     }
 }
 

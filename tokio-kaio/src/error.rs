@@ -335,7 +335,7 @@ fn aio_sysctl(name: &str) -> String {
 
 /// Returns the error of a transfer of `len` bytes at `offset`, which would end past `largest`.
 #[cold]
-pub(crate) fn past_the_largest(offset: u64, len: u64, largest: u64) -> AioCommandError {
+pub(crate) fn beyond_max_offset(offset: u64, len: u64, largest: u64) -> AioCommandError {
     let error = io::Error::from_raw_os_error(libc::EINVAL);
     let past = PastTheLargest {
         error,
@@ -398,7 +398,7 @@ impl fmt::Display for Misaligned {
                 "direct I/O on this file requires offset and length in multiples of {multiple} bytes, \
                  and memory aligned to {} (according to statx); {}",
                 self.file.memory,
-                self.way_out()
+                self.hint()
             ),
         }
     }
@@ -409,7 +409,7 @@ impl Misaligned {
         self.transfer.offset.unwrap_or(self.file.size)
     }
 
-    fn place_is_aligned(&self) -> bool {
+    fn range_is_aligned(&self) -> bool {
         let aligned = |value: u64| value.checked_rem(self.file.offset.into()) == Some(0);
         aligned(self.offset()) && aligned(self.transfer.len)
     }
@@ -421,8 +421,8 @@ impl Misaligned {
             == 0
     }
 
-    fn way_out(&self) -> &'static str {
-        match self.place_is_aligned() {
+    fn hint(&self) -> &'static str {
+        match self.range_is_aligned() {
             true => {
                 "the memory is not aligned: use an AlignedBuf, whole or in aligned ranges (in a \
                  vectored transfer, each buffer and each length must be aligned)"
@@ -454,7 +454,7 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
         memory,
         file,
     };
-    match misaligned.place_is_aligned() && misaligned.memory_is_aligned() {
+    match misaligned.range_is_aligned() && misaligned.memory_is_aligned() {
         true => misaligned.error,
         false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),
     }

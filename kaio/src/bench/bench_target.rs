@@ -79,12 +79,12 @@ impl BenchTarget {
         let whole = len.checked_next_multiple_of(64 << 10).unwrap_or(len);
         let site = BenchFile::new(dir, whole, direct).map_err(|error| {
             let is_unsupported = error.is::<Unavailable>();
-            let way_out = if is_unsupported {
+            let hint = if is_unsupported {
                 ", or use --buffered"
             } else {
                 ""
             };
-            format!("{error}{way_out}")
+            format!("{error}{hint}")
         })?;
         Ok(BenchTarget {
             alignment: alignment(&site.path, direct)?,

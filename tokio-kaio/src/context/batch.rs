@@ -293,10 +293,10 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             let Some((operation, _)) = operation else {
                 continue;
             };
-            if !ptr::eq(operation.driver(), driver.get()) {
-                self.to_poll.push_back(index); // all operations of a `Batch` have the same driver
-                continue;
-            }
+            debug_assert!(
+                ptr::eq(operation.driver(), driver.get()),
+                "a batch has one driver"
+            );
             if let Err(error) = operation.take_request() {
                 failed.push((index, error));
             } else if let Some(waker) = wakers.pop() {

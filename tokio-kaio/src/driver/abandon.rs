@@ -61,8 +61,8 @@ impl<T: ContextTypes> Core<T> {
         }
     }
 
-    /// Takes a request back from the offload pool, if it was not submitted and is not a write. Returns
-    /// whether it did.
+    /// Withdraws a request from the offload pool, unless it was submitted, or is a write: once launched,
+    /// a write goes on, on every path. Returns whether it did.
     fn recall(&mut self, index: u32, deferred: &mut Deferred<T::Backend>) -> bool {
         let slot = self.slots.at(index);
         if slot.plan.path != SubmitPath::Offload {

@@ -9,8 +9,8 @@ use crate::deferred::Deferred;
 use crate::metrics::{Counters, ReapSource};
 use crate::offload::OffloadPool;
 use crate::op::{FileId, IoBuffer, Outcome};
-use crate::policy::{AppendOrder, SubmitAdvisor, TimingLevel};
-use crate::slab::{Drains, Slots};
+use crate::policy::{SubmitAdvisor, TimingLevel};
+use crate::slab::{AppendOrder, Drains, Slots};
 use crate::teardown::Live;
 use crate::{LatencyHistogram, Metrics};
 

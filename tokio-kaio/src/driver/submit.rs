@@ -387,7 +387,7 @@ impl<T: ContextTypes> Entered<'_, T> {
     pub(crate) fn submit_one(&self, key: SlotKey, new: &mut NewRequest<'_>) -> Option<Outcome> {
         let (entries, permit) = (new.sqe.as_slice(), new.permit);
         let report = self.submit(&permit, entries);
-        if let Some(timing) = report.news(&permit) {
+        if let Some(timing) = report.sample(&permit) {
             new.observe(timing);
         }
         let mut deferred = Deferred::new();
@@ -423,7 +423,7 @@ impl<T: ContextTypes> Entered<'_, T> {
         });
         let Some(permit) = permit else { return };
         let report = self.submit(&permit, &entries);
-        if let Some(timing) = report.news(&permit) {
+        if let Some(timing) = report.sample(&permit) {
             let launched = batch.iter().filter(|(new, _)| new.sqe.is_some());
             launched.for_each(|(new, _)| new.observe(timing));
         }
@@ -457,7 +457,7 @@ impl<T: ContextTypes> Entered<'_, T> {
                 let Some(permit) = permit else { return };
                 let report = self.submit(&permit, &batch);
                 let more = self.locked(&mut deferred, |core, deferred| {
-                    if let Some(timing) = report.news(&permit) {
+                    if let Some(timing) = report.sample(&permit) {
                         core.observe_flush(&batch, timing);
                     }
                     let reaped = core.finish_submit(&permit, &batch, &report, deferred);
@@ -503,8 +503,8 @@ impl SubmitReport {
 
     /// Returns the timing, if there is something to learn from it.
     #[inline(always)]
-    fn news(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
+    fn sample(&self, permit: &SubmitPermit) -> Option<&SubmitTiming> {
         let timing = self.timing.as_ref();
-        timing.filter(|timing| timing.is_news(permit.timing))
+        timing.filter(|timing| timing.is_informative(permit.timing))
     }
 }

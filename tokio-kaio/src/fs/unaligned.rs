@@ -11,7 +11,7 @@ use super::unaligned_state::BlockGeometry;
 use super::unaligned_write::{
     CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory, with_deadline,
 };
-use crate::error::past_the_largest;
+use crate::error::beyond_max_offset;
 use crate::{AioCommandError, GenericAioContextHandle, ReadFlags, WriteFlags};
 
 /// Transfers of any offset, any length and any memory, also with direct I/O.
@@ -298,7 +298,7 @@ fn checked_range(offset: u64, len: usize) -> Result<Range<u64>, AioCommandError>
     const MAX_END: u64 = i64::MAX as u64 - (1 << 30);
     match offset.checked_add(len as u64) {
         Some(end) if end <= MAX_END => Ok(offset..end),
-        _ => Err(past_the_largest(offset, len as u64, MAX_END)),
+        _ => Err(beyond_max_offset(offset, len as u64, MAX_END)),
     }
 }
 

@@ -40,7 +40,7 @@ impl<B: IoBackend> OffloadPool<B> {
                 continue;
             };
             if let Err(job) = job.start(&runtime) {
-                return job.fail_for_want_of_thread();
+                return job.fail_without_thread();
             }
         }
     }
@@ -105,7 +105,7 @@ impl<B: IoBackend> Job<B> {
     }
 
     /// Ends the job. If it is the last one, the waiting requests fail with `EAGAIN`.
-    pub(super) fn fail_for_want_of_thread(mut self) {
+    pub(super) fn fail_without_thread(mut self) {
         self.end(|waiting| Returned {
             refused: waiting.map(|user_data| (user_data, libc::EAGAIN)).collect(),
             ..Returned::default()

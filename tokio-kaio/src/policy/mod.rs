@@ -1,7 +1,8 @@
 //! Submit policy: decides when, and on which thread, requests are submitted.
 //!
 //! The driver calls a [`SubmitAdvisor`]. An advisor makes requests cheaper, or keeps threads of the runtime
-//! from blocking. It does not change whether a request completes, or with which result. [`Adaptive`] learns
+//! from blocking. As long as it keeps the contract of the trait, it does not change whether a
+//! request completes, or with which result. [`Adaptive`] learns
 //! from earlier requests. [`Plain`] always gives the same answers. The test suite passes with `Plain`
 //! (`--cfg kaio_plain_policy`), which shows that correctness does not depend on any optimisation.
 //!
@@ -9,7 +10,6 @@
 //! [`Adaptive`].
 
 mod adaptive;
-mod append_order;
 mod batching;
 mod file_history;
 mod inline_completion;
@@ -21,7 +21,6 @@ mod submit_policy;
 mod submit_timing;
 
 pub(crate) use adaptive::Adaptive;
-pub(crate) use append_order::AppendOrder;
 pub(crate) use batching::TaskId;
 pub(crate) use file_history::FileHistory;
 pub(crate) use nowait::{NowaitResult, Refusal};

@@ -28,16 +28,18 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
     fn defer(&mut self, in_flight: usize, task: TaskId) -> bool;
 
     /// Returns whether the driver task should let the ready tasks run before it flushes `queued` requests.
+    /// True for [`PollOrder::Early`] only: otherwise the queue might never be flushed.
     fn defer_flush(&mut self, queued: usize, order: PollOrder) -> bool;
 
-    /// Returns the most requests to submit with one system call.
+    /// Returns the most requests to submit with one system call, at least 1.
     fn max_batch(&self) -> usize;
 
     /// Returns whether the task that fills a batch submits the batch, instead of the driver task.
     fn flush_full_batch(&self) -> bool;
 
     /// Returns why a request has to be submitted again without `RWF_NOWAIT`, or `None` if `result` is the
-    /// result of the request.
+    /// result of the request. Every result that exists only because of the flag has to be named: otherwise
+    /// the caller gets it.
     fn on_nowait_result(
         &mut self,
         op: &OpInfo,

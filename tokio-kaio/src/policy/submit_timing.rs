@@ -86,7 +86,7 @@ fn has_blocked(before: ThreadUsage, after: ThreadUsage) -> bool {
 impl SubmitTiming {
     /// Returns whether files can learn from this result of a measurement at `level`.
     #[inline]
-    pub(crate) fn is_news(&self, level: TimingLevel) -> bool {
+    pub(crate) fn is_informative(&self, level: TimingLevel) -> bool {
         level == TimingLevel::ThreadUsage || self.observation != SubmitObservation::NotBlocked
     }
 

@@ -34,17 +34,19 @@ pub(crate) enum Admission {
 /// The state of a request.
 ///
 /// ```text
-///  Free ──┬────────────────► InFlight ──┬──► Completed ──► Free
-///         │                   ▲    │    └──► Abandoned ──► Free
-///         ├──► Queued ────────┘    │
-///         │     ▲  ▲               │
-///         │     │  └─── no room ───┘
-///         └──► Held
-/// ```
+/// Free         → Queued, Held, InFlight   admitted
+/// Held         → Queued                   the append before it is done
+/// Queued       → InFlight                 launched
+/// InFlight     → Queued                   the kernel has no room
+/// InFlight     → Completed                completion
+/// Queued, Held → Completed                the context stops
+/// Completed    → Free                     the future has taken the result, or is dropped
 ///
-/// If the future is dropped, a `Queued` or `Held` request becomes `Free`. An `InFlight` request becomes
-/// `Abandoned`, or `Free` if it can be taken back from the offload pool. If the context stops, `Queued` and
-/// `Held` requests may become `Completed` without having been submitted.
+/// the future is dropped:
+/// Queued, Held → Free
+/// InFlight     → Abandoned                … or Free, if withdrawn from the offload pool
+/// Abandoned    → Free                     completion; or the kernel has no room
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotState {
     /// Available for the next request.
@@ -58,7 +60,8 @@ pub(crate) enum SlotState {
     InFlight,
     /// In flight, and its future is gone. The slot owns the memory until the completion.
     Abandoned,
-    /// Done. The future has not taken the outcome yet.
+    /// The outcome is known, and the future has not taken it yet. After [`Outcome::Stopped`] or
+    /// [`Outcome::Lost`], the kernel may still use the memory, which the driver keeps.
     Completed(Outcome),
 }
 

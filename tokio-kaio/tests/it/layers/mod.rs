@@ -73,8 +73,6 @@ const POLICY_DATA: &[&str] = &[
     "SubmitTiming",
     "TaskId",
     "TimingLevel",
-    // Not a choice of a policy: two appends to a file in flight together can lose data.
-    "AppendOrder",
 ];
 
 /// The driver has to be understood as a whole, so it must be short enough to read in one sitting. Raise
