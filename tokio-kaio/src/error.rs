@@ -44,7 +44,10 @@ use crate::sys::{self, DirectIo, Process};
 #[derive(Error, Debug)]
 pub enum AioCommandError {
     /// The context was closed or dropped, or its runtime was shut down, before the operation completed.
-    #[error("the AIO context has stopped")]
+    #[error(
+        "the AIO context has ended: it was closed or dropped, or its runtime was shut down; \
+         keep the context for as long as its handles are used"
+    )]
     AioStopped,
 
     /// The request was not submitted, or the kernel refused it
@@ -86,7 +89,10 @@ pub enum AioCommandError {
     /// the empty buffer succeeds without moving a byte. To retry, keep a copy of the data or use a new
     /// buffer.** The docs of [`read_owned_at`](crate::File::read_owned_at) list what is returned for each
     /// type of buffer.
-    #[error("the operation did not complete before its deadline; a transfer in flight continues")]
+    #[error(
+        "the operation did not complete before its deadline; a transfer in flight continues, and a write \
+         may still reach the file (`File::drain` waits for it)"
+    )]
     TimedOut,
 
     /// All slots of the context are in use, and the context was created with `use_semaphore` `false` or
@@ -253,7 +259,8 @@ impl fmt::Display for SubmitHint<'_> {
                  or flags exclude each other (APPEND, NOAPPEND); or the file does not support the operation"
             }
             Some(libc::EINVAL) => {
-                "flags exclude each other (APPEND, NOAPPEND), or the file does not support the operation"
+                "flags exclude each other (APPEND, NOAPPEND), or the file does not support the operation, as \
+                 files of procfs do not support kernel AIO (`Backend::ThreadPool` reads them)"
             }
             Some(libc::EOPNOTSUPP) => {
                 "the kernel or the file system does not support a flag of the request; submit the \
@@ -281,7 +288,9 @@ struct ResultHint<'a>(&'a io::Error);
 impl fmt::Display for ResultHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.raw_os_error() {
-            Some(libc::EAGAIN) => write!(f, ": the request would block; submit it without NOWAIT"),
+            Some(libc::EAGAIN) => {
+                write!(f, ": the request would block; submit it without `NOWAIT`")
+            }
             Some(libc::EFBIG) => write!(
                 f,
                 ": the file would exceed RLIMIT_FSIZE (ulimit -f) or the limit of the file system"

@@ -113,7 +113,7 @@
 //! # Cancellation
 //!
 //! Any future may be dropped, forgotten or aborted at any time: memory stays sound. The kernel can't
-//! give a read or write back, so *cancelled* means *abandoned*: the request goes on, on memory that it
+//! recall a read or write, so *cancelled* means *abandoned*: the request goes on, on memory that it
 //! owns, and holds its slot until the kernel is done. The buffer of a dropped read gets other memory
 //! ([details](AlignedBuf#while-an-operation-runs)). A forgotten operation keeps its memory until the
 //! context has ended and its last handle is dropped. A dropped write may still land, even after a write
@@ -147,7 +147,7 @@
 //!
 //! A child made by [`fork(2)`](https://man7.org/linux/man-pages/man2/fork.2.html) inherits neither the
 //! completion rings nor the buffer memory of its parent. Its operations on an inherited context fail
-//! with `EINVAL`, before any lock is taken. Touching an inherited buffer is a segmentation fault. A
+//! with `EINVAL`, before any lock is taken. Touching an inherited buffer causes a segmentation fault. A
 //! child that goes on to `exec`, as [`std::process::Command`]'s does, is not affected.
 #![cfg(target_os = "linux")]
 

@@ -11,7 +11,7 @@ pub(super) const PAGE: u64 = 4096;
 
 /// Copy files past the page cache, with many blocks in flight
 ///
-/// Reads and writes use direct I/O (O_DIRECT), so the page cache keeps its content. Each file is written
+/// Reads and writes use direct I/O (O_DIRECT), so the page cache is left untouched. Each file is written
 /// under a temporary name next to its target, flushed, and renamed: at any time the target is either the
 /// old file or the complete new one. A copy to a block device has no such protection: if it is
 /// interrupted, the device is partly overwritten.
@@ -50,7 +50,7 @@ pub(crate) struct CpArgs {
     #[arg(long, value_enum, default_value_t = Sparse::Auto, value_name = "WHEN")]
     pub(super) sparse: Sparse,
 
-    /// Make each file durable before it gets its name (the default)
+    /// Make each file durable before it is renamed into place (the default)
     #[arg(long, overrides_with = "no_fsync")]
     pub(super) fsync: bool,
 
@@ -77,7 +77,7 @@ pub(crate) struct CpArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  kaio cp --verify big.img /mnt/backup/      verified before it gets its name
+  kaio cp --verify big.img /mnt/backup/      verified before it is renamed into place
   kaio cp -rp data /mnt/copy                 a tree, with owners, times and ACLs
   kaio cp --limit 100M big.img /mnt/backup/  leaves bandwidth to other programs
   kaio cp -f debian.img /dev/sdX             overwrites that disk
@@ -97,7 +97,7 @@ pub(super) enum Sparse {
 }
 
 impl CpArgs {
-    /// Whether each file is made durable before it gets its name.
+    /// Whether each file is made durable before it is renamed into place.
     pub(super) fn durable(&self) -> bool {
         !self.no_fsync
     }

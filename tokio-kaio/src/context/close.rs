@@ -71,9 +71,8 @@ impl fmt::Display for CloseTimeoutError {
         }
         write!(
             f,
-            "the AIO context is not closed yet: {in_flight} requests are in flight ({abandoned} of them \
-             abandoned; descriptors {descriptors:?}), {queued} are queued; it closes by itself when they \
-             are done"
+            "the AIO context is not closed yet: requests in flight: {in_flight} (abandoned: {abandoned}; \
+             descriptors {descriptors:?}), queued: {queued}; it closes by itself when they are done"
         )
     }
 }

@@ -127,7 +127,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     }
 
     /// Returns a handle on the same context whose operations end at `deadline` at the latest. Operations
-    /// that are not done then fail with [`TimedOut`](AioCommandError::TimedOut), also when the disk is
+    /// that are not done then fail with [`TimedOut`](AioCommandError::TimedOut), even when the disk is
     /// stuck.
     ///
     /// - A request in flight is treated as if its future had been dropped: it goes on, and holds its slot
@@ -304,7 +304,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// [`File`](crate::File) opens files for direct I/O, and its requests share system calls. A request
     /// made here is submitted on its own, before the first `poll` returns, because nothing else ensures
-    /// that `fd` stays open. If it has to wait for a slot, or goes from the blocking pool
+    /// that `fd` stays open. If it has to wait for a slot, or is submitted from the blocking pool
     /// ([`SubmitPolicy::Offload`](crate::SubmitPolicy::Offload), [`Backend::ThreadPool`]), it uses a
     /// duplicate of `fd`, which is closed when the request completes. Closing it releases the process's
     /// POSIX record locks on the file: see

@@ -97,7 +97,7 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the context: it ends all the same, and nobody waits for that.
+    /// Dropping the future drops the context: it still ends, without waiting.
     ///
     /// # Examples
     ///

@@ -35,9 +35,8 @@
 //!    request in flight is counted and ignored.
 //! 4. *Poll*. The future takes the result and the buffer. The slot becomes free.
 //!
-//! Dropping a future *abandons* its request ([`abandon`]). A queued or held request is withdrawn. So is a
-//! request that waits for a blocking thread and is not a write. Any other request goes on, and its slot
-//! keeps the memory until the completion.
+//! Dropping a future *abandons* its request ([`abandon`]). A request that waits is withdrawn, except a
+//! write that waits for a blocking thread. Otherwise the slot keeps the memory until the completion.
 //!
 //! A closed or dropped context ends ([`shutdown`]) when its last request is done. A context ends at once
 //! if its driver task or its runtime is gone, or if reaping fails.
