@@ -112,6 +112,9 @@ pub(crate) struct ThreadUsage {
 /// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html): `ru_nvcsw`, `ru_utime`,
 /// `ru_stime`
 pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
+    if cfg!(miri) {
+        return Err(io::ErrorKind::Unsupported.into()); // Miri ends the process at `getrusage`
+    }
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the kernel writes to our structure.
     let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
