@@ -9,6 +9,7 @@ use super::slot::{NO_SLOT, Slot, SlotKey, SlotState};
 use crate::backend::Sqe;
 use crate::op::{FileId, IoBuffer, IoOp, OpenFile, Outcome};
 use crate::policy::{SubmitPath, SubmitPlan};
+use crate::sync::contain;
 use crate::sys::abi::RWF_NOWAIT;
 
 /// A slab of slots, with a free list and the submission queue (first in, first out) linked through it
@@ -311,6 +312,16 @@ impl Slots {
         let slot = self.at(index);
         slot.set_free(first_free);
         slot.buffer.take()
+    }
+}
+
+impl Drop for Slots {
+    /// Drops the memory of forgotten operations. A panic there affects no other memory, nor the caller.
+    fn drop(&mut self) {
+        for slot in &mut self.slots {
+            let buffer = slot.buffer.take();
+            contain(|| drop(buffer));
+        }
     }
 }
 

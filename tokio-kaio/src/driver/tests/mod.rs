@@ -24,6 +24,8 @@ mod nowait_class_tests;
 #[cfg(not(kaio_loom))]
 mod offload_tests;
 #[cfg(not(kaio_loom))]
+mod panicking_buffer_tests;
+#[cfg(not(kaio_loom))]
 mod panicking_waker;
 #[cfg(not(kaio_loom))]
 mod panicking_waker_tests;
