@@ -365,7 +365,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             if let Some((operation, _)) = &mut self.operations[index] {
                 // `poll_op` ignores the budget: an operation that was not polled would wake the old task.
                 let mut unneeded = None;
-                match operation.poll_op(cx, &mut unneeded) {
+                match poll_member(operation, cx, &mut unneeded) {
                     Poll::Ready(result) => self.end(index, result),
                     Poll::Pending => self.pending.push(index, operation),
                 }
@@ -392,6 +392,16 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         self.done.push_back((index, result));
         *ended = None;
     }
+}
+
+/// Not inlined: [`OpFuture::poll_op`] is large, and inlined where a single operation is polled.
+#[inline(never)]
+fn poll_member<T: ContextTypes>(
+    operation: &mut OpFuture<'_, '_, T>,
+    cx: &mut Context<'_>,
+    unneeded: &mut Option<Waker>,
+) -> Poll<Result<u64, AioCommandError>> {
+    operation.poll_op(cx, unneeded)
 }
 
 impl<M: RawMutex, A, L> Stream for BatchResults<'_, M, A, L> {
