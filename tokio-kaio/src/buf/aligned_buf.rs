@@ -220,14 +220,20 @@ impl AlignedBuf {
     ///
     /// `ENOMEM`: an abandoned write still uses the memory, and there is no memory for a copy. The buffer is
     /// unchanged.
+    #[inline(always)]
     pub(crate) fn take(&mut self) -> io::Result<Option<Exclusive>> {
         let Some(region) = self.region.take() else {
             return Ok(None);
         };
-        let shared = match Exclusive::new(region) {
-            Ok(exclusive) => return Ok(Some(exclusive)),
-            Err(shared) => shared,
-        };
+        match Exclusive::new(region) {
+            Ok(exclusive) => Ok(Some(exclusive)),
+            Err(shared) => self.take_copy(shared),
+        }
+    }
+
+    /// Takes a copy of memory that an abandoned write still uses.
+    #[cold]
+    fn take_copy(&mut self, shared: Arc<Region>) -> io::Result<Option<Exclusive>> {
         match shared.copy() {
             // The copy was made here, so it has no other owner.
             Ok(copy) => Ok(Exclusive::new(Arc::new(copy)).ok()),

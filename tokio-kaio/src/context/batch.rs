@@ -363,17 +363,23 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     fn poll_queued_up(&mut self, cx: &mut Context<'_>) {
         while let Some(&index) = self.to_poll.front() {
             if let Some((operation, _)) = &mut self.operations[index] {
-                // `poll_op` ignores the budget: an operation that was not polled would wake the old task.
-                let mut unneeded = None;
-                match poll_member(operation, cx, &mut unneeded) {
+                let mut polled = Poll::Pending;
+                if operation.key().is_none() {
+                    // An operation that completes in its first poll drops its waker, and a panic of that
+                    // drop would lose the result. So the task's waker is only used if the first poll is
+                    // pending.
+                    polled = poll_member(operation, &mut Context::from_waker(Waker::noop()));
+                }
+                if polled.is_pending() {
+                    // `poll_op` ignores the budget: an operation that is not polled would wake the old task.
+                    polled = poll_member(operation, cx);
+                }
+                match polled {
                     Poll::Ready(result) => self.end(index, result),
                     Poll::Pending => self.pending.push(index, operation),
                 }
-                self.to_poll.pop_front();
-                drop_contained(unneeded);
-            } else {
-                self.to_poll.pop_front();
             }
+            self.to_poll.pop_front();
         }
     }
 
@@ -399,9 +405,8 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 fn poll_member<T: ContextTypes>(
     operation: &mut OpFuture<'_, '_, T>,
     cx: &mut Context<'_>,
-    unneeded: &mut Option<Waker>,
 ) -> Poll<Result<u64, AioCommandError>> {
-    operation.poll_op(cx, unneeded)
+    operation.poll_op(cx)
 }
 
 impl<M: RawMutex, A, L> Stream for BatchResults<'_, M, A, L> {

@@ -142,13 +142,13 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         AioCommandError::TimedOut
     }
 
-    /// Polls the operation, without checking the task's budget. `unneeded`, which is `None`, gets a waker
-    /// that is no longer needed, if any. The caller must drop it after storing the result: the drop may panic.
+    /// Polls the operation, without checking the task's budget.
     #[inline(always)]
-    pub(super) fn poll_op(&mut self, cx: &mut Context<'_>, unneeded: &mut Option<Waker>) -> OpPoll {
+    pub(super) fn poll_op(&mut self, cx: &mut Context<'_>) -> OpPoll {
         let Ok(driver) = self.driver.enter() else {
             return self.fail_in_child();
         };
+        let mut unneeded = None; // a waker that is dropped last, when the state is final
         let polled = match self.state {
             OpState::Submitted(key) => {
                 let completed = match driver.take_completed(key, &mut self.buffer) {
@@ -166,11 +166,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 }
                 let waker = cx.waker().clone();
                 match self.take_request() {
-                    Ok(()) => self.submit_first(&driver, waker, unneeded, cx),
-                    Err(error) => {
-                        *unneeded = Some(waker);
-                        Poll::Ready(Err(error))
-                    }
+                    Ok(()) => self.submit_first(&driver, waker, &mut unneeded, cx),
+                    Err(error) => Poll::Ready(Err(error)),
                 }
             }
             OpState::HasBuffer { resubmit: true } => self.resubmit(&driver, cx),
@@ -483,8 +480,7 @@ impl<T: ContextTypes> Future for OpFuture<'_, '_, T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> OpPoll {
         let budget = ready!(coop::poll_proceed(cx));
-        let mut unneeded = None;
-        let polled = self.get_mut().poll_op(cx, &mut unneeded);
+        let polled = self.get_mut().poll_op(cx);
         if polled.is_ready() {
             budget.made_progress();
         }

@@ -194,6 +194,7 @@ impl Slots {
     }
 
     /// Removes the first request from the queue. The caller must set the state.
+    #[inline]
     pub(crate) fn pop_queued(&mut self) -> Option<u32> {
         let first = self.first_queued;
         (first != NO_SLOT).then(|| self.dequeue(first))?;
