@@ -191,8 +191,8 @@ pub use command::RawCommand;
 pub use compat::{IntrusiveAdapter, LocalRequestAdapter, NoopLock, Request, SyncRequestAdapter};
 pub use context::{
     AioContext, AioContextBuilder, AioContextHandle, Batch, BatchResults, CloseTimeoutError,
-    GenericAioContext, GenericAioContextHandle, LocalAioContext, LocalAioContextHandle,
-    aio_context, generic_aio_context, local_aio_context,
+    GenericAioContext, GenericAioContextHandle, LocalAioContext, LocalAioContextHandle, OwnedBatch,
+    OwnedBatchResults, aio_context, generic_aio_context, local_aio_context,
 };
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};

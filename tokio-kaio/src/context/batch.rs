@@ -18,12 +18,12 @@ use super::op_options::TimeLimit;
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
 use crate::driver::{Driver, Entered};
-use crate::op::FileRef;
+use crate::op::{FileRef, IoBuffer};
 use crate::policy::TaskId;
 use crate::slab::Admission;
 use crate::sync::{contain, drop_contained};
 use crate::trace::OpSpan;
-use crate::{AioCommandError, File, RawCommand};
+use crate::{AioCommandError, AlignedBuf, File, RawCommand, ReadFlags, WriteFlags};
 
 /// Collects operations of any kind on any files. Submits as many as there are slots for with one system call.
 /// Created by [`batch`](GenericAioContextHandle::batch).
@@ -45,7 +45,7 @@ use crate::{AioCommandError, File, RawCommand};
 /// # Examples
 ///
 /// ```
-/// use tokio_kaio::{AlignedBuf, File, RawCommand, WriteFlags, aio_context};
+/// use tokio_kaio::{AlignedBuf, File, aio_context};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,15 +55,8 @@ use crate::{AioCommandError, File, RawCommand};
 /// let (table, log) = (File::create(table_path, false).await?, File::create(log_path, false).await?);
 /// let block = AlignedBuf::new(4096)?;
 /// let mut batch = handle.batch();
-/// for file in [&table, &log] {
-///     let command = RawCommand::Pwrite {
-///         offset: 0,
-///         buffer: &block,
-///         flags: WriteFlags::DSYNC,
-///         len: 4096,
-///     };
-///     batch.push(file, command);
-/// }
+/// batch.write(&table, 0, &block);
+/// batch.write(&log, 0, &block);
 /// for written in batch.all().await {
 ///     assert_eq!(written?, 4096);
 /// }
@@ -92,7 +85,8 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
         }
     }
 
-    /// Adds an operation on a file. Returns the index of the operation in the batch.
+    /// Adds an operation on a file. Returns the index of the operation in the batch. [`read`](Batch::read)
+    /// and [`write`](Batch::write) are shorter for transfers without flags.
     ///
     /// # Panics
     ///
@@ -110,6 +104,34 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     /// If `len` is larger than the buffer.
     pub fn push_fd(&mut self, fd: &'a impl AsRawFd, command: RawCommand<'a>) -> usize {
         self.add(FileRef::Borrowed(fd.as_raw_fd()), command)
+    }
+
+    /// Adds a read of as many bytes at `offset` as `buffer` has, without flags. Returns the index of the
+    /// operation. See [`File::read_at`].
+    pub fn read(&mut self, file: &'a File, offset: u64, buffer: &'a mut AlignedBuf) -> usize {
+        let len = buffer.size() as u64;
+        let flags = ReadFlags::empty();
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        self.push(file, command)
+    }
+
+    /// Adds a write of all bytes of `buffer` at `offset`, without flags. Returns the index of the operation.
+    /// See [`File::write_at`].
+    pub fn write(&mut self, file: &'a File, offset: u64, buffer: &'a AlignedBuf) -> usize {
+        let len = buffer.size() as u64;
+        let flags = WriteFlags::empty();
+        let command = RawCommand::Pwrite {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        self.push(file, command)
     }
 
     fn add(&mut self, file: FileRef<'a>, command: RawCommand<'a>) -> usize {
@@ -154,7 +176,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     ///
     /// ```
     /// use futures::StreamExt;
-    /// use tokio_kaio::{AlignedBuf, File, RawCommand, ReadFlags, aio_context};
+    /// use tokio_kaio::{AlignedBuf, File, aio_context};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -166,8 +188,7 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     /// let mut blocks: Vec<_> = (0..4).map(|_| AlignedBuf::new(4096)).collect::<Result<_, _>>()?;
     /// let mut batch = handle.batch();
     /// for (index, buffer) in blocks.iter_mut().enumerate() {
-    ///     let (offset, flags, len) = (index as u64 * 4096, ReadFlags::empty(), 4096);
-    ///     batch.push(&file, RawCommand::Pread { offset, buffer, flags, len });
+    ///     batch.read(&file, index as u64 * 4096, buffer);
     /// }
     /// let mut results = batch.stream();
     /// while let Some((index, read)) = results.next().await {
@@ -202,15 +223,18 @@ pub struct BatchResults<'a, M: RawMutex, A, L> {
     running: Running<'a, Types<M>>,
 }
 
+/// The index of an operation that is done, its result, and its memory, if the caller is to get it.
+pub(super) type DoneOp = (usize, Result<u64, AioCommandError>, Option<IoBuffer>);
+
 /// The state of a batch that was turned into a stream.
-struct Running<'a, T: ContextTypes> {
+pub(super) struct Running<'a, T: ContextTypes> {
     /// The operations, by index. `None` if the operation is done.
     operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>,
     submitted: bool,
     pending: PendingOps<'a, T>,
     /// Operations to poll next. This is a field so that a panic in a waker does not lose the rest.
     to_poll: VecDeque<usize>,
-    done: VecDeque<(usize, Result<u64, AioCommandError>)>,
+    done: VecDeque<DoneOp>,
     /// The task that the pending operations wake. The id is enough: the pending operations hold the waker, so
     /// no other task can have the same id. The waker itself would keep the runtime alive if the batch was
     /// forgotten.
@@ -222,7 +246,7 @@ struct Running<'a, T: ContextTypes> {
 }
 
 impl<'a, T: ContextTypes> Running<'a, T> {
-    fn new(operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>) -> Running<'a, T> {
+    pub(super) fn new(operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>) -> Running<'a, T> {
         Running {
             operations,
             submitted: false,
@@ -235,11 +259,16 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         }
     }
 
-    fn poll_next(
+    /// Number of operations whose results were not returned yet.
+    pub(super) fn left(&self) -> usize {
+        self.operations.iter().flatten().count() + self.done.len()
+    }
+
+    pub(super) fn poll_next(
         &mut self,
         limit: &TimeLimit,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
+    ) -> Poll<Option<DoneOp>> {
         if self.done.is_empty() {
             match self.submitted {
                 false => self.submit(limit, cx),
@@ -392,10 +421,12 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     fn end(&mut self, index: usize, result: Result<u64, AioCommandError>) {
         let ended = &mut self.operations[index];
-        if let Some((_, span)) = ended {
+        let mut buffer = None;
+        if let Some((operation, span)) = ended {
             contain(|| span.record(&result)); // runs the code of tracing subscribers
+            buffer = operation.take_buffer();
         }
-        self.done.push_back((index, result));
+        self.done.push_back((index, result, buffer));
         *ended = None;
     }
 }
@@ -419,12 +450,11 @@ impl<M: RawMutex, A, L> Stream for BatchResults<'_, M, A, L> {
         if polled.is_ready() {
             budget.made_progress();
         }
-        polled
+        polled.map(|done| done.map(|(index, result, _)| (index, result)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let running = &self.running;
-        let left = running.operations.iter().flatten().count() + running.done.len();
+        let left = self.running.left();
         (left, Some(left))
     }
 }
@@ -463,6 +493,7 @@ impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<(usize, Result<u64, AioCommandError>)>> {
-        self.0.poll_next(&TimeLimit::None, cx)
+        let polled = self.0.poll_next(&TimeLimit::None, cx);
+        polled.map(|done| done.map(|(index, result, _)| (index, result)))
     }
 }

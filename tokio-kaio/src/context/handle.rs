@@ -415,6 +415,21 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         operations.collect()
     }
 
+    /// The operations of a batch of requests that own their buffers, without spans.
+    pub(super) fn batch_requests<'h>(
+        &'h self,
+        members: Vec<(FileRef<'h>, IoRequest, TransferMode)>,
+    ) -> Vec<OpFuture<'h, 'static, Types<M>>> {
+        let appends = || members.iter().any(|(_, request, _)| request.op.appends());
+        let (driver, others) = self.shards.for_batch(appends);
+        let operations = members.into_iter().map(|(file, request, mode)| {
+            let others = others.filter(|_| !request.op.appends());
+            let request = (request, BufferReturn::Caller, mode);
+            OpFuture::with_request(driver, others, &self.options, file, request)
+        });
+        operations.collect()
+    }
+
     /// See [`submit_request`](Self::submit_request).
     #[inline(always)]
     pub(crate) fn operation<'h, 'a>(
@@ -435,16 +450,17 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         drain(&self.shards, file).await;
     }
 
-    /// Resumes `command` until all bytes are moved.
-    pub(crate) async fn exact_operation(
+    /// Runs `command` in `mode`, in which short transfers are resumed. Returns the number of bytes moved.
+    pub(crate) async fn resumed_operation(
         &self,
         file: FileRef<'_>,
         command: RawCommand<'_>,
-    ) -> Result<(), AioCommandError> {
+        mode: TransferMode,
+    ) -> Result<u64, AioCommandError> {
         command.check();
         let (request, buffer_return) = command.into_request()?;
-        let request = (request, buffer_return, TransferMode::Exact);
-        self.request_operation(file, request).await.map(drop)
+        self.request_operation(file, (request, buffer_return, mode))
+            .await
     }
 
     /// An operation that is not a [`RawCommand`].

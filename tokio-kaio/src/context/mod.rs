@@ -8,6 +8,8 @@ mod drain;
 mod handle;
 mod op_future;
 mod op_options;
+mod op_owner;
+mod owned_batch;
 mod pending_ops;
 mod shards;
 #[cfg(test)]
@@ -23,6 +25,8 @@ pub use constructors::{aio_context, generic_aio_context, local_aio_context};
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 #[cfg(test)]
 pub(crate) use op_future::OpFuture;
+pub(crate) use op_owner::{OpOwner, OwnedOp};
+pub use owned_batch::{OwnedBatch, OwnedBatchResults};
 pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;

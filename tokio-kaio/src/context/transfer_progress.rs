@@ -16,6 +16,9 @@ pub(crate) enum TransferMode {
     Split,
     /// As many requests as it takes to move all bytes.
     Exact,
+    /// As many requests as it takes to read all bytes, or all up to the end of the file. A request that ends
+    /// within a block of this size has reached the end of the file.
+    Full { block: u32 },
     /// One poll request, whose result is the events.
     Poll,
 }
@@ -109,6 +112,7 @@ impl TransferProgress {
                     return NextStep::End(Err(self.incomplete()), buffer);
                 }
                 TransferMode::Exact => true,
+                TransferMode::Full { block } => moved > 0 && !self.ends_within_block(moved, block),
                 // `moved` may be 0 if all pieces of the request were empty.
                 TransferMode::Split => !was_short,
                 TransferMode::Single | TransferMode::Poll => false,
@@ -130,17 +134,21 @@ impl TransferProgress {
             // A short write, as from a single request. The next operation gets the error. Reads fail,
             // because a short read means the end of the file.
             TransferMode::Split if !self.op.is_read() && is_final(&error) => Ok(self.done),
-            TransferMode::Single | TransferMode::Poll | TransferMode::Split => Err(error),
-            // After a read that was short at the end of the file, the rest may be misaligned.
-            TransferMode::Exact
-                if self.was_short
-                    && self.op.is_read()
-                    && error.raw_os_error() == Some(libc::EINVAL) =>
-            {
-                Err(self.incomplete())
-            }
-            TransferMode::Exact => Err(error),
+            TransferMode::Exact if self.is_misaligned_rest(&error) => Err(self.incomplete()),
+            TransferMode::Full { .. } if self.is_misaligned_rest(&error) => Ok(self.done),
+            _ => Err(error),
         }
+    }
+
+    /// Returns whether `error` refuses the rest of a read that was short at the end of the file: the rest may
+    /// be misaligned.
+    fn is_misaligned_rest(&self, error: &AioCommandError) -> bool {
+        self.was_short && self.op.is_read() && error.raw_os_error() == Some(libc::EINVAL)
+    }
+
+    /// Returns whether the current request ends within a block if it moved `moved` bytes.
+    fn ends_within_block(&self, moved: u64, block: u32) -> bool {
+        (self.op.offset as u64).wrapping_add(moved) % u64::from(block.max(1)) != 0
     }
 
     /// Returns the error of an exact transfer that can't move more bytes.

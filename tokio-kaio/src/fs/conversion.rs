@@ -11,13 +11,11 @@ use super::file::path_of;
 use crate::op::OpenFile;
 
 impl File {
-    /// Returns another owner of the same open file. The descriptor is not duplicated. All owners share the
-    /// [submit policy](File::set_submit_policy) and everything that was learned about the file, and their
-    /// appends keep their order. The file is closed with its last owner.
+    /// Returns a [clone](File#clones), as [`std::fs::File::try_clone`] does. `clone` can't fail, so prefer it.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// None.
     ///
     /// # Examples
     ///
@@ -37,10 +35,7 @@ impl File {
     /// # }
     /// ```
     pub fn try_clone(&self) -> io::Result<File> {
-        Ok(File {
-            inner: Arc::clone(&self.inner),
-            ..*self
-        })
+        Ok(self.clone())
     }
 
     /// Converts an open file, and adds `O_DIRECT` to its flags. Whether the file is synchronous stays as it

@@ -27,6 +27,13 @@ use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, 
 /// Reads and writes take a [handle](GenericAioContextHandle) of the context that runs them. A `File` has
 /// no file position, so any number of operations may run at once.
 ///
+/// # Clones
+///
+/// A clone is another owner of the same open file, and cheap: the descriptor is not duplicated. All owners
+/// share the [submit policy](File::set_submit_policy) and everything that was learned about the file, and
+/// their appends keep their order. The file is closed when its last owner is dropped and no request uses it
+/// any more.
+///
 /// # Threads
 ///
 /// Calls that the kernel can't do asynchronously run on tokio's blocking pool: opening, and the methods
@@ -62,7 +69,7 @@ use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, 
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct File {
     pub(super) inner: Arc<FileInner>,
     /// Whether the file was opened with `O_APPEND`.
@@ -115,6 +122,10 @@ impl File {
         }
     }
 
+    pub(crate) fn open_file(&self) -> &Arc<OpenFile> {
+        &self.inner.open
+    }
+
     pub(crate) fn file_ref(&self) -> FileRef<'_> {
         FileRef::Open(&self.inner.open)
     }
@@ -148,7 +159,7 @@ impl File {
 
     /// Adds `APPEND` if the kernel appends anyway, so that the context keeps appends in order.
     #[inline]
-    pub(super) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
+    pub(crate) fn write_flags(&self, flags: WriteFlags) -> WriteFlags {
         match self.appends && !flags.contains(WriteFlags::NOAPPEND) {
             true => flags | WriteFlags::APPEND,
             false => flags,

@@ -7,6 +7,8 @@ mod conversion;
 mod direct;
 mod file;
 mod open_options;
+#[cfg_attr(not(test), allow(dead_code, reason = "for streams, which follow"))]
+mod owned_op;
 mod owned_transfer;
 mod page_cache;
 mod range_lock;

@@ -149,6 +149,52 @@ impl File {
         (result.map(drop), buffer)
     }
 
+    /// Reads at `offset` until `buffer` is full or the file ends. Returns the number of bytes read, and the
+    /// buffer. Like [`read_owned_at`](File::read_owned_at), but a short read is resumed, so a buffer that is not
+    /// full always means the end of the file. See [`read_full_at`](File::read_full_at).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Panics
+    ///
+    /// That of [`read_owned_at`](File::read_owned_at).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// std::fs::write(&path, vec![7; 5000])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let buffer = AlignedBuf::new(8192)?;
+    /// let (read, buffer) = file.read_full_owned_at(&handle, 0, buffer, ReadFlags::empty()).await;
+    /// assert_eq!((read?, buffer.size()), (5000, 8192));
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn read_full_owned_at<B: IoBufMut, M: RawMutex, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: B,
+        flags: ReadFlags,
+    ) -> (Result<u64, AioCommandError>, B) {
+        self.read_into(aio_handle, offset, buffer, flags, self.full_mode())
+            .await
+    }
+
     /// Writes the bytes of `buffer` at `offset`. Returns the number of bytes written, which can be smaller,
     /// and the buffer.
     ///

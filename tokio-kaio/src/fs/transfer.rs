@@ -5,6 +5,7 @@ use std::future::Future;
 use lock_api::RawMutex;
 
 use super::File;
+use crate::context::TransferMode;
 use crate::op::FileRef;
 use crate::{
     AioCommandError, AlignedBuf, GenericAioContextHandle, Part, PartMut, RawCommand, ReadFlags,
@@ -182,9 +183,75 @@ impl File {
             flags,
             len,
         };
+        let file = FileRef::Open(&self.inner.open);
+        let moved = aio_handle.resumed_operation(file, command, TransferMode::Exact);
+        moved.await.map(drop)
+    }
+
+    /// Reads `len` bytes at `offset` to the front of `buffer`, or all bytes up to the end of the file if it ends
+    /// before. Returns the number of bytes read. A short read is resumed, so fewer than `len` bytes always mean
+    /// the end of the file.
+    ///
+    /// A single request is short in other cases too: one request moves at most 2 GiB, and some file systems
+    /// stop early. [`read_exact_at`](File::read_exact_at) fails at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// See [`AioCommandError`]. An error after some data is the result of the whole read.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`read_at`](File::read_at).
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger than the buffer. Nothing has been submitted then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// std::fs::write(&path, vec![7; 5000])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// let flags = ReadFlags::empty();
+    /// assert_eq!(file.read_full_at(&handle, 0, &mut buffer, 8192, flags).await?, 5000);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn read_full_at<M: RawMutex, A, L>(
+        &self,
+        aio_handle: &GenericAioContextHandle<M, A, L>,
+        offset: u64,
+        buffer: &mut AlignedBuf,
+        len: u64,
+        flags: ReadFlags,
+    ) -> Result<u64, AioCommandError> {
+        let command = RawCommand::Pread {
+            offset,
+            buffer,
+            flags,
+            len,
+        };
+        let file = FileRef::Open(&self.inner.open);
         aio_handle
-            .exact_operation(FileRef::Open(&self.inner.open), command)
+            .resumed_operation(file, command, self.full_mode())
             .await
+    }
+
+    /// The mode of a read up to the end of the file.
+    pub(crate) fn full_mode(&self) -> TransferMode {
+        TransferMode::Full {
+            // Direct I/O stops at a logical block of the device, unless the file ends.
+            block: if self.is_direct { 512 } else { 1 },
+        }
     }
 
     /// Writes all of the first `len` bytes of `buffer` at `offset`. A short write is resumed.
@@ -235,9 +302,9 @@ impl File {
             flags: self.write_flags(flags),
             len,
         };
-        aio_handle
-            .exact_operation(FileRef::Open(&self.inner.open), command)
-            .await
+        let file = FileRef::Open(&self.inner.open);
+        let moved = aio_handle.resumed_operation(file, command, TransferMode::Exact);
+        moved.await.map(drop)
     }
 
     /// Reads at `offset` into each of `buffers`, one after another. Returns the number of bytes read, which is

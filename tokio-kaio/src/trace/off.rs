@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::TraceEvent;
+use crate::op::IoOp;
 use crate::{AioCommandError, AioContextError, RawCommand};
 
 #[derive(Debug)]
@@ -39,6 +40,10 @@ pub(crate) struct OpSpan;
 
 impl OpSpan {
     pub(crate) fn new_span(_: &RawCommand<'_>, _: RawFd) -> OpSpan {
+        OpSpan
+    }
+
+    pub(crate) fn of_request(_: &IoOp, _: RawFd) -> OpSpan {
         OpSpan
     }
 

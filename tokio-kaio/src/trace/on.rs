@@ -43,6 +43,10 @@ impl Traced<()> {
     pub(crate) fn new_span(command: &RawCommand<'_>, fd: RawFd) -> OpSpan {
         Traced::new(command_span(command, fd), ())
     }
+
+    pub(crate) fn of_request(op: &IoOp, fd: RawFd) -> OpSpan {
+        Traced::new(request_span(op, fd), ())
+    }
 }
 
 impl<O> Traced<O> {

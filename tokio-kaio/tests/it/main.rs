@@ -23,6 +23,7 @@ mod metrics;
 mod model;
 mod offsets;
 mod opening;
+mod owned_batches;
 mod policies;
 mod reference_api;
 mod sandbox;
