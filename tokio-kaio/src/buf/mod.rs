@@ -1,12 +1,15 @@
 //! Buffers: memory that the kernel reads and writes.
 
 mod aligned_buf;
+mod buddy_allocator;
 mod buffer_pool;
 mod io_buf;
 mod locked_buf_error;
 mod part;
 mod pool_memory;
 mod region;
+mod size_class_memory;
+mod size_class_pool;
 mod slice;
 
 pub use aligned_buf::{AlignedBuf, LockedBuf};
@@ -15,4 +18,5 @@ pub use io_buf::{IoBuf, IoBufMut};
 pub use locked_buf_error::LockedBufError;
 pub use part::{Part, PartMut};
 pub(crate) use region::{Exclusive, Region, Shape};
+pub use size_class_pool::{SizeClassPool, SizeClassPoolBuilder, SizeClassPoolStats};
 pub use slice::Slice;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{self, Ordering};
 
 use super::pool_memory::PoolEntry;
+use super::size_class_memory::SizeClassBlock;
 use crate::sys::{Mapping, Process};
 
 /// Initialized memory, aligned as its [`Shape`] requires, which a forked child does not inherit.
@@ -37,16 +38,27 @@ enum Source {
     Mapping(#[allow(dead_code, reason = "unmapped when dropped")] Mapping),
     /// A buffer of a pool.
     Pool(#[allow(dead_code, reason = "returned to the pool when dropped")] PoolEntry),
+    /// A buffer of a pool with size classes.
+    SizeClassPool(#[allow(dead_code, reason = "as above")] SizeClassBlock),
 }
 
 impl Region {
     /// Creates a region in a pool's memory: `shape.len` bytes at `start`, which are valid and unused by others
     /// as long as `entry` exists.
     pub(super) fn pooled(start: NonNull<u8>, shape: Shape, entry: PoolEntry) -> Region {
+        Region::of_source(start, shape, Source::Pool(entry))
+    }
+
+    /// Like [`pooled`](Region::pooled), in the memory of a pool with size classes.
+    pub(super) fn of_size_class(start: NonNull<u8>, shape: Shape, block: SizeClassBlock) -> Region {
+        Region::of_source(start, shape, Source::SizeClassPool(block))
+    }
+
+    fn of_source(start: NonNull<u8>, shape: Shape, source: Source) -> Region {
         Region {
             start,
             shape,
-            source: ManuallyDrop::new(Source::Pool(entry)),
+            source: ManuallyDrop::new(source),
             owner: Process::current(),
         }
     }
@@ -158,12 +170,8 @@ impl Shape {
     }
 
     fn region(self, mapping: Mapping, locked: bool) -> Region {
-        Region {
-            start: mapping.start(),
-            shape: Shape { locked, ..self },
-            source: ManuallyDrop::new(Source::Mapping(mapping)),
-            owner: Process::current(),
-        }
+        let shape = Shape { locked, ..self };
+        Region::of_source(mapping.start(), shape, Source::Mapping(mapping))
     }
 }
 

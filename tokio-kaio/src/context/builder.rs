@@ -9,6 +9,7 @@ use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
 use tokio::runtime::Handle;
 
+use super::handle_resources::HandleResources;
 use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
@@ -20,7 +21,7 @@ use crate::policy::{PolicyConfig, PollOrder};
 use crate::runtime::{CompletionWaker, DriverTask, poll_order};
 use crate::sync::EventFd;
 use crate::trace;
-use crate::{AioContextError, Backend, IntrusiveAdapter, SubmitPolicy};
+use crate::{AioContextError, Backend, IntrusiveAdapter, SizeClassPool, SubmitPolicy};
 
 /// Makes contexts, with more settings than [`aio_context`](crate::aio_context).
 ///
@@ -45,6 +46,8 @@ pub struct AioContextBuilder {
     blocking_threads: Option<usize>,
     /// Use the thread pool where kernel AIO is not available.
     automatic: bool,
+    /// `None`: the context has a pool of its own.
+    buffers: Option<SizeClassPool>,
 }
 
 /// Default limit of threads of the blocking pool that submit requests.
@@ -70,6 +73,7 @@ impl AioContextBuilder {
             shards: 1,
             blocking_threads: None,
             automatic: false,
+            buffers: None,
         }
     }
 
@@ -201,6 +205,29 @@ impl AioContextBuilder {
         self
     }
 
+    /// Sets the pool of the context's handles:
+    /// [`GenericAioContextHandle::buffers`]. By default each context has one of its own, of 64 MiB. Contexts
+    /// may share a pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, SizeClassPoolBuilder};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = SizeClassPoolBuilder::new(256 << 20).huge_pages(true).build()?;
+    /// let (context, handle) = AioContextBuilder::new(64).buffers(&pool).build()?;
+    /// assert_eq!(handle.buffers().limit(), 256 << 20);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn buffers(mut self, pool: &SizeClassPool) -> Self {
+        self.buffers = Some(pool.clone());
+        self
+    }
+
     /// Makes a context as [`aio_context`](crate::aio_context) does, with the same errors and panics.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
         let count = self.shards.clamp(1, self.config.capacity.max(1));
@@ -219,7 +246,7 @@ impl AioContextBuilder {
         }
         Ok((
             GenericAioContext::new(shards.clone()),
-            GenericAioContextHandle::new(shards),
+            GenericAioContextHandle::new(shards, HandleResources::new(self.buffers)),
         ))
     }
 
@@ -279,7 +306,7 @@ impl AioContextBuilder {
         let shards = Shards::one(Arc::clone(&driver));
         Ok((
             GenericAioContext::new(shards.clone()),
-            GenericAioContextHandle::new(shards),
+            GenericAioContextHandle::new(shards, HandleResources::new(self.buffers)),
             DriverTask::new(driver, waker, order),
         ))
     }

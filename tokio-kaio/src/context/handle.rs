@@ -3,11 +3,13 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
 
 use super::drain::drain;
+use super::handle_resources::HandleResources;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
 use super::shards::Shards;
@@ -18,7 +20,7 @@ use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
 use crate::trace;
 use crate::{
     AioCommandError, Backend, IoPriority, LocalRequestAdapter, Metrics, NoopLock, PollEvents,
-    RawCommand, SyncRequestAdapter,
+    RawCommand, SizeClassPool, SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -62,6 +64,7 @@ use crate::{
 pub struct GenericAioContextHandle<M: RawMutex, A, L> {
     shards: Shards<Types<M>>,
     options: OpOptions,
+    resources: Arc<HandleResources>,
     /// Type parameters only, for compatibility with `linux-aio-tokio`: requests are kept in a slab.
     inert: PhantomData<fn() -> (A, L)>,
 }
@@ -82,10 +85,11 @@ pub(crate) type Operation<'h, 'a, T> = trace::Traced<OpFuture<'h, 'a, T>>;
 pub(crate) type Operation<'h, 'a, T> = OpFuture<'h, 'a, T>;
 
 impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
-    pub(super) fn new(shards: Shards<Types<M>>) -> Self {
+    pub(super) fn new(shards: Shards<Types<M>>, resources: HandleResources) -> Self {
         GenericAioContextHandle {
             shards,
             options: *OpOptions::NONE,
+            resources: Arc::new(resources),
             inert: PhantomData,
         }
     }
@@ -215,6 +219,64 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         let mut handle = self.clone();
         handle.options.time_limit = TimeLimit::Timeout(timeout);
         handle
+    }
+
+    /// Returns a handle on the same context whose operations take their memory from `pool`, where they have
+    /// to provide memory themselves, as [`File::read_range`](crate::File) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{SizeClassPoolBuilder, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let pool = SizeClassPoolBuilder::new(16 << 20).huge_pages(true).build()?;
+    /// let handle = handle.with_buffers(&pool);
+    /// assert_eq!(handle.buffers().limit(), 16 << 20);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "this handle is not changed; the returned one has the pool"]
+    pub fn with_buffers(&self, pool: &SizeClassPool) -> Self {
+        let mut handle = self.clone();
+        Arc::make_mut(&mut handle.resources).buffers = pool.clone();
+        handle
+    }
+
+    /// Returns the pool from which operations of this handle take memory, where they have to provide it
+    /// themselves.
+    ///
+    /// It is that of [`with_buffers`](Self::with_buffers), or of
+    /// [`AioContextBuilder::buffers`](crate::AioContextBuilder::buffers). Otherwise the context has one with a
+    /// limit of 64 MiB, which it maps when it is first used, and whose pages take memory as they are first
+    /// used. Operations use [`get_or_map`](SizeClassPool::get_or_map), so the limit makes none of them wait:
+    /// past it, buffers are mapped and unmapped again.
+    /// [`mapped_afresh`](crate::SizeClassPoolStats::mapped_afresh) shows whether it should be larger.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = handle.buffers().get(4096).await?;
+    /// file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;
+    /// assert_eq!(handle.buffers().stats().in_use, 4096);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn buffers(&self) -> &SizeClassPool {
+        &self.resources.buffers
     }
 
     /// The deadline of an operation of several requests that starts now, and a handle whose operations
@@ -484,6 +546,7 @@ impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
         GenericAioContextHandle {
             shards: self.shards.clone(),
             options: self.options,
+            resources: Arc::clone(&self.resources),
             inert: PhantomData,
         }
     }

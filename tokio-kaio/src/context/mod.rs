@@ -6,6 +6,7 @@ mod close;
 mod constructors;
 mod drain;
 mod handle;
+mod handle_resources;
 mod op_future;
 mod op_options;
 mod op_owner;

@@ -116,6 +116,31 @@ impl Mapping {
         syscall_result(code.into()).map(drop)
     }
 
+    /// Faults all pages in, so that their first use takes no fault.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: not enough memory. `EFAULT`, `EHWPOISON`: a page can't be used.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        match self.advise(libc::MADV_POPULATE_WRITE) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.write_every_page(); // before Linux 5.14
+                Ok(())
+            }
+            populated => populated,
+        }
+    }
+
+    fn write_every_page(&self) {
+        for offset in (0..self.len).step_by(page_size()) {
+            // SAFETY: within the mapping.
+            let byte = unsafe { self.start.add(offset) };
+            // SAFETY: the mapping is writable, and only its owner, which calls this, uses it. All bytes are
+            // 0: they were not used yet.
+            unsafe { byte.write_volatile(0) };
+        }
+    }
+
     /// Excludes the memory from the address space of children, so that a `fork(2)` during a transfer can't
     /// redirect the transfer to a copy of the page.
     pub(crate) fn dont_fork(&self) -> io::Result<()> {
@@ -156,4 +181,16 @@ pub(crate) fn page_size() -> usize {
     // SAFETY: takes a number, and changes nothing.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_can_be_populated_by_the_kernel_and_by_writing() {
+        let mapping = Mapping::anonymous(5 * page_size()).unwrap();
+        mapping.populate().unwrap();
+        mapping.write_every_page();
+    }
 }

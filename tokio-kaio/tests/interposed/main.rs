@@ -18,5 +18,6 @@ mod owned;
 mod polls;
 mod priorities;
 mod shards;
+mod size_class_pool;
 mod unaligned;
 mod vectored;
