@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::File;
-use super::file::{path_of, run_blocking};
+use super::file::{FileInner, path_of, run_blocking};
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 
@@ -22,20 +22,21 @@ const ASSUMED_ALIGNMENT: u32 = 4096;
 impl File {
     /// Returns the alignment of offset, length and memory that direct I/O on this file requires.
     ///
-    /// The first call queries the file, on tokio's blocking pool: with `statx`; then by the logical block
-    /// size of the block device; then with small reads at the start of the file. [`Alignment::source`]
-    /// says which of these gave the answer. This file and its [clones](File::try_clone) keep the answer, and
-    /// later calls return at once. An answer that had to be assumed is not kept.
+    /// Mostly the alignment is known since the file was opened, and the call returns at once: from `statx`;
+    /// else by the logical block size of the block device; else from small reads at the start of the file.
+    /// [`Alignment::source`] says which of these gave the answer. This file and its
+    /// [clones](File#clones) keep it. An answer that has to be assumed, because the file is empty or not
+    /// open for reading, is not kept: then each call queries the file, on tokio's blocking pool.
     ///
     /// A [buffered](File::is_direct) file has no requirements: all alignments are 1.
     ///
     /// # Errors
     ///
-    /// - [`io::ErrorKind::Unsupported`]: the file can't do direct I/O any more, though it could when it was
-    ///   opened. On ext4, another program may have turned on data journaling or verity for it, or written
-    ///   it through the page cache while it was so small that its data is in its inode. Open the file again
-    ///   with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered).
-    /// - The errors of `fstat(2)`.
+    /// None if the alignment is known. Otherwise:
+    ///
+    /// - [`io::ErrorKind::Unsupported`]: the file refuses all direct I/O, though it seemed to do it when it
+    ///   was opened. Open the file again with
+    ///   [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered).
     /// - `EAGAIN`: no [thread](File#threads) can be started.
     ///
     /// # Cancel safety
@@ -44,7 +45,7 @@ impl File {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime, if the file has to be queried.
     ///
     /// # Examples
     ///
@@ -69,23 +70,44 @@ impl File {
     /// # }
     /// ```
     pub async fn alignment(&self) -> io::Result<Alignment> {
-        if !self.is_direct() {
-            return Ok(Alignment::of(1, AlignmentSource::Buffered));
-        }
-        if let Some(known) = self.inner.alignment.get() {
-            return Ok(*known);
+        if let Some(known) = self.known_alignment() {
+            return Ok(known);
         }
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let Some(alignment) = query_alignment(file.file())? else {
-                return Err(not_direct(file.file()));
-            };
-            if alignment.source != AlignmentSource::Assumed {
-                let _ = file.alignment.set(alignment); // others set the same value
-            }
-            Ok(alignment)
-        })
-        .await
+        run_blocking(move || find_alignment(&file)).await
+    }
+
+    /// Does what [`alignment`](File::alignment) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`alignment`](File::alignment), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let table = File::create_blocking(path, false)?;
+    /// assert!(table.alignment_blocking()?.offset.is_power_of_two());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn alignment_blocking(&self) -> io::Result<Alignment> {
+        match self.known_alignment() {
+            Some(known) => Ok(known),
+            None => find_alignment(&self.inner),
+        }
+    }
+
+    fn known_alignment(&self) -> Option<Alignment> {
+        match self.is_direct() {
+            true => self.inner.alignment.get().copied(),
+            false => Some(Alignment::of(1, AlignmentSource::Buffered)),
+        }
     }
 
     /// Returns the sizes of atomic writes: after a crash, either all of an atomic write is on the disk or
@@ -141,51 +163,104 @@ impl File {
             return Ok(None);
         }
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let sizes = sys::atomic_sizes(file.as_raw_fd())?;
-            Ok(sizes.map(|sizes| AtomicWrites {
-                unit_min: sizes.unit_min,
-                unit_max: sizes.unit_max,
-                unit_max_opt: sizes.unit_max_opt,
-                segments_max: sizes.segments_max,
-            }))
-        })
-        .await
+        run_blocking(move || find_atomic_writes(&file)).await
+    }
+
+    /// Does what [`atomic_writes`](File::atomic_writes) does, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`atomic_writes`](File::atomic_writes), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let table = File::create_blocking(path, false)?;
+    /// if let Some(sizes) = table.atomic_writes_blocking()? {
+    ///     assert!(sizes.unit_min <= sizes.unit_max);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn atomic_writes_blocking(&self) -> io::Result<Option<AtomicWrites>> {
+        match self.is_direct() {
+            true => find_atomic_writes(&self.inner),
+            false => Ok(None),
+        }
     }
 }
 
-/// Returns whether `statx` reports that I/O on the file is direct once `O_DIRECT` is set. `None`: `statx`
-/// does not report it.
-pub(super) fn reports_direct_io(file: &impl AlignmentQuery) -> Option<bool> {
-    file.statx().map(|reported| reported.offset != 0)
-}
-
-/// Returns whether the file, which has `O_DIRECT` set, refuses reads of any alignment.
-pub(super) fn refuses_all_reads(file: &impl AlignmentQuery) -> bool {
-    file.accepts_read(PROBE_SIZES[PROBE_SIZES.len() - 1]) == Some(false)
-}
-
-/// Finds out the alignment of a file. `None`: the file can't do direct I/O.
-fn query_alignment(file: &impl AlignmentQuery) -> io::Result<Option<Alignment>> {
-    if let Some(reported) = file.statx() {
-        let alignment = Alignment {
+/// Returns the alignment that `statx` reports for the file once `O_DIRECT` is set. `Some(None)`: `statx`
+/// reports that the file can't do direct I/O. `None`: `statx` does not report it.
+pub(super) fn reported_alignment(file: &impl AlignmentQuery) -> Option<Option<Alignment>> {
+    file.statx().map(|reported| {
+        (reported.offset != 0).then_some(Alignment {
             memory: reported.memory as usize,
             offset: reported.offset.into(),
             read_offset: reported.read_offset.into(),
             source: AlignmentSource::Statx,
-        };
-        return Ok((reported.offset != 0).then_some(alignment));
-    }
-    if let Some(size) = file.block_size()? {
-        return Ok(Some(Alignment::of(size, AlignmentSource::BlockDevice)));
-    }
-    let probes = PROBE_SIZES.map(|size| (size, file.accepts_read(size)));
-    let accepted = probes.iter().find(|(_, accepts)| *accepts == Some(true));
-    Ok(match accepted {
-        Some((size, _)) => Some(Alignment::of(*size, AlignmentSource::Probed)),
-        None if probes.iter().all(|(_, accepts)| *accepts == Some(false)) => None,
-        None => Some(Alignment::of(ASSUMED_ALIGNMENT, AlignmentSource::Assumed)),
+        })
     })
+}
+
+/// Finds out the alignment of a file that has `O_DIRECT` set, and for which `statx` does not report it.
+/// `None`: the file refuses reads of any alignment.
+pub(super) fn tested_alignment(file: &impl AlignmentQuery) -> Option<Alignment> {
+    let Some(size) = file.block_size() else {
+        return probed_alignment(file);
+    };
+    let refuses_all_reads = file.accepts_read(PROBE_SIZES[PROBE_SIZES.len() - 1]) == Some(false);
+    (!refuses_all_reads).then_some(Alignment::of(size, AlignmentSource::BlockDevice))
+}
+
+/// Finds out the alignment of a file with reads. `None`: the file refuses reads of any alignment.
+fn probed_alignment(file: &impl AlignmentQuery) -> Option<Alignment> {
+    for size in PROBE_SIZES {
+        match file.accepts_read(size) {
+            Some(true) => return Some(Alignment::of(size, AlignmentSource::Probed)),
+            Some(false) => {}
+            // There is nothing to read, so larger reads give no answer either.
+            None => {
+                return Some(Alignment::of(ASSUMED_ALIGNMENT, AlignmentSource::Assumed));
+            }
+        }
+    }
+    None
+}
+
+/// Finds out the alignment of a file. `None`: the file can't do direct I/O.
+fn query_alignment(file: &impl AlignmentQuery) -> Option<Alignment> {
+    reported_alignment(file).unwrap_or_else(|| match file.block_size() {
+        Some(size) => Some(Alignment::of(size, AlignmentSource::BlockDevice)),
+        None => probed_alignment(file),
+    })
+}
+
+/// Returns the alignment of an open file, and keeps it unless it is a guess.
+fn find_alignment(file: &FileInner) -> io::Result<Alignment> {
+    let Some(alignment) = query_alignment(file.file()) else {
+        return Err(not_direct(file.file()));
+    };
+    if alignment.source != AlignmentSource::Assumed {
+        let _ = file.alignment.set(alignment); // others set the same value
+    }
+    Ok(alignment)
+}
+
+/// Returns the sizes of atomic writes to an open file.
+fn find_atomic_writes(file: &FileInner) -> io::Result<Option<AtomicWrites>> {
+    let sizes = sys::atomic_sizes(file.as_raw_fd())?;
+    Ok(sizes.map(|sizes| AtomicWrites {
+        unit_min: sizes.unit_min,
+        unit_max: sizes.unit_max,
+        unit_max_opt: sizes.unit_max_opt,
+        segments_max: sizes.segments_max,
+    }))
 }
 
 /// The queries that answer which alignment a file requires. Tests replace them.
@@ -195,7 +270,7 @@ pub(super) trait AlignmentQuery {
 
     /// Returns the logical block size of the block device that the file is or is on. `None`: there is no
     /// such device, or its block size is not available.
-    fn block_size(&self) -> io::Result<Option<u32>>;
+    fn block_size(&self) -> Option<u32>;
 
     /// Returns whether the file accepts a read that is aligned to `size` bytes and no more. `None`: the
     /// file can't be read or has no data.
@@ -207,12 +282,14 @@ impl AlignmentQuery for fs::File {
         sys::direct_io(self.as_raw_fd()).unwrap_or(None) // a sandbox may forbid statx
     }
 
-    fn block_size(&self) -> io::Result<Option<u32>> {
-        let metadata = self.metadata()?;
-        Ok(match metadata.file_type().is_block_device() {
+    fn block_size(&self) -> Option<u32> {
+        let metadata = self.metadata().ok()?;
+        match metadata.file_type().is_block_device() {
             true => sys::logical_block_size(self).ok(),
+            // Device numbers with this major number belong to no device: tmpfs, btrfs, overlayfs.
+            false if libc::major(metadata.dev()) == 0 => None,
             false => sysfs_block_size(&metadata, Path::new("/sys")),
-        })
+        }
     }
 
     fn accepts_read(&self, size: u32) -> Option<bool> {
@@ -267,8 +344,8 @@ mod tests {
             self.statx
         }
 
-        fn block_size(&self) -> io::Result<Option<u32>> {
-            Ok(self.block_size)
+        fn block_size(&self) -> Option<u32> {
+            self.block_size
         }
 
         fn accepts_read(&self, size: u32) -> Option<bool> {
@@ -288,7 +365,7 @@ mod tests {
     };
 
     fn queried(file: FakeFile) -> Alignment {
-        query_alignment(&file).unwrap().unwrap()
+        query_alignment(&file).unwrap()
     }
 
     #[test]
@@ -342,20 +419,25 @@ mod tests {
             ..FakeFile::default()
         };
         for file in [reports_none, refuses] {
-            assert_eq!(query_alignment(&file).unwrap(), None);
+            assert_eq!(query_alignment(&file), None);
         }
         let no_statx = FakeFile {
             statx: None,
             ..ALL_ANSWERS
         };
+        let reports = |file| reported_alignment(&file).map(|alignment| alignment.is_some());
         assert_eq!(
-            [reports_none, ALL_ANSWERS, no_statx].map(|file| reports_direct_io(&file)),
+            [reports_none, ALL_ANSWERS, no_statx].map(reports),
             [Some(false), Some(true), None]
         );
-        assert_eq!(
-            [refuses, no_statx, FakeFile::default()].map(|file| refuses_all_reads(&file)),
-            [true, false, false]
-        );
+        let refuses_on_device = FakeFile {
+            block_size: Some(512),
+            ..refuses
+        };
+        let sources = [refuses, refuses_on_device, no_statx, FakeFile::default()]
+            .map(|file| tested_alignment(&file).map(|alignment| alignment.source));
+        let (device, assumed) = (AlignmentSource::BlockDevice, AlignmentSource::Assumed);
+        assert_eq!(sources, [None, None, Some(device), Some(assumed)]);
     }
 
     #[test]
@@ -391,7 +473,7 @@ mod tests {
             eprintln!("skipped: no block device can be opened here");
             return;
         };
-        let size = device.block_size().unwrap().unwrap();
+        let size = device.block_size().unwrap();
         assert!(size >= 512 && size.is_power_of_two(), "{size}");
         let memory = tempfile::tempfile().unwrap();
         let refused = sys::logical_block_size(&memory).unwrap_err();

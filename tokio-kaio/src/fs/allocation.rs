@@ -165,16 +165,31 @@ impl File {
     #[doc(alias = "fallocate")]
     pub async fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let (at, bytes) = (to_i64(offset, libc::EFBIG)?, to_i64(len, libc::EFBIG)?);
-            sys::allocate(file.file(), mode.mode(), at, bytes)?;
-            match mode {
-                Allocate::PunchHole => file.open.history().ends_at(offset),
-                _ => record_allocated(&file, offset.saturating_add(len)),
-            }
-            Ok(())
-        })
-        .await
+        run_blocking(move || allocate(&file, mode, offset, len)).await
+    }
+
+    /// Does what [`allocate`](File::allocate) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](File::allocate), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{Allocate, File};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// let log = File::create_blocking(path, false)?;
+    /// log.allocate_blocking(Allocate::Extend, 0, 1 << 20)?;
+    /// assert_eq!(log.metadata_blocking()?.len(), 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn allocate_blocking(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
+        allocate(&self.inner, mode, offset, len)
     }
 
     /// Writes the dirty pages of `len` bytes at `offset` from the page cache to the disk, or waits for that, as
@@ -224,11 +239,31 @@ impl File {
     #[doc(alias = "sync_file_range")]
     pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
-            sys::sync_file_range(file.file(), at, bytes, steps.bits())
-        })
-        .await
+        run_blocking(move || sync_range(&file, offset, len, steps)).await
+    }
+
+    /// Does what [`sync_range`](File::sync_range) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sync_range`](File::sync_range), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{File, SyncRange};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, [7; 4096])?;
+    /// let table = File::open_blocking(path, false)?;
+    /// table.sync_range_blocking(0, 0, SyncRange::all())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sync_range_blocking(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
+        sync_range(&self.inner, offset, len, steps)
     }
 
     /// Declares the expected access pattern of `len` bytes at `offset` to the kernel, on tokio's blocking pool.
@@ -273,12 +308,52 @@ impl File {
     #[doc(alias = "fadvise")]
     pub async fn advise(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
-            sys::advise(file.file(), at, bytes, advice.code())
-        })
-        .await
+        run_blocking(move || advise(&file, offset, len, advice)).await
     }
+
+    /// Does what [`advise`](File::advise) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`advise`](File::advise), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{Advice, File};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, [7; 4096])?;
+    /// let table = File::open_blocking(path, false)?;
+    /// table.advise_blocking(0, 0, Advice::DontNeed)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn advise_blocking(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
+        advise(&self.inner, offset, len, advice)
+    }
+}
+
+fn allocate(file: &FileInner, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
+    let (at, bytes) = (to_i64(offset, libc::EFBIG)?, to_i64(len, libc::EFBIG)?);
+    sys::allocate(file.file(), mode.mode(), at, bytes)?;
+    match mode {
+        Allocate::PunchHole => file.open.history().ends_at(offset),
+        _ => record_allocated(file, offset.saturating_add(len)),
+    }
+    Ok(())
+}
+
+fn sync_range(file: &FileInner, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
+    let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
+    sys::sync_file_range(file.file(), at, bytes, steps.bits())
+}
+
+fn advise(file: &FileInner, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
+    let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
+    sys::advise(file.file(), at, bytes, advice.code())
 }
 
 /// Converts an offset or a length to the type of the system call. `errno`: the error of the system call for
@@ -299,6 +374,7 @@ fn record_allocated(file: &FileInner, end: u64) {
 mod tests {
     use super::*;
     use crate::backend::OpCode;
+    use crate::fs::file_facts::FileFacts;
     use crate::op::IoOp;
     use crate::policy::OpClass;
 
@@ -315,7 +391,9 @@ mod tests {
     }
 
     fn new_file() -> File {
-        File::new(tempfile::tempfile().unwrap(), false)
+        let file = tempfile::tempfile().unwrap();
+        let facts = FileFacts::of(&file).unwrap();
+        File::new(file, facts)
     }
 
     #[tokio::test]

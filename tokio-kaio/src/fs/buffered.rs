@@ -4,17 +4,31 @@ use std::fs;
 use std::io;
 
 use super::File;
+use super::direct::{NotDirect, make_direct};
+use super::file_facts::FileFacts;
 use crate::SubmitPolicy;
 use crate::sys;
 
 impl File {
+    /// Makes an open file direct, or buffered if it can't do direct I/O.
+    pub(super) fn direct_or_buffered(file: fs::File) -> Result<File, NotDirect> {
+        match make_direct(&file) {
+            Ok(facts) => Ok(File::new(file, facts)),
+            Err(reason) if reason.may_be_buffered() => {
+                File::buffered(file).map_err(NotDirect::Failed)
+            }
+            Err(reason) => Err(reason),
+        }
+    }
+
     /// Creates a buffered file: clears `O_DIRECT`. Its requests are submitted from the blocking pool, since a
     /// buffered submission may block.
     pub(super) fn buffered(file: fs::File) -> io::Result<File> {
-        let appends = sys::clear_direct(&file)?;
+        sys::clear_direct(&file)?;
+        let facts = FileFacts::of(&file)?;
         let file = File {
             is_direct: false,
-            ..File::new(file, appends)
+            ..File::new(file, facts)
         };
         file.set_submit_policy(Some(SubmitPolicy::Offload));
         Ok(file)
@@ -83,7 +97,8 @@ mod tests {
         let file = File::buffered(file).unwrap();
         assert!(!file.is_direct() && !sys::is_direct(file.as_raw_fd()).unwrap());
         assert!(file.appends);
-        assert!(sys::set_direct(&file).unwrap(), "O_APPEND is still there");
+        let flags = sys::set_direct(&file).unwrap();
+        assert_ne!(flags & libc::O_APPEND, 0, "O_APPEND is still there");
     }
 
     #[test]

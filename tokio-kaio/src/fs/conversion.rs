@@ -47,8 +47,8 @@ impl File {
     /// dirty pages in the page cache writes these out.
     ///
     /// The same checks as in [`aio_open`](crate::AioOpenOptionsExt::aio_open) run on the calling thread: if
-    /// `statx` does not report whether the file does direct I/O, 64 KiB are read, which may wait for the
-    /// disk.
+    /// `statx` does not report whether the file does direct I/O, up to 64 KiB are read, which may wait for
+    /// the disk.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl File {
     /// ```
     pub fn from_std(file: fs::File) -> io::Result<File> {
         match make_direct(&file) {
-            Ok(appends) => Ok(File::new(file, appends)),
+            Ok(facts) => Ok(File::new(file, facts)),
             Err(reason) => Err(reason.into_error(path_of(&file))),
         }
     }

@@ -2,47 +2,53 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::alignment_query::{refuses_all_reads, reports_direct_io};
+use super::alignment_query::{reported_alignment, tested_alignment};
+use super::file_facts::FileFacts;
+use crate::AlignmentSource;
 use crate::sys;
 
-/// Makes the I/O of an open file direct: sets `O_DIRECT`. Returns whether the file has `O_APPEND`.
+/// Makes the I/O of an open file direct: sets `O_DIRECT`. Returns what it has found out about the file.
 ///
-/// `statx` reports whether I/O on a file with the flag is direct. If `statx` does not report it (before
-/// Linux 6.1, and on tmpfs, btrfs, overlayfs and others), 64 KiB are read as a test, which waits for the
-/// disk.
+/// `statx` reports whether I/O on a file with the flag is direct, and the alignment. If `statx` does not
+/// report it (before Linux 6.1, and on tmpfs, btrfs, overlayfs and others), reads of at most 64 KiB test it,
+/// which wait for the disk.
 ///
 /// # Errors
 ///
 /// The reason why the I/O can't be direct. The flags of the file are unchanged then.
-pub(super) fn make_direct(file: &fs::File) -> Result<bool, NotDirect> {
+pub(super) fn make_direct(file: &fs::File) -> Result<FileFacts, NotDirect> {
+    let metadata = file.metadata().map_err(NotDirect::Failed)?;
     // Checked first: a pipe accepts `O_DIRECT`, which changes how others read it.
-    let file_type = file.metadata().map_err(NotDirect::Failed)?.file_type();
+    let file_type = metadata.file_type();
     if !file_type.is_file() && !file_type.is_block_device() {
         return Err(NotDirect::FileType);
     }
-    let reported = reports_direct_io(file);
-    if reported == Some(false) {
+    let reported = reported_alignment(file);
+    if let Some(None) = reported {
         return Err(NotDirect::ThisFile);
     }
-    let was_direct = sys::is_direct(file.as_raw_fd()).map_err(NotDirect::Failed)?;
-    let appends = sys::set_direct(file).map_err(|error| match error.raw_os_error() {
+    let flags = sys::set_direct(file).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => NotDirect::FileSystem,
         _ => NotDirect::Failed(error),
     })?;
     // Some file systems accept the flag and then fail each transfer.
-    if reported.is_none() && refuses_all_reads(file) {
-        if !was_direct {
+    let Some(alignment) = reported.unwrap_or_else(|| tested_alignment(file)) else {
+        if flags & libc::O_DIRECT == 0 {
             sys::clear_direct(file).map_err(NotDirect::Failed)?;
         }
         return Err(NotDirect::ThisFile);
-    }
-    Ok(appends)
+    };
+    let is_known = alignment.source != AlignmentSource::Assumed;
+    Ok(FileFacts {
+        metadata,
+        flags: flags | libc::O_DIRECT,
+        alignment: is_known.then_some(alignment),
+    })
 }
 
 /// Why the I/O of an open file can't be direct.

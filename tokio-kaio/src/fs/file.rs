@@ -10,6 +10,7 @@ use lock_api::RawMutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::file_facts::FileFacts;
 use super::unaligned_state::UnalignedState;
 use crate::Alignment;
 use crate::blocking_pool::{no_thread, spawn_blocking};
@@ -37,7 +38,11 @@ use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, 
 /// # Threads
 ///
 /// Calls that the kernel can't do asynchronously run on tokio's blocking pool: opening, and the methods
-/// whose documentation says so. Where the pool needs a thread and the system refuses to start one
+/// whose documentation says so. Each of them has a twin whose name ends in `_blocking`, which runs on the
+/// calling thread instead: for code that runs on the blocking pool, or on a thread of its own, already. A
+/// twin needs no runtime. Called from a task, it blocks the executor.
+///
+/// Where the pool needs a thread and the system refuses to start one
 /// (`ulimit -u`, or `pids.max` of the container), the call fails with `EAGAIN`, of the kind
 /// [`WouldBlock`](io::ErrorKind::WouldBlock), and has done nothing. tokio reports this with a panic, which
 /// this crate catches. Two consequences can't be avoided: the program's
@@ -83,18 +88,21 @@ pub struct File {
 pub(super) struct FileInner {
     /// Shared with the requests on the file.
     pub(super) open: Arc<OpenFile>,
-    /// Set once it is known.
+    /// What was known when the file was opened.
+    pub(super) facts: FileFacts,
+    /// Set once it is known, mostly from the start.
     pub(super) alignment: OnceLock<Alignment>,
     /// Created by the first unaligned transfer.
     unaligned: OnceLock<Box<UnalignedState>>,
 }
 
 impl FileInner {
-    pub(super) fn new(file: std::fs::File) -> FileInner {
+    pub(super) fn new(file: std::fs::File, facts: FileFacts) -> FileInner {
         FileInner {
             open: Arc::new(OpenFile::new(file)),
-            alignment: OnceLock::new(),
+            alignment: facts.alignment.map(OnceLock::from).unwrap_or_default(),
             unaligned: OnceLock::new(),
+            facts,
         }
     }
 
@@ -114,10 +122,11 @@ impl AsRawFd for FileInner {
 }
 
 impl File {
-    pub(super) fn new(file: std::fs::File, appends: bool) -> File {
+    /// Creates a direct file.
+    pub(super) fn new(file: std::fs::File, facts: FileFacts) -> File {
         File {
-            inner: Arc::new(FileInner::new(file)),
-            appends,
+            appends: facts.appends(),
+            inner: Arc::new(FileInner::new(file, facts)),
             is_direct: true,
         }
     }
@@ -231,15 +240,31 @@ impl File {
     /// ```
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            if i64::try_from(size).is_err() {
-                return Err(length_error(file.file(), size));
-            }
-            file.file().set_len(size)?;
-            file.open.history().ends_at(size);
-            Ok(())
-        })
-        .await
+        run_blocking(move || set_len(&file, size)).await
+    }
+
+    /// Does what [`set_len`](File::set_len) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_len`](File::set_len), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(&path, false)?;
+    /// file.set_len_blocking(1 << 20)?;
+    /// assert_eq!(std::fs::metadata(&path)?.len(), 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_len_blocking(&self, size: u64) -> io::Result<()> {
+        set_len(&self.inner, size)
     }
 
     /// Returns the metadata of the file:
@@ -279,6 +304,56 @@ impl File {
         run_blocking(move || file.file().metadata()).await
     }
 
+    /// Does what [`metadata`](File::metadata) does, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`metadata`](File::metadata), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(path, false)?;
+    /// file.set_len_blocking(4096)?;
+    /// assert_eq!(file.metadata_blocking()?.len(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn metadata_blocking(&self) -> io::Result<Metadata> {
+        self.inner.file().metadata()
+    }
+
+    /// Returns the metadata that the file had when it was opened, or when its descriptor was
+    /// [converted](File::from_std): length, times, inode. Makes no call: opening queries the metadata of
+    /// the open file anyway. [`metadata`](File::metadata) returns the current metadata.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::fs::MetadataExt;
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("object");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let object = File::open(path, false).await?;
+    /// let metadata = object.metadata_at_open();
+    /// let etag = format!("{:x}-{:x}-{:x}", metadata.ino(), metadata.mtime_nsec(), metadata.len());
+    /// # assert!(etag.ends_with("-1000"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn metadata_at_open(&self) -> &Metadata {
+        &self.inner.facts.metadata
+    }
+
     /// Changes the permissions of the file, on tokio's blocking pool. See
     /// [`std::fs::File::set_permissions`].
     ///
@@ -313,6 +388,31 @@ impl File {
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
         let file = Arc::clone(&self.inner);
         run_blocking(move || file.file().set_permissions(perm)).await
+    }
+
+    /// Does what [`set_permissions`](File::set_permissions) does, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_permissions`](File::set_permissions), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(path, false)?;
+    /// file.set_permissions_blocking(PermissionsExt::from_mode(0o600))?;
+    /// assert_eq!(file.metadata_blocking()?.permissions().mode() & 0o777, 0o600);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_permissions_blocking(&self, perm: Permissions) -> io::Result<()> {
+        self.inner.file().set_permissions(perm)
     }
 
     /// Waits for all requests that were submitted on this file through this context before: reads, writes
@@ -448,6 +548,60 @@ impl File {
                 .await,
         )
     }
+
+    /// Does what [`sync_all`](File::sync_all) does, on the calling thread, which waits for the disk. Needs no
+    /// context.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html). `EIO`: an earlier
+    /// write could not be made durable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(path, false)?;
+    /// file.set_len_blocking(4096)?;
+    /// file.sync_all_blocking()?; // the length is durable now
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "fsync")]
+    pub fn sync_all_blocking(&self) -> io::Result<()> {
+        self.inner.file().sync_all()
+    }
+
+    /// Does what [`sync_data`](File::sync_data) does, on the calling thread, which waits for the disk. Needs
+    /// no context.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`fdatasync(2)`](https://man7.org/linux/man-pages/man2/fdatasync.2.html). `EIO`: an
+    /// earlier write could not be made durable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(path, false)?;
+    /// file.set_len_blocking(4096)?;
+    /// file.sync_data_blocking()?; // the length is durable now: it is needed to read the data
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "fdatasync")]
+    pub fn sync_data_blocking(&self) -> io::Result<()> {
+        self.inner.file().sync_data()
+    }
 }
 
 /// Converts the result of a sync, which is 0 bytes.
@@ -456,6 +610,15 @@ fn expect_zero(result: Result<u64, AioCommandError>) -> Result<(), AioCommandErr
         0 => Ok(()),
         _ => Err(AioCommandError::NonZeroCode),
     }
+}
+
+fn set_len(file: &FileInner, size: u64) -> io::Result<()> {
+    if i64::try_from(size).is_err() {
+        return Err(length_error(file.file(), size));
+    }
+    file.file().set_len(size)?;
+    file.open.history().ends_at(size);
+    Ok(())
 }
 
 /// The error for a length that no file can have.

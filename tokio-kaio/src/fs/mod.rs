@@ -6,6 +6,7 @@ mod buffered;
 mod conversion;
 mod direct;
 mod file;
+mod file_facts;
 mod open_options;
 #[cfg_attr(not(test), allow(dead_code, reason = "for streams, which follow"))]
 mod owned_op;

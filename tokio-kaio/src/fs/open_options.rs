@@ -15,7 +15,8 @@ pub trait AioOpenOptionsExt {
     /// Opens the file at `path` with these options, and adds `O_DIRECT`. With `is_sync` it adds `O_SYNC`,
     /// too: each write completes when its data and metadata are durable.
     ///
-    /// Runs on tokio's blocking pool.
+    /// Runs on tokio's blocking pool, in one job, which also queries the file's
+    /// [metadata](File::metadata_at_open) and its [alignment](File::alignment).
     ///
     /// # Custom flags
     ///
@@ -34,8 +35,8 @@ pub trait AioOpenOptionsExt {
     ///
     /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
     /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the file system can't do
-    ///   direct I/O, or not on this file. Either `statx` reports this, or `statx` reports nothing and a read
-    ///   of 64 KiB at the start of the file is refused. On ext4 this concerns files with data journaling,
+    ///   direct I/O, or not on this file. Either `statx` reports this, or `statx` reports nothing and all
+    ///   reads of up to 64 KiB at the start of the file are refused. On ext4 this concerns files with data journaling,
     ///   encryption or verity, and small files whose data is in the inode.
     ///   [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered) opens them.
     /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the path leads to neither a
@@ -128,38 +129,94 @@ pub trait AioOpenOptionsExt {
         path: PathBuf,
         is_sync: bool,
     ) -> impl Future<Output = io::Result<File>> + Send;
+
+    /// Does what [`aio_open`](AioOpenOptionsExt::aio_open) does, on the calling thread, which may wait for
+    /// the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`aio_open`](AioOpenOptionsExt::aio_open), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::OpenOptions;
+    /// use tokio_kaio::AioOpenOptionsExt;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let mut options = OpenOptions::new();
+    /// let file = options.read(true).write(true).create(true).aio_open_blocking(path, false)?;
+    /// assert_eq!(file.metadata_at_open().len(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn aio_open_blocking(self, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File>;
+
+    /// Does what [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered) does, on the calling
+    /// thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`aio_open_or_buffered`](AioOpenOptionsExt::aio_open_or_buffered), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::OpenOptions;
+    /// use tokio_kaio::AioOpenOptionsExt;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut options = OpenOptions::new();
+    /// let file = options.read(true).aio_open_or_buffered_blocking("/proc/version", false)?;
+    /// assert!(!file.is_direct());
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn aio_open_or_buffered_blocking(
+        self,
+        path: impl AsRef<Path>,
+        is_sync: bool,
+    ) -> io::Result<File>;
 }
 
 impl AioOpenOptionsExt for OpenOptions {
-    async fn aio_open(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
-        if is_sync {
-            add_sync(&mut self)?;
-        }
-        run_blocking(move || {
-            let file = self.open(&path)?;
-            // Not with `custom_flags(O_DIRECT)`, which would replace the caller's custom flags.
-            match make_direct(&file) {
-                Ok(appends) => Ok(File::new(file, appends)),
-                Err(reason) => Err(reason.into_error(path)),
-            }
-        })
-        .await
+    async fn aio_open(self, path: PathBuf, is_sync: bool) -> io::Result<File> {
+        let options = with_sync(self, is_sync)?;
+        run_blocking(move || open_direct(&options, &path)).await
     }
 
-    async fn aio_open_or_buffered(mut self, path: PathBuf, is_sync: bool) -> io::Result<File> {
-        if is_sync {
-            add_sync(&mut self)?;
-        }
-        run_blocking(move || {
-            let file = self.open(&path)?;
-            match make_direct(&file) {
-                Ok(appends) => Ok(File::new(file, appends)),
-                Err(reason) if reason.may_be_buffered() => File::buffered(file),
-                Err(reason) => Err(reason.into_error(path)),
-            }
-        })
-        .await
+    async fn aio_open_or_buffered(self, path: PathBuf, is_sync: bool) -> io::Result<File> {
+        let options = with_sync(self, is_sync)?;
+        run_blocking(move || open_direct_or_buffered(&options, &path)).await
     }
+
+    fn aio_open_blocking(self, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        open_direct(&with_sync(self, is_sync)?, path.as_ref())
+    }
+
+    fn aio_open_or_buffered_blocking(
+        self,
+        path: impl AsRef<Path>,
+        is_sync: bool,
+    ) -> io::Result<File> {
+        open_direct_or_buffered(&with_sync(self, is_sync)?, path.as_ref())
+    }
+}
+
+fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.open(path)?;
+    // Not with `custom_flags(O_DIRECT)`, which would replace the caller's custom flags.
+    match make_direct(&file) {
+        Ok(facts) => Ok(File::new(file, facts)),
+        Err(reason) => Err(reason.into_error(path.into())),
+    }
+}
+
+fn open_direct_or_buffered(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.open(path)?;
+    File::direct_or_buffered(file).map_err(|reason| reason.into_error(path.into()))
 }
 
 /// For method chains: `OpenOptions::new().read(true).aio_open(…)`.
@@ -178,6 +235,18 @@ impl AioOpenOptionsExt for &mut OpenOptions {
         is_sync: bool,
     ) -> impl Future<Output = io::Result<File>> + Send {
         self.clone().aio_open_or_buffered(path, is_sync)
+    }
+
+    fn aio_open_blocking(self, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        self.clone().aio_open_blocking(path, is_sync)
+    }
+
+    fn aio_open_or_buffered_blocking(
+        self,
+        path: impl AsRef<Path>,
+        is_sync: bool,
+    ) -> io::Result<File> {
+        self.clone().aio_open_or_buffered_blocking(path, is_sync)
     }
 }
 
@@ -201,9 +270,40 @@ impl File {
     /// # }
     /// ```
     pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let path = path.as_ref().to_path_buf();
+        run_blocking(move || File::open_blocking(path, is_sync)).await
+    }
+
+    /// Does what [`open`](File::open) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`aio_open`](AioOpenOptionsExt::aio_open), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # for name in ["1.sst", "2.sst"] { std::fs::write(dir.path().join(name), vec![7; 4096])?; }
+    /// # let dir = dir.path().to_path_buf();
+    /// // All files of a directory, opened in one job on the blocking pool.
+    /// let job = move || {
+    ///     let entries = std::fs::read_dir(dir)?;
+    ///     let open = |entry: std::io::Result<std::fs::DirEntry>| File::open_blocking(entry?.path(), false);
+    ///     entries.map(open).collect()
+    /// };
+    /// let tables: Vec<File> = tokio::task::spawn_blocking(job).await.unwrap_or_else(|e| Err(e.into()))?;
+    /// assert_eq!(tables.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_blocking(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.read(true);
-        open(options, path, is_sync).await
+        open_direct(custom_sync(options.read(true), is_sync), path.as_ref())
     }
 
     /// Opens a file for writing; creates it if it does not exist, and truncates it if it does. See
@@ -225,16 +325,47 @@ impl File {
     /// # }
     /// ```
     pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
+        let path = path.as_ref().to_path_buf();
+        run_blocking(move || File::create_blocking(path, is_sync)).await
+    }
+
+    /// Does what [`create`](File::create) does, on the calling thread, which may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`aio_open`](AioOpenOptionsExt::aio_open), except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let file = File::create_blocking(path, false)?;
+    /// assert!(file.is_direct());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn create_blocking(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
-        open(options, path, is_sync).await
+        open_direct(custom_sync(&mut options, is_sync), path.as_ref())
     }
 }
 
-/// Opens a file with options that have no custom flags.
-async fn open(mut options: OpenOptions, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
-    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 });
-    options.aio_open(path.as_ref().to_path_buf(), false).await
+/// Makes options without custom flags synchronous if `is_sync` is set.
+fn custom_sync(options: &mut OpenOptions, is_sync: bool) -> &OpenOptions {
+    options.custom_flags(if is_sync { libc::O_SYNC } else { 0 })
+}
+
+/// Makes any options synchronous if `is_sync` is set. See [`add_sync`].
+fn with_sync(mut options: OpenOptions, is_sync: bool) -> io::Result<OpenOptions> {
+    if is_sync {
+        add_sync(&mut options)?;
+    }
+    Ok(options)
 }
 
 /// Adds `O_SYNC` to the custom flags.

@@ -108,6 +108,7 @@ fn advice(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::file_facts::FileFacts;
 
     #[test]
     fn the_second_descriptor_has_the_same_append_and_sync_flags() {
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn an_unlinked_file_can_be_opened_once_more() {
         let file = tempfile::tempfile().unwrap();
-        let file = FileInner::new(file);
+        let facts = FileFacts::of(&file).unwrap();
+        let file = FileInner::new(file, facts);
         let reopened = open_page_cache_file(&file).unwrap();
         assert_eq!(reopened.id(), file.open.id());
         assert!(Arc::ptr_eq(

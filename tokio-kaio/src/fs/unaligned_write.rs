@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -11,7 +10,6 @@ use lock_api::RawMutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::File;
-use super::file::run_blocking;
 use super::owned_transfer::run_request;
 use super::range_lock::RangeLockGuard;
 use super::unaligned_state::{BlockGeometry, BounceBuffer, UnalignedState};
@@ -19,7 +17,7 @@ use crate::backend::OpCode;
 use crate::command::io_op;
 use crate::context::TransferMode;
 use crate::op::{OpenFile, OwnedBuffer};
-use crate::sys::{self, page_size};
+use crate::sys::page_size;
 use crate::{
     AioCommandError, AlignedBuf, AlignmentSource, GenericAioContextHandle, LockedBufError,
     ReadFlags, WriteFlags,
@@ -261,27 +259,23 @@ impl File {
             return Ok(*geometry);
         }
         let alignment = self.alignment().await?;
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || {
-            let access = sys::status_flags(file.as_raw_fd())? & libc::O_ACCMODE;
-            // Network file systems report their preferred transfer size here, which may be larger.
-            let preferred = file.file().metadata()?.blksize().min(MAX_BLOCK_SIZE);
-            let page_cache_unit = preferred.max(page_size() as u64);
-            let required = alignment.offset.max(alignment.memory as u64);
-            let geometry = BlockGeometry {
-                block: page_cache_unit.next_multiple_of(required),
-                memory_alignment: alignment.memory,
-                readable: access != libc::O_WRONLY,
-                writable: access != libc::O_RDONLY,
-            };
-            // An assumed alignment may be replaced by a probed one later. A file that is not readable
-            // can't be probed later either.
-            if alignment.source != AlignmentSource::Assumed || !geometry.readable {
-                let _ = file.unaligned().geometry.set(geometry); // others set the same value
-            }
-            Ok(geometry)
-        })
-        .await
+        let facts = &self.inner.facts;
+        // Network file systems report their preferred transfer size here, which may be larger.
+        let preferred = facts.metadata.blksize().min(MAX_BLOCK_SIZE);
+        let page_cache_unit = preferred.max(page_size() as u64);
+        let required = alignment.offset.max(alignment.memory as u64);
+        let geometry = BlockGeometry {
+            block: page_cache_unit.next_multiple_of(required),
+            memory_alignment: alignment.memory,
+            readable: facts.is_readable(),
+            writable: facts.is_writable(),
+        };
+        // An assumed alignment may be replaced by a probed one later. A file that is not readable can't be
+        // probed later either.
+        if alignment.source != AlignmentSource::Assumed || !geometry.readable {
+            let _ = self.inner.unaligned().geometry.set(geometry); // others set the same value
+        }
+        Ok(geometry)
     }
 }
 

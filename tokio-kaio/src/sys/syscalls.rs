@@ -26,7 +26,7 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Adds `O_DIRECT` to the status flags of an open file. Returns whether the file has `O_APPEND`.
+/// Adds `O_DIRECT` to the status flags of an open file. Returns the access mode and flags that it had before.
 ///
 /// # Errors
 ///
@@ -35,17 +35,18 @@ pub(crate) fn create_eventfd(init: u32, semaphore: bool) -> io::Result<OwnedFd> 
 /// # References
 ///
 /// [`F_SETFL(2const)`](https://man7.org/linux/man-pages/man2/F_SETFL.2const.html)
-pub(crate) fn set_direct(file: impl AsFd) -> io::Result<bool> {
+pub(crate) fn set_direct(file: impl AsFd) -> io::Result<libc::c_int> {
     let flags = status_flags(file.as_fd().as_raw_fd())?;
     set_status_flags(&file, flags | libc::O_DIRECT)?;
-    Ok(flags & libc::O_APPEND != 0)
+    Ok(flags)
 }
 
-/// Removes `O_DIRECT` from the status flags of an open file. Returns whether the file has `O_APPEND`.
-pub(crate) fn clear_direct(file: impl AsFd) -> io::Result<bool> {
+/// Removes `O_DIRECT` from the status flags of an open file. Returns the access mode and flags that it had
+/// before.
+pub(crate) fn clear_direct(file: impl AsFd) -> io::Result<libc::c_int> {
     let flags = status_flags(file.as_fd().as_raw_fd())?;
     set_status_flags(&file, flags & !libc::O_DIRECT)?;
-    Ok(flags & libc::O_APPEND != 0)
+    Ok(flags)
 }
 
 /// Whether the file behind `fd` has `O_DIRECT`.

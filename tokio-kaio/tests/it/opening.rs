@@ -35,6 +35,10 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
     fs::write(&path, [7; 3 * BLOCK]).unwrap();
     let open = OpenOptions::new().read(true).write(true).open(&path);
     let file = File::from_std(open.unwrap()).unwrap();
+    // Its alignment has to be assumed, so each call queries it.
+    let Some(empty) = empty_file_without_statx() else {
+        return;
+    };
     if !forbid_threads() {
         return;
     }
@@ -49,7 +53,7 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
         }
         is_no_thread(&file.set_len(BLOCK as u64).await.unwrap_err());
         is_no_thread(&file.metadata().await.unwrap_err());
-        is_no_thread(&file.alignment().await.unwrap_err());
+        is_no_thread(&empty.alignment().await.unwrap_err());
         is_no_thread(&file.atomic_writes().await.unwrap_err());
         let permissions = fs::Permissions::from_mode(0o600);
         is_no_thread(&file.set_permissions(permissions).await.unwrap_err());
@@ -64,8 +68,8 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
 
         let (context, handle) = aio_context(2, true).unwrap();
         let (mut bytes, flags) = ([0; 5], WriteFlags::empty());
-        let written = file.write_bytes_at(&handle, 3, b"hello", flags).await;
-        let read = file
+        let written = empty.write_bytes_at(&handle, 3, b"hello", flags).await;
+        let read = empty
             .read_bytes_at(&handle, 3, &mut bytes, ReadFlags::empty())
             .await;
         for error in [written.unwrap_err(), read.unwrap_err()] {
@@ -79,6 +83,7 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
         // What was refused does not happen later either, when there are threads again.
         allow_threads();
         assert_eq!(file.metadata().await.unwrap().len(), 3 * BLOCK as u64);
+        assert_eq!(empty.metadata().await.unwrap().len(), 0);
         file.write_bytes_at(&handle, 3, b"hello", flags)
             .await
             .unwrap();
@@ -94,6 +99,17 @@ fn where_no_thread_can_be_started_a_call_on_the_pool_is_an_error_and_does_nothin
         assert_eq!(file.metadata().await.unwrap().len(), 3 * BLOCK as u64);
         context.close().await;
     }));
+}
+
+/// An empty file on a file system that does not report the alignment. `None`, with a line that says so, if
+/// there is none.
+fn empty_file_without_statx() -> Option<File> {
+    let file = tempfile::tempfile_in(tmpfs_dir()?).unwrap();
+    if statx_alignment(&file).is_some() {
+        eprintln!("skipped: the tmpfs reports its alignment");
+        return None;
+    }
+    Some(File::from_std(file).unwrap())
 }
 
 #[test]
@@ -338,12 +354,9 @@ fn a_file_with_its_data_in_the_inode_is_not_direct_and_not_lost() {
         assert_eq!(fs::read(&path).unwrap(), b"small");
         if reports_no_direct_io(&path) {
             is_not_direct(&path).await;
-            let error = other.alignment().await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            let text = error.to_string();
-            for part in [path.to_str().unwrap(), "any more", "aio_open_or_buffered"] {
-                assert!(text.contains(part), "{text}");
-            }
+            // Opened when the file was empty, it keeps the alignment that it had then.
+            let alignment = other.alignment().await.unwrap();
+            assert_eq!(alignment.source, AlignmentSource::Statx);
         }
     }));
 }
@@ -419,4 +432,142 @@ async fn a_file_without_a_name_can_be_synchronous() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Every way to open the file at `path`, which exists.
+async fn opened_in_every_way(path: &Path) -> Vec<File> {
+    let options = read_write();
+    let std = || options.open(path).unwrap();
+    let blocking = {
+        let path = path.to_path_buf();
+        tokio::task::spawn_blocking(move || {
+            [
+                File::open_blocking(&path, false).unwrap(),
+                read_write().aio_open_blocking(&path, false).unwrap(),
+                (&mut read_write())
+                    .aio_open_or_buffered_blocking(&path, false)
+                    .unwrap(),
+            ]
+        })
+    };
+    let mut files = vec![
+        File::open(path, false).await.unwrap(),
+        options.clone().aio_open(path.into(), false).await.unwrap(),
+        options
+            .clone()
+            .aio_open_or_buffered(path.into(), false)
+            .await
+            .unwrap(),
+        File::from_std(std()).unwrap(),
+        File::try_from(OwnedFd::from(std())).unwrap(),
+    ];
+    files.extend(blocking.await.unwrap());
+    files
+}
+
+#[test]
+fn metadata_and_alignment_are_known_from_the_job_that_opens_the_file() {
+    for dir in test_dirs() {
+        let path = dir.path().join("data");
+        write_patterned(&path, 3);
+        let expected = fs::metadata(&path).unwrap();
+        one_blocking_thread().block_on(with_hang_guard(async {
+            let files = opened_in_every_way(&path).await;
+            let occupied = occupy_blocking_thread().await;
+            for file in &files {
+                let metadata = file.metadata_at_open();
+                let identity = |of: &fs::Metadata| (of.dev(), of.ino(), of.len(), of.mtime_nsec());
+                assert_eq!(identity(metadata), identity(&expected));
+                let alignment = file.alignment().await.unwrap();
+                assert_eq!(alignment, file.alignment_blocking().unwrap());
+                assert_eq!(3 * LEN % alignment.offset, 0);
+            }
+            drop(occupied);
+        }));
+    }
+}
+
+#[test]
+fn an_unaligned_read_needs_no_thread_after_the_file_is_open() {
+    for dir in test_dirs() {
+        let path = dir.path().join("data");
+        write_patterned(&path, 3);
+        let expected = fs::read(&path).unwrap();
+        one_blocking_thread().block_on(with_hang_guard(async {
+            let (context, handle) = inline_context(4);
+            let files = opened_in_every_way(&path).await;
+            let occupied = occupy_blocking_thread().await;
+            if handle.backend() == tokio_kaio::Backend::KernelAio {
+                for file in &files {
+                    let mut bytes = [0; 1000];
+                    file.read_bytes_at(&handle, 4000, &mut bytes, ReadFlags::empty())
+                        .await
+                        .unwrap();
+                    assert_eq!(bytes, expected[4000..5000]);
+                }
+            }
+            drop(occupied);
+            context.close().await;
+        }));
+    }
+}
+
+#[test]
+fn metadata_at_open_stays_when_the_file_changes() {
+    let dir = disk_dir();
+    let path = dir.path().join("data");
+    fs::write(&path, [7; BLOCK]).unwrap();
+    let file = File::open_blocking(&path, false).unwrap();
+    fs::write(&path, "").unwrap();
+    assert_eq!(file.metadata_at_open().len(), LEN);
+    assert_eq!(file.metadata_blocking().unwrap().len(), 0);
+    let created = File::create_blocking(dir.path().join("new"), false).unwrap();
+    assert_eq!(created.metadata_at_open().len(), 0);
+}
+
+#[test]
+fn blocking_calls_need_no_runtime_and_do_what_their_twins_do() {
+    for dir in test_dirs() {
+        let path = dir.path().join("data");
+        let missing = File::open_blocking(&path, false).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let file = File::create_blocking(&path, true).unwrap();
+        assert_eq!(status_flags(&file) & libc::O_SYNC, libc::O_SYNC);
+        assert_eq!(status_flags(&file) & libc::O_ACCMODE, libc::O_WRONLY);
+        file.allocate_blocking(Allocate::Extend, 0, 3 * LEN)
+            .unwrap();
+        assert_eq!(file.metadata_blocking().unwrap().len(), 3 * LEN);
+        file.set_len_blocking(LEN).unwrap();
+        assert_eq!(file.metadata_blocking().unwrap().len(), LEN);
+        let too_long = file.set_len_blocking(u64::MAX).unwrap_err();
+        assert_eq!(too_long.kind(), io::ErrorKind::InvalidInput);
+        file.set_permissions_blocking(fs::Permissions::from_mode(0o640))
+            .unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        file.sync_range_blocking(0, 0, SyncRange::all()).unwrap();
+        let too_far = file.sync_range_blocking(u64::MAX, 0, SyncRange::all());
+        assert_eq!(too_far.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        file.advise_blocking(0, 0, Advice::DontNeed).unwrap();
+        file.sync_data_blocking().unwrap();
+        file.sync_all_blocking().unwrap();
+        let twins = current_thread().block_on(async {
+            let alignment = file.alignment().await.unwrap();
+            (alignment, file.atomic_writes().await.unwrap())
+        });
+        assert_eq!(file.alignment_blocking().unwrap(), twins.0);
+        assert_eq!(file.atomic_writes_blocking().unwrap(), twins.1);
+    }
+    let (pipe, _writer) = io::pipe().unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", pipe.as_raw_fd()));
+    is_no_file(&File::open_blocking(&path, false).unwrap_err(), "/proc");
+    let buffered = OpenOptions::new()
+        .read(true)
+        .aio_open_or_buffered_blocking("/proc/version", false)
+        .unwrap();
+    assert!(!buffered.is_direct());
+    assert_eq!(
+        buffered.alignment_blocking().unwrap().source,
+        AlignmentSource::Buffered
+    );
+    assert_eq!(buffered.atomic_writes_blocking().unwrap(), None);
 }
