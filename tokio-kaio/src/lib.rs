@@ -197,7 +197,10 @@ pub use context::{
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};
 pub use flags::{PollEvents, ReadFlags, WriteFlags};
-pub use fs::{Advice, AioOpenOptionsExt, Allocate, File, SyncRange};
+pub use fs::{
+    Advice, AioOpenOptionsExt, Allocate, File, PublishError, PublishMode, StagedFile,
+    StagedFileBuilder, SyncRange, sync_dir, sync_dir_blocking,
+};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
 pub use policy::SubmitPolicy;
@@ -212,6 +215,8 @@ mod guides {
     struct Buffers;
     #[doc = include_str!("../../docs/cancellation.md")]
     struct Cancellation;
+    #[doc = include_str!("../../docs/durability.md")]
+    struct Durability;
     #[doc = include_str!("../../docs/observability.md")]
     struct Observability;
     #[doc = include_str!("../../docs/operations.md")]

@@ -3,6 +3,7 @@
 
 pub(crate) mod abi;
 mod direct_io;
+mod directory;
 mod fallocate;
 mod fork;
 mod memory;
@@ -11,6 +12,7 @@ mod syscalls;
 pub(crate) use direct_io::{
     DirectIo, atomic_sizes, direct_io, least_direct, logical_block_size, try_read,
 };
+pub(crate) use directory::{Directory, is_linkable};
 pub(crate) use fallocate::{advise, allocate, sync_file_range};
 pub(crate) use fork::Process;
 pub(crate) use memory::{HUGE_PAGE, Mapping, page_size};

@@ -58,7 +58,8 @@ pub fn tmpfs_dir() -> Option<TempDir> {
             .write(true)
             .create(true)
             .custom_flags(libc::O_DIRECT);
-        options.open(dir.path().join("probe")).is_ok()
+        let probe = dir.path().join("probe");
+        options.open(&probe).is_ok() && fs::remove_file(probe).is_ok()
     });
     if direct.is_none() {
         eprintln!("skipped on tmpfs: /dev/shm is none, or can't do direct I/O");

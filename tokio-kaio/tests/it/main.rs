@@ -29,4 +29,5 @@ mod reference_api;
 mod sandbox;
 mod signalling;
 mod space;
+mod staged_file;
 mod surface;

@@ -14,7 +14,7 @@ use crate::common::*;
 use tempfile::TempDir;
 use tokio_kaio::{
     Advice, AioCommandError, AioOpenOptionsExt, AlignmentSource, Allocate, File, ReadFlags,
-    SyncRange, WriteFlags, aio_context,
+    SyncRange, WriteFlags, aio_context, sync_dir, sync_dir_blocking,
 };
 
 fn is_no_thread(error: &io::Error) {
@@ -570,4 +570,28 @@ fn blocking_calls_need_no_runtime_and_do_what_their_twins_do() {
         AlignmentSource::Buffered
     );
     assert_eq!(buffered.atomic_writes_blocking().unwrap(), None);
+}
+
+#[tokio::test]
+async fn sync_dir_syncs_directories_and_nothing_else() {
+    for dir in test_dirs() {
+        fs::write(dir.path().join("new"), "").unwrap();
+        sync_dir(dir.path()).await.unwrap();
+        sync_dir_blocking(dir.path()).unwrap();
+        let file = sync_dir(dir.path().join("new")).await.unwrap_err();
+        assert_eq!(file.kind(), io::ErrorKind::NotADirectory);
+        let missing = sync_dir_blocking(dir.path().join("none")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        for error in [file, missing] {
+            let text = error.to_string();
+            assert!(text.contains(dir.path().to_str().unwrap()), "{text}");
+        }
+    }
+    // A file system that can't: fsync(2) returns EINVAL there.
+    let proc = fs::File::open("/proc").unwrap();
+    assert_eq!(
+        proc.sync_all().unwrap_err().kind(),
+        io::ErrorKind::InvalidInput
+    );
+    sync_dir("/proc").await.unwrap();
 }
