@@ -4,8 +4,8 @@
 //!
 //! An [`Engine`] is an implementation of file I/O. [`engines`] has a bare loop of `io_submit` and
 //! `io_getevents`, the same loop with an epoll wait, a bare loop over io_uring, tokio-kaio on each of
-//! tokio's runtimes (with two workers also in two shards), `spawn_blocking`, and `tokio::fs`. A binary can
-//! add engines: it passes them to [`cli::main`].
+//! tokio's runtimes (with two workers also in two shards, and with one also with a thread of the context's
+//! own), `spawn_blocking`, and `tokio::fs`. A binary can add engines: it passes them to [`cli::main`].
 //!
 //! A [`Workload`] is a [`Pattern`] (what is read and written), a [`Shape`] (many tasks with one transfer
 //! each, or one task with waves of transfers) and a depth (transfers in flight). All engines use direct

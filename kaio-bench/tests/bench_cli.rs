@@ -265,6 +265,7 @@ fn render_can_use_another_baseline() {
         "kaio/multi-thread",
         "kaio/multi-thread-sharded",
         "kaio/current-thread",
+        "kaio/current-thread-own-thread",
         "kaio/local",
     ];
     assert_eq!(names, expected);

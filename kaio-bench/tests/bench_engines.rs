@@ -74,6 +74,7 @@ fn kaio_runs_every_pattern_in_both_shapes() {
     check_everywhere("kaio/multi-thread");
     check_everywhere("kaio/multi-thread-sharded");
     check_everywhere("kaio/current-thread");
+    check_everywhere("kaio/current-thread-own-thread");
     check_everywhere("kaio/local");
 }
 
@@ -100,6 +101,7 @@ fn these_tests_cover_every_engine() {
             "kaio/multi-thread",
             "kaio/multi-thread-sharded",
             "kaio/current-thread",
+            "kaio/current-thread-own-thread",
             "kaio/local",
             "spawn-blocking/multi-thread",
             "spawn-blocking/current-thread",

@@ -22,11 +22,11 @@ use crate::sys::{self, Process};
 pub enum EventFdError {
     /// [`eventfd(2)`](https://man7.org/linux/man-pages/man2/eventfd.2.html) failed: `EMFILE` or
     /// `ENFILE` if no descriptor is left, `EINVAL` for an initial value larger than `u32::MAX`.
-    #[error("can't create an eventfd: {0}")]
+    #[error("can't create an eventfd: {0}{hint}", hint = DescriptorHint(.0))]
     CreateError(#[source] io::Error),
 
     /// tokio can't wait for the eventfd: there is no runtime, or the runtime shuts down.
-    #[error("can't wait for an eventfd: {0}")]
+    #[error("can't wait for an eventfd: {0}{hint}", hint = DescriptorHint(.0))]
     PollError(#[source] io::Error),
 
     /// Reading or writing the eventfd failed: `EINVAL` for a value of `u64::MAX`.
@@ -38,6 +38,32 @@ impl EventFdError {
     pub(crate) fn kind(&self) -> io::ErrorKind {
         let (Self::CreateError(within) | Self::PollError(within) | Self::ReadError(within)) = self;
         within.kind()
+    }
+}
+
+/// A hint for an error that there is no descriptor left.
+struct DescriptorHint<'a>(&'a io::Error);
+
+impl fmt::Display for DescriptorHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match descriptor_hint(self.0) {
+            Some(hint) => write!(f, ": {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says what to do about an error that there is no descriptor left.
+pub(crate) fn descriptor_hint(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => Some(
+            "this process has reached its limit of open descriptors (RLIMIT_NOFILE): raise it (ulimit -n, \
+             or LimitNOFILE= of the systemd unit), or close files",
+        ),
+        Some(libc::ENFILE) => Some(
+            "the machine has reached its limit of open files: raise fs.file-max (sysctl), or close files",
+        ),
+        _ => None,
     }
 }
 

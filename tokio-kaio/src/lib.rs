@@ -64,7 +64,8 @@
 //!
 //! [`aio_context`] works in any runtime. [`local_aio_context`] saves the lock where everything stays on
 //! one thread. [`AioContextBuilder`] has more settings: where requests are submitted ([`SubmitPolicy`]),
-//! which [`Backend`] runs them, how many share a system call.
+//! which [`Backend`] runs them, how many share a system call, whether the context has a thread of its own
+//! and so works from any executor ([`AioContextBuilder::own_thread`]).
 //!
 //! # How it works
 //!

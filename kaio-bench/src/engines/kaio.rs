@@ -23,6 +23,8 @@ pub(super) struct Kaio {
     flavor: RuntimeFlavor,
     /// Number of kernel contexts behind the handle.
     shards: usize,
+    /// Whether a thread of the context's own serves completions.
+    own_thread: bool,
     name: String,
 }
 
@@ -31,7 +33,19 @@ impl Kaio {
         Kaio {
             flavor,
             shards: 1,
+            own_thread: false,
             name: format!("kaio/{flavor}"),
+        }
+    }
+
+    /// Creates an engine whose context has a thread of its own, beside a current-thread runtime.
+    pub(super) fn own_thread() -> Kaio {
+        let flavor = RuntimeFlavor::CurrentThread;
+        Kaio {
+            flavor,
+            shards: 1,
+            own_thread: true,
+            name: format!("kaio/{flavor}-own-thread"),
         }
     }
 
@@ -41,6 +55,7 @@ impl Kaio {
         Kaio {
             flavor,
             shards: 2,
+            own_thread: false,
             name: format!("kaio/{flavor}-sharded"),
         }
     }
@@ -53,7 +68,10 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
+        let mut builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
+        if self.own_thread {
+            builder = builder.own_thread();
+        }
         let (context, handle) = runtime
             .block_on(async { builder.build() })
             .map_err(context_error)?;

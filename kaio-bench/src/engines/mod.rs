@@ -29,6 +29,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(kaio::Kaio::new(RuntimeFlavor::MultiThread)),
         Box::new(kaio::Kaio::sharded()),
         Box::new(kaio::Kaio::new(RuntimeFlavor::CurrentThread)),
+        Box::new(kaio::Kaio::own_thread()),
         Box::new(kaio::KaioLocal),
         Box::new(spawn_blocking::SpawnBlocking::new(
             RuntimeFlavor::MultiThread,

@@ -10,11 +10,12 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_core::Stream;
 use lock_api::RawMutex;
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::GenericAioContextHandle;
 use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
+use super::op_timer::OpTimer;
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
 use crate::driver::{Driver, Entered};
@@ -242,7 +243,7 @@ pub(super) struct Running<'a, T: ContextTypes> {
     /// Deadline of the operations, once they are submitted.
     deadline: Option<Instant>,
     /// Fires at the deadline. Created when operations have to wait.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<OpTimer>,
 }
 
 impl<'a, T: ContextTypes> Running<'a, T> {
@@ -285,10 +286,16 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         let Some(deadline) = self.deadline else {
             return Poll::Pending;
         };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        ready!(timer.as_mut().poll(cx));
+        if self.timer.is_none() {
+            let own_thread = self
+                .driver()
+                .and_then(|driver| driver.driver_waker.own_thread());
+            self.timer = OpTimer::start(|| Some(deadline), own_thread);
+        }
+        let Some(timer) = &mut self.timer else {
+            return Poll::Pending; // the context has ended, and is waking its operations
+        };
+        ready!(Pin::new(timer).poll(cx));
         self.pending.take_all(&mut self.to_poll);
         while let Some(index) = self.to_poll.pop_front() {
             self.time_out(index);

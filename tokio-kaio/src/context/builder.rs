@@ -7,19 +7,22 @@ use std::sync::Arc;
 use intrusive_collections::DefaultLinkOps;
 use intrusive_collections::linked_list::LinkedListOps;
 use lock_api::RawMutex;
+use thiserror::Error;
 use tokio::runtime::Handle;
 
 use super::handle_resources::HandleResources;
+use super::lease::ContextLease;
 use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
 use crate::config::{ContextConfig, ContextTypes, Types};
 use crate::driver::Driver;
+use crate::eventfd::descriptor_hint;
 use crate::offload::OffloadConfig;
 use crate::policy::{PolicyConfig, PollOrder};
 use crate::runtime::{CompletionWaker, DriverTask, poll_order};
-use crate::sync::EventFd;
+use crate::sync::{EventFd, OwnThread, UnstartedThread};
 use crate::trace;
 use crate::{AioContextError, Backend, IntrusiveAdapter, SizeClassPool, SubmitPolicy};
 
@@ -48,6 +51,8 @@ pub struct AioContextBuilder {
     automatic: bool,
     /// `None`: the context has a pool of its own.
     buffers: Option<SizeClassPool>,
+    /// Serve completions on a thread of the context's own.
+    own_thread: bool,
 }
 
 /// Default limit of threads of the blocking pool that submit requests.
@@ -74,6 +79,7 @@ impl AioContextBuilder {
             blocking_threads: None,
             automatic: false,
             buffers: None,
+            own_thread: false,
         }
     }
 
@@ -228,8 +234,63 @@ impl AioContextBuilder {
         self
     }
 
-    /// Makes a context as [`aio_context`](crate::aio_context) does, with the same errors and panics.
+    /// Serves completions on a thread of the context's own, named `kaio-driver`, instead of on the current
+    /// runtime. The context needs no runtime where it is made, and outlives the one that it is made in. Its
+    /// handles work from any executor: other tokio runtimes, `futures::executor::block_on`, several
+    /// `#[tokio::test]`s that share a `static`.
+    ///
+    /// The thread runs a tokio runtime with I/O and timers. [Offloaded](SubmitPolicy) requests go to the
+    /// blocking pool of that runtime. So do the calls of [`File`](crate::File) that take a handle, such as
+    /// [`read_bytes_at`](crate::File::read_bytes_at), outside a tokio runtime. Calls without a handle, such
+    /// as [`File::open`](crate::File::open), still need a current runtime.
+    /// [Deadlines](GenericAioContextHandle::with_deadline) use the timer of that runtime, so a paused clock
+    /// does not move them. The thread ends with the context.
+    ///
+    /// **A completion has to wake another thread, so an operation takes longer and costs more CPU.** The
+    /// repository's `docs/cost.md` has figures. Use it where the context has to outlive a runtime, or where
+    /// there is none.
+    ///
+    /// Only [`build`](Self::build) and [`build_detached`](Self::build_detached) use this: the other contexts
+    /// belong to their callers' threads.
+    ///
+    /// # Errors
+    ///
+    /// None here. The build methods return `IoSetup` if no descriptor is left for the runtime (`EMFILE`,
+    /// `ENFILE`), or if the thread can't be started (`EAGAIN`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::LazyLock;
+    /// use tokio_kaio::{AioContextBuilder, AioContextHandle, AlignedBuf, File, ReadFlags};
+    ///
+    /// static HANDLE: LazyLock<AioContextHandle> = LazyLock::new(|| {
+    ///     let builder = AioContextBuilder::new(128).own_thread();
+    ///     builder.build_detached().expect("kernel AIO should be available")
+    /// });
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let file = File::from_std(std::fs::File::open(path)?)?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// let read = file.read_at(&HANDLE, 0, &mut buffer, 4096, ReadFlags::empty());
+    /// assert_eq!(futures::executor::block_on(read)?, 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn own_thread(mut self) -> Self {
+        self.own_thread = true;
+        self
+    }
+
+    /// Makes a context as [`aio_context`](crate::aio_context) does, with the same errors and panics. With
+    /// [`own_thread`](Self::own_thread) it needs no runtime and never panics.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
+        let thread = self.own_thread.then(OwnThread::prepare).transpose();
+        let thread = thread.map_err(no_own_thread)?;
+        let entered = thread.as_ref().map(UnstartedThread::enter);
         let count = self.shards.clamp(1, self.config.capacity.max(1));
         let shards = self.on_backend(|config, offload| {
             let offload = OffloadConfig {
@@ -238,16 +299,56 @@ impl AioContextBuilder {
             };
             Shards::split(config, count, |config| open(config, offload))
         })?;
-        for driver in shards.all() {
+        let order = match &thread {
+            Some(_) => PollOrder::Early, // the tasks with requests are on other threads
+            None => poll_order(),
+        };
+        let drivers = shards.all().iter();
+        let tasks = drivers.map(|driver| {
             let waker = CompletionWaker::for_any_thread(driver);
+            if let Some(thread) = &thread {
+                driver.driver_waker.set_own_thread(thread.thread().clone());
+            }
             waker.arm();
-            let order = poll_order();
-            tokio::spawn(DriverTask::new(Arc::clone(driver), waker, order));
+            DriverTask::new(Arc::clone(driver), waker, order)
+        });
+        let tasks: Vec<_> = tasks.collect();
+        drop(entered);
+        match thread {
+            Some(thread) => thread.start(tasks).map_err(no_own_thread)?,
+            None => tasks.into_iter().for_each(|task| drop(tokio::spawn(task))),
         }
-        Ok((
-            GenericAioContext::new(shards.clone()),
-            GenericAioContextHandle::new(shards, HandleResources::new(self.buffers)),
-        ))
+        let lease = ContextLease {
+            shards,
+            resources: Arc::new(HandleResources::new(self.buffers)),
+        };
+        let handle = GenericAioContextHandle::new(&lease);
+        Ok((GenericAioContext::new(lease), handle))
+    }
+
+    /// Makes a context that ends with the last clone of its handle, as if it was dropped then. See
+    /// [`GenericAioContext::detach`]. Errors and panics are those of [`build`](Self::build).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, AioContextHandle};
+    ///
+    /// struct Store {
+    ///     handle: AioContextHandle, // all that has to be kept
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+    /// let store = Store { handle: AioContextBuilder::new(256).build_detached()? };
+    /// assert_eq!(store.handle.available_slots(), Some(256));
+    /// store.handle.closed().await; // waits until the context has ended
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn build_detached(self) -> Result<AioContextHandle, AioContextError> {
+        let (context, _handle) = self.build()?;
+        Ok(context.detach())
     }
 
     /// Makes a context as [`local_aio_context`](crate::local_aio_context) does, with the same errors and
@@ -303,10 +404,14 @@ impl AioContextBuilder {
         let driver = self.on_backend(open)?;
         let waker = CompletionWaker::for_this_thread(&driver);
         waker.arm();
-        let shards = Shards::one(Arc::clone(&driver));
+        let lease = ContextLease {
+            shards: Shards::one(Arc::clone(&driver)),
+            resources: Arc::new(HandleResources::new(self.buffers)),
+        };
+        let handle = GenericAioContextHandle::new(&lease);
         Ok((
-            GenericAioContext::new(shards.clone()),
-            GenericAioContextHandle::new(shards, HandleResources::new(self.buffers)),
+            GenericAioContext::new(lease),
+            handle,
             DriverTask::new(driver, waker, order),
         ))
     }
@@ -357,6 +462,28 @@ fn is_for_want_of_aio(error: &AioContextError) -> bool {
     match error {
         AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),
         AioContextError::EventFd(_) => false,
+    }
+}
+
+/// Returns the error of a context whose own thread, or the runtime of it, can't be created.
+fn no_own_thread(error: io::Error) -> AioContextError {
+    AioContextError::IoSetup(io::Error::new(error.kind(), NoOwnThread { error }))
+}
+
+#[derive(Debug, Error)]
+#[error("its own thread can't be started: {error}: {}", no_own_thread_hint(.error))]
+struct NoOwnThread {
+    #[source]
+    error: io::Error,
+}
+
+fn no_own_thread_hint(error: &io::Error) -> &'static str {
+    match descriptor_hint(error) {
+        Some(hint) => hint,
+        None => {
+            "the user or the container has reached its limit of threads (ulimit -u, pids.max of the \
+             cgroup), or there is not enough memory for a thread"
+        }
     }
 }
 

@@ -1,17 +1,24 @@
 //! [`GenericAioContextHandle`]: submits requests to a context.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::drain::drain;
 use super::handle_resources::HandleResources;
+use super::lease::ContextLease;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
+use super::op_timer::{OpTimer, until};
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
 use crate::config::Types;
@@ -31,8 +38,9 @@ use crate::{
 /// request.** A paused clock jumps to the next timer as soon as no task is ready, and tokio does not
 /// count a request in the kernel as work. In tests, don't pause the clock, or use
 /// [`Backend::ThreadPool`], whose threads count. To test the handling of
-/// [`TimedOut`](AioCommandError::TimedOut), use a deadline that has passed. See the repository's
-/// `docs/cancellation.md`.
+/// [`TimedOut`](AioCommandError::TimedOut), use a deadline that has passed. A context with its
+/// [own thread](crate::AioContextBuilder::own_thread) uses the clock of that thread, which is never
+/// paused. See the repository's `docs/cancellation.md`.
 ///
 /// # Examples
 ///
@@ -65,6 +73,8 @@ pub struct GenericAioContextHandle<M: RawMutex, A, L> {
     shards: Shards<Types<M>>,
     options: OpOptions,
     resources: Arc<HandleResources>,
+    /// Keeps a [detached](crate::GenericAioContext::detach) context until the last handle is dropped.
+    lease: Option<Arc<ContextLease<M>>>,
     /// Type parameters only, for compatibility with `linux-aio-tokio`: requests are kept in a slab.
     inert: PhantomData<fn() -> (A, L)>,
 }
@@ -85,13 +95,22 @@ pub(crate) type Operation<'h, 'a, T> = trace::Traced<OpFuture<'h, 'a, T>>;
 pub(crate) type Operation<'h, 'a, T> = OpFuture<'h, 'a, T>;
 
 impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
-    pub(super) fn new(shards: Shards<Types<M>>, resources: HandleResources) -> Self {
+    /// Creates a handle that does not keep the context of `lease` open.
+    pub(super) fn new(lease: &ContextLease<M>) -> Self {
         GenericAioContextHandle {
-            shards,
+            shards: lease.shards.clone(),
             options: *OpOptions::NONE,
-            resources: Arc::new(resources),
+            resources: Arc::clone(&lease.resources),
+            lease: None,
             inert: PhantomData,
         }
+    }
+
+    /// Creates a handle that keeps the context of `lease` open.
+    pub(super) fn detached(lease: ContextLease<M>) -> Self {
+        let mut handle = GenericAioContextHandle::new(&lease);
+        handle.lease = Some(Arc::new(lease));
+        handle
     }
 
     /// Returns a handle on the same context whose operations have this I/O priority. It takes effect
@@ -148,7 +167,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// # Panics
     ///
     /// Operations that have to wait panic outside a tokio runtime, and in a runtime whose timer is not
-    /// enabled.
+    /// enabled; never on a context with its [own thread](crate::AioContextBuilder::own_thread).
     ///
     /// # Examples
     ///
@@ -295,6 +314,34 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.available_slots()
     }
 
+    /// Drops this handle, and waits until the context has ended and has released everything, as
+    /// [`close`](crate::GenericAioContext::close) does. It does not end the context, except if this is the last handle
+    /// of a [detached](crate::GenericAioContext::detach) one.
+    ///
+    /// # Cancel safety
+    ///
+    /// The handle is dropped in any case.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::aio_context;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let watcher = tokio::spawn(handle.closed());
+    /// drop(context);
+    /// watcher.await?; // its share of fs.aio-max-nr is free again
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn closed(self) {
+        let shards = self.shards.clone();
+        drop(self);
+        shards.wait_until_gone().await;
+    }
+
     /// The backend that runs the requests of the context.
     pub fn backend(&self) -> Backend {
         self.shards.all()[0].config.backend
@@ -310,7 +357,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     }
 
     /// [Publishes](Metrics::publish) the context's metrics every `interval`, which is at least a
-    /// millisecond. Publishes a last time when the context has ended, and resolves. Latencies, if
+    /// millisecond. Publishes a last time when the context has ended, and resolves. Does not keep a
+    /// [detached](crate::GenericAioContext::detach) context. Latencies, if
     /// measured, are those of the interval. Needs the feature `metrics`. Spawn it:
     ///
     /// ```
@@ -338,11 +386,12 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// In a runtime whose timer is not enabled.
     #[cfg(feature = "metrics")]
     pub async fn report_metrics(
-        self,
+        mut self,
         context: impl Into<::metrics::SharedString>,
         interval: std::time::Duration,
     ) {
         crate::metrics::describe();
+        self.lease = None;
         let context = context.into();
         let interval = interval.max(std::time::Duration::from_millis(1));
         let mut ended = std::pin::pin!(self.shards.clone().wait_until_gone());
@@ -448,6 +497,52 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         Ok(PollEvents::from_bits_retain(ready as u16))
     }
 
+    /// Polls `future` in the runtime of the context's own thread, if the context has one and the caller is
+    /// outside a tokio runtime, so that `future` can use a blocking pool.
+    pub(crate) async fn in_runtime<T>(
+        &self,
+        future: impl Future<Output = Result<T, AioCommandError>>,
+    ) -> Result<T, AioCommandError> {
+        let Some(thread) = self.shards.own_thread() else {
+            return future.await;
+        };
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if Handle::try_current().is_ok() {
+                return future.as_mut().poll(cx);
+            }
+            match thread.runtime() {
+                Some(runtime) if runtime.is_ours() => {
+                    let _entered = runtime.enter();
+                    future.as_mut().poll(cx)
+                }
+                Some(_) => Poll::Ready(Err(AioCommandError::forked_child())),
+                None => Poll::Ready(Err(AioCommandError::AioStopped)),
+            }
+        })
+        .await
+    }
+
+    /// Polls `future` until `deadline`, if there is one, [in a runtime](Self::in_runtime).
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` at the deadline; the future is dropped.
+    pub(crate) async fn with_time_limit<T>(
+        &self,
+        deadline: Option<Instant>,
+        future: impl Future<Output = Result<T, AioCommandError>>,
+    ) -> Result<T, AioCommandError> {
+        let future = pin!(self.in_runtime(future));
+        match OpTimer::start(|| deadline, self.shards.own_thread()) {
+            None => future.await,
+            Some(timer) => {
+                let result = until(future, timer).await;
+                result.unwrap_or(Err(AioCommandError::TimedOut))
+            }
+        }
+    }
+
     pub(super) fn time_limit(&self) -> &TimeLimit {
         &self.options.time_limit
     }
@@ -547,6 +642,7 @@ impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
             shards: self.shards.clone(),
             options: self.options,
             resources: Arc::clone(&self.resources),
+            lease: self.lease.clone(),
             inert: PhantomData,
         }
     }

@@ -7,9 +7,11 @@ mod constructors;
 mod drain;
 mod handle;
 mod handle_resources;
+mod lease;
 mod op_future;
 mod op_options;
 mod op_owner;
+mod op_timer;
 mod owned_batch;
 mod pending_ops;
 mod shards;
@@ -32,14 +34,16 @@ pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::pin;
 use std::time::Duration;
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
+use tokio::time::Instant;
 
-use crate::config::Types;
 use crate::{Backend, LocalRequestAdapter, NoopLock, SyncRequestAdapter};
-use shards::Shards;
+use lease::ContextLease;
+use op_timer::{OpTimer, until};
 
 /// A kernel AIO context. Runs the requests of its [handles](GenericAioContextHandle) until it is closed
 /// or dropped.
@@ -60,7 +64,7 @@ use shards::Shards;
 ///
 /// Then the context is torn down on a short-lived thread, or on the current one if none can be started.
 pub struct GenericAioContext<M: RawMutex, A, L> {
-    shards: Shards<Types<M>>,
+    lease: ContextLease<M>,
     inert: PhantomData<fn() -> (A, L)>,
 }
 
@@ -71,9 +75,9 @@ pub type AioContext = GenericAioContext<parking_lot::RawMutex, SyncRequestAdapte
 pub type LocalAioContext = GenericAioContext<NoopLock, LocalRequestAdapter, linked_list::Link>;
 
 impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
-    fn new(shards: Shards<Types<M>>) -> Self {
+    fn new(lease: ContextLease<M>) -> Self {
         GenericAioContext {
-            shards,
+            lease,
             inert: PhantomData,
         }
     }
@@ -84,16 +88,29 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     /// `None` if the context was made with `use_semaphore` `false`, if its background task has ended, or
     /// in a forked child.
     pub fn available_slots(&self) -> Option<usize> {
-        self.shards.available_slots()
+        self.lease.shards.available_slots()
     }
 
     /// The backend that runs the requests.
     pub fn backend(&self) -> Backend {
-        self.shards.all()[0].config.backend
+        self.lease.shards.all()[0].config.backend
+    }
+
+    /// Returns a handle that keeps the context. The context ends with the last clone of that handle, as if it
+    /// was [dropped](Self#dropping) then.
+    ///
+    /// Everything that owns such a handle keeps the context too: handles derived from it
+    /// ([`with_priority`](GenericAioContextHandle::with_priority) and others), and operations, batches, readers
+    /// and writers that own their handle. Handles from before the call do not. To wait for the end, use
+    /// [`closed`](GenericAioContextHandle::closed).
+    ///
+    /// [`AioContextBuilder::build_detached`] has an example.
+    pub fn detach(self) -> GenericAioContextHandle<M, A, L> {
+        GenericAioContextHandle::detached(self.lease)
     }
 
     /// Takes no new requests, waits for those in flight, and releases everything: descriptors, mappings,
-    /// and the share of `fs.aio-max-nr`. All of it is released when this returns.
+    /// its own thread if it has one, and the share of `fs.aio-max-nr`. All of it is released when this returns.
     ///
     /// [The same operations](Self#dropping) get [`AioStopped`](crate::AioCommandError::AioStopped) as when
     /// the context is dropped. The teardown has its own thread, because
@@ -122,7 +139,7 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     /// # }
     /// ```
     pub async fn close(self) {
-        let shards = self.shards.clone();
+        let shards = self.lease.shards.clone();
         drop(self);
         shards.wait_until_gone().await;
     }
@@ -143,7 +160,8 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     ///
     /// # Panics
     ///
-    /// In a runtime whose timer is not enabled.
+    /// Outside a tokio runtime, and in a runtime whose timer is not enabled; never if the context has its
+    /// [own thread](AioContextBuilder::own_thread).
     ///
     /// # Examples
     ///
@@ -161,24 +179,27 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     /// # }
     /// ```
     pub async fn close_timeout(self, limit: Duration) -> Result<(), CloseTimeoutError> {
-        let shards = self.shards.clone();
+        let shards = self.lease.shards.clone();
+        let deadline = || Instant::now().checked_add(limit);
+        let timer = OpTimer::start(deadline, shards.own_thread());
         drop(self);
-        match tokio::time::timeout(limit, shards.clone().wait_until_gone()).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(shards.unfinished()),
+        let gone = pin!(shards.clone().wait_until_gone());
+        match timer {
+            Some(timer) => match until(gone, timer).await {
+                Some(()) => Ok(()),
+                None => Err(shards.unfinished()),
+            },
+            None => {
+                gone.await; // its own thread has ended, or `limit` is too long for a timer
+                Ok(())
+            }
         }
-    }
-}
-
-impl<M: RawMutex, A, L> Drop for GenericAioContext<M, A, L> {
-    fn drop(&mut self) {
-        self.shards.stop();
     }
 }
 
 impl<M: RawMutex, A, L> fmt::Debug for GenericAioContext<M, A, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shards = self.shards.all();
+        let shards = self.lease.shards.all();
         f.debug_struct("AioContext")
             .field("shards", &shards.len())
             .field("config", &shards[0].config)

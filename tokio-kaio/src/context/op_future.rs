@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::op_options::OpOptions;
+use super::op_timer::OpTimer;
 use super::shards::Shards;
 use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
 use crate::config::ContextTypes;
@@ -45,7 +46,7 @@ pub(crate) struct OpFuture<'h, 'a, T: ContextTypes> {
     /// `HasBuffer`, `Submitted`: where to return the memory.
     buffer_return: ManuallyDrop<BufferReturn<'a>>,
     /// Timer of an operation with a time limit, created once the operation has to wait.
-    timer: ManuallyDrop<Option<Pin<Box<Sleep>>>>,
+    timer: ManuallyDrop<Option<OpTimer>>,
 }
 
 #[derive(Debug)]
@@ -315,7 +316,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 self.buffer = ManuallyDrop::new(rest.buffer);
                 self.state = OpState::HasBuffer { resubmit: true };
                 if self.timer.is_none() {
-                    *self.timer = self.options.time_limit.timer();
+                    *self.timer = self.new_timer();
                 }
                 None
             }
@@ -365,10 +366,17 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     #[cold]
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if self.timer.is_none() {
-            *self.timer = self.options.time_limit.timer();
+            *self.timer = self.new_timer();
         }
         let timer = self.timer.as_mut();
-        timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+        timer.is_some_and(|timer| Pin::new(timer).poll(cx).is_ready())
+    }
+
+    /// Returns the timer of the time limit, if there is one.
+    #[cold]
+    fn new_timer(&self) -> Option<OpTimer> {
+        let own_thread = self.driver.driver_waker.own_thread();
+        self.options.time_limit.timer(own_thread)
     }
 
     /// *→ Complete*. Abandons the request, if the driver has it.

@@ -1,9 +1,11 @@
 //! [`OpOptions`]: priority and time limit of a handle's operations.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use super::op_timer::OpTimer;
+use crate::sync::OwnThread;
 
 /// Options of all operations of a handle.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +55,8 @@ impl TimeLimit {
         }
     }
 
-    /// Returns a timer that fires at the deadline of an operation that starts now.
-    pub(super) fn timer(&self) -> Option<Pin<Box<Sleep>>> {
-        self.deadline()
-            .map(|deadline| Box::pin(sleep_until(deadline)))
+    /// Returns a timer that fires at the deadline of an operation that starts now. See [`OpTimer::start`].
+    pub(super) fn timer(&self, own_thread: Option<&OwnThread>) -> Option<OpTimer> {
+        OpTimer::start(|| self.deadline(), own_thread)
     }
 }

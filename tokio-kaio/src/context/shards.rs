@@ -7,6 +7,7 @@ use crate::Metrics;
 use crate::config::{ContextConfig, ContextTypes};
 use crate::driver::Driver;
 use crate::metrics::ReapSource;
+use crate::sync::OwnThread;
 use crate::sys::current_cpu;
 use crate::teardown::wait_until_gone;
 
@@ -108,9 +109,15 @@ impl<T: ContextTypes> Shards<T> {
         sum
     }
 
-    /// Resolves when all contexts have been torn down.
+    /// Returns the thread of the contexts, if they have one of their own.
+    pub(super) fn own_thread(&self) -> Option<&OwnThread> {
+        self.0[0].driver_waker.own_thread()
+    }
+
+    /// Resolves when all contexts have been torn down, and their own thread has ended.
     pub(super) async fn wait_until_gone(self) {
-        let gone: Vec<_> = self.0.iter().map(|shard| shard.gone()).collect();
+        let mut gone: Vec<_> = self.0.iter().map(|shard| shard.gone()).collect();
+        gone.extend(self.own_thread().map(OwnThread::ended));
         drop(self);
         for gone in gone {
             wait_until_gone(gone).await;

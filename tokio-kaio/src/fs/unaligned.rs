@@ -8,9 +8,7 @@ use lock_api::RawMutex;
 use super::File;
 use super::range_lock::RangeLockGuard;
 use super::unaligned_state::BlockGeometry;
-use super::unaligned_write::{
-    CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory, with_deadline,
-};
+use super::unaligned_write::{CHUNK_SIZE, MAX_BLOCK_SIZE, UnalignedWrite, no_memory};
 use crate::error::beyond_max_offset;
 use crate::{AioCommandError, GenericAioContextHandle, ReadFlags, WriteFlags};
 
@@ -70,7 +68,7 @@ impl File {
             None => (None, aio_handle),
         };
         checked_range(offset, buffer.len())?;
-        let alignment = with_deadline(deadline, async {
+        let alignment = aio_handle.with_time_limit(deadline, async {
             self.alignment().await.map_err(AioCommandError::IoSubmit)
         });
         let alignment = alignment.await?;
@@ -224,7 +222,8 @@ impl File {
         if range.is_empty() {
             return Ok(());
         }
-        let plan = with_deadline(deadline, self.plan_write(&range, flags)).await?;
+        let plan = self.plan_write(&range, flags);
+        let plan = aio_handle.with_time_limit(deadline, plan).await?;
         let write = UnalignedWrite {
             file: self,
             aio_handle,

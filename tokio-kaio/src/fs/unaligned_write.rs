@@ -1,13 +1,12 @@
 //! [`UnalignedWrite`]: a write of any offset and length, made of aligned reads and writes.
 
-use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use lock_api::RawMutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::File;
 use super::owned_transfer::run_request;
@@ -180,7 +179,7 @@ impl<'a, M: RawMutex, A, L> UnalignedWrite<'a, M, A, L> {
         mut buffer: AlignedBuf,
         bytes: Range<usize>,
     ) -> Result<AlignedBuf, AioCommandError> {
-        let opened = with_deadline(self.deadline, async {
+        let opened = self.aio_handle.with_time_limit(self.deadline, async {
             let opened = self.file.page_cache_file().await;
             opened.map_err(AioCommandError::IoSubmit)
         });
@@ -283,24 +282,6 @@ impl File {
 pub(super) fn no_memory(error: LockedBufError) -> AioCommandError {
     let (LockedBufError::MapAnon(error) | LockedBufError::MemLock(error)) = error;
     AioCommandError::IoSubmit(error)
-}
-
-/// Runs `future` until `deadline`, if there is one.
-///
-/// # Errors
-///
-/// `TimedOut` at the deadline; the future is dropped.
-pub(super) async fn with_deadline<T>(
-    deadline: Option<Instant>,
-    future: impl Future<Output = Result<T, AioCommandError>>,
-) -> Result<T, AioCommandError> {
-    match deadline {
-        None => future.await,
-        Some(deadline) => match timeout_at(deadline, future).await {
-            Ok(result) => result,
-            Err(_) => Err(AioCommandError::TimedOut),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::task::Waker;
 mod driver_waker;
 #[cfg(kaio_loom)]
 mod model;
+mod own_thread;
 
 #[cfg(not(kaio_loom))]
 mod real {
@@ -35,6 +36,7 @@ mod real {
 pub(crate) use driver_waker::DriverWaker;
 #[cfg(kaio_loom)]
 pub(crate) use model::*;
+pub(crate) use own_thread::{OwnRuntime, OwnThread, UnstartedThread};
 #[cfg(not(kaio_loom))]
 pub(crate) use real::*;
 

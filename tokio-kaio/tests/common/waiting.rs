@@ -1,6 +1,8 @@
 //! Waiting without hanging.
 
 use std::fmt::Debug;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio_kaio::{AioContextHandle, Metrics};
@@ -18,6 +20,20 @@ pub async fn hang_guard<T>(limit: Duration, future: impl Future<Output = T>) -> 
         biased;
         () = tokio::time::sleep(limit) => panic!("still running after {limit:?}"),
         value = future => value,
+    }
+}
+
+/// Runs `test` on a thread of its own; a hang fails the test.
+pub fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = test();
+        let _ = sender.send(());
+        result
+    });
+    match receiver.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => thread.join().unwrap(),
     }
 }
 
@@ -40,7 +56,7 @@ pub fn block_until<S: Debug>(done: impl Fn() -> bool, state: impl Fn() -> S) {
     while !done() {
         let hangs = start.elapsed() > Duration::from_secs(60);
         assert!(!hangs, "still {:?}", state());
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -51,7 +67,7 @@ pub async fn spin_until<S: Debug>(mut done: impl FnMut() -> bool, state: impl Fn
     while !done() {
         let hangs = start.elapsed() > Duration::from_secs(60);
         assert!(!hangs, "still {:?}", state());
-        std::thread::sleep(Duration::from_micros(50));
+        thread::sleep(Duration::from_micros(50));
         tokio::task::yield_now().await;
     }
 }

@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
@@ -24,20 +24,6 @@ use tokio_kaio::{
 const LARGE: usize = 64 * BLOCK;
 
 type Done = (Result<u64, AioCommandError>, LockedBuf);
-
-/// Runs `test` on a thread of its own; a hang fails the test.
-fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = test();
-        let _ = sender.send(());
-        result
-    });
-    match receiver.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
-        _ => thread.join().unwrap(),
-    }
-}
 
 async fn large_file(dir: &TempDir) -> Arc<File> {
     write_patterned(&dir.path().join("file"), LARGE / BLOCK);

@@ -23,6 +23,7 @@ mod metrics;
 mod model;
 mod offsets;
 mod opening;
+mod own_thread;
 mod owned_batches;
 mod policies;
 mod reference_api;

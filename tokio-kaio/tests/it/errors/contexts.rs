@@ -122,7 +122,10 @@ fn a_context_without_a_descriptor_left_is_an_event_fd_error() {
         set_limit(libc::RLIMIT_NOFILE, 0);
         let error = aio_context(8, true).unwrap_err();
         assert!(matches!(error, AioContextError::EventFd(_)), "{error:?}");
-        assert!(error.to_string().contains("os error 24"), "EMFILE: {error}");
+        let text = error.to_string();
+        for part in ["os error 24", "ulimit -n", "LimitNOFILE="] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     });
 }
 

@@ -1,0 +1,91 @@
+//! [`OpTimer`]: the timer of an operation with a time limit.
+#![allow(unsafe_code)]
+
+use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::sync::{OwnRuntime, OwnThread};
+
+/// Resolves at a deadline. One pointer, because every operation has room for it.
+pub(crate) struct OpTimer(ManuallyDrop<Pin<Box<Timer>>>);
+
+struct Timer {
+    /// Never moved: see [`OpTimer::sleep`].
+    sleep: Sleep,
+    /// The runtime of `sleep`, if that belongs to the context. Declared later, so dropped later.
+    runtime: Option<Arc<OwnRuntime>>,
+}
+
+impl OpTimer {
+    /// Starts a timer: in the runtime of `own_thread`, the thread of the context, or in the current runtime
+    /// if the context has no thread of its own. `deadline` is evaluated with the clock of that runtime.
+    ///
+    /// Returns `None` if that thread has ended. Then the context has ended too, and so have its operations.
+    ///
+    /// # Panics
+    ///
+    /// Without `own_thread`: outside a tokio runtime, and in a runtime whose timer is not enabled.
+    pub(crate) fn start(
+        deadline: impl FnOnce() -> Option<Instant>,
+        own_thread: Option<&OwnThread>,
+    ) -> Option<OpTimer> {
+        let runtime = match own_thread {
+            Some(thread) => Some(thread.runtime()?),
+            None => None,
+        };
+        let entered = runtime.as_ref().map(|runtime| runtime.enter());
+        let sleep = sleep_until(deadline()?);
+        drop(entered);
+        Some(OpTimer(ManuallyDrop::new(Box::pin(Timer {
+            sleep,
+            runtime,
+        }))))
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.sleep.deadline()
+    }
+
+    fn sleep(&mut self) -> Pin<&mut Sleep> {
+        // SAFETY: `Timer` is pinned, and `sleep` with it: nothing moves `sleep` out of it, `Timer` is not
+        // `Unpin` because `Sleep` is not, and `Timer` has no `Drop`.
+        unsafe { self.0.as_mut().map_unchecked_mut(|timer| &mut timer.sleep) }
+    }
+}
+
+impl Future for OpTimer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_mut().sleep().poll(cx)
+    }
+}
+
+impl Drop for OpTimer {
+    fn drop(&mut self) {
+        // Dropping a timer locks the timers of its runtime. In a forked child, the thread of the context may
+        // have held that lock at the fork. So the child leaks the timer.
+        let runtime = self.0.runtime.as_ref();
+        if runtime.is_none_or(|runtime| runtime.is_ours()) {
+            // SAFETY: dropped only here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.0) };
+        }
+    }
+}
+
+/// Polls `future` until it is ready or `timer` fires. Returns `None` in the second case.
+pub(crate) async fn until<F: Future>(
+    mut future: Pin<&mut F>,
+    mut timer: OpTimer,
+) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Pin::new(&mut timer).poll(cx).map(|()| None),
+    })
+    .await
+}
