@@ -4,6 +4,7 @@ mod counters;
 #[cfg(feature = "metrics")]
 mod facade;
 mod histogram;
+mod text;
 
 #[cfg(feature = "metrics")]
 pub(crate) use facade::describe;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::pin::pin;
+use std::time::Duration;
 
 use crate::common::*;
 use futures::future::join_all;
@@ -23,6 +24,52 @@ async fn the_counters_of_a_new_context_are_zero() {
     let mut nothing = Metrics::default();
     nothing.ring = metrics.ring;
     assert_eq!(metrics, nothing);
+    with_hang_guard(context.close()).await;
+}
+
+#[tokio::test]
+async fn the_text_of_the_counters_has_the_numbers_in_a_few_lines() {
+    let mut metrics = Metrics::default();
+    let lines = |metrics: &Metrics| {
+        let text = metrics.to_string();
+        text.lines().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        lines(&metrics),
+        [
+            "requests: 0 submitted, 0 completed, 0 failed, 0 abandoned",
+            "now: 0 queued, 0 in flight, of those 0 abandoned and 0 waiting for a thread",
+            "calls: 0, 0 slow there",
+            "blocking pool: 0 requests offloaded, 0 after a refused NOWAIT, 0 slow submissions",
+            "full: 0 requests found no free slot",
+        ]
+    );
+    (metrics.submitted, metrics.batches) = (2000, 250);
+    (metrics.completed, metrics.abandoned) = (1999, 1);
+    (metrics.in_flight, metrics.abandoned_in_flight) = (1, 1);
+    (metrics.submit_time, metrics.timed_submits) = (Duration::from_micros(8200), 2000);
+    metrics.unmatched_completions = 2;
+    let text = lines(&metrics);
+    assert_eq!(
+        text[0],
+        "requests: 2000 submitted, 1999 completed, 0 failed, 1 abandoned"
+    );
+    assert_eq!(
+        text[2],
+        "calls: 250, with 8.0 requests each, 4.1µs each on the runtime's threads, 0 slow there"
+    );
+    assert_eq!(text[5], "unmatched: 2 completions of no request");
+
+    let builder = AioContextBuilder::new(2).measure_latency(true);
+    let (context, handle) = builder.build().unwrap();
+    assert_eq!(lines(&handle.metrics()).len(), 5, "no latency yet");
+    let dir = disk_dir();
+    let file = patterned_file(&dir, 1).await;
+    let mut block = buffer(BLOCK);
+    let read = read_block(&handle, &file, 0, &mut block);
+    assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
+    let text = lines(&handle.metrics());
+    assert!(text[5].starts_with("latency: median "), "{text:?}");
     with_hang_guard(context.close()).await;
 }
 
