@@ -131,6 +131,60 @@ impl AioCommandError {
             explained.downcast_ref::<io::Error>()?.raw_os_error()
         })
     }
+
+    /// Returns the kind of the error. It is the kind of the [`io::Error`] that this error converts to:
+    ///
+    /// - [`IoSubmit`](AioCommandError::IoSubmit) and [`BadResult`](AioCommandError::BadResult): the kind of
+    ///   the inner error.
+    /// - [`TimedOut`](AioCommandError::TimedOut): [`TimedOut`](io::ErrorKind::TimedOut).
+    /// - [`CapacityExceeded`](AioCommandError::CapacityExceeded):
+    ///   [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// - [`AioStopped`](AioCommandError::AioStopped) and [`NonZeroCode`](AioCommandError::NonZeroCode):
+    ///   [`Other`](io::ErrorKind::Other), as tokio does for a runtime that has stopped. No caller retries
+    ///   this kind, or takes it for an expected end such as a closed pipe.
+    ///
+    /// ```
+    /// use std::io::{self, ErrorKind};
+    /// use tokio_kaio::AioCommandError;
+    ///
+    /// let error = AioCommandError::BadResult(io::Error::from_raw_os_error(28)); // ENOSPC
+    /// assert_eq!(error.kind(), ErrorKind::StorageFull);
+    /// assert_eq!(AioCommandError::TimedOut.kind(), ErrorKind::TimedOut);
+    /// ```
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            AioCommandError::IoSubmit(within) | AioCommandError::BadResult(within) => within.kind(),
+            AioCommandError::TimedOut => io::ErrorKind::TimedOut,
+            AioCommandError::CapacityExceeded => io::ErrorKind::WouldBlock,
+            AioCommandError::AioStopped | AioCommandError::NonZeroCode => io::ErrorKind::Other,
+        }
+    }
+
+    /// Whether the file ended before all bytes were read, as
+    /// [`read_exact_at`](crate::File::read_exact_at) reports it.
+    ///
+    /// ```
+    /// use tokio_kaio::{AlignedBuf, File, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(8, true)?;
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(8192)?;
+    /// match file.read_exact_at(&handle, 0, &mut buffer, 8192, ReadFlags::empty()).await {
+    ///     Err(error) if error.is_unexpected_eof() => println!("the table was truncated: {error}"),
+    ///     read => panic!("{read:?}"),
+    /// }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_unexpected_eof(&self) -> bool {
+        self.kind() == io::ErrorKind::UnexpectedEof
+    }
 }
 
 /// The error of creating a context. All resources are released. With
@@ -159,15 +213,7 @@ pub enum AioContextError {
 /// [`raw_os_error`](AioCommandError::raw_os_error) has the errno. [`io::Error::raw_os_error`] of the result
 /// is `None`.
 ///
-/// The [kind](io::Error::kind) of the result:
-///
-/// - [`IoSubmit`](AioCommandError::IoSubmit) and [`BadResult`](AioCommandError::BadResult): the kind of the
-///   inner error.
-/// - [`TimedOut`](AioCommandError::TimedOut): [`TimedOut`](io::ErrorKind::TimedOut).
-/// - [`CapacityExceeded`](AioCommandError::CapacityExceeded): [`WouldBlock`](io::ErrorKind::WouldBlock).
-/// - [`AioStopped`](AioCommandError::AioStopped) and [`NonZeroCode`](AioCommandError::NonZeroCode):
-///   [`Other`](io::ErrorKind::Other), as tokio does for a runtime that has stopped. No caller retries this
-///   kind, or takes it for an expected end such as a closed pipe.
+/// The [kind](io::Error::kind) of the result is [`AioCommandError::kind`].
 ///
 /// # Examples
 ///
@@ -199,12 +245,7 @@ pub enum AioContextError {
 /// ```
 impl From<AioCommandError> for io::Error {
     fn from(error: AioCommandError) -> io::Error {
-        let kind = match &error {
-            AioCommandError::IoSubmit(within) | AioCommandError::BadResult(within) => within.kind(),
-            AioCommandError::TimedOut => io::ErrorKind::TimedOut,
-            AioCommandError::CapacityExceeded => io::ErrorKind::WouldBlock,
-            AioCommandError::AioStopped | AioCommandError::NonZeroCode => io::ErrorKind::Other,
-        };
+        let kind = error.kind();
         io::Error::new(kind, error)
     }
 }
@@ -316,10 +357,12 @@ impl fmt::Display for SetupHint<'_> {
                 )
             }
             Some(libc::EINVAL) => {
+                let limit = aio_sysctl("aio-max-nr");
                 write!(
                     f,
                     ": `nr`, the largest number of requests in flight, must be at least 1 and not \
-                     more than the backend supports"
+                     more than the backend supports; with kernel AIO, also not more than fs.aio-max-nr, \
+                     which is {limit}"
                 )
             }
             Some(libc::EPERM) => write!(
@@ -388,8 +431,7 @@ impl Transfer {
 struct Misaligned {
     error: io::Error,
     transfer: Transfer,
-    /// See [`IoBuffer::address_bits`].
-    memory: u64,
+    memory_is_aligned: bool,
     file: DirectIo,
 }
 
@@ -423,13 +465,6 @@ impl Misaligned {
         aligned(self.offset()) && aligned(self.transfer.len)
     }
 
-    fn memory_is_aligned(&self) -> bool {
-        self.memory
-            .checked_rem(self.file.memory.into())
-            .unwrap_or(0)
-            == 0
-    }
-
     fn hint(&self) -> &'static str {
         match self.range_is_aligned() {
             true => {
@@ -460,10 +495,11 @@ pub(crate) fn explain(error: io::Error, fd: i32, transfer: Transfer, memory: u64
     let misaligned = Misaligned {
         error,
         transfer,
-        memory,
+        // Not kept: the address of a buffer has no place in the text of an error.
+        memory_is_aligned: memory.checked_rem(file.memory.into()).unwrap_or(0) == 0,
         file,
     };
-    match misaligned.range_is_aligned() && misaligned.memory_is_aligned() {
+    match misaligned.range_is_aligned() && misaligned.memory_is_aligned {
         true => misaligned.error,
         false => io::Error::new(io::ErrorKind::InvalidInput, misaligned),
     }

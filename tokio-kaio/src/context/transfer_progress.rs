@@ -158,9 +158,15 @@ impl TransferProgress {
         AioCommandError::BadResult(match self.op.is_read() {
             true => io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                format!(
-                    "the file ends at offset {at}, after {done} bytes of the {wanted} requested"
-                ),
+                match done {
+                    // How far before the offset is not known.
+                    0 => format!(
+                        "the file ends at or before offset {at}, where {wanted} bytes were requested"
+                    ),
+                    _ => format!(
+                        "the file ends at offset {at}, after {done} bytes of the {wanted} requested"
+                    ),
+                },
             ),
             false => io::Error::new(
                 io::ErrorKind::WriteZero,

@@ -7,6 +7,7 @@ mod conversion;
 mod direct;
 mod file;
 mod file_facts;
+mod open_error;
 mod open_options;
 #[cfg_attr(not(test), allow(dead_code, reason = "for streams, which follow"))]
 mod owned_op;

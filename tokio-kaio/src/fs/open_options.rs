@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::File;
 use super::direct::make_direct;
 use super::file::run_blocking;
+use super::open_error::with_path;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
@@ -33,7 +34,8 @@ pub trait AioOpenOptionsExt {
     ///
     /// # Errors
     ///
-    /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html).
+    /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html). The texts of `ENOENT`
+    ///   and `ENOTDIR` name the path; [`io::Error::raw_os_error`] of these two is `None`.
     /// - [`io::ErrorKind::InvalidInput`] (`EINVAL`), with a text that says so: the file system can't do
     ///   direct I/O, or not on this file. Either `statx` reports this, or `statx` reports nothing and all
     ///   reads of up to 64 KiB at the start of the file are refused. On ext4 this concerns files with data journaling,
@@ -206,7 +208,7 @@ impl AioOpenOptionsExt for OpenOptions {
 }
 
 fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let file = options.open(path)?;
+    let file = options.open(path).map_err(|error| with_path(error, path))?;
     // Not with `custom_flags(O_DIRECT)`, which would replace the caller's custom flags.
     match make_direct(&file) {
         Ok(facts) => Ok(File::new(file, facts)),
@@ -215,7 +217,7 @@ fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 fn open_direct_or_buffered(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let file = options.open(path)?;
+    let file = options.open(path).map_err(|error| with_path(error, path))?;
     File::direct_or_buffered(file).map_err(|reason| reason.into_error(path.into()))
 }
 
@@ -352,6 +354,37 @@ impl File {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         open_direct(custom_sync(&mut options, is_sync), path.as_ref())
+    }
+}
+
+impl File {
+    /// Opens the file at `path` with any options, as [`aio_open`](AioOpenOptionsExt::aio_open) does, which
+    /// has `is_sync`, errors, cancel safety and panics. It takes a path of any type, which `aio_open` does not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::OpenOptions;
+    /// use tokio_kaio::File;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// let mut options = OpenOptions::new();
+    /// options.read(true).write(true).create(true);
+    /// let table = File::open_with(&options, &path, false).await?;
+    /// assert!(path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open_with(
+        options: &OpenOptions,
+        path: impl AsRef<Path>,
+        is_sync: bool,
+    ) -> io::Result<File> {
+        let options = options.clone();
+        options.aio_open(path.as_ref().to_path_buf(), is_sync).await
     }
 }
 

@@ -21,6 +21,8 @@ fn an_invalid_nr_is_einval_and_leaks_nothing() {
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "nr {nr}");
                 let text = AioContextError::IoSetup(error).to_string();
                 assert!(text.contains("`nr`"), "{text}");
+                let limit = format!("fs.aio-max-nr, which is {}", sysctl("aio-max-nr"));
+                assert!(text.contains(&limit), "{text}");
                 let error = setup_error(local_aio_context(nr, use_semaphore));
                 assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "nr {nr}");
             }
