@@ -199,7 +199,7 @@ pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};
 pub use flags::{PollEvents, ReadFlags, WriteFlags};
 pub use fs::{
-    Advice, AioOpenOptionsExt, Allocate, File, PublishError, PublishMode, StagedFile,
+    Advice, AioOpenOptionsExt, Allocate, BoundFile, File, PublishError, PublishMode, StagedFile,
     StagedFileBuilder, SyncRange, sync_dir, sync_dir_blocking,
 };
 pub use intrusive_collections::linked_list::AtomicLink;

@@ -2,6 +2,7 @@
 
 mod alignment_query;
 mod allocation;
+mod bound_file;
 mod buffered;
 mod conversion;
 mod direct;
@@ -26,6 +27,7 @@ mod unaligned_state;
 mod unaligned_write;
 
 pub use allocation::{Advice, Allocate, SyncRange};
+pub use bound_file::BoundFile;
 pub use file::File;
 pub use open_options::AioOpenOptionsExt;
 pub use publish::PublishMode;
