@@ -17,6 +17,7 @@ mod in_flight;
 mod owned;
 mod polls;
 mod priorities;
+mod publishing;
 mod shards;
 mod size_class_pool;
 mod unaligned;
