@@ -45,7 +45,8 @@ impl StagedFile {
     /// - `ENOENT`: the directory was removed.
     /// - `EACCES`, `EPERM`: the directory is no longer writable; the target belongs to another user and the
     ///   directory is sticky; the file was given to another user, and `fs.protected_hardlinks` forbids
-    ///   to link it: see [`StagedFileBuilder::named`](crate::StagedFileBuilder::named).
+    ///   to link it: see [`StagedFileBuilder::named`](crate::StagedFileBuilder::named); the directory is
+    ///   append-only (`chattr +a`), and the target exists.
     /// - `EIO`, `ENOSPC`, `EDQUOT`: the file could not be made durable, or the directory has no space for
     ///   the name. After `EIO` some data may be lost: don't publish the file again, write it again.
     /// - `EAGAIN`: no [thread](File#threads) can be started.

@@ -1,7 +1,8 @@
 //! [`StagedFile`]: a file that appears under its name when it is whole.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
@@ -166,6 +167,31 @@ impl StagedFile {
     /// ```
     pub fn target(&self) -> &Path {
         &self.unpublished().path
+    }
+
+    /// Returns the temporary path of the file, beside the target. `None`: it has no name
+    /// ([`StagedFileBuilder::named`](crate::StagedFileBuilder::named)).
+    ///
+    /// A program that handles signals needs it, to remove the file before it ends. The path is wrong after the
+    /// directory was renamed, and, as the directory of the target is part of it, may be too long to be used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::StagedFileBuilder;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("object");
+    /// let staged = StagedFileBuilder::new(path).named(true).create_blocking()?;
+    /// assert!(staged.temp_path().is_some_and(|path| path.exists()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn temp_path(&self) -> Option<PathBuf> {
+        let Unpublished { entry, path, .. } = self.unpublished();
+        let name = OsStr::from_bytes(entry.name()?.to_bytes());
+        Some(path.with_file_name(name))
     }
 
     /// Removes the file, on tokio's blocking pool, and waits until it is removed. Its blocks are freed when

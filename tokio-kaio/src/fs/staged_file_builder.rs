@@ -175,7 +175,8 @@ impl StagedFile {
     /// - [`io::ErrorKind::InvalidInput`]: the path has no file name (`/`, `..`, `objects/`), or has a zero byte.
     /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html): `ENOENT` and `ENOTDIR`
     ///   if there is no such directory; `EACCES` if it is not writable, or not readable although it has to be
-    ///   [synced](StagedFileBuilder::sync); `EROFS`, `EDQUOT`, `ENOSPC`; `EMFILE`: two descriptors are
+    ///   [synced](StagedFileBuilder::sync); `EPERM` if it is append-only (`chattr +a`) and there are no files
+    ///   without a name; `EROFS`, `EDQUOT`, `ENOSPC`; `EMFILE`: two descriptors are
     ///   needed; `ENAMETOOLONG` if the name of the target has more than 255 bytes.
     /// - The errors of [`File::allocate`], for the [allocation](StagedFileBuilder::allocation).
     /// - `EAGAIN`: no [thread](File#threads) can be started.
@@ -265,6 +266,9 @@ fn advice(error: &io::Error) -> &'static str {
         Some(libc::ENOENT) => "; create its directory first",
         Some(libc::EACCES) => {
             "; the directory must be writable, and readable if it has to be synced"
+        }
+        Some(libc::EPERM) => {
+            "; a temporary name could not be removed from a directory that is append-only (chattr +a)"
         }
         Some(libc::ENOSPC | libc::EDQUOT) => "; nothing is left of it",
         Some(libc::EFBIG) => {

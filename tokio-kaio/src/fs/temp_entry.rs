@@ -37,6 +37,7 @@ impl TempEntry {
                 return Ok((entry, file));
             }
         }
+        entry.allows_temp_name()?;
         let (name, file) = with_new_name(target, |name| entry.dir.create_new(name, mode))?;
         entry.name = Some(name);
         Ok((entry, file))
@@ -55,6 +56,21 @@ impl TempEntry {
         }
     }
 
+    /// Returns the temporary name, if there is one.
+    pub(super) fn name(&self) -> Option<&CStr> {
+        self.name.as_deref()
+    }
+
+    /// # Errors
+    ///
+    /// `EPERM`: the directory is append-only, so that a temporary name would stay for ever.
+    fn allows_temp_name(&self) -> io::Result<()> {
+        match self.dir.is_append_only() {
+            true => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            false => Ok(()),
+        }
+    }
+
     /// Returns whether this process created the file. `false` in a forked child.
     pub(super) fn is_of_this_process(&self) -> bool {
         self.process == Process::current()
@@ -67,6 +83,7 @@ impl TempEntry {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 linked => return linked,
             }
+            self.allows_temp_name()?;
             // Only a rename replaces. From here on the file keeps a name: the kernel does not name a file
             // without a name for the second time.
             let (name, ()) = with_new_name(target, |name| self.dir.link(file, name))?;

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -50,6 +51,21 @@ impl Directory {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             result => result,
         }
+    }
+
+    /// Returns whether entries can only be added to the directory (`chattr +a`). `false` if that is unknown.
+    ///
+    /// # References
+    ///
+    /// [`statx(2)`](https://man7.org/linux/man-pages/man2/statx.2.html): `STATX_ATTR_APPEND`
+    pub(crate) fn is_append_only(&self) -> bool {
+        let mut status = MaybeUninit::<libc::statx>::zeroed();
+        let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+        // SAFETY: an empty string, and a structure of ours to write to.
+        let code = unsafe { libc::statx(self.fd(), path, flags, 0, status.as_mut_ptr()) };
+        // SAFETY: plain numbers, for which zero is valid, and the kernel may have filled them in.
+        let status = unsafe { status.assume_init() };
+        code == 0 && status.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0
     }
 
     /// Creates a file without a name, open for reading and writing, which [`Directory::link`] can give one.
@@ -139,8 +155,8 @@ impl Directory {
     /// [`renameat2(2)`](https://man7.org/linux/man-pages/man2/rename.2.html): `RENAME_NOREPLACE`
     #[doc(alias = "renameat2")]
     pub(crate) fn rename_new(&self, from: &CStr, to: &CStr) -> io::Result<()> {
-        let (fd, from, to) = (self.fd(), from.as_ptr(), to.as_ptr());
-        let flags = libc::RENAME_NOREPLACE;
+        let (fd, from, to) = (libc::c_long::from(self.fd()), from.as_ptr(), to.as_ptr());
+        let flags = libc::RENAME_NOREPLACE as libc::c_long;
         // SAFETY: two strings that end with 0, and numbers. Not every C library has a function for it.
         let code = unsafe { libc::syscall(libc::SYS_renameat2, fd, from, fd, to, flags) };
         syscall_result(code).map(drop)

@@ -5,13 +5,15 @@ use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use crate::common::*;
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
@@ -47,10 +49,7 @@ fn staged(target: &Path, named: bool) -> StagedFile {
 
 /// Writes at the start of the file, through the page cache or not.
 fn fill(staged: &StagedFile, bytes: &[u8]) {
-    let link = format!("/proc/self/fd/{}", {
-        use std::os::fd::AsRawFd;
-        staged.file().as_fd().as_raw_fd()
-    });
+    let link = format!("/proc/self/fd/{}", staged.file().as_raw_fd());
     let file = OpenOptions::new().write(true).open(link).unwrap();
     file.write_all_at(bytes, 0).unwrap();
 }
@@ -103,12 +102,17 @@ fn a_staged_file_appears_whole_and_only_when_it_is_published() {
                 .unwrap();
                 assert!(!target.exists());
                 let hidden = names(case.dir.path());
+                let temp_path = staged.temp_path();
                 match named || !has_unnamed_files(case.dir.path()) {
-                    true => assert!(
-                        hidden.len() == 2 && hidden[0].starts_with(".staged.kaio-"),
-                        "{hidden:?}"
-                    ),
-                    false => assert_eq!(hidden, ["data"]),
+                    true => {
+                        assert!(hidden[0].starts_with(".staged.kaio-"), "{hidden:?}");
+                        assert_eq!(hidden[1..], ["data"]);
+                        assert_eq!(temp_path, Some(case.dir.path().join(&hidden[0])));
+                    }
+                    false => {
+                        assert_eq!(hidden, ["data"]);
+                        assert_eq!(temp_path, None);
+                    }
                 }
                 let published = staged.publish(mode).await.unwrap();
                 assert_eq!(names(case.dir.path()), ["data", "staged"]);
@@ -446,6 +450,56 @@ fn a_forked_child_neither_removes_nor_publishes_the_file() {
 }
 
 #[test]
+fn a_killed_process_leaves_nothing_where_files_need_no_name() {
+    if !in_child!() {
+        return;
+    }
+    let dir = disk_dir();
+    if !has_unnamed_files(dir.path()) {
+        return;
+    }
+    // SAFETY: the only other thread is the test harness's, which waits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let staged = staged(&dir.path().join("target"), false);
+        staged.file().set_len_blocking(LEN).unwrap();
+        // SAFETY: ends this process, at once.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert!(libc::WIFSIGNALED(status), "it did not come that far");
+    assert!(is_empty(&dir));
+}
+
+#[test]
+fn readers_find_a_whole_file_while_it_is_replaced() {
+    for (dir, named) in test_dirs().iter().flat_map(|dir| NAMED.map(|n| (dir, n))) {
+        let target = dir.path().join("target");
+        fs::write(&target, [0; BLOCK]).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let bytes = fs::read(&target).unwrap();
+                    assert_eq!(bytes.len(), BLOCK);
+                    assert!(bytes.iter().all(|&byte| byte == bytes[0]));
+                }
+            });
+            for version in 1..50 {
+                let staged = staged(&target, named);
+                fill(&staged, &[version; BLOCK]);
+                staged.publish_blocking(PublishMode::Replace).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read(&target).unwrap(), [49; BLOCK]);
+        assert_eq!(names(dir), ["target"]);
+    }
+}
+
+#[test]
 fn the_file_appears_in_its_directory_even_if_that_is_renamed() {
     for (dir, named) in test_dirs().iter().flat_map(|dir| NAMED.map(|n| (dir, n))) {
         let (old, new) = (dir.path().join("old"), dir.path().join("new"));
@@ -586,7 +640,8 @@ fn the_longest_paths_and_names_work() {
             .unwrap();
         fs::remove_file(&target).unwrap();
         let long = StagedFile::create_blocking(dir.path().join("n".repeat(256)));
-        assert_eq!(long.unwrap_err().kind(), ErrorKind::InvalidFilename);
+        let text = long.unwrap_err().to_string();
+        assert!(text.contains("os error 36"), "{text}");
         fs::remove_dir_all(dir.path().join("d".repeat(100))).unwrap();
     }
 }
@@ -711,6 +766,13 @@ fn mount_small_tmpfs(dir: &Path) -> bool {
     mounted
 }
 
+/// Undoes [`mount_small_tmpfs`], so that the directory can be removed.
+fn unmount(dir: &Path) {
+    let path = CString::new(dir.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a string that ends with 0.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+}
+
 #[test]
 fn a_full_disk_is_an_error_of_the_allocation_and_leaves_nothing() {
     if !in_child!() {
@@ -732,9 +794,27 @@ fn a_full_disk_is_an_error_of_the_allocation_and_leaves_nothing() {
         staged.publish_blocking(PublishMode::Replace).unwrap();
         fs::remove_file(dir.path().join("target")).unwrap();
     }
-    let path = CString::new(dir.path().as_os_str().as_bytes()).unwrap();
-    // SAFETY: a string that ends with 0.
-    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    unmount(dir.path());
+}
+
+#[test]
+fn without_proc_the_file_has_a_temporary_name() {
+    if !in_child!() {
+        return;
+    }
+    let dir = disk_dir();
+    let proc = Path::new("/proc");
+    if !mount_small_tmpfs(proc) {
+        return;
+    }
+    let target = dir.path().join("target");
+    for mode in MODES.into_iter().rev() {
+        let staged = staged(&target, false);
+        assert!(names(&dir)[0].starts_with(".target.kaio-"));
+        staged.publish_blocking(mode).unwrap();
+        assert_eq!(names(&dir), ["target"]);
+    }
+    unmount(proc);
 }
 
 #[test]
@@ -763,13 +843,9 @@ fn a_mount_point_is_not_replaced() {
         drop(not_published(refused, ErrorKind::ResourceBusy));
         assert_eq!(names(&dir), ["other", "target"]);
     }
-    for path in [
-        target_path,
-        CString::new(other.as_os_str().as_bytes()).unwrap().as_ptr(),
-    ] {
-        // SAFETY: strings that end with 0.
-        unsafe { libc::umount2(path, libc::MNT_DETACH) };
-    }
+    // SAFETY: a string that ends with 0.
+    unsafe { libc::umount2(target_path, libc::MNT_DETACH) };
+    unmount(&other);
 }
 
 #[test]
@@ -908,4 +984,37 @@ fn a_staged_file_can_be_allocated_and_written_like_any_other() {
         staged.discard().await.unwrap();
         assert!(!target.exists());
     });
+}
+
+#[test]
+fn nothing_is_left_in_an_append_only_directory() {
+    let dir = disk_dir();
+    let only = dir.path().join("only");
+    fs::create_dir(&only).unwrap();
+    let chattr = |flag: &str| {
+        let mut chattr = std::process::Command::new("chattr");
+        let output = chattr.arg(flag).arg(&only).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !chattr("+a") {
+        return eprintln!("skipped: no directory can be made append-only here");
+    }
+    let target = only.join("target");
+    let builder = || StagedFileBuilder::new(&target);
+    let named = builder().named(true).create_blocking();
+    let unnamed = has_unnamed_files(&only).then(|| {
+        let new = builder().create_blocking().unwrap();
+        new.publish_blocking(PublishMode::Replace).unwrap();
+        let other = builder().create_blocking().unwrap();
+        other.publish_blocking(PublishMode::Replace)
+    });
+    let left = names(&only);
+    assert!(chattr("-a"));
+    let named = named.unwrap_err();
+    assert_eq!(named.kind(), ErrorKind::PermissionDenied);
+    assert!(named.to_string().contains("append-only"), "{named}");
+    if let Some(refused) = unnamed {
+        drop(not_published(refused, ErrorKind::PermissionDenied));
+        assert_eq!(left, ["target"]);
+    }
 }

@@ -20,9 +20,9 @@ use lock_api::RawMutex;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextError, AioContextHandle, AioOpenOptionsExt, AtomicLink,
     EventFd, File, GenericAioContext, GenericAioContextHandle, IntrusiveAdapter, LocalAioContext,
-    LocalAioContextHandle, LocalRequestAdapter, LockedBuf, LockedBufError, NoopLock, RawCommand,
-    ReadFlags, Request, SyncRequestAdapter, WriteFlags, aio_context, generic_aio_context,
-    local_aio_context,
+    LocalAioContextHandle, LocalRequestAdapter, LockedBuf, LockedBufError, NoopLock, PublishError,
+    RawCommand, ReadFlags, Request, StagedFile, StagedFileBuilder, SyncRequestAdapter, WriteFlags,
+    aio_context, generic_aio_context, local_aio_context,
 };
 
 /// Does not compile if the type has the trait: then both implementations fit.
@@ -80,6 +80,8 @@ fn the_shareable_types_are_send_and_sync() {
     send_sync::<AioContext>();
     send_sync::<AioContextHandle>();
     send_sync::<File>();
+    send_sync::<StagedFile>();
+    send_sync::<StagedFileBuilder>();
     send_sync::<LockedBuf>();
     send_sync::<EventFd>();
     send_sync::<ReadFlags>();
@@ -88,6 +90,7 @@ fn the_shareable_types_are_send_and_sync() {
     errors::<AioCommandError>();
     errors::<AioContextError>();
     errors::<LockedBufError>();
+    errors::<PublishError>();
 }
 
 #[tokio::test]
