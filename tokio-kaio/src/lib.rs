@@ -120,6 +120,11 @@
 //! context has ended and its last handle is dropped. A dropped write may still land, even after a write
 //! that was submitted later: before you write the same place again, wait for [`File::drain`].
 //!
+//! # Whole files
+//!
+//! [`StagedFile`] is a file that appears under its name when it is whole, and replaces another one or not.
+//! [`sync_dir`] makes the names of files durable.
+//!
 //! # Metrics
 //!
 //! [`GenericAioContextHandle::metrics`] returns a snapshot: requests, system calls, completions,

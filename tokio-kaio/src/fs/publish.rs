@@ -46,7 +46,7 @@ impl StagedFile {
     /// - `EACCES`, `EPERM`: the directory is no longer writable; the target belongs to another user and the
     ///   directory is sticky; the file was given to another user, and `fs.protected_hardlinks` forbids
     ///   to link it: see [`StagedFileBuilder::named`](crate::StagedFileBuilder::named); the directory is
-    ///   append-only (`chattr +a`), and the target exists.
+    ///   append-only (`chattr +a`), and the target exists or is to be made durable.
     /// - `EIO`, `ENOSPC`, `EDQUOT`: the file could not be made durable, or the directory has no space for
     ///   the name. After `EIO` some data may be lost: don't publish the file again, write it again.
     /// - `EAGAIN`: no [thread](File#threads) can be started.
@@ -161,10 +161,14 @@ impl Unpublished {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         self.remove_extra_mode()?;
+        let file = self.file.inner.file();
         if self.syncs {
+            // btrfs skipped the sync of a file without a name (`btrfs_log_inode_parent` in kernels before
+            // 2025): a crash removes such a file. The sync of the directory would make its name durable
+            // later, and not its data.
+            self.entry.ensure_name(file, &self.name)?;
             self.file.sync_all_blocking()?;
         }
-        let file = self.file.inner.file();
         match mode {
             PublishMode::Replace => self.entry.replace(file, &self.name),
             PublishMode::CreateNew => self.entry.create_new(file, &self.name),

@@ -26,8 +26,9 @@ use crate::blocking_pool::spawn_blocking;
 /// In the directory of the target. Where the file system can do that (`O_TMPFILE`: ext4, XFS, btrfs, tmpfs and
 /// others), the file has no name until it is published: it is gone when its last descriptor is closed, even
 /// if the process is killed. Otherwise it has a hidden name, `.NAME.kaio-NUMBER`, with an unpredictable number
-/// and NAME from the target. A process that is killed leaves it, and so may a crash of the system. To replace
-/// an existing file, a file without a name gets such a name for the moment before the rename.
+/// and NAME from the target. A process that is killed leaves it, and so may a crash of the system. A file
+/// without a name gets such a name for the moment before the rename, if it replaces another file, or has to be
+/// made durable.
 ///
 /// The directory is opened once, so publishing works whatever the length of its path, and if the directory was
 /// renamed meanwhile: the file appears in the renamed directory. If the directory was removed,
@@ -41,7 +42,7 @@ use crate::blocking_pool::spawn_blocking;
 ///
 /// With [`StagedFileBuilder::sync`](crate::StagedFileBuilder::sync), publishing makes first the file and then
 /// the directory durable. After a crash the target is the old file or the whole new one, and the new one if
-/// publishing had returned. Without it, the file system decides in which order data and name reach the disk,
+/// publishing had returned. Without `sync`, the file system decides in which order data and name reach the disk,
 /// and a crash may leave a file whose data is missing. The repository's `docs/durability.md` says what ext4
 /// and XFS do.
 ///

@@ -14,8 +14,8 @@ use crate::sys::Directory;
 /// [`File::sync_all`](crate::File::sync_all) makes a file durable, but not its name: after a crash, a new
 /// file may be missing from its directory until the directory was synced, too
 /// ([`fsync(2)`](https://man7.org/linux/man-pages/man2/fsync.2.html)). A new directory needs a sync of its
-/// parent. [`StagedFile`](crate::StagedFile) syncs both by itself, if it is
-/// [told to](crate::StagedFileBuilder::sync).
+/// parent. A [`StagedFile`](crate::StagedFile) with [`sync`](crate::StagedFileBuilder::sync) syncs both by
+/// itself.
 ///
 /// A file system that can't sync directories returns `EINVAL`. It is not an error here, because there is
 /// nothing that the caller could do: such file systems are not on a disk (procfs, sysfs), or leave durability

@@ -76,6 +76,21 @@ impl TempEntry {
         self.process == Process::current()
     }
 
+    /// Gives `file` a temporary name, unless it has one. It keeps it until it is published or removed: the
+    /// kernel does not name a file without a name for the second time.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`: the directory is append-only.
+    pub(super) fn ensure_name(&mut self, file: &fs::File, target: &CStr) -> io::Result<()> {
+        if self.name.is_none() {
+            self.allows_temp_name()?;
+            let (name, ()) = with_new_name(target, |name| self.dir.link(file, name))?;
+            self.name = Some(name);
+        }
+        Ok(())
+    }
+
     /// Names `file` `target`, and replaces the file of that name, if there is one.
     pub(super) fn replace(&mut self, file: &fs::File, target: &CStr) -> io::Result<()> {
         if self.name.is_none() {
@@ -83,11 +98,7 @@ impl TempEntry {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 linked => return linked,
             }
-            self.allows_temp_name()?;
-            // Only a rename replaces. From here on the file keeps a name: the kernel does not name a file
-            // without a name for the second time.
-            let (name, ()) = with_new_name(target, |name| self.dir.link(file, name))?;
-            self.name = Some(name);
+            self.ensure_name(file, target)?; // only a rename replaces
         }
         if let Some(name) = &self.name {
             self.dir.rename(name, target)?;

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -464,7 +465,7 @@ fn a_killed_process_leaves_nothing_where_files_need_no_name() {
         let staged = staged(&dir.path().join("target"), false);
         staged.file().set_len_blocking(LEN).unwrap();
         // SAFETY: ends this process, at once.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        unsafe { libc::raise(libc::SIGKILL) };
     }
     let mut status = 0;
     // SAFETY: waits for the child that was just made.
@@ -992,7 +993,7 @@ fn nothing_is_left_in_an_append_only_directory() {
     let only = dir.path().join("only");
     fs::create_dir(&only).unwrap();
     let chattr = |flag: &str| {
-        let mut chattr = std::process::Command::new("chattr");
+        let mut chattr = Command::new("chattr");
         let output = chattr.arg(flag).arg(&only).output();
         output.is_ok_and(|output| output.status.success())
     };
@@ -1016,5 +1017,97 @@ fn nothing_is_left_in_an_append_only_directory() {
     if let Some(refused) = unnamed {
         drop(not_published(refused, ErrorKind::PermissionDenied));
         assert_eq!(left, ["target"]);
+    }
+}
+
+/// Runs `command`, a program and its arguments. `false`, with a line that says so, if it fails.
+fn succeeds(command: &[&str]) -> bool {
+    let output = Command::new(command[0]).args(&command[1..]).output();
+    let is_ok = output.as_ref().is_ok_and(|output| output.status.success());
+    if !is_ok {
+        eprintln!("skipped: {command:?}: {output:?}");
+    }
+    is_ok
+}
+
+#[test]
+fn a_published_file_that_was_to_be_synced_survives_a_crash() {
+    if !in_child!() {
+        return;
+    }
+    if !is_root() {
+        return eprintln!("skipped: only root can mount a file system");
+    }
+    // SAFETY: takes numbers.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return eprintln!("skipped: no mount namespace can be made");
+    }
+    succeeds(&["mount", "--make-rprivate", "/"]);
+    let dir = disk_dir();
+    let path = |name: &str| {
+        dir.path()
+            .join(name)
+            .into_os_string()
+            .into_string()
+            .unwrap()
+    };
+    let (image, copy, root) = (path("image"), path("copy"), path("root"));
+    fs::create_dir(&root).unwrap();
+    for (mkfs, options) in [
+        (&["mkfs.ext4", "-q", "-F"][..], "loop"),
+        (&["mkfs.xfs", "-q", "-f"], "loop"),
+        (&["mkfs.btrfs", "-q", "-f"], "loop"),
+    ] {
+        let file = fs::File::create(&image).unwrap();
+        file.set_len(320 << 20).unwrap();
+        if !succeeds(&[mkfs, &[&image]].concat())
+            || !succeeds(&["mount", "-o", options, &image, &root])
+        {
+            continue;
+        }
+        let target = |name: &str| Path::new(&root).join(name);
+        let cases = NAMED.into_iter().flat_map(|named| {
+            let replaced = format!("replaced-{named}");
+            let new = format!("new-{named}");
+            [
+                (named, replaced, PublishMode::Replace),
+                (named, new, PublishMode::CreateNew),
+            ]
+        });
+        let cases: Vec<_> = cases.collect();
+        for (_, name, mode) in &cases {
+            if *mode == PublishMode::Replace {
+                fs::write(target(name), "old").unwrap();
+            }
+        }
+        assert!(succeeds(&["sync", "-f", &root]));
+        for (named, name, mode) in &cases {
+            let builder = StagedFileBuilder::new(target(name))
+                .named(*named)
+                .sync(true);
+            let staged = builder.create_blocking().unwrap();
+            fill(&staged, &content(5 * BLOCK + 7));
+            staged.publish_blocking(*mode).unwrap();
+        }
+        // What the disk has now is what a crash leaves.
+        assert!(succeeds(&["cp", "--sparse=always", &image, &copy]));
+        assert!(succeeds(&["umount", &root]));
+        assert!(succeeds(&["mount", "-o", options, &copy, &root]));
+        let found: Vec<_> = cases
+            .iter()
+            .map(|(_, name, _)| fs::read(target(name)))
+            .collect();
+        let left = names(&root);
+        assert!(succeeds(&["umount", &root]));
+        for ((_, name, _), found) in cases.iter().zip(found) {
+            let found = found.unwrap_or_default();
+            assert!(
+                found == content(5 * BLOCK + 7),
+                "{mkfs:?}: {name}: {} bytes",
+                found.len()
+            );
+        }
+        let hidden = left.iter().filter(|name| name.starts_with('.'));
+        assert_eq!(hidden.count(), 0, "{mkfs:?}: {left:?}");
     }
 }
