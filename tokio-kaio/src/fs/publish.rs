@@ -157,7 +157,7 @@ fn publish(mut unpublished: Box<Unpublished>, mode: PublishMode) -> Result<File,
 impl Unpublished {
     fn publish(&mut self, mode: PublishMode) -> io::Result<()> {
         if !self.entry.is_of_this_process() {
-            let text = "this process was forked from the one that created the file, which alone can publish it";
+            let text = "the process that created the file can publish it, and not a forked child";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         self.remove_extra_mode()?;

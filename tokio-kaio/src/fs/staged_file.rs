@@ -23,16 +23,16 @@ use crate::blocking_pool::spawn_blocking;
 ///
 /// # Where the file is
 ///
-/// In the directory of the target. Where the file system can do that (`O_TMPFILE`: ext4, XFS, btrfs, tmpfs and
-/// others), the file has no name until it is published: it is gone when its last descriptor is closed, even
-/// if the process is killed. Otherwise it has a hidden name, `.NAME.kaio-NUMBER`, with an unpredictable number
-/// and NAME from the target. A process that is killed leaves it, and so may a crash of the system. A file
-/// without a name gets such a name for the moment before the rename, if it replaces another file, or has to be
-/// made durable.
+/// In the directory of the target. Where the file system can do that (`O_TMPFILE`: ext4, XFS, btrfs, tmpfs
+/// and others), the file has no name until it is published: it is gone when its last descriptor is closed,
+/// even if the process is killed. Otherwise it has a hidden name, `.NAME.kaio-NUMBER`, with an unpredictable
+/// number and NAME from the target. A process that is killed leaves it, and so may a crash of the system. A
+/// file without a name gets such a name for the moment before the rename, if it replaces another file, or has
+/// to be made durable.
 ///
-/// The directory is opened once, so publishing works whatever the length of its path, and if the directory was
-/// renamed meanwhile: the file appears in the renamed directory. If the directory was removed,
-/// publishing fails with `ENOENT`.
+/// The directory is opened once, so publishing works whatever the length of its path, and if the directory
+/// was renamed meanwhile: the file appears in the renamed directory. If the directory was removed, publishing
+/// fails with `ENOENT`.
 ///
 /// The target itself is not looked at before the file is published. If it is a symbolic link, then the link
 /// is replaced, and not the file that it leads to, as with
@@ -42,9 +42,9 @@ use crate::blocking_pool::spawn_blocking;
 ///
 /// With [`StagedFileBuilder::sync`](crate::StagedFileBuilder::sync), publishing makes first the file and then
 /// the directory durable. After a crash the target is the old file or the whole new one, and the new one if
-/// publishing had returned. Without `sync`, the file system decides in which order data and name reach the disk,
-/// and a crash may leave a file whose data is missing. The repository's `docs/durability.md` says what ext4
-/// and XFS do.
+/// publishing had returned. Without `sync`, the file system decides in which order data and name reach the
+/// disk, and a crash may leave a file whose data is missing. The repository's `docs/durability.md` says what
+/// ext4 and XFS do.
 ///
 /// # If it is dropped
 ///
@@ -173,8 +173,9 @@ impl StagedFile {
     /// Returns the temporary path of the file, beside the target. `None`: it has no name
     /// ([`StagedFileBuilder::named`](crate::StagedFileBuilder::named)).
     ///
-    /// A program that handles signals needs it, to remove the file before it ends. The path is wrong after the
-    /// directory was renamed, and, as the directory of the target is part of it, may be too long to be used.
+    /// A program that handles signals needs it, to remove the file before it ends. The path is wrong after
+    /// the directory was renamed, and, as the directory of the target is part of it, may be too long to be
+    /// used.
     ///
     /// # Examples
     ///

@@ -163,16 +163,17 @@ impl StagedFile {
     /// Creates a staged file for the path `target`, on tokio's blocking pool. [`StagedFileBuilder`] has
     /// options: permissions, allocation, durability.
     ///
-    /// Nothing appears under the path, and a file that is there stays. The staged file is open for reading and
-    /// writing, and empty. It does direct I/O, or, if the file system can't, I/O through the page
-    /// cache, as with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered);
-    /// [`File::is_direct`] returns which.
+    /// Nothing appears under the path, and a file that is there stays. The staged file is open for reading
+    /// and writing, and empty. It does direct I/O, or, if the file system can't, I/O through the page cache,
+    /// as with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered); [`File::is_direct`]
+    /// returns which.
     ///
     /// # Errors
     ///
     /// The text names the target. Nothing is left behind.
     ///
-    /// - [`io::ErrorKind::InvalidInput`]: the path has no file name (`/`, `..`, `objects/`), or has a zero byte.
+    /// - [`io::ErrorKind::InvalidInput`]: the path has no file name (`/`, `..`, `objects/`), or has a zero
+    ///   byte.
     /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html): `ENOENT` and `ENOTDIR`
     ///   if there is no such directory; `EACCES` if it is not writable, or not readable although it has to be
     ///   [synced](StagedFileBuilder::sync); `EPERM` if it is append-only (`chattr +a`) and there are no files
