@@ -1,5 +1,7 @@
 //! Errors of operations and contexts. Their texts say what to do.
 
+#[cfg(feature = "bytes")]
+use std::ops::Range;
 use std::{fmt, fs, io};
 
 use thiserror::Error;
@@ -406,6 +408,55 @@ struct PastTheLargest {
     offset: u64,
     len: u64,
     largest: u64,
+}
+
+/// Checks that `range` does not end before it starts.
+///
+/// # Errors
+///
+/// `IoSubmit`, `EINVAL`, with a text that says so.
+#[cfg(feature = "bytes")]
+pub(crate) fn check_range(range: &Range<u64>) -> Result<(), AioCommandError> {
+    if range.start <= range.end {
+        return Ok(());
+    }
+    let reversed = ReversedRange {
+        error: io::Error::from_raw_os_error(libc::EINVAL),
+        range: range.clone(),
+    };
+    let error = io::Error::new(io::ErrorKind::InvalidInput, reversed);
+    Err(AioCommandError::IoSubmit(error))
+}
+
+#[cfg(feature = "bytes")]
+#[derive(Debug, Error)]
+#[error("{error}: the range {range:?} ends before it starts")]
+struct ReversedRange {
+    #[source]
+    error: io::Error,
+    range: Range<u64>,
+}
+
+/// Adds the place to the error of one of several reads.
+#[cfg(feature = "bytes")]
+pub(crate) fn failed_read(error: AioCommandError, place: &Range<u64>) -> AioCommandError {
+    match error {
+        AioCommandError::BadResult(error) if error.raw_os_error().is_some() => {
+            let kind = error.kind();
+            let place = place.clone();
+            AioCommandError::BadResult(io::Error::new(kind, FailedRead { error, place }))
+        }
+        others => others,
+    }
+}
+
+#[cfg(feature = "bytes")]
+#[derive(Debug, Error)]
+#[error("{error}: a read of {} bytes at offset {}", .place.end - .place.start, .place.start)]
+struct FailedRead {
+    #[source]
+    error: io::Error,
+    place: Range<u64>,
 }
 
 /// A transfer, as error texts report it.

@@ -99,10 +99,14 @@
 //! are three ways to pass memory:
 //!
 //! - Borrow an [`AlignedBuf`]. Its memory moves into the request and back. [`LockedBuf`] is another name
-//!   for it. A [`BufferPool`] holds a fixed number of them.
+//!   for it. A [`BufferPool`] holds a fixed number of them, and a
+//!   [`SizeClassPool`] has them in many sizes.
 //! - Hand over any buffer ([`IoBuf`], [`IoBufMut`]). It comes back with the result:
 //!   [`File::read_owned_at`].
 //! - Copy from or to a plain slice: [`File::read_bytes_at`].
+//!
+//! `File::read_range` and `File::read_ranges` (feature `bytes`) take memory from the pool of the handle,
+//! [`buffers`](GenericAioContextHandle::buffers), and return slices of it.
 //!
 //! # Priority and deadline
 //!
@@ -135,7 +139,8 @@
 //! All are off by default.
 //!
 //! - `bytes`: makes [`bytes::Bytes`](https://docs.rs/bytes) from an [`AlignedBuf`] without a copy, and
-//!   accepts `Bytes` and `BytesMut` as buffers.
+//!   accepts `Bytes` and `BytesMut` as buffers. Adds `File::read_range`, `File::read_ranges` and
+//!   `File::stream_ranges`: byte ranges of any offset and length, read without a copy.
 //! - `metrics`: publishes the metrics through the facade of the crate
 //!   [`metrics`](https://docs.rs/metrics): once by `Metrics::publish`, or at an interval by
 //!   `GenericAioContextHandle::report_metrics`.
@@ -207,6 +212,8 @@ pub use fs::{
     Advice, AioOpenOptionsExt, Allocate, BoundFile, File, PublishError, PublishMode, StagedFile,
     StagedFileBuilder, SyncRange, sync_dir, sync_dir_blocking,
 };
+#[cfg(feature = "bytes")]
+pub use fs::{Coalesce, RangeStream};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
 pub use policy::SubmitPolicy;
@@ -227,6 +234,9 @@ mod guides {
     struct Observability;
     #[doc = include_str!("../../docs/operations.md")]
     struct Operations;
+    #[cfg(feature = "bytes")]
+    #[doc = include_str!("../../docs/ranges.md")]
+    struct Ranges;
     #[doc = include_str!("../../docs/submission.md")]
     struct Submission;
     #[doc = include_str!("../../docs/unaligned.md")]

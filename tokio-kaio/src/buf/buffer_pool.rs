@@ -19,6 +19,8 @@ use crate::sys::Process;
 /// [replacement](AlignedBuf#while-an-operation-runs) of a buffer whose read was dropped while the caller
 /// kept the buffer. Taking a buffer costs no system call, and no page fault once its memory was used.
 ///
+/// A [`SizeClassPool`](crate::SizeClassPool) has buffers of many sizes.
+///
 /// The buffers are ordinary [`AlignedBuf`]s. The content of a buffer is that with which it was
 /// returned. Buffers keep the memory of the pool alive, so the pool, which is cheap to clone, may be dropped
 /// before them. A child process made by `fork(2)` does not inherit the memory: it gets a segmentation fault

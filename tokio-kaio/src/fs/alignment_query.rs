@@ -103,7 +103,8 @@ impl File {
         }
     }
 
-    fn known_alignment(&self) -> Option<Alignment> {
+    /// Returns the alignment, if it is known without a query.
+    pub(super) fn known_alignment(&self) -> Option<Alignment> {
         match self.is_direct() {
             true => self.inner.alignment.get().copied(),
             false => Some(Alignment::of(1, AlignmentSource::Buffered)),

@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
+#[cfg(feature = "bytes")]
+use std::ops::Range;
 use std::time::Duration;
 
+#[cfg(feature = "bytes")]
+use bytes::Bytes;
 use intrusive_collections::linked_list::AtomicLink;
 use lock_api::RawMutex;
 use tokio::time::Instant;
@@ -11,8 +15,10 @@ use tokio::time::Instant;
 use super::File;
 use crate::{
     AioCommandError, AlignedBuf, GenericAioContextHandle, IoBuf, IoBufMut, IoPriority, Part,
-    PartMut, ReadFlags, SyncRequestAdapter, WriteFlags,
+    PartMut, ReadFlags, SizeClassPool, SyncRequestAdapter, WriteFlags,
 };
+#[cfg(feature = "bytes")]
+use crate::{Coalesce, RangeStream};
 
 /// A [`File`] and a [handle](GenericAioContextHandle). It has the methods of `File` that take a handle,
 /// without that argument. Made by [`File::with_handle`].
@@ -106,6 +112,13 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     #[must_use = "this file is not changed; the returned one has the timeout"]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         self.with(self.handle.with_timeout(timeout))
+    }
+
+    /// Returns the same file with a handle
+    /// [with this pool](GenericAioContextHandle::with_buffers).
+    #[must_use = "this file is not changed; the returned one has the pool"]
+    pub fn with_buffers(&self, pool: &SizeClassPool) -> Self {
+        self.with(self.handle.with_buffers(pool))
     }
 
     fn with(&self, handle: GenericAioContextHandle<M, A, L>) -> Self {
@@ -312,6 +325,12 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
         write.await
     }
 
+    /// Reads a byte range: [`File::read_range`].
+    #[cfg(feature = "bytes")]
+    pub async fn read_range(&self, range: Range<u64>) -> Result<Bytes, AioCommandError> {
+        self.file.read_range(&self.handle, range).await
+    }
+
     /// Makes data and metadata durable: [`File::sync_all`].
     pub async fn sync_all(&self) -> Result<(), AioCommandError> {
         self.file.sync_all(&self.handle).await
@@ -325,6 +344,29 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     /// Waits for the earlier requests on this file: [`File::drain`].
     pub async fn drain(&self) {
         self.file.drain(&self.handle).await;
+    }
+}
+
+#[cfg(feature = "bytes")]
+impl<M: RawMutex + 'static, A: 'static, L: 'static> BoundFile<M, A, L> {
+    /// Reads many byte ranges: [`File::read_ranges`].
+    pub async fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, AioCommandError> {
+        self.file.read_ranges(&self.handle, ranges).await
+    }
+
+    /// Reads many byte ranges, merged as `coalesce` says: [`File::read_ranges_with`].
+    pub async fn read_ranges_with(
+        &self,
+        ranges: &[Range<u64>],
+        coalesce: Coalesce,
+    ) -> Result<Vec<Bytes>, AioCommandError> {
+        let read = self.file.read_ranges_with(&self.handle, ranges, coalesce);
+        read.await
+    }
+
+    /// Returns a stream of many byte ranges: [`File::stream_ranges`].
+    pub fn stream_ranges(&self, ranges: &[Range<u64>], coalesce: Coalesce) -> RangeStream<M, A, L> {
+        self.file.stream_ranges(&self.handle, ranges, coalesce)
     }
 }
 

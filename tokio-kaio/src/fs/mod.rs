@@ -17,6 +17,8 @@ mod page_cache;
 mod publish;
 mod publish_error;
 mod range_lock;
+#[cfg(feature = "bytes")]
+mod ranges;
 mod staged_file;
 mod staged_file_builder;
 mod sync_dir;
@@ -32,6 +34,8 @@ pub use file::File;
 pub use open_options::AioOpenOptionsExt;
 pub use publish::PublishMode;
 pub use publish_error::PublishError;
+#[cfg(feature = "bytes")]
+pub use ranges::{Coalesce, RangeStream};
 pub use staged_file::StagedFile;
 pub use staged_file_builder::StagedFileBuilder;
 pub use sync_dir::{sync_dir, sync_dir_blocking};

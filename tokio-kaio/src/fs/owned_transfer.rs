@@ -436,7 +436,7 @@ impl File {
         (result, OwnedBuffers::finish(memory))
     }
 
-    async fn read_into<B: IoBufMut, M: RawMutex, A, L>(
+    pub(super) async fn read_into<B: IoBufMut, M: RawMutex, A, L>(
         &self,
         aio_handle: &GenericAioContextHandle<M, A, L>,
         offset: u64,

@@ -18,6 +18,7 @@ mod owned;
 mod polls;
 mod priorities;
 mod publishing;
+mod ranges;
 mod shards;
 mod size_class_pool;
 mod unaligned;

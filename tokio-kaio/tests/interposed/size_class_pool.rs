@@ -207,7 +207,7 @@ async fn a_dropped_waiter_leaves_its_place_to_the_next() {
 
 #[test]
 fn many_tasks_never_share_memory_or_exceed_the_limit() {
-    const LIMIT: usize = 256 << 10;
+    const LIMIT: usize = 64 << 10;
     multi_thread().block_on(async {
         let pool = pool(LIMIT);
         let out = Arc::new(AtomicUsize::new(0));
@@ -217,7 +217,7 @@ fn many_tasks_never_share_memory_or_exceed_the_limit() {
             tasks.spawn(async move {
                 let mut random = StdRng::seed_from_u64(task);
                 for round in 0..60 {
-                    let class = LIMIT >> random.random_range(0..8);
+                    let class = LIMIT >> random.random_range(0..5);
                     let len = random.random_range(1..=class);
                     let mut buffer = match round % 3 {
                         0 => match pool.try_get(len) {

@@ -27,6 +27,7 @@ mod opening;
 mod own_thread;
 mod owned_batches;
 mod policies;
+mod read_ranges;
 mod reference_api;
 mod sandbox;
 mod signalling;

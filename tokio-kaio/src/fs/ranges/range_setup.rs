@@ -1,0 +1,191 @@
+//! [`RangeSetup`]: what has to be known of a file before its ranges are read.
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::fs::File;
+use crate::fs::file::run_blocking;
+use crate::fs::unaligned_write::no_memory;
+use crate::{AioCommandError, AlignedBuf, Alignment, SizeClassPool};
+
+/// The alignment of a file, and its end if that matters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RangeSetup {
+    /// Alignment of offsets and lengths, in bytes.
+    block: u64,
+    /// Alignment of the memory, in bytes.
+    memory: usize,
+    /// No range is read past this offset.
+    end: u64,
+}
+
+/// The largest end of a range that is read. No file is longer, and the range can be rounded up to a block.
+const LARGEST_END: u64 = i64::MAX as u64 - (1 << 30);
+
+/// A range that is longer is cut at the end of the file before it is read. Otherwise memory for a range like
+/// `5..u64::MAX` would be asked for. The end of the file is not needed for shorter ranges, whose read finds it.
+const LENGTH_TO_CUT: u64 = 4 << 20;
+
+impl RangeSetup {
+    /// Returns the setup for reads of `ranges`, if it is known without asking the kernel.
+    pub(super) fn known(file: &File, ranges: &[Range<u64>]) -> Option<RangeSetup> {
+        let alignment = file.known_alignment()?;
+        (!needs_end(ranges)).then(|| RangeSetup::new(alignment, LARGEST_END))
+    }
+
+    /// Asks the kernel for the setup, on tokio's blocking pool.
+    ///
+    /// # Errors
+    ///
+    /// `IoSubmit`: those of [`File::alignment`], `fstat(2)`.
+    pub(super) async fn query(
+        file: &File,
+        ranges: &[Range<u64>],
+    ) -> Result<RangeSetup, AioCommandError> {
+        let alignment = file.alignment().await.map_err(AioCommandError::IoSubmit)?;
+        let mut end = LARGEST_END;
+        if needs_end(ranges) {
+            let open = Arc::clone(file.open_file());
+            let found = run_blocking(move || end_of(open.file())).await;
+            end = end.min(found.map_err(AioCommandError::IoSubmit)?);
+        }
+        Ok(RangeSetup::new(alignment, end))
+    }
+
+    /// Does what [`query`](RangeSetup::query) does, until `deadline`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `query`. `TimedOut`.
+    pub(super) async fn query_until(
+        deadline: Option<Instant>,
+        file: File,
+        ranges: Vec<Range<u64>>,
+    ) -> Result<RangeSetup, AioCommandError> {
+        let query = RangeSetup::query(&file, &ranges);
+        match deadline {
+            None => query.await,
+            Some(deadline) => {
+                let result = timeout_at(deadline, query).await;
+                result.unwrap_or(Err(AioCommandError::TimedOut))
+            }
+        }
+    }
+
+    fn new(alignment: Alignment, end: u64) -> RangeSetup {
+        RangeSetup {
+            block: alignment.read_offset.max(alignment.memory as u64),
+            memory: alignment.memory,
+            end,
+        }
+    }
+
+    /// Returns the blocks that contain `range`. Empty if no byte of the range can be in the file.
+    pub(super) fn blocks(&self, range: &Range<u64>) -> Range<u64> {
+        let end = range.end.min(self.end);
+        if range.start >= end {
+            return range.start..range.start;
+        }
+        range.start - range.start % self.block..end.next_multiple_of(self.block)
+    }
+
+    /// Takes a buffer of `len` bytes, a number of whole blocks.
+    ///
+    /// # Errors
+    ///
+    /// `IoSubmit`, `ENOMEM`.
+    pub(super) fn buffer(
+        &self,
+        pool: &SizeClassPool,
+        len: u64,
+    ) -> Result<AlignedBuf, AioCommandError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let buffer = pool.get_or_map(len).map_err(no_memory)?;
+        if buffer.as_ptr().addr() % self.memory == 0 {
+            return Ok(buffer);
+        }
+        let aligned = AlignedBuf::with_alignment(len, self.memory.next_power_of_two());
+        aligned.map_err(no_memory)
+    }
+}
+
+fn needs_end(ranges: &[Range<u64>]) -> bool {
+    let is_long = |range: &Range<u64>| range.end.saturating_sub(range.start) > LENGTH_TO_CUT;
+    ranges.iter().any(is_long)
+}
+
+/// Returns the length of a file or block device. `u64::MAX`: it is not known.
+fn end_of(file: &std::fs::File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if !metadata.file_type().is_block_device() {
+        return Ok(metadata.len());
+    }
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let sectors = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"));
+    let sectors = sectors
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    Ok(sectors.map_or(u64::MAX, |sectors| sectors.saturating_mul(512)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AlignmentSource;
+
+    #[test]
+    fn ranges_are_rounded_to_blocks_and_cut_at_the_end() {
+        let setup = RangeSetup::new(Alignment::of(512, AlignmentSource::Statx), 5000);
+        for (range, blocks) in [
+            (0..1, 0..512),
+            (511..513, 0..1024),
+            (512..1024, 512..1024),
+            (100..u64::MAX, 0..5120),
+            (4999..5001, 4608..5120),
+            (5000..9000, 5000..5000),
+            (u64::MAX..u64::MAX, u64::MAX..u64::MAX),
+            (7..7, 7..7),
+        ] {
+            assert_eq!(setup.blocks(&range), blocks, "{range:?}");
+        }
+        let buffered = RangeSetup::new(Alignment::of(1, AlignmentSource::Buffered), LARGEST_END);
+        assert_eq!(buffered.blocks(&(3..10)), 3..10);
+    }
+
+    #[test]
+    fn memory_has_the_alignment_of_the_file() {
+        let pool = SizeClassPool::new(8192).unwrap();
+        let setup = RangeSetup::new(Alignment::of(1 << 16, AlignmentSource::Statx), LARGEST_END);
+        for _ in 0..3 {
+            let buffer = setup.buffer(&pool, 1 << 16).unwrap();
+            assert_eq!(
+                (buffer.size(), buffer.as_ptr().addr() % (1 << 16)),
+                (1 << 16, 0)
+            );
+        }
+        setup.buffer(&pool, u64::MAX).unwrap_err();
+    }
+
+    #[test]
+    fn a_block_device_and_a_file_have_an_end() {
+        let file = std::fs::File::open(file!().rsplit('/').next().unwrap());
+        let file = file
+            .or_else(|_| std::fs::File::open("/proc/self/exe"))
+            .unwrap();
+        assert!(end_of(&file).unwrap() > 0);
+        let devices = std::fs::read_dir("/dev").unwrap().flatten();
+        let blocks =
+            devices.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_block_device()));
+        match blocks
+            .filter_map(|entry| std::fs::File::open(entry.path()).ok())
+            .next()
+        {
+            Some(device) => assert_ne!(end_of(&device).unwrap(), u64::MAX),
+            None => eprintln!("skipped: no block device can be opened here"),
+        }
+    }
+}
