@@ -52,8 +52,8 @@ With all engines, patterns, shapes and depths a measurement takes at least half 
 
 pub(super) const PAIRS: &str = "\
 Pairs. Ratios are relative to the first variant: above 1.00, a variant costs more than the first.
-  pool-4k, pool-128k  a read into a buffer of a `pool`; into a `fresh` AlignedBuf for each read; into
-                      one `kept` buffer
+  pool-4k, pool-128k  a read into a buffer of a `pool`; of a pool with `size-classes`; into a `fresh`
+                      AlignedBuf for each read; into one `kept` buffer
   batch               32 reads as a `batch`, awaited as a whole; `one-by-one`; with `join-all` of the
                       crate futures; as `tasks`, one spawned for each read
   vectored-read       64 KiB into 16 buffers: a `vectored` read; `read-and-copy`, through one buffer;
@@ -64,6 +64,10 @@ Pairs. Ratios are relative to the first variant: above 1.00, a variant costs mor
   unaligned-read      1000 bytes of a block into a slice (`unaligned`); a whole block into an
                       AlignedBuf (`aligned`); a whole block into a slice (`copied`)
   unaligned-write     the same for writes; `unaligned` reads the block first
+  read-range          32 ranges of 4 KiB in two blocks each, as Bytes: with `read-range`; with
+                      `read-at-pool`, into a pooled buffer that is sliced; with `read-bytes-at`
+  read-ranges         100 ranges of 8 KiB, as Bytes: with one call of `read-ranges`; `joined`, a call
+                      of read_range for each; `pread-loop`, one job of the blocking pool
 
 All variants run on the current-thread runtime, and in one task, except `tasks`. All figures are per
 read or write, also for pairs with several in one iteration.

@@ -13,6 +13,7 @@ mod owned_pair;
 mod pair_report;
 mod pair_tables;
 mod pool_pair;
+mod range_pair;
 mod unaligned_pair;
 mod variant;
 mod vectored_pair;
@@ -33,6 +34,8 @@ pub struct Pair {
     pub pattern: Pattern,
     /// Transfers of one iteration: those of a batch, else 1.
     pub depth: usize,
+    /// Transfer size in bytes.
+    pub block: usize,
     /// The variants. Ratios are relative to the first.
     pub variants: Vec<Box<dyn Engine>>,
 }
@@ -40,7 +43,10 @@ pub struct Pair {
 impl Pair {
     /// Returns the workload of the variants, for the file at `path` with `len` bytes.
     pub fn workload(&self, path: &Path, len: u64) -> Workload {
-        Workload::new(self.pattern, Shape::Waves, self.depth, path, len)
+        Workload {
+            block: self.block,
+            ..Workload::new(self.pattern, Shape::Waves, self.depth, path, len)
+        }
     }
 }
 
@@ -60,11 +66,13 @@ pub fn all() -> Vec<Pair> {
         name,
         pattern,
         depth,
+        block: Pattern::block(pattern),
         variants,
     };
     let from_pool = || {
         vec![
             engine::<pool_pair::Pooled>(),
+            engine::<pool_pair::SizeClasses>(),
             engine::<pool_pair::Fresh>(),
             engine::<pool_pair::Kept>(),
         ]
@@ -133,5 +141,28 @@ pub fn all() -> Vec<Pair> {
                 engine::<unaligned_pair::WriteCopied>(),
             ],
         ),
+        pair(
+            "read-range",
+            Pattern::RandomRead,
+            range_pair::UNALIGNED,
+            vec![
+                engine::<range_pair::ReadRange>(),
+                engine::<range_pair::ReadAtPool>(),
+                engine::<range_pair::ReadBytesAt>(),
+            ],
+        ),
+        Pair {
+            block: range_pair::RANGE_LEN,
+            ..pair(
+                "read-ranges",
+                Pattern::RandomRead,
+                range_pair::RANGES,
+                vec![
+                    engine::<range_pair::ReadRanges>(),
+                    engine::<range_pair::JoinedRanges>(),
+                    engine::<range_pair::PreadLoop>(),
+                ],
+            )
+        },
     ]
 }

@@ -1,6 +1,7 @@
-//! The pairs `pool-4k` and `pool-128k`: reads into a buffer of a pool, a new buffer, and a kept buffer.
+//! The pairs `pool-4k` and `pool-128k`: reads into a buffer of a pool of either kind, a new buffer, and a kept
+//! buffer.
 
-use tokio_kaio::{AlignedBuf, BufferPool, ReadFlags};
+use tokio_kaio::{AlignedBuf, BufferPool, ReadFlags, SizeClassPool};
 
 use super::variant::{Fixture, Variant};
 use crate::{Result, TransferGenerator};
@@ -56,6 +57,26 @@ impl Variant for Pooled {
         generator: &mut TransferGenerator,
     ) -> Result<()> {
         let mut buffer = self.0.get().await;
+        read(fixture, generator, &mut buffer).await
+    }
+}
+
+/// Takes a buffer from a pool of many sizes, and returns it after the read.
+pub(super) struct SizeClasses(SizeClassPool);
+
+impl Variant for SizeClasses {
+    const NAME: &'static str = "size-classes";
+
+    fn new(_: &Fixture) -> Result<SizeClasses> {
+        Ok(SizeClasses(SizeClassPool::new(64 << 20)?))
+    }
+
+    async fn iterate(
+        &mut self,
+        fixture: &Fixture,
+        generator: &mut TransferGenerator,
+    ) -> Result<()> {
+        let mut buffer = self.0.get(fixture.block).await?;
         read(fixture, generator, &mut buffer).await
     }
 }
