@@ -153,6 +153,14 @@ fn a_report_runs_until_the_context_has_ended_and_includes_the_end() {
 }
 
 #[test]
+fn a_report_neither_keeps_a_detached_context_nor_needs_a_runtime() {
+    let builder = AioContextBuilder::new(4).own_thread();
+    let handle = builder.build_detached().unwrap();
+    let report = handle.report_metrics("detached", Duration::from_secs(3600));
+    bounded(move || futures::executor::block_on(report)); // resolves when the context has ended
+}
+
+#[test]
 fn a_report_on_an_ended_context_is_made_at_once() {
     with_recorder(async |snapshotter| {
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();

@@ -242,7 +242,8 @@ impl AioContextBuilder {
     /// The thread runs a tokio runtime with I/O and timers. [Offloaded](SubmitPolicy) requests go to the
     /// blocking pool of that runtime. So do the calls of [`File`](crate::File) that take a handle, such as
     /// [`read_bytes_at`](crate::File::read_bytes_at), outside a tokio runtime. Calls without a handle, such
-    /// as [`File::open`](crate::File::open), still need a current runtime.
+    /// as [`File::open`](crate::File::open), still need a current runtime; their blocking twins, such as
+    /// [`File::open_blocking`](crate::File::open_blocking), need none.
     /// [Deadlines](GenericAioContextHandle::with_deadline) use the timer of that runtime, so a paused clock
     /// does not move them. The thread ends with the context.
     ///
@@ -273,7 +274,7 @@ impl AioContextBuilder {
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("table");
     /// # std::fs::write(&path, vec![7; 4096])?;
-    /// let file = File::from_std(std::fs::File::open(path)?)?;
+    /// let file = File::open_blocking(path, false)?;
     /// let mut buffer = AlignedBuf::new(4096)?;
     /// let read = file.read_at(&HANDLE, 0, &mut buffer, 4096, ReadFlags::empty());
     /// assert_eq!(futures::executor::block_on(read)?, 4096);

@@ -383,7 +383,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Panics
     ///
-    /// In a runtime whose timer is not enabled.
+    /// Outside a tokio runtime, and in a runtime whose timer is not enabled; never if the context has its
+    /// [own thread](crate::AioContextBuilder::own_thread).
     #[cfg(feature = "metrics")]
     pub async fn report_metrics(
         mut self,
@@ -400,7 +401,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             let now = self.metrics();
             now.publish_since(last.as_ref(), context.clone());
             last = Some(now);
-            if tokio::time::timeout(interval, ended.as_mut()).await.is_ok() {
+            let next = || Instant::now().checked_add(interval);
+            let has_ended = match OpTimer::start(next, self.shards.own_thread()) {
+                Some(timer) => until(ended.as_mut(), timer).await.is_some(),
+                None => {
+                    ended.as_mut().await; // it has no thread any more, or `interval` is endless
+                    true
+                }
+            };
+            if has_ended {
                 return self.metrics().publish_since(last.as_ref(), context);
             }
         }
