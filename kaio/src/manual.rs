@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Arg, Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -16,6 +16,7 @@ use crate::stdio::print;
   kaio completions bash > ~/.local/share/bash-completion/completions/kaio")]
 pub(crate) struct CompletionsArgs {
     /// The shell to print completions for
+    #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
@@ -26,6 +27,7 @@ pub(crate) struct CompletionsArgs {
   kaio man bench > kaio-bench.1")]
 pub(crate) struct ManArgs {
     /// The command [default: kaio itself]
+    #[arg(value_name = "COMMAND")]
     command: Option<String>,
 }
 
@@ -37,7 +39,8 @@ pub(crate) fn completions(args: &CompletionsArgs) -> CommandResult {
 }
 
 pub(crate) fn man(args: &ManArgs) -> CommandResult {
-    let mut program = Cli::command();
+    // The page of kaio does not refer to a page of `kaio help`.
+    let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
     let command = match &args.command {
         None => program,
@@ -46,11 +49,65 @@ pub(crate) fn man(args: &ManArgs) -> CommandResult {
             .cloned()
             .ok_or_else(|| CommandError::Usage(format!("kaio has no command named {name}")))?,
     };
+    let synopsis = synopsis(&command);
     let mut page = Vec::new();
     let source = concat!("kaio ", env!("CARGO_PKG_VERSION"));
     Man::new(command).source(source).render(&mut page)?;
-    print(&with_sections(&String::from_utf8(page)?))?;
+    let page = with_synopsis(&String::from_utf8(page)?, &synopsis);
+    print(&with_sections(&page))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The synopsis of a command, as a line of roff. That of clap_mangen has no value names.
+fn synopsis(command: &Command) -> String {
+    let bold = |text: &str| format!("\\fB{}\\fR", text.replace('-', "\\-"));
+    let values = |argument: &Arg| {
+        let names = argument.get_value_names().unwrap_or_default();
+        let names: Vec<_> = names.iter().map(|name| format!("\\fI{name}\\fR")).collect();
+        let is_list = argument
+            .get_num_args()
+            .is_some_and(|range| range.max_values() > 1);
+        names.join(" ")
+            + if is_list && argument.is_positional() {
+                " ..."
+            } else {
+                ""
+            }
+    };
+    let mut parts = vec![bold(command.get_bin_name().unwrap_or(command.get_name()))];
+    let mut arguments: Vec<_> = command.get_arguments().collect();
+    arguments.retain(|argument| !argument.is_hide_set());
+    arguments.sort_by_key(|argument| argument.is_positional());
+    for argument in arguments {
+        let short = argument.get_short().map(|short| bold(&format!("-{short}")));
+        let long = argument.get_long().map(|long| bold(&format!("--{long}")));
+        let names: Vec<_> = short.into_iter().chain(long).collect();
+        let mut text = names.join("|");
+        if argument.get_action().takes_values() {
+            let space = if text.is_empty() { "" } else { " " };
+            text += &format!("{space}{}", values(argument));
+        }
+        parts.push(match argument.is_required_set() {
+            true => text,
+            false => format!("[{text}]"),
+        });
+    }
+    if command.has_subcommands() {
+        parts.push("\\fICOMMAND\\fR".into());
+    }
+    parts.join(" ")
+}
+
+/// Replaces the synopsis of a page.
+fn with_synopsis(page: &str, synopsis: &str) -> String {
+    let mut out = String::new();
+    let mut is_synopsis = false;
+    for line in page.lines() {
+        out += if is_synopsis { synopsis } else { line };
+        out.push('\n');
+        is_synopsis = line == ".SH SYNOPSIS";
+    }
+    out
 }
 
 /// Gives the sections that follow the options in `--help` their usual names, and keeps the line breaks of

@@ -24,6 +24,42 @@ fn the_help_of_every_command_has_an_example() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    let dir = scratch();
+    assert_eq!(
+        succeeded(&run(dir.path(), "help")),
+        succeeded(&run(dir.path(), "--help"))
+    );
+    for command in COMMANDS {
+        let help = succeeded(&run(dir.path(), &format!("help {command}")));
+        assert_eq!(
+            help,
+            succeeded(&run(dir.path(), &format!("{command} --help")))
+        );
+    }
+    failed(&run(dir.path(), "help fly"), 2);
+}
+
+#[test]
+fn the_synopsis_of_a_manual_page_names_the_values_of_the_options() {
+    let dir = scratch();
+    for command in COMMANDS {
+        let page = succeeded(&run(dir.path(), &format!("man {command}")));
+        let (_, synopsis) = page.split_once(".SH SYNOPSIS\n").expect(command);
+        let synopsis = synopsis.lines().next().unwrap();
+        assert!(
+            synopsis.starts_with(&format!(r"\fBkaio {command}\fR")),
+            "{synopsis}"
+        );
+    }
+    let page = succeeded(&run(dir.path(), "man cp"));
+    assert!(page.contains(r"[\fB\-\-bs\fR \fISIZE\fR]"), "{page}");
+    assert!(page.contains(r"\fISRC\fR ... \fIDST\fR"), "{page}");
+    let page = succeeded(&run(dir.path(), "man"));
+    assert!(page.contains(r"\fICOMMAND\fR"), "{page}");
+}
+
+#[test]
 fn the_version_is_that_of_the_library() {
     let dir = scratch();
     let version = succeeded(&run(dir.path(), "--version"));

@@ -96,6 +96,12 @@ fn text_and_errors_are_wrapped_to_the_width_of_the_terminal() {
     assert!(error.starts_with("error: can't create"), "{error}");
     assert!(error.lines().count() > 1, "{error}");
     assert_wrapped(&error, 60);
+
+    // An error of the parser of the command line.
+    let error = shown_in_60_columns(dir.path(), "$KAIO bench --depth 1-4");
+    assert!(error.contains("separated by commas"), "{error}");
+    assert!(error.contains("For more information"), "{error}");
+    assert_wrapped(&error, 60);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(crate) struct BenchArgs {
     pub(super) file: Option<PathBuf>,
 
     /// Access pattern
-    #[arg(long, value_enum, default_value_t = Access::RandRead)]
+    #[arg(long, value_enum, default_value_t = Access::RandRead, value_name = "PATTERN")]
     pub(super) rw: Access,
 
     /// Percentage of reads, for randrw [default: 70]
@@ -35,7 +35,8 @@ pub(crate) struct BenchArgs {
     pub(super) bs: Option<u64>,
 
     /// Transfers in flight; several depths, separated by commas, are measured one after another
-    #[arg(long, alias = "iodepth", value_delimiter = ',', default_value = "1,8,32,128", value_parser = depth)]
+    #[arg(long, alias = "iodepth", value_name = "DEPTHS", value_delimiter = ',')]
+    #[arg(default_value = "1,8,32,128", value_parser = depth)]
     pub(super) depth: Vec<u16>,
 
     /// Size of the scratch file, or length of the part of FILE to use, from its start [default: 256M; all
@@ -49,7 +50,7 @@ pub(crate) struct BenchArgs {
     pub(super) runtime: Duration,
 
     /// Engines, separated by commas; ratios are relative to the first [default: all]
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ENGINES")]
     pub(super) engines: Vec<EngineChoice>,
 
     /// Use direct I/O, past the page cache (the default); tokio-fs can't
@@ -69,7 +70,7 @@ pub(crate) struct BenchArgs {
     pub(super) html: Option<PathBuf>,
 
     /// Seed of the random offsets
-    #[arg(long, default_value_t = 0, value_parser = seed)]
+    #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = seed)]
     pub(super) seed: u64,
 
     /// Allow writes to FILE, which DESTROY ITS CONTENT

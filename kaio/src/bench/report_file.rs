@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kaio_bench::temp_path::TempPath;
 
 use crate::command_error::CommandError;
-use crate::paths::{identity, parent};
+use crate::paths::{creation_forbidden, identity, parent};
 use crate::stdio::{eprint_line, print};
 
 /// The file that a report is written to.
@@ -48,6 +48,10 @@ impl ReportFile {
                     format!("{dir} does not exist; create it with mkdir -p"),
                 )
             }
+            ErrorKind::NotFound => match creation_forbidden(parent(to)) {
+                Some(why) => CommandError::of("write", to, format!("{why}; name another file")),
+                None => CommandError::of("write", to, error),
+            },
             _ => CommandError::of("write", to, error),
         };
         let found = match fs::metadata(to) {
