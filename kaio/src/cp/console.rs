@@ -19,14 +19,15 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Starts the progress bar. `bytes` is the total to read, including what `--verify` reads back.
-    pub(super) fn new(bytes: u64, reads_back: bool, quiet: bool) -> Console {
-        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
+    /// Starts the progress bar. `bytes` is the total to read, including what `--verify` reads back, if it
+    /// is known.
+    pub(super) fn new(bytes: Option<u64>, reads_back: bool, quiet: bool) -> Console {
+        let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::hidden());
         if reads_back {
             bar.set_message(", verifying");
         }
         if !quiet {
-            bar.set_style(style());
+            bar.set_style(style(bytes.is_some()));
             bar.set_draw_target(ProgressDrawTarget::stderr());
             // Redraws the bar while the disk stalls. Starting the thread panics if it fails.
             if !bar.is_hidden() && require_threads(1).is_ok() {
@@ -87,9 +88,14 @@ impl Console {
 }
 
 /// The style of the bar, without colours.
-fn style() -> ProgressStyle {
-    let template = "{bar:24} {percent:>3}%  {binary_bytes} of {binary_total_bytes}{msg}  \
-                    {binary_bytes_per_sec}  {left} left";
+fn style(has_total: bool) -> ProgressStyle {
+    let template = match has_total {
+        true => {
+            "{bar:24} {percent:>3}%  {binary_bytes} of {binary_total_bytes}{msg}  \
+             {binary_bytes_per_sec}  {left} left"
+        }
+        false => "{binary_bytes}{msg}  {binary_bytes_per_sec}",
+    };
     let style = ProgressStyle::with_template(template);
     style
         .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -7,11 +7,11 @@ use tokio_kaio::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::block_io::BlockIo;
 use super::copy_error::CopyError;
 use super::copy_until_eof;
 use super::cp_args::{PAGE, Sparse};
 use super::extents::{self, Extent};
-use super::session::Session;
 use super::source_file::SourceFile;
 use super::target_file::TargetFile;
 use super::verify::ChunkChecksum;
@@ -22,8 +22,10 @@ use super::{blocking, zero_blocks};
 pub(super) struct CopiedData {
     /// The length of the copy.
     pub(super) length: u64,
-    /// Bytes that were written; the rest are holes.
+    /// Bytes that were written; the rest are holes, or shared with the source.
     pub(super) written: u64,
+    /// Bytes that are shared with the source.
+    pub(super) shared: u64,
     /// The checksums for `--verify`.
     pub(super) checks: Vec<ChunkChecksum>,
 }
@@ -46,7 +48,7 @@ impl From<CopyError> for StopReason {
 
 /// Copies all data, and sets the length of the target.
 pub(super) async fn copy_data(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     source: &SourceFile,
     target: &TargetFile,
     sparse: Sparse,
@@ -54,7 +56,7 @@ pub(super) async fn copy_data(
     // Files that are generated when they are read report length 0.
     let stop = match source.length {
         0 => StopReason::EndOfFile,
-        _ => match copy_in_chunks(session, source, target, sparse).await {
+        _ => match copy_in_chunks(io, source, target, sparse).await {
             Ok(moved) => return Ok(moved),
             Err(stop) => stop,
         },
@@ -65,11 +67,11 @@ pub(super) async fn copy_data(
     if source.length > 0 {
         source.refuse_shorter().await?;
     }
-    copy_until_eof::copy_until_eof(session, source, target).await
+    copy_until_eof::copy_until_eof(io, source, target).await
 }
 
 async fn copy_in_chunks(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     source: &SourceFile,
     target: &TargetFile,
     sparse: Sparse,
@@ -80,14 +82,14 @@ async fn copy_in_chunks(
         Sparse::Auto | Sparse::Always => data_extents(source).await?,
     };
     let alignment = source.alignment.max(target.alignment).max(PAGE);
-    let size = session.chunk_size(alignment)?;
+    let size = io.chunk_size(alignment)?;
     let data = extents::aligned_outwards(&data, alignment);
     // A file of one chunk is extended by its only write.
     if !target.is_device() && length > size {
         preallocate(target, length, &data, sparse).await?;
     }
     let copy = FileCopy {
-        session,
+        io,
         source,
         target,
         sparse,
@@ -100,11 +102,12 @@ async fn copy_in_chunks(
     let count = usize::try_from(count.sum::<u64>()).unwrap_or(usize::MAX);
     let chunks = extents::chunks(&data, size).map(|chunk| chunk.start..chunk.end.min(length));
     let each = async |chunk: Extent, buffer: &mut AlignedBuf| copy.chunk(chunk, buffer).await;
-    session.buffers.for_each(chunks, count, each).await?;
+    io.buffers.for_each(chunks, count, each).await?;
     set_final_length(target, length).await?;
     Ok(CopiedData {
         length,
         written: copy.written.get(),
+        shared: 0,
         checks: copy.checks.into_inner(),
     })
 }
@@ -167,7 +170,7 @@ pub(super) async fn set_final_length(target: &TargetFile, length: u64) -> Result
 /// A file that is being copied.
 #[derive(Debug)]
 struct FileCopy<'a> {
-    session: &'a Session<'a>,
+    io: &'a BlockIo<'a>,
     source: &'a SourceFile,
     target: &'a TargetFile,
     sparse: Sparse,
@@ -177,10 +180,10 @@ struct FileCopy<'a> {
 
 impl FileCopy<'_> {
     async fn chunk(&self, chunk: Extent, buffer: &mut AlignedBuf) -> Result<(), StopReason> {
-        let (session, source, target) = (self.session, self.source, self.target);
+        let (io, source, target) = (self.io, self.source, self.target);
         let bytes = chunk.end - chunk.start;
-        session.wait_for_rate(bytes).await;
-        let read = read_chunk(session, &source.file, source.alignment, &chunk, buffer).await;
+        io.wait_for_rate(bytes).await;
+        let read = read_chunk(io, &source.file, source.alignment, &chunk, buffer).await;
         let read = read.map_err(|error| match error {
             AioCommandError::IoSubmit(_) if !source.file.is_direct() => StopReason::NoAio,
             error => CopyError::at("read", &source.path, chunk.start, &error).into(),
@@ -196,21 +199,13 @@ impl FileCopy<'_> {
                 .await;
         }
         let data = &buffer[..bytes as usize];
-        if session.args.verify {
+        if io.args.verify {
             let check = ChunkChecksum::new(chunk.clone(), xxh3_64(data));
             self.checks.borrow_mut().push(check);
         }
-        let runs = match self.sparse {
-            Sparse::Always => {
-                zero_blocks::nonzero_ranges(data, target.alignment.max(PAGE) as usize)
-            }
-            Sparse::Auto | Sparse::Never => vec![0..bytes as usize],
-        };
-        for run in runs {
-            self.written.set(self.written.get() + run.len() as u64);
-            write(session, target, chunk.start, buffer, run).await?;
-        }
-        session.console.advance(bytes);
+        let written = write_data(io, target, self.sparse, chunk.start, buffer, bytes).await?;
+        self.written.set(self.written.get() + written);
+        io.console.advance(bytes);
         Ok(())
     }
 }
@@ -222,14 +217,14 @@ impl FileCopy<'_> {
 ///
 /// Those of [`File::read_at`].
 pub(super) async fn read_chunk(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     file: &File,
     alignment: u64,
     chunk: &Extent,
     buffer: &mut AlignedBuf,
 ) -> Result<u64, AioCommandError> {
     let (offset, bytes) = (chunk.start, chunk.end - chunk.start);
-    let (handle, flags) = (&session.handle, ReadFlags::empty());
+    let (handle, flags) = (&io.handle, ReadFlags::empty());
     let whole = bytes.next_multiple_of(alignment);
     let mut read = file.read_at(handle, offset, buffer, whole, flags).await?;
     while read < bytes {
@@ -247,10 +242,33 @@ pub(super) async fn read_chunk(
     Ok(read.min(bytes))
 }
 
+/// Writes the first `bytes` bytes of a buffer at `offset`, with [`Sparse::Always`] without the blocks of
+/// zeroes, and returns how many bytes were written.
+pub(super) async fn write_data(
+    io: &BlockIo<'_>,
+    target: &TargetFile,
+    sparse: Sparse,
+    offset: u64,
+    buffer: &mut AlignedBuf,
+    bytes: u64,
+) -> Result<u64, CopyError> {
+    let data = &buffer[..bytes as usize];
+    let runs = match sparse {
+        Sparse::Always => zero_blocks::nonzero_ranges(data, target.alignment.max(PAGE) as usize),
+        Sparse::Auto | Sparse::Never => vec![0..bytes as usize],
+    };
+    let mut written = 0;
+    for run in runs {
+        written += run.len() as u64;
+        write(io, target, offset, buffer, run).await?;
+    }
+    Ok(written)
+}
+
 /// Writes the range `run` of a buffer whose start belongs at `offset`. A partial last block is padded with
 /// zeroes, except on a device, which keeps its bytes there.
 pub(super) async fn write(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     target: &TargetFile,
     offset: u64,
     buffer: &mut AlignedBuf,
@@ -267,14 +285,14 @@ pub(super) async fn write(
             padded
         }
     };
-    write_blocks(session, &target.file, offset, buffer, run.start..end)
+    write_blocks(io, &target.file, offset, buffer, run.start..end)
         .await
         .map_err(failed)?;
     if end < run.end {
         let (at, rest) = (offset + end as u64, &buffer[end..run.end]);
         let rest = target
             .file
-            .write_bytes_at(&session.handle, at, rest, WriteFlags::empty());
+            .write_bytes_at(&io.handle, at, rest, WriteFlags::empty());
         rest.await.map_err(failed)?;
     }
     if !target.file.is_direct() {
@@ -289,13 +307,13 @@ pub(super) async fn write(
 
 /// Writes a range of whole blocks in full.
 async fn write_blocks(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     file: &File,
     offset: u64,
     buffer: &AlignedBuf,
     range: std::ops::Range<usize>,
 ) -> Result<(), AioCommandError> {
-    let (handle, flags) = (&session.handle, WriteFlags::empty());
+    let (handle, flags) = (&io.handle, WriteFlags::empty());
     if range.start == 0 {
         return file
             .write_all_at(handle, offset, buffer, range.end as u64, flags)

@@ -5,13 +5,16 @@ use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::copy_error::CopyError;
-use super::cp_args::CpArgs;
+use super::cp_args::{CpArgs, ReflinkMode};
 use super::destination::{self, Destination};
 use super::free_space::SpaceCheck;
-use super::{source_file, tree_walk};
+use super::hard_links::{self, HardLink, KnownFiles};
+use super::pipes::PipeStep;
+use super::{inode_flags, small_files, source_file, tree_walk};
 use crate::paths::parent;
 
 /// The steps of a run.
@@ -23,6 +26,10 @@ pub(super) struct CopyPlan {
     pub(super) directories: Vec<Directory>,
     pub(super) symlinks: Vec<Symlink>,
     pub(super) files: Vec<FileStep>,
+    /// Further names of these files.
+    pub(super) hard_links: Vec<HardLink>,
+    /// The run copies a pipe, and nothing else.
+    pub(super) pipe: Option<PipeStep>,
     /// Entries that can't be copied.
     pub(super) failed: Vec<(PathBuf, CopyError)>,
     /// Bytes to read, as far as they are known.
@@ -30,6 +37,9 @@ pub(super) struct CopyPlan {
     pub(super) space: SpaceCheck,
     /// Canonical paths that are the target of a step.
     taken: HashSet<PathBuf>,
+    known_files: KnownFiles,
+    /// The last directory that was found to be unprotected.
+    unprotected: Option<PathBuf>,
 }
 
 /// A directory to create or to merge into.
@@ -58,6 +68,10 @@ pub(super) struct FileStep {
     pub(super) root: Option<usize>,
     /// It was found in a directory, so it must be a regular file when it is opened, and not a link.
     pub(super) is_found: bool,
+    /// Bytes to read.
+    pub(super) bytes: u64,
+    /// It is copied with other small files.
+    pub(super) is_small: bool,
 }
 
 /// The path of a target, and its directory.
@@ -67,6 +81,8 @@ pub(super) struct TargetLocation<'a> {
     /// The canonical path of the directory.
     pub(super) dir: &'a Path,
     pub(super) root: Option<usize>,
+    /// The directory is new, so nothing exists in it.
+    pub(super) is_dir_new: bool,
 }
 
 impl CopyPlan {
@@ -78,6 +94,10 @@ impl CopyPlan {
     /// [`failed`](CopyPlan::failed).
     pub(super) fn new(args: &CpArgs) -> Result<CopyPlan, CopyError> {
         let mut plan = CopyPlan::default();
+        if let Some(pipe) = PipeStep::of(args)? {
+            plan.pipe = Some(pipe);
+            return Ok(plan);
+        }
         let into = is_dir(&args.target);
         if !into && args.sources.len() > 1 {
             return Err(CopyError::new(format!(
@@ -115,6 +135,7 @@ impl CopyPlan {
             target: &target,
             dir: &dir,
             root: None,
+            is_dir_new: false,
         };
         let kind = metadata.file_type();
         if kind.is_dir() {
@@ -147,19 +168,43 @@ impl CopyPlan {
         is_found: bool,
     ) -> Result<(), CopyError> {
         source_file::refuse_special_files(source, metadata, is_found)?;
-        let destination = Destination::of(args, source, metadata, location.target, is_found)?;
+        let destination = match location.is_dir_new {
+            true => Destination::new_file(location.target),
+            false => Destination::of(args, source, metadata, location.target, is_found)?,
+        };
+        if destination.is_file() {
+            self.refuse_protected_dir(location, destination.path())?;
+        }
         self.reserve(source, location, destination.path())?;
         let size = source_file::source_size(args, source, metadata, &destination)?;
         destination.refuse_too_long(source, size.length)?;
+        let is_linked =
+            args.preserve && destination.is_file() && hard_links::has_further_names(metadata);
         if destination.is_file() {
-            self.space.add(location.dir, size.allocated)?;
+            let device = self.space.device_of(location.dir)?;
+            let next = self.files.len();
+            let first = is_linked.then(|| self.known_files.first(metadata, device, next));
+            if let Some(first) = first.flatten() {
+                self.hard_links.push(HardLink {
+                    source: source.into(),
+                    destination,
+                    root: location.root,
+                    first,
+                });
+                return Ok(());
+            }
+            let is_shared = args.reflink_mode() != ReflinkMode::Never && device == metadata.dev();
+            self.space.add(location.dir, size.allocated, is_shared)?;
         }
         self.bytes += size.read;
         self.files.push(FileStep {
             source: source.into(),
+            // The other names are linked to a file that has its name already.
+            is_small: !is_linked && small_files::is_small(args, metadata, &size, &destination),
             destination,
             root: location.root,
             is_found,
+            bytes: size.read,
         });
         Ok(())
     }
@@ -171,7 +216,11 @@ impl CopyPlan {
         location: TargetLocation<'_>,
     ) -> Result<(), CopyError> {
         let target = location.target;
-        let existing = destination::metadata_of(target)?;
+        let existing = match location.is_dir_new {
+            true => None,
+            false => destination::metadata_of(target)?,
+        };
+        self.refuse_protected_dir(location, target)?;
         if let Some(existing) = &existing {
             destination::refuse_same(source, metadata, target, existing)?;
             if existing.is_dir() {
@@ -191,6 +240,25 @@ impl CopyPlan {
             target: target.into(),
             root: location.root,
         });
+        Ok(())
+    }
+
+    /// Refuses a target whose directory `chattr` protects. A path that is not that of `location` is
+    /// where a link there points to.
+    pub(super) fn refuse_protected_dir(
+        &mut self,
+        location: TargetLocation<'_>,
+        path: &Path,
+    ) -> Result<(), CopyError> {
+        let dir = match path == location.target {
+            true => location.dir,
+            false => parent(path),
+        };
+        if location.is_dir_new || self.unprotected.as_deref() == Some(dir) {
+            return Ok(());
+        }
+        inode_flags::refuse_protected_dir(path, dir)?;
+        self.unprotected = Some(dir.into());
         Ok(())
     }
 
@@ -234,7 +302,7 @@ pub(super) fn read_error(source: &Path, error: &io::Error) -> CopyError {
     }
 }
 
-fn is_dir(path: &Path) -> bool {
+pub(super) fn is_dir(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
@@ -247,7 +315,7 @@ fn name_in_directory(source: &Path) -> Option<&OsStr> {
 }
 
 /// The canonical path of the directory that contains `target`.
-fn canonical_dir(target: &Path) -> Result<PathBuf, CopyError> {
+pub(super) fn canonical_dir(target: &Path) -> Result<PathBuf, CopyError> {
     let dir = parent(target);
     fs::canonicalize(dir).map_err(|error| match error.kind() {
         ErrorKind::NotFound => CopyError::new(format!(

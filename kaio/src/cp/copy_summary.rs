@@ -13,8 +13,10 @@ pub(super) struct CopyCounters {
     pub(super) files: Cell<u64>,
     pub(super) directories: Cell<u64>,
     pub(super) symlinks: Cell<u64>,
+    pub(super) hard_links: Cell<u64>,
     pub(super) bytes: Cell<u64>,
     pub(super) written: Cell<u64>,
+    pub(super) shared: Cell<u64>,
     pub(super) verified: Cell<u64>,
     /// A file was read or written through the page cache.
     pub(super) buffered: Cell<bool>,
@@ -48,15 +50,19 @@ pub(super) struct CopySummary {
     /// Directories that were created or merged into.
     directories: u64,
     symlinks: u64,
+    /// Further names of these files.
+    hard_links: u64,
     /// The total length of these files.
     bytes: u64,
-    /// Bytes that were written; the rest are holes.
+    /// Bytes that were written; the rest are holes or reflinks.
     written_bytes: u64,
     hole_bytes: u64,
+    /// Bytes of reflinks, which share their blocks with the source.
+    reflink_bytes: u64,
     /// Bytes that were read back and compared.
     verified_bytes: u64,
     seconds: f64,
-    /// `bytes` divided by `seconds`.
+    /// `written_bytes` divided by `seconds`.
     bytes_per_second: f64,
     durable: bool,
     /// Nothing went through the page cache.
@@ -68,26 +74,31 @@ pub(super) struct CopySummary {
 }
 
 impl CopySummary {
+    /// `is_file`: the target is not a pipe.
     pub(super) fn new(
         counters: CopyCounters,
         args: &super::CpArgs,
+        is_file: bool,
         time: Duration,
         warnings: u64,
     ) -> CopySummary {
         let (bytes, written) = (counters.bytes.get(), counters.written.get());
+        let shared = counters.shared.get();
         let seconds = time.as_secs_f64();
         CopySummary {
             schema: 1,
             files: counters.files.get(),
             directories: counters.directories.get(),
             symlinks: counters.symlinks.get(),
+            hard_links: counters.hard_links.get(),
             bytes,
             written_bytes: written,
-            hole_bytes: bytes - written,
+            hole_bytes: bytes - written - shared,
+            reflink_bytes: shared,
             verified_bytes: counters.verified.get(),
             seconds,
-            bytes_per_second: bytes as f64 / seconds.max(1e-9),
-            durable: args.durable(),
+            bytes_per_second: written as f64 / seconds.max(1e-9),
+            durable: args.durable() && is_file,
             direct: !counters.buffered.get(),
             block_size: args.bs,
             depth: args.depth,
@@ -111,7 +122,11 @@ impl fmt::Display for CopySummary {
             BinaryBytes(self.bytes),
             counted(self.files, "file")
         )?;
-        for (count, what) in [(self.directories, "directory"), (self.symlinks, "symlink")] {
+        for (count, what) in [
+            (self.directories, "directory"),
+            (self.symlinks, "symlink"),
+            (self.hard_links, "hard link"),
+        ] {
             if count > 0 {
                 write!(f, ", {}", counted(count, what))?;
             }
@@ -119,11 +134,16 @@ impl fmt::Display for CopySummary {
         if self.hole_bytes > 0 {
             write!(f, ", {} in holes", BinaryBytes(self.hole_bytes))?;
         }
+        if self.reflink_bytes > 0 {
+            write!(f, ", {} in reflinks", BinaryBytes(self.reflink_bytes))?;
+        }
         match self.seconds {
             seconds if seconds < 100.0 => write!(f, ", {seconds:.2} s")?,
             seconds => write!(f, ", {}", HumanDuration(Duration::from_secs_f64(seconds)))?,
         }
-        write!(f, ", {}/s", BinaryBytes(self.bytes_per_second as u64))?;
+        if self.written_bytes > 0 {
+            write!(f, ", {}/s", BinaryBytes(self.bytes_per_second as u64))?;
+        }
         if self.verified_bytes > 0 {
             write!(f, ", verified")?;
         }

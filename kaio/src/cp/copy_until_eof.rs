@@ -7,39 +7,32 @@ use std::os::fd::AsFd;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::block_io::BlockIo;
 use super::blocking;
 use super::copy_data::{self, CopiedData};
 use super::copy_error::CopyError;
 use super::cp_args::PAGE;
-use super::session::Session;
 use super::source_file::SourceFile;
 use super::target_file::TargetFile;
 use super::verify::ChunkChecksum;
 
 /// Copies all that can be read, and sets the length of the target.
 pub(super) async fn copy_until_eof(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     source: &SourceFile,
     target: &TargetFile,
 ) -> Result<CopiedData, CopyError> {
-    let size = session.chunk_size(source.alignment.max(target.alignment).max(PAGE))?;
+    let size = io.chunk_size(source.alignment.max(target.alignment).max(PAGE))?;
     let mut moved = CopiedData::default();
-    let mut buffer = session.buffers.acquire().await;
-    let duplicate = source.file.as_fd().try_clone_to_owned();
-    let duplicate = duplicate.map_err(|error| CopyError::of("open", &source.path, &error))?;
-    let mut file = fs::File::from(duplicate);
-    // The search for holes has moved the file position. Some files can't seek.
-    let _ = file.rewind();
-    let mut reader = Reader {
-        file,
-        bytes: vec![0; size as usize],
-    };
+    let mut buffer = io.buffers.acquire().await;
+    let reader = Reader::new(source, size as usize);
+    let mut reader = reader.map_err(|error| CopyError::of("open", &source.path, &error))?;
     loop {
         let at = moved.length;
         let read = if source.file.is_direct() {
             let chunk = at..at + size;
             let read =
-                copy_data::read_chunk(session, &source.file, source.alignment, &chunk, &mut buffer);
+                copy_data::read_chunk(io, &source.file, source.alignment, &chunk, &mut buffer);
             let read = read.await;
             read.map_err(|error| CopyError::at("read", &source.path, at, &error))?
         } else {
@@ -50,15 +43,15 @@ pub(super) async fn copy_until_eof(
             buffer[..read].copy_from_slice(&reader.bytes[..read]);
             read as u64
         };
-        session.wait_for_rate(read).await;
+        io.wait_for_rate(read).await;
         if read > 0 {
             let chunk = at..at + read;
-            if session.args.verify {
+            if io.args.verify {
                 let sum = xxh3_64(&buffer[..read as usize]);
                 moved.checks.push(ChunkChecksum::new(chunk, sum));
             }
-            copy_data::write(session, target, at, &mut buffer, 0..read as usize).await?;
-            session.console.advance(read);
+            copy_data::write(io, target, at, &mut buffer, 0..read as usize).await?;
+            io.console.advance(read);
         }
         moved.length += read;
         moved.written += read;
@@ -72,14 +65,25 @@ pub(super) async fn copy_until_eof(
 
 /// Reads a file with `read(2)`, for files without direct I/O.
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     file: fs::File,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Reader {
+    /// Reads blocks of `size` bytes, from the start of the file.
+    pub(super) fn new(source: &SourceFile, size: usize) -> io::Result<Reader> {
+        let mut file = fs::File::from(source.file.as_fd().try_clone_to_owned()?);
+        // The search for holes has moved the file position. Some files can't seek.
+        let _ = file.rewind();
+        Ok(Reader {
+            file,
+            bytes: vec![0; size],
+        })
+    }
+
     /// Reads until the buffer is full or the file ends.
-    fn fill(mut self) -> io::Result<(usize, Reader)> {
+    pub(super) fn fill(mut self) -> io::Result<(usize, Reader)> {
         let mut filled = 0;
         while filled < self.bytes.len() {
             match self.file.read(&mut self.bytes[filled..]) {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use super::pipes::PipeStep;
+use crate::command_error::CommandError;
 use crate::units::{self, parse_number};
 
 /// Blocks are multiples of this size, the largest alignment that direct I/O requires nearly everywhere.
@@ -11,18 +13,18 @@ pub(super) const PAGE: u64 = 4096;
 
 /// Copy files past the page cache, with many blocks in flight
 ///
-/// Reads and writes use direct I/O (O_DIRECT), so the page cache is left untouched. Each file is written
-/// under a temporary name next to its target, flushed, and renamed: at any time the target is either the
-/// old file or the complete new one. A copy to a block device has no such protection: if it is
-/// interrupted, the device is partly overwritten.
+/// Reads and writes use direct I/O (O_DIRECT), so the page cache is left untouched; only small files, of up
+/// to 64 KiB, go through it. Each file is written under a temporary name next to its target, flushed, and
+/// renamed: at any time the target is either the old file or the complete new one. A copy to a block device
+/// has no such protection: if it is interrupted, the device is partly overwritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct CpArgs {
-    /// Files or block devices to copy; with -r also directories
+    /// Files or block devices to copy; with -r also directories; `-` is standard input
     #[arg(required = true, value_name = "SRC")]
     pub(super) sources: Vec<PathBuf>,
 
-    /// Target: a file name, a directory, or with -f a block device
+    /// Target: a file name, a directory, or with -f a block device; `-` is standard output
     #[arg(required = true, value_name = "DST")]
     pub(super) target: PathBuf,
 
@@ -30,7 +32,7 @@ pub(crate) struct CpArgs {
     #[arg(short, long, visible_short_alias = 'R')]
     pub(super) recursive: bool,
 
-    /// Preserve mode, owner, group, times and extended attributes, including ACLs
+    /// Preserve mode, owner, group, times, hard links and extended attributes, including ACLs
     #[arg(short, long)]
     pub(super) preserve: bool,
 
@@ -49,6 +51,10 @@ pub(crate) struct CpArgs {
     /// Which parts of the target become holes
     #[arg(long, value_enum, default_value_t = Sparse::Auto, value_name = "WHEN")]
     pub(super) sparse: Sparse,
+
+    /// Whether copies share their blocks with the source, on file systems that can do that (btrfs, XFS)
+    #[arg(long, value_enum, default_value_t = ReflinkMode::Auto, value_name = "WHEN")]
+    reflink: ReflinkMode,
 
     /// Make each file durable before it is renamed into place (the default)
     #[arg(long, overrides_with = "no_fsync")]
@@ -82,6 +88,8 @@ Examples:
   kaio cp --limit 100M big.img /mnt/backup/  leaves bandwidth to other programs
   kaio cp -f debian.img /dev/sdX             overwrites that disk
   kaio cp --sparse always vm.img thin.img    turns blocks of zeroes into holes
+  zcat disk.img.gz | kaio cp -f - /dev/sdX   from a pipe to that disk
+  kaio cp big.img - | ssh host 'cat > img'   to a pipe
 
 Exit codes: 0 everything was copied, 1 something was not, 2 wrong usage, 130 interrupted.";
 
@@ -96,7 +104,45 @@ pub(super) enum Sparse {
     Never,
 }
 
+/// Whether copies are reflinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReflinkMode {
+    /// Where the file system has them; the data is copied otherwise, and with --verify or --sparse
+    Auto,
+    /// Every file; fails if the file system can't
+    Always,
+    /// No file: the data is copied
+    Never,
+}
+
 impl CpArgs {
+    /// Whether copies are reflinks. A reflink has no data of its own that could be read back, and its holes
+    /// are those of the source.
+    pub(super) fn reflink_mode(&self) -> ReflinkMode {
+        match self.reflink {
+            ReflinkMode::Auto if self.verify || self.sparse != Sparse::Auto => ReflinkMode::Never,
+            mode => mode,
+        }
+    }
+
+    /// Refuses options that contradict each other.
+    pub(super) fn check_usage(&self) -> Result<(), CommandError> {
+        let refused = |option, why| {
+            let text =
+                format!("--reflink always can't be used with {option}: {why}; omit one of them");
+            Err(CommandError::Usage(text))
+        };
+        match self.reflink {
+            ReflinkMode::Always if self.verify => {
+                refused("--verify", "a reflink has no data of its own to read back")
+            }
+            ReflinkMode::Always if self.sparse != Sparse::Auto => {
+                refused("--sparse", "a reflink has the holes of the source")
+            }
+            _ => PipeStep::check_usage(self),
+        }
+    }
+
     /// Whether each file is made durable before it is renamed into place.
     pub(super) fn durable(&self) -> bool {
         !self.no_fsync

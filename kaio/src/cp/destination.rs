@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::copy_error::CopyError;
 use super::cp_args::{CpArgs, PAGE};
-use super::source_file;
+use super::{inode_flags, source_file};
 use crate::paths::identity;
 
 /// The target of a file.
@@ -40,10 +40,7 @@ impl Destination {
         is_found: bool,
     ) -> Result<Destination, CopyError> {
         let Some(mut existing) = metadata_of(target)? else {
-            return Ok(Destination::File {
-                path: target.into(),
-                replaced: None,
-            });
+            return Ok(Destination::new_file(target));
         };
         let mut path = target.to_path_buf();
         if existing.is_symlink() {
@@ -69,18 +66,20 @@ impl Destination {
                     target.display()
                 )));
             }
-            Err(Errno::PERM) => {
-                return Err(CopyError::new(format!(
-                    "{} is immutable; run chattr -i on it, or copy to another name",
-                    target.display()
-                )));
-            }
-            _ => {}
+            _ => inode_flags::refuse_protected_file(&path)?,
         }
         Ok(Destination::File {
             path,
             replaced: Some(Box::new(existing)),
         })
+    }
+
+    /// A file that does not exist yet.
+    pub(super) fn new_file(path: &Path) -> Destination {
+        Destination::File {
+            path: path.into(),
+            replaced: None,
+        }
     }
 
     fn device(args: &CpArgs, path: PathBuf, metadata: Metadata) -> Result<Destination, CopyError> {
@@ -113,6 +112,14 @@ impl Destination {
         match self {
             Destination::File { replaced, .. } => replaced.as_deref(),
             Destination::Device { metadata, .. } => Some(metadata),
+        }
+    }
+
+    /// The length of the device.
+    pub(super) fn device_length(&self) -> Option<u64> {
+        match self {
+            Destination::File { .. } => None,
+            Destination::Device { length, .. } => Some(*length),
         }
     }
 

@@ -38,6 +38,26 @@ const SPECIAL: u32 = 0o7000;
 const SET_GROUP: u32 = 0o2000;
 
 impl FileAttributes {
+    /// The attributes of the copy of a file. With `preserve`, these are those of the source. A file that is
+    /// `replaced`, at `path`, passes its own on.
+    ///
+    /// # Errors
+    ///
+    /// The extended attributes of the source can't be read.
+    pub(super) fn of_copy(
+        (metadata, source): (&Metadata, &impl FileExt),
+        replaced: Option<&Metadata>,
+        path: &Path,
+        preserve: bool,
+        umask: u32,
+    ) -> io::Result<FileAttributes> {
+        match replaced {
+            _ if preserve => FileAttributes::preserved(metadata, source),
+            Some(replaced) => Ok(FileAttributes::for_replaced(replaced, path)),
+            None => Ok(FileAttributes::for_new(metadata, umask)),
+        }
+    }
+
     /// The attributes of a copy without `--preserve`.
     pub(super) fn for_new(source: &Metadata, umask: u32) -> FileAttributes {
         let most = if source.is_file() || source.is_dir() {
@@ -57,8 +77,25 @@ impl FileAttributes {
         }
     }
 
+    /// The attributes of a copy of a pipe, which has none itself.
+    pub(super) fn for_content(umask: u32) -> FileAttributes {
+        FileAttributes {
+            owner: None,
+            mode: 0o666 & !umask,
+            owner_mode: 0,
+            inherited: 0,
+            times: None,
+            attributes: Vec::new(),
+            replaces_acl: false,
+            reports_lost: false,
+        }
+    }
+
     /// The attributes of a copy with `--preserve`.
-    pub(super) fn preserved(metadata: &Metadata, source: &fs::File) -> io::Result<FileAttributes> {
+    pub(super) fn preserved(
+        metadata: &Metadata,
+        source: &impl FileExt,
+    ) -> io::Result<FileAttributes> {
         FileAttributes::all_of(metadata, attributes(source)?)
     }
 
@@ -105,17 +142,12 @@ impl FileAttributes {
     /// Mode or times can't be set. A failure to set the owner is ignored: only root can give files away.
     pub(super) fn apply(&self, file: &fs::File) -> io::Result<Vec<String>> {
         let mut mode = self.mode;
-        let now = file.metadata()?;
-        match self.owner {
-            Some((user, group)) if (user, group) != (now.uid(), now.gid()) => {
-                match fchown(file, Some(user), Some(group)) {
-                    Ok(()) => mode |= self.owner_mode,
-                    // The user may be a member of the group.
-                    Err(_) => _ = fchown(file, None, Some(group)),
-                }
+        if self.owner.is_some() || self.inherited != 0 {
+            let now = file.metadata()?;
+            mode |= now.mode() & self.inherited;
+            if self.set_owner(file, &now) {
+                mode |= self.owner_mode;
             }
-            Some(_) => mode |= self.owner_mode,
-            None => {}
         }
         if self.replaces_acl {
             let is_set = |acl: &&str| self.attributes.iter().any(|(name, _)| name == acl);
@@ -131,11 +163,27 @@ impl FileAttributes {
                 lost.push(name.to_string_lossy().into_owned());
             }
         }
-        file.set_permissions(Permissions::from_mode(mode | (now.mode() & self.inherited)))?;
+        file.set_permissions(Permissions::from_mode(mode))?;
         if let Some(times) = self.times {
             file.set_times(times)?;
         }
         Ok(lost)
+    }
+
+    /// Sets the owner, and returns whether the file has it.
+    fn set_owner(&self, file: &fs::File, now: &Metadata) -> bool {
+        match self.owner {
+            Some((user, group)) if (user, group) != (now.uid(), now.gid()) => {
+                let is_set = fchown(file, Some(user), Some(group)).is_ok();
+                if !is_set {
+                    // The user may be a member of the group.
+                    let _ = fchown(file, None, Some(group));
+                }
+                is_set
+            }
+            Some(_) => true,
+            None => false,
+        }
     }
 }
 

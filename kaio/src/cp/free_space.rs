@@ -10,33 +10,64 @@ use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 
 use super::copy_error::CopyError;
 use super::cp_args::PAGE;
+use super::file_system_type;
 use crate::paths::parent;
 
 /// The space that a run allocates on each file system.
 #[derive(Debug, Default)]
 pub(super) struct SpaceCheck {
-    /// For each device, a directory on it and the number of bytes.
-    needed: HashMap<u64, (PathBuf, u64)>,
+    /// By device.
+    targets: HashMap<u64, TargetFileSystem>,
     /// The last directory and its device: successive files are often in the same directory.
     last: Option<(PathBuf, u64)>,
 }
 
+/// A file system that the run writes to.
+#[derive(Debug)]
+struct TargetFileSystem {
+    /// A directory on it.
+    dir: PathBuf,
+    /// The bytes that the run allocates.
+    needed: u64,
+    has_reflinks: bool,
+}
+
 impl SpaceCheck {
-    /// Adds a file of `bytes` bytes in `dir`, which may not exist yet.
-    pub(super) fn add(&mut self, dir: &Path, bytes: u64) -> Result<(), CopyError> {
-        let device = match &self.last {
-            Some((last, device)) if last == dir => *device,
-            _ => {
-                let (existing, device) = nearest(dir)?;
-                self.needed.entry(device).or_insert((existing, 0));
-                self.last = Some((dir.into(), device));
-                device
-            }
-        };
-        if let Some((_, needed)) = self.needed.get_mut(&device) {
-            *needed = needed.saturating_add(bytes.next_multiple_of(PAGE));
+    /// Adds a file of `bytes` bytes in `dir`, which may not exist yet. `is_shared`: its blocks may be shared
+    /// with the source, if the file system can do that. Then it may take no space.
+    pub(super) fn add(&mut self, dir: &Path, bytes: u64, is_shared: bool) -> Result<(), CopyError> {
+        let device = self.device_of(dir)?;
+        if let Some(target) = self.targets.get_mut(&device) {
+            let bytes = match is_shared && target.has_reflinks {
+                true => 0,
+                false => bytes.next_multiple_of(PAGE),
+            };
+            target.needed = target.needed.saturating_add(bytes);
         }
         Ok(())
+    }
+
+    /// The device of `dir`, which may not exist yet.
+    pub(super) fn device_of(&mut self, dir: &Path) -> Result<u64, CopyError> {
+        match &self.last {
+            Some((last, device)) if last == dir => Ok(*device),
+            _ => {
+                let (dir_found, device) = nearest(dir)?;
+                let target = || TargetFileSystem {
+                    has_reflinks: has_reflinks(&dir_found),
+                    dir: dir_found,
+                    needed: 0,
+                };
+                self.targets.entry(device).or_insert_with(target);
+                self.last = Some((dir.into(), device));
+                Ok(device)
+            }
+        }
+    }
+
+    /// A directory on each file system that the run writes to.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.targets.values().map(|target| &*target.dir)
     }
 
     /// Checks every file system.
@@ -45,10 +76,10 @@ impl SpaceCheck {
     ///
     /// A file system has too little space, or is read-only.
     pub(super) fn check(&self) -> Result<(), CopyError> {
-        for (dir, needed) in self.needed.values() {
+        for target in self.targets.values() {
             // If the space is unknown, a full disk is reported during the copy.
-            if let Ok(stats) = statvfs(dir) {
-                refuse(dir, *needed, &stats)?;
+            if let Ok(stats) = statvfs(&target.dir) {
+                refuse(&target.dir, target.needed, &stats)?;
             }
         }
         Ok(())
@@ -80,6 +111,13 @@ fn refuse(dir: &Path, needed: u64, stats: &StatVfs) -> Result<(), CopyError> {
         BinaryBytes(needed),
         BinaryBytes(free)
     )))
+}
+
+/// Whether files in `dir` can share blocks. XFS and ocfs2 may be without that feature: then a full disk is
+/// reported during the copy.
+fn has_reflinks(dir: &Path) -> bool {
+    use file_system_type::{BCACHEFS, BTRFS, OCFS2, XFS};
+    file_system_type::of(dir).is_some_and(|kind| [BCACHEFS, BTRFS, OCFS2, XFS].contains(&kind))
 }
 
 /// The nearest existing directory, `dir` or an ancestor of it, and its device.

@@ -6,21 +6,21 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kaio_bench::temp_path::TempPath;
-
 use super::copy_error::CopyError;
 use super::copy_plan::{CopyPlan, Directory, Symlink};
 use super::destination;
+use super::durability::Durability;
 use super::file_attributes::{self, FileAttributes};
 use super::session::Session;
-use super::target_file::make_next_to;
+use super::short_path::ShortPath;
+use super::target_file::{StagedPath, creation_error, make_next_to};
 use crate::paths::parent;
 
 /// The new directories whose parent existed before.
 #[derive(Debug)]
 pub(super) struct NewDirectories {
     /// Each directory under its temporary name, and its final path.
-    made: Vec<(TempPath, PathBuf)>,
+    made: Vec<(StagedPath, PathBuf)>,
 }
 
 impl NewDirectories {
@@ -28,17 +28,18 @@ impl NewDirectories {
     pub(super) fn create(plan: &CopyPlan) -> Result<NewDirectories, CopyError> {
         let mut roots = NewDirectories { made: Vec::new() };
         for path in &plan.roots {
-            let (made, ()) = make_next_to(path, create_private)
-                .map_err(|error| CopyError::of("create", path, &error))?;
+            let (made, ()) =
+                make_next_to(path, create_private).map_err(|error| creation_error(path, &error))?;
             roots.made.push((made, path.clone()));
         }
         for directory in plan.directories.iter().filter(|directory| directory.is_new) {
             let staged = roots.staged(directory.root, &directory.target);
-            if !staged.exists() {
-                let made = make_next_to(&staged, create_private);
-                let renamed = made.and_then(|(made, ())| made.rename(&staged));
-                renamed.map_err(|error| CopyError::of("create", &directory.target, &error))?;
+            if is_root(plan, directory) {
+                continue;
             }
+            // Nobody sees it before its root gets its name.
+            let created = ShortPath::of(&staged).and_then(|staged| create_private(staged.path()));
+            created.map_err(|error| CopyError::of("create", &directory.target, &error))?;
         }
         Ok(roots)
     }
@@ -55,22 +56,33 @@ impl NewDirectories {
             .unwrap_or_else(|| target.into())
     }
 
-    /// Gives the directories, whose content is complete, their modes, times and names, and makes them
-    /// durable. `dirs` are other directories whose entries have changed.
-    pub(super) fn finish(
+    /// Gives the new directories, whose content is complete, their modes and times, and flushes them, unless
+    /// `durability` does that later.
+    pub(super) fn set_attributes(
+        &self,
+        session: &Session<'_>,
+        directories: &[Directory],
+        durability: &Durability,
+    ) -> Result<(), CopyError> {
+        let new = directories
+            .iter()
+            .rev()
+            .filter(|directory| directory.is_new);
+        for directory in new {
+            let staged = self.staged(directory.root, &directory.target);
+            finish(session, directory, &staged, durability.is_each_file())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the new directories their names, and makes them durable. `dirs` are other directories whose
+    /// entries have changed.
+    pub(super) fn publish(
         self,
         session: &Session<'_>,
         directories: &[Directory],
         mut dirs: BTreeSet<PathBuf>,
     ) -> Result<(), CopyError> {
-        for directory in directories
-            .iter()
-            .rev()
-            .filter(|directory| directory.is_new)
-        {
-            let staged = self.staged(directory.root, &directory.target);
-            finish(session, directory, &staged)?;
-        }
         for (made, path) in self.made {
             if destination::metadata_of(&path)?.is_some() {
                 return Err(CopyError::new(format!(
@@ -78,17 +90,22 @@ impl NewDirectories {
                     path.display()
                 )));
             }
-            made.rename(&path)
+            made.rename()
                 .map_err(|error| CopyError::of("create", &path, &error))?;
             dirs.insert(parent(&path).into());
         }
-        for directory in directories
+        let existing = directories
             .iter()
             .rev()
-            .filter(|directory| !directory.is_new)
-        {
-            if session.args.preserve {
-                finish(session, directory, &directory.target)?;
+            .filter(|directory| !directory.is_new);
+        if session.args.preserve {
+            for directory in existing {
+                finish(
+                    session,
+                    directory,
+                    &directory.target,
+                    session.args.durable(),
+                )?;
             }
         }
         if session.args.durable() {
@@ -101,15 +118,27 @@ impl NewDirectories {
     }
 }
 
+/// Whether a directory is a root itself.
+fn is_root(plan: &CopyPlan, directory: &Directory) -> bool {
+    let root = directory.root.and_then(|root| plan.roots.get(root));
+    root == Some(&directory.target)
+}
+
 /// Creates a directory that other users can't access until it gets its own mode.
 fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
-/// Sets the attributes of a new directory, whose current path is `staged`.
-fn finish(session: &Session<'_>, directory: &Directory, staged: &Path) -> Result<(), CopyError> {
+/// Sets the attributes of a directory, whose current path is `staged`, and flushes it if `is_flushed`.
+fn finish(
+    session: &Session<'_>,
+    directory: &Directory,
+    staged: &Path,
+    is_flushed: bool,
+) -> Result<(), CopyError> {
     let failed = |error| CopyError::of("set mode, owner or times of", &directory.target, &error);
-    let dir = File::open(staged).map_err(failed)?;
+    let staged = ShortPath::of(staged).map_err(failed)?;
+    let dir = File::open(staged.path()).map_err(failed)?;
     let source = &directory.source;
     match attributes(session, source) {
         Ok(attributes) => {
@@ -119,7 +148,7 @@ fn finish(session: &Session<'_>, directory: &Directory, staged: &Path) -> Result
         // The content of the directory is copied nevertheless.
         Err(error) => session.report_failed(source, CopyError::of("examine", source, &error)),
     }
-    match session.args.durable() {
+    match is_flushed {
         true => sync(&dir).map_err(failed),
         false => Ok(()),
     }
@@ -161,5 +190,5 @@ pub(super) fn link(session: &Session<'_>, step: &Symlink, staged: &Path) -> Resu
         let metadata: Metadata = fs::symlink_metadata(&step.source).map_err(unread)?;
         file_attributes::copy_symlink_attributes(&metadata, made.path()).map_err(failed)?;
     }
-    made.rename(staged).map_err(failed)
+    made.rename().map_err(failed)
 }

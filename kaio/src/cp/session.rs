@@ -3,22 +3,19 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use tokio_kaio::{AioContextHandle, File, LockedBufError};
+use tokio_kaio::File;
 
-use super::block_buffers::BlockBuffers;
 use super::console::Console;
 use super::copy_error::CopyError;
 use super::copy_summary::{CopyCounters, FailedEntry};
 use super::cp_args::CpArgs;
-use super::rate_limiter::RateLimiter;
+use super::reflinks::Reflinks;
 
 /// The state that all files of a run share.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     pub(super) args: &'a CpArgs,
-    pub(super) handle: AioContextHandle,
-    pub(super) buffers: BlockBuffers,
-    pub(super) limit: Option<RateLimiter>,
+    pub(super) reflinks: Reflinks,
     pub(super) console: Console,
     pub(super) counters: CopyCounters,
     pub(super) umask: u32,
@@ -34,27 +31,16 @@ struct NotesPrinted {
 }
 
 impl<'a> Session<'a> {
-    /// Starts a run that reads `bytes` bytes.
-    ///
-    /// # Errors
-    ///
-    /// The buffers can't be allocated.
-    pub(super) fn new(
-        args: &'a CpArgs,
-        handle: AioContextHandle,
-        bytes: u64,
-        umask: u32,
-    ) -> Result<Session<'a>, LockedBufError> {
-        Ok(Session {
+    /// Starts a run that reads `bytes` bytes. `None`: the number is not known.
+    pub(super) fn new(args: &'a CpArgs, bytes: Option<u64>, umask: u32) -> Session<'a> {
+        Session {
             args,
-            handle,
-            buffers: BlockBuffers::new(args.depth.into(), args.bs as usize)?,
-            limit: args.limit.map(RateLimiter::new),
+            reflinks: Reflinks::new(args),
             console: Console::new(bytes, args.verify, args.quiet),
             counters: CopyCounters::default(),
             umask,
             notes: NotesPrinted::default(),
-        })
+        }
     }
 }
 
@@ -66,26 +52,6 @@ impl Session<'_> {
             .failed
             .borrow_mut()
             .push(FailedEntry::new(path, copy_error));
-    }
-
-    /// The size of chunks, a multiple of `alignment`.
-    pub(super) fn chunk_size(&self, alignment: u64) -> Result<u64, CopyError> {
-        let most = self.args.bs / alignment * alignment;
-        if most == 0 {
-            return Err(CopyError::new(format!(
-                "direct I/O needs blocks of {alignment} bytes there, and --bs is {}; use --bs {alignment}",
-                self.args.bs
-            )));
-        }
-        let chunk = |limit: &RateLimiter| limit.chunk_size(most, alignment);
-        Ok(self.limit.as_ref().map_or(most, chunk))
-    }
-
-    /// Waits until `--limit` allows another `bytes` bytes.
-    pub(super) async fn wait_for_rate(&self, bytes: u64) {
-        if let Some(limit) = &self.limit {
-            limit.take(bytes).await;
-        }
     }
 
     /// Notes, once, that a source is read through the page cache.
@@ -118,6 +84,14 @@ impl Session<'_> {
         if !noted.replace(true) {
             self.console.note(&format!("{} {text}", path.display()));
         }
+    }
+
+    /// Warns that a source has changed during the copy.
+    pub(super) fn warn_changed(&self, path: &Path) {
+        self.console.warn(&format!(
+            "{} changed while it was copied; the copy may mix old and new content",
+            path.display()
+        ));
     }
 
     /// Warns about extended attributes that could not be set.

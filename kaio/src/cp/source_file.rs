@@ -8,7 +8,6 @@ use rustix::fs::{OFlags, SeekFrom as From, seek};
 use tokio_kaio::{AioOpenOptionsExt, File};
 
 use super::copy_error::CopyError;
-use super::copy_plan::FileStep;
 use super::cp_args::{CpArgs, Sparse};
 use super::destination::Destination;
 use super::{copy_plan, extents};
@@ -27,26 +26,26 @@ pub(super) struct SourceFile {
 }
 
 impl SourceFile {
-    pub(super) async fn open(step: &FileStep) -> Result<SourceFile, CopyError> {
-        let path = &step.source;
+    /// Opens the file at `path`. `is_found`: it was found in a directory.
+    pub(super) async fn open(path: &Path, is_found: bool) -> Result<SourceFile, CopyError> {
         let failed = |error| CopyError::of("open", path, &error);
         let mut flags = OFlags::empty();
-        if step.is_found {
+        if is_found {
             // The entry may have been replaced with a link, or with a FIFO on which open(2) waits.
             flags |= OFlags::NOFOLLOW | OFlags::NONBLOCK;
         }
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(flags.bits() as i32);
-        let file = options.aio_open_or_buffered(path.clone(), false).await;
+        let file = options.aio_open_or_buffered(path.into(), false).await;
         let file = file.map_err(failed)?;
         let metadata = file.metadata().await.map_err(failed)?;
-        refuse_special_files(path, &metadata, step.is_found)?;
+        refuse_special_files(path, &metadata, is_found)?;
         let length = length(path, &metadata)?;
         let alignment = file.alignment().await.map_err(failed)?;
         Ok(SourceFile {
             alignment: alignment.offset.max(alignment.read_offset),
             file,
-            path: path.clone(),
+            path: path.into(),
             metadata,
             length,
         })
@@ -61,8 +60,7 @@ impl SourceFile {
         let Some(now) = self.refuse_shorter().await? else {
             return Ok(false);
         };
-        let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        Ok(state(&now) != state(&self.metadata))
+        Ok(has_changed(&self.metadata, &now))
     }
 
     /// The current metadata; `None`: it is a device, which has no modification time.
@@ -86,13 +84,22 @@ impl SourceFile {
         if length >= self.length {
             return Ok(now);
         }
-        Err(CopyError::new(format!(
-            "{} became shorter during the copy: from {} to {length} bytes; copy it when no program writes \
-             to it",
-            self.path.display(),
-            self.length
-        )))
+        Err(became_shorter(&self.path, self.length, length))
     }
+}
+
+/// Whether length or modification time differ.
+pub(super) fn has_changed(before: &Metadata, now: &Metadata) -> bool {
+    let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    state(before) != state(now)
+}
+
+/// The error for a source that was truncated during the copy.
+pub(super) fn became_shorter(path: &Path, from: u64, to: u64) -> CopyError {
+    CopyError::new(format!(
+        "{} became shorter during the copy: from {from} to {to} bytes; copy it when no program writes to it",
+        path.display()
+    ))
 }
 
 /// The sizes of a file, as far as they are known before it is copied.
@@ -149,6 +156,13 @@ pub(super) fn refuse_special_files(
         return Ok(());
     }
     let what = match () {
+        () if kind.is_fifo() && !is_found => {
+            return Err(CopyError::new(format!(
+                "{} is a FIFO, which kaio cp does not copy; use cp -a to copy the FIFO itself, or \
+                 kaio cp - TARGET < FIFO to copy what is written to it",
+                source.display()
+            )));
+        }
         () if kind.is_fifo() => "a FIFO",
         () if kind.is_socket() => "a socket",
         () if kind.is_char_device() => "a character device",

@@ -1,7 +1,7 @@
 //! [`TargetFile`]: the copy, under a temporary name until it is complete.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -14,6 +14,7 @@ use tokio_kaio::{AioOpenOptionsExt, File};
 use super::blocking;
 use super::copy_error::CopyError;
 use super::destination::{self, Destination};
+use super::short_path::ShortPath;
 use crate::paths::{creation_forbidden, identity, parent};
 
 /// A file or device that is open for writing.
@@ -25,7 +26,7 @@ pub(super) struct TargetFile {
     /// The final path.
     pub(super) path: PathBuf,
     /// The file under its temporary name. `None`: a device.
-    leftover: Option<TempPath>,
+    leftover: Option<StagedPath>,
 }
 
 impl TargetFile {
@@ -58,29 +59,59 @@ impl TargetFile {
         self.leftover.is_none()
     }
 
-    /// Renames the file to `staged`. It replaces the file that `destination` describes.
-    pub(super) async fn publish(
-        self,
-        destination: &Destination,
-        staged: PathBuf,
-    ) -> Result<(), CopyError> {
+    /// Gives the file its name. It replaces the file that `destination` describes.
+    pub(super) async fn publish(self, destination: &Destination) -> Result<(), CopyError> {
         let Some(leftover) = self.leftover else {
             return Ok(());
         };
-        if identity_of(&staged)? != destination.replaced().map(identity) {
-            return Err(CopyError::new(format!(
-                "another program replaced {} during the copy; check it, and copy again",
-                self.path.display()
-            )));
-        }
-        let renamed = blocking(move || leftover.rename(&staged)).await;
+        let renamed = leftover.replace(destination)?;
+        let renamed = blocking(renamed).await;
         renamed.map_err(|error| CopyError::of("replace", &self.path, &error))
     }
 }
 
-fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, CopyError> {
-    let existing = destination::metadata_of(path)?;
-    Ok(existing.as_ref().map(identity))
+/// A file, directory or link under a temporary name, which is removed if the process ends before it is
+/// renamed.
+#[derive(Debug)]
+pub(super) struct StagedPath {
+    temp: TempPath,
+    /// Keeps the directory of a long path open.
+    place: ShortPath,
+}
+
+impl StagedPath {
+    /// The temporary path.
+    pub(super) fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    /// Gives it its name: that of the path for which it was made.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TempPath::rename`].
+    pub(super) fn rename(self) -> io::Result<()> {
+        self.temp.rename(self.place.path())
+    }
+
+    /// Returns the call that renames it.
+    ///
+    /// # Errors
+    ///
+    /// What is there is not what `destination` describes: another program has replaced it.
+    pub(super) fn replace(
+        self,
+        destination: &Destination,
+    ) -> Result<impl FnOnce() -> io::Result<()> + Send + 'static, CopyError> {
+        let existing = destination::metadata_of(self.place.path())?;
+        if existing.as_ref().map(identity) != destination.replaced().map(identity) {
+            return Err(CopyError::new(format!(
+                "another program replaced {} during the copy; check it, and copy again",
+                destination.path().display()
+            )));
+        }
+        Ok(move || self.rename())
+    }
 }
 
 /// Calls `make` with a hidden temporary name next to `path`. What `make` creates is removed if the process
@@ -92,9 +123,11 @@ fn identity_of(path: &Path) -> Result<Option<(u64, u64)>, CopyError> {
 pub(super) fn make_next_to<T>(
     path: &Path,
     make: impl FnMut(&Path) -> io::Result<T>,
-) -> io::Result<(TempPath, T)> {
+) -> io::Result<(StagedPath, T)> {
     let prefix = prefix(path.file_name().unwrap_or_default());
-    TempPath::make_in(parent(path), prefix, make)
+    let place = ShortPath::of(path)?;
+    let (temp, made) = TempPath::make_in(parent(place.path()), prefix, make)?;
+    Ok((StagedPath { temp, place }, made))
 }
 
 /// `.NAME.kaio-`, with NAME cut so that the temporary name is not too long for a file system.
@@ -111,8 +144,9 @@ fn prefix(name: &OsStr) -> OsString {
     OsString::from_vec([b".", &name.as_bytes()[..end], b".kaio-"].concat())
 }
 
-async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, TempPath), CopyError> {
-    let failed = |error: io::Error| match error.kind() {
+/// The error for a file or directory at `path` that can't be created.
+pub(super) fn creation_error(path: &Path, error: &io::Error) -> CopyError {
+    match error.kind() {
         ErrorKind::PermissionDenied => CopyError::new(format!(
             "can't create a file next to {}: {error}; the copy is written there under a temporary name, \
              which requires write permission for the directory",
@@ -124,15 +158,22 @@ async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, TempPath), Copy
                 "can't create {}: {why}; copy to another directory",
                 path.display()
             )),
-            None => CopyError::of("create", path, &error),
+            None => CopyError::of("create", path, error),
         },
-        _ => CopyError::of("create", path, &error),
-    };
-    let create = |path: &Path| {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        options.open(path)?.metadata()
-    };
+        _ => CopyError::of("create", path, error),
+    }
+}
+
+/// Creates a file that other users can't access until it gets its own mode.
+pub(super) fn create_private_file(path: &Path) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path)
+}
+
+async fn open_new(path: &Path, staged: PathBuf) -> Result<(File, StagedPath), CopyError> {
+    let failed = |error: io::Error| creation_error(path, &error);
+    let create = |path: &Path| create_private_file(path)?.metadata();
     let made = blocking(move || make_next_to(&staged, create)).await;
     let (leftover, made) = made.map_err(failed)?;
     let mut options = OpenOptions::new();

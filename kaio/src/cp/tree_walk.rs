@@ -17,6 +17,7 @@ struct PendingDirectory {
     /// The canonical path of the target.
     canonical_target: PathBuf,
     root: Option<usize>,
+    is_new: bool,
 }
 
 /// Adds `source` and its content to the plan.
@@ -59,6 +60,7 @@ fn list(
             target: &target,
             dir: &dir.canonical_target,
             root: dir.root,
+            is_dir_new: dir.is_new,
         };
         let done = match fs::symlink_metadata(&source) {
             Err(error) => Err(CopyError::of("examine", &source, &error)),
@@ -87,6 +89,7 @@ fn enter(
         true => fs::metadata(target)
             .ok()
             .map_or_else(|| destination::metadata_of(target), |it| Ok(Some(it)))?,
+        false if location.is_dir_new => None,
         false => destination::metadata_of(target)?,
     };
     if existing.as_ref().is_some_and(|existing| !existing.is_dir()) {
@@ -103,6 +106,9 @@ fn enter(
             fs::canonicalize(target).map_err(|error| CopyError::of("examine", target, &error))?
         }
     };
+    if is_new {
+        plan.refuse_protected_dir(location, target)?;
+    }
     plan.reserve(source, location, target)?;
     let root = match (is_new, location.root) {
         (true, None) => {
@@ -112,7 +118,8 @@ fn enter(
         (_, root) => root,
     };
     // A tree without files needs a writable file system, too.
-    plan.space.add(location.dir, if is_new { 1 } else { 0 })?;
+    plan.space
+        .add(location.dir, if is_new { 1 } else { 0 }, false)?;
     plan.directories.push(Directory {
         source: source.into(),
         target: target.into(),
@@ -124,6 +131,7 @@ fn enter(
         target: target.into(),
         canonical_target,
         root,
+        is_new,
     })
 }
 

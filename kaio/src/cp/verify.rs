@@ -5,10 +5,10 @@ use std::path::Path;
 use tokio_kaio::{Advice, AlignedBuf, File};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::block_io::BlockIo;
 use super::copy_data;
 use super::copy_error::CopyError;
 use super::extents::Extent;
-use super::session::Session;
 
 /// The checksum of a chunk, as it was read from the source.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl ChunkChecksum {
 ///
 /// A chunk differs, or can't be read.
 pub(super) async fn verify(
-    session: &Session<'_>,
+    io: &BlockIo<'_>,
     file: &File,
     alignment: u64,
     path: &Path,
@@ -47,8 +47,8 @@ pub(super) async fn verify(
     let each = async |check: &ChunkChecksum, buffer: &mut AlignedBuf| {
         let chunk = &check.chunk;
         let bytes = chunk.end - chunk.start;
-        session.wait_for_rate(bytes).await;
-        let read = copy_data::read_chunk(session, file, alignment, chunk, buffer).await;
+        io.wait_for_rate(bytes).await;
+        let read = copy_data::read_chunk(io, file, alignment, chunk, buffer).await;
         let read = read.map_err(|error| CopyError::at("read back", path, chunk.start, &error))?;
         if read < bytes || xxh3_64(&buffer[..bytes as usize]) != check.sum {
             return Err(CopyError::new(format!(
@@ -58,13 +58,10 @@ pub(super) async fn verify(
                 chunk.start
             )));
         }
-        session.console.advance(bytes);
+        io.console.advance(bytes);
         Ok(())
     };
-    session
-        .buffers
-        .for_each(checks.iter(), checks.len(), each)
-        .await
+    io.buffers.for_each(checks.iter(), checks.len(), each).await
 }
 
 #[cfg(test)]
@@ -73,6 +70,7 @@ mod tests {
 
     use tokio_kaio::AioOpenOptionsExt;
 
+    use super::super::session::Session;
     use super::*;
     use crate::cp::extents::chunks;
 
@@ -94,8 +92,9 @@ mod tests {
         let alignment = file.alignment().await.unwrap().offset;
         let (context, handle) = tokio_kaio::aio_context(8, true).unwrap();
         let args = crate::cp::cp_args::parse_for_test(&["--quiet", "--bs", "64k", "a", "b"]);
-        let session = Session::new(&args, handle, 0, 0).unwrap();
-        let verified = verify(&session, &file, alignment, &path, &checks).await;
+        let session = Session::new(&args, None, 0);
+        let io = BlockIo::new(&session, handle).unwrap();
+        let verified = verify(&io, &file, alignment, &path, &checks).await;
         context.close().await;
         verified.map_err(|copy_error| copy_error.to_string())
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::cp_fixture::{Dir, bytes, is_root, kaio, text};
@@ -105,7 +106,7 @@ fn fifos_and_character_devices() {
     dir.file("a", "a");
     let fifo = Command::new("mkfifo").arg(dir.join("fifo")).status();
     assert!(fifo.unwrap().success());
-    dir.refuses(&["fifo", "b"], &["fifo is a FIFO", "cp -a"]);
+    dir.refuses(&["fifo", "b"], &["fifo is a FIFO", "cp -a", "kaio cp - "]);
     dir.refuses(&["/dev/null", "b"], &["/dev/null is a character device"]);
     dir.refuses(&["a", "fifo"], &["fifo is neither a regular file"]);
     dir.refuses(
@@ -132,24 +133,72 @@ fn a_link_over_a_fifo() {
     dir.refuses(&["-r", "link", "fifo"], &["fifo is neither a regular file"]);
 }
 
+/// Sets an attribute of files, and removes it when this is dropped.
+struct Chattr<'a>(&'a str, PathBuf);
+
+impl Chattr<'_> {
+    /// `None`: not supported.
+    fn set(flag: &str, path: PathBuf) -> Option<Chattr<'_>> {
+        let done = Command::new("chattr")
+            .arg(format!("+{flag}"))
+            .arg(&path)
+            .output();
+        if done.is_ok_and(|output| output.status.success()) {
+            return Some(Chattr(flag, path));
+        }
+        eprintln!("skipped: chattr +{flag} is not supported here");
+        None
+    }
+}
+
+impl Drop for Chattr<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr")
+            .arg(format!("-{}", self.0))
+            .arg(&self.1)
+            .status();
+    }
+}
+
 #[test]
-fn an_immutable_file() {
+fn an_immutable_or_append_only_file() {
     let dir = Dir::new();
     dir.file("a", "a");
     let b = dir.file("b", "b");
-    let chattr = |how| Command::new("chattr").arg(how).arg(&b).status();
-    if !chattr("+i").is_ok_and(|status| status.success()) {
-        eprintln!("skipped: chattr +i is not supported here");
-        return;
+    for (flag, what) in [("i", "b is immutable"), ("a", "b is append-only")] {
+        let Some(_chattr) = Chattr::set(flag, b.clone()) else {
+            return;
+        };
+        dir.refuses(
+            &["-f", "a", "b"],
+            &[what, &format!("run chattr -{flag} on it")],
+        );
+        dir.refuses(&["-f", "/dev/stdin", "b"], &[what]);
     }
-    let output = dir.cp(&["-f", "a", "b"]);
-    assert!(chattr("-i").unwrap().success());
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said.contains("b is immutable; run chattr -i on it"),
-        "{said}"
-    );
+}
+
+#[test]
+fn an_immutable_or_append_only_directory() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    dir.file("large", bytes(200_000));
+    symlink("a", dir.join("link")).unwrap();
+    dir.dir("tree/sub");
+    let into = dir.dir("into");
+    for (flag, what) in [("i", "into is immutable"), ("a", "into is append-only")] {
+        let Some(_chattr) = Chattr::set(flag, into.clone()) else {
+            return;
+        };
+        let hint = format!("run chattr -{flag} on it");
+        for args in [
+            &["a", "into"][..],
+            &["large", "into/b"],
+            &["-r", "tree", "into"],
+            &["-r", "link", "into"],
+        ] {
+            dir.refuses(args, &[what, &hint]);
+        }
+    }
 }
 
 #[test]
@@ -195,6 +244,27 @@ fn a_write_protected_file_without_force() {
 }
 
 #[test]
+fn a_target_on_a_file_system_of_the_kernel() {
+    let dir = Dir::new();
+    dir.file("a", "a");
+    dir.file("large", bytes(200_000));
+    dir.dir("tree");
+    for args in [
+        &["a", "/proc/a"][..],
+        &["large", "/proc/a"],
+        &["-r", "tree", "/proc/new"],
+    ] {
+        dir.refuses(
+            args,
+            &[
+                "proc is a file system of the kernel",
+                "copy to another directory",
+            ],
+        );
+    }
+}
+
+#[test]
 fn invalid_options_are_wrong_usage() {
     let dir = Dir::new();
     dir.file("a", "a");
@@ -205,6 +275,7 @@ fn invalid_options_are_wrong_usage() {
         &["--depth", "0", "a", "b"],
         &["--depth", "1,2", "a", "b"],
         &["--sparse", "some", "a", "b"],
+        &["--reflink", "sometimes", "a", "b"],
         &["--limit", "0", "a", "b"],
     ] {
         assert_eq!(dir.cp(args).status.code(), Some(2), "{args:?}");

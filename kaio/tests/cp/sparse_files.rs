@@ -46,6 +46,19 @@ fn holes_stay_holes_and_zeroes_stay_zeroes() {
 }
 
 #[test]
+fn the_rate_does_not_count_holes() {
+    let dir = Dir::new();
+    source(&dir);
+    let output = dir.cp(&["--json", "source", "copy"]);
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |name: &str| summary[name].as_f64().unwrap();
+    let counted = number("bytes_per_second") * number("seconds");
+    let written = number("written_bytes");
+    assert!((counted - written).abs() < 0.01 * written, "{summary}");
+    assert!(written < 0.5 * number("bytes"), "{summary}");
+}
+
+#[test]
 fn with_always_blocks_of_zeroes_become_holes() {
     let dir = Dir::new();
     let source = source(&dir);
