@@ -34,6 +34,11 @@ impl CopyError {
         CopyError::with_hint(text, error.kind(), error.raw_os_error())
     }
 
+    /// An error whose text names the operation and the path.
+    pub(super) fn from_library(error: &io::Error) -> CopyError {
+        CopyError::with_hint(error.to_string(), error.kind(), error.raw_os_error())
+    }
+
     /// The error of `operation` on `path` at `offset`.
     pub(super) fn at(
         operation: &str,

@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use tokio_kaio::sync_dir_blocking;
+
 use super::copy_error::CopyError;
 use super::copy_plan::{CopyPlan, Directory, Symlink};
 use super::destination;
@@ -110,8 +112,8 @@ impl NewDirectories {
         }
         if session.args.durable() {
             for dir in dirs {
-                let synced = File::open(&dir).and_then(|dir| sync(&dir));
-                synced.map_err(|error| CopyError::of("make durable", &dir, &error))?;
+                // The error names the directory.
+                sync_dir_blocking(&dir).map_err(|error| CopyError::from_library(&error))?;
             }
         }
         Ok(())
