@@ -1,6 +1,12 @@
 //! Targets whose path is nearly as long as `PATH_MAX`, 4096 bytes with the final zero.
 
-use crate::cp_fixture::{Dir, bytes};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cp_fixture::{Dir, bytes, names, text};
+use crate::interrupted;
 
 /// A relative path of `length` bytes. Its directories exist.
 fn path(dir: &Dir, length: usize) -> String {
@@ -60,4 +66,28 @@ fn a_tree_is_copied_although_its_temporary_name_makes_the_paths_too_long() {
     dir.copies(&["-rp", "source/.", "copy"]);
     assert_same(&dir, "source/small", &format!("copy/{file}"));
     assert_eq!(dir.names(), ["copy", "source"]);
+}
+
+#[test]
+fn a_signal_leaves_nothing_of_a_tree_with_long_paths() {
+    let dir = Dir::new();
+    create_directories(
+        &dir,
+        &format!("source/{}", format!("{}/", "d".repeat(100)).repeat(40)),
+    );
+    dir.file("source/file", bytes(400_000));
+    let child = interrupted::start(&dir, &["-r", "--limit", "100k", "source", "copy"]);
+    let copy = dir
+        .names()
+        .into_iter()
+        .find(|name| name.starts_with(".copy"));
+    let copy = dir.join(copy.unwrap());
+    // All directories exist when the first file does.
+    while !names(&copy).iter().any(|name| name.contains("file")) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143));
+    assert_eq!(dir.names(), ["source"], "{}", text(&output.stderr));
 }
