@@ -148,6 +148,31 @@ fn sources_without_direct_io_are_noted_once() {
 }
 
 #[test]
+fn no_more_than_the_limit_is_copied_per_second() {
+    const LIMIT: u64 = 4 << 20;
+    let dir = Dir::new();
+    dir.file("source", bytes(2 << 20));
+    dir.dir("tree");
+    for number in 0..40 {
+        dir.file(&format!("tree/{number}"), bytes(50_000));
+    }
+    let script = "cat source | \"$0\" cp --json --limit 4M --bs 64k - copy";
+    let mut shell = Command::new("sh");
+    let shell = shell.args(["-c", script]).arg(kaio());
+    let pipe = shell.current_dir(dir.path()).output().unwrap();
+    let limited = ["--json", "--limit", "4M", "--bs", "64k"];
+    let file = dir.cp(&[&limited[..], &["source", "copy"]].concat());
+    let tree = dir.cp(&[&limited[..], &["-r", "tree", "copies"]].concat());
+    for (what, output) in [("pipe", pipe), ("file", file), ("tree", tree)] {
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(summary["failed"], Value::Array(vec![]), "{what}");
+        // The first block is copied at once.
+        let rate = summary["bytes_per_second"].as_f64().unwrap();
+        assert!(rate < 1.1 * LIMIT as f64, "{what}: {summary}");
+    }
+}
+
+#[test]
 fn the_help_has_examples() {
     let dir = Dir::new();
     for option in ["-h", "--help"] {
