@@ -208,9 +208,10 @@ pub use context::{
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};
 pub use flags::{PollEvents, ReadFlags, WriteFlags};
+#[cfg(feature = "bytes")]
+pub use fs::FileStream;
 pub use fs::{
-    Advice, AioOpenOptionsExt, Allocate, BoundFile, File, PublishError, PublishMode, StagedFile,
-    StagedFileBuilder, SyncRange, sync_dir, sync_dir_blocking,
+    Advice, AioOpenOptionsExt, Allocate, BoundFile, File, FileReader, PublishError, PublishMode, StagedFile, StagedFileBuilder, StreamError, SyncRange, sync_dir, sync_dir_blocking,
 };
 #[cfg(feature = "bytes")]
 pub use fs::{Coalesce, RangeStream};

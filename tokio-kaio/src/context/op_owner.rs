@@ -31,7 +31,6 @@ pub(crate) struct OwnedOp<M: RawMutex + 'static, A: 'static, L: 'static> {
 }
 
 impl<M: RawMutex + 'static, A: 'static, L: 'static> OpOwner<M, A, L> {
-    #[allow(dead_code, reason = "for streams, which follow")]
     pub(crate) fn new(
         file: Arc<OpenFile>,
         handle: GenericAioContextHandle<M, A, L>,
@@ -44,13 +43,11 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> OpOwner<M, A, L> {
         &self.file
     }
 
-    #[allow(dead_code, reason = "for streams, which follow")]
     pub(crate) fn handle(&self) -> &GenericAioContextHandle<M, A, L> {
         &self.handle
     }
 
     /// Creates an operation, which is submitted by its first poll.
-    #[allow(dead_code, reason = "for streams, which follow")]
     pub(crate) fn start(
         self: &Arc<Self>,
         request: IoRequest,

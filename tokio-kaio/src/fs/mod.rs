@@ -9,8 +9,10 @@ mod direct;
 mod file;
 mod file_facts;
 mod open_error;
+mod file_reader;
+#[cfg(feature = "bytes")]
+mod file_stream;
 mod open_options;
-#[cfg_attr(not(test), allow(dead_code, reason = "for streams, which follow"))]
 mod owned_op;
 mod owned_transfer;
 mod page_cache;
@@ -23,6 +25,8 @@ mod staged_file;
 mod staged_file_builder;
 mod sync_dir;
 mod temp_entry;
+mod read_plan;
+mod stream_error;
 mod transfer;
 mod unaligned;
 mod unaligned_state;
@@ -31,6 +35,9 @@ mod unaligned_write;
 pub use allocation::{Advice, Allocate, SyncRange};
 pub use bound_file::BoundFile;
 pub use file::File;
+pub use file_reader::FileReader;
+#[cfg(feature = "bytes")]
+pub use file_stream::FileStream;
 pub use open_options::AioOpenOptionsExt;
 pub use publish::PublishMode;
 pub use publish_error::PublishError;
@@ -39,3 +46,4 @@ pub use ranges::{Coalesce, RangeStream};
 pub use staged_file::StagedFile;
 pub use staged_file_builder::StagedFileBuilder;
 pub use sync_dir::{sync_dir, sync_dir_blocking};
+pub use stream_error::StreamError;

@@ -13,6 +13,7 @@ mod ends;
 mod errors;
 mod eventfd;
 mod fairness;
+mod file_reader;
 mod files;
 mod flags;
 mod fork;
