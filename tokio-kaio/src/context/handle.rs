@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
@@ -75,6 +76,8 @@ pub struct GenericAioContextHandle<M: RawMutex, A, L> {
     resources: Arc<HandleResources>,
     /// Keeps a [detached](crate::GenericAioContext::detach) context until the last handle is dropped.
     lease: Option<Arc<ContextLease<M>>>,
+    /// [`Metrics::unfinished_writers`], of all handles of the context.
+    unfinished_writers: Arc<AtomicU64>,
     /// Type parameters only, for compatibility with `linux-aio-tokio`: requests are kept in a slab.
     inert: PhantomData<fn() -> (A, L)>,
 }
@@ -102,6 +105,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             options: *OpOptions::NONE,
             resources: Arc::clone(&lease.resources),
             lease: None,
+            resources: Arc::new(resources),
+            unfinished_writers: Arc::default(),
             inert: PhantomData,
         }
     }
@@ -353,7 +358,16 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// unless [latencies are measured](crate::AioContextBuilder::measure_latency), and makes no
     /// system call. [`Metrics`] has an example. In a forked child all counters are 0.
     pub fn metrics(&self) -> Metrics {
-        self.shards.metrics()
+        let mut metrics = self.shards.metrics();
+        if self.shards.all()[0].enter().is_ok() {
+            metrics.unfinished_writers = self.unfinished_writers.load(Ordering::Relaxed);
+        }
+        metrics
+    }
+
+    /// Counts a `FileWriter` that was dropped unfinished.
+    pub(crate) fn count_unfinished_writer(&self) {
+        self.unfinished_writers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// [Publishes](Metrics::publish) the context's metrics every `interval`, which is at least a
@@ -652,6 +666,7 @@ impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
             options: self.options,
             resources: Arc::clone(&self.resources),
             lease: self.lease.clone(),
+            unfinished_writers: Arc::clone(&self.unfinished_writers),
             inert: PhantomData,
         }
     }

@@ -4,14 +4,18 @@ mod alignment_query;
 mod allocation;
 mod bound_file;
 mod buffered;
+#[cfg(feature = "bytes")]
+mod bytes_sink;
 mod conversion;
 mod direct;
+mod edge_write;
 mod file;
 mod file_facts;
 mod open_error;
 mod file_reader;
 #[cfg(feature = "bytes")]
 mod file_stream;
+mod file_writer;
 mod open_options;
 mod owned_op;
 mod owned_transfer;
@@ -31,6 +35,8 @@ mod transfer;
 mod unaligned;
 mod unaligned_state;
 mod unaligned_write;
+mod write_plan;
+mod write_signal;
 
 pub use allocation::{Advice, Allocate, SyncRange};
 pub use bound_file::BoundFile;
@@ -38,6 +44,7 @@ pub use file::File;
 pub use file_reader::FileReader;
 #[cfg(feature = "bytes")]
 pub use file_stream::FileStream;
+pub use file_writer::FileWriter;
 pub use open_options::AioOpenOptionsExt;
 pub use publish::PublishMode;
 pub use publish_error::PublishError;

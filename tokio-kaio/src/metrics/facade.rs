@@ -7,7 +7,7 @@ use super::Metrics;
 /// Name, description, and value.
 type Series<T> = (&'static str, &'static str, fn(&Metrics) -> T);
 
-const COUNTERS: [Series<u64>; 12] = [
+const COUNTERS: [Series<u64>; 13] = [
     (
         "tokio_kaio_submitted_total",
         "Requests that the kernel or a thread took",
@@ -37,6 +37,11 @@ const COUNTERS: [Series<u64>; 12] = [
         "tokio_kaio_found_full_total",
         "Requests that found no free slot",
         |metrics| metrics.found_full,
+    ),
+    (
+        "tokio_kaio_unfinished_writers_total",
+        "FileWriters that were dropped with bytes not flushed, or an error not returned",
+        |metrics| metrics.unfinished_writers,
     ),
     (
         "tokio_kaio_nowait_refusals_total",

@@ -97,6 +97,9 @@ pub struct Metrics {
     pub abandoned: u64,
     /// Requests that found no free slot, and waited or failed.
     pub found_full: u64,
+    /// Times a [`FileWriter`](crate::FileWriter) was dropped that had not flushed its bytes, or not returned an
+    /// error: data may be missing from a file.
+    pub unfinished_writers: u64,
 
     /// Calls of `io_submit`, on any thread. With the thread-pool backend: transfers and syncs.
     pub batches: u64,
@@ -226,6 +229,7 @@ impl Metrics {
             &mut self.unmatched_completions,
             &mut self.abandoned,
             &mut self.found_full,
+            &mut self.unfinished_writers,
             &mut self.batches,
             &mut self.nowait_refusals,
             &mut self.offloads,

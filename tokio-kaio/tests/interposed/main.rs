@@ -21,5 +21,6 @@ mod publishing;
 mod ranges;
 mod shards;
 mod size_class_pool;
+mod stream_faults;
 mod unaligned;
 mod vectored;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::common::{locked_buffer as buffer, *};
 use futures::future::{MaybeDone, join_all, maybe_done};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio_kaio::{AioCommandError, AioContextHandle, File, LockedBuf, ReadFlags, aio_context};
 
@@ -347,4 +348,50 @@ fn a_child_forked_while_contexts_end_can_end_its_own() {
 fn run<T>(test: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().unwrap().block_on(test)
+}
+
+#[tokio::test]
+async fn a_child_can_neither_use_nor_harm_the_readers_and_writers_of_its_parent() {
+    if !in_child!() {
+        return;
+    }
+    let dir = disk_dir();
+    let file = file(&dir).await;
+    let target = open_rw(&dir, "target").await;
+    let (context, handle) = aio_context(8, true).unwrap();
+    let mut reader = file.reader(&handle).with_chunk_size(BLOCK);
+    let mut writer = target.writer(&handle).with_chunk_size(BLOCK).with_offset(1);
+    assert_eq!(reader.read(&mut [0; 100]).await.unwrap(), 100);
+    writer.write_all(&[7; 3 * BLOCK]).await.unwrap(); // an edge is in flight, and a part is collected
+    let (mut readers, mut writers) = (vec![reader], vec![writer]);
+    let code = forked(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut is_refused = |polled: Poll<std::io::Result<()>>| match polled {
+            Poll::Ready(Err(error)) => error.kind() == std::io::ErrorKind::InvalidInput,
+            _ => false,
+        };
+        let mut bytes = [0; 100];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        let read = Pin::new(&mut readers[0]).poll_read(&mut cx, &mut bytes);
+        let written = Pin::new(&mut writers[0]).poll_write(&mut cx, b"x");
+        let flushed = Pin::new(&mut writers[0]).poll_flush(&mut cx);
+        let polled = [read, written.map_ok(drop), flushed];
+        let all_refused = polled.into_iter().all(&mut is_refused);
+        readers.clear();
+        writers.clear();
+        i32::from(!all_refused) * WRONG_RESULT
+    });
+    assert_eq!(code, 0);
+    let mut rest = Vec::new();
+    readers[0].read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest.len(), READS * BLOCK - 100);
+    let writer = writers.pop().unwrap();
+    assert_eq!(writer.finish().await.unwrap(), 3 * LEN + 1);
+    assert_eq!(
+        fs::read(dir.path().join("target")).unwrap()[1..],
+        [7; 3 * BLOCK]
+    );
+    assert_eq!(handle.metrics().unfinished_writers, 0);
+    drop(readers);
+    context.close().await;
 }

@@ -14,6 +14,7 @@ mod errors;
 mod eventfd;
 mod fairness;
 mod file_reader;
+mod file_writer;
 mod files;
 mod flags;
 mod fork;
