@@ -238,6 +238,8 @@ mod guides {
     #[cfg(feature = "bytes")]
     #[doc = include_str!("../../docs/ranges.md")]
     struct Ranges;
+    #[doc = include_str!("../../docs/streams.md")]
+    struct Streams;
     #[doc = include_str!("../../docs/submission.md")]
     struct Submission;
     #[doc = include_str!("../../docs/unaligned.md")]

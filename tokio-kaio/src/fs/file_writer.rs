@@ -299,7 +299,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     /// # let path = dir.path().join("table");
     /// # std::fs::write(&path, "hello world")?;
     /// let (context, handle) = aio_context(32, true)?;
-    /// let file = std::fs::OpenOptions::new().read(true).write(true).aio_open(&path, false).await?;
+    /// let file = std::fs::OpenOptions::new().read(true).write(true).aio_open(path.clone(), false).await?;
     /// let mut writer = file.writer(&handle).with_offset(6);
     /// writer.write_all(b"W").await?;
     /// assert_eq!(writer.finish().await?, 7);
