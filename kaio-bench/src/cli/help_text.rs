@@ -68,6 +68,11 @@ Pairs. Ratios are relative to the first variant: above 1.00, a variant costs mor
                       `read-at-pool`, into a pooled buffer that is sliced; with `read-bytes-at`
   read-ranges         100 ranges of 8 KiB, as Bytes: with one call of `read-ranges`; `joined`, a call
                       of read_range for each; `pread-loop`, one job of the blocking pool
+  stream-read         a file in order: copied out of a FileReader (`reader`); in its buffers (`lent`);
+                      1 MiB at a time with `pread` and O_DIRECT; with `tokio-fs` and a BufReader,
+                      from a cold page cache
+  stream-write        a new file in order, made durable: a FileWriter (`writer`); 1 MiB at a time with
+                      `pwrite` and O_DIRECT; `tokio-fs`
 
 All variants run on the current-thread runtime, and in one task, except `tasks`. All figures are per
 read or write, also for pairs with several in one iteration.

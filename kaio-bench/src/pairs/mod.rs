@@ -14,6 +14,7 @@ mod pair_report;
 mod pair_tables;
 mod pool_pair;
 mod range_pair;
+mod stream_pair;
 mod unaligned_pair;
 mod variant;
 mod vectored_pair;
@@ -164,5 +165,26 @@ pub fn all() -> Vec<Pair> {
                 ],
             )
         },
+        pair(
+            "stream-read",
+            Pattern::SequentialRead,
+            stream_pair::TRANSFERS,
+            vec![
+                engine::<stream_pair::Reader>(),
+                engine::<stream_pair::Lent>(),
+                engine::<stream_pair::Pread>(),
+                engine::<stream_pair::TokioReader>(),
+            ],
+        ),
+        pair(
+            "stream-write",
+            Pattern::SequentialWrite,
+            stream_pair::TRANSFERS,
+            vec![
+                engine::<stream_pair::Writer>(),
+                engine::<stream_pair::Pwrite>(),
+                engine::<stream_pair::TokioWriter>(),
+            ],
+        ),
     ]
 }

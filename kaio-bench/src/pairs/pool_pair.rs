@@ -15,6 +15,7 @@ async fn read(
         handle,
         file,
         block,
+        ..
     } = fixture;
     let (offset, flags) = (generator.next_transfer().offset, ReadFlags::empty());
     let read = file.read_at(handle, offset, buffer, *block as u64, flags);

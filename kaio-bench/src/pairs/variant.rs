@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::result;
 use std::sync::Arc;
 
@@ -36,6 +37,10 @@ pub(super) struct Fixture {
     pub(super) handle: AioContextHandle,
     /// Open for reading, and for writing if the pair writes.
     pub(super) file: Arc<File>,
+    /// The path of the file.
+    pub(super) path: PathBuf,
+    /// Bytes used of the file.
+    pub(super) len: u64,
     /// Transfer size in bytes.
     pub(super) block: usize,
 }
@@ -70,6 +75,8 @@ impl<V: Variant> Engine for VariantEngine<V> {
         let fixture = Fixture {
             handle,
             file: runtime.block_on(open_kaio(workload))?,
+            path: workload.path.clone(),
+            len: workload.len,
             block: workload.block(),
         };
         Ok(Box::new(PreparedVariant {
