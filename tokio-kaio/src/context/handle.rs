@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
@@ -106,7 +107,6 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             resources: Arc::clone(&lease.resources),
             lease: None,
             resources: Arc::new(resources),
-            unfinished_writers: Arc::default(),
             inert: PhantomData,
         }
     }
@@ -360,14 +360,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.shards.metrics();
         if self.shards.all()[0].enter().is_ok() {
-            metrics.unfinished_writers = self.unfinished_writers.load(Ordering::Relaxed);
+            metrics.unfinished_writers = self.resources.unfinished_writers.load(Ordering::Relaxed);
         }
         metrics
     }
 
     /// Counts a `FileWriter` that was dropped unfinished.
     pub(crate) fn count_unfinished_writer(&self) {
-        self.unfinished_writers.fetch_add(1, Ordering::Relaxed);
+        let count = &self.resources.unfinished_writers;
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// [Publishes](Metrics::publish) the context's metrics every `interval`, which is at least a

@@ -1,5 +1,8 @@
 //! [`HandleResources`]: what the operations of a handle may use, beside the context.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use crate::SizeClassPool;
 
 /// What a handle and its clones share. Not touched by operations on the caller's own buffers.
@@ -7,6 +10,8 @@ use crate::SizeClassPool;
 pub(super) struct HandleResources {
     /// See [`buffers`](super::GenericAioContextHandle::buffers).
     pub(super) buffers: SizeClassPool,
+    /// [`Metrics::unfinished_writers`](crate::Metrics::unfinished_writers), of all handles of the context.
+    pub(super) unfinished_writers: Arc<AtomicU64>,
 }
 
 /// The limit of a context's own pool in bytes. A pool of this size serves several hundred small ranges at
@@ -19,6 +24,7 @@ impl HandleResources {
     pub(super) fn new(buffers: Option<SizeClassPool>) -> HandleResources {
         HandleResources {
             buffers: buffers.unwrap_or_else(|| SizeClassPool::unmapped(DEFAULT_BUFFER_LIMIT)),
+            unfinished_writers: Arc::default(),
         }
     }
 }

@@ -16,13 +16,13 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, ReadBuf};
 use tokio::task::coop;
 
 use super::File;
+use super::chunk_buffers::ChunkBuffers;
 use super::file::{FileInner, run_blocking};
 use super::owned_op::ReadOp;
 use super::read_plan::ReadPlan;
 use super::stream_error::StreamError;
-use super::unaligned_write::no_memory;
 use crate::context::{OpOwner, TransferMode};
-use crate::sys::{Process, page_size};
+use crate::sys::Process;
 use crate::{AioCommandError, AlignedBuf, GenericAioContextHandle, ReadFlags, SyncRequestAdapter};
 
 /// Default length of a read in bytes.
@@ -42,7 +42,8 @@ const DEFAULT_DEPTH: usize = 8;
 ///
 /// # Memory
 ///
-/// At most *depth* × *chunk size* bytes; 8 MiB by default. A chunk that was read to its end gives its buffer
+/// At most *depth* × *chunk size* bytes, 8 MiB by default, from the pool of the handle
+/// ([`with_buffers`](GenericAioContextHandle::with_buffers)). A chunk that was read to its end gives its buffer
 /// to the next read. Reads that a seek has abandoned keep their memory until the kernel is done with them.
 ///
 /// # The end of the file
@@ -124,7 +125,7 @@ where
     /// Without gaps. The position is in the first chunk, or behind what it has found.
     chunks: VecDeque<Chunk<M, A, L>>,
     /// Buffers for further chunks.
-    spare: Vec<AlignedBuf>,
+    spare: ChunkBuffers,
     /// The caller knows that the file has ended at this position.
     has_ended: bool,
 }
@@ -133,11 +134,11 @@ where
 enum Query {
     /// Nothing, or not any more.
     Due,
-    Running(Pin<Box<dyn Future<Output = io::Result<FileFacts>> + Send>>),
+    Running(Pin<Box<dyn Future<Output = io::Result<QueryResult>> + Send>>),
     Done,
 }
 
-struct FileFacts {
+struct QueryResult {
     /// The alignment of offset and length in bytes.
     block: u64,
     memory_alignment: usize,
@@ -212,7 +213,7 @@ impl File {
             seek_from_end: None,
             position: 0,
             chunks: VecDeque::new(),
-            spare: Vec::new(),
+            spare: ChunkBuffers::default(),
             has_ended: false,
         }
     }
@@ -320,25 +321,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
     }
 
     fn keep(&mut self, buffer: AlignedBuf) {
-        if buffer.size() > 0 && self.spare.len() + self.chunks.len() < self.depth {
-            self.spare.push(buffer);
-        }
-    }
-
-    fn buffer(&mut self, len: usize) -> Result<AlignedBuf, AioCommandError> {
-        let fits = |buffer: &AlignedBuf| {
-            buffer.size() >= len && buffer.as_ptr().addr() % self.memory_alignment == 0
-        };
-        while let Some(buffer) = self.spare.pop() {
-            if fits(&buffer) {
-                return Ok(buffer);
-            }
-        }
-        let buffer = match self.memory_alignment <= page_size() {
-            true => AlignedBuf::new(len),
-            false => AlignedBuf::with_alignment(len, self.memory_alignment),
-        };
-        buffer.map_err(no_memory)
+        self.spare.keep(buffer, self.chunks.len(), self.depth);
     }
 
     /// Takes the error of the first chunk, which is read again next time.
@@ -497,7 +480,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
 
     fn start_read(&mut self, range: &Range<u64>, cx: &mut Context<'_>) -> ChunkState<M, A, L> {
         let len = range.end - range.start;
-        let buffer = match self.buffer(len as usize) {
+        let handle = self.owner.handle();
+        let buffer = match self.spare.take(handle, len as usize, self.memory_alignment) {
             Ok(buffer) => buffer,
             Err(error) => return ChunkState::Failed(error),
         };
@@ -620,11 +604,11 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> Chunk<M, A, L> {
 }
 
 /// Queries the file, on tokio's blocking pool.
-async fn query(file: File) -> io::Result<FileFacts> {
+async fn query(file: File) -> io::Result<QueryResult> {
     let alignment = file.alignment().await?;
     let inner = Arc::clone(&file.inner);
     let len = run_blocking(move || len_of(&inner)).await?;
-    Ok(FileFacts {
+    Ok(QueryResult {
         block: alignment.read_offset.max(alignment.memory as u64),
         memory_alignment: alignment.memory.next_power_of_two(),
         len,

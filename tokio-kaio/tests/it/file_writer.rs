@@ -478,7 +478,9 @@ fn a_write_past_the_file_size_limit_fails_the_next_call_and_finish() {
             }
         };
         assert_eq!(failed.kind(), ErrorKind::FileTooLarge);
-        assert_eq!(stream_error(&failed).offset(), 8 * LEN);
+        // One of the two chunks in flight has failed first.
+        let offset = stream_error(&failed).offset();
+        assert!([8 * LEN, 12 * LEN].contains(&offset), "{offset}");
         assert_fails(blocks, libc::EFBIG).await;
 
         let mut tail = writer();
