@@ -211,7 +211,9 @@ pub use flags::{PollEvents, ReadFlags, WriteFlags};
 #[cfg(feature = "bytes")]
 pub use fs::FileStream;
 pub use fs::{
-    Advice, AioOpenOptionsExt, Allocate, BoundFile, File, FileReader, FileWriter, PublishError, PublishMode, StagedFile, StagedFileBuilder, StreamError, SyncRange, sync_dir, sync_dir_blocking,
+    Advice, AioOpenOptionsExt, Allocate, BoundFile, File, FileReader, FileWriter, PublishError,
+    PublishMode, StagedFile, StagedFileBuilder, StreamError, SyncRange, sync_dir,
+    sync_dir_blocking,
 };
 #[cfg(feature = "bytes")]
 pub use fs::{Coalesce, RangeStream};

@@ -6,9 +6,8 @@ use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use intrusive_collections::linked_list::{self, AtomicLink};
 use lock_api::RawMutex;
@@ -77,8 +76,6 @@ pub struct GenericAioContextHandle<M: RawMutex, A, L> {
     resources: Arc<HandleResources>,
     /// Keeps a [detached](crate::GenericAioContext::detach) context until the last handle is dropped.
     lease: Option<Arc<ContextLease<M>>>,
-    /// [`Metrics::unfinished_writers`], of all handles of the context.
-    unfinished_writers: Arc<AtomicU64>,
     /// Type parameters only, for compatibility with `linux-aio-tokio`: requests are kept in a slab.
     inert: PhantomData<fn() -> (A, L)>,
 }
@@ -106,7 +103,6 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             options: *OpOptions::NONE,
             resources: Arc::clone(&lease.resources),
             lease: None,
-            resources: Arc::new(resources),
             inert: PhantomData,
         }
     }
@@ -667,7 +663,6 @@ impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
             options: self.options,
             resources: Arc::clone(&self.resources),
             lease: self.lease.clone(),
-            unfinished_writers: Arc::clone(&self.unfinished_writers),
             inert: PhantomData,
         }
     }

@@ -12,7 +12,7 @@ use intrusive_collections::linked_list::AtomicLink;
 use lock_api::RawMutex;
 use tokio::time::Instant;
 
-use super::File;
+use super::{File, FileReader, FileWriter};
 use crate::{
     AioCommandError, AlignedBuf, GenericAioContextHandle, IoBuf, IoBufMut, IoPriority, Part,
     PartMut, ReadFlags, SizeClassPool, SyncRequestAdapter, WriteFlags,
@@ -367,6 +367,18 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> BoundFile<M, A, L> {
     /// Returns a stream of many byte ranges: [`File::stream_ranges`].
     pub fn stream_ranges(&self, ranges: &[Range<u64>], coalesce: Coalesce) -> RangeStream<M, A, L> {
         self.file.stream_ranges(&self.handle, ranges, coalesce)
+    }
+}
+
+impl<M: RawMutex + 'static, A: 'static, L: 'static> BoundFile<M, A, L> {
+    /// Returns a reader that reads ahead: [`File::reader`].
+    pub fn reader(&self) -> FileReader<M, A, L> {
+        self.file.reader(&self.handle)
+    }
+
+    /// Returns a writer that writes behind: [`File::writer`].
+    pub fn writer(&self) -> FileWriter<M, A, L> {
+        self.file.writer(&self.handle)
     }
 }
 

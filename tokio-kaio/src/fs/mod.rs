@@ -12,11 +12,11 @@ mod direct;
 mod edge_write;
 mod file;
 mod file_facts;
-mod open_error;
 mod file_reader;
 #[cfg(feature = "bytes")]
 mod file_stream;
 mod file_writer;
+mod open_error;
 mod open_options;
 mod owned_op;
 mod owned_transfer;

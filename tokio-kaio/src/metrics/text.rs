@@ -57,6 +57,13 @@ impl Display for Metrics {
             let count = self.unmatched_completions;
             write!(f, "\nunmatched: {count} completions of no request")?;
         }
+        if self.unfinished_writers > 0 {
+            let count = self.unfinished_writers;
+            write!(
+                f,
+                "\nunfinished: {count} writers dropped with bytes or an error in them"
+            )?;
+        }
         let Some(latency) = &self.latency else {
             return Ok(());
         };

@@ -10,7 +10,7 @@ use crate::common::*;
 use futures::{SinkExt, poll};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncWrite, AsyncWriteExt, copy, copy_buf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_buf};
 use tokio::task::{LocalSet, yield_now};
 use tokio_kaio::{
     AioOpenOptionsExt, File, FileWriter, ReadFlags, StreamError, WriteFlags, aio_context,
@@ -183,6 +183,19 @@ async fn a_writer_works_on_a_local_context() {
 }
 
 #[test]
+fn a_bound_file_has_readers_and_writers() {
+    Fixture::new(8).run(async |case| {
+        let bound = case.file.with_handle(&case.handle);
+        let mut writer = bound.writer();
+        writer.write_all(b"bound").await.unwrap();
+        writer.finish().await.unwrap();
+        let mut text = String::new();
+        bound.reader().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "bound");
+    });
+}
+
+#[test]
 fn vectored_writes_are_accepted_together() {
     Fixture::new(8).run(async |case| {
         let mut writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
@@ -305,6 +318,12 @@ fn a_writer_that_is_dropped_unfinished_is_counted() {
         drop(poll!(Box::pin(finishing.finish())));
         assert!((1..=2).contains(&count())); // it may have been done at once
         assert_eq!(case.handle.clone().metrics().unfinished_writers, count());
+        assert!(
+            case.handle
+                .metrics()
+                .to_string()
+                .contains("writers dropped")
+        );
         case.file.drain(&case.handle).await;
     });
 }
