@@ -176,6 +176,7 @@ mod error;
 mod eventfd;
 mod flags;
 mod fs;
+mod group;
 mod metrics;
 mod offload;
 mod op;
@@ -217,6 +218,7 @@ pub use fs::{
 };
 #[cfg(feature = "bytes")]
 pub use fs::{Coalesce, RangeStream};
+pub use group::{GroupMetrics, IoGroup};
 pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
 pub use policy::SubmitPolicy;
@@ -233,6 +235,8 @@ mod guides {
     struct Cancellation;
     #[doc = include_str!("../../docs/durability.md")]
     struct Durability;
+    #[doc = include_str!("../../docs/groups.md")]
+    struct Groups;
     #[doc = include_str!("../../docs/observability.md")]
     struct Observability;
     #[doc = include_str!("../../docs/operations.md")]

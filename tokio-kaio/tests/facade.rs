@@ -9,7 +9,7 @@ use common::*;
 use futures::FutureExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Builder;
-use tokio_kaio::AioContextBuilder;
+use tokio_kaio::{AioContextBuilder, IoGroup, ReadFlags};
 
 /// The recorded values, by name and labels.
 fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, DebugValue> {
@@ -169,5 +169,37 @@ fn a_report_on_an_ended_context_is_made_at_once() {
         assert!(report.as_mut().now_or_never().is_some());
         let series = recorded(snapshotter);
         assert_eq!(counter(&series, "tokio_kaio_failed_total{context=late}"), 0);
+    });
+}
+
+#[test]
+fn the_counters_of_groups_are_published_with_their_names() {
+    with_recorder(async |snapshotter| {
+        let dir = disk_dir();
+        let file = patterned_file(&dir, 8).await;
+        let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+        let (queries, backup) = (IoGroup::new("queries"), IoGroup::new("backup"));
+        let grouped = [&queries, &backup].map(|group| handle.with_group(group));
+        let mut bytes = buffer(BLOCK);
+        for (times, handle) in [(3, &grouped[0]), (2, &grouped[1])] {
+            for _ in 0..times {
+                let read = file.read_at(handle, 0, &mut bytes, LEN, ReadFlags::empty());
+                assert_eq!(read.await.unwrap(), LEN);
+            }
+        }
+        let report = handle.report_metrics("wal", Duration::from_secs(3600));
+        let report = tokio::spawn(report);
+        context.close().await;
+        report.await.unwrap();
+        let series = recorded(snapshotter);
+        for (group, requests) in [("queries", 3), ("backup", 2)] {
+            let named = |name: &str| format!("tokio_kaio_group_{name}{{group={group}}}");
+            assert_eq!(counter(&series, &named("requests_total")), requests);
+            assert_eq!(counter(&series, &named("bytes_total")), requests * LEN);
+            assert_eq!(counter(&series, &named("waited_total")), 0);
+            assert_eq!(counter(&series, &named("wait_nanoseconds_total")), 0);
+            assert_eq!(gauge(&series, &named("waiting")), 0.0);
+            assert_eq!(gauge(&series, &named("in_flight")), 0.0);
+        }
     });
 }

@@ -12,7 +12,7 @@ use common::*;
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::runtime::Builder;
-use tokio_kaio::{AioContextBuilder, AioContextHandle, Backend, SubmitPolicy, WriteFlags};
+use tokio_kaio::{AioContextBuilder, AioContextHandle, Backend, IoGroup, SubmitPolicy, WriteFlags};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -241,6 +241,35 @@ fn a_context_that_falls_back_to_threads_warns() {
         );
         let message = events[0].1.get("message").unwrap();
         assert!(message.contains("fs.aio-max-nr"), "{message}");
+        context.close().await;
+    });
+}
+
+#[test]
+fn operations_of_a_group_name_it_and_a_long_wait_is_an_event() {
+    with_keeper(async |keeper| {
+        let dir = disk_dir();
+        let file = patterned_file(&dir, 8).await;
+        let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+        let grouped = handle.with_group(&IoGroup::new("backup").with_max_iops(20));
+        let mut bytes = buffer(BLOCK);
+        for _ in 0..2 {
+            read_block(&grouped, &file, 0, &mut bytes).await.unwrap();
+        }
+        let mut batch = grouped.owned_batch();
+        batch.read(&file, 0, buffer(BLOCK));
+        batch.all().await;
+        read_block(&handle, &file, 0, &mut bytes).await.unwrap();
+        let spans = keeper.spans();
+        let groups: Vec<_> = spans.iter().map(|span| span.get("group")).collect();
+        let backup = Some("backup");
+        assert_eq!(groups, [backup, backup, backup, None]);
+        let events = keeper.events("waited for the turn");
+        assert_eq!(events.len(), 2, "the second and the third read: {events:?}");
+        assert_eq!(events[0].0, Level::DEBUG);
+        assert_eq!(events[0].1.get("group"), backup);
+        let micros: u64 = events[0].1.get("micros").unwrap().parse().unwrap();
+        assert!(micros >= 10_000, "{micros}");
         context.close().await;
     });
 }

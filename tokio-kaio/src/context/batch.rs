@@ -201,8 +201,10 @@ impl<'a, M: RawMutex, A, L> Batch<'a, M, A, L> {
     /// ```
     pub fn stream(self) -> BatchResults<'a, M, A, L> {
         let Batch { handle, members } = self;
-        let new_span =
-            |(file, command): &(FileRef<'_>, RawCommand<'_>)| OpSpan::new_span(command, file.fd());
+        let group = handle.group_name();
+        let new_span = |(file, command): &(FileRef<'_>, RawCommand<'_>)| {
+            OpSpan::new_span(command, file.fd(), group)
+        };
         let spans: Vec<_> = members.iter().map(new_span).collect();
         let operations = handle
             .batch_operations(members)
@@ -233,6 +235,8 @@ pub(super) struct Running<'a, T: ContextTypes> {
     operations: Vec<Option<(OpFuture<'a, 'a, T>, OpSpan)>>,
     submitted: bool,
     pending: PendingOps<'a, T>,
+    /// Operations of a group that wait for their turn, in order.
+    waiting: VecDeque<usize>,
     /// Operations to poll next. This is a field so that a panic in a waker does not lose the rest.
     to_poll: VecDeque<usize>,
     done: VecDeque<DoneOp>,
@@ -252,6 +256,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             operations,
             submitted: false,
             pending: PendingOps::new(),
+            waiting: VecDeque::new(),
             to_poll: VecDeque::new(),
             done: VecDeque::new(),
             task: TaskId::default(),
@@ -280,7 +285,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         if let Some(done) = self.done.pop_front() {
             return Poll::Ready(Some(done));
         }
-        if self.pending.is_empty() {
+        if self.pending.is_empty() && self.waiting.is_empty() {
             return Poll::Ready(None);
         }
         let Some(deadline) = self.deadline else {
@@ -297,6 +302,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         };
         ready!(Pin::new(timer).poll(cx));
         self.pending.take_all(&mut self.to_poll);
+        self.to_poll.extend(self.waiting.drain(..));
         while let Some(index) = self.to_poll.pop_front() {
             self.time_out(index);
         }
@@ -305,8 +311,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     /// Submits all requests. The requests that go to one context are submitted with one system call.
     fn submit(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
-        // `clone` may panic, so it is called before any memory is taken.
         let count = self.operations.len();
+        if self.has_group() {
+            return self.submit_in_group(limit, cx);
+        }
+        // `clone` may panic, so it is called before any memory is taken.
         let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
         self.submitted = true;
         self.deadline = limit.deadline();
@@ -355,6 +364,122 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         unneeded.for_each(drop_contained);
     }
 
+    /// Whether the operations belong to a handle with a group.
+    fn has_group(&self) -> bool {
+        let mut operations = self.operations.iter().flatten();
+        operations
+            .next()
+            .is_some_and(|(first, _)| first.has_group())
+    }
+
+    /// Queues all operations for the turn of their group, and submits those that have it.
+    #[cold]
+    fn submit_in_group(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
+        let count = self.operations.len();
+        self.submitted = true;
+        self.deadline = limit.deadline();
+        self.done.reserve(count);
+        if limit.has_passed() {
+            return (0..count).for_each(|index| self.time_out(index));
+        }
+        self.waiting.extend(0..count);
+        self.submit_waiting(true, cx);
+        self.poll_completed_only(cx);
+    }
+
+    /// Submits the operations whose turn it is with one system call. Requests of a group have their turn in
+    /// order, so the check ends at the first that is still behind others, unless `all` is true.
+    #[cold]
+    fn submit_waiting(&mut self, all: bool, cx: &mut Context<'_>) {
+        let Some(Ok(driver)) = self.driver().map(Driver::enter) else {
+            return self.to_poll.extend(self.waiting.drain(..));
+        };
+        let (mut indices, mut failed) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        while let Some(&index) = self.waiting.get(at) {
+            let polled = match &mut self.operations[index] {
+                Some((operation, _)) if !operation.is_in_group() => {
+                    self.to_poll.push_back(index); // a poll of a file, which needs no turn
+                    Poll::Ready(None)
+                }
+                Some((operation, _)) if !all && operation.is_behind_others() => break,
+                Some((operation, _)) => match operation.take_request() {
+                    Ok(()) => operation.poll_permit(&driver, cx).map(Some),
+                    Err(error) => Poll::Ready(Some(Err(error))),
+                },
+                None => Poll::Ready(None),
+            };
+            match polled {
+                Poll::Pending => {
+                    at += 1;
+                    continue;
+                }
+                Poll::Ready(Some(Ok(()))) => indices.push(index),
+                Poll::Ready(Some(Err(error))) => failed.push((index, error)),
+                Poll::Ready(None) => {}
+            }
+            self.waiting.remove(at);
+        }
+        self.submit_with_permits(&driver, &indices, TaskId::of(cx.waker()));
+        for (index, error) in failed {
+            self.fail_in_group(index, error);
+        }
+    }
+
+    /// Submits operations that have their permits. `indices` are in ascending order.
+    fn submit_with_permits(&mut self, driver: &Entered<'a, T>, indices: &[usize], task: TaskId) {
+        let mut batch = Vec::with_capacity(indices.len());
+        let mut rest = self.operations.iter_mut().enumerate();
+        let (mut submitted, mut passed) = (Vec::with_capacity(indices.len()), 0);
+        for &index in indices {
+            let next = rest.nth(index - passed);
+            passed = index + 1;
+            if let Some((_, Some((operation, _)))) = next {
+                if let Some(request) = operation.new_request_in_group(task) {
+                    batch.push((request, Admission::NeedsFile));
+                    submitted.push(index);
+                }
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        driver.submit_batch(&mut batch);
+        let (unneeded, admissions): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|(request, admission)| (request.waker, admission))
+            .unzip();
+        for (index, admission) in submitted.into_iter().zip(admissions) {
+            self.on_admission_in_group(index, admission);
+        }
+        unneeded.into_iter().for_each(drop_contained);
+    }
+
+    fn on_admission_in_group(&mut self, index: usize, admission: Admission) {
+        let Some((operation, _)) = &mut self.operations[index] else {
+            return;
+        };
+        match admission {
+            Admission::Launched(key) | Admission::Queued(key) => {
+                operation.on_admitted_in_group(key);
+                self.pending.push(index, operation);
+            }
+            Admission::NeedsFile | Admission::Full => self.to_poll.push_back(index),
+            Admission::Stopped => self.fail_in_group(index, AioCommandError::AioStopped),
+            Admission::CapacityExceeded => {
+                self.fail_in_group(index, AioCommandError::CapacityExceeded);
+            }
+        }
+    }
+
+    fn fail_in_group(&mut self, index: usize, error: AioCommandError) {
+        if let Some((operation, _)) = &mut self.operations[index] {
+            operation.return_permit();
+            operation.finish();
+            self.end(index, Err(error));
+        }
+    }
+
     fn on_admission(&mut self, index: usize, admission: Admission) {
         let Some((operation, _)) = &mut self.operations[index] else {
             return;
@@ -381,7 +506,11 @@ impl<'a, T: ContextTypes> Running<'a, T> {
 
     /// Polls the operations that have completed, or all operations if another task polled the batch before.
     fn poll_completed(&mut self, cx: &mut Context<'_>) {
-        if self.task == TaskId::of(cx.waker()) {
+        let is_same_task = self.task == TaskId::of(cx.waker());
+        if !self.waiting.is_empty() {
+            self.submit_waiting(!is_same_task, cx);
+        }
+        if is_same_task {
             return self.poll_completed_only(cx);
         }
         self.task = TaskId::default(); // until all operations have the new waker: `clone` may panic
@@ -490,7 +619,7 @@ pub(crate) struct BatchOfOps<'a, T: ContextTypes>(Running<'a, T>);
 impl<'a, T: ContextTypes> BatchOfOps<'a, T> {
     pub(crate) fn new(operations: impl IntoIterator<Item = OpFuture<'a, 'a, T>>) -> Self {
         let spans = operations.into_iter().map(|op| {
-            let span = OpSpan::new_span(&RawCommand::Fsync, -1);
+            let span = OpSpan::new_span(&RawCommand::Fsync, -1, None);
             Some((op, span))
         });
         BatchOfOps(Running::new(spans.collect()))

@@ -46,6 +46,7 @@ use crate::{AioContextError, Backend, IntrusiveAdapter, SizeClassPool, SubmitPol
 pub struct AioContextBuilder {
     config: ContextConfig,
     shards: usize,
+    group_depth: Option<usize>,
     blocking_threads: Option<usize>,
     /// Use the thread pool where kernel AIO is not available.
     automatic: bool,
@@ -76,6 +77,7 @@ impl AioContextBuilder {
                 measure_latency: false,
             },
             shards: 1,
+            group_depth: None,
             blocking_threads: None,
             automatic: false,
             buffers: None,
@@ -116,6 +118,33 @@ impl AioContextBuilder {
     /// Only [`build`](Self::build) uses this: a context that stays on its thread has one shard.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
+        self
+    }
+
+    /// Sets the most requests of [groups](crate::IoGroup) that are in flight or wait for a slot at a time: at
+    /// least 1, by default as many as there are slots. Requests beyond that wait for the turn of their group.
+    /// Requests without a group do not count.
+    ///
+    /// The device works on all requests that it has, in an order of its own. So the depth decides between
+    /// latency and throughput: with a small one, an urgent request finds few others before it, and with a large
+    /// one the device is busier. The repository's `docs/groups.md` has measurements.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, IoGroup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+    /// let (context, handle) = AioContextBuilder::new(256).group_depth(8).build()?;
+    /// let compaction = handle.with_group(&IoGroup::new("compaction").with_weight(20));
+    /// # drop(compaction);
+    /// context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn group_depth(mut self, requests: usize) -> Self {
+        self.group_depth = Some(requests.max(1));
         self
     }
 
@@ -293,12 +322,13 @@ impl AioContextBuilder {
         let thread = thread.map_err(no_own_thread)?;
         let entered = thread.as_ref().map(UnstartedThread::enter);
         let count = self.shards.clamp(1, self.config.capacity.max(1));
+        let depth = self.group_depth;
         let shards = self.on_backend(|config, offload| {
             let offload = OffloadConfig {
                 max_threads: offload.max_threads.div_ceil(count),
                 ..offload
             };
-            Shards::split(config, count, |config| open(config, offload))
+            Shards::split(config, count, depth, |config| open(config, offload))
         })?;
         let order = match &thread {
             Some(_) => PollOrder::Early, // the tasks with requests are on other threads
@@ -402,11 +432,12 @@ impl AioContextBuilder {
         ),
         AioContextError,
     > {
+        let depth = self.group_depth;
         let driver = self.on_backend(open)?;
         let waker = CompletionWaker::for_this_thread(&driver);
         waker.arm();
         let lease = ContextLease {
-            shards: Shards::one(Arc::clone(&driver)),
+            shards: Shards::one(Arc::clone(&driver), depth),
             resources: Arc::new(HandleResources::new(self.buffers)),
         };
         let handle = GenericAioContextHandle::new(&lease);

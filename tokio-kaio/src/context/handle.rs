@@ -27,8 +27,8 @@ use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;
 use crate::{
-    AioCommandError, Backend, IoPriority, LocalRequestAdapter, Metrics, NoopLock, PollEvents,
-    RawCommand, SizeClassPool, SyncRequestAdapter,
+    AioCommandError, Backend, IoGroup, IoPriority, LocalRequestAdapter, Metrics, NoopLock,
+    PollEvents, RawCommand, SizeClassPool, SyncRequestAdapter,
 };
 
 /// Submits requests to a context. Cheap to clone.
@@ -100,7 +100,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     pub(super) fn new(lease: &ContextLease<M>) -> Self {
         GenericAioContextHandle {
             shards: lease.shards.clone(),
-            options: *OpOptions::NONE,
+            options: OpOptions::NONE.clone(),
             resources: Arc::clone(&lease.resources),
             lease: None,
             inert: PhantomData,
@@ -197,7 +197,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     #[must_use = "this handle is not changed; the returned one has the deadline"]
     pub fn with_deadline(&self, deadline: tokio::time::Instant) -> Self {
         let mut handle = self.clone();
-        handle.options.time_limit = TimeLimit::Deadline(deadline);
+        handle.options.set_time_limit(TimeLimit::Deadline(deadline));
         handle
     }
 
@@ -237,7 +237,55 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     #[must_use = "this handle is not changed; the returned one has the timeout"]
     pub fn with_timeout(&self, timeout: std::time::Duration) -> Self {
         let mut handle = self.clone();
-        handle.options.time_limit = TimeLimit::Timeout(timeout);
+        handle.options.set_time_limit(TimeLimit::Timeout(timeout));
+        handle
+    }
+
+    /// Returns a handle on the same context whose operations belong to `group`: they have a share of the
+    /// context, and the limits of the group. If called on a handle that has a group, the new one counts.
+    ///
+    /// - Each request of an operation waits for the turn of its group before it takes a slot. The wait counts
+    ///   against a deadline. An operation that is dropped or times out meanwhile is not submitted.
+    /// - Appends of a group to a file keep their order, unless the future of one is not polled for a second when
+    ///   it is its turn. A [batch](Self::batch) is submitted as far as its operations have their turn.
+    /// - [Priorities](Self::with_priority) are passed to the device, and do not change the order here.
+    /// - Requests wait for their turn also if the context was made with `use_semaphore` `false`. If it is their
+    ///   turn and no slot is free, they fail with `CapacityExceeded`.
+    /// - [Polls](Self::poll) do not wait. [`File::drain`](crate::File::drain) does not wait for requests that
+    ///   have not had their turn.
+    ///
+    /// # Panics
+    ///
+    /// Not here. Operations that wait for a [limit](IoGroup#limits) panic if neither the context was made
+    /// inside a tokio runtime, nor they are polled in one, and in a runtime whose timer is not enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_kaio::{AlignedBuf, File, IoGroup, ReadFlags, aio_context};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// # std::fs::write(&path, vec![7; 4096])?;
+    /// let (context, handle) = aio_context(64, true)?;
+    /// let tenant = IoGroup::new("tenant 7").with_weight(200).with_max_iops(5000);
+    /// let handle = handle.with_group(&tenant).with_timeout(Duration::from_secs(1));
+    /// let file = File::open(path, false).await?;
+    /// let mut buffer = AlignedBuf::new(4096)?;
+    /// file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;
+    /// assert_eq!(tenant.metrics().bytes, 4096);
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "this handle is not changed; the returned one has the group"]
+    pub fn with_group(&self, group: &IoGroup) -> Self {
+        let mut handle = self.clone();
+        // `None` in a forked child, where operations fail in any case.
+        handle.options.set_group(self.shards.join_group(group));
         handle
     }
 
@@ -302,7 +350,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// The deadline of an operation of several requests that starts now, and a handle whose operations
     /// have this deadline. `None`: no time limit.
     pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
-        let end = self.options.time_limit.deadline()?;
+        let end = self.options.time_limit().deadline()?;
         Some((end, self.with_deadline(end)))
     }
 
@@ -367,7 +415,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// [Publishes](Metrics::publish) the context's metrics every `interval`, which is at least a
+    /// [Publishes](Metrics::publish) the context's metrics, and those of its
+    /// [groups](crate::GroupMetrics::publish), every `interval`, which is at least a
     /// millisecond. Publishes a last time when the context has ended, and resolves. Does not keep a
     /// [detached](crate::GenericAioContext::detach) context. Latencies, if
     /// measured, are those of the interval. Needs the feature `metrics`. Spawn it:
@@ -404,6 +453,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ) {
         crate::metrics::describe();
         self.lease = None;
+        crate::group::describe();
         let context = context.into();
         let interval = interval.max(std::time::Duration::from_millis(1));
         let mut ended = std::pin::pin!(self.shards.clone().wait_until_gone());
@@ -412,6 +462,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             let now = self.metrics();
             now.publish_since(last.as_ref(), context.clone());
             last = Some(now);
+            self.shards.publish_groups();
             let next = || Instant::now().checked_add(interval);
             let has_ended = match OpTimer::start(next, self.shards.own_thread()) {
                 Some(timer) => until(ended.as_mut(), timer).await.is_some(),
@@ -421,6 +472,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
                 }
             };
             if has_ended {
+                self.shards.publish_groups();
                 return self.metrics().publish_since(last.as_ref(), context);
             }
         }
@@ -564,7 +616,12 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     }
 
     pub(super) fn time_limit(&self) -> &TimeLimit {
-        &self.options.time_limit
+        self.options.time_limit()
+    }
+
+    /// The name of the group, for traces.
+    pub(super) fn group_name(&self) -> Option<&str> {
+        Some(self.options.group()?.group().name())
     }
 
     /// See [`submit_request`](Self::submit_request). Without a span.
@@ -615,7 +672,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         command: RawCommand<'a>,
     ) -> Operation<'h, 'a, Types<M>> {
         #[cfg(feature = "tracing")]
-        let span = trace::command_span(&command, file.fd());
+        let span = trace::command_span(&command, file.fd(), self.group_name());
         let operation = self.untraced_operation(file, command);
         #[cfg(feature = "tracing")]
         let operation = trace::Traced::new(span, operation);
@@ -647,7 +704,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         request: (IoRequest, BufferReturn<'a>, TransferMode),
     ) -> Operation<'h, 'a, Types<M>> {
         #[cfg(feature = "tracing")]
-        let span = trace::request_span(&request.0.op, file.fd());
+        let span = trace::request_span(&request.0.op, file.fd(), self.group_name());
         let (driver, others) = self.shards.for_one(|| request.0.op.appends());
         let operation = OpFuture::with_request(driver, others, &self.options, file, request);
         #[cfg(feature = "tracing")]
@@ -660,7 +717,7 @@ impl<M: RawMutex, A, L> Clone for GenericAioContextHandle<M, A, L> {
     fn clone(&self) -> Self {
         GenericAioContextHandle {
             shards: self.shards.clone(),
-            options: self.options,
+            options: self.options.clone(),
             resources: Arc::clone(&self.resources),
             lease: self.lease.clone(),
             inert: PhantomData,

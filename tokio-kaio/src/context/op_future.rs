@@ -6,6 +6,7 @@ use std::iter;
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::RawFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
@@ -18,9 +19,12 @@ use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
 use crate::config::ContextTypes;
 use crate::driver::{Driver, Entered, ForkedChild};
 use crate::error::{Transfer, explain};
+use crate::group::Permit;
 use crate::op::{BufferReturn, FileRef, IoBuffer, IoRequest, NewRequest, OpenFile, Outcome};
+use crate::policy::TaskId;
 use crate::slab::{Admission, SlotKey};
 use crate::sync::drop_contained;
+use crate::trace;
 use crate::{AioCommandError, RawCommand};
 
 /// Resolves to the number of bytes moved, or to the events of a poll. Takes part in tokio's cooperative
@@ -59,7 +63,18 @@ enum OpState<'a> {
     },
     /// The driver has the request.
     Submitted(SlotKey),
+    /// The request needs a permit.
+    InGroup(InGroup),
     Complete,
+}
+
+/// A request of a group, from the time at which it asks for its permit.
+#[derive(Debug)]
+struct InGroup {
+    /// `ManuallyDrop`, because the drop glue would cost every operation. [`OpFuture::take_permit`] takes it.
+    permit: ManuallyDrop<Arc<Permit>>,
+    /// Set once the driver has the request. Until then the future has the buffer.
+    key: Option<SlotKey>,
 }
 
 type OpPoll = Poll<Result<u64, AioCommandError>>;
@@ -127,6 +142,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     pub(super) fn key(&self) -> Option<SlotKey> {
         match self.state {
             OpState::Submitted(key) => Some(key),
+            OpState::InGroup(InGroup { key, .. }) => key,
             _ => None,
         }
     }
@@ -162,8 +178,10 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 }
             }
             OpState::New(_) | OpState::HasBuffer { resubmit: false } => {
-                if self.options.time_limit.has_passed() {
-                    return Poll::Ready(Err(self.time_out()));
+                if self.options.may_not_start() {
+                    if let Some(polled) = self.poll_with_options(&driver, cx) {
+                        return polled;
+                    }
                 }
                 let waker = cx.waker().clone();
                 match self.take_request() {
@@ -172,12 +190,37 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 }
             }
             OpState::HasBuffer { resubmit: true } => self.resubmit(&driver, cx),
+            OpState::InGroup(_) => self.poll_in_group(&driver, cx),
             OpState::Complete => panic!("an operation was polled after it had completed"),
         };
         if polled.is_pending() && self.options.has_time_limit() && self.is_overdue(cx) {
             return Poll::Ready(Err(self.time_out()));
         }
         polled
+    }
+
+    /// The first polls of an operation with a deadline or a group. Returns `None` if the operation starts as
+    /// any other.
+    #[cold]
+    fn poll_with_options(
+        &mut self,
+        driver: &Entered<'h, T>,
+        cx: &mut Context<'_>,
+    ) -> Option<OpPoll> {
+        if self.options.time_limit().has_passed() {
+            return Some(Poll::Ready(Err(self.time_out())));
+        }
+        if !self.is_in_group() {
+            return None;
+        }
+        if let Err(error) = self.take_request() {
+            return Some(Poll::Ready(Err(error)));
+        }
+        let polled = self.poll_in_group(driver, cx);
+        if polled.is_pending() && self.options.has_time_limit() && self.is_overdue(cx) {
+            return Some(Poll::Ready(Err(self.time_out())));
+        }
+        Some(polled)
     }
 
     /// *New → HasBuffer*. Takes the memory from the caller's buffer, and prepares the first request.
@@ -205,10 +248,25 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker)
     }
 
+    /// Like [`OpFuture::new_request`], for a request that has its permit. `task` is the task of the operation.
+    pub(super) fn new_request_in_group(&mut self, task: TaskId) -> Option<NewRequest<'_>> {
+        let waker = Waker::from(Arc::clone(self.permit()?));
+        let (op, buffer) = (&self.progress.op, &mut *self.buffer);
+        Some(NewRequest::of_task(op, buffer, self.file, waker, task))
+    }
+
     /// *HasBuffer → Submitted*.
     #[inline(always)]
     pub(super) fn on_admitted(&mut self, key: SlotKey) {
         self.state = OpState::Submitted(key);
+    }
+
+    /// *InGroup*, when the driver has the request.
+    pub(super) fn on_admitted_in_group(&mut self, key: SlotKey) {
+        if let OpState::InGroup(group) = &mut self.state {
+            group.key = Some(key);
+            group.permit.on_admitted();
+        }
     }
 
     /// *HasBuffer → Submitted*, for the first request, or *→ Complete*.
@@ -220,7 +278,8 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         unneeded: &mut Option<Waker>,
         cx: &mut Context<'_>,
     ) -> OpPoll {
-        match self.submit(driver, waker, unneeded) {
+        let task = TaskId::of(&waker);
+        match self.submit(driver, waker, task, unneeded) {
             Ok(Some(outcome)) => self.on_completed(outcome, cx),
             Ok(None) => Poll::Pending,
             Err(error) => {
@@ -237,11 +296,13 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         &mut self,
         driver: &Entered<'h, T>,
         waker: Waker,
+        task: TaskId,
         unneeded: &mut Option<Waker>,
     ) -> Result<Option<Outcome>, AioCommandError> {
         let mut driver = *driver;
         let duplicate; // lives longer than the request
-        let mut new = NewRequest::new(&self.progress.op, &mut self.buffer, self.file, waker);
+        let (op, buffer) = (&self.progress.op, &mut *self.buffer);
+        let mut new = NewRequest::of_task(op, buffer, self.file, waker, task);
         let mut admission = match self.others {
             None => driver.admit(&mut new, true),
             Some(others) => {
@@ -302,6 +363,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
 
     /// *Submitted → HasBuffer*, returning `None`, if a request for the rest follows. Otherwise *→ Complete*.
     fn take_next_step(&mut self, outcome: Outcome) -> Option<Result<u64, AioCommandError>> {
+        self.return_permit();
         let result = match (self.progress.mode, outcome) {
             (TransferMode::Poll, Outcome::Completed(0)) => Err(self.end_of_poll()),
             _ => self.result(outcome),
@@ -326,16 +388,17 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     /// Submits the request for the rest, and further requests while they complete at once. There may be
     /// thousands, so each uses one unit of the task's budget, and none is made after the deadline.
     fn resubmit(&mut self, driver: &Entered<'h, T>, cx: &mut Context<'_>) -> OpPoll {
+        if self.is_in_group() {
+            return self.poll_in_group(driver, cx);
+        }
         loop {
-            let deadline = self.timer.as_ref().map(|timer| timer.deadline());
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.finish();
-                return Poll::Ready(self.progress.failed(AioCommandError::TimedOut));
+            if let Some(result) = ready!(self.poll_before_next(cx)) {
+                return Poll::Ready(result);
             }
-            ready!(coop::poll_proceed(cx)).made_progress();
             let waker = cx.waker().clone();
+            let task = TaskId::of(&waker);
             let mut unneeded = None;
-            let submitted = self.submit(driver, waker, &mut unneeded);
+            let submitted = self.submit(driver, waker, task, &mut unneeded);
             drop_contained(unneeded);
             match submitted {
                 Ok(None) => return Poll::Pending,
@@ -350,6 +413,191 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 }
             }
         }
+    }
+
+    /// Checks the deadline before a request for the rest, and uses one unit of the task's budget. Returns a
+    /// result if the operation has ended.
+    fn poll_before_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<u64, AioCommandError>>> {
+        let deadline = self.timer.as_ref().map(|timer| timer.deadline());
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.finish();
+            return Poll::Ready(Some(self.progress.failed(AioCommandError::TimedOut)));
+        }
+        ready!(coop::poll_proceed(cx)).made_progress();
+        Poll::Ready(None)
+    }
+
+    /// Whether the operation belongs to a handle with a group.
+    pub(super) fn has_group(&self) -> bool {
+        self.options.group().is_some()
+    }
+
+    /// Whether the operation waits for its turn behind other requests of its group.
+    pub(super) fn is_behind_others(&self) -> bool {
+        self.permit()
+            .is_some_and(|permit| permit.is_behind_others())
+    }
+
+    /// Whether the requests of the operation need permits.
+    pub(super) fn is_in_group(&self) -> bool {
+        let is_poll = match &self.state {
+            OpState::New(command) => matches!(command, RawCommand::Poll { .. }),
+            _ => self.progress.op.is_poll(),
+        };
+        self.has_group() && !is_poll
+    }
+
+    fn permit(&self) -> Option<&Arc<Permit>> {
+        match &self.state {
+            OpState::InGroup(group) => Some(&group.permit),
+            _ => None,
+        }
+    }
+
+    /// *InGroup → HasBuffer*.
+    fn take_permit(&mut self) -> Option<Arc<Permit>> {
+        let OpState::InGroup(_) = &self.state else {
+            return None;
+        };
+        let before = mem::replace(&mut self.state, OpState::HasBuffer { resubmit: true });
+        match before {
+            OpState::InGroup(group) => Some(ManuallyDrop::into_inner(group.permit)),
+            _ => None,
+        }
+    }
+
+    /// Returns the permit of a request that is done, or that is not to be made. The future has its memory, if
+    /// the kernel does not use it.
+    pub(super) fn return_permit(&mut self) {
+        if let Some(permit) = self.take_permit() {
+            let (memory, held) = self.buffer.take().without_permit();
+            self.buffer = ManuallyDrop::new(memory);
+            permit.cancel(); // if it is not held
+            drop(held);
+        }
+    }
+
+    /// Polls an operation of a group, each of whose requests needs a permit.
+    #[cold]
+    fn poll_in_group(&mut self, driver: &Entered<'h, T>, cx: &mut Context<'_>) -> OpPoll {
+        loop {
+            let outcome = match &self.state {
+                OpState::InGroup(InGroup {
+                    key: Some(key),
+                    permit,
+                }) => {
+                    permit.register(cx.waker());
+                    match driver.take_completed(*key, &mut self.buffer) {
+                        Some(outcome) => Ok(outcome),
+                        None => {
+                            let waker = Waker::from(Arc::clone(permit));
+                            Ok(ready!(driver.poll(*key, &waker, &mut self.buffer)))
+                        }
+                    }
+                }
+                OpState::HasBuffer { resubmit: true } => {
+                    if let Some(result) = ready!(self.poll_before_next(cx)) {
+                        return Poll::Ready(result);
+                    }
+                    ready!(self.poll_next_request(driver, cx))
+                }
+                _ => ready!(self.poll_next_request(driver, cx)),
+            };
+            match outcome {
+                Err(error) => {
+                    self.return_permit();
+                    self.finish();
+                    return Poll::Ready(self.progress.failed(error));
+                }
+                Ok(outcome) if self.progress.mode == TransferMode::Single => {
+                    self.return_permit();
+                    return self.on_completed(outcome, cx);
+                }
+                Ok(outcome) => {
+                    if let Some(result) = self.take_next_step(outcome) {
+                        return Poll::Ready(result);
+                    }
+                }
+            }
+        }
+    }
+
+    /// *HasBuffer → InGroup*. Submits the next request of an operation of a group, once it has its permit.
+    fn poll_next_request(
+        &mut self,
+        driver: &Entered<'h, T>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Outcome, AioCommandError>> {
+        if let Err(error) = ready!(self.poll_permit(driver, cx)) {
+            return Poll::Ready(Err(error));
+        }
+        let Some(permit) = self.take_permit() else {
+            return Poll::Ready(Err(AioCommandError::AioStopped)); // unreachable
+        };
+        let waker = Waker::from(Arc::clone(&permit));
+        let mut unneeded = None;
+        let submitted = self.submit(driver, waker, TaskId::of(cx.waker()), &mut unneeded);
+        let key = match self.state {
+            OpState::Submitted(key) => Some(key),
+            _ => None,
+        };
+        let permit = ManuallyDrop::new(permit);
+        self.state = OpState::InGroup(InGroup { permit, key: None });
+        if let Some(key) = key {
+            self.on_admitted_in_group(key);
+        }
+        drop_contained(unneeded);
+        match submitted {
+            Ok(Some(outcome)) => Poll::Ready(Ok(outcome)),
+            Ok(None) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// *HasBuffer → InGroup*, with the permit of the next request beside its memory.
+    #[inline(never)]
+    pub(super) fn poll_permit(
+        &mut self,
+        driver: &Entered<'h, T>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), AioCommandError>> {
+        if matches!(*self.buffer, IoBuffer::WithPermit(_)) {
+            return Poll::Ready(Ok(())); // the batch of the operation has polled it
+        }
+        let permit = match self.permit() {
+            Some(permit) => Arc::clone(permit),
+            None => {
+                let Some(group) = self.options.group() else {
+                    return Poll::Ready(Err(AioCommandError::AioStopped)); // unreachable
+                };
+                let op = &self.progress.op;
+                let bytes = match op.is_transfer() {
+                    true => IoRequest::max_transfer(&self.buffer, op.nbytes),
+                    false => 0,
+                };
+                let permit = group.acquire(bytes, op.appends());
+                self.state = OpState::InGroup(InGroup {
+                    permit: ManuallyDrop::new(Arc::clone(&permit)),
+                    key: None,
+                });
+                permit
+            }
+        };
+        let Some(held) = permit.poll(cx.waker()) else {
+            // If the context ended without notice, with its runtime, nothing returns a permit any more.
+            return match driver.is_open() {
+                true => Poll::Pending,
+                false => Poll::Ready(Err(AioCommandError::AioStopped)),
+            };
+        };
+        self.buffer = ManuallyDrop::new(self.buffer.take().with_permit(held));
+        if let Some(group) = self.options.group() {
+            trace::long_wait(group.group().name(), permit.waited());
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// *→ Complete*. Returns the memory of the last request, which is here, to its buffer.
@@ -376,7 +624,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     #[cold]
     fn new_timer(&self) -> Option<OpTimer> {
         let own_thread = self.driver.driver_waker.own_thread();
-        self.options.time_limit.timer(own_thread)
+        self.options.time_limit().timer(own_thread)
     }
 
     /// *→ Complete*. Abandons the request, if the driver has it.
@@ -387,6 +635,13 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 if let Ok(driver) = self.driver.enter() {
                     self.buffer = ManuallyDrop::new(driver.abandon(key));
                 }
+                self.finish();
+            }
+            OpState::InGroup(InGroup { key, .. }) => {
+                if let (Some(key), Ok(driver)) = (key, self.driver.enter()) {
+                    self.buffer = ManuallyDrop::new(driver.abandon(key));
+                }
+                self.return_permit();
                 self.finish();
             }
             OpState::HasBuffer { .. } => self.finish(),

@@ -1,18 +1,24 @@
-//! [`OpOptions`]: priority and time limit of a handle's operations.
+//! [`OpOptions`]: priority, time limit and group of a handle's operations.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::op_timer::OpTimer;
+use crate::group::GroupMember;
 use crate::sync::OwnThread;
 
 /// Options of all operations of a handle.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct OpOptions {
     /// `IOPRIO_*`. 0: the priority of the submitting thread.
     pub(super) priority: u16,
-    pub(super) time_limit: TimeLimit,
+    /// An operation may not start at its first poll: there is a deadline or a group. One flag, because every
+    /// operation looks at it.
+    may_not_start: bool,
+    time_limit: TimeLimit,
+    group: Option<Arc<GroupMember>>,
 }
 
 /// How long an operation may take.
@@ -27,8 +33,40 @@ impl OpOptions {
     /// Options of a new handle.
     pub(super) const NONE: &OpOptions = &OpOptions {
         priority: 0,
+        may_not_start: false,
         time_limit: TimeLimit::None,
+        group: None,
     };
+
+    pub(super) fn set_time_limit(&mut self, limit: TimeLimit) {
+        self.time_limit = limit;
+        self.update();
+    }
+
+    pub(super) fn set_group(&mut self, group: Option<Arc<GroupMember>>) {
+        self.group = group;
+        self.update();
+    }
+
+    fn update(&mut self) {
+        let has_deadline = matches!(self.time_limit, TimeLimit::Deadline(_));
+        self.may_not_start = has_deadline || self.group.is_some();
+    }
+
+    #[inline(always)]
+    pub(super) fn may_not_start(&self) -> bool {
+        self.may_not_start
+    }
+
+    #[inline(always)]
+    pub(super) fn time_limit(&self) -> &TimeLimit {
+        &self.time_limit
+    }
+
+    #[inline]
+    pub(super) fn group(&self) -> Option<&Arc<GroupMember>> {
+        self.group.as_ref()
+    }
 
     #[inline(always)]
     pub(super) fn has_time_limit(&self) -> bool {

@@ -329,7 +329,11 @@ where
         let files = borrowed.files.iter().map(FileRef::Open);
         let (mut members, mut spans) = (Vec::new(), Vec::new());
         for (file, (request, mode)) in files.zip(requests) {
-            spans.push(OpSpan::of_request(&request.op, file.fd()));
+            spans.push(OpSpan::of_request(
+                &request.op,
+                file.fd(),
+                borrowed.handle.group_name(),
+            ));
             members.push((file, request, mode));
         }
         let operations = borrowed.handle.batch_requests(members);

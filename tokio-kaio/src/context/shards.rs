@@ -1,11 +1,14 @@
 //! [`Shards`]: the contexts of a handle, one or several.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::Handle;
 
 use super::close::CloseTimeoutError;
 use crate::Metrics;
 use crate::config::{ContextConfig, ContextTypes};
 use crate::driver::Driver;
+use crate::group::{ContextGroups, GroupMember, IoGroup};
 use crate::metrics::ReapSource;
 use crate::sync::OwnThread;
 use crate::sys::current_cpu;
@@ -13,11 +16,37 @@ use crate::teardown::wait_until_gone;
 
 /// One or several contexts. With several, a request goes to the context of the current CPU, so that workers
 /// do not contend for a lock or use data in another CPU's cache.
-pub(super) struct Shards<T: ContextTypes>(Arc<[Arc<Driver<T>>]>);
+pub(super) struct Shards<T: ContextTypes>(Arc<ShardSet<T>>);
+
+struct ShardSet<T: ContextTypes> {
+    /// The context, if there is one: found with one step less than in `all`.
+    only: Option<Arc<Driver<T>>>,
+    all: Box<[Arc<Driver<T>>]>,
+    /// The groups of all shards together, once there are any.
+    groups: OnceLock<ContextGroups>,
+    /// Most requests of groups that are admitted at a time. `None`: as many as there are slots.
+    group_depth: Option<usize>,
+    /// The runtime in which the contexts were made.
+    runtime: Option<Handle>,
+}
 
 impl<T: ContextTypes> Shards<T> {
-    pub(super) fn one(driver: Arc<Driver<T>>) -> Shards<T> {
-        Shards(Arc::new([driver]))
+    pub(super) fn one(driver: Arc<Driver<T>>, group_depth: Option<usize>) -> Shards<T> {
+        Shards::of(Box::new([driver]), group_depth)
+    }
+
+    fn of(all: Box<[Arc<Driver<T>>]>, group_depth: Option<usize>) -> Shards<T> {
+        let only = match &*all {
+            [only] => Some(Arc::clone(only)),
+            _ => None,
+        };
+        Shards(Arc::new(ShardSet {
+            only,
+            all,
+            groups: OnceLock::new(),
+            group_depth,
+            runtime: Handle::try_current().ok(),
+        }))
     }
 
     /// Splits the slots of `config` between `count` contexts, or fewer if there are fewer slots. `open`
@@ -25,6 +54,7 @@ impl<T: ContextTypes> Shards<T> {
     pub(super) fn split<E>(
         config: ContextConfig,
         count: usize,
+        group_depth: Option<usize>,
         open: impl Fn(ContextConfig) -> Result<Arc<Driver<T>>, E>,
     ) -> Result<Shards<T>, E> {
         let count = count.min(config.capacity).max(1);
@@ -36,11 +66,22 @@ impl<T: ContextTypes> Shards<T> {
             })
         });
         let shards: Result<Vec<_>, E> = shards.collect();
-        Ok(Shards(shards?.into()))
+        Ok(Shards::of(shards?.into(), group_depth))
     }
 
     pub(super) fn all(&self) -> &[Arc<Driver<T>>] {
-        &self.0
+        &self.0.all
+    }
+
+    /// Returns what stands for `group` in these contexts, or `None` in a forked child.
+    pub(super) fn join_group(&self, group: &IoGroup) -> Option<Arc<GroupMember>> {
+        self.all()[0].enter().ok()?; // in a forked child, another thread may have been in `get_or_init`
+        let groups = self.0.groups.get_or_init(|| {
+            let slots = self.all().iter().map(|shard| shard.config.capacity).sum();
+            let depth = self.0.group_depth.unwrap_or(slots);
+            ContextGroups::new(depth, self.0.runtime.clone())
+        });
+        groups.join(group)
     }
 
     /// Returns the context for a new operation, and all contexts if the operation may go to another one when
@@ -50,9 +91,9 @@ impl<T: ContextTypes> Shards<T> {
         &self,
         appends: impl FnOnce() -> bool,
     ) -> (&Driver<T>, Option<&Shards<T>>) {
-        match &*self.0 {
-            [only] => (only, None),
-            _ => self.among_several(appends()),
+        match &self.0.only {
+            Some(only) => (only, None),
+            None => self.among_several(appends()),
         }
     }
 
@@ -60,8 +101,8 @@ impl<T: ContextTypes> Shards<T> {
     fn among_several(&self, appends: bool) -> (&Driver<T>, Option<&Shards<T>>) {
         match appends {
             // A shard keeps only its own appends in order, so all appends go to one shard.
-            true => (&self.0[0], None),
-            false => (&self.0[current_cpu() % self.0.len()], Some(self)),
+            true => (&self.all()[0], None),
+            false => (&self.all()[current_cpu() % self.all().len()], Some(self)),
         }
     }
 
@@ -72,16 +113,28 @@ impl<T: ContextTypes> Shards<T> {
         &self,
         appends: impl FnOnce() -> bool,
     ) -> (&Driver<T>, Option<&Shards<T>>) {
-        match &*self.0 {
-            [only] => (only, None),
-            _ => (self.among_several(appends()).0, Some(self)),
+        match &self.0.only {
+            Some(only) => (only, None),
+            None => (self.among_several(appends()).0, Some(self)),
+        }
+    }
+
+    /// Publishes the metrics of all groups.
+    #[cfg(feature = "metrics")]
+    pub(super) fn publish_groups(&self) {
+        let groups = self.0.groups.get().into_iter();
+        for group in groups.flat_map(ContextGroups::all) {
+            group.metrics().publish(group.name().to_owned());
         }
     }
 
     /// Stops admitting requests in all shards.
     pub(super) fn stop(&self) {
-        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        let ours = self.all().iter().flat_map(|shard| shard.enter());
         ours.for_each(|shard| shard.stop());
+        if let Some(groups) = self.0.groups.get() {
+            groups.stop();
+        }
     }
 
     /// Returns the number of free slots. Returns `None` if a context is not open, or if requests do not wait
@@ -91,11 +144,11 @@ impl<T: ContextTypes> Shards<T> {
             let free = shard.enter().ok()?.free_capacity();
             free.filter(|_| shard.config.wait_for_slot)
         };
-        self.0.iter().map(free).sum()
+        self.all().iter().map(free).sum()
     }
 
     pub(super) fn metrics(&self) -> Metrics {
-        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        let ours = self.all().iter().flat_map(|shard| shard.enter());
         let mut shards = ours.map(|shard| shard.metrics());
         let mut sum = shards.next().unwrap_or_default();
         shards.for_each(|shard| sum.add(shard));
@@ -103,7 +156,7 @@ impl<T: ContextTypes> Shards<T> {
     }
 
     pub(super) fn unfinished(&self) -> CloseTimeoutError {
-        let ours = self.0.iter().flat_map(|shard| shard.enter());
+        let ours = self.all().iter().flat_map(|shard| shard.enter());
         let mut sum = CloseTimeoutError::default();
         ours.for_each(|shard| shard.with_slots(ReapSource::Other, |slots, _| sum.add(slots)));
         sum
@@ -111,12 +164,12 @@ impl<T: ContextTypes> Shards<T> {
 
     /// Returns the thread of the contexts, if they have one of their own.
     pub(super) fn own_thread(&self) -> Option<&OwnThread> {
-        self.0[0].driver_waker.own_thread()
+        self.all()[0].driver_waker.own_thread()
     }
 
     /// Resolves when all contexts have been torn down, and their own thread has ended.
     pub(super) async fn wait_until_gone(self) {
-        let mut gone: Vec<_> = self.0.iter().map(|shard| shard.gone()).collect();
+        let mut gone: Vec<_> = self.all().iter().map(|shard| shard.gone()).collect();
         gone.extend(self.own_thread().map(OwnThread::ended));
         drop(self);
         for gone in gone {

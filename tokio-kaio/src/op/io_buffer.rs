@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::iovecs::IoVecs;
 use crate::backend::OpCode;
 use crate::buf::{AlignedBuf, Exclusive, PartMut, Region, Shape};
+use crate::group::HeldPermit;
 use crate::sys::abi;
 
 /// The memory of a request, which owns it until its completion.
@@ -23,6 +24,9 @@ pub(crate) enum IoBuffer {
     /// it is rare, and an `IoBuffer` is moved with every request.
     #[allow(clippy::box_collection)] // one word, where a `Vec` has three
     Replacement(Box<Vec<Option<Shape>>>),
+    /// The memory of a request of a group, or none, and the permit of the request. Where the memory is dropped,
+    /// the permit goes back.
+    WithPermit(Box<(IoBuffer, HeldPermit)>),
 }
 
 impl IoBuffer {
@@ -40,6 +44,28 @@ impl IoBuffer {
             IoBuffer::Shared(region) => (opcode, region.address(), nbytes),
             IoBuffer::None | IoBuffer::Replacement(_) => (opcode, 0, nbytes),
             IoBuffer::Vectored(iovecs) => iovecs.encode(opcode, nbytes),
+            IoBuffer::WithPermit(memory) => memory.0.encode_in_group(opcode, nbytes),
+        }
+    }
+
+    #[cold]
+    fn encode_in_group(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
+        self.encode(opcode, nbytes)
+    }
+
+    /// Adds the permit of a request of a group.
+    pub(crate) fn with_permit(self, permit: HeldPermit) -> IoBuffer {
+        IoBuffer::WithPermit(Box::new((self, permit)))
+    }
+
+    /// Takes the permit off, which goes back when the caller drops it.
+    pub(crate) fn without_permit(self) -> (IoBuffer, Option<HeldPermit>) {
+        match self {
+            IoBuffer::WithPermit(memory) => {
+                let (memory, permit) = *memory;
+                (memory, Some(permit))
+            }
+            other => (other, None),
         }
     }
 
@@ -47,6 +73,7 @@ impl IoBuffer {
     pub(super) fn max_transfer(&self, nbytes: u64) -> u64 {
         let max = match self {
             IoBuffer::Vectored(iovecs) => iovecs.max_transfer().min(nbytes),
+            IoBuffer::WithPermit(memory) => return memory.0.max_transfer(nbytes),
             _ => nbytes,
         };
         max.min(abi::MAX_RW_COUNT)
@@ -60,6 +87,7 @@ impl IoBuffer {
             IoBuffer::Exclusive(region) => region.address(),
             IoBuffer::Shared(region) => region.address(),
             IoBuffer::Vectored(iovecs) => iovecs.address_bits(),
+            IoBuffer::WithPermit(memory) => memory.0.address_bits(),
             IoBuffer::None | IoBuffer::Replacement(_) => 0,
         }
     }
@@ -74,6 +102,7 @@ impl IoBuffer {
                 iovecs.advance(moved);
                 return IoBuffer::Vectored(iovecs);
             }
+            IoBuffer::WithPermit(memory) => return memory.0.advanced(moved),
             other => return other,
         };
         IoBuffer::Vectored(Box::new(iovecs))
@@ -87,6 +116,7 @@ impl IoBuffer {
                 Some(shapes) => shapes,
                 None => return IoBuffer::None,
             },
+            IoBuffer::WithPermit(memory) => return memory.0.replacement(),
             _ => return IoBuffer::None,
         };
         IoBuffer::Replacement(Box::new(shapes))
@@ -96,6 +126,7 @@ impl IoBuffer {
     pub(super) fn into_owned<T: 'static>(self) -> Option<T> {
         match self {
             IoBuffer::Vectored(iovecs) => iovecs.into_owned(),
+            IoBuffer::WithPermit(memory) => memory.0.into_owned(),
             _ => None,
         }
     }
@@ -130,6 +161,7 @@ impl BufferReturn<'_> {
 
     #[inline(never)]
     fn give_back_others(self, buffer: IoBuffer) -> Option<IoBuffer> {
+        let (buffer, _permit) = buffer.without_permit();
         match (self, buffer) {
             (BufferReturn::Caller, buffer) => return Some(buffer),
             (BufferReturn::Buffer(aligned), buffer) => {
@@ -155,7 +187,7 @@ fn give_back_each<'a>(buffers: impl Iterator<Item = &'a mut AlignedBuf>, memory:
                 }
             }
         }
-        IoBuffer::None | IoBuffer::Shared(_) => {}
+        IoBuffer::None | IoBuffer::Shared(_) | IoBuffer::WithPermit(_) => {}
     }
 }
 

@@ -28,11 +28,24 @@ impl<'a> NewRequest<'a> {
         file: FileRef<'a>,
         waker: Waker,
     ) -> NewRequest<'a> {
+        let task = TaskId::of(&waker);
+        NewRequest::of_task(op, buffer, file, waker, task)
+    }
+
+    /// Like [`NewRequest::new`], with a waker that is not the waker of `task` itself.
+    #[inline(always)]
+    pub(crate) fn of_task(
+        op: &'a IoOp,
+        buffer: &'a mut IoBuffer,
+        file: FileRef<'a>,
+        waker: Waker,
+        task: TaskId,
+    ) -> NewRequest<'a> {
         NewRequest {
             op,
             buffer,
             file,
-            task: TaskId::of(&waker),
+            task,
             waker: Some(waker),
             sqe: None,
             class: None,

@@ -34,16 +34,19 @@ pub(crate) fn without_aio(_nr: usize, _error: &AioContextError) {}
 
 pub(crate) fn without_ring() {}
 
+#[inline(always)]
+pub(crate) fn long_wait(_group: &str, _waited: Duration) {}
+
 /// The span of an operation of a batch.
 #[derive(Debug)]
 pub(crate) struct OpSpan;
 
 impl OpSpan {
-    pub(crate) fn new_span(_: &RawCommand<'_>, _: RawFd) -> OpSpan {
+    pub(crate) fn new_span(_: &RawCommand<'_>, _: RawFd, _: Option<&str>) -> OpSpan {
         OpSpan
     }
 
-    pub(crate) fn of_request(_: &IoOp, _: RawFd) -> OpSpan {
+    pub(crate) fn of_request(_: &IoOp, _: RawFd, _: Option<&str>) -> OpSpan {
         OpSpan
     }
 

@@ -40,12 +40,12 @@ impl<O> Traced<O> {
 pub(crate) type OpSpan = Traced<()>;
 
 impl Traced<()> {
-    pub(crate) fn new_span(command: &RawCommand<'_>, fd: RawFd) -> OpSpan {
-        Traced::new(command_span(command, fd), ())
+    pub(crate) fn new_span(command: &RawCommand<'_>, fd: RawFd, group: Option<&str>) -> OpSpan {
+        Traced::new(command_span(command, fd, group), ())
     }
 
-    pub(crate) fn of_request(op: &IoOp, fd: RawFd) -> OpSpan {
-        Traced::new(request_span(op, fd), ())
+    pub(crate) fn of_request(op: &IoOp, fd: RawFd, group: Option<&str>) -> OpSpan {
+        Traced::new(request_span(op, fd, group), ())
     }
 }
 
@@ -91,22 +91,23 @@ impl<O> Drop for Traced<O> {
     }
 }
 
-/// The span of a command on descriptor `fd`.
-pub(crate) fn command_span(command: &RawCommand<'_>, fd: RawFd) -> Span {
-    span(command.name(), command.transfer(), fd)
+/// The span of a command on descriptor `fd`, made by a handle of `group`.
+pub(crate) fn command_span(command: &RawCommand<'_>, fd: RawFd, group: Option<&str>) -> Span {
+    span(command.name(), command.transfer(), fd, group)
 }
 
 /// The span of an operation that is not a [`RawCommand`].
-pub(crate) fn request_span(op: &IoOp, fd: RawFd) -> Span {
-    span(name(op.opcode), Transfer::of(op), fd)
+pub(crate) fn request_span(op: &IoOp, fd: RawFd, group: Option<&str>) -> Span {
+    span(name(op.opcode), Transfer::of(op), fd, group)
 }
 
-fn span(op: &'static str, transfer: Option<Transfer>, fd: RawFd) -> Span {
+fn span(op: &'static str, transfer: Option<Transfer>, fd: RawFd, group: Option<&str>) -> Span {
     debug_span!(
         target: "tokio_kaio",
         "aio",
         op,
         fd,
+        group,
         offset = transfer.and_then(|transfer| transfer.offset),
         len = transfer.map(|transfer| transfer.len),
         bytes = Empty,
@@ -180,6 +181,24 @@ fn name(opcode: OpCode) -> &'static str {
         OpCode::Fdatasync => "fdatasync",
         OpCode::Poll => "poll",
         OpCode::Fsync => "fsync",
+    }
+}
+
+/// A request that waits longer for the turn of its group causes an event.
+const LONG_WAIT: Duration = Duration::from_millis(10);
+
+/// Reports that a request waited long for the turn of its group.
+pub(crate) fn long_wait(group: &str, waited: Duration) {
+    if waited >= LONG_WAIT {
+        let micros = waited.as_micros() as u64;
+        contain(|| {
+            debug!(
+                target: "tokio_kaio",
+                group,
+                micros,
+                "a request waited for the turn of its group"
+            );
+        });
     }
 }
 

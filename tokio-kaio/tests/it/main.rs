@@ -19,6 +19,7 @@ mod files;
 mod flags;
 mod fork;
 mod generic_context;
+mod groups;
 mod layers;
 mod leaks;
 mod lifecycle;

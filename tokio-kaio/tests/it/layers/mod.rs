@@ -33,6 +33,8 @@ const ORDER: &[&str] = &[
     "policy",
     "backend",
     "buf",
+    // Shares and limits of requests, whose memory has their permits.
+    "group",
     // Used by modules of every layer above.
     "sync",
     "eventfd",
