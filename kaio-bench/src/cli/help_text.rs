@@ -61,6 +61,8 @@ Pairs. Ratios are relative to the first variant: above 1.00, a variant costs mor
   vectored-write      the same for writes: `vectored`, `copy-and-write`, `owned-list`
   owned               a read into an `owned` AlignedBuf, which the operation returns; into a
                       `borrowed` one; into the aligned part of an owned Vec (`owned-vec`)
+  group               a read by a handle without a group (`ungrouped`), with one (`grouped`), and
+                      with one that has limits (`limited`)
   unaligned-read      1000 bytes of a block into a slice (`unaligned`); a whole block into an
                       AlignedBuf (`aligned`); a whole block into a slice (`copied`)
   unaligned-write     the same for writes; `unaligned` reads the block first

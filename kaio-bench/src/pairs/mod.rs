@@ -9,6 +9,7 @@
 //! variant, as the two `pool` pairs do.
 
 mod batch_pair;
+mod group_pair;
 mod owned_pair;
 mod pair_report;
 mod pair_tables;
@@ -120,6 +121,16 @@ pub fn all() -> Vec<Pair> {
                 engine::<owned_pair::Owned>(),
                 engine::<owned_pair::Borrowed>(),
                 engine::<owned_pair::OwnedVec>(),
+            ],
+        ),
+        pair(
+            "group",
+            Pattern::RandomRead,
+            1,
+            vec![
+                engine::<group_pair::Ungrouped>(),
+                engine::<group_pair::Grouped>(),
+                engine::<group_pair::Limited>(),
             ],
         ),
         pair(

@@ -160,3 +160,270 @@ impl Drop for GroupMember {
         }
     }
 }
+
+#[cfg(all(test, not(kaio_loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use proptest::prelude::*;
+
+    use super::super::permit::HeldPermit;
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A request whose future is polled by hand.
+    struct Request {
+        permit: Arc<Permit>,
+        wakes: Arc<Wakes>,
+        held: Option<HeldPermit>,
+    }
+
+    impl Request {
+        fn new(member: &Arc<GroupMember>, appends: bool) -> Request {
+            let mut request = Request {
+                permit: member.acquire(4096, appends),
+                wakes: Arc::default(),
+                held: None,
+            };
+            request.poll();
+            request
+        }
+
+        /// Returns whether the request has its permit.
+        fn poll(&mut self) -> bool {
+            if self.held.is_none() {
+                let waker = Waker::from(Arc::clone(&self.wakes));
+                self.held = self.permit.poll(&waker);
+            }
+            self.held.is_some()
+        }
+
+        fn wakes(&self) -> usize {
+            self.wakes.0.load(Ordering::Relaxed)
+        }
+
+        fn is(&self, state: PermitState) -> bool {
+            self.permit.is(state)
+        }
+    }
+
+    impl Drop for Request {
+        fn drop(&mut self) {
+            self.permit.cancel();
+        }
+    }
+
+    fn groups(depth: usize, weights: &[u32]) -> (ContextGroups, Vec<Arc<GroupMember>>) {
+        let context = ContextGroups::new(depth, None);
+        let join = |&weight| {
+            context
+                .join(&IoGroup::new("test").with_weight(weight))
+                .unwrap()
+        };
+        let members = weights.iter().map(join).collect();
+        (context, members)
+    }
+
+    #[test]
+    fn a_group_is_one_member_of_a_context() {
+        let context = ContextGroups::new(1, None);
+        let group = IoGroup::new("a");
+        let member = context.join(&group).unwrap();
+        assert!(Arc::ptr_eq(&member, &context.join(&group.clone()).unwrap()));
+        assert!(!Arc::ptr_eq(
+            &member,
+            &context.join(&IoGroup::new("a")).unwrap()
+        ));
+    }
+
+    #[test]
+    fn a_returned_permit_wakes_the_next_request_only() {
+        let (_context, members) = groups(2, &[100]);
+        let mut requests: Vec<_> = (0..6).map(|_| Request::new(&members[0], false)).collect();
+        let held = |requests: &[Request]| requests.iter().filter(|r| r.held.is_some()).count();
+        assert_eq!(held(&requests), 2);
+        for first in 0..4 {
+            drop(requests[first].held.take());
+            let wakes: Vec<_> = requests.iter().map(Request::wakes).collect();
+            let expected: Vec<_> = (0..6)
+                .map(|i| usize::from((2..first + 3).contains(&i)))
+                .collect();
+            assert_eq!(wakes, expected);
+            assert!(requests[first + 2].poll());
+        }
+        let metrics = members[0].group().metrics();
+        assert_eq!(
+            (metrics.requests, metrics.waited, metrics.waiting),
+            (6, 4, 0)
+        );
+        assert_eq!(metrics.in_flight, 2);
+    }
+
+    #[test]
+    fn the_wake_of_a_completion_returns_the_permit_and_wakes_the_task() {
+        let (_context, members) = groups(1, &[100]);
+        let done = Request::new(&members[0], false);
+        let mut next = Request::new(&members[0], false);
+        assert!(!next.poll());
+        let waker = Waker::from(Arc::clone(&done.permit)); // as the driver has it
+        waker.wake_by_ref();
+        assert_eq!((done.wakes(), next.wakes()), (1, 1));
+        assert!(next.poll());
+        waker.wake();
+        drop(done);
+        let mut last = Request::new(&members[0], false);
+        assert!(!last.poll(), "the permit was returned once");
+    }
+
+    #[test]
+    fn an_offer_that_nobody_takes_lapses_and_is_made_again() {
+        let (context, members) = groups(1, &[100]);
+        let first = Request::new(&members[0], false);
+        let (mut slow, mut next) = (
+            Request::new(&members[0], false),
+            Request::new(&members[0], false),
+        );
+        drop(first);
+        assert!(slow.is(PermitState::Offered));
+        for _ in 0..3 {
+            assert!(!next.poll());
+            context.scheduler.pace(true);
+        }
+        assert!(slow.is(PermitState::Lapsed) && next.poll());
+        assert!(!slow.poll(), "it is in the queue again");
+        let mut last = Request::new(&members[0], false);
+        drop(next.held.take());
+        assert!(!last.poll() && slow.poll(), "at its old place");
+        let metrics = members[0].group().metrics();
+        assert_eq!((metrics.requests, metrics.waiting), (3, 1));
+    }
+
+    #[test]
+    fn an_append_is_not_offered_before_the_one_before_it_is_admitted() {
+        let (_context, members) = groups(3, &[100, 100]);
+        let busy: Vec<_> = (0..3).map(|_| Request::new(&members[0], false)).collect();
+        let mut first = Request::new(&members[0], true);
+        let mut second = Request::new(&members[0], true);
+        let mut other = Request::new(&members[1], true);
+        drop(busy);
+        assert!(other.poll(), "of another group");
+        assert!(!second.poll());
+        assert!(first.poll() && !second.poll());
+        first.permit.on_admitted();
+        assert!(second.poll());
+    }
+
+    #[test]
+    fn everything_goes_once_the_context_has_stopped() {
+        let (context, members) = groups(1, &[100]);
+        let mut requests: Vec<_> = (0..4).map(|_| Request::new(&members[0], false)).collect();
+        context.stop();
+        assert!(requests.iter_mut().all(Request::poll));
+        requests.push(Request::new(&members[0], false));
+        assert!(requests.iter_mut().all(Request::poll));
+        drop(requests);
+        let metrics = members[0].group().metrics();
+        assert_eq!((metrics.waiting, metrics.in_flight), (0, 0));
+    }
+
+    #[test]
+    fn a_context_that_is_dropped_leaves_nothing_behind() {
+        let group = IoGroup::new("a");
+        let context = ContextGroups::new(1, None);
+        let member = context.join(&group).unwrap();
+        let scheduler = Arc::downgrade(&context.scheduler);
+        let requests: Vec<_> = (0..4).map(|_| Request::new(&member, true)).collect();
+        context.stop();
+        drop((context, member, requests));
+        assert!(scheduler.upgrade().is_none());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Make { group: usize },
+        Poll { which: usize },
+        Complete { which: usize },
+        Drop { which: usize },
+        Forget { which: usize },
+        Tick,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let which = 0..1000_usize;
+        let step = prop_oneof![
+            4 => (0..3_usize).prop_map(|group| Step::Make { group }),
+            4 => which.clone().prop_map(|which| Step::Poll { which }),
+            3 => which.clone().prop_map(|which| Step::Complete { which }),
+            2 => which.clone().prop_map(|which| Step::Drop { which }),
+            1 => which.prop_map(|which| Step::Forget { which }),
+            1 => Just(Step::Tick),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
+
+        /// Whatever requests do: at most `depth` permits are in use, none is idle while requests wait, and at
+        /// the end all of them can be had.
+        #[test]
+        fn no_permit_is_lost(depth in 1..4_usize, steps in steps()) {
+            let (context, members) = groups(depth, &[1, 100, 10_000]);
+            let mut requests: Vec<Request> = Vec::new();
+            let mut forgotten: Vec<Arc<Permit>> = Vec::new();
+            for step in steps {
+                let pick = |which: usize| which % requests.len().max(1);
+                match step {
+                    Step::Make { group } => requests.push(Request::new(&members[group], false)),
+                    Step::Poll { which } => {
+                        let which = pick(which);
+                        requests.get_mut(which).map(Request::poll);
+                    }
+                    Step::Complete { which } => {
+                        let which = pick(which);
+                        if requests.get(which).is_some_and(|request| request.held.is_some()) {
+                            requests[which].permit.wake_task();
+                            drop(requests.swap_remove(which));
+                        }
+                    }
+                    Step::Drop { which } => {
+                        let which = pick(which);
+                        if which < requests.len() {
+                            drop(requests.swap_remove(which));
+                        }
+                    }
+                    Step::Forget { which } => {
+                        let which = pick(which);
+                        if requests.get(which).is_some_and(|request| request.held.is_none()) {
+                            let request = requests.swap_remove(which);
+                            forgotten.push(Arc::clone(&request.permit));
+                            std::mem::forget(request);
+                        }
+                    }
+                    Step::Tick => drop(context.scheduler.pace(true)),
+                }
+                let permits = || requests.iter().map(|r| &r.permit).chain(&forgotten);
+                let count = |state| permits().filter(|permit| permit.is(state)).count();
+                let in_use = count(PermitState::Offered) + count(PermitState::Held);
+                prop_assert!(in_use <= depth);
+                prop_assert!(in_use == depth || count(PermitState::Waiting) == 0);
+            }
+            drop(requests);
+            let mut last: Vec<_> = (0..depth).map(|_| Request::new(&members[0], false)).collect();
+            for _ in 0..4 * (forgotten.len() + 1) {
+                context.scheduler.pace(true);
+                last.iter_mut().for_each(|request| drop(request.poll()));
+            }
+            prop_assert!(last.iter_mut().all(Request::poll));
+        }
+    }
+}

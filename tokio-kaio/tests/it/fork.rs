@@ -15,7 +15,9 @@ use futures::future::{MaybeDone, join_all, maybe_done};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
-use tokio_kaio::{AioCommandError, AioContextHandle, File, LockedBuf, ReadFlags, aio_context};
+use tokio_kaio::{
+    AioCommandError, AioContextHandle, File, IoGroup, LockedBuf, ReadFlags, aio_context,
+};
 
 const READS: usize = 16;
 
@@ -216,6 +218,50 @@ fn a_forked_child_that_drops_inherited_reads_does_not_affect_the_parent() {
             0
         });
     }
+}
+
+#[test]
+fn a_forked_child_that_uses_inherited_groups_does_not_affect_the_parent() {
+    if !in_child!() {
+        return;
+    }
+    run(async {
+        let dir = disk_dir();
+        let file = file(&dir).await;
+        let (context, handle) = aio_context(2, true).unwrap();
+        let group = IoGroup::new("inherited").with_max_iops(1_000_000);
+        let grouped = handle.with_group(&group);
+        let mut buffers: Vec<_> = (0..READS).map(|_| buffer(BLOCK)).collect();
+        let mut reads = start_all(&file, &grouped, &mut buffers);
+        let mut for_child = Some(&mut reads);
+        let code = forked(|| {
+            let mut reads = std::mem::take(for_child.take().unwrap());
+            reads
+                .iter_mut()
+                .for_each(|read| drop(poll_once(read.as_mut())));
+            drop(reads);
+            group.set_max_bandwidth(1);
+            let other = handle.with_group(&IoGroup::new("of the child"));
+            for handle in [&grouped, &other] {
+                let mut buffer = buffer(BLOCK);
+                let read = file.read_at(handle, 0, &mut buffer, LEN, ReadFlags::empty());
+                if !matches!(poll_once(Box::pin(read).as_mut()), Poll::Ready(Err(_))) {
+                    return WRONG_RESULT;
+                }
+            }
+            drop((grouped.clone(), other));
+            0
+        });
+        assert_eq!((code, group.max_bandwidth()), (0, None));
+        for read in &mut reads {
+            with_hang_guard(read.as_mut()).await;
+            assert_eq!(read.as_mut().take_output().unwrap().unwrap(), LEN);
+        }
+        drop(reads);
+        read_all(&file, &grouped).await;
+        assert_eq!(group.metrics().requests, 2 * READS as u64);
+        with_hang_guard(context.close()).await;
+    });
 }
 
 #[test]
