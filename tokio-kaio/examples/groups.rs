@@ -10,6 +10,7 @@
 
 use std::env;
 use std::error::Error;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,8 +20,8 @@ use rand::Rng;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextHandle, AlignedBuf, File, IoGroup, ReadFlags,
-    WriteFlags,
+    AioCommandError, AioContextBuilder, AioContextHandle, AioOpenOptionsExt, AlignedBuf, File,
+    IoGroup, ReadFlags, WriteFlags,
 };
 
 const FILE: u64 = 256 << 20;
@@ -82,7 +83,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Creates a file without holes, so that reads reach the disk.
 async fn filled(handle: &AioContextHandle, path: &Path) -> Result<File, Box<dyn Error>> {
-    let file = File::create(path, false).await?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    let file = options.aio_open(path.to_owned(), false).await?;
     let mut chunk = AlignedBuf::new(CHUNK as usize)?;
     chunk.fill(7);
     for offset in (0..FILE).step_by(CHUNK as usize) {

@@ -189,14 +189,22 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                     Err(error) => Poll::Ready(Err(error)),
                 }
             }
-            OpState::HasBuffer { resubmit: true } => self.resubmit(&driver, cx),
-            OpState::InGroup(_) => self.poll_in_group(&driver, cx),
-            OpState::Complete => panic!("an operation was polled after it had completed"),
+            _ => self.poll_rare(&driver, cx),
         };
         if polled.is_pending() && self.options.has_time_limit() && self.is_overdue(cx) {
             return Poll::Ready(Err(self.time_out()));
         }
         polled
+    }
+
+    /// Polls an operation that is neither new nor submitted without a group.
+    #[inline(never)]
+    fn poll_rare(&mut self, driver: &Entered<'h, T>, cx: &mut Context<'_>) -> OpPoll {
+        match self.state {
+            OpState::InGroup(_) => self.poll_in_group(driver, cx),
+            OpState::Complete => panic!("an operation was polled after it had completed"),
+            _ => self.resubmit(driver, cx),
+        }
     }
 
     /// The first polls of an operation with a deadline or a group. Returns `None` if the operation starts as

@@ -421,7 +421,9 @@ mod tests {
             let mut last: Vec<_> = (0..depth).map(|_| Request::new(&members[0], false)).collect();
             for _ in 0..4 * (forgotten.len() + 1) {
                 context.scheduler.pace(true);
-                last.iter_mut().for_each(|request| drop(request.poll()));
+                for request in &mut last {
+                    request.poll();
+                }
             }
             prop_assert!(last.iter_mut().all(Request::poll));
         }

@@ -43,14 +43,17 @@ impl IoBuffer {
             IoBuffer::Exclusive(region) => (opcode, region.address(), nbytes),
             IoBuffer::Shared(region) => (opcode, region.address(), nbytes),
             IoBuffer::None | IoBuffer::Replacement(_) => (opcode, 0, nbytes),
-            IoBuffer::Vectored(iovecs) => iovecs.encode(opcode, nbytes),
-            IoBuffer::WithPermit(memory) => memory.0.encode_in_group(opcode, nbytes),
+            IoBuffer::Vectored(_) | IoBuffer::WithPermit(_) => self.encode_rare(opcode, nbytes),
         }
     }
 
     #[cold]
-    fn encode_in_group(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
-        self.encode(opcode, nbytes)
+    fn encode_rare(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
+        match self {
+            IoBuffer::Vectored(iovecs) => iovecs.encode(opcode, nbytes),
+            IoBuffer::WithPermit(memory) => memory.0.encode(opcode, nbytes),
+            _ => (opcode, 0, nbytes),
+        }
     }
 
     /// Adds the permit of a request of a group.
