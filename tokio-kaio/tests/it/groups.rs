@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::os::unix::fs::OpenOptionsExt;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -818,6 +819,30 @@ fn local_contexts_have_groups_too() {
             })
             .await;
     }));
+}
+
+#[test]
+fn limits_need_no_runtime_if_the_context_has_a_thread_of_its_own() {
+    let dir = disk_dir();
+    let path = dir.path().join("data");
+    write_patterned(&path, 8);
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    let file = File::from_std(options.open(path).unwrap()).unwrap();
+    let builder = AioContextBuilder::new(4).own_thread();
+    let handle = builder.build_detached().unwrap();
+    let group = IoGroup::new("limited").with_max_iops(200);
+    let grouped = handle.with_group(&group);
+    futures::executor::block_on(async {
+        let mut block = buffer(BLOCK);
+        for number in 0..8 {
+            read_block(&grouped, &file, number, &mut block).await;
+            assert!(is_pattern(number, &block));
+        }
+        assert!(group.metrics().waited > 0);
+        drop(grouped);
+        handle.closed().await;
+    });
 }
 
 #[test]
