@@ -3,11 +3,10 @@
 use std::ops::Deref;
 
 use tokio::runtime::Runtime;
-use tokio_kaio::{AioContext, AioContextBuilder, AioContextHandle, Backend};
+use tokio_kaio::{AioContext, AioContextBuilder, AioContextHandle, Backend, IoGroup};
 
 use super::block_buffers::BlockBuffers;
 use super::copy_error::CopyError;
-use super::rate_limiter::RateLimiter;
 use super::session::Session;
 use crate::command_error::CommandError;
 use crate::thread_limit::current_thread_runtime;
@@ -16,13 +15,14 @@ use crate::thread_limit::current_thread_runtime;
 /// to destroy an AIO context.
 const THREADS_UP_TO: u64 = 8 << 20;
 
-/// The context, the buffers and the rate of a run, for files that are copied in blocks.
+/// The context and the buffers of a run, for files that are copied in blocks.
 #[derive(Debug)]
 pub(super) struct BlockIo<'a> {
     pub(super) session: &'a Session<'a>,
     pub(super) handle: AioContextHandle,
+    /// The handle whose operations obey `--limit`: those that read, or where that is not possible, write.
+    pub(super) limited: AioContextHandle,
     pub(super) buffers: BlockBuffers,
-    pub(super) limit: Option<RateLimiter>,
 }
 
 impl<'a> BlockIo<'a> {
@@ -31,11 +31,15 @@ impl<'a> BlockIo<'a> {
         handle: AioContextHandle,
     ) -> Result<BlockIo<'a>, CommandError> {
         let args = session.args;
+        let limited = match args.limit {
+            Some(rate) => handle.with_group(&IoGroup::new("cp").with_max_bandwidth(rate)),
+            None => handle.clone(),
+        };
         Ok(BlockIo {
             session,
             handle,
+            limited,
             buffers: BlockBuffers::new(args.depth.into(), args.bs as usize)?,
-            limit: args.limit.map(RateLimiter::new),
         })
     }
 
@@ -48,16 +52,16 @@ impl<'a> BlockIo<'a> {
                 self.session.args.bs
             )));
         }
-        let chunk = |limit: &RateLimiter| limit.chunk_size(most, alignment);
-        Ok(self.limit.as_ref().map_or(most, chunk))
+        let limit = self.session.args.limit;
+        Ok(limit.map_or(most, |rate| chunk_at_rate(rate, most, alignment)))
     }
+}
 
-    /// Waits until `--limit` allows another `bytes` bytes.
-    pub(super) async fn wait_for_rate(&self, bytes: u64) {
-        if let Some(limit) = &self.limit {
-            limit.take(bytes).await;
-        }
-    }
+/// The size of chunks, at most `most`, at which about ten are transferred per second. A multiple of
+/// `alignment`, as `most` is.
+fn chunk_at_rate(bytes_per_second: u64, most: u64, alignment: u64) -> u64 {
+    let tenth = (bytes_per_second / 10).next_multiple_of(alignment);
+    tenth.clamp(alignment, most)
 }
 
 /// A [`BlockIo`] with the runtime that it needs. Made before anything is written, so that a machine that
@@ -120,5 +124,17 @@ impl<'a> Deref for BlockIo<'a> {
 
     fn deref(&self) -> &Session<'a> {
         self.session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_get_smaller_with_the_rate() {
+        assert_eq!(chunk_at_rate(1 << 40, 1 << 20, 4096), 1 << 20);
+        assert_eq!(chunk_at_rate(100_000, 1 << 20, 4096), 12288);
+        assert_eq!(chunk_at_rate(1, 1 << 20, 4096), 4096);
     }
 }

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 
 use tokio_kaio::{
-    Advice, AioCommandError, AlignedBuf, Allocate, File, ReadFlags, SyncRange, WriteFlags,
+    Advice, AioCommandError, AioContextHandle, AlignedBuf, Allocate, File, ReadFlags, SyncRange,
+    WriteFlags,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -182,7 +183,6 @@ impl FileCopy<'_> {
     async fn chunk(&self, chunk: Extent, buffer: &mut AlignedBuf) -> Result<(), StopReason> {
         let (io, source, target) = (self.io, self.source, self.target);
         let bytes = chunk.end - chunk.start;
-        io.wait_for_rate(bytes).await;
         let read = read_chunk(io, &source.file, source.alignment, &chunk, buffer).await;
         let read = read.map_err(|error| match error {
             AioCommandError::IoSubmit(_) if !source.file.is_direct() => StopReason::NoAio,
@@ -203,7 +203,8 @@ impl FileCopy<'_> {
             let check = ChunkChecksum::new(chunk.clone(), xxh3_64(data));
             self.checks.borrow_mut().push(check);
         }
-        let written = write_data(io, target, self.sparse, chunk.start, buffer, bytes).await?;
+        let (handle, sparse) = (&io.handle, self.sparse);
+        let written = write_data(handle, target, sparse, chunk.start, buffer, bytes).await?;
         self.written.set(self.written.get() + written);
         io.console.advance(bytes);
         Ok(())
@@ -224,7 +225,7 @@ pub(super) async fn read_chunk(
     buffer: &mut AlignedBuf,
 ) -> Result<u64, AioCommandError> {
     let (offset, bytes) = (chunk.start, chunk.end - chunk.start);
-    let (handle, flags) = (&io.handle, ReadFlags::empty());
+    let (handle, flags) = (&io.limited, ReadFlags::empty());
     let whole = bytes.next_multiple_of(alignment);
     let mut read = file.read_at(handle, offset, buffer, whole, flags).await?;
     while read < bytes {
@@ -245,7 +246,7 @@ pub(super) async fn read_chunk(
 /// Writes the first `bytes` bytes of a buffer at `offset`, with [`Sparse::Always`] without the blocks of
 /// zeroes, and returns how many bytes were written.
 pub(super) async fn write_data(
-    io: &BlockIo<'_>,
+    handle: &AioContextHandle,
     target: &TargetFile,
     sparse: Sparse,
     offset: u64,
@@ -260,7 +261,7 @@ pub(super) async fn write_data(
     let mut written = 0;
     for run in runs {
         written += run.len() as u64;
-        write(io, target, offset, buffer, run).await?;
+        write(handle, target, offset, buffer, run).await?;
     }
     Ok(written)
 }
@@ -268,7 +269,7 @@ pub(super) async fn write_data(
 /// Writes the range `run` of a buffer whose start belongs at `offset`. A partial last block is padded with
 /// zeroes, except on a device, which keeps its bytes there.
 pub(super) async fn write(
-    io: &BlockIo<'_>,
+    handle: &AioContextHandle,
     target: &TargetFile,
     offset: u64,
     buffer: &mut AlignedBuf,
@@ -285,14 +286,14 @@ pub(super) async fn write(
             padded
         }
     };
-    write_blocks(io, &target.file, offset, buffer, run.start..end)
+    write_blocks(handle, &target.file, offset, buffer, run.start..end)
         .await
         .map_err(failed)?;
     if end < run.end {
         let (at, rest) = (offset + end as u64, &buffer[end..run.end]);
         let rest = target
             .file
-            .write_bytes_at(&io.handle, at, rest, WriteFlags::empty());
+            .write_bytes_at(handle, at, rest, WriteFlags::empty());
         rest.await.map_err(failed)?;
     }
     if !target.file.is_direct() {
@@ -307,13 +308,13 @@ pub(super) async fn write(
 
 /// Writes a range of whole blocks in full.
 async fn write_blocks(
-    io: &BlockIo<'_>,
+    handle: &AioContextHandle,
     file: &File,
     offset: u64,
     buffer: &AlignedBuf,
     range: std::ops::Range<usize>,
 ) -> Result<(), AioCommandError> {
-    let (handle, flags) = (&io.handle, WriteFlags::empty());
+    let flags = WriteFlags::empty();
     if range.start == 0 {
         return file
             .write_all_at(handle, offset, buffer, range.end as u64, flags)

@@ -144,7 +144,6 @@ impl PipeCopy<'_> {
     }
 
     async fn write(&self, at: u64, bytes: u64, buffer: &mut AlignedBuf) -> Result<(), CopyError> {
-        self.io.wait_for_rate(bytes).await;
         if self.io.args.verify {
             let check = ChunkChecksum::new(at..at + bytes, xxh3_64(&buffer[..bytes as usize]));
             self.moved.borrow_mut().checks.push(check);
@@ -155,7 +154,7 @@ impl PipeCopy<'_> {
             false => self.io.args.sparse,
         };
         let written =
-            copy_data::write_data(self.io, self.target, sparse, at, buffer, bytes).await?;
+            copy_data::write_data(&self.io.limited, self.target, sparse, at, buffer, bytes).await?;
         self.moved.borrow_mut().written += written;
         self.io.console.advance(bytes);
         Ok(())

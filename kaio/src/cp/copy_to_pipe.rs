@@ -1,6 +1,7 @@
 //! Copies a file or device to a pipe.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,7 +30,9 @@ pub(super) async fn copy_to_pipe(
         pipe: Arc::new(pipe),
         path: target,
     };
-    let (moved, is_open) = match source.file.is_direct() {
+    // Files that are generated when they are read have no blocks, and can't be read by AIO.
+    let is_stored = source.metadata.blocks() > 0 && io.args.limit.is_some();
+    let (moved, is_open) = match source.file.is_direct() || is_stored {
         true => copy_blocks(io, &source, &pipe).await?,
         false => copy_buffered(io, &source, &pipe).await?,
     };
@@ -56,7 +59,6 @@ async fn copy_blocks(
     let size = io.chunk_size(source.alignment.max(PAGE))?;
     let read = async |chunk: Extent| {
         let mut buffer = io.buffers.acquire().await;
-        io.wait_for_rate(chunk.end - chunk.start).await;
         let read = copy_data::read_chunk(io, &source.file, source.alignment, &chunk, &mut buffer);
         let read = read
             .await
@@ -85,7 +87,7 @@ async fn copy_blocks(
     Ok((moved, true))
 }
 
-/// Reads to the end, through the page cache. Also returns whether the pipe still has a reader.
+/// Reads to the end, through the page cache and without a limit. Also returns whether the pipe still has a reader.
 async fn copy_buffered(
     io: &BlockIo<'_>,
     source: &SourceFile,
@@ -97,7 +99,6 @@ async fn copy_buffered(
     loop {
         let (read, back) = blocking(move || reader.fill()).await.map_err(failed)?;
         reader = back;
-        io.wait_for_rate(read as u64).await;
         let (is_open, bytes) = pipe.write(std::mem::take(&mut reader.bytes), read).await?;
         reader.bytes = bytes;
         if !is_open {

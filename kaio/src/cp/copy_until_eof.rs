@@ -43,14 +43,18 @@ pub(super) async fn copy_until_eof(
             buffer[..read].copy_from_slice(&reader.bytes[..read]);
             read as u64
         };
-        io.wait_for_rate(read).await;
         if read > 0 {
             let chunk = at..at + read;
             if io.args.verify {
                 let sum = xxh3_64(&buffer[..read as usize]);
                 moved.checks.push(ChunkChecksum::new(chunk, sum));
             }
-            copy_data::write(io, target, at, &mut buffer, 0..read as usize).await?;
+            // A read that is not made by the context obeys no limit, so the write does.
+            let handle = match source.file.is_direct() {
+                true => &io.handle,
+                false => &io.limited,
+            };
+            copy_data::write(handle, target, at, &mut buffer, 0..read as usize).await?;
             io.console.advance(read);
         }
         moved.length += read;

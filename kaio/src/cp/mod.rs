@@ -9,7 +9,7 @@
 //! | `copy_file` | copies one file in blocks, from opening it to renaming it |
 //! | `source_file`, `extents` | the file that is read, and its data extents |
 //! | `target_file`, `new_directories`, `short_path` | files and directories under temporary names |
-//! | `block_io`, `copy_data`, `copy_until_eof`, `block_buffers`, `zero_blocks`, `rate_limiter` | copying the data in blocks |
+//! | `block_io`, `copy_data`, `copy_until_eof`, `block_buffers`, `zero_blocks` | copying the data in blocks |
 //! | `pipes`, `copy_from_pipe`, `copy_to_pipe` | pipes as source or target |
 //! | `durability`, `file_system_type` | when the copies are flushed |
 //! | `verify`, `file_attributes`, `hard_links`, `reflinks` | `--verify`, `--preserve`, `--reflink` |
@@ -40,7 +40,6 @@ mod hard_links;
 mod inode_flags;
 mod new_directories;
 mod pipes;
-mod rate_limiter;
 mod reflinks;
 mod session;
 mod short_path;

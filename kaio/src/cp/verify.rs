@@ -47,7 +47,6 @@ pub(super) async fn verify(
     let each = async |check: &ChunkChecksum, buffer: &mut AlignedBuf| {
         let chunk = &check.chunk;
         let bytes = chunk.end - chunk.start;
-        io.wait_for_rate(bytes).await;
         let read = copy_data::read_chunk(io, file, alignment, chunk, buffer).await;
         let read = read.map_err(|error| CopyError::at("read back", path, chunk.start, &error))?;
         if read < bytes || xxh3_64(&buffer[..bytes as usize]) != check.sum {
