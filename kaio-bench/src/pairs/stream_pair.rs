@@ -1,5 +1,5 @@
-//! The pairs `stream-read` and `stream-write`: `FileReader` and `FileWriter`, and other ways to read and write a
-//! file in order.
+//! The pairs `stream-read` and `stream-write`: `FileReader` and `FileWriter`, and other ways to read and
+//! write a file in order.
 //!
 //! One iteration is 1 MiB. A pass reads the whole file, which is not in the page cache, or writes a new file
 //! and makes it durable.

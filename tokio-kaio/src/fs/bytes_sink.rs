@@ -13,8 +13,8 @@ use tokio::task::coop;
 use super::FileWriter;
 
 impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
-    /// Accepts all of `data`, like [`write_all`](tokio::io::AsyncWriteExt::write_all), and waits while there is
-    /// no room. Needs the feature `bytes`.
+    /// Accepts all of `data`, like `write_all`, and waits while there
+    /// is no room. Needs the feature `bytes`.
     ///
     /// 64 KiB or more are written without a copy if they are aligned: their address, and their offset in the
     /// file. Chunks of a [`FileStream`](crate::FileStream) are.

@@ -13,8 +13,8 @@ use super::File;
 use crate::context::OpOwner;
 use crate::{AioCommandError, GenericAioContextHandle, WriteFlags};
 
-/// A [`File::write_bytes_at`] that owns what it uses. So it takes the file's lock on the blocks that it covers
-/// in part, and other writers of these blocks lose nothing.
+/// A [`File::write_bytes_at`] that owns what it uses. So it takes the file's lock on the blocks that it
+/// covers in part, and other writers of these blocks lose nothing.
 pub(super) struct EdgeWrite<M: RawMutex, A, L> {
     /// Made by [`write_edge`], of a handle with these type parameters.
     future: Pin<Box<dyn Future<Output = Result<(), AioCommandError>>>>,

@@ -43,8 +43,9 @@ const DEFAULT_DEPTH: usize = 8;
 /// # Memory
 ///
 /// At most *depth* × *chunk size* bytes, 8 MiB by default, from the pool of the handle
-/// ([`with_buffers`](GenericAioContextHandle::with_buffers)). A chunk that was read to its end gives its buffer
-/// to the next read. Reads that a seek has abandoned keep their memory until the kernel is done with them.
+/// ([`with_buffers`](GenericAioContextHandle::with_buffers)). A chunk that was read to its end gives its
+/// buffer to the next read. Reads that a seek has abandoned keep their memory until the kernel is done with
+/// them.
 ///
 /// # The end of the file
 ///
@@ -65,8 +66,8 @@ const DEFAULT_DEPTH: usize = 8;
 /// # Cancel safety
 ///
 /// No byte is lost or returned twice if a future of `AsyncReadExt` is dropped, as far as that method is
-/// cancel safe itself: [`read`](tokio::io::AsyncReadExt::read) and
-/// [`fill_buf`](tokio::io::AsyncBufReadExt::fill_buf) are. The reads in flight continue. If a *seek* from the
+/// cancel safe itself: `read` and
+/// `fill_buf` are. The reads in flight continue. If a *seek* from the
 /// end of the file is dropped, it may take effect, but before the next read.
 ///
 /// Dropping the reader abandons the reads in flight, as dropping any read does
@@ -176,8 +177,8 @@ enum Front {
 }
 
 impl File {
-    /// Returns a reader of the file, from its start to its end. See [`FileReader`]. Nothing is read before the
-    /// reader is polled.
+    /// Returns a reader of the file, from its start to its end. See [`FileReader`]. Nothing is read before
+    /// the reader is polled.
     ///
     /// # Examples
     ///
@@ -502,8 +503,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
         chunk.state
     }
 
-    /// Returns whether the file has been found to be longer than the first chunk shows: by a seek from its end,
-    /// or because a chunk behind has data.
+    /// Returns whether the file has been found to be longer than the first chunk shows: by a seek from its
+    /// end, or because a chunk behind has data.
     fn is_known_to_go_on(&self) -> bool {
         let has_data = |chunk: &Chunk<M, A, L>| match chunk.state {
             ChunkState::Ready { found, .. } => found > 0,

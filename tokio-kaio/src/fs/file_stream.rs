@@ -17,8 +17,8 @@ use crate::SyncRequestAdapter;
 /// feature `bytes`.
 ///
 /// Each chunk is given out in the buffer that the kernel has filled, without a copy, and the next read gets
-/// another buffer. So the memory in use is that of the reader, and that of the `Bytes` which the caller keeps.
-/// **A slice of a chunk keeps the memory of the whole chunk.**
+/// another buffer. So the memory in use is that of the reader, and that of the `Bytes` which the caller
+/// keeps. **A slice of a chunk keeps the memory of the whole chunk.**
 ///
 /// The stream ends at the end of the range or the file, and after an error, which is its last item. To go on
 /// after an error, make a new reader with [`with_range`](FileReader::with_range).

@@ -64,7 +64,7 @@ const MIN_IN_PLACE: usize = 64 << 10;
 /// | `write` | the bytes are in the writer's memory; nothing is known about their write |
 /// | [`flush`](FileWriter::flush) | all writes have completed, and readers of the file see the bytes; they may be lost in a crash |
 /// | [`sync`](FileWriter::sync) | flushed, and durable |
-/// | [`shutdown`](tokio::io::AsyncWriteExt::shutdown) | flushed, and space that was allocated in vain is freed |
+/// | `shutdown` | flushed, and space that was allocated in vain is freed |
 /// | [`finish`](FileWriter::finish) | the same; returns the end of what was written |
 ///
 /// A flush need not be at a block boundary, and the writer goes on after it. It then writes the rest of the
@@ -73,9 +73,9 @@ const MIN_IN_PLACE: usize = 64 << 10;
 /// # Other writers
 ///
 /// Other writers of the same [`File`] or its clones may write at the same time, even in the blocks that this
-/// writer covers in part: [`File::write_bytes_at`], and other `FileWriter`s. Their bytes are kept. Parts of an
-/// upload that meet within a block can be written at the same time. Bytes that two writers write have
-/// the content of one of them.
+/// writer covers in part: [`File::write_bytes_at`], and other `FileWriter`s. Their bytes are kept. Parts of
+/// an upload that meet within a block can be written at the same time. Bytes that two writers write have the
+/// content of one of them.
 ///
 /// The file never becomes longer than what was written. Chunks may complete in any order, so before a flush
 /// it may have a hole of zeroes.
@@ -104,9 +104,9 @@ const MIN_IN_PLACE: usize = 64 << 10;
 ///
 /// A dropped future loses nothing that the writer has accepted: it is written by later calls.
 ///
-/// - [`write`](tokio::io::AsyncWriteExt::write) has accepted nothing if its future is dropped. Neither has
+/// - `write` has accepted nothing if its future is dropped. Neither has
 ///   `write_vectored`.
-/// - [`write_all`](tokio::io::AsyncWriteExt::write_all) has accepted the bytes up to
+/// - `write_all` has accepted the bytes up to
 ///   [`position`](FileWriter::position).
 /// - `flush`, `sync` and `shutdown` can be called again. The writes that they have started continue.
 /// - [`finish`](FileWriter::finish) drops the writer. To be able to try again, call `shutdown` before.
@@ -330,8 +330,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     }
 
     /// Sets how many chunks are in flight or being filled, 4 by default, at least 1. With 1, the caller waits
-    /// for each write. The writer uses at most *depth* × *chunk size* bytes of memory, 4 MiB by default, from the
-    /// pool of the handle ([`with_buffers`](GenericAioContextHandle::with_buffers)).
+    /// for each write. The writer uses at most *depth* × *chunk size* bytes of memory, 4 MiB by default, from
+    /// the pool of the handle ([`with_buffers`](GenericAioContextHandle::with_buffers)).
     #[must_use = "the writer is moved into the result"]
     pub fn with_depth(mut self, chunks: usize) -> Self {
         self.depth = chunks.max(1);
@@ -340,8 +340,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
 
     /// Allocates this number of bytes ahead, from the offset of the writer on, before the first write
     /// ([`Allocate::KeepSize`]). So the blocks are contiguous, and a full disk is noticed before the first
-    /// write. The length of the file does not change.
-    /// It does not make the writes faster: on ext4, writes to space that was allocated so took a quarter longer.
+    /// write. The length of the file does not change. It does not make the writes faster: on ext4, writes to
+    /// space that was allocated so took a quarter longer.
     ///
     /// If less is written, [`finish`](FileWriter::finish) and `shutdown` free the rest, unless the file has
     /// become longer meanwhile by other writers. **Others must not extend the file while they run.** A
@@ -377,8 +377,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         &self.file
     }
 
-    /// Writes all bytes that were accepted, and waits until all writes have completed: readers of the file see
-    /// the bytes. The same as `AsyncWriteExt::flush` and `SinkExt::flush`, which need a trait.
+    /// Writes all bytes that were accepted, and waits until all writes have completed: readers of the file
+    /// see the bytes. The same as `AsyncWriteExt::flush` and `SinkExt::flush`, which need a trait.
     ///
     /// # Errors
     ///
@@ -434,8 +434,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     }
 
     /// Flushes, frees space that was allocated in vain, and returns the offset behind the last byte that was
-    /// written: the length of the file, if the file has not been longer before. **Makes nothing durable**: call
-    /// [`sync`](FileWriter::sync) before.
+    /// written: the length of the file, if the file has not been longer before. **Makes nothing durable**:
+    /// call [`sync`](FileWriter::sync) before.
     ///
     /// # Errors
     ///
