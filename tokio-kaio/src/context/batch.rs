@@ -394,9 +394,10 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         let Some(Ok(driver)) = self.driver().map(Driver::enter) else {
             return self.to_poll.extend(self.waiting.drain(..));
         };
-        let (mut indices, mut failed) = (Vec::new(), Vec::new());
-        let mut at = 0;
-        while let Some(&index) = self.waiting.get(at) {
+        // `waiting` keeps all operations until none can be lost any more: cloning the waker may panic.
+        let (mut indices, mut pending) = (Vec::new(), VecDeque::new());
+        let mut checked = 0;
+        while let Some(&index) = self.waiting.get(checked) {
             let polled = match &mut self.operations[index] {
                 Some((operation, _)) if !operation.is_in_group() => {
                     self.to_poll.push_back(index); // a poll of a file, which needs no turn
@@ -410,20 +411,16 @@ impl<'a, T: ContextTypes> Running<'a, T> {
                 None => Poll::Ready(None),
             };
             match polled {
-                Poll::Pending => {
-                    at += 1;
-                    continue;
-                }
+                Poll::Pending => pending.push_back(index),
                 Poll::Ready(Some(Ok(()))) => indices.push(index),
-                Poll::Ready(Some(Err(error))) => failed.push((index, error)),
+                Poll::Ready(Some(Err(error))) => self.fail_in_group(index, error),
                 Poll::Ready(None) => {}
             }
-            self.waiting.remove(at);
+            checked += 1;
         }
+        pending.extend(self.waiting.drain(..).skip(checked));
+        self.waiting = pending;
         self.submit_with_permits(&driver, &indices, TaskId::of(cx.waker()));
-        for (index, error) in failed {
-            self.fail_in_group(index, error);
-        }
     }
 
     /// Submits operations that have their permits. `indices` are in ascending order.
