@@ -39,7 +39,7 @@ use crate::sys::Process;
 /// # Limits
 ///
 /// [`max_bandwidth`](Self::with_max_bandwidth) and [`max_iops`](Self::with_max_iops) limit the group over all
-/// contexts together. They are token buckets: after a pause, 25 ms' worth passes at once. A request larger than
+/// contexts together. They are token buckets: after a pause, 50 ms' worth passes at once. A request larger than
 /// that passes whole, and delays the next one. A limit needs tokio's timer.
 ///
 /// # Examples

@@ -211,40 +211,41 @@ fn an_urgent_group_does_not_wait_behind_the_backlog_of_another() {
     });
 }
 
-/// The one test that needs real time: a rate is an amount by time.
+/// These two tests need real time: a rate is an amount by time.
 #[test]
 fn a_limit_of_bytes_holds_over_two_seconds() {
-    const RATE: u64 = 20 << 20;
-    limited(
-        IoGroup::new("limited").with_max_bandwidth(RATE),
-        |group, time| group.metrics().bytes as f64 / time.as_secs_f64() / RATE as f64,
-    );
+    let group = IoGroup::new("limited").with_max_bandwidth(20 << 20);
+    limited(&group, 20 << 20, || group.metrics().bytes);
 }
 
 #[test]
 fn a_limit_of_requests_holds_over_two_seconds() {
-    const RATE: u64 = 2000;
-    limited(
-        IoGroup::new("limited").with_max_iops(RATE),
-        |group, time| group.metrics().requests as f64 / time.as_secs_f64() / RATE as f64,
-    );
+    let group = IoGroup::new("limited").with_max_iops(2000);
+    limited(&group, 2000, || group.metrics().requests);
 }
 
-/// Saturates a group in two contexts at once for two seconds. `rate` is compared to the limit.
-fn limited(group: IoGroup, rate: impl Fn(&IoGroup, Duration) -> f64) {
+/// Saturates a group in two contexts at once, and compares what passes in two seconds to `rate`. More than
+/// the limit never passes. A machine that is busy with other things may let less pass, so that is tried again.
+fn limited(group: &IoGroup, rate: u64, passed: impl Fn() -> u64) {
     Fixture::new(8).blocks(64).run(async |case| {
         let (other_context, other) = AioContextBuilder::new(8).build().unwrap();
         let count = Arc::new(AtomicU64::new(0));
         let (mut tasks, stop) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
-        let (before, start) = (rate(&group, Duration::from_secs(1)), Instant::now());
-        assert_eq!(before, 0.0);
         for handle in [&case.handle, &other] {
-            let handle = handle.with_group(&group);
-            saturate(&mut tasks, &handle, &case.file, (8, BLOCK), (&count, &stop));
+            let handle = handle.with_group(group);
+            let limits = (&count, &stop);
+            saturate(&mut tasks, &handle, &case.file, (8, BLOCK), limits);
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let ratio = rate(&group, start.elapsed());
-        assert!((0.95..=1.05).contains(&ratio), "{ratio} of the limit");
+        let mut ratios = Vec::new();
+        while ratios.last().is_none_or(|&ratio| ratio < 0.95) {
+            assert!(ratios.len() < 10, "of the limit: {ratios:?}");
+            let (start, before) = (Instant::now(), passed());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let passed = passed() - before;
+            let ratio = passed as f64 / start.elapsed().as_secs_f64() / rate as f64;
+            assert!(ratio <= 1.05, "{ratio} of the limit");
+            ratios.push(ratio);
+        }
         stop.store(true, Ordering::Relaxed);
         tasks.join_all().await;
         other_context.close().await;
