@@ -271,10 +271,13 @@ fn an_early_end_of_file_is_an_error_with_its_offset() {
             let says = |error: AioCommandError| {
                 assert_eq!(io_error(&error).kind(), ErrorKind::UnexpectedEof, "{error}");
                 let message = error.to_string();
-                let end = format!(
-                    "ends at offset {}, after {there} bytes of the 16384",
-                    start + there
-                );
+                let end = match there {
+                    0 => format!("ends at or before offset {start}, where 16384 bytes"),
+                    _ => format!(
+                        "ends at offset {}, after {there} bytes of the 16384",
+                        start + there
+                    ),
+                };
                 assert!(message.contains(&end), "{mode:?}: {message}, not {end}");
             };
             let mut target = filled(5 * BLOCK);

@@ -261,8 +261,10 @@ struct Watching {
     fd: RawFd,
     /// Bytes that one request moves.
     most: usize,
-    /// Requests before the first that is refused.
+    /// Requests before the first that fails.
     good: usize,
+    /// How they fail.
+    errno: c_int,
     seen: Vec<Transfer>,
 }
 
@@ -275,6 +277,7 @@ impl WatchedFile {
             fd,
             most: usize::MAX,
             good: usize::MAX,
+            errno: libc::EBADF,
             seen: Vec::new(),
         });
         WatchedFile(fd)
@@ -287,7 +290,15 @@ impl WatchedFile {
 
     /// All requests after the next `good` fail with `EBADF`.
     pub fn fail_after(&self, good: usize) {
-        self.with(|watching| watching.good = watching.seen.len() + good);
+        self.fail_after_with(good, libc::EBADF);
+    }
+
+    /// All requests after the next `good` fail with `errno`; those of kernel AIO with `EBADF`.
+    pub fn fail_after_with(&self, good: usize, errno: c_int) {
+        self.with(|watching| {
+            watching.good = watching.seen.len() + good;
+            watching.errno = errno;
+        });
     }
 
     /// Transfers that went to the kernel. Of a NOWAIT attempt that was refused and directly
@@ -324,13 +335,19 @@ impl Drop for WatchedFile {
 
 /// Records `seen` on `fd`; returns the descriptor to use instead, and the maximum of bytes to move.
 fn watched(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (RawFd, usize) {
+    let (errno, most) = watched_on_thread(fd, seen);
+    (if errno.is_none() { fd } else { -1 }, most)
+}
+
+/// Records `seen` on `fd`; returns the error to fail with, and the maximum of bytes to move.
+fn watched_on_thread(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (Option<c_int>, usize) {
     let mut watching = WATCHING.lock().unwrap();
     let Some(watching) = watching.iter_mut().find(|w| w.fd == fd) else {
-        return (fd, usize::MAX);
+        return (None, usize::MAX);
     };
     let is_good = watching.seen.len() < watching.good;
     watching.seen.push(seen());
-    (if is_good { fd } else { -1 }, watching.most)
+    ((!is_good).then_some(watching.errno), watching.most)
 }
 
 /// The first `most` bytes of `pieces`.
@@ -378,7 +395,12 @@ macro_rules! plain {
         unsafe extern "C" fn $name(fd: c_int, memory: *mut c_void, len: usize, at: i64) -> isize {
             static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
             wait_at_gate(at as u64).unwrap_or_else(|| {
-                let (fd, most) = watched(fd, || seen_on_thread($writes, at, len, false, 0));
+                let seen = || seen_on_thread($writes, at, len, false, 0);
+                let (errno, most) = watched_on_thread(fd, seen);
+                if let Some(errno) = errno {
+                    set_errno(errno);
+                    return -1;
+                }
                 let name = concat!(stringify!($name), "\0");
                 let name = CStr::from_bytes_with_nul(name.as_bytes()).unwrap();
                 // SAFETY: the type of the C library's function.
@@ -402,7 +424,11 @@ macro_rules! vectored {
             static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
             wait_at_gate(at as u64).unwrap_or_else(|| {
                 let seen = || seen_on_thread($writes, at, count as usize, true, 0);
-                let (fd, most) = watched(fd, seen);
+                let (errno, most) = watched_on_thread(fd, seen);
+                if let Some(errno) = errno {
+                    set_errno(errno);
+                    return -1;
+                }
                 // SAFETY: the caller's, as many as it says.
                 let pieces = unsafe { iovecs(pieces, count as usize) };
                 let pieces = cut(pieces, most);
@@ -488,12 +514,16 @@ unsafe extern "C" fn syscall(
             }
             seen
         };
-        let (fd, most) = watched(a as RawFd, seen);
+        let (errno, most) = watched_on_thread(a as RawFd, seen);
+        if let Some(errno) = errno {
+            set_errno(errno);
+            return -1;
+        }
         // SAFETY: the caller's, as many as it says.
         let pieces = cut(unsafe { iovecs(b as *const _, c as usize) }, most);
         let (b, c) = (pieces.as_ptr() as c_long, pieces.len() as c_long);
         // SAFETY: the caller's arguments, passed on, or a part of its memory.
-        return unsafe { real()(number, fd.into(), b, c, d, e, f) };
+        return unsafe { real()(number, a, b, c, d, e, f) };
     }
     if number != libc::SYS_io_submit {
         // SAFETY: the caller's arguments, passed on.

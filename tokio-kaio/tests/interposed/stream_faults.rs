@@ -5,11 +5,11 @@ use std::fs;
 use crate::common::*;
 use crate::interposer::WatchedFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_kaio::StreamError;
+use tokio_kaio::{Backend, StreamError, SubmitPolicy};
 
 const CHUNK: usize = 4 * BLOCK;
 
-fn errno(error: &std::io::Error) -> Option<i32> {
+fn errno_of(error: &std::io::Error) -> Option<i32> {
     let error: &StreamError = error.get_ref()?.downcast_ref()?;
     error.raw_os_error()
 }
@@ -59,7 +59,7 @@ fn a_failed_read_is_returned_once_at_its_place_and_tried_again() {
                 watched.fail_after(0);
                 // What was read before comes first.
                 let error = reader.read_to_end(&mut read).await.unwrap_err();
-                assert_eq!(errno(&error), Some(libc::EBADF));
+                assert_eq!(errno_of(&error), Some(libc::EBADF));
                 assert_eq!(offset(&error), (depth * CHUNK) as u64);
                 assert!(read == content(len)[..depth * CHUNK]);
                 watched.fail_after(usize::MAX / 2);
@@ -91,6 +91,25 @@ fn a_stream_returns_the_error_of_its_read_last() {
             assert_eq!(offset(&error), CHUNK as u64);
             assert!(stream.next().await.is_none());
         });
+}
+
+#[test]
+fn an_error_of_the_device_reaches_who_reads() {
+    for errno in [libc::EIO, libc::EINVAL] {
+        let threads = (Backend::ThreadPool, SubmitPolicy::default());
+        let fixture = Fixture::new(8).every_dir().modes([threads]);
+        fixture.content(content(3 * CHUNK)).run(async |case| {
+            let watched = WatchedFile::new(&case.file);
+            watched.fail_after_with(1, errno);
+            let reader = case.file.reader(&case.handle).with_chunk_size(CHUNK);
+            let (mut reader, mut read) = (reader.with_depth(1), Vec::new());
+            let error = reader.read_to_end(&mut read).await.unwrap_err();
+            let kind = std::io::Error::from_raw_os_error(errno).kind();
+            assert_eq!((errno_of(&error), error.kind()), (Some(errno), kind));
+            assert_eq!(offset(&error), CHUNK as u64);
+            assert!(read == content(CHUNK));
+        });
+    }
 }
 
 // ---- Writers ----------------------------------------------------------------------------------
@@ -134,16 +153,19 @@ fn a_failed_write_reaches_the_next_call_whatever_it_is() {
                 3 => writer.shutdown().await.unwrap_err(),
                 _ => {
                     let error = writer.finish().await.unwrap_err();
-                    assert_eq!(errno(&error), Some(libc::EBADF));
+                    assert_eq!(errno_of(&error), Some(libc::EBADF));
                     continue;
                 }
             };
-            assert_eq!(errno(&error), Some(libc::EBADF));
+            assert_eq!(errno_of(&error), Some(libc::EBADF));
             let first = offset(&error);
             drop(watched); // the file is well again, but the error stays
             assert_eq!(offset(&writer.write_all(b"more").await.unwrap_err()), first);
             let error = writer.finish().await.unwrap_err();
-            assert_eq!((errno(&error), offset(&error)), (Some(libc::EBADF), first));
+            assert_eq!(
+                (errno_of(&error), offset(&error)),
+                (Some(libc::EBADF), first)
+            );
         }
         assert_eq!(case.handle.metrics().unfinished_writers, 0);
         fs::write(&case.path, "").unwrap();
@@ -172,4 +194,28 @@ fn whole_blocks_go_out_in_chunks_and_edges_by_themselves() {
         ];
         assert_eq!(writes, expected);
     });
+}
+
+#[test]
+fn an_error_of_the_device_reaches_who_writes_and_who_finishes() {
+    for errno in [libc::ENOSPC, libc::EIO, libc::EINVAL] {
+        let threads = (Backend::ThreadPool, SubmitPolicy::default());
+        // With data, the alignment is known without a read, which would fail too.
+        let fixture = Fixture::new(8).every_dir().modes([threads]).blocks(1);
+        fixture.run(async |case| {
+            let watched = WatchedFile::new(&case.file);
+            watched.fail_after_with(0, errno);
+            let writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
+            let mut writer = writer.with_depth(2);
+            let error = loop {
+                if let Err(error) = writer.write_all(&content(CHUNK)).await {
+                    break error;
+                }
+            };
+            let kind = std::io::Error::from_raw_os_error(errno).kind();
+            assert_eq!((errno_of(&error), error.kind()), (Some(errno), kind));
+            let error = writer.finish().await.unwrap_err();
+            assert_eq!(errno_of(&error), Some(errno));
+        });
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
@@ -184,9 +185,29 @@ async fn fills_up(small: &Path, mode: Mode) {
         };
         futures::future::join3(full, beside, overwrite).await;
     }
+    // A stream of bytes: the error is that of the next call, and of the last one.
+    let so_far = handle.metrics().failed;
+    let mut writer = file.writer(&handle).with_offset((end + 200) * LEN + 7);
+    let error = loop {
+        if let Err(error) = writer.write_all(&[7; 3 * BLOCK]).await {
+            break error;
+        }
+    };
+    assert_eq!(
+        error.kind(),
+        io::ErrorKind::StorageFull,
+        "{mode:?}: {error}"
+    );
+    let error = writer.finish().await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        io::ErrorKind::StorageFull,
+        "{mode:?}: {error}"
+    );
+    let of_writer = handle.metrics().failed - so_far;
     drop(file);
     fs::remove_file(small.join("data")).unwrap();
-    nothing_is_left(context, handle, failed + 12, before).await;
+    nothing_is_left(context, handle, failed + 12 + of_writer, before).await;
 }
 
 /// `struct loop_config` of `linux/loop.h`.
@@ -298,6 +319,20 @@ async fn loses_its_second_half(backing: &fs::File, device: &Path, mode: Mode) {
         join_all(requests).await;
         assert_eq!(handle.available_slots(), Some(64));
     }
+    // A stream of bytes: what was read before the error comes first.
+    let so_far = handle.metrics().failed;
+    let reader = file.reader(&handle).with_chunk_size(4 * BLOCK);
+    let (mut reader, mut bytes) = (reader.with_depth(3), Vec::new());
+    let error = reader.read_to_end(&mut bytes).await.unwrap_err();
+    drop(reader);
+    let io_error = io::Error::from_raw_os_error(libc::EIO);
+    assert_eq!(error.kind(), io_error.kind(), "{error}");
+    assert!(error.to_string().contains(&io_error.to_string()), "{error}");
+    let blocks = bytes.chunks(BLOCK).enumerate();
+    assert_eq!(blocks.len(), 32);
+    blocks.for_each(|(block, bytes)| assert!(is_pattern(block as u64, bytes)));
+    file.drain(&handle).await;
+    let of_reader = handle.metrics().failed - so_far;
     let past = write(&handle, &file, 64, &buffer(BLOCK)).await;
     assert_eq!(
         result_errno(past),
@@ -309,5 +344,5 @@ async fn loses_its_second_half(backing: &fs::File, device: &Path, mode: Mode) {
         0
     );
     drop(file);
-    nothing_is_left(context, handle, 3 * 32 + 1, before).await;
+    nothing_is_left(context, handle, 3 * 32 + 1 + of_reader, before).await;
 }
