@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::runtime::Handle;
-
 use super::close::CloseTimeoutError;
 use crate::Metrics;
 use crate::config::{ContextConfig, ContextTypes};
 use crate::driver::Driver;
-use crate::group::{ContextGroups, GroupMember, IoGroup};
+use crate::group::{ContextGroups, GroupMember, IoGroup, RuntimeSource};
 use crate::metrics::ReapSource;
 use crate::sync::OwnThread;
 use crate::sys::current_cpu;
@@ -26,8 +24,6 @@ struct ShardSet<T: ContextTypes> {
     groups: OnceLock<ContextGroups>,
     /// Most requests of groups that are admitted at a time. `None`: as many as there are slots.
     group_depth: Option<usize>,
-    /// The runtime in which the contexts were made.
-    runtime: Option<Handle>,
 }
 
 impl<T: ContextTypes> Shards<T> {
@@ -45,7 +41,6 @@ impl<T: ContextTypes> Shards<T> {
             all,
             groups: OnceLock::new(),
             group_depth,
-            runtime: Handle::try_current().ok(),
         }))
     }
 
@@ -79,9 +74,17 @@ impl<T: ContextTypes> Shards<T> {
         let groups = self.0.groups.get_or_init(|| {
             let slots = self.all().iter().map(|shard| shard.config.capacity).sum();
             let depth = self.0.group_depth.unwrap_or(slots);
-            ContextGroups::new(depth, self.0.runtime.clone())
+            ContextGroups::new(depth, self.runtime_source())
         });
         groups.join(group)
+    }
+
+    /// Returns a function that returns the runtime of the contexts. It does not keep the runtime, because that
+    /// would keep descriptors open after the end of the contexts.
+    fn runtime_source(&self) -> RuntimeSource {
+        let shards = self.all().iter();
+        let pools: Vec<_> = shards.map(|shard| Arc::downgrade(&shard.offload)).collect();
+        Box::new(move || pools.iter().find_map(|pool| pool.upgrade()?.runtime()))
     }
 
     /// Returns the context for a new operation, and all contexts if the operation may go to another one when

@@ -91,7 +91,7 @@ use crate::teardown::Live;
 pub(crate) struct Driver<T: ContextTypes> {
     core: Mutex<T::Lock, core::Core<T>>,
     submitter: <T::Backend as IoBackend>::Submitter,
-    offload: Arc<OffloadPool<T::Backend>>,
+    pub(crate) offload: Arc<OffloadPool<T::Backend>>,
     pub(crate) driver_waker: Arc<DriverWaker>,
     gone: watch::Receiver<()>,
     owner: Process,

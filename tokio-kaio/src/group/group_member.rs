@@ -3,10 +3,9 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use super::fair_queue::FlowId;
-use super::group_scheduler::{GroupScheduler, PacerState};
+use super::group_scheduler::{GroupScheduler, PacerState, RuntimeSource};
 use super::io_group::{IoGroup, LimitWatcher};
 use super::pacer;
 use super::permit::{Permit, PermitSource, PermitState};
@@ -31,7 +30,7 @@ pub(crate) struct GroupMember {
 
 impl ContextGroups {
     /// At most `depth` requests of groups are admitted at a time.
-    pub(crate) fn new(depth: usize, runtime: Option<Handle>) -> ContextGroups {
+    pub(crate) fn new(depth: usize, runtime: RuntimeSource) -> ContextGroups {
         ContextGroups {
             scheduler: Arc::new(GroupScheduler::new(depth, runtime)),
             members: Mutex::new(Vec::new()),
@@ -105,17 +104,14 @@ impl GroupMember {
             PacerState::Running => true,
             PacerState::Failed => false,
             PacerState::Idle => {
-                let started = pacer::start(&self.scheduler);
-                if !started {
-                    self.scheduler.release_pacer();
-                }
-                started
+                pacer::start(&self.scheduler);
+                true
             }
         };
         assert!(
             is_paced || !self.group.is_limited(),
-            "the group `{}` has a limit, which needs a tokio runtime with a timer: enable it \
-             (`Builder::enable_time`), or make the context inside a runtime",
+            "the group `{}` has a limit, which needs a timer: enable it in the tokio runtime of the context \
+             (`Builder::enable_time`)",
             self.group.name()
         );
     }
@@ -223,7 +219,7 @@ mod tests {
     }
 
     fn groups(depth: usize, weights: &[u32]) -> (ContextGroups, Vec<Arc<GroupMember>>) {
-        let context = ContextGroups::new(depth, None);
+        let context = ContextGroups::new(depth, Box::new(|| None));
         let join = |&weight| {
             context
                 .join(&IoGroup::new("test").with_weight(weight))
@@ -235,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_group_is_one_member_of_a_context() {
-        let context = ContextGroups::new(1, None);
+        let context = ContextGroups::new(1, Box::new(|| None));
         let group = IoGroup::new("a");
         let member = context.join(&group).unwrap();
         assert!(Arc::ptr_eq(&member, &context.join(&group.clone()).unwrap()));
@@ -338,7 +334,7 @@ mod tests {
     #[test]
     fn a_context_that_is_dropped_leaves_nothing_behind() {
         let group = IoGroup::new("a");
-        let context = ContextGroups::new(1, None);
+        let context = ContextGroups::new(1, Box::new(|| None));
         let member = context.join(&group).unwrap();
         let scheduler = Arc::downgrade(&context.scheduler);
         let requests: Vec<_> = (0..4).map(|_| Request::new(&member, true)).collect();

@@ -26,8 +26,11 @@ pub(super) struct GroupScheduler {
     /// Wakes the pacer before its pause is over.
     pub(super) pacer: Notify,
     /// The runtime of the context, where the pacer runs.
-    pub(super) runtime: Option<Handle>,
+    pub(super) runtime: RuntimeSource,
 }
+
+/// Returns the runtime of a context, or `None` if the context has been torn down.
+pub(crate) type RuntimeSource = Box<dyn Fn() -> Option<Handle> + Send + Sync>;
 
 struct State {
     queue: FairQueue<Flow, Arc<Permit>>,
@@ -88,7 +91,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl GroupScheduler {
     /// Creates a scheduler with `depth` permits, at least one.
-    pub(super) fn new(depth: usize, runtime: Option<Handle>) -> GroupScheduler {
+    pub(super) fn new(depth: usize, runtime: RuntimeSource) -> GroupScheduler {
         GroupScheduler {
             depth: depth.max(1),
             state: Mutex::new(State {
@@ -243,11 +246,6 @@ impl GroupScheduler {
             state.pacer = ended;
             effects.wake.extend(state.queue.items().cloned());
         });
-    }
-
-    /// Notes that the pacer could not be started.
-    pub(super) fn release_pacer(&self) {
-        self.state.lock().pacer = PacerState::Idle;
     }
 
     /// Offers what time allows. Returns how long to pause, or `None` if the pacer is no longer needed. `ticked`:

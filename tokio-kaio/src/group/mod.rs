@@ -47,5 +47,6 @@ mod token_bucket;
 pub(crate) use group_facade::describe;
 pub(crate) use group_member::{ContextGroups, GroupMember};
 pub use group_metrics::GroupMetrics;
+pub(crate) use group_scheduler::RuntimeSource;
 pub use io_group::IoGroup;
 pub(crate) use permit::{HeldPermit, Permit};

@@ -3,27 +3,21 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use super::group_scheduler::{GroupScheduler, PacerState, TICK};
 
-/// Starts the pacer of a scheduler, on the runtime of its context or on the current one. It ends when nothing
-/// waits. This is the only place where groups use a timer. Returns `false` if there is no runtime.
-pub(super) fn start(scheduler: &Arc<GroupScheduler>) -> bool {
-    let runtime = match &scheduler.runtime {
-        Some(runtime) => runtime.clone(),
-        None => match Handle::try_current() {
-            Ok(runtime) => runtime,
-            Err(_) => return false,
-        },
+/// Starts the pacer of a scheduler, on the runtime of its context. It ends when nothing waits. This is the only
+/// place where groups use a timer. Does nothing if the context has been torn down: then its operations fail.
+pub(super) fn start(scheduler: &Arc<GroupScheduler>) {
+    let Some(runtime) = (scheduler.runtime)() else {
+        return;
     };
     let pacer = Pacer {
         scheduler: Arc::clone(scheduler),
         is_done: false,
     };
     drop(runtime.spawn(pacer.run()));
-    true
 }
 
 /// Reports its end, also if its runtime ends, or has no timer.

@@ -188,6 +188,12 @@ impl<B: IoBackend> OffloadPool<B> {
         (queue.waiting.len(), queue.counters)
     }
 
+    /// Returns the runtime of the context, or `None` if the pool is closed. Must not be called in a forked
+    /// child.
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        self.lock().runtime.clone()
+    }
+
     /// Closes the pool: drops the waiting entries, and blocks until no submission is in progress.
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
