@@ -343,6 +343,34 @@ mod tests {
         assert!(scheduler.upgrade().is_none());
     }
 
+    #[test]
+    fn requests_of_slow_tasks_have_their_turn_all_the_same() {
+        const DELAY: u32 = 4; // ticks from a wake to the poll: more than an offer lasts at first
+        let (context, members) = groups(1, &[100]);
+        let first = Request::new(&members[0], false);
+        let mut waiting: Vec<_> = (0..4).map(|_| Request::new(&members[0], false)).collect();
+        let mut polled_at = [None; 4];
+        let mut done = 0;
+        drop(first);
+        for tick in 0..1000 {
+            context.scheduler.pace(true);
+            for (request, polled_at) in waiting.iter_mut().zip(&mut polled_at) {
+                if request.wakes() > 0 && polled_at.is_none() {
+                    *polled_at = Some(tick + DELAY);
+                }
+                if *polled_at == Some(tick) {
+                    *polled_at = None;
+                    request.wakes = Arc::default();
+                    if request.poll() {
+                        done += 1;
+                        *request = Request::new(&members[0], false);
+                    }
+                }
+            }
+        }
+        assert!(done > 50, "{done} in 1000 ticks");
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Make { group: usize },

@@ -76,8 +76,12 @@ pub(super) struct Effects {
 /// Interval in which the pacer checks for offers that were not taken.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// An offer that is older than this many ticks lapses, after 20 to 30 ms.
+/// An offer that is older than this many ticks lapses, after 20 to 30 ms. The next offer to the same request lasts
+/// twice as long, and so on: a task that is slow to poll its future must have its turn in the end.
 const LAPSE_TICKS: u32 = 2;
+
+/// How often that time doubles: to 1.3 s.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// The same for appends. They are admitted in the order in which they were made, unless a task does not poll its
 /// future for so long.
@@ -366,12 +370,13 @@ impl State {
             *age += 1;
             let limit = match permit.appends {
                 true => APPEND_LAPSE_TICKS,
-                false => LAPSE_TICKS,
+                false => LAPSE_TICKS << permit.lapses.load(Ordering::Relaxed).min(MAX_DOUBLINGS),
             };
             if *age <= limit || !permit.change(PermitState::Offered, PermitState::Lapsed) {
                 index += 1;
                 continue;
             }
+            permit.lapses.fetch_add(1, Ordering::Relaxed);
             let (permit, _) = self.offers.swap_remove(index);
             effects.dropped.push(permit);
             self.release(depth, effects);

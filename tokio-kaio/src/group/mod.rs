@@ -25,7 +25,8 @@
 //! A permit that is offered to a waiting request is taken by the next poll of its future. The future may never
 //! be polled: it was forgotten, or its task waits for another operation first. Such an offer lapses after some
 //! 20 ms (see [`GroupScheduler`]), the permit goes to the next request, and the first request is offered another
-//! permit once its future is polled.
+//! permit once its future is polled. That offer lasts longer. If all lasted for the same time, tasks that are
+//! slower than that, on a busy runtime, would pass a permit around without using it.
 //!
 //! # Locks
 //!

@@ -1,7 +1,7 @@
 //! [`Permit`]: the permission of one request of a group to be in flight. [`HeldPermit`]: one that is in use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ pub(crate) struct Permit {
     pub(super) bytes: u64,
     /// The request is an append, which must not overtake earlier ones.
     pub(super) appends: bool,
-    /// Position in the queue. Under the lock of the scheduler, as the two below.
+    /// Position in the queue. Under the lock of the scheduler, as the three below.
     pub(super) position: AtomicU64,
     /// When the wait began, in nanoseconds since the epoch of the group.
     pub(super) waits_since: AtomicU64,
     /// How long it took, in nanoseconds.
     pub(super) waited: AtomicU64,
+    /// How many offers have lapsed.
+    pub(super) lapses: AtomicU32,
     /// The task of the operation.
     task: AtomicWaker,
 }
@@ -79,6 +81,7 @@ impl Permit {
             position: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
             waited: AtomicU64::new(0),
+            lapses: AtomicU32::new(0),
             task: AtomicWaker::new(),
         })
     }
