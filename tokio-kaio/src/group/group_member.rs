@@ -161,9 +161,12 @@ impl Drop for GroupMember {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
+    use std::time::Duration;
 
+    use futures::FutureExt;
     use proptest::prelude::*;
 
+    use super::super::group_scheduler::TICK;
     use super::super::permit::HeldPermit;
     use super::*;
 
@@ -369,6 +372,26 @@ mod tests {
             }
         }
         assert!(done > 50, "{done} in 1000 ticks");
+    }
+
+    #[test]
+    fn the_pacer_does_not_wake_for_a_limit_while_no_permit_is_free() {
+        let (context, members) = groups(1, &[100, 100]);
+        let limited = members[0].group();
+        limited.set_max_iops(20);
+        drop(Request::new(&members[0], false));
+        let waits = Request::new(&members[0], false);
+        let mut holds = Request::new(&members[1], false);
+        assert!(waits.is(PermitState::Waiting) && holds.poll());
+        std::thread::sleep(Duration::from_millis(60)); // the limit allows the next request
+        let pause = context.scheduler.pace(false).unwrap();
+        assert!(pause >= TICK, "{pause:?}");
+        (0..100).for_each(|_| limited.charge_limits(0));
+        let is_notified = || context.scheduler.pacer.notified().now_or_never().is_some();
+        while is_notified() {}
+        drop(holds);
+        assert!(is_notified(), "it knows a new time");
+        assert!(waits.is(PermitState::Waiting));
     }
 
     #[derive(Clone, Debug)]

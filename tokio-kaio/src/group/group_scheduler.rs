@@ -265,6 +265,9 @@ impl GroupScheduler {
                 state.pacer = PacerState::Idle;
                 return None;
             }
+            if state.in_use >= self.depth {
+                state.next_release = None; // a permit that is returned sets it, and notifies the pacer
+            }
             let until_release = state
                 .next_release
                 .map(|time| time.saturating_duration_since(Instant::now()));
