@@ -27,6 +27,8 @@ pub(super) struct FairQueue<F, I> {
     virtual_time: Tag,
     /// The latest finish tag of all flows.
     last_finish: Tag,
+    /// Flows that were removed before the virtual time had reached their tags.
+    removed: Vec<(F, Tag)>,
     len: usize,
     next_position: u64,
 }
@@ -68,6 +70,7 @@ impl<F, I> FairQueue<F, I> {
             backlogged: BTreeSet::new(),
             virtual_time: 0,
             last_finish: 0,
+            removed: Vec::new(),
             len: 0,
             next_position: 0,
         }
@@ -83,10 +86,14 @@ impl<F, I> FairQueue<F, I> {
         self.len == 0
     }
 
-    pub(super) fn add_flow(&mut self, data: F) -> FlowId {
+    /// Adds a flow. If `is_same` finds it among the removed ones, it goes on with its old tag: it must not gain
+    /// from its removal.
+    pub(super) fn add_flow(&mut self, data: F, is_same: impl Fn(&F) -> bool) -> FlowId {
+        let known = self.removed.iter().filter(|(data, _)| is_same(data));
+        let tag = known.map(|&(_, tag)| tag).max().unwrap_or(0);
         let flow = Flow {
             data,
-            tag: self.virtual_time,
+            tag: tag.max(self.virtual_time),
             waiting: BTreeMap::new(),
             held_back: false,
         };
@@ -99,15 +106,24 @@ impl<F, I> FairQueue<F, I> {
         id
     }
 
-    /// Removes a flow. Returns its data and its waiting items.
+    /// Removes a flow. Returns its waiting items.
     pub(super) fn remove_flow(
         &mut self,
         id: FlowId,
-    ) -> Option<(F, impl Iterator<Item = I> + use<F, I>)> {
+    ) -> Option<impl Iterator<Item = I> + use<F, I>> {
         let flow = self.flows.get_mut(id)?.take()?;
         self.backlogged.remove(&(flow.tag, id));
         self.len -= flow.waiting.len();
-        Some((flow.data, flow.waiting.into_values()))
+        self.removed.push((flow.data, flow.tag));
+        Some(flow.waiting.into_values())
+    }
+
+    /// Takes the data of removed flows that have no more to lose than a new flow.
+    pub(super) fn take_removed(&mut self) -> Vec<F> {
+        let removed = std::mem::take(&mut self.removed).into_iter();
+        let (past, left): (Vec<_>, _) = removed.partition(|&(_, tag)| tag <= self.virtual_time);
+        self.removed = left;
+        past.into_iter().map(|(data, _)| data).collect()
     }
 
     pub(super) fn flow(&mut self, id: FlowId) -> Option<&mut F> {
@@ -251,7 +267,7 @@ mod tests {
     fn queue(weights: &[u32]) -> FairQueue<u32, Item> {
         let mut queue = FairQueue::new();
         for (id, &weight) in weights.iter().enumerate() {
-            assert_eq!(queue.add_flow(weight), id);
+            assert_eq!(queue.add_flow(weight, |_| false), id);
         }
         queue
     }
@@ -389,9 +405,9 @@ mod tests {
         }
         assert_eq!(queue.remove(0, 4).unwrap().number, 2);
         assert!(queue.remove(0, 4).is_none() && queue.remove(0, 5).is_none());
-        let (_, items) = queue.remove_flow(1).unwrap();
+        let items = queue.remove_flow(1).unwrap();
         assert_eq!((items.count(), queue.len()), (4, 3));
-        assert_eq!(queue.add_flow(7), 1, "the id is free again");
+        assert_eq!(queue.add_flow(7, |_| false), 1, "the id is free again");
         let left: Vec<_> = std::iter::from_fn(|| queue.pop(pass)).collect();
         assert_eq!(
             left.iter().map(|item| item.number).collect::<Vec<_>>(),

@@ -394,6 +394,29 @@ mod tests {
         assert!(waits.is(PermitState::Waiting));
     }
 
+    #[test]
+    fn a_group_that_is_joined_for_each_request_has_no_more_than_its_share() {
+        let context = ContextGroups::new(1, Box::new(|| None));
+        let [light, heavy] = [100, 400].map(|weight| IoGroup::new("test").with_weight(weight));
+        let heavy = context.join(&heavy).unwrap();
+        let join = || Request::new(&context.join(&light).unwrap(), false);
+        let mut others: Vec<_> = (0..4).map(|_| Request::new(&heavy, false)).collect();
+        let (mut request, mut turns) = (Some(join()), 0);
+        for _ in 0..100 {
+            if request.as_mut().is_some_and(Request::poll) {
+                turns += 1;
+                drop(request.take());
+                context.scheduler.pace(true);
+                request = Some(join());
+            }
+            if let Some(held) = others.iter_mut().position(Request::poll) {
+                drop(others.remove(held));
+                others.push(Request::new(&heavy, false));
+            }
+        }
+        assert!((20..=30).contains(&turns), "{turns} of 125");
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Make { group: usize },

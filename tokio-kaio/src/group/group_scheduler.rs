@@ -70,6 +70,7 @@ pub(super) struct Effects {
     wake: Vec<Arc<Permit>>,
     /// The last reference to a permit, or to a group, must not be dropped under the lock.
     dropped: Vec<Arc<Permit>>,
+    removed: Vec<Flow>,
     notify_pacer: bool,
 }
 
@@ -121,15 +122,21 @@ impl GroupScheduler {
     }
 
     pub(super) fn add_flow(&self, group: IoGroup) -> FlowId {
+        let is_same = {
+            let group = group.clone();
+            move |known: &Flow| known.group.is(&group)
+        };
         let flow = Flow {
             group,
             append: None,
         };
-        self.state.lock().queue.add_flow(flow)
+        self.state.lock().queue.add_flow(flow, is_same)
     }
 
     pub(super) fn remove_flow(&self, flow: FlowId) {
-        let removed = self.state.lock().queue.remove_flow(flow);
+        let mut state = self.state.lock();
+        let removed = (state.queue.remove_flow(flow), state.queue.take_removed());
+        drop(state);
         drop(removed); // after the lock
     }
 
@@ -305,6 +312,7 @@ impl State {
         if self.queue.is_empty() {
             if self.in_use == 0 {
                 self.queue.end_busy_period();
+                effects.removed.extend(self.queue.take_removed());
             }
             return;
         }
