@@ -386,7 +386,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(60)); // the limit allows the next request
         let pause = context.scheduler.pace(false).unwrap();
         assert!(pause >= TICK, "{pause:?}");
-        (0..100).for_each(|_| limited.charge_limits(0));
+        (0..100).for_each(|_| assert!(limited.charge_limits(0)));
         let is_notified = || context.scheduler.pacer.notified().now_or_never().is_some();
         while is_notified() {}
         drop(holds);
@@ -415,6 +415,20 @@ mod tests {
             }
         }
         assert!((20..=30).contains(&turns), "{turns} of 125");
+    }
+
+    #[test]
+    fn a_limit_is_not_refunded_for_requests_that_a_stopped_context_let_go() {
+        let group = IoGroup::new("a").with_max_iops(1);
+        let context = ContextGroups::new(1000, Box::new(|| None));
+        let member = context.join(&group).unwrap();
+        (0..100).for_each(|_| assert!(group.charge_limits(0))); // by another context
+        let waiting: Vec<_> = (0..100).map(|_| Request::new(&member, false)).collect();
+        let before = group.limit_wait();
+        context.stop();
+        drop(waiting);
+        let after = group.limit_wait();
+        assert!(after > before / 2, "{before:?}, {after:?}");
     }
 
     #[derive(Clone, Debug)]

@@ -190,17 +190,15 @@ impl GroupScheduler {
             if permit.change(PermitState::Waiting, PermitState::Returned) {
                 let position = permit.position.load(Ordering::Relaxed);
                 effects.dropped.extend(state.queue.remove(flow, position));
-                if let Some(Flow { group, .. }) = state.queue.flow(flow) {
-                    group.counters().end_wait();
-                    if permit.was_offered() {
-                        group.refund_limits(permit.bytes);
-                    }
+                if let Some(flow) = state.queue.flow(flow) {
+                    flow.group.counters().end_wait();
+                    flow.refund(permit);
                 }
                 // The next request of the group may need less, and a queue of lapsed permits is empty now.
                 state.dispatch(self.depth, effects);
             } else if permit.change(PermitState::Offered, PermitState::Returned) {
-                if let Some(Flow { group, .. }) = state.queue.flow(flow) {
-                    group.refund_limits(permit.bytes);
+                if let Some(flow) = state.queue.flow(flow) {
+                    flow.refund(permit);
                 }
                 state.release(self.depth, effects);
             } else {
@@ -416,11 +414,19 @@ impl Flow {
         if wait > Duration::ZERO {
             return Err(HeldBack::ByLimit(wait));
         }
-        self.group.charge_limits(permit.bytes);
+        let is_charged = self.group.charge_limits(permit.bytes);
+        permit.is_charged.store(is_charged, Ordering::Relaxed);
         Ok(Verdict::Go {
             cost: cost(permit.bytes),
             weight: self.group.weight(),
         })
+    }
+
+    /// Takes back the charge for a request that is not made.
+    fn refund(&self, permit: &Permit) {
+        if permit.is_charged.swap(false, Ordering::Relaxed) {
+            self.group.refund_limits(permit.bytes);
+        }
     }
 
     /// Notes that the wait of a request is over.

@@ -214,13 +214,15 @@ impl IoGroup {
         self.0.bandwidth.wait(now).max(self.0.iops.wait(now))
     }
 
-    /// Charges the limits for a request of `bytes`.
-    pub(super) fn charge_limits(&self, bytes: u64) {
-        if self.is_limited() {
+    /// Charges the limits for a request of `bytes`. Returns whether there are any.
+    pub(super) fn charge_limits(&self, bytes: u64) -> bool {
+        let is_limited = self.is_limited();
+        if is_limited {
             let now = self.now();
             self.0.bandwidth.charge(bytes, now);
             self.0.iops.charge(1, now);
         }
+        is_limited
     }
 
     /// Takes back the charge for a request of `bytes` that was not made.

@@ -1,7 +1,7 @@
 //! [`Permit`]: the permission of one request of a group to be in flight. [`HeldPermit`]: one that is in use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ pub(crate) struct Permit {
     pub(super) bytes: u64,
     /// The request is an append, which must not overtake earlier ones.
     pub(super) appends: bool,
-    /// Position in the queue. Under the lock of the scheduler, as the three below.
+    /// Position in the queue. Under the lock of the scheduler, as the four below.
     pub(super) position: AtomicU64,
     /// When the wait began, in nanoseconds since the epoch of the group.
     pub(super) waits_since: AtomicU64,
     /// How long it took, in nanoseconds.
     pub(super) waited: AtomicU64,
+    /// The limits of the group were charged.
+    pub(super) is_charged: AtomicBool,
     /// How many offers have lapsed.
     pub(super) lapses: AtomicU32,
     /// The task of the operation.
@@ -81,6 +83,7 @@ impl Permit {
             position: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
             waited: AtomicU64::new(0),
+            is_charged: AtomicBool::new(false),
             lapses: AtomicU32::new(0),
             task: AtomicWaker::new(),
         })
@@ -95,7 +98,7 @@ impl Permit {
         self.is(PermitState::Waiting) && !self.was_offered()
     }
 
-    /// Returns whether the permit has been offered before. Its group was charged then.
+    /// Returns whether the permit has been offered before, after a wait. Its flow was charged then.
     pub(super) fn was_offered(&self) -> bool {
         self.waited.load(Ordering::Relaxed) != 0
     }
