@@ -131,10 +131,10 @@ impl PermitSource for GroupMember {
         }
     }
 
-    fn give_back(&self) {
+    fn give_back(&self, permit: &Permit) {
         if self.owner == Process::current() {
             self.group.counters().end();
-            self.scheduler.give_back();
+            self.scheduler.give_back(self.flow, permit);
         }
     }
 
@@ -429,6 +429,25 @@ mod tests {
         drop(waiting);
         let after = group.limit_wait();
         assert!(after > before / 2, "{before:?}, {after:?}");
+    }
+
+    #[test]
+    fn a_group_whose_requests_are_done_is_not_kept() {
+        let context = ContextGroups::new(1, Box::new(|| None));
+        for appends in [false, true] {
+            for takes in [false, true] {
+                let member = context.join(&IoGroup::new("tenant")).unwrap();
+                let weak = Arc::downgrade(&member);
+                let first = Request::new(&member, appends);
+                let mut waiting = Request::new(&member, appends);
+                drop(first);
+                assert!(waiting.is(PermitState::Offered));
+                assert!(!takes || waiting.poll());
+                drop(waiting.held.take());
+                drop((waiting, member));
+                assert_eq!(weak.strong_count(), 0, "{appends}, {takes}");
+            }
+        }
     }
 
     #[derive(Clone, Debug)]

@@ -180,13 +180,17 @@ impl GroupScheduler {
     }
 
     /// Takes back a permit that was held.
-    pub(super) fn give_back(&self) {
-        self.with(|state, effects| state.release(self.depth, effects));
+    pub(super) fn give_back(&self, flow: FlowId, permit: &Permit) {
+        self.with(|state, effects| {
+            state.forget_append(flow, permit, effects);
+            state.release(self.depth, effects);
+        });
     }
 
     /// Takes back a permit that was offered and was not wanted, or removes it from the queue.
     pub(super) fn cancel(&self, flow: FlowId, permit: &Arc<Permit>) {
         self.with(|state, effects| {
+            state.forget_append(flow, permit, effects);
             if permit.change(PermitState::Waiting, PermitState::Returned) {
                 let position = permit.position.load(Ordering::Relaxed);
                 effects.dropped.extend(state.queue.remove(flow, position));
@@ -210,11 +214,7 @@ impl GroupScheduler {
     /// Lets the requests behind an append go on.
     pub(super) fn on_append_admitted(&self, flow: FlowId, permit: &Permit) {
         self.with(|state, effects| {
-            let Some(flow) = state.queue.flow(flow) else {
-                return;
-            };
-            let is_it = |append: &mut Arc<Permit>| std::ptr::eq(&**append, permit);
-            effects.dropped.extend(flow.append.take_if(is_it));
+            state.forget_append(flow, permit, effects);
             state.dispatch(self.depth, effects);
         });
     }
@@ -310,11 +310,20 @@ impl State {
         if self.queue.is_empty() {
             if self.in_use == 0 {
                 self.queue.end_busy_period();
+                self.forget_taken_offers(effects); // all of them: nothing is offered
                 effects.removed.extend(self.queue.take_removed());
             }
             return;
         }
         self.dispatch(depth, effects);
+    }
+
+    /// Ends the wait of the requests behind `permit`, if it is that of an append.
+    fn forget_append(&mut self, flow: FlowId, permit: &Permit, effects: &mut Effects) {
+        if let Some(flow) = self.queue.flow(flow).filter(|_| permit.appends) {
+            let is_it = |append: &mut Arc<Permit>| std::ptr::eq(&**append, permit);
+            effects.dropped.extend(flow.append.take_if(is_it));
+        }
     }
 
     /// Offers free permits to the next requests.

@@ -64,7 +64,7 @@ pub(super) trait PermitSource: std::fmt::Debug + Send + Sync {
     fn wait(&self, permit: &Arc<Permit>);
 
     /// A held permit comes back.
-    fn give_back(&self);
+    fn give_back(&self, permit: &Permit);
 
     /// The operation no longer wants the permit, which is not held.
     fn cancel(&self, permit: &Arc<Permit>);
@@ -149,7 +149,7 @@ impl Permit {
 
     fn give_back(&self) {
         if self.change(PermitState::Held, PermitState::Returned) {
-            self.source.give_back();
+            self.source.give_back(self);
         }
     }
 
