@@ -231,11 +231,21 @@ impl IoGroup {
         self.0.iops.refund(1);
     }
 
-    /// Calls `watcher` when a limit changes.
+    /// Calls `watcher` when a limit changes. Not in a forked child: there, waiting requests notice a change when
+    /// the pacer looks, within a second.
     pub(super) fn add_watcher(&self, watcher: Weak<dyn LimitWatcher>) {
+        if self.0.owner != Process::current() {
+            return;
+        }
         let mut watchers = self.0.watchers.lock();
         watchers.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&watcher));
         watchers.push(watcher);
+    }
+
+    /// Holds the lock until the result is dropped.
+    #[cfg(all(test, not(kaio_loom)))]
+    pub(crate) fn hold_lock(&self) -> impl Sized + '_ {
+        self.0.watchers.lock()
     }
 
     fn notify_watchers(&self) {

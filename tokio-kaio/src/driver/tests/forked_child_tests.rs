@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use super::driver_fixture::*;
-use crate::LockedBuf;
 use crate::backend::fake::FILE_BYTE;
 use crate::context::BatchOfOps;
 use crate::context::test_operations::op_of_command;
+use crate::group::ContextGroups;
 use crate::op::FileRef;
-use crate::{RawCommand, ReadFlags};
+use crate::{IoGroup, LockedBuf, RawCommand, ReadFlags};
 
 /// Runs `child` in a forked child. Fails if it does not return `true` within 20 seconds.
 fn assert_in_child(child: impl FnOnce() -> bool) {
@@ -242,4 +242,16 @@ fn a_child_can_drop_the_whole_context_while_another_thread_held_the_lock_at_the_
     fixture.backend.complete(1);
     fixture.signal();
     assert_eq!(fixture.free_capacity(), Some(1));
+}
+
+#[test]
+fn a_child_uses_a_group_of_its_parent_in_a_context_of_its_own() {
+    let group = IoGroup::new("of the parent").with_max_iops(1);
+    let locked = group.hold_lock();
+    assert_in_child(|| {
+        let member = ContextGroups::new(1, Box::new(|| None)).join(&group);
+        group.set_max_iops(2);
+        member.is_some()
+    });
+    drop(locked);
 }
