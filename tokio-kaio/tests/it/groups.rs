@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -872,4 +873,51 @@ fn a_waker_that_panics_loses_no_turn() {
             drop(panicking);
             assert_all_permits_are_free(&case.handle, &case.file, 1).await;
         });
+}
+
+#[test]
+fn a_batch_goes_on_after_a_panic() {
+    let dir = disk_dir();
+    let path = dir.path().join("data");
+    write_patterned(&path, 4);
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    let file = File::from_std(options.open(path).unwrap()).unwrap();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let without_timer = builder.enable_io().build().unwrap();
+    bounded(move || {
+        without_timer.block_on(async {
+            let (context, handle) = AioContextBuilder::new(4).build().unwrap();
+            let group = IoGroup::new("limited").with_max_iops(1);
+            let handle = handle.with_group(&group);
+            let mut block = buffer(BLOCK);
+            read_block(&handle, &file, 0, &mut block).await;
+            let mut waits = Box::pin(read_block(&handle, &file, 0, &mut block));
+            let mut panics = || {
+                let polled = AssertUnwindSafe(waits.as_mut()).catch_unwind();
+                polled.now_or_never().is_some()
+            };
+            while !panics() {
+                yield_now().await; // until it is known that there is no timer
+            }
+            drop(waits);
+            group.set_max_iops(0);
+            group.set_max_iops(1); // allows one
+            let mut blocks: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
+            let mut batch = handle.batch();
+            for (block, buffer) in blocks.iter_mut().enumerate() {
+                batch.read(&file, block as u64 * LEN, buffer);
+            }
+            let mut results = batch.stream();
+            let panicked = AssertUnwindSafe(results.next()).catch_unwind().await;
+            assert!(panicked.is_err());
+            group.set_max_iops(0);
+            let mut done: Vec<_> = results.collect().await;
+            done.sort_by_key(|&(index, _)| index);
+            let indices: Vec<_> = done.iter().map(|&(index, _)| index).collect();
+            assert_eq!(indices, [0, 1, 2, 3]);
+            assert!(done.into_iter().all(|(_, read)| read.is_ok()));
+            context.close().await;
+        });
+    });
 }
