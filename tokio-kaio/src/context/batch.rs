@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use super::GenericAioContextHandle;
 use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
-use super::op_timer::OpTimer;
+use super::op_timer::{OpTimer, with_clock_of};
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
 use crate::driver::{Driver, Entered};
 use crate::op::{FileRef, IoBuffer};
 use crate::policy::TaskId;
 use crate::slab::Admission;
-use crate::sync::{contain, drop_contained};
+use crate::sync::{OwnThread, contain, drop_contained};
 use crate::trace::OpSpan;
 use crate::{AioCommandError, AlignedBuf, File, RawCommand, ReadFlags, WriteFlags};
 
@@ -292,10 +292,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             return Poll::Pending;
         };
         if self.timer.is_none() {
-            let own_thread = self
-                .driver()
-                .and_then(|driver| driver.driver_waker.own_thread());
-            self.timer = OpTimer::start(|| Some(deadline), own_thread);
+            self.timer = OpTimer::start(|| Some(deadline), self.own_thread());
         }
         let Some(timer) = &mut self.timer else {
             return Poll::Pending; // the context has ended, and is waking its operations
@@ -318,7 +315,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         // `clone` may panic, so it is called before any memory is taken.
         let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
         self.submitted = true;
-        self.deadline = limit.deadline();
+        self.deadline = self.deadline_of(limit);
         self.done.reserve(count);
         if limit.has_passed() {
             return (0..count).for_each(|index| self.time_out(index));
@@ -328,6 +325,18 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             _ => self.to_poll.extend(0..count),
         }
         self.poll_completed_only(cx);
+    }
+
+    /// Returns the deadline of a batch that starts now.
+    fn deadline_of(&self, limit: &TimeLimit) -> Option<Instant> {
+        match limit {
+            TimeLimit::None => None,
+            limit => with_clock_of(self.own_thread(), || limit.deadline()),
+        }
+    }
+
+    fn own_thread(&self) -> Option<&'a OwnThread> {
+        self.driver()?.driver_waker.own_thread()
     }
 
     fn submit_together(&mut self, driver: &Entered<'a, T>, wakers: &mut Vec<Waker>) {
@@ -377,7 +386,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     fn submit_in_group(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
         let count = self.operations.len();
         self.submitted = true;
-        self.deadline = limit.deadline();
+        self.deadline = self.deadline_of(limit);
         self.done.reserve(count);
         if limit.has_passed() {
             return (0..count).for_each(|index| self.time_out(index));

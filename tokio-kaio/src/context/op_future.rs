@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
-use tokio::time::Instant;
 
 use super::op_options::OpOptions;
 use super::op_timer::OpTimer;
@@ -429,8 +428,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<u64, AioCommandError>>> {
-        let deadline = self.timer.as_ref().map(|timer| timer.deadline());
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if self.timer.as_ref().is_some_and(OpTimer::is_due) {
             self.finish();
             return Poll::Ready(Some(self.progress.failed(AioCommandError::TimedOut)));
         }

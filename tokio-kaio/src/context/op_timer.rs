@@ -47,8 +47,12 @@ impl OpTimer {
         }))))
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        self.0.sleep.deadline()
+    /// Whether the deadline has passed.
+    pub(crate) fn is_due(&self) -> bool {
+        let entered = self.0.runtime.as_ref().map(|runtime| runtime.enter());
+        let is_due = self.0.sleep.deadline() <= Instant::now();
+        drop(entered);
+        is_due
     }
 
     fn sleep(&mut self) -> Pin<&mut Sleep> {
@@ -76,6 +80,14 @@ impl Drop for OpTimer {
             unsafe { ManuallyDrop::drop(&mut self.0) };
         }
     }
+}
+
+/// Calls `deadline` with the clock of a timer that is [started](OpTimer::start) with `own_thread`: that of the
+/// current runtime may be paused.
+pub(crate) fn with_clock_of<R>(own_thread: Option<&OwnThread>, deadline: impl FnOnce() -> R) -> R {
+    let runtime = own_thread.and_then(OwnThread::runtime);
+    let _entered = runtime.as_ref().map(|runtime| runtime.enter());
+    deadline()
 }
 
 /// Polls `future` until it is ready or `timer` fires. Returns `None` in the second case.

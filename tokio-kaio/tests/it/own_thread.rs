@@ -330,6 +330,37 @@ fn a_paused_clock_does_not_time_out_a_read() {
 }
 
 #[test]
+fn a_paused_clock_that_was_advanced_changes_no_timeout() {
+    let dir = disk_dir();
+    let file = file(&dir);
+    let (context, handle) = builder().build().unwrap();
+    bounded(move || {
+        current_thread().block_on(async {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(7200)).await;
+            let limited = handle.with_timeout(Duration::from_millis(5));
+            let (reader, _writer) = UnixStream::pair().unwrap();
+            let mut batch = limited.batch();
+            let events = PollEvents::IN;
+            batch.push_fd(&reader, tokio_kaio::RawCommand::Poll { events });
+            let timed_out = &batch.all().await[0];
+            assert!(
+                matches!(timed_out, Err(AioCommandError::TimedOut)),
+                "{timed_out:?}"
+            );
+            // Takes two requests, and looks at the clock before the second.
+            let patient = handle.with_timeout(Duration::from_secs(3600));
+            file.set_len(1100 * LEN).await.unwrap();
+            let buffers: Vec<_> = (0..1100).map(|_| buffer(BLOCK)).collect();
+            let flags = ReadFlags::empty();
+            let read = file.read_vectored_owned_at(&patient, 0, buffers, flags);
+            assert_eq!(read.await.0.unwrap(), 1100 * LEN);
+            context.close().await;
+        });
+    });
+}
+
+#[test]
 fn the_polls_of_a_batch_time_out_outside_a_runtime() {
     let (context, handle) = builder().build().unwrap();
     bounded(move || {
