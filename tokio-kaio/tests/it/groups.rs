@@ -833,7 +833,7 @@ fn limits_need_no_runtime_if_the_context_has_a_thread_of_its_own() {
     let file = File::from_std(options.open(path).unwrap()).unwrap();
     let builder = AioContextBuilder::new(4).own_thread();
     let handle = builder.build_detached().unwrap();
-    let group = IoGroup::new("limited").with_max_iops(200);
+    let group = IoGroup::new("limited").with_max_iops(20); // 50 ms each, so that one waits on a busy machine
     let grouped = handle.with_group(&group);
     futures::executor::block_on(async {
         let mut block = buffer(BLOCK);
