@@ -88,8 +88,18 @@ impl TempPath {
     /// Those of [`rename(2)`](https://man7.org/linux/man-pages/man2/rename.2.html); the file or
     /// directory is then removed.
     pub fn rename(self, to: &Path) -> io::Result<()> {
+        self.keep_if(|path| fs::rename(path, to))
+    }
+
+    /// Calls `publish`, which gives the file or directory another name, with the path, and keeps it if that
+    /// succeeds. Signals are handled before `publish` or after it, never in between.
+    ///
+    /// # Errors
+    ///
+    /// Those of `publish`; the file or directory is then removed.
+    pub fn keep_if<E>(self, publish: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         let mut paths = paths();
-        fs::rename(&self.0, to)?;
+        publish(&self.0)?;
         paths.remove(&self.0);
         Ok(())
     }

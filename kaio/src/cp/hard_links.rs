@@ -11,7 +11,7 @@ use super::copy_plan::CopyPlan;
 use super::destination::Destination;
 use super::new_directories::NewDirectories;
 use super::short_path::ShortPath;
-use super::target_file::make_next_to;
+use super::staged_path::make_next_to;
 use crate::paths::identity;
 
 /// A further name of a file that the run copies.

@@ -8,7 +8,7 @@
 //! | `small_files` | copies groups of small files, through the page cache |
 //! | `copy_file` | copies one file in blocks, from opening it to renaming it |
 //! | `source_file`, `extents` | the file that is read, and its data extents |
-//! | `target_file`, `new_directories`, `short_path` | files and directories under temporary names |
+//! | `target_file`, `new_directories`, `staged_path`, `short_path` | files and directories under temporary names |
 //! | `block_io`, `copy_data`, `copy_until_eof`, `block_buffers`, `zero_blocks` | copying the data in blocks |
 //! | `pipes`, `copy_from_pipe`, `copy_to_pipe` | pipes as source or target |
 //! | `durability`, `file_system_type` | when the copies are flushed |
@@ -45,6 +45,7 @@ mod session;
 mod short_path;
 mod small_files;
 mod source_file;
+mod staged_path;
 mod target_file;
 mod tree_walk;
 mod verify;
@@ -76,14 +77,14 @@ use new_directories::NewDirectories;
 use pipes::PipeStep;
 use session::Session;
 use small_files::{DoneCopy, SmallCopy};
-use target_file::StagedPath;
+use staged_path::StagedPath;
 
 /// Maximum number of files that are copied at the same time. Independent of the depth, because a file
 /// that is being flushed occupies no block, and the journal commits many files at once.
 const FILES: usize = 32;
 
 /// Maximum number of descriptors of a file, and of the process without files.
-const DESCRIPTORS: usize = 4;
+const DESCRIPTORS: usize = 5;
 const OTHERS: usize = 12;
 
 pub(crate) fn run(args: &CpArgs) -> CommandResult {

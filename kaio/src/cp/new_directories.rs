@@ -15,7 +15,7 @@ use super::durability::Durability;
 use super::file_attributes::{self, FileAttributes};
 use super::session::Session;
 use super::short_path::ShortPath;
-use super::target_file::{StagedPath, creation_error, make_next_to};
+use super::staged_path::{StagedPath, creation_error, make_next_to};
 use crate::paths::parent;
 
 /// The new directories whose parent existed before.

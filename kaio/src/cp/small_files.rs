@@ -4,6 +4,9 @@
 //! with two system calls, without AIO and without a call of the runtime; a thread opens two directories for
 //! a whole group; and a file in a new directory, which other programs can't see yet, is created under its
 //! own name.
+//!
+//! That is why these are no `StagedFile`s, as the files of `target_file` are: each of those opens its directory
+//! and is prepared for direct I/O.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
@@ -27,7 +30,7 @@ use super::reflinks::Reflinks;
 use super::session::Session;
 use super::short_path::open_directory;
 use super::source_file::{self, SourceSize};
-use super::target_file::{StagedPath, create_private_file, creation_error, make_next_to};
+use super::staged_path::{StagedPath, create_private_file, creation_error, make_next_to};
 use super::{DESCRIPTORS, free_descriptors};
 use crate::paths::parent;
 

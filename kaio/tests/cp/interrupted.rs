@@ -148,6 +148,24 @@ fn a_file_above_the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
 }
 
 #[test]
+fn a_target_that_another_program_makes_during_the_copy_is_an_error_and_is_kept() {
+    let dir = Dir::new();
+    dir.file("source", bytes(1 << 20));
+    // First it is created, then it is replaced.
+    for round in ["created", "replaced"] {
+        let child = start(&dir, &["--limit", "1M", "--bs", "64k", "source", "copy"]);
+        dir.file("other", round);
+        std::fs::rename(dir.join("other"), dir.join("copy")).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another program replaced copy"), "{said}");
+        assert_eq!(dir.read("copy"), round.as_bytes());
+        assert_eq!(dir.names(), ["copy", "source"]);
+    }
+}
+
+#[test]
 fn a_signal_ends_the_copy_if_standard_error_is_full() {
     let dir = Dir::new();
     dir.file("source", bytes(20 << 20));
