@@ -8,9 +8,13 @@ mod cp_options;
 mod existing_targets;
 mod file_lengths;
 mod interrupted;
+#[allow(dead_code, unreachable_pub, unsafe_code)]
+#[path = "../../../tokio-kaio/tests/common/limits.rs"]
+mod limits;
 mod long_paths;
 mod mounted_file_systems;
 mod pipe_ends;
+mod plain_renames;
 mod preserve;
 mod preserved_links;
 mod progress_bar;
