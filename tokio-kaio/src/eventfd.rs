@@ -41,6 +41,9 @@ impl EventFdError {
     }
 }
 
+const NO_RUNTIME: &str = "there is no tokio runtime on this thread: call it in one, or give the context a \
+    thread of its own (AioContextBuilder::own_thread)";
+
 /// A hint for an error that there is no descriptor left.
 struct DescriptorHint<'a>(&'a io::Error);
 
@@ -130,7 +133,7 @@ impl EventFd {
     ///
     /// In a tokio runtime whose I/O driver is not enabled.
     pub fn new(init: usize, semaphore: bool) -> Result<EventFd, EventFdError> {
-        Handle::try_current().map_err(|error| EventFdError::PollError(io::Error::other(error)))?;
+        Handle::try_current().map_err(|_| EventFdError::PollError(io::Error::other(NO_RUNTIME)))?;
         let init = u32::try_from(init)
             .map_err(|_| EventFdError::CreateError(io::Error::from_raw_os_error(libc::EINVAL)))?;
         let fd = sys::create_eventfd(init, semaphore).map_err(EventFdError::CreateError)?;

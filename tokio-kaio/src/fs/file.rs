@@ -637,6 +637,20 @@ pub(super) fn path_of(file: &fs::File) -> PathBuf {
     fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
+/// Returns the current tokio runtime.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub(super) fn current_runtime() -> Handle {
+    Handle::try_current().unwrap_or_else(|_| {
+        panic!(
+            "this call runs on the blocking pool of a tokio runtime, and is not called in one: await it in a \
+             runtime, or call its twin with `_blocking` in the name, if it has one"
+        )
+    })
+}
+
 /// Runs a call that may block on tokio's blocking pool.
 ///
 /// # Errors
@@ -653,7 +667,7 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     let job = move || {
         let _ = sender.send(call()); // the future may have been dropped
     };
-    if spawn_blocking(&Handle::current(), job, |job| job()).is_err() {
+    if spawn_blocking(&current_runtime(), job, |job| job()).is_err() {
         return Err(no_thread());
     }
     receiver.await.unwrap_or_else(|_| {

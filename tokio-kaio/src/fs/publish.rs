@@ -4,10 +4,10 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::File;
+use super::file::current_runtime;
 use super::publish_error::PublishError;
 use super::staged_file::{StagedFile, Unpublished};
 use crate::blocking_pool::{no_thread, spawn_blocking};
@@ -91,7 +91,7 @@ impl StagedFile {
     #[doc(alias = "linkat")]
     #[doc(alias = "persist")]
     pub async fn publish(mut self, mode: PublishMode) -> Result<File, PublishError> {
-        let runtime = Handle::current();
+        let runtime = current_runtime();
         let path = self.target().to_path_buf();
         let (sender, receiver) = oneshot::channel();
         // Not `self`: a job that the pool drops must not start another one.
