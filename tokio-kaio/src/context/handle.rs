@@ -571,10 +571,10 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
 
     /// Polls `future` in the runtime of the context's own thread, if the context has one and the caller is
     /// outside a tokio runtime, so that `future` can use a blocking pool.
-    pub(crate) async fn in_runtime<T>(
+    pub(crate) async fn in_runtime<T, E: From<AioCommandError>>(
         &self,
-        future: impl Future<Output = Result<T, AioCommandError>>,
-    ) -> Result<T, AioCommandError> {
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let Some(thread) = self.shards.own_thread() else {
             return future.await;
         };
@@ -588,8 +588,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
                     let _entered = runtime.enter();
                     future.as_mut().poll(cx)
                 }
-                Some(_) => Poll::Ready(Err(AioCommandError::forked_child())),
-                None => Poll::Ready(Err(AioCommandError::AioStopped)),
+                Some(_) => Poll::Ready(Err(AioCommandError::forked_child().into())),
+                None => Poll::Ready(Err(AioCommandError::AioStopped.into())),
             }
         })
         .await

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::{Bound, Range, RangeBounds};
 use std::os::unix::fs::FileTypeExt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -75,8 +75,8 @@ const DEFAULT_DEPTH: usize = 8;
 ///
 /// # Panics
 ///
-/// The first read, and a seek from the end of the file, panic outside a tokio runtime, because they query the
-/// file on tokio's blocking pool.
+/// Outside a tokio runtime: the first read, and a seek from the end of the file, which query the file on tokio's
+/// blocking pool. Never if the context has its [own thread](crate::AioContextBuilder::own_thread).
 ///
 /// # Examples
 ///
@@ -543,7 +543,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
             self.query = Query::Running(Box::pin(query(self.file.clone())));
         }
         if let Query::Running(query) = &mut self.query {
-            let found = ready!(query.as_mut().poll(cx));
+            let handle = self.owner.handle();
+            let found = ready!(pin!(handle.in_runtime(query.as_mut())).poll(cx));
             self.query = Query::Due; // if it has failed
             let facts = found?;
             self.plan.set_file(facts.block, facts.len);

@@ -30,7 +30,8 @@ use crate::SyncRequestAdapter;
 ///
 /// # Panics
 ///
-/// The first poll panics outside a tokio runtime.
+/// The first poll, outside a tokio runtime; never if the context has its
+/// [own thread](crate::AioContextBuilder::own_thread).
 ///
 /// # Examples
 ///

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -113,7 +113,9 @@ const MIN_IN_PLACE: usize = 64 << 10;
 ///
 /// # Panics
 ///
-/// The first write panics outside a tokio runtime, because it queries the file on tokio's blocking pool.
+/// Outside a tokio runtime: the first write, which queries the file on tokio's blocking pool, and the end of a
+/// writer with [`with_allocation`](FileWriter::with_allocation). Never if the context has its
+/// [own thread](crate::AioContextBuilder::own_thread).
 ///
 /// # Examples
 ///
@@ -539,7 +541,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             self.setup = Setup::Running(Box::pin(set_up(self.file.clone(), allocation)));
         }
         if let Setup::Running(setup) = &mut self.setup {
-            match ready!(setup.as_mut().poll(cx)) {
+            let handle = self.owner.handle();
+            let set_up = ready!(pin!(handle.in_runtime(setup.as_mut())).poll(cx));
+            match set_up {
                 Ok(geometry) => {
                     self.setup = Setup::Done {
                         plan: WritePlan::new(self.chunk, geometry.block),
@@ -765,7 +769,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             };
         }
         if let Allocation::Freeing(freeing) = &mut self.allocation {
-            let freed = ready!(freeing.as_mut().poll(cx));
+            let handle = self.owner.handle();
+            let freed = ready!(pin!(handle.in_runtime(freeing.as_mut())).poll(cx));
             self.allocation = Allocation::None;
             if let Err(error) = freed {
                 let error = AioCommandError::IoSubmit(error);

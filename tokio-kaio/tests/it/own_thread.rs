@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::SeekFrom;
 use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use futures::StreamExt;
 use futures::executor::block_on;
 use futures::future::join_all;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, AioContextError, AioContextHandle, File, PollEvents,
@@ -390,6 +392,51 @@ fn a_timer_outlives_the_thread_of_its_context() {
         assert!(poll_once(poll.as_mut()).is_pending(), "it has a timer now");
         block_on(context.close());
         assert!(matches!(block_on(poll), Err(AioCommandError::AioStopped)));
+    });
+}
+
+#[test]
+fn streams_need_no_runtime() {
+    let dir = disk_dir();
+    let file = file(&dir);
+    let (context, handle) = builder().build().unwrap();
+    bounded(move || {
+        block_on(async {
+            let mut reader = file.reader(&handle);
+            assert_eq!(
+                reader.seek(SeekFrom::End(-1)).await.unwrap(),
+                READS * LEN - 1
+            );
+            reader.rewind().await.unwrap();
+            let copy = File::create_blocking(dir.path().join("copy"), false).unwrap();
+            let mut writer = copy.writer(&handle).with_allocation(2 * READS * LEN);
+            let copied = tokio::io::copy_buf(&mut reader, &mut writer).await.unwrap();
+            writer.write_all(b"an edge").await.unwrap();
+            assert_eq!(writer.finish().await.unwrap(), copied + 7);
+            context.close().await;
+        });
+        let read = |name| fs::read(dir.path().join(name)).unwrap();
+        assert!(read("copy").starts_with(&read("data")) && read("copy").ends_with(b"an edge"));
+    });
+}
+
+#[test]
+fn a_stream_outside_a_runtime_fails_once_the_context_has_ended() {
+    let dir = disk_dir();
+    let file = file(&dir);
+    let (context, handle) = builder().build().unwrap();
+    bounded(move || {
+        block_on(context.close());
+        let error = block_on(file.reader(&handle).read_u8()).unwrap_err();
+        assert!(
+            error.to_string().contains("the AIO context has ended"),
+            "{error}"
+        );
+        let error = block_on(file.writer(&handle).write_all(&[0; 4096])).unwrap_err();
+        assert!(
+            error.to_string().contains("the AIO context has ended"),
+            "{error}"
+        );
     });
 }
 
