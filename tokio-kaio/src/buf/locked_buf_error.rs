@@ -12,7 +12,7 @@ use crate::sys;
 pub enum LockedBufError {
     /// [`mmap(2)`](https://man7.org/linux/man-pages/man2/mmap.2.html) failed. `ENOMEM`: there is not enough
     /// memory or address space. Also used for a size of 0.
-    #[error("can't map memory for the buffer: {0}")]
+    #[error("{failed}: {0}{hint}", failed = failed_map(.0), hint = map_hint(.0))]
     MapAnon(#[from] io::Error),
 
     /// [`mlock(2)`](https://man7.org/linux/man-pages/man2/mlock.2.html) failed. `ENOMEM`, `EPERM`:
@@ -61,6 +61,24 @@ impl From<LockedBufError> for io::Error {
     fn from(error: LockedBufError) -> io::Error {
         let (LockedBufError::MapAnon(inner) | LockedBufError::MemLock(inner)) = &error;
         io::Error::new(inner.kind(), error)
+    }
+}
+
+/// Says what has failed if memory was not mapped.
+fn failed_map(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => "can't make the buffer",
+        _ => "can't map memory for the buffer",
+    }
+}
+
+fn map_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => {
+            "; ask for less memory, or raise the limit that is reached: RLIMIT_AS (ulimit -v), the memory of the \
+             container or of the machine"
+        }
+        _ => "",
     }
 }
 

@@ -102,6 +102,16 @@ impl PublishError {
             _ => None,
         }
     }
+
+    fn hint(&self) -> &'static str {
+        match self.kind() {
+            io::ErrorKind::IsADirectory => "; remove the directory of that name, and publish again",
+            io::ErrorKind::NotFound => {
+                "; its directory or its temporary name was removed: stage the file again"
+            }
+            _ => "",
+        }
+    }
 }
 
 impl fmt::Display for PublishError {
@@ -116,11 +126,12 @@ impl fmt::Display for PublishError {
             _ if self.kind() == io::ErrorKind::AlreadyExists => write!(
                 f,
                 "{path}: the file is not published, because there is a file of that name: {error}; publish it \
-                 with PublishMode::Replace, or under another name"
+                 with PublishMode::Replace, or stage it under another name"
             ),
             _ => write!(
                 f,
-                "{path}: the file is not published, and what was there is unchanged: {error}"
+                "{path}: the file is not published, and what was there is unchanged: {error}{}",
+                self.hint()
             ),
         }
     }

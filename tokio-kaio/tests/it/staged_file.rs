@@ -530,6 +530,8 @@ fn a_removed_directory_is_not_found() {
         let staged = staged(&gone.join("target"), named);
         fs::remove_dir_all(&gone).unwrap();
         let refused = staged.publish_blocking(mode);
+        let text = refused.as_ref().unwrap_err().to_string();
+        assert!(text.contains("stage the file again"), "{text}");
         let staged = not_published(refused, ErrorKind::NotFound);
         staged.discard_blocking().unwrap();
         let missing = StagedFile::create_blocking(gone.join("target")).unwrap_err();
@@ -566,6 +568,8 @@ fn a_directory_is_not_replaced() {
         fs::create_dir(&target).unwrap();
         let staged = staged(&target, named);
         let refused = staged.publish_blocking(PublishMode::Replace);
+        let text = refused.as_ref().unwrap_err().to_string();
+        assert!(text.contains("remove the directory of that name"), "{text}");
         let staged = not_published(refused, ErrorKind::IsADirectory);
         let refused = staged.publish_blocking(PublishMode::CreateNew);
         let staged = not_published(refused, ErrorKind::AlreadyExists);
