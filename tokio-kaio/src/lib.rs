@@ -58,9 +58,8 @@
 //! }
 //! ```
 //!
-//! A handle is cheap to clone, and any number of operations may run on a file at once. Give each task a
-//! clone of the handle, an `Arc` of the file and its own buffer, as the repository's
-//! `examples/quickstart.rs` does. `examples/wal.rs` is a log with group commit.
+//! A handle and a file are cheap to clone, and any number of operations may run on a file at once. Give each
+//! task clones of both and its own buffer, as the repository's README does. `examples/wal.rs` is a log with group commit.
 //!
 //! [`aio_context`] works in any runtime. [`local_aio_context`] saves the lock where everything stays on
 //! one thread. [`AioContextBuilder`] has more settings: where requests are submitted ([`SubmitPolicy`]),
@@ -115,6 +114,12 @@
 //! [`with_timeout`](GenericAioContextHandle::with_timeout) return handles on the same context, whose
 //! operations have that priority or deadline.
 //!
+//! # Shares and limits
+//!
+//! An [`IoGroup`] has a weight and limits.
+//! [`with_group`](GenericAioContextHandle::with_group) returns a handle whose operations belong to it, so that
+//! a compaction or a tenant does not take the disk from everybody else.
+//!
 //! # Cancellation
 //!
 //! Any future may be dropped, forgotten or aborted at any time: memory stays sound. The kernel can't
@@ -124,7 +129,10 @@
 //! context has ended and its last handle is dropped. A dropped write may still land, even after a write
 //! that was submitted later: before you write the same place again, wait for [`File::drain`].
 //!
-//! # Whole files
+//! # Streams and whole files
+//!
+//! [`File::reader`] reads a file from one end to the other, ahead of its caller; [`File::writer`] writes one,
+//! behind its caller. They are tokio's `AsyncRead` and `AsyncWrite`, and more.
 //!
 //! [`StagedFile`] is a file that appears under its name when it is whole, and replaces another one or not.
 //! [`sync_dir`] makes the names of files durable.
