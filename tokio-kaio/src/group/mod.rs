@@ -3,7 +3,8 @@
 //! An operation of a handle with a group gets a [`Permit`] for each of its requests before it takes its buffer
 //! and before its request is admitted. A context has as many permits as its *depth*, by default as many as
 //! slots. While permits are left, every request gets one at once. Otherwise requests wait in a [`FairQueue`],
-//! and a permit that is returned goes to the next request by virtual time.
+//! and a permit that is returned goes to the next request by virtual time. The public documentation calls this the
+//! *turn* of a request.
 //!
 //! # Who has a permit
 //!
