@@ -26,7 +26,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     /// # Cancel safety
     ///
     /// If the future is dropped, either nothing or all of `data` was accepted:
-    /// [`position`](FileWriter::position) tells. What was accepted is written by later calls.
+    /// [`position`](FileWriter::position) says which. Later calls write the bytes that were accepted.
     ///
     /// # Examples
     ///

@@ -64,7 +64,7 @@ const MIN_IN_PLACE: usize = 64 << 10;
 /// | `write` | the bytes are in the writer's memory; nothing is known about their write |
 /// | [`flush`](FileWriter::flush) | all writes have completed, and readers of the file see the bytes; they may be lost in a crash |
 /// | [`sync`](FileWriter::sync) | flushed, and durable |
-/// | `shutdown` | flushed, and space that was allocated in vain is freed |
+/// | `shutdown` | flushed, and space that was allocated and not used is freed |
 /// | [`finish`](FileWriter::finish) | the same; returns the end of what was written |
 ///
 /// A flush need not be at a block boundary, and the writer goes on after it. It then writes the rest of the
@@ -435,8 +435,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         self.flush().await
     }
 
-    /// Flushes, frees space that was allocated in vain, and returns the offset behind the last byte that was
-    /// written: the length of the file, if the file has not been longer before. **Makes nothing durable**:
+    /// Flushes, frees space that was allocated and not used, and returns the offset behind the last byte that
+    /// was written: the length of the file, if the file has not been longer before. **Makes nothing durable**:
     /// call [`sync`](FileWriter::sync) before.
     ///
     /// # Errors

@@ -76,7 +76,8 @@ impl StagedFileBuilder {
     /// Allocates the blocks of `len` bytes when the file is created, so that a full disk is an error before
     /// anything is written, and [writes do not wait](File::allocate) for blocks. 0, the default: none.
     ///
-    /// The file is `len` bytes long from then on, and reads as zeroes. If less is written, cut it with
+    /// The file is `len` bytes long from then on, and reads as zeroes, unlike with
+    /// [`FileWriter::with_allocation`](crate::FileWriter::with_allocation). If less is written, cut it with
     /// [`File::set_len`] before publishing. Where the file system can't allocate (`EOPNOTSUPP`), the
     /// file only gets that length.
     pub fn allocation(mut self, len: u64) -> StagedFileBuilder {
