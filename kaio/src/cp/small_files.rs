@@ -5,8 +5,8 @@
 //! a whole group; and a file in a new directory, which other programs can't see yet, is created under its
 //! own name.
 //!
-//! That is why these are no `StagedFile`s, as the files of `target_file` are: each of those opens its directory
-//! and is prepared for direct I/O.
+//! That is why a small file is no `StagedFile`, as a file that is copied in blocks is: each of those opens
+//! its directory and is prepared for direct I/O.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
