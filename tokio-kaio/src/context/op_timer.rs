@@ -5,11 +5,11 @@ use std::future::{Future, poll_fn};
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::sync::{OwnRuntime, OwnThread};
+use crate::sync::{AtomicWaker, OwnRuntime, OwnThread, contain};
 
 /// Resolves at a deadline. One pointer, because every operation has room for it.
 pub(crate) struct OpTimer(ManuallyDrop<Pin<Box<Timer>>>);
@@ -17,8 +17,19 @@ pub(crate) struct OpTimer(ManuallyDrop<Pin<Box<Timer>>>);
 struct Timer {
     /// Never moved: see [`OpTimer::sleep`].
     sleep: Sleep,
+    /// Woken by `sleep`, if `runtime` is set.
+    task: Option<Arc<TimerTask>>,
     /// The runtime of `sleep`, if that belongs to the context. Declared later, so dropped later.
     runtime: Option<Arc<OwnRuntime>>,
+}
+
+/// The task of an operation, woken on the thread of the context. A panic of its waker must not end that thread.
+struct TimerTask(AtomicWaker);
+
+impl Wake for TimerTask {
+    fn wake(self: Arc<Self>) {
+        contain(|| self.0.wake());
+    }
 }
 
 impl OpTimer {
@@ -43,6 +54,9 @@ impl OpTimer {
         drop(entered);
         Some(OpTimer(ManuallyDrop::new(Box::pin(Timer {
             sleep,
+            task: runtime
+                .as_ref()
+                .map(|_| Arc::new(TimerTask(AtomicWaker::new()))),
             runtime,
         }))))
     }
@@ -66,7 +80,13 @@ impl Future for OpTimer {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_mut().sleep().poll(cx)
+        let this = self.get_mut();
+        let Some(task) = &this.0.task else {
+            return this.sleep().poll(cx);
+        };
+        task.0.register(cx.waker());
+        let waker = Waker::from(Arc::clone(task));
+        this.sleep().poll(&mut Context::from_waker(&waker))
     }
 }
 

@@ -551,6 +551,31 @@ fn a_panicking_waker_does_not_end_the_thread() {
 }
 
 #[test]
+fn a_waker_that_panics_at_its_deadline_does_not_end_the_thread() {
+    struct Panics(AtomicBool);
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+            panic!("a waker that panics, on purpose");
+        }
+    }
+    let dir = disk_dir();
+    let file = file(&dir);
+    let (context, handle) = builder().build().unwrap();
+    let panics = Arc::new(Panics(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&panics));
+    let limited = handle.with_timeout(Duration::from_millis(5));
+    let mut poll = pin!(endless(&limited));
+    let polled = poll.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    block_until(|| panics.0.load(Ordering::SeqCst), threads);
+    bounded(move || {
+        block_on(read_all(&handle, &file));
+        block_on(context.close());
+    });
+}
+
+#[test]
 fn a_forked_child_gets_errors_and_does_not_harm_the_parent() {
     if !in_child!() {
         return;
