@@ -245,7 +245,9 @@ fn a_dropped_reader_leaves_no_request_behind() {
                 let reader = case.file.reader(&case.handle).with_chunk_size(CHUNK);
                 let mut reader = Box::pin(read_all(reader));
                 for _ in 0..3 {
-                    let _ = poll!(reader.as_mut());
+                    if poll!(reader.as_mut()).is_ready() {
+                        break; // faster than its task
+                    }
                     yield_now().await;
                 }
             }
@@ -272,7 +274,7 @@ fn a_loop_over_a_cached_file_lets_other_tasks_run() {
     Fixture::new(8)
         .tmpfs()
         .inline()
-        .content(content(400 * BLOCK))
+        .content(content(2000 * BLOCK)) // tokio's budget is 128 reads a turn
         .run(async |case| {
             let other = tokio::spawn(async {
                 for _ in 0..3 {
@@ -289,7 +291,7 @@ fn a_loop_over_a_cached_file_lets_other_tasks_run() {
                     _ => reads += 1,
                 }
             }
-            assert!(reads < 400);
+            assert!(reads < 2000);
         });
 }
 
@@ -399,11 +401,13 @@ fn a_seek_past_the_end_reads_nothing_and_back_again() {
 #[test]
 fn a_dropped_seek_from_the_end_takes_effect_before_the_next_read() {
     Fixture::new(8).content(content(5000)).run(async |case| {
-        let mut reader = case.file.reader(&case.handle);
-        {
-            let mut seek = Box::pin(reader.seek(SeekFrom::End(-1)));
-            assert!(poll!(seek.as_mut()).is_pending());
-        }
+        // The query of the length may be done before the seek is polled.
+        let mut reader = retry_until(async || {
+            let mut reader = case.file.reader(&case.handle);
+            let is_pending = poll!(Box::pin(reader.seek(SeekFrom::End(-1)))).is_pending();
+            is_pending.then_some(reader)
+        })
+        .await;
         let mut rest = Vec::new();
         reader.read_to_end(&mut rest).await.unwrap();
         assert!(rest == content(5000)[4999..]);
