@@ -396,11 +396,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
     ///
     /// The file could not be queried. The next call tries again.
     fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Front>> {
-        if self.process != Process::current() {
-            return Poll::Ready(Err(AioCommandError::forked_child().into()));
-        }
-        ready!(self.poll_query(cx))?;
+        self.check_process()?;
         ready!(self.poll_seek_from_end(cx))?;
+        ready!(self.poll_query(cx))?;
         if self.has_ended {
             self.has_ended = false;
             self.look_again();
@@ -430,6 +428,16 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
             } else {
                 self.read_rest();
             }
+        }
+    }
+
+    /// # Errors
+    ///
+    /// This is a forked child of the process that made the reader.
+    fn check_process(&self) -> io::Result<()> {
+        match self.process == Process::current() {
+            true => Ok(()),
+            false => Err(AioCommandError::forked_child().into()),
         }
     }
 
@@ -557,8 +565,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
     /// Completes a seek from the end of the file.
     fn poll_seek_from_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(distance) = self.seek_from_end {
-            ready!(self.poll_query(cx))?;
-            self.seek_from_end = None;
+            let queried = ready!(self.poll_query(cx));
+            self.seek_from_end = None; // a seek that has failed has no effect later
+            queried?;
             let end = self.plan.len().min(self.plan.end());
             let position = end.checked_add_signed(distance);
             self.move_to(self.checked_position(position)?);
@@ -729,6 +738,7 @@ where
 
     fn poll_complete(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
         let reader = self.get_mut();
+        reader.check_process()?;
         ready!(reader.poll_seek_from_end(cx))?;
         Poll::Ready(Ok(reader.position))
     }

@@ -418,6 +418,23 @@ fn a_dropped_seek_from_the_end_takes_effect_before_the_next_read() {
     });
 }
 
+#[test]
+fn a_seek_from_the_end_that_has_failed_has_no_effect() {
+    let ended = current_thread().handle().clone(); // its runtime is gone: it runs no job
+    Fixture::new(8).content(content(5000)).run(async |case| {
+        let mut reader = case.file.reader(&case.handle);
+        reader.read_u8().await.unwrap();
+        let mut seek = Box::pin(reader.seek(SeekFrom::End(-1)));
+        let sought = {
+            let _entered = ended.enter();
+            poll!(seek.as_mut())
+        };
+        assert!(matches!(sought, Poll::Ready(Err(_))), "{sought:?}");
+        drop(seek);
+        assert_eq!(reader.read_u8().await.unwrap(), content(5000)[1]);
+    });
+}
+
 // ---- Files that change ------------------------------------------------------------------------
 
 #[test]

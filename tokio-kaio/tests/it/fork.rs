@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::SeekFrom;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use crate::common::{locked_buffer as buffer, *};
 use futures::future::{MaybeDone, join_all, maybe_done};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio_kaio::{
     AioCommandError, AioContextHandle, File, IoGroup, LockedBuf, ReadFlags, aio_context,
@@ -408,7 +409,8 @@ async fn a_child_can_neither_use_nor_harm_the_readers_and_writers_of_its_parent(
     let mut reader = file.reader(&handle).with_chunk_size(BLOCK);
     let mut writer = target.writer(&handle).with_chunk_size(BLOCK).with_offset(1);
     assert_eq!(reader.read(&mut [0; 100]).await.unwrap(), 100);
-    writer.write_all(&[7; 3 * BLOCK]).await.unwrap(); // an edge is in flight, and a part is collected
+    writer.write_all(&[7; 3 * BLOCK]).await.unwrap();
+    assert!(futures::poll!(Box::pin(writer.flush())).is_pending()); // an edge is in flight
     let (mut readers, mut writers) = (vec![reader], vec![writer]);
     let code = forked(|| {
         let mut cx = Context::from_waker(Waker::noop());
@@ -419,10 +421,12 @@ async fn a_child_can_neither_use_nor_harm_the_readers_and_writers_of_its_parent(
         let mut bytes = [0; 100];
         let mut bytes = ReadBuf::new(&mut bytes);
         let read = Pin::new(&mut readers[0]).poll_read(&mut cx, &mut bytes);
+        let started = Pin::new(&mut readers[0]).start_seek(SeekFrom::End(0));
+        let sought = Pin::new(&mut readers[0]).poll_complete(&mut cx);
         let written = Pin::new(&mut writers[0]).poll_write(&mut cx, b"x");
         let flushed = Pin::new(&mut writers[0]).poll_flush(&mut cx);
-        let polled = [read, written.map_ok(drop), flushed];
-        let all_refused = polled.into_iter().all(&mut is_refused);
+        let polled = [read, sought.map_ok(drop), written.map_ok(drop), flushed];
+        let all_refused = started.is_ok() && polled.into_iter().all(&mut is_refused);
         readers.clear();
         writers.clear();
         i32::from(!all_refused) * WRONG_RESULT
