@@ -652,6 +652,13 @@ where
         let reader = self.get_mut();
         let before = buf.filled().len();
         while buf.remaining() > 0 {
+            // Reads of cached data complete at once, so there may be no end of them.
+            if buf.filled().len() > before {
+                match coop::poll_proceed(cx) {
+                    Poll::Ready(chunk) => chunk.made_progress(),
+                    Poll::Pending => break,
+                }
+            }
             let front = reader.poll_front(cx);
             if buf.filled().len() > before && !matches!(front, Poll::Ready(Ok(Front::Data))) {
                 break; // the rest comes with the next read

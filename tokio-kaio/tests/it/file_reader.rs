@@ -295,6 +295,24 @@ fn a_loop_over_a_cached_file_lets_other_tasks_run() {
         });
 }
 
+#[test]
+fn a_read_of_many_chunks_that_complete_at_once_lets_other_tasks_run() {
+    Fixture::new(8)
+        .tmpfs()
+        .inline()
+        .content(content(1000 * BLOCK))
+        .run(async |case| {
+            let mut bytes = vec![0; 1000 * BLOCK];
+            for _ in 0..20 {
+                let reader = case.file.reader(&case.handle).with_chunk_size(BLOCK);
+                let mut reader = reader.with_depth(2);
+                reader.read_u8().await.unwrap();
+                let read = reader.read(&mut bytes).await.unwrap();
+                assert!(read <= 200 * BLOCK, "{read} bytes at once");
+            }
+        });
+}
+
 // ---- Seeks ------------------------------------------------------------------------------------
 
 #[test]
