@@ -18,6 +18,7 @@ use tokio::task::coop;
 
 use super::chunk_buffers::ChunkBuffers;
 use super::edge_write::EdgeWrite;
+use super::file::run_blocking;
 use super::owned_op::WriteOp;
 use super::read_plan::{MAX_CHUNK, MAX_OFFSET};
 use super::stream_error::StreamError;
@@ -526,6 +527,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             self.poll_in_flight();
         }
         self.check()?;
+        // After a `shutdown` that was given up: it would cut off what is written before it has ended.
+        ready!(self.poll_freeing(cx));
+        self.check()?;
         self.poll_setup(cx)
     }
 
@@ -768,6 +772,12 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
                 false => Allocation::None,
             };
         }
+        ready!(self.poll_freeing(cx));
+        Poll::Ready(self.check())
+    }
+
+    /// Waits until no space is being freed.
+    fn poll_freeing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Allocation::Freeing(freeing) = &mut self.allocation {
             let handle = self.owner.handle();
             let freed = ready!(pin!(handle.in_runtime(freeing.as_mut())).poll(cx));
@@ -777,7 +787,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
                 self.fail("freeing unused space", self.next..self.next, error);
             }
         }
-        Poll::Ready(self.check())
+        Poll::Ready(())
     }
 
     #[cfg(feature = "bytes")]
@@ -889,13 +899,17 @@ async fn set_up(file: File, allocation: Range<u64>) -> Result<BlockGeometry, Aio
     Ok(geometry)
 }
 
-/// Frees the space behind the end of a file, unless the file is longer than `end`.
+/// Frees the space behind the end of a file, unless the file is longer than `end`. In one job, as what others
+/// append between its two steps is lost.
 async fn free_rest(file: File, end: u64) -> io::Result<()> {
-    let len = file.metadata().await?.len();
-    match len <= end {
-        true => file.set_len(len).await,
-        false => Ok(()), // another writer has extended the file
-    }
+    run_blocking(move || {
+        let len = file.metadata_blocking()?.len();
+        match len <= end {
+            true => file.set_len_blocking(len),
+            false => Ok(()), // another writer has extended the file
+        }
+    })
+    .await
 }
 
 #[derive(Debug, Error)]

@@ -373,6 +373,29 @@ fn freeing_an_allocation_keeps_what_others_have_appended() {
     });
 }
 
+#[test]
+fn a_shutdown_that_is_given_up_cuts_off_nothing_that_is_written_later() {
+    Fixture::new(8).every_dir().run(async |case| {
+        for bytes in [BLOCK, 100] {
+            fs::write(&case.path, "").unwrap();
+            let writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
+            let mut writer = writer.with_allocation(64 * LEN);
+            writer.write_all(&content(bytes)).await.unwrap();
+            writer.flush().await.unwrap();
+            drop(poll!(Box::pin(writer.shutdown()))); // frees space on another thread
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            writer
+                .write_all(&content(3 * bytes)[bytes..])
+                .await
+                .unwrap();
+            writer.flush().await.unwrap();
+            assert!(file_content(case.dir) == content(3 * bytes));
+            writer.shutdown().await.unwrap();
+            assert!(file_content(case.dir) == content(3 * bytes));
+        }
+    });
+}
+
 // ---- Other writers ----------------------------------------------------------------------------
 
 #[test]
