@@ -372,7 +372,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     /// Returns the offset in the file of the byte that is accepted next: the offset of the writer plus the
     /// number of bytes accepted.
     pub fn position(&self) -> u64 {
-        self.next + self.pending_len() as u64
+        self.next.saturating_add(self.pending_len() as u64)
     }
 
     /// Returns the file.
@@ -826,7 +826,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             bytes::Buf::advance(&mut data, copied);
             match self.failure {
                 Failure::None => self.pending = data,
-                _ => self.next += data.len() as u64, // accepted, but never written
+                // Accepted, but never written.
+                _ => self.next = self.next.saturating_add(data.len() as u64),
             }
         }
         Poll::Ready(())
