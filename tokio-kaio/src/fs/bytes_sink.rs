@@ -90,8 +90,11 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> Sink<Bytes> for FileWriter<M
         let writer = self.get_mut();
         writer.check()?;
         writer.set_pending(data);
-        // Starts what there is room for. No task waits for the rest before the next call.
-        let _ = writer.poll_pending(&mut Context::from_waker(Waker::noop()));
+        // Starts what there is room for. No task waits for the rest before the next call, nor for an edge,
+        // for which other writers may wait.
+        if !writer.is_at_edge() {
+            let _ = writer.poll_pending(&mut Context::from_waker(Waker::noop()));
+        }
         Ok(())
     }
 

@@ -75,8 +75,15 @@ const MIN_IN_PLACE: usize = 64 << 10;
 ///
 /// Other writers of the same [`File`] or its clones may write at the same time, even in the blocks that this
 /// writer covers in part: [`File::write_bytes_at`], and other `FileWriter`s. Their bytes are kept. Parts of
-/// an upload that meet within a block can be written at the same time. Bytes that two writers write have the
-/// content of one of them.
+/// an upload that meet within a block can be written at the same time, by several tasks or by one. Bytes that
+/// two writers write have the content of one of them.
+///
+/// Writers of parts of a block wait for each other. If a writer begins within a block, the first call after
+/// the rest of this block is complete writes it, and waits until it is written. If the future of that call,
+/// or of a flush, is dropped, the others wait until this writer is used again, or dropped.
+///
+/// **Blocks that this writer covers as a whole are not protected.** If another writer changes a part of such
+/// a block at the same time, the rest of the block may have its old content afterwards.
 ///
 /// The file never becomes longer than what was written. Chunks may complete in any order, so before a flush
 /// it may have a hole of zeroes.
@@ -574,11 +581,15 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         ready!(self.poll_writable(cx))?;
         ready!(self.poll_pending(cx));
         let mut accepted = 0;
-        while accepted < data.len() && (self.filling.is_some() || self.poll_room(cx).is_ready()) {
-            match self.fill(&data[accepted..]) {
-                0 => break, // it has failed
-                filled => accepted += filled,
+        while accepted < data.len() {
+            // The next call writes the edge, and waits for it. Writes to the page cache complete at once, so
+            // each uses the task's budget.
+            let ends_here =
+                accepted > 0 && (self.has_full_edge() || self.has_failed() || !may_go_on(cx));
+            if ends_here || self.poll_space(cx).is_pending() || self.has_failed() {
+                break;
             }
+            accepted += self.fill(&data[accepted..]);
         }
         if accepted > 0 || data.is_empty() {
             return Poll::Ready(Ok(accepted));
@@ -587,8 +598,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         Poll::Pending
     }
 
-    /// Copies bytes to the piece that is being filled, and writes it when it is full. Begins a piece if there
-    /// is none, so there has to be room. Returns how many bytes were copied. 0: the writer has failed.
+    /// Copies bytes to the piece that is being filled. Writes blocks when they are full; `poll_edges` writes
+    /// edges. Begins a piece if there is none, so there has to be space (`poll_space`). Returns how many bytes
+    /// were copied. 0: the writer has failed.
     fn fill(&mut self, data: &[u8]) -> usize {
         let mut filling = match self.filling.take() {
             Some(filling) => filling,
@@ -603,9 +615,9 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         };
         let copied = filling.push(data);
         self.next += copied as u64;
-        match filling.is_full() {
-            true => self.write_out(filling),
-            false => self.filling = Some(filling),
+        match &filling {
+            Filling::Blocks { .. } if filling.is_full() => self.write_out(filling),
+            _ => self.filling = Some(filling),
         }
         copied
     }
@@ -740,6 +752,48 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
         }
     }
 
+    /// Waits until bytes can be copied to a piece.
+    fn poll_space(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_edges(cx));
+        match self.filling.is_some() {
+            true => Poll::Ready(()),
+            false => self.poll_room(cx),
+        }
+    }
+
+    /// Writes the edge that is full, and waits until no edge is being written.
+    ///
+    /// An edge is written in steps, which need polls, and other writers of the block wait for it. So a call
+    /// that starts it must not return before it is written: the caller may wait for one of these writers next.
+    fn poll_edges(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_full_edge() {
+            ready!(self.poll_room(cx));
+            if let Some(edge) = self.filling.take() {
+                self.write_out(edge);
+            }
+        }
+        let is_edge = |write: &InFlight<M, A, L>| matches!(write.write, Write::Edge(_));
+        if self.in_flight.iter().any(is_edge) {
+            self.signal.register(cx.waker());
+            self.poll_in_flight();
+        }
+        match self.in_flight.iter().any(is_edge) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    fn has_full_edge(&self) -> bool {
+        let is_edge = |filling: &Filling| matches!(filling, Filling::Edge { .. });
+        self.filling
+            .as_ref()
+            .is_some_and(|filling| is_edge(filling) && filling.is_full())
+    }
+
+    fn has_failed(&self) -> bool {
+        !matches!(self.failure, Failure::None)
+    }
+
     /// Writes all that was accepted, and waits until no write is in flight.
     pub(super) fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.process != Process::current() {
@@ -812,8 +866,12 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     #[cfg(feature = "bytes")]
     pub(super) fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.pending.is_empty() {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            ready!(self.poll_space(cx));
+            if self.has_failed() {
+                break; // which has cleared the pending bytes
+            }
             if self.filling.is_none() {
-                ready!(self.poll_room(cx));
                 let in_place = self.len_in_place();
                 if in_place > 0 {
                     let data = self.pending.split_to(in_place);
@@ -831,6 +889,16 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             }
         }
         Poll::Ready(())
+    }
+
+    /// Returns whether the next byte is written as part of an edge.
+    #[cfg(feature = "bytes")]
+    pub(super) fn is_at_edge(&self) -> bool {
+        match (&self.filling, &self.setup) {
+            (Some(filling), _) => matches!(filling, Filling::Edge { .. }),
+            (None, Setup::Done { plan, .. }) => matches!(plan.piece(self.next), Piece::Edge(_)),
+            (None, _) => true, // not known
+        }
     }
 
     /// Returns how many pending bytes can be written next where they are: whole blocks, aligned in the file
@@ -870,6 +938,17 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     #[cfg(not(feature = "bytes"))]
     fn poll_pending(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
+    }
+}
+
+/// Uses one unit of the task's budget. Returns `false` if none is left.
+fn may_go_on(cx: &mut Context<'_>) -> bool {
+    match coop::poll_proceed(cx) {
+        Poll::Ready(unit) => {
+            unit.made_progress();
+            true
+        }
+        Poll::Pending => false,
     }
 }
 

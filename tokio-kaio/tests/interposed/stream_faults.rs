@@ -130,15 +130,16 @@ fn a_short_write_is_resumed() {
 #[test]
 fn a_failed_write_reaches_the_next_call_whatever_it_is() {
     Fixture::new(8).everywhere().run(async |case| {
-        for call in 0..5 {
+        // A chunk fails, or the write of the rest of a block that has begun.
+        for (call, tail) in (0..5).flat_map(|call| [(call, 0), (call, 1)]) {
             let watched = WatchedFile::new(&case.file);
             let writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
             let mut writer = writer.with_depth(4);
-            writer.write_all(&content(CHUNK + 1)).await.unwrap();
-            writer.flush().await.unwrap(); // the first chunk and a tail
+            writer.write_all(&content(CHUNK + tail)).await.unwrap();
+            writer.flush().await.unwrap();
             watched.fail_after(0);
-            // The rest of the tail's block, and a chunk that fails.
-            writer.write_all(&content(CHUNK)).await.unwrap();
+            let len = if tail > 0 { BLOCK - tail } else { CHUNK };
+            writer.write_all(&content(len)).await.unwrap();
             let in_flight = || case.handle.metrics().in_flight;
             let error = match call {
                 0 => loop {

@@ -1,10 +1,14 @@
 //! `FileWriter`: writes a file in order, behind its caller.
-#![allow(unsafe_code)] // ignores a signal
+#![allow(unsafe_code)] // ignores a signal, makes a waker
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, IoSlice};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, RawWakerVTable, Waker};
+use std::time::Duration;
 
 use crate::common::*;
 use futures::{SinkExt, poll};
@@ -13,8 +17,8 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_buf};
 use tokio::task::{LocalSet, yield_now};
 use tokio_kaio::{
-    AioOpenOptionsExt, File, FileWriter, ReadFlags, StreamError, WriteFlags, aio_context,
-    local_aio_context,
+    AioOpenOptionsExt, File, FileWriter, ReadFlags, StreamError, SubmitPolicy, WriteFlags,
+    aio_context, local_aio_context,
 };
 use tokio_util::codec::{FramedWrite, LinesCodec};
 
@@ -248,6 +252,19 @@ fn not_more_than_depth_writes_are_in_flight() {
     });
 }
 
+#[test]
+fn a_write_of_many_chunks_that_complete_at_once_lets_other_tasks_run() {
+    Fixture::new(8).tmpfs().inline().run(async |case| {
+        let bytes = content(1000 * BLOCK);
+        for _ in 0..20 {
+            let mut writer = case.file.writer(&case.handle).with_chunk_size(BLOCK);
+            let accepted = writer.write(&bytes).await.unwrap();
+            assert!(accepted <= 200 * BLOCK, "{accepted} bytes at once");
+            writer.flush().await.unwrap();
+        }
+    });
+}
+
 // ---- Flush, sync, shutdown, finish ------------------------------------------------------------
 
 #[test]
@@ -424,6 +441,37 @@ fn writers_that_meet_within_a_block_lose_nothing() {
 }
 
 #[test]
+fn one_task_uses_writers_that_meet_within_a_block_one_after_the_other() {
+    Fixture::new(32)
+        .everywhere()
+        .content(vec![9; 2 * CHUNK])
+        .run(async |case| {
+            let writer = |offset: usize| {
+                let writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
+                writer.with_offset(offset as u64)
+            };
+            let whole = content(2 * CHUNK);
+            let (mut first, mut second) = (writer(0), writer(BLOCK + 100));
+            let (start, rest) = whole.split_at(BLOCK + 100);
+            first.write_all(start).await.unwrap();
+            second.write_all(rest).await.unwrap(); // fills the rest of the block that `first` has begun
+            hang_guard(Duration::from_secs(30), first.finish())
+                .await
+                .unwrap();
+            // `write` returns when the block is full, and is written by the next call.
+            let (mut first, mut third) = (writer(1), writer(0));
+            assert_eq!(first.write(&whole[1..]).await.unwrap(), BLOCK - 1);
+            third.write_all(&whole[..1]).await.unwrap();
+            hang_guard(Duration::from_secs(30), third.finish())
+                .await
+                .unwrap();
+            first.finish().await.unwrap();
+            second.finish().await.unwrap();
+            assert!(file_content(case.dir) == whole);
+        });
+}
+
+#[test]
 fn a_writer_keeps_what_write_bytes_at_changes_in_its_edge_blocks() {
     Fixture::new(32)
         .everywhere()
@@ -548,6 +596,71 @@ fn a_write_past_the_file_size_limit_fails_the_next_call_and_finish() {
 }
 
 #[test]
+fn bytes_past_the_largest_offset_are_refused() {
+    Fixture::new(8).run(async |case| {
+        for offset in [u64::MAX, u64::MAX - 4095, i64::MAX as u64 - 4095] {
+            let mut writer = case.file.writer(&case.handle).with_offset(offset);
+            writer.write_all(&content(3 * LONG)).await.unwrap_err();
+            writer.flush().await.unwrap_err();
+            assert!(writer.position() >= offset);
+        }
+        assert_eq!(len_of(&case.path), 0);
+    });
+}
+
+/// On a context that does not wait for slots, a second write fails while the first one is in flight.
+#[test]
+fn nothing_is_written_after_an_error() {
+    Fixture::new(1)
+        .build(|builder| builder.wait_for_slot(false))
+        .policy(SubmitPolicy::Offload)
+        .run(async |case| {
+            let mut writer = case.file.writer(&case.handle).with_chunk_size(BLOCK);
+            let whole = content(4 * BLOCK + 2);
+            writer.write_all(&whole[..1]).await.unwrap(); // sets it up
+            assert!(writer.write(&whole[1..]).await.unwrap() > 0);
+            let flushed = writer.flush().await;
+            let found = file_content(case.dir);
+            assert!(found == whole[..found.len()], "a hole: {flushed:?}");
+            assert!(found.len() >= BLOCK);
+        });
+}
+
+/// A waker that can't be cloned.
+struct NoClone;
+
+impl NoClone {
+    const VTABLE: RawWakerVTable = RawWakerVTable::new(
+        |_| panic!("this waker can't be cloned"),
+        |_| {},
+        |_| {},
+        |_| {},
+    );
+
+    fn waker() -> Waker {
+        // SAFETY: the functions have no effect.
+        unsafe { Waker::new(std::ptr::null(), &NoClone::VTABLE) }
+    }
+}
+
+#[test]
+fn a_waker_that_panics_when_cloned_does_not_stop_the_writer() {
+    Fixture::new(8).run(async |case| {
+        let mut writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
+        writer.write_all(&content(2 * CHUNK + 5)).await.unwrap();
+        let (waker, flush) = (NoClone::waker(), Pin::new(&mut writer));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _ = flush.poll_flush(&mut Context::from_waker(&waker));
+        }));
+        polled.unwrap_err();
+        hang_guard(Duration::from_secs(30), writer.finish())
+            .await
+            .unwrap();
+        assert!(file_content(case.dir) == content(2 * CHUNK + 5));
+    });
+}
+
+#[test]
 fn an_allocation_that_does_not_fit_fails_before_the_first_write() {
     Fixture::new(8).every_backend().run(async |case| {
         let writer = case.file.writer(&case.handle).with_allocation(1 << 60);
@@ -633,6 +746,7 @@ mod bytes_of_any_length {
     use super::*;
     use bytes::Bytes;
     use futures::StreamExt;
+    use tokio_kaio::AlignedBuf;
 
     #[test]
     fn a_stream_is_forwarded_to_a_writer() {
@@ -649,6 +763,39 @@ mod bytes_of_any_length {
                 assert!(copy == content(len), "{len} bytes");
             }
         });
+    }
+
+    #[test]
+    fn bytes_past_the_largest_offset_are_refused() {
+        Fixture::new(8).run(async |case| {
+            for offset in [u64::MAX, u64::MAX - 4095, i64::MAX as u64 - 4095] {
+                let mut writer = case.file.writer(&case.handle).with_offset(offset);
+                let aligned = AlignedBuf::new(LONG).unwrap();
+                writer.write_bytes(aligned.into()).await.unwrap_err();
+                assert!(writer.position() >= offset);
+            }
+        });
+    }
+
+    #[test]
+    fn a_sink_writes_an_edge_only_while_its_task_waits() {
+        Fixture::new(8)
+            .every_dir()
+            .content(vec![9; BLOCK])
+            .run(async |case| {
+                let writer = |offset| case.file.writer(&case.handle).with_offset(offset);
+                let (mut first, mut second) = (writer(100), writer(0));
+                first
+                    .feed(Bytes::from(content(BLOCK)[100..].to_vec()))
+                    .await
+                    .unwrap();
+                second.feed(Bytes::from(content(100))).await.unwrap();
+                hang_guard(Duration::from_secs(30), second.close())
+                    .await
+                    .unwrap();
+                first.close().await.unwrap();
+                assert!(file_content(case.dir) == content(BLOCK));
+            });
     }
 
     #[test]
