@@ -547,18 +547,23 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
     }
 
     fn poll_query(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Query::Due = self.query {
-            self.query = Query::Running(Box::pin(query(self.file.clone())));
+        if let Query::Done = self.query {
+            return Poll::Ready(Ok(()));
         }
-        if let Query::Running(query) = &mut self.query {
-            let handle = self.owner.handle();
-            let found = ready!(pin!(handle.in_runtime(query.as_mut())).poll(cx));
-            self.query = Query::Due; // if it has failed
-            let facts = found?;
-            self.plan.set_file(facts.block, facts.len);
-            self.memory_alignment = facts.memory_alignment;
-            self.query = Query::Done;
-        }
+        // It stays due if it fails, or if the waker panics.
+        let mut query = match std::mem::replace(&mut self.query, Query::Due) {
+            Query::Running(query) => query,
+            _ => Box::pin(query(self.file.clone())),
+        };
+        let handle = self.owner.handle();
+        let Poll::Ready(found) = pin!(handle.in_runtime(query.as_mut())).poll(cx) else {
+            self.query = Query::Running(query);
+            return Poll::Pending;
+        };
+        let facts = found?;
+        self.plan.set_file(facts.block, facts.len);
+        self.memory_alignment = facts.memory_alignment;
+        self.query = Query::Done;
         Poll::Ready(Ok(()))
     }
 

@@ -552,8 +552,11 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
             self.setup = Setup::Running(Box::pin(set_up(self.file.clone(), allocation)));
         }
         if let Setup::Running(setup) = &mut self.setup {
+            // Not with the waker of the caller: if that panics, the setup can't be polled again.
+            self.signal.register(cx.waker());
+            let mut cx = Context::from_waker(&self.waker);
             let handle = self.owner.handle();
-            let set_up = ready!(pin!(handle.in_runtime(setup.as_mut())).poll(cx));
+            let set_up = ready!(pin!(handle.in_runtime(setup.as_mut())).poll(&mut cx));
             match set_up {
                 Ok(geometry) => {
                     self.setup = Setup::Done {
@@ -833,8 +836,10 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     /// Waits until no space is being freed.
     fn poll_freeing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Allocation::Freeing(freeing) = &mut self.allocation {
+            self.signal.register(cx.waker()); // see `poll_setup`
+            let mut cx = Context::from_waker(&self.waker);
             let handle = self.owner.handle();
-            let freed = ready!(pin!(handle.in_runtime(freeing.as_mut())).poll(cx));
+            let freed = ready!(pin!(handle.in_runtime(freeing.as_mut())).poll(&mut cx));
             self.allocation = Allocation::None;
             if let Err(error) = freed {
                 let error = AioCommandError::IoSubmit(error);

@@ -1,9 +1,11 @@
 //! `FileReader`: reads a file in order, ahead of its caller.
+#![allow(unsafe_code)] // makes a waker
 
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, RawWakerVTable, Waker};
 
 use crate::common::*;
 use futures::{StreamExt, poll};
@@ -451,6 +453,40 @@ fn a_seek_from_the_end_that_has_failed_has_no_effect() {
         drop(seek);
         assert_eq!(reader.read_u8().await.unwrap(), content(5000)[1]);
     });
+}
+
+/// A waker that can't be cloned.
+fn no_clone() -> Waker {
+    const VTABLE: RawWakerVTable = RawWakerVTable::new(
+        |_| panic!("this waker can't be cloned"),
+        |_| {},
+        |_| {},
+        |_| {},
+    );
+    // SAFETY: the functions have no effect.
+    unsafe { Waker::new(std::ptr::null(), &VTABLE) }
+}
+
+#[test]
+fn a_waker_that_panics_when_cloned_does_not_stop_the_reader() {
+    Fixture::new(8)
+        .content(content(5 * CHUNK))
+        .run(async |case| {
+            let reader = case.file.reader(&case.handle).with_chunk_size(CHUNK);
+            let mut reader = reader.with_depth(1);
+            for read in 0..3 {
+                let waker = no_clone();
+                let polled = catch_unwind(AssertUnwindSafe(|| {
+                    let _ = Pin::new(&mut reader).poll_fill_buf(&mut Context::from_waker(&waker));
+                }));
+                assert!(read > 0 || polled.is_err());
+                if read > 0 {
+                    let found = reader.fill_buf().await.unwrap().len();
+                    reader.consume(found);
+                }
+            }
+            assert!(reader.position() == 2 * CHUNK as u64);
+        });
 }
 
 // ---- Files that change ------------------------------------------------------------------------

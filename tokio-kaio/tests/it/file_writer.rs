@@ -647,12 +647,16 @@ impl NoClone {
 fn a_waker_that_panics_when_cloned_does_not_stop_the_writer() {
     Fixture::new(8).run(async |case| {
         let mut writer = case.file.writer(&case.handle).with_chunk_size(CHUNK);
+        let flush = |writer: &mut FileWriter| {
+            let (waker, flush) = (NoClone::waker(), Pin::new(writer));
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                let _ = flush.poll_flush(&mut Context::from_waker(&waker));
+            }));
+            polled.unwrap_err();
+        };
+        flush(&mut writer); // while it queries the file
         writer.write_all(&content(2 * CHUNK + 5)).await.unwrap();
-        let (waker, flush) = (NoClone::waker(), Pin::new(&mut writer));
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let _ = flush.poll_flush(&mut Context::from_waker(&waker));
-        }));
-        polled.unwrap_err();
+        flush(&mut writer);
         hang_guard(Duration::from_secs(30), writer.finish())
             .await
             .unwrap();
