@@ -75,7 +75,7 @@ async fn main() -> Result<()> {
 async fn upload(handle: &AioContextHandle, path: &Path, content: u8) -> Result<StagedFile> {
     // A full disk is an error here.
     let len = (PART * PARTS) as u64;
-    let builder = StagedFileBuilder::new(path).allocation(len).sync(true);
+    let builder = StagedFileBuilder::new(path).len(len).sync(true);
     let staged = builder.create().await?;
     let mut parts = JoinSet::new();
     for part in 0..PARTS {

@@ -65,7 +65,7 @@ use crate::blocking_pool::spawn_blocking;
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("object");
 /// let (context, handle) = aio_context(8, true)?;
-/// let staged = StagedFileBuilder::new(&path).allocation(10_000).sync(true).create().await?;
+/// let staged = StagedFileBuilder::new(&path).len(10_000).sync(true).create().await?;
 /// let part = [7; 5_000];
 /// for offset in [0, 5_000] {
 ///     staged.file().write_bytes_at(&handle, offset, &part, WriteFlags::empty()).await?;

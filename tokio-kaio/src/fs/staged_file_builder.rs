@@ -32,7 +32,7 @@ const OWNER: u32 = 0o600;
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("object");
 /// // A private object of 1 MiB, durable when it is published.
-/// let builder = StagedFileBuilder::new(&path).mode(0o600).allocation(1 << 20).sync(true);
+/// let builder = StagedFileBuilder::new(&path).mode(0o600).len(1 << 20).sync(true);
 /// let staged = builder.create().await?;
 /// // … write …
 /// staged.publish(PublishMode::Replace).await?;
@@ -45,7 +45,7 @@ const OWNER: u32 = 0o600;
 pub struct StagedFileBuilder {
     target: PathBuf,
     mode: u32,
-    allocation: u64,
+    len: u64,
     syncs: bool,
     is_named: bool,
 }
@@ -56,7 +56,7 @@ impl StagedFileBuilder {
         StagedFileBuilder {
             target: target.as_ref().to_path_buf(),
             mode: 0o666,
-            allocation: 0,
+            len: 0,
             syncs: false,
             is_named: false,
         }
@@ -73,15 +73,15 @@ impl StagedFileBuilder {
         self
     }
 
-    /// Allocates the blocks of `len` bytes when the file is created, so that a full disk is an error before
-    /// anything is written, and [writes do not wait](File::allocate) for blocks. 0, the default: none.
+    /// Sets the length of the file, and allocates its blocks when it is created, so that a full disk is an
+    /// error before anything is written, and [writes do not wait](File::allocate) for blocks. 0 by default.
     ///
     /// The file is `len` bytes long from then on, and reads as zeroes, unlike with
     /// [`FileWriter::with_allocation`](crate::FileWriter::with_allocation). If less is written, cut it with
     /// [`File::set_len`] before publishing. Where the file system can't allocate (`EOPNOTSUPP`), the
     /// file only gets that length.
-    pub fn allocation(mut self, len: u64) -> StagedFileBuilder {
-        self.allocation = len;
+    pub fn len(mut self, len: u64) -> StagedFileBuilder {
+        self.len = len;
         self
     }
 
@@ -141,10 +141,10 @@ impl StagedFileBuilder {
         let (entry, file) = TempEntry::create(dir, &name, self.mode | OWNER, self.is_named)?;
         let file = File::direct_or_buffered(file);
         let file = file.map_err(|reason| reason.into_error(self.target.clone()))?;
-        if self.allocation > 0 {
-            match file.allocate_blocking(Allocate::Extend, 0, self.allocation) {
+        if self.len > 0 {
+            match file.allocate_blocking(Allocate::Extend, 0, self.len) {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    file.set_len_blocking(self.allocation)?;
+                    file.set_len_blocking(self.len)?;
                 }
                 allocated => allocated?,
             }
@@ -162,7 +162,7 @@ impl StagedFileBuilder {
 
 impl StagedFile {
     /// Creates a staged file for the path `target`, on tokio's blocking pool. [`StagedFileBuilder`] has
-    /// options: permissions, allocation, durability.
+    /// options: permissions, length, durability.
     ///
     /// Nothing appears under the path, and a file that is there stays. The staged file is open for reading
     /// and writing, and empty. It does direct I/O, or, if the file system can't, I/O through the page cache,
@@ -180,7 +180,7 @@ impl StagedFile {
     ///   [synced](StagedFileBuilder::sync); `EPERM` if it is append-only (`chattr +a`) and there are no files
     ///   without a name; `EROFS`, `EDQUOT`, `ENOSPC`; `EMFILE`: two descriptors are
     ///   needed; `ENAMETOOLONG` if the name of the target has more than 255 bytes.
-    /// - The errors of [`File::allocate`], for the [allocation](StagedFileBuilder::allocation).
+    /// - The errors of [`File::allocate`], for the [length](StagedFileBuilder::len).
     /// - `EAGAIN`: no [thread](File#threads) can be started.
     ///
     /// # Cancel safety
@@ -274,7 +274,7 @@ fn advice(error: &io::Error) -> &'static str {
         }
         Some(libc::ENOSPC | libc::EDQUOT) => "; nothing is left of it",
         Some(libc::EFBIG) => {
-            "; the allocation exceeds the largest file of the file system, or RLIMIT_FSIZE (ulimit -f)"
+            "; the length exceeds the largest file of the file system, or RLIMIT_FSIZE (ulimit -f)"
         }
         _ => "",
     }

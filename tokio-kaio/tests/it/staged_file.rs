@@ -80,7 +80,7 @@ fn a_staged_file_appears_whole_and_only_when_it_is_published() {
                 let target = case.dir.path().join("staged");
                 let builder = StagedFileBuilder::new(&target)
                     .named(named)
-                    .allocation(content.len() as u64)
+                    .len(content.len() as u64)
                     .sync(true);
                 let staged = builder.create().await.unwrap();
                 assert_eq!(staged.target(), target);
@@ -709,12 +709,12 @@ fn attributes_set_before_publishing_are_there_when_it_appears() {
 }
 
 #[test]
-fn the_allocation_is_the_length_of_the_file() {
+fn the_blocks_of_the_length_are_allocated() {
     for (dir, named) in test_dirs().iter().flat_map(|dir| NAMED.map(|n| (dir, n))) {
         let target = dir.path().join("target");
         let builder = StagedFileBuilder::new(&target)
             .named(named)
-            .allocation(10 * LEN + 1);
+            .len(10 * LEN + 1);
         let staged = builder.create_blocking().unwrap();
         let metadata = staged.file().metadata_blocking().unwrap();
         assert_eq!(metadata.len(), 10 * LEN + 1);
@@ -727,7 +727,7 @@ fn the_allocation_is_the_length_of_the_file() {
 }
 
 #[test]
-fn an_allocation_beyond_a_limit_is_an_error_and_leaves_nothing() {
+fn a_length_beyond_a_limit_is_an_error_and_leaves_nothing() {
     if !in_child!() {
         return;
     }
@@ -738,7 +738,7 @@ fn an_allocation_beyond_a_limit_is_an_error_and_leaves_nothing() {
     for named in NAMED {
         let builder = StagedFileBuilder::new(dir.path().join("target"))
             .named(named)
-            .allocation(2 << 20);
+            .len(2 << 20);
         let refused = builder.create_blocking().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::FileTooLarge);
         let text = refused.to_string();
@@ -779,7 +779,7 @@ fn unmount(dir: &Path) {
 }
 
 #[test]
-fn a_full_disk_is_an_error_of_the_allocation_and_leaves_nothing() {
+fn a_full_disk_is_an_error_at_the_start_and_leaves_nothing() {
     if !in_child!() {
         return;
     }
@@ -789,13 +789,13 @@ fn a_full_disk_is_an_error_of_the_allocation_and_leaves_nothing() {
     }
     for named in NAMED {
         let builder = StagedFileBuilder::new(dir.path().join("target")).named(named);
-        let refused = builder.clone().allocation(2 << 20).create_blocking();
+        let refused = builder.clone().len(2 << 20).create_blocking();
         let refused = refused.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::StorageFull);
         assert!(refused.to_string().contains("target"), "{refused}");
         assert!(is_empty(&dir));
         // Its space is free again.
-        let staged = builder.allocation(512 << 10).create_blocking().unwrap();
+        let staged = builder.len(512 << 10).create_blocking().unwrap();
         staged.publish_blocking(PublishMode::Replace).unwrap();
         fs::remove_file(dir.path().join("target")).unwrap();
     }
@@ -916,7 +916,7 @@ fn a_published_file_that_others_write_at_the_same_time_is_complete() {
         let (context, handle) = inline_context(8);
         const PART: usize = 5 * BLOCK + 77; // parts meet within blocks
         let expected = content(6 * PART);
-        let builder = StagedFileBuilder::new(&target).allocation(expected.len() as u64);
+        let builder = StagedFileBuilder::new(&target).len(expected.len() as u64);
         let staged = Arc::new(builder.create().await.unwrap());
         let mut parts = JoinSet::new();
         for (part, bytes) in expected.chunks(PART).enumerate() {
