@@ -10,9 +10,9 @@ mod handle_resources;
 mod lease;
 mod op_future;
 mod op_options;
-mod op_owner;
 mod op_timer;
 mod owned_batch;
+mod owned_op;
 mod pending_ops;
 mod shards;
 #[cfg(test)]
@@ -28,8 +28,8 @@ pub use constructors::{aio_context, generic_aio_context, local_aio_context};
 pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandle};
 #[cfg(test)]
 pub(crate) use op_future::OpFuture;
-pub(crate) use op_owner::{OpOwner, OwnedOp};
 pub use owned_batch::{OwnedBatch, OwnedBatchResults};
+pub(crate) use owned_op::{OpOwner, OwnedOp};
 pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;

@@ -16,9 +16,9 @@ mod file_reader;
 #[cfg(feature = "bytes")]
 mod file_stream;
 mod file_writer;
+mod in_flight_write;
 mod open_error;
 mod open_options;
-mod owned_op;
 mod owned_transfer;
 mod page_cache;
 mod publish;
@@ -27,6 +27,7 @@ mod range_lock;
 #[cfg(feature = "bytes")]
 mod ranges;
 mod read_plan;
+mod read_write_op;
 mod staged_file;
 mod staged_file_builder;
 mod stream_error;
@@ -36,7 +37,9 @@ mod transfer;
 mod unaligned;
 mod unaligned_state;
 mod unaligned_write;
+mod write_behind;
 mod write_plan;
+mod write_setup;
 mod write_signal;
 
 pub use allocation::{Advice, Allocate, SyncRange};
