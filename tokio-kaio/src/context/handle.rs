@@ -396,6 +396,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.backend
     }
 
+    /// The number of slots, if requests do not wait for one: as many requests can be in flight without an
+    /// error, as far as nobody else makes any.
+    pub(crate) fn slots_without_waiting(&self) -> Option<usize> {
+        let shards = self.shards.all().iter();
+        let slots =
+            shards.map(|shard| (!shard.config.wait_for_slot).then_some(shard.config.capacity));
+        slots.sum()
+    }
+
     /// Returns a snapshot of the context's counters, also after the context has ended.
     ///
     /// Takes the context's lock for a moment (with shards, one lock after another), allocates nothing

@@ -218,6 +218,10 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     /// Sets how many chunks are in flight or being filled, 4 by default, at least 1. With 1, the caller waits
     /// for each write. The writer uses at most *depth* × *chunk size* bytes of memory, 4 MiB by default, from
     /// the pool of the handle ([`with_buffers`](GenericAioContextHandle::with_buffers)).
+    ///
+    /// On a context whose requests do not wait for slots
+    /// ([`wait_for_slot`](crate::AioContextBuilder::wait_for_slot)), the depth is at most the number of slots.
+    /// If others take slots there too, a write can fail with [`ResourceBusy`](io::ErrorKind::ResourceBusy).
     #[must_use = "the writer is moved into the result"]
     pub fn with_depth(mut self, chunks: usize) -> Self {
         self.state.depth = chunks.max(1);

@@ -199,6 +199,10 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> WriteBehind<M, A, L> {
 
     fn poll_setup(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Setup::Due = self.setup {
+            // Where requests do not wait for a slot, further ones would fail.
+            if let Some(slots) = self.owner.handle().slots_without_waiting() {
+                self.depth = self.depth.min(slots);
+            }
             if let Allocation::Until(end) = &mut self.allocation {
                 *end = end.saturating_add(self.next); // it was the length
             }

@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, IoSlice};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -17,8 +18,8 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_buf};
 use tokio::task::{LocalSet, yield_now};
 use tokio_kaio::{
-    AioOpenOptionsExt, File, FileWriter, ReadFlags, StreamError, SubmitPolicy, WriteFlags,
-    aio_context, local_aio_context,
+    AioOpenOptionsExt, File, FileWriter, PollEvents, ReadFlags, StreamError, SubmitPolicy,
+    WriteFlags, aio_context, local_aio_context,
 };
 use tokio_util::codec::{FramedWrite, LinesCodec};
 
@@ -234,6 +235,23 @@ fn a_context_with_fewer_slots_than_chunks_suffices() {
         writer.finish().await.unwrap();
         assert!(file_content(case.dir) == content(20 * CHUNK + 1));
     });
+}
+
+#[test]
+fn a_context_whose_requests_do_not_wait_for_slots_suffices() {
+    for slots in [1, 3] {
+        Fixture::new(slots)
+            .build(|builder| builder.wait_for_slot(false))
+            .everywhere()
+            .run(async |case| {
+                let writer = case.file.writer(&case.handle).with_chunk_size(BLOCK);
+                let mut writer = writer.with_depth(8).with_offset(7);
+                writer.write_all(&content(20 * BLOCK)).await.unwrap();
+                assert_eq!(writer.finish().await.unwrap(), 20 * LEN + 7);
+                assert!(file_content(case.dir)[7..] == content(20 * BLOCK));
+                fs::write(&case.path, "").unwrap();
+            });
+    }
 }
 
 #[test]
@@ -608,13 +626,17 @@ fn bytes_past_the_largest_offset_are_refused() {
     });
 }
 
-/// On a context that does not wait for slots, a second write fails while the first one is in flight.
+/// On a context that does not wait for slots, a second write fails while the first one is in flight, if somebody
+/// else has the other slot.
 #[test]
 fn nothing_is_written_after_an_error() {
-    Fixture::new(1)
+    Fixture::new(2)
         .build(|builder| builder.wait_for_slot(false))
         .policy(SubmitPolicy::Offload)
         .run(async |case| {
+            let (socket, _other) = UnixStream::pair().unwrap();
+            let mut other = Box::pin(case.handle.poll(&socket, PollEvents::IN));
+            assert!(poll!(&mut other).is_pending());
             let mut writer = case.file.writer(&case.handle).with_chunk_size(BLOCK);
             let whole = content(4 * BLOCK + 2);
             writer.write_all(&whole[..1]).await.unwrap(); // sets it up
