@@ -81,7 +81,19 @@ impl TokenBucket {
 
     /// Takes an amount, whether it passes or not.
     pub(super) fn charge(&self, amount: u64, now: Duration) {
-        let rate = self.rate();
+        loop {
+            let rate = self.rate();
+            self.charge_at(rate, amount, now);
+            if self.rate() == rate {
+                return;
+            }
+            // `set_rate` may have converted the debt before this amount was added at the old rate, which may be
+            // a debt of years at the new one. If it has converted this amount too, less is owed than should be.
+            self.refund_at(rate, amount);
+        }
+    }
+
+    fn charge_at(&self, rate: u64, amount: u64, now: Duration) {
         if rate == 0 {
             return;
         }
@@ -95,7 +107,10 @@ impl TokenBucket {
 
     /// Returns an amount that was charged and not used.
     pub(super) fn refund(&self, amount: u64) {
-        let rate = self.rate();
+        self.refund_at(self.rate(), amount);
+    }
+
+    fn refund_at(&self, rate: u64, amount: u64) {
         if rate == 0 {
             return;
         }
@@ -153,6 +168,40 @@ mod tests {
         let bucket = TokenBucket::unlimited();
         bucket.charge(u64::MAX, Duration::ZERO);
         assert_eq!(bucket.wait(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_limit_that_is_lifted_while_others_are_charged_leaves_no_long_debt() {
+        let bucket = TokenBucket::unlimited();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let started = std::sync::Barrier::new(2);
+        let rounds = if cfg!(miri) { 20 } else { 100_000 };
+        // A charge at the old rate is undone a moment later.
+        let is_paid = || {
+            (0..5000).any(|_| {
+                let is_paid = bucket.wait(SECOND) < SECOND;
+                if !is_paid {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                is_paid
+            })
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                started.wait();
+                while !done.load(Ordering::Relaxed) {
+                    bucket.charge(1 << 30, SECOND);
+                }
+            });
+            started.wait();
+            let all_paid = (0..rounds).all(|_| {
+                bucket.set_rate(1, SECOND);
+                bucket.set_rate(u64::MAX, SECOND);
+                is_paid()
+            });
+            done.store(true, Ordering::Relaxed);
+            assert!(all_paid, "{:?} to wait", bucket.wait(SECOND));
+        });
     }
 
     #[test]
