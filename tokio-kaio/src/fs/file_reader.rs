@@ -441,16 +441,21 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
         }
     }
 
-    /// Polls the reads until the first one is complete.
+    /// Polls the reads, unless the first one is complete.
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let window = self.plan.chunk().saturating_mul(self.depth as u64);
-        let Some(front) = self.chunks.front_mut() else {
+        let is_reading = |chunk: &Chunk<M, A, L>| matches!(chunk.state, ChunkState::Reading(_));
+        if !self.chunks.front().is_some_and(is_reading) {
             return Poll::Ready(());
-        };
-        if matches!(front.state, ChunkState::Reading(_)) {
-            ready!(front.poll_read(cx, &mut self.plan, window));
         }
-        Poll::Ready(())
+        // The others too: in a group, a read waits for its turn, which is lost if the read is not polled.
+        for chunk in self.chunks.iter_mut().skip(1) {
+            let _ = chunk.poll_read(cx, &mut self.plan, window);
+        }
+        match self.chunks.front_mut() {
+            Some(front) => front.poll_read(cx, &mut self.plan, window),
+            None => Poll::Ready(()),
+        }
     }
 
     /// Starts reads until `depth` chunks are in flight or ready.
