@@ -305,10 +305,10 @@ fn render_can_use_another_baseline() {
         let rows = firsts.filter(|first| expected.contains(first));
         rows.map(String::from).collect()
     };
-    let current = "kaio/current-thread";
-    assert_eq!(rows(&["current"]), ["bare", current]);
-    let to_local = ["current", "--baseline", "kaio/local"];
-    assert_eq!(rows(&to_local), [current, "kaio/local"]);
+    let own = "kaio/current-thread-own-thread";
+    assert_eq!(rows(&["own-thread"]), ["bare", own]);
+    let to_local = ["own-thread", "--baseline", "kaio/local"];
+    assert_eq!(rows(&to_local), [own, "kaio/local"]);
     assert_eq!(rows(&["kaio"]), expected);
     let unknown = kaio_bench(&["render", "--from", json, "--engines", "local,magic"]);
     assert!(!unknown.status.success());
