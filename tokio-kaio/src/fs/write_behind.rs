@@ -485,7 +485,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> WriteBehind<M, A, L> {
         }
     }
 
-    /// Flushes, and frees the space that was allocated in vain.
+    /// Flushes, and frees the allocated space that was not used.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush_all(cx))?;
         if let Allocation::Until(end) = self.allocation {

@@ -355,7 +355,7 @@ fn publishing_dropped_at_any_point_is_done_or_undone() {
                     yield_now().await;
                 }
                 drop(publishing);
-                // The only thread has done what was dropped when it comes to this.
+                // The only thread has finished the dropped job before it runs this one.
                 tokio::task::spawn_blocking(|| ()).await.unwrap();
             }));
             match fs::read(&target) {
