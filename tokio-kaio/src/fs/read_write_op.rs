@@ -140,6 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[cfg_attr(miri, ignore = "Miri makes no AIO system calls")]
     async fn a_write_and_a_read_return_their_buffers() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = match crate::File::from_std(tempfile::tempfile_in(&dir).unwrap()) {
