@@ -38,11 +38,6 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> OpOwner<M, A, L> {
         Arc::new(OpOwner { file, handle })
     }
 
-    #[allow(dead_code, reason = "for streams, which follow")]
-    pub(crate) fn file(&self) -> &Arc<OpenFile> {
-        &self.file
-    }
-
     pub(crate) fn handle(&self) -> &GenericAioContextHandle<M, A, L> {
         &self.handle
     }
