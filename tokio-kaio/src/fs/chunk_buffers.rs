@@ -1,9 +1,9 @@
-//! [`ChunkBuffers`]: the buffers that a stream uses again.
+//! [`ChunkBuffers`]: the buffers that a stream uses again. [`pooled_buffer`]: one from a pool.
 
 use lock_api::RawMutex;
 
 use super::unaligned_write::no_memory;
-use crate::{AioCommandError, AlignedBuf, GenericAioContextHandle};
+use crate::{AioCommandError, AlignedBuf, GenericAioContextHandle, SizeClassPool};
 
 /// Buffers of chunks that are done, for the next chunks. Further ones come from the pool of the handle.
 #[derive(Debug, Default)]
@@ -24,11 +24,7 @@ impl ChunkBuffers {
                 return Ok(buffer);
             }
         }
-        let pooled = aio_handle.buffers().get_or_map(len).map_err(no_memory)?;
-        match fits(&pooled) {
-            true => Ok(pooled),
-            false => AlignedBuf::with_alignment(len, alignment).map_err(no_memory),
-        }
+        pooled_buffer(aio_handle.buffers(), len, alignment)
     }
 
     /// Keeps a buffer, unless there are `depth` chunks already: those of `in_use` and those here.
@@ -36,5 +32,19 @@ impl ChunkBuffers {
         if buffer.size() > 0 && self.0.len() + in_use < depth {
             self.0.push(buffer);
         }
+    }
+}
+
+/// Returns a buffer of `len` bytes from `pool`, or a mapped one if the pool's are not aligned enough.
+/// `alignment`: that of its address, a power of two.
+pub(super) fn pooled_buffer(
+    pool: &SizeClassPool,
+    len: usize,
+    alignment: usize,
+) -> Result<AlignedBuf, AioCommandError> {
+    let pooled = pool.get_or_map(len).map_err(no_memory)?;
+    match pooled.as_ptr().addr() % alignment {
+        0 => Ok(pooled),
+        _ => AlignedBuf::with_alignment(len, alignment).map_err(no_memory),
     }
 }

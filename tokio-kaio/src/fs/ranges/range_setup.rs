@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::fs::File;
+use crate::fs::chunk_buffers::pooled_buffer;
 use crate::fs::file::run_blocking;
-use crate::fs::unaligned_write::no_memory;
 use crate::{AioCommandError, AlignedBuf, Alignment, SizeClassPool};
 
 /// The alignment of a file, and its end if that matters.
@@ -79,7 +79,7 @@ impl RangeSetup {
     fn new(alignment: Alignment, end: u64) -> RangeSetup {
         RangeSetup {
             block: alignment.read_offset.max(alignment.memory as u64),
-            memory: alignment.memory,
+            memory: alignment.memory.next_power_of_two(),
             end,
         }
     }
@@ -104,12 +104,7 @@ impl RangeSetup {
         len: u64,
     ) -> Result<AlignedBuf, AioCommandError> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let buffer = pool.get_or_map(len).map_err(no_memory)?;
-        if buffer.as_ptr().addr() % self.memory == 0 {
-            return Ok(buffer);
-        }
-        let aligned = AlignedBuf::with_alignment(len, self.memory.next_power_of_two());
-        aligned.map_err(no_memory)
+        pooled_buffer(pool, len, self.memory)
     }
 }
 
