@@ -64,7 +64,7 @@ use crate::{GenericAioContextHandle, SyncRequestAdapter};
 ///
 /// An error of a write is returned by the next call, whatever it is, and by all later calls. The bytes
 /// that were accepted since the last flush may then be written or not. The [`io::Error`] contains a
-/// [`StreamError`], which says which write has failed first:
+/// [`StreamError`](crate::StreamError), which says which write has failed first:
 ///
 /// - `ENOSPC`: the disk is full.
 /// - `EFBIG`: the file would exceed `RLIMIT_FSIZE`.
@@ -229,7 +229,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileWriter<M, A, L> {
     }
 
     /// Allocates this number of bytes ahead, from the offset of the writer on, before the first write
-    /// ([`Allocate::KeepSize`]). So the blocks are contiguous, and a full disk is noticed before the first
+    /// ([`Allocate::KeepSize`](crate::Allocate::KeepSize)). So the blocks are contiguous, and a full disk is noticed before the first
     /// write. The length of the file does not change. It does not make the writes faster: on ext4, writes to
     /// space that was allocated so took a quarter longer.
     ///
