@@ -89,7 +89,14 @@ const POLICY_DATA: &[&str] = &[
 const MAX_DRIVER_LINES: usize = 1500;
 
 /// The crates of this repository.
-const CRATES: &[&str] = &["tokio-kaio", "kaio", "kaio-bench", "peers"];
+const CRATES: &[&str] = &[
+    "tokio-kaio",
+    "kaio",
+    "kaio-bench",
+    "peers",
+    "adapters/object-store",
+    "adapters/object-store-bench",
+];
 
 fn source_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

@@ -1,0 +1,88 @@
+//! Directories to test in, and data with known content.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A directory on the disk of the build, and one on tmpfs.
+pub(crate) fn test_dirs() -> Vec<TempDir> {
+    let tmpfs = tempfile::tempdir_in("/dev/shm");
+    if let Err(error) = &tmpfs {
+        eprintln!("skipped on tmpfs: /dev/shm: {error}");
+    }
+    [Some(disk_dir()), tmpfs.ok()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A directory on the disk of the build.
+pub(crate) fn disk_dir() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Bytes that differ at each offset, and between seeds.
+pub(crate) fn data(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut data = Vec::with_capacity(len + 8);
+    while data.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        data.extend_from_slice(&state.to_le_bytes());
+    }
+    data.truncate(len);
+    data
+}
+
+/// Every file below `dir`, by its path from there.
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => files.push(path.strip_prefix(dir).unwrap().to_owned()),
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Writes a file, durably, and evicts it from the page cache, so that it is read from the device.
+pub(crate) fn write_uncached(path: &Path, data: &[u8]) {
+    fs::write(path, data).unwrap();
+    let file = fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Set in the process that a test has started for itself.
+const CHILD: &str = "KAIO_OBJECT_STORE_TEST_CHILD";
+
+/// Runs the rest of a test in a process of its own, because it changes limits or forks. Returns whether this is that process.
+pub(crate) fn in_child(module: &str, test: &str) -> bool {
+    if env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let test = format!("{}::{test}", module.split_once("::").unwrap().1);
+    let mut child = Command::new(env::current_exe().unwrap());
+    child
+        .args([&test, "--exact", "--nocapture"])
+        .env(CHILD, "1");
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("1 passed"), "{text}");
+    false
+}
