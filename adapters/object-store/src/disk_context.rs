@@ -1,12 +1,10 @@
 //! [`DiskContext`]: the AIO context of the stores of this process.
 
 use std::io;
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio_kaio::{AioContextBuilder, AioContextHandle, SizeClassPool};
 
 /// Most requests in flight.
@@ -15,12 +13,10 @@ const SLOTS: usize = 256;
 /// Limit of the memory that reads share. Memory that was never used is not allocated by the kernel.
 const BUFFERS: usize = 256 << 20;
 
-/// An AIO context, whose completions are served by a thread of its own. It ends with its last clone.
+/// An AIO context of stores.
 #[derive(Debug)]
 pub(crate) struct DiskContext {
     pub(crate) handle: AioContextHandle,
-    /// Dropped with this: ends the thread.
-    _stop: Option<oneshot::Sender<()>>,
     /// The context that this one is part of.
     _of: Option<Arc<DiskContext>>,
 }
@@ -46,18 +42,13 @@ fn lock_shared() -> Option<MutexGuard<'static, Shared>> {
 impl DiskContext {
     /// Uses a context of the caller.
     pub(crate) fn of(handle: AioContextHandle) -> Arc<DiskContext> {
-        Arc::new(DiskContext {
-            handle,
-            _stop: None,
-            _of: None,
-        })
+        Arc::new(DiskContext { handle, _of: None })
     }
 
     /// The same context, with other memory for its reads.
     pub(crate) fn with_buffers(self: Arc<Self>, buffers: &SizeClassPool) -> Arc<DiskContext> {
         Arc::new(DiskContext {
             handle: self.handle.with_buffers(buffers),
-            _stop: None,
             _of: Some(self),
         })
     }
@@ -82,39 +73,11 @@ impl DiskContext {
         Ok(context)
     }
 
+    /// Makes a context with a thread of its own, which ends with the last clone of the handle.
     fn start() -> io::Result<DiskContext> {
         let buffers = SizeClassPool::new(BUFFERS).map_err(io::Error::other)?;
-        let (started, start) = mpsc::sync_channel(1);
-        let (stop, stopped) = oneshot::channel();
-        let serve = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .thread_name("kaio-object-store")
-                .build();
-            let runtime = match runtime {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            runtime.block_on(async {
-                let builder = AioContextBuilder::new(SLOTS);
-                match builder.automatic_backend().buffers(&buffers).build() {
-                    Ok((context, handle)) => {
-                        let _ = started.send(Ok(handle)); // `start` waits for it
-                        let _ = stopped.await; // an error: the `DiskContext` was dropped
-                        context.close().await;
-                    }
-                    Err(error) => drop(started.send(Err(error.into()))),
-                }
-            });
-            runtime.shutdown_background();
-        };
-        let thread = thread::Builder::new().name("kaio-object-store".into());
-        thread.spawn(serve)?;
-        let handle = start.recv().map_err(io::Error::other)??;
-        Ok(DiskContext {
-            handle,
-            _stop: Some(stop),
-            _of: None,
-        })
+        let builder = AioContextBuilder::new(SLOTS).automatic_backend();
+        let handle = builder.own_thread().buffers(&buffers).build_detached()?;
+        Ok(DiskContext { handle, _of: None })
     }
 }

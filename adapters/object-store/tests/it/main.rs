@@ -1,6 +1,6 @@
 //! The store, by its public interface. Each topic is compiled for each version of `object_store`.
 #![allow(clippy::single_range_in_vec_init)] // `get_ranges` takes an array of ranges
-#![allow(clippy::duplicate_mod)]
+#![allow(clippy::duplicate_mod)] // the same tests for each version
 
 mod fixture;
 
