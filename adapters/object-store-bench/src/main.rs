@@ -16,7 +16,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use serde::Serialize;
-use tokio_kaio::SizeClassPoolBuilder;
+use tokio_kaio::{AioContextBuilder, SizeClassPoolBuilder};
 
 use paired_rounds::{Compared, Stores, measure};
 use store_work::{OBJECT, WORKS, Work};
@@ -60,6 +60,10 @@ struct CommandLine {
     /// Read what is cached with direct I/O, too
     #[arg(long)]
     no_cached_reads: bool,
+
+    /// Use a context of the runtime that reads, instead of the shared one with a thread of its own
+    #[arg(long)]
+    runtime_context: bool,
 
     /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -111,9 +115,19 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .huge_pages(true)
         .populate(true)
         .build()?;
-    let kaio = KaioFileSystem::builder()
+    let mut kaio = KaioFileSystem::builder()
         .with_prefix(dir.path())
         .with_buffers(&pool);
+    let _context = match line.runtime_context {
+        true => {
+            let _runtime = runtime.enter();
+            let builder = AioContextBuilder::new(256).automatic_backend();
+            let (context, handle) = builder.build()?;
+            kaio = kaio.with_context(&handle);
+            Some(context)
+        }
+        false => None,
+    };
     let kaio = kaio
         .with_cached_reads(!line.no_cached_reads)
         .with_chunk_size(line.chunk << 10)

@@ -1,7 +1,7 @@
 //! [`DescriptorCache`]: files that stay open between reads.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How often idle files are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Files that stay open between reads, by path. Never returns a file that is not, or is not unchanged, at its
+/// Files that stay open between reads, by the names of their objects. Never returns a file that is not, or is not unchanged, at its
 /// path: each use compares the facts.
 #[derive(Debug)]
 pub(crate) struct DescriptorCache {
@@ -35,7 +35,7 @@ pub(crate) struct DescriptorCache {
 
 #[derive(Debug, Default)]
 struct Kept {
-    files: HashMap<PathBuf, KeptFile>,
+    files: HashMap<String, KeptFile>,
     /// A thread closes idle files.
     is_swept: bool,
 }
@@ -44,6 +44,15 @@ struct Kept {
 struct KeptFile {
     object: Arc<OpenObject>,
     last_use: Instant,
+}
+
+/// What is kept of an object.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// The file at the path of the object.
+    Unchanged(Arc<OpenObject>),
+    /// Another file, perhaps, or none.
+    Other(Option<Arc<OpenObject>>),
 }
 
 impl DescriptorCache {
@@ -58,42 +67,57 @@ impl DescriptorCache {
         }
     }
 
-    /// Returns the file at `path`, open.
+    /// Returns the file of the object `name`, if it is open and unchanged. Does not block.
+    pub(crate) fn find(&self, name: &str) -> Found {
+        if !self.is_own() {
+            return Found::Other(None);
+        }
+        let object = {
+            let mut kept = self.kept();
+            let Some(file) = kept.files.get_mut(name) else {
+                return Found::Other(None);
+            };
+            file.last_use = Instant::now();
+            Arc::clone(&file.object)
+        };
+        match facts_without_blocking(&object.path) {
+            Some(Ok(facts)) if facts == object.facts => {
+                self.reused.fetch_add(1, Ordering::Relaxed);
+                Found::Unchanged(object)
+            }
+            _ => Found::Other(Some(object)), // the blocking pool opens the file, or has the error
+        }
+    }
+
+    /// Opens the file at `path` of the object `name`. `other` is what [`find`](Self::find) has found.
     ///
     /// # Cancel safety
     ///
     /// A dropped call may still open the file, and keep it.
     pub(crate) async fn open(
         self: &Arc<Self>,
+        name: &str,
         path: PathBuf,
+        other: Option<Arc<OpenObject>>,
     ) -> Result<AtPath<Arc<OpenObject>>, StoreFault> {
-        let found = self.find(&path);
-        if let Some(object) = &found {
-            match facts_without_blocking(&path) {
-                Some(Ok(facts)) if facts == object.facts => {
-                    self.reused.fetch_add(1, Ordering::Relaxed);
-                    return Ok(AtPath::Object(Arc::clone(object)));
-                }
-                _ => {} // the blocking pool opens the file, or has the error
-            }
-        }
-        let cache = Arc::clone(self);
-        run_blocking(move || cache.open_blocking(path, found)).await
+        let (cache, name) = (Arc::clone(self), name.to_owned());
+        run_blocking(move || cache.open_blocking(name, path, other)).await
     }
 
-    /// Like [`open`](Self::open), but may block. `found` is dropped here, because that may block, too.
+    /// Like [`open`](Self::open), but blocks. `other` is dropped here, because that may block, too.
     fn open_blocking(
         self: &Arc<Self>,
+        name: String,
         path: PathBuf,
-        found: Option<Arc<OpenObject>>,
+        other: Option<Arc<OpenObject>>,
     ) -> Result<AtPath<Arc<OpenObject>>, StoreFault> {
-        if let Some(object) = found {
+        if let Some(object) = other {
             let metadata = std::fs::metadata(&path);
             if metadata.is_ok_and(|metadata| ObjectFacts::new(&metadata) == object.facts) {
                 self.reused.fetch_add(1, Ordering::Relaxed);
                 return Ok(AtPath::Object(object));
             }
-            self.forget_object(&object);
+            self.forget_object(&name, &object);
         }
         let opened = match OpenObject::open(&path, self.small) {
             Err(StoreFault::Failed { source, .. })
@@ -110,17 +134,17 @@ impl DescriptorCache {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let object = Arc::new(object);
         if self.capacity > 0 && object.may_be_kept && self.is_own() {
-            drop(self.keep(path, &object)); // closed here, without the lock
+            drop(self.keep(name, &object)); // closed here, without the lock
         }
         Ok(AtPath::Object(object))
     }
 
-    /// Closes the file that was read at `path`, if it is kept. Called after the store has changed what is there.
-    pub(crate) fn forget(&self, path: &Path) {
+    /// Closes the file of the object `name`, if it is kept. Called after the store has changed what is there.
+    pub(crate) fn forget(&self, name: &str) {
         if !self.is_own() {
             return;
         }
-        let forgotten = self.kept().files.remove(path);
+        let forgotten = self.kept().files.remove(name);
         if forgotten.is_some() {
             drop_blocking(forgotten);
         }
@@ -138,30 +162,20 @@ impl DescriptorCache {
         self.process == std::process::id()
     }
 
-    fn find(&self, path: &Path) -> Option<Arc<OpenObject>> {
-        if !self.is_own() {
-            return None;
-        }
-        let mut kept = self.kept();
-        let file = kept.files.get_mut(path)?;
-        file.last_use = Instant::now();
-        Some(Arc::clone(&file.object))
-    }
-
     /// Keeps a file. Returns those that it takes the place of.
-    fn keep(self: &Arc<Self>, path: PathBuf, object: &Arc<OpenObject>) -> Vec<KeptFile> {
+    fn keep(self: &Arc<Self>, name: String, object: &Arc<OpenObject>) -> Vec<KeptFile> {
         let mut kept = self.kept();
         let mut displaced = Vec::new();
-        while kept.files.len() >= self.capacity && !kept.files.contains_key(&path) {
+        while kept.files.len() >= self.capacity && !kept.files.contains_key(&name) {
             let oldest = kept.files.iter().min_by_key(|(_, file)| file.last_use);
-            let oldest = oldest.map(|(path, _)| path.clone());
-            displaced.extend(oldest.and_then(|path| kept.files.remove(&path)));
+            let oldest = oldest.map(|(name, _)| name.clone());
+            displaced.extend(oldest.and_then(|name| kept.files.remove(&name)));
         }
         let file = KeptFile {
             object: Arc::clone(object),
             last_use: Instant::now(),
         };
-        displaced.extend(kept.files.insert(path, file));
+        displaced.extend(kept.files.insert(name, file));
         if !kept.is_swept {
             let cache = Arc::downgrade(self);
             let thread = thread::Builder::new().name("kaio-descriptors".into());
@@ -173,12 +187,15 @@ impl DescriptorCache {
         displaced
     }
 
-    /// Forgets `object`, if it is still what is kept for its path.
-    fn forget_object(&self, object: &Arc<OpenObject>) {
+    /// Forgets `object`, if it is still what is kept of that name. The caller has another reference.
+    fn forget_object(&self, name: &str, object: &Arc<OpenObject>) {
+        if !self.is_own() {
+            return;
+        }
         let mut kept = self.kept();
         let is_kept = |file: &KeptFile| Arc::ptr_eq(&file.object, object);
-        if kept.files.get(&object.path).is_some_and(is_kept) {
-            kept.files.remove(&object.path); // not the last reference
+        if kept.files.get(name).is_some_and(is_kept) {
+            kept.files.remove(name);
         }
     }
 
@@ -204,14 +221,17 @@ fn sweep(cache: Weak<DescriptorCache>) {
         };
         let objects: Vec<_> = {
             let kept = cache.kept();
-            let files = kept.files.values();
+            let files = kept.files.iter();
             files
-                .map(|file| (Arc::clone(&file.object), file.last_use.elapsed() >= IDLE))
+                .map(|(name, file)| {
+                    let is_idle = file.last_use.elapsed() >= IDLE;
+                    (name.clone(), Arc::clone(&file.object), is_idle)
+                })
                 .collect()
         };
-        for (object, is_idle) in objects {
+        for (name, object, is_idle) in objects {
             if is_idle || object.is_deleted() {
-                cache.forget_object(&object);
+                cache.forget_object(&name, &object);
             }
         }
         let mut kept = cache.kept();

@@ -11,7 +11,7 @@ use tokio_kaio::SizeClassPool;
 
 use crate::StoreMetrics;
 use crate::blocking_call::run_blocking;
-use crate::descriptor_cache::DescriptorCache;
+use crate::descriptor_cache::{DescriptorCache, Found};
 use crate::direct_read;
 use crate::disk_context::DiskContext;
 use crate::open_object::{AtPath, OpenObject};
@@ -79,14 +79,21 @@ impl ObjectFiles {
         }
     }
 
-    /// Returns the file at `path`, open. See [`DescriptorCache::open`].
-    pub(crate) async fn open(&self, path: PathBuf) -> Result<AtPath<Arc<OpenObject>>, StoreFault> {
-        self.descriptors.open(path).await
+    /// Returns the file of the object `name`, open, whose path is `path`.
+    pub(crate) async fn open<E: From<StoreFault>>(
+        &self,
+        name: &str,
+        path: impl FnOnce() -> Result<PathBuf, E>,
+    ) -> Result<AtPath<Arc<OpenObject>>, E> {
+        match self.descriptors.find(name) {
+            Found::Unchanged(object) => Ok(AtPath::Object(object)),
+            Found::Other(other) => Ok(self.descriptors.open(name, path()?, other).await?),
+        }
     }
 
-    /// Closes the file at `path`, which the store has replaced or removed.
-    pub(crate) fn forget(&self, path: &std::path::Path) {
-        self.descriptors.forget(path);
+    /// Closes the file of the object `name`, which the store has replaced or removed.
+    pub(crate) fn forget(&self, name: &str) {
+        self.descriptors.forget(name);
     }
 
     /// The AIO context, or `None` if there is none.

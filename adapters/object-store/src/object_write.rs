@@ -23,13 +23,14 @@ use crate::store_fault::StoreFault;
 /// See the constant in `direct_read`.
 const BLOCK: u64 = 4096;
 
-/// Writes `payload` to a new object at `target`.
+/// Writes `payload` to a new object `name` at `target`.
 ///
 /// # Cancel safety
 ///
 /// The object is written, or not; no temporary file stays.
 pub(crate) async fn put(
     files: &Arc<ObjectFiles>,
+    name: String,
     target: PathBuf,
     payload: Vec<Bytes>,
     replace: bool,
@@ -44,15 +45,14 @@ pub(crate) async fn put(
                 staged.discard();
                 return Err(error);
             }
-            let path = staged.target.clone();
             let published = staged.publish(replace);
-            of.forget(&path);
+            of.forget(&name);
             published
         })
         .await;
     }
     let staged = run_blocking(move || StagedObject::create(target, sync, true)).await?;
-    let upload = ObjectUpload::new(of, staged);
+    let upload = ObjectUpload::new(of, name, staged);
     match upload.start_part(payload).write().await {
         Ok(()) => upload.complete(replace).await,
         Err(error) => {
@@ -71,6 +71,7 @@ pub(crate) struct ObjectUpload {
     files: Arc<ObjectFiles>,
     /// `None` after the upload has ended. Parts have it locked for reading while they are written.
     staged: Arc<RwLock<Option<StagedObject>>>,
+    name: String,
     target: PathBuf,
     /// Where the next part begins.
     next: AtomicU64,
@@ -90,9 +91,10 @@ pub(crate) struct NewPart {
 }
 
 impl ObjectUpload {
-    pub(crate) fn new(files: Arc<ObjectFiles>, staged: StagedObject) -> ObjectUpload {
+    pub(crate) fn new(files: Arc<ObjectFiles>, name: String, staged: StagedObject) -> ObjectUpload {
         ObjectUpload {
             files,
+            name,
             target: staged.target.clone(),
             staged: Arc::new(RwLock::new(Some(staged))),
             next: AtomicU64::new(0),
@@ -122,7 +124,11 @@ impl ObjectUpload {
         let staged = self.end().await?;
         let total = self.next.load(Ordering::Relaxed);
         let missing = total - self.written.load(Ordering::Acquire);
-        let (files, target) = (Arc::clone(&self.files), self.target.clone());
+        let (files, name, target) = (
+            Arc::clone(&self.files),
+            self.name.clone(),
+            self.target.clone(),
+        );
         run_blocking(move || {
             if missing > 0 {
                 staged.discard();
@@ -133,7 +139,7 @@ impl ObjectUpload {
                 });
             }
             let published = staged.publish(replace);
-            files.forget(&target);
+            files.forget(&name);
             published
         })
         .await

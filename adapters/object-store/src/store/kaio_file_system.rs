@@ -138,9 +138,7 @@ impl KaioFileSystem {
 
     /// The file of `location` is not the one that was read before.
     fn changed(&self, location: &Path) {
-        if let Ok(path) = self.path_to_filesystem(location) {
-            self.files.forget(&path);
-        }
+        self.files.forget(location.as_ref());
     }
 
     /// Calls `change`, which creates an entry at `to` and removes that at `from`, and makes it durable.
@@ -221,7 +219,15 @@ impl ObjectStore for KaioFileSystem {
         }
         let path = self.path_to_filesystem(location)?;
         let payload = payload.into_iter().collect();
-        let facts = object_write::put(&self.files, path, payload, replace, self.fsync).await?;
+        let facts = object_write::put(
+            &self.files,
+            location.to_string(),
+            path,
+            payload,
+            replace,
+            self.fsync,
+        )
+        .await?;
         Ok(version::put_result(&facts))
     }
 
@@ -236,21 +242,21 @@ impl ObjectStore for KaioFileSystem {
         }
         let (path, fsync) = (self.path_to_filesystem(location)?, self.fsync);
         let staged = run_blocking(move || StagedObject::create(path, fsync, fsync)).await?;
-        let upload = ObjectUpload::new(Arc::clone(&self.files), staged);
+        let upload = ObjectUpload::new(Arc::clone(&self.files), location.to_string(), staged);
         Ok(Box::new(PartUpload(upload)))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let path = self.path_to_filesystem(location)?;
         if options.head {
-            let facts = facts_of(path).await?;
+            let facts = facts_of(self.path_to_filesystem(location)?).await?;
             let meta = object_meta(location, &facts);
             options.check_preconditions(&meta)?;
             let range = range_of(&options, meta.size)?;
             let nothing = GetResultPayload::Stream(stream::empty().boxed());
             return Ok(version::get_result(nothing, meta, range));
         }
-        let object = match self.files.open(path).await? {
+        let path = || self.path_to_filesystem(location);
+        let object = match self.files.open(location.as_ref(), path).await? {
             AtPath::Object(object) => object,
             AtPath::Special => {
                 self.files.delegated.fetch_add(1, Ordering::Relaxed);
@@ -266,8 +272,8 @@ impl ObjectStore for KaioFileSystem {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let path = self.path_to_filesystem(location)?;
-        let object = match self.files.open(path).await? {
+        let path = || self.path_to_filesystem(location);
+        let object = match self.files.open(location.as_ref(), path).await? {
             AtPath::Object(object) => object,
             AtPath::Special => {
                 self.files.delegated.fetch_add(1, Ordering::Relaxed);
