@@ -58,7 +58,6 @@
 
 mod blocking_call;
 mod descriptor_cache;
-mod direct_read;
 mod disk_context;
 mod object_files;
 mod object_write;

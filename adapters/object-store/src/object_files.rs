@@ -1,5 +1,6 @@
 //! [`ObjectFiles`]: reads of objects, for every version of `object_store`.
 
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use tokio_kaio::SizeClassPool;
+use tokio_kaio::{Coalesce, SizeClassPool};
 
 use crate::StoreMetrics;
 use crate::blocking_call::run_blocking;
 use crate::descriptor_cache::{DescriptorCache, Found};
-use crate::direct_read;
 use crate::disk_context::DiskContext;
 use crate::open_object::{AtPath, OpenObject};
 use crate::page_cache_read::{read_blocking, read_cached};
@@ -194,7 +194,19 @@ impl ObjectFiles {
     async fn read_direct(&self, object: &OpenObject, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
         let file = object.direct()?;
         let handle = &self.context()?.handle;
-        match direct_read::read_ranges(handle, file, ranges, &self.settings).await {
+        let read = match ranges {
+            [range] => file
+                .read_range(handle, range.clone())
+                .await
+                .map(|bytes| vec![bytes]),
+            _ => {
+                let coalesce = Coalesce::new()
+                    .max_gap(self.settings.coalesce_gap)
+                    .max_read(self.settings.coalesce_size);
+                file.read_ranges_with(handle, ranges, coalesce).await
+            }
+        };
+        match read {
             Ok(read) => {
                 for bytes in &read {
                     self.direct.add(bytes.len() as u64);
@@ -203,7 +215,7 @@ impl ObjectFiles {
             }
             Err(error) => {
                 self.direct_failures.fetch_add(1, Ordering::Relaxed);
-                if error.kind() == std::io::ErrorKind::InvalidInput {
+                if error.kind() == io::ErrorKind::InvalidInput {
                     object.refuse_direct();
                 }
                 None

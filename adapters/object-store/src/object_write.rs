@@ -20,7 +20,8 @@ use crate::open_object::ObjectFacts;
 use crate::staged_object::StagedObject;
 use crate::store_fault::StoreFault;
 
-/// See the constant in `direct_read`.
+/// Offsets and lengths of direct writes are multiples of this, which suits all usual devices. Where a device wants
+/// larger blocks, they fail with `EINVAL`, and are repeated through the page cache.
 const BLOCK: u64 = 4096;
 
 /// Writes `payload` to a new object `name` at `target`.
