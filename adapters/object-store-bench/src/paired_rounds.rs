@@ -44,7 +44,8 @@ struct Times {
     cpu: f64,
 }
 
-/// Runs `rounds` rounds of `work` on each store, after one that is not counted. The stores take turns in going first.
+/// Runs `rounds` rounds of `work` on each store, after one that is not counted. The stores take turns in
+/// going first.
 pub(crate) fn measure(
     runtime: &Runtime,
     stores: &Stores<'_>,

@@ -4,8 +4,8 @@ use tokio::runtime::Handle;
 
 use crate::store_fault::StoreFault;
 
-/// Runs a call that may block: on the blocking pool of the current tokio runtime, or on this thread if there is
-/// no runtime.
+/// Runs a call that may block: on the blocking pool of the current tokio runtime, or on this thread if there
+/// is no runtime.
 ///
 /// # Errors
 ///

@@ -18,8 +18,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How often idle files are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Files that stay open between reads, by the names of their objects. Never returns a file that is not, or is not unchanged, at its
-/// path: each use compares the facts.
+/// Files that stay open between reads, by the names of their objects. Never returns a file that is not, or is
+/// not unchanged, at its path: each use compares the facts.
 #[derive(Debug)]
 pub(crate) struct DescriptorCache {
     /// The most files that are kept.

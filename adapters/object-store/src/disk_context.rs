@@ -27,7 +27,8 @@ static SHARED: Mutex<Shared> = Mutex::new(None);
 /// The context, and the process that has made it.
 type Shared = Option<(u32, Weak<DiskContext>)>;
 
-/// Locks [`SHARED`]. `None`, if that takes too long: a thread that a forked child does not have has locked it.
+/// Locks [`SHARED`]. `None`, if that takes too long: a thread that a forked child does not have has locked
+/// it.
 fn lock_shared() -> Option<MutexGuard<'static, Shared>> {
     for _ in 0..500 {
         match SHARED.try_lock() {

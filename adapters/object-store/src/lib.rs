@@ -8,8 +8,8 @@
 //! - Data that is in the page cache is read from there, without a thread.
 //! - Durable uploads write directly to the device.
 //!
-//! Choose the module of the `object_store` that the rest of the program uses: [`v0_13`] or [`v0_14`]. Both are
-//! the same code, and the features of these names select them.
+//! Choose the module of the `object_store` that the rest of the program uses: [`v0_13`] or [`v0_14`]. Both
+//! are the same code, and the features of these names select them.
 //!
 //! ```
 //! use kaio_object_store::v0_14::KaioFileSystem;
@@ -48,9 +48,9 @@
 //!
 //! # Descriptors
 //!
-//! The store keeps the [last 256](v0_14::KaioFileSystemBuilder::with_descriptors) files that it has read open,
-//! for five seconds after their last use. Each use compares the file with that at the path (`stat(2)`), so a
-//! file that was replaced, or changed, is opened again. Files on network file systems are not kept.
+//! The store keeps the [last 256](v0_14::KaioFileSystemBuilder::with_descriptors) files that it has read
+//! open, for five seconds after their last use. Each use compares the file with that at the path (`stat(2)`),
+//! so a file that was replaced, or changed, is opened again. Files on network file systems are not kept.
 //!
 //! [`ObjectStore`]: https://docs.rs/object_store/latest/object_store/trait.ObjectStore.html
 #![cfg(all(target_os = "linux", any(feature = "v0_13", feature = "v0_14")))]
@@ -74,4 +74,4 @@ pub mod v0_13;
 #[cfg(feature = "v0_14")]
 pub mod v0_14;
 
-pub use store_metrics::StoreMetrics;
+pub use store_metrics::{StoreMetrics, Transfers};

@@ -263,8 +263,8 @@ impl ObjectFiles {
     }
 }
 
-/// Splits `range` at multiples of `chunk`. Not at all, if it has at most `single` bytes: so a caller that wants
-/// all of it gets it without a copy.
+/// Splits `range` at multiples of `chunk`. Not at all, if it has at most `single` bytes: so a caller that
+/// wants all of it gets it without a copy.
 fn split(range: Range<u64>, chunk: u64, single: u64) -> impl Iterator<Item = Range<u64>> {
     let is_single = range.end - range.start <= single;
     let mut start = range.start;

@@ -20,8 +20,8 @@ use crate::open_object::ObjectFacts;
 use crate::staged_object::StagedObject;
 use crate::store_fault::StoreFault;
 
-/// Offsets and lengths of direct writes are multiples of this, which suits all usual devices. Where a device wants
-/// larger blocks, they fail with `EINVAL`, and are repeated through the page cache.
+/// Offsets and lengths of direct writes are multiples of this, which suits all usual devices. Where a device
+/// wants larger blocks, they fail with `EINVAL`, and are repeated through the page cache.
 const BLOCK: u64 = 4096;
 
 /// Writes `payload` to a new object `name` at `target`.
@@ -115,8 +115,8 @@ impl ObjectUpload {
         }
     }
 
-    /// Waits for the parts that are being written, and publishes the object. An upload of which a part has failed
-    /// ends without an object.
+    /// Waits for the parts that are being written, and publishes the object. An upload of which a part has
+    /// failed ends without an object.
     ///
     /// # Cancel safety
     ///
@@ -207,8 +207,8 @@ fn write_blocking(
     Ok(())
 }
 
-/// Writes `payload` at `offset`: whole blocks with direct I/O, many at a time; what shares its block with other
-/// parts through the page cache. Where direct I/O fails, all through the page cache.
+/// Writes `payload` at `offset`: whole blocks with direct I/O, many at a time; what shares its block with
+/// other parts through the page cache. Where direct I/O fails, all through the page cache.
 async fn write_direct(
     files: &Arc<ObjectFiles>,
     handle: &AioContextHandle,
@@ -272,7 +272,8 @@ async fn write_chunk(
     Ok(written?)
 }
 
-/// Allocates a range, and makes the file at least that long: direct writes that extend a file wait for each other.
+/// Allocates a range, and makes the file at least that long: direct writes that extend a file wait for each
+/// other.
 fn allocate(staged: &StagedObject, range: &Range<u64>) -> Result<(), StoreFault> {
     let len = range.end - range.start;
     match fallocate(staged.file(), FallocateFlags::empty(), range.start, len) {

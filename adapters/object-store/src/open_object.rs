@@ -55,8 +55,8 @@ impl ObjectFacts {
     }
 }
 
-/// The facts of the file at `path`. `None` if that is not known without waiting for the disk or the network, or
-/// if the kernel can't tell (before Linux 5.12).
+/// The facts of the file at `path`. `None` if that is not known without waiting for the disk or the network,
+/// or if the kernel can't tell (before Linux 5.12).
 ///
 /// `RESOLVE_CACHED` fails instead of waiting. See `openat2(2)`.
 pub(crate) fn facts_without_blocking(path: &Path) -> Option<io::Result<ObjectFacts>> {
@@ -99,7 +99,8 @@ pub(crate) enum AtPath<T> {
 }
 
 impl OpenObject {
-    /// Opens the file at `path`, with direct I/O if it has at least `small` bytes and the file system can do it.
+    /// Opens the file at `path`, with direct I/O if it has at least `small` bytes and the file system can do
+    /// it.
     pub(crate) fn open(path: &Path, small: u64) -> Result<AtPath<OpenObject>, StoreFault> {
         let open_error = |error| StoreFault::of("open", path, error);
         // A pipe must not be opened, not even for a moment: that would wake its writer.

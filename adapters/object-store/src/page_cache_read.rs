@@ -1,4 +1,5 @@
-//! Reads of data that is in the page cache, without a thread, and reads through the page cache that may block.
+//! Reads of data that is in the page cache, without a thread, and reads through the page cache that may
+//! block.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -13,8 +14,8 @@ use tokio_kaio::SizeClassPool;
 
 use crate::open_object::OpenObject;
 
-/// Results of at least this size get memory of a pool: fresh memory of the allocator would be mapped and cleared
-/// by the kernel, page by page.
+/// Results of at least this size get memory of a pool: fresh memory of the allocator would be mapped and
+/// cleared by the kernel, page by page.
 const POOLED: usize = 64 << 10;
 
 /// Whether all of a range is in the page cache.
@@ -28,8 +29,8 @@ enum Cached {
 
 /// Reads a range that is in the page cache. `None`: it is not, or the kernel does not say.
 ///
-/// Why `cachestat` first: a read with `RWF_NOWAIT` alone fails for uncached data, too, but the kernel has then
-/// started to read ahead, so a direct read would fetch the data a second time.
+/// Why `cachestat` first: a read with `RWF_NOWAIT` alone fails for uncached data, too, but the kernel has
+/// then started to read ahead, so a direct read would fetch the data a second time.
 pub(crate) fn read_cached(
     object: &OpenObject,
     range: &Range<u64>,
@@ -121,8 +122,8 @@ fn fill(
     Ok(filled)
 }
 
-/// Asks the kernel whether a range is in the page cache. See `cachestat(2)`, Linux 6.5. Fails with `EPERM` if the
-/// file belongs to another user and is not writable.
+/// Asks the kernel whether a range is in the page cache. See `cachestat(2)`, Linux 6.5. Fails with `EPERM` if
+/// the file belongs to another user and is not writable.
 fn cached(file: &File, range: &Range<u64>) -> Cached {
     /// The same on all architectures.
     const CACHESTAT: libc::c_long = 451;
@@ -150,8 +151,8 @@ fn cached(file: &File, range: &Range<u64>) -> Cached {
     };
     let mut found = Cachestat::default();
     let (fd, flags) = (file.as_raw_fd(), 0_u32);
-    // SAFETY: `file` keeps the descriptor open. The kernel reads `of` and writes `found` during the call only;
-    // both have the layout of its structures `cachestat_range` and `cachestat`.
+    // SAFETY: `file` keeps the descriptor open. The kernel reads `of` and writes `found` during the call
+    // only; both have the layout of its structures `cachestat_range` and `cachestat`.
     let code = unsafe { libc::syscall(CACHESTAT, fd, &raw const of, &raw mut found, flags) };
     let pages = range.end.div_ceil(PAGE) - range.start / PAGE;
     match code {

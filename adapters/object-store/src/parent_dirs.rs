@@ -17,8 +17,8 @@ pub(crate) fn create_parent_dirs(path: &Path, sync: bool) -> Result<(), StoreFau
     entries.map_or(Ok(()), |entries| entries.sync())
 }
 
-/// The directories that change when an entry at a path is created: its parent and, if that is created too, all
-/// up to the first one that existed.
+/// The directories that change when an entry at a path is created: its parent and, if that is created too,
+/// all up to the first one that existed.
 #[derive(Debug)]
 pub(crate) struct ChangedDirs {
     parent: PathBuf,

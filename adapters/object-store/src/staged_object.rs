@@ -13,7 +13,8 @@ use crate::open_object::ObjectFacts;
 use crate::parent_dirs::{create_parent_dirs, sync_dir};
 use crate::store_fault::StoreFault;
 
-/// How often the directory of an object is created again, if other calls remove it meanwhile because it is empty.
+/// How often the directory of an object is created again, if other calls remove it meanwhile because it is
+/// empty.
 const ATTEMPTS: usize = 100;
 
 /// A new object under a temporary name. Removed when dropped, unless it was published.
@@ -40,7 +41,8 @@ struct StagedFile {
 impl StagedObject {
     /// Creates an empty file beside `target`, and its directory if it is missing. Blocks.
     ///
-    /// The name is that of `target` with `#` and a number, as that of `LocalFileSystem`, which hides such files.
+    /// The name is that of `target` with `#` and a number, as that of `LocalFileSystem`, which hides such
+    /// files.
     pub(crate) fn create(
         target: PathBuf,
         sync: bool,
@@ -102,7 +104,8 @@ impl StagedObject {
     }
 
     /// Makes the object appear at its path: replaces what is there, or fails with
-    /// [`AlreadyExists`](StoreFault::AlreadyExists). Blocks. Afterwards, the temporary file is gone in any case.
+    /// [`AlreadyExists`](StoreFault::AlreadyExists). Blocks. Afterwards, the temporary file is gone in any
+    /// case.
     ///
     /// A crash leaves the old object or the new one, if the object is durable (`sync`).
     pub(crate) fn publish(mut self, replace: bool) -> Result<ObjectFacts, StoreFault> {

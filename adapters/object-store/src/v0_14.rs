@@ -4,7 +4,41 @@
 #[path = "store/mod.rs"]
 mod store;
 
-pub use store::{KaioFileSystem, KaioFileSystemBuilder};
+/// # Examples
+///
+/// ```
+/// use kaio_object_store::v0_14::KaioFileSystem;
+/// use object_store_0_14::{ObjectStoreExt, path::Path};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> object_store_0_14::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = KaioFileSystem::new_with_prefix(dir.path())?.with_fsync(true);
+/// store.put(&Path::from("log/1"), "first".into()).await?;
+/// assert_eq!(store.get_range(&Path::from("log/1"), 1..3).await?, "ir");
+/// # Ok(())
+/// # }
+/// ```
+pub use store::KaioFileSystem;
+/// # Examples
+///
+/// ```
+/// use kaio_object_store::v0_14::KaioFileSystem;
+/// use tokio_kaio::SizeClassPoolBuilder;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let buffers = SizeClassPoolBuilder::new(64 << 20).huge_pages(true).build()?;
+/// let store = KaioFileSystem::builder()
+///     .with_prefix(dir.path())
+///     .with_buffers(&buffers)
+///     .with_coalesce_gap(16 << 10)
+///     .build()?;
+/// println!("{}", store.metrics());
+/// # Ok(())
+/// # }
+/// ```
+pub use store::KaioFileSystemBuilder;
 
 /// What differs between the versions.
 mod version {

@@ -43,11 +43,11 @@ impl KaioFileSystemBuilder {
         self
     }
 
-    /// Sets the AIO context. By default all stores of the process share one of 256 slots, on the backend that is
-    /// available, with a thread of its own.
+    /// Sets the AIO context. By default all stores of the process share one of 256 slots, on the backend that
+    /// is available, with a thread of its own.
     ///
     /// A context ends with the runtime that made it, and the store reads through the page cache from then on,
-    /// unless the context has [a thread of its own](tokio_kaio::AioContextBuilder).
+    /// unless the context has [a thread of its own](tokio_kaio::AioContextBuilder::own_thread).
     pub fn with_context(mut self, handle: &AioContextHandle) -> Self {
         self.settings.context = Some(handle.clone());
         self
@@ -64,47 +64,47 @@ impl KaioFileSystemBuilder {
         self
     }
 
-    /// Sets whether data that is in the page cache is copied from there, on the calling thread. On by default. If off,
-    /// it is read with direct I/O, too.
+    /// Sets whether data that is in the page cache is copied from there, on the calling thread. On by
+    /// default. If off, it is read with direct I/O, too.
     ///
-    /// To ask the kernel takes less than a microsecond a range. Before Linux 6.5, and for files of other users that
-    /// are not writable, the kernel does not say, and the data is read with direct I/O.
+    /// To ask the kernel takes less than a microsecond a range. Before Linux 6.5, and for files of other
+    /// users that are not writable, the kernel does not say, and the data is read with direct I/O.
     pub fn with_cached_reads(mut self, cached: bool) -> Self {
         self.settings.cached_reads = cached;
         self
     }
 
-    /// Sets the size in bytes from which objects are read with direct I/O: 16 KiB by default. Smaller objects are
-    /// read through the page cache, which reads them from the device once. `u64::MAX`: no direct reads.
+    /// Sets the size in bytes from which objects are read with direct I/O: 16 KiB by default. Smaller objects
+    /// are read through the page cache, which reads them from the device once. `u64::MAX`: no direct reads.
     pub fn with_small_object_size(mut self, bytes: u64) -> Self {
         self.settings.small_object_size = bytes;
         self
     }
 
-    /// Sets the size in bytes from which durable uploads and parts of them are written with direct I/O: 1 MiB by
-    /// default. Uploads that need not be durable are always written to the page cache.
+    /// Sets the size in bytes from which durable uploads and parts of them are written with direct I/O: 1 MiB
+    /// by default. Uploads that need not be durable are always written to the page cache.
     pub fn with_direct_upload_size(mut self, bytes: u64) -> Self {
         self.settings.direct_upload_size = bytes.max(1);
         self
     }
 
-    /// Sets how far ranges of one call may be apart to be read together: 64 KiB by default. `0`: only ranges that
-    /// touch or overlap.
+    /// Sets how far ranges of one call may be apart to be read together: 64 KiB by default. `0`: only ranges
+    /// that touch or overlap.
     pub fn with_coalesce_gap(mut self, bytes: u64) -> Self {
         self.settings.coalesce_gap = bytes;
         self
     }
 
-    /// Sets how long a read of several ranges may become: 4 MiB by default. A range of its own is read at once,
-    /// whatever its length. [`get`](super::version::object_store::ObjectStore::get_opts) gives a range of at
-    /// most this length in one piece.
+    /// Sets how long a read of several ranges may become: 4 MiB by default. A range of its own is read at
+    /// once, whatever its length. [`get`](super::version::object_store::ObjectStore::get_opts) gives a range
+    /// of at most this length in one piece.
     pub fn with_coalesce_size(mut self, bytes: u64) -> Self {
         self.settings.coalesce_size = bytes;
         self
     }
 
-    /// Sets the size of the chunks of a stream, and of the writes of an upload: 1 MiB by default, at least 4096
-    /// bytes.
+    /// Sets the size of the chunks of a stream, and of the writes of an upload: 1 MiB by default, at least
+    /// 4096 bytes.
     pub fn with_chunk_size(mut self, bytes: u64) -> Self {
         self.settings.chunk_size = bytes.max(4096);
         self

@@ -33,8 +33,8 @@ use crate::store_settings::StoreSettings;
 
 /// An [`ObjectStore`] over local files with Linux kernel AIO. It takes the place of [`LocalFileSystem`].
 ///
-/// Paths, tags, conditions, listings and temporary names are those of `LocalFileSystem`, and stores of both kinds
-/// can use the same files at the same time. Clones are cheap, and share descriptors and counters.
+/// Paths, tags, conditions, listings and temporary names are those of `LocalFileSystem`, and stores of both
+/// kinds can use the same files at the same time. Clones are cheap, and share descriptors and counters.
 ///
 /// The differences:
 ///
@@ -46,8 +46,8 @@ use crate::store_settings::StoreSettings;
 ///
 /// # Cancel safety
 ///
-/// A read whose future or stream is dropped is abandoned, and its memory freed when the kernel is done. A write
-/// either takes effect or does not, and leaves no temporary file.
+/// A read whose future or stream is dropped is abandoned, and its memory freed when the kernel is done. A
+/// write either takes effect or does not, and leaves no temporary file.
 ///
 #[derive(Clone, Debug)]
 pub struct KaioFileSystem {
@@ -96,8 +96,9 @@ impl KaioFileSystem {
         }
     }
 
-    /// Sets whether objects, copies and renames are durable when their calls return: the file is synced before it
-    /// appears at its path, and its directory afterwards, with those that were created for it. Off by default.
+    /// Sets whether objects, copies and renames are durable when their calls return: the file is synced
+    /// before it appears at its path, and its directory afterwards, with those that were created for it. Off
+    /// by default.
     ///
     /// Removals are not synced, as in `LocalFileSystem`.
     #[must_use = "this returns the changed store"]
@@ -107,8 +108,8 @@ impl KaioFileSystem {
         self
     }
 
-    /// Sets whether a removal of the last object of a directory removes the directory, and those above it that
-    /// become empty. Off by default.
+    /// Sets whether a removal of the last object of a directory removes the directory, and those above it
+    /// that become empty. Off by default.
     #[must_use = "this returns the changed store"]
     pub fn with_automatic_cleanup(mut self, automatic_cleanup: bool) -> Self {
         self.local = self.local.with_automatic_cleanup(automatic_cleanup);

@@ -66,7 +66,8 @@ pub(crate) fn write_uncached(path: &Path, data: &[u8]) {
 /// Set in the process that a test has started for itself.
 const CHILD: &str = "KAIO_OBJECT_STORE_TEST_CHILD";
 
-/// Runs the rest of a test in a process of its own, because it changes limits or forks. Returns whether this is that process.
+/// Runs the rest of a test in a process of its own, because it changes limits or forks. Returns whether this
+/// is that process.
 pub(crate) fn in_child(module: &str, test: &str) -> bool {
     if env::var_os(CHILD).is_some() {
         return true;

@@ -152,7 +152,8 @@ fn a_forked_child_reads_and_writes_with_the_store_of_its_parent() {
     };
     use_store();
     let upload = block_on(store.put_multipart(&Path::from("of the parent"))).unwrap();
-    // SAFETY: the child uses nothing that another thread may have locked at this moment: the test is about that.
+    // SAFETY: the child uses nothing that another thread may have locked at this moment: the test is about
+    // that.
     match unsafe { libc::fork() } {
         0 => {
             let used = std::panic::catch_unwind(std::panic::AssertUnwindSafe(use_store));
