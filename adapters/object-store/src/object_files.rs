@@ -23,6 +23,9 @@ use crate::store_settings::StoreSettings;
 /// Data that is copied from the page cache before other tasks get their turn.
 const TURN: u64 = 1 << 20;
 
+/// The longest range that is copied from the page cache at once. Longer ones would occupy the thread too long.
+const LONGEST_COPY: u64 = 4 << 20;
+
 /// Reads objects, and counts the reads.
 #[derive(Debug)]
 pub(crate) struct ObjectFiles {
@@ -153,7 +156,8 @@ impl ObjectFiles {
             .enumerate()
             .filter(|(_, range)| !range.is_empty())
         {
-            let cached = match self.settings.cached_reads {
+            let is_short = range.end - range.start <= LONGEST_COPY;
+            let cached = match self.settings.cached_reads && is_short {
                 true => read_cached(object, range, pool.as_ref()),
                 false => None,
             };
