@@ -1,0 +1,1 @@
+//! Ballista executors read local files with Linux kernel AIO.

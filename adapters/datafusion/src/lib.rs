@@ -1,0 +1,1 @@
+//! DataFusion reads and writes local files with Linux kernel AIO.

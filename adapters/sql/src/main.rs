@@ -1,0 +1,3 @@
+//! Runs SQL on local files.
+
+fn main() {}

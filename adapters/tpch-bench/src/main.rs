@@ -1,0 +1,3 @@
+//! Compares queries.
+
+fn main() {}
