@@ -1,0 +1,4 @@
+//! TPC-H data and queries.
+
+mod data_sets;
+mod query_answers;
