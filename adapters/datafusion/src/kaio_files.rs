@@ -1,6 +1,7 @@
 //! [`KaioFiles`]: local files for DataFusion.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result;
@@ -46,7 +47,7 @@ use crate::prefetcher::Prefetcher;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KaioFiles {
     store: Arc<KaioFileSystem>,
     prefetcher: Arc<Prefetcher>,
@@ -187,5 +188,14 @@ impl KaioFiles {
 impl Default for KaioFiles {
     fn default() -> KaioFiles {
         KaioFiles::new()
+    }
+}
+
+impl fmt::Debug for KaioFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KaioFiles")
+            .field("store", &self.store)
+            .field("prefetch", self.prefetcher.settings())
+            .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,59 @@
 //! [`KaioFiles::register`] makes a session read and write `file://` through a
 //! [`KaioFileSystem`](kaio_object_store::v0_13::KaioFileSystem), and fetch row groups of Parquet files ahead.
 //! No URL, table or query of the program changes.
+//!
+//! ```
+//! use datafusion::prelude::*;
+//! use kaio_datafusion::KaioFiles;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> datafusion::error::Result<()> {
+//! # let dir = tempfile::tempdir()?;
+//! # let orders = dir.path().join("orders.parquet");
+//! # let orders = orders.to_str().unwrap();
+//! # let context = SessionContext::new();
+//! # let rows = context.sql("select i as id, i % 3 as status from generate_series(1, 99) t(i)").await?;
+//! # rows.write_parquet(orders, Default::default(), None).await?;
+//! let context = SessionContext::new();
+//! let files = KaioFiles::new();
+//! files.register(&context);
+//!
+//! context.register_parquet("orders", orders, ParquetReadOptions::default()).await?;
+//! let counts = context.sql("select status, count(*) from orders group by status").await?;
+//! assert_eq!(counts.count().await?, 3);
+//! println!("{}", files.metrics());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is read and written through the store
+//!
+//! Everything with a `file://` URL, or a path: tables of all formats, their listings and statistics, `COPY TO`,
+//! and `INSERT INTO`. Files to which DataFusion spills are not; neither are the shuffle files of Ballista.
+//!
+//! # Row groups that are fetched ahead
+//!
+//! DataFusion reads the columns of a row group with one request, decodes them, and then asks for the next row
+//! group. The page cache reads ahead meanwhile; direct I/O does not. So a
+//! [`PhysicalOptimizerRule`](datafusion::physical_optimizer::PhysicalOptimizerRule) gives the scans of local
+//! Parquet files readers that do.
+//!
+//! A reader learns from the requests of the decoder which columns it reads, and in which order. After each
+//! request, it starts to read the same columns of the [next row groups](Prefetch::with_row_groups), and at the
+//! end of a file those of the first row group of the next file. Row groups that DataFusion has pruned by
+//! statistics, bloom filters or a limit are not fetched, if the reader can know it: DataFusion's metrics say
+//! how many there are. A scan stops to fetch ahead when less than two thirds of what it has fetched was used.
+//!
+//! All readers of a [`KaioFiles`] share an [amount of memory](Prefetch::with_memory), for which they never
+//! wait. What was fetched belongs to the query from the moment on when the decoder takes it.
+//!
+//! An error of a prefetch is no error of the query: the data is read again when it is needed. A reader that
+//! is dropped abandons its prefetches.
+//!
+//! # Runtimes
+//!
+//! Prefetches are tasks of the tokio runtime in which the query runs. A [`KaioFiles`] can be used from several
+//! runtimes, one after another or at the same time.
 #![cfg(target_os = "linux")]
 #![warn(missing_docs)]
 

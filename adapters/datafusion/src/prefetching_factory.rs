@@ -13,7 +13,6 @@ use crate::parquet_scan::ParquetScan;
 use crate::prefetching_reader::PrefetchingReader;
 
 /// Makes the readers of the files of a scan.
-#[derive(Debug)]
 pub(crate) struct PrefetchingFactory(Arc<ParquetScan>);
 
 impl PrefetchingFactory {
@@ -29,6 +28,13 @@ impl PrefetchingFactory {
             "DefaultParquetFileReaderFactory",
         ];
         own.contains(&type_in_debug_output(factory).as_str())
+    }
+}
+
+/// Short, since a plan that is printed has it. The scan has a cache of metadata.
+impl fmt::Debug for PrefetchingFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrefetchingFactory").finish_non_exhaustive()
     }
 }
 
