@@ -1,0 +1,4 @@
+//! The binary, on little data. The figures mean nothing.
+
+mod measuring;
+mod rendering;
