@@ -32,7 +32,7 @@ pub(crate) struct RunArguments {
     #[arg(long, default_value = ".")]
     pub(crate) dir: PathBuf,
 
-    /// Scale of the data: 1 is about 400 MB
+    /// Scale of the data: 1 is about 250 MB
     #[arg(long, default_value_t = 1.0)]
     pub(crate) scale: f64,
 
@@ -56,11 +56,15 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) cold_only: bool,
 
-    /// Passes over the data with a limit of memory, in each of two rounds; 0: none. Needs root
-    #[arg(long, default_value_t = 3)]
+    /// Passes over data with a limit of memory, in each of two rounds; 0: none. Needs root
+    #[arg(long, default_value_t = 2)]
     pub(crate) passes: u32,
 
-    /// Limit of memory for these passes in MiB; a third of the data, and 256 MiB for the process by default
+    /// Scale of the data of these passes; four times that of the other data by default
+    #[arg(long, value_name = "SCALE")]
+    pub(crate) limited_scale: Option<f64>,
+
+    /// Limit of memory for these passes in MiB; a third of their data, and 160 MiB for the process by default
     #[arg(long, value_name = "MIB")]
     pub(crate) limit: Option<u64>,
 

@@ -25,36 +25,30 @@ const PREFETCH: u64 = 32 << 20;
 
 const ROUNDS: usize = 2;
 
-/// Runs a process for each store and round, with `limit` bytes of memory. `None`: there is no such limit here,
-/// and the reason is printed.
+/// Runs a process for each store and round, with `limit` bytes of memory.
 pub(crate) fn measure(
     data: &DataFiles,
     dir: &Path,
     limit: u64,
     passes: u32,
     partitions: usize,
-) -> Result<Option<LimitedResult>> {
+) -> Result<LimitedResult> {
     let mut runs = Vec::new();
     for round in 0..ROUNDS {
         let mut stores = [Store::Local, Store::Kaio];
         stores.rotate_left(round % 2);
         for store in stores {
-            let cgroup = match MemoryCgroup::create(limit) {
-                Ok(cgroup) => cgroup,
-                Err(error) => {
-                    eprintln!("skipped: passes with a limit of memory, which need root: {error}");
-                    return Ok(None);
-                }
-            };
+            let cgroup = MemoryCgroup::create(limit)?;
             data.evict()?;
             runs.push(run(store, dir, &cgroup, passes, partitions)?);
         }
     }
-    Ok(Some(LimitedResult {
+    Ok(LimitedResult {
         works: of_pass().into_iter().map(|work| work.name).collect(),
+        data_bytes: data.bytes(),
         limit_bytes: limit,
         runs,
-    }))
+    })
 }
 
 fn run(

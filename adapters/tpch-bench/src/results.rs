@@ -81,6 +81,7 @@ pub(crate) struct StoreSamples {
 pub(crate) struct LimitedResult {
     /// The works of a pass, in this order.
     pub(crate) works: Vec<String>,
+    pub(crate) data_bytes: u64,
     pub(crate) limit_bytes: u64,
     /// A process each.
     pub(crate) runs: Vec<LimitedRun>,

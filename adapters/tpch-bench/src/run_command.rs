@@ -10,7 +10,8 @@ use crate::Result;
 use crate::bench_session::BenchSession;
 use crate::command_line::RunArguments;
 use crate::data_files::DataFiles;
-use crate::results::{DataSet, Kind, Quantity, Results, Store, geometric_mean};
+use crate::memory_cgroup::MemoryCgroup;
+use crate::results::{DataSet, Kind, LimitedResult, Quantity, Results, Store, geometric_mean};
 use crate::tables::{RunLine, ratio};
 use crate::workload::{Work, all};
 use crate::{limited_passes, rounds};
@@ -68,13 +69,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<()> {
         }
         results
     };
-    let limit = match arguments.limit {
-        Some(mib) => mib << 20,
-        None => data.bytes() / 3 + (256 << 20),
-    };
     let limited = match arguments.passes {
         0 => None,
-        passes => limited_passes::measure(&data, &dir, limit, passes, partitions)?,
+        _ => limited(arguments, partitions)?,
     };
     let mut place = Place::of(&arguments.dir)?;
     place.dir = ".".into(); // where a machine keeps its data means nothing to readers
@@ -97,6 +94,31 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<()> {
         results.write(path)?;
     }
     Ok(())
+}
+
+/// Memory for the process, beside the page cache.
+const PROCESS: u64 = 160 << 20;
+
+fn limited(arguments: &RunArguments, partitions: usize) -> Result<Option<LimitedResult>> {
+    let scale = arguments.limited_scale.unwrap_or(4.0 * arguments.scale);
+    if let Err(error) = MemoryCgroup::create(PROCESS) {
+        eprintln!("skipped: passes with a limit of memory, which need root: {error}");
+        return Ok(None);
+    }
+    let dir = kaio_tpch::data_set(&arguments.dir, scale, arguments.form())?;
+    let data = DataFiles::open(&dir)?;
+    let limit = match arguments.limit {
+        Some(mib) => mib << 20,
+        None => data.bytes() / 3 + PROCESS,
+    };
+    eprintln!(
+        "{}: {} MiB, with a limit of {} MiB",
+        dir.display(),
+        data.bytes() >> 20,
+        limit >> 20
+    );
+    let limited = limited_passes::measure(&data, &dir, limit, arguments.passes, partitions)?;
+    Ok(Some(limited))
 }
 
 fn chosen(only: &[String]) -> Result<Vec<Work>> {

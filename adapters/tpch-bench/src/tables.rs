@@ -181,6 +181,11 @@ pub(crate) fn summary(results: &Results) -> String {
 
 /// Passes with a limit of memory.
 pub(crate) fn passes(limited: &LimitedResult) -> String {
+    let data = format!(
+        "{} MiB of data; {} MiB of memory for the process and its page cache:\n\n",
+        limited.data_bytes >> 20,
+        limited.limit_bytes >> 20
+    );
     let mut table = Table::new(&[
         "pass",
         "LocalFileSystem: wall / CPU ms",
@@ -217,7 +222,7 @@ pub(crate) fn passes(limited: &LimitedResult) -> String {
             mib(|pass| pass.process_bytes as f64),
         ]);
     }
-    table.0
+    data + &table.0
 }
 
 /// The works of kaio-object-store-bench.

@@ -1,7 +1,7 @@
 //! TPC-H for tests and benchmarks with DataFusion: data as Parquet files, and the 22 queries.
 //!
 //! TPC-H is a benchmark of decision support with eight tables about orders of parts. Its *scale* is the
-//! size of the data: 1 has six million lines of orders, which are about 400 MB as Parquet. Data is the same
+//! size of the data: 1 has six million lines of orders, which are about 250 MB as Parquet. Data is the same
 //! each time it is generated. See [tpc.org](https://www.tpc.org/tpch/). Figures of these queries are no TPC
 //! results: they lack its refresh functions, its rules and its audit.
 //!

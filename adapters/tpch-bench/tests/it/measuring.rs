@@ -29,6 +29,10 @@ pub(crate) fn measured(dir: &Path, json: &Path) -> Option<Value> {
             "--without-prefetch",
             "--passes",
             "1",
+            "--limited-scale",
+            "0.001",
+            "--limit",
+            "512",
         ])
         .arg("--dir")
         .arg(dir)
