@@ -231,6 +231,7 @@ pub use intrusive_collections::linked_list::AtomicLink;
 pub use metrics::{LatencyHistogram, Metrics, Reaped};
 pub use policy::SubmitPolicy;
 pub use priority::{IoClass, IoPriority};
+pub use sys::Process;
 
 /// Compiles and runs the code of the README and the guides.
 #[cfg(doctest)]

@@ -7,9 +7,30 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The process that made an object. Equal to [`Process::current`] in that process, not in its children.
+/// Identifies a process, to find out whether a value was made by this one or by the parent of a forked child.
+///
+/// Two values are equal if they are from the same process. A child made by `fork(2)` has another one than its
+/// parent. To compare costs some nanoseconds, no system call. Values of processes that are no relatives may be
+/// equal.
+///
+/// Before Linux 4.14 all values are equal.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::Process;
+///
+/// struct Cache {
+///     owner: Process, // a forked child must not use the lock of its parent
+/// }
+///
+/// let cache = Cache { owner: Process::current() };
+/// assert_eq!(cache.owner, Process::current());
+/// ```
+#[doc(alias = "fork")]
+#[doc(alias = "getpid")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u32);
+pub struct Process(u32);
 
 /// Number of processes in this line of descent that have asked who they are. A child inherits it and
 /// counts on, so the numbers of a parent and its children differ.
@@ -33,8 +54,9 @@ unsafe impl Send for Word {}
 unsafe impl Sync for Word {}
 
 impl Process {
+    /// Returns the value of this process.
     #[inline(always)]
-    pub(crate) fn current() -> Process {
+    pub fn current() -> Process {
         let Some(Word(word)) = *WORD.get_or_init(map_word) else {
             return Process(0);
         };

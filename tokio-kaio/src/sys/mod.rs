@@ -14,7 +14,7 @@ pub(crate) use direct_io::{
 };
 pub(crate) use directory::{Directory, is_linkable};
 pub(crate) use fallocate::{advise, allocate, sync_file_range};
-pub(crate) use fork::Process;
+pub use fork::Process;
 pub(crate) use memory::{HUGE_PAGE, Mapping, page_size};
 pub(crate) use syscalls::{
     ThreadUsage, clear_direct, create_eventfd, current_cpu, duplicate, is_direct, memlock_limit,

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio_kaio::{
-    AioCommandError, AioContextHandle, File, IoGroup, LockedBuf, ReadFlags, aio_context,
+    AioCommandError, AioContextHandle, File, IoGroup, LockedBuf, Process, ReadFlags, aio_context,
 };
 
 const READS: usize = 16;
@@ -128,6 +128,22 @@ fn a_forked_child_has_neither_the_ring_nor_the_buffers() {
         with_hang_guard(context.close()).await;
         with_hang_guard(large.0.close()).await;
     });
+}
+
+#[test]
+fn a_forked_child_is_another_process() {
+    if !in_child!() {
+        return;
+    }
+    let parent = Process::current();
+    assert_eq!(parent, Process::current());
+    let code = forked(|| {
+        let is_other = Process::current() != parent;
+        let is_itself = Process::current() == Process::current();
+        i32::from(!is_other || !is_itself)
+    });
+    assert_eq!(code, 0);
+    assert_eq!(parent, Process::current());
 }
 
 /// Reads in flight, or waiting where `slots` are few.
