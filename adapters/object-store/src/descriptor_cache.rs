@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio_kaio::Process;
+
 use crate::blocking_call::{drop_blocking, run_blocking};
-use crate::open_object::{AtPath, ObjectFacts, OpenObject, facts_without_blocking};
+use crate::open_object::{AtPath, ObjectFacts, OpenObject};
 use crate::store_fault::StoreFault;
 
 /// How long a file stays open after its last use. An open file keeps the space of a file that another
@@ -28,7 +30,7 @@ pub(crate) struct DescriptorCache {
     small: u64,
     kept: Mutex<Kept>,
     /// In a forked child the lock may be held for ever, and no thread closes idle files: it keeps none.
-    process: u32,
+    process: Process,
     pub(crate) opened: AtomicU64,
     pub(crate) reused: AtomicU64,
 }
@@ -61,7 +63,7 @@ impl DescriptorCache {
             capacity,
             small,
             kept: Mutex::default(),
-            process: std::process::id(),
+            process: Process::current(),
             opened: AtomicU64::new(0),
             reused: AtomicU64::new(0),
         }
@@ -80,12 +82,12 @@ impl DescriptorCache {
             file.last_use = Instant::now();
             Arc::clone(&file.object)
         };
-        match facts_without_blocking(&object.path) {
-            Some(Ok(facts)) if facts == object.facts => {
+        match object.is_unchanged() {
+            true => {
                 self.reused.fetch_add(1, Ordering::Relaxed);
                 Found::Unchanged(object)
             }
-            _ => Found::Other(Some(object)), // the blocking pool opens the file, or has the error
+            false => Found::Other(Some(object)), // the blocking pool opens the file, or has the error
         }
     }
 
@@ -159,7 +161,7 @@ impl DescriptorCache {
     }
 
     fn is_own(&self) -> bool {
-        self.process == std::process::id()
+        self.process == Process::current()
     }
 
     /// Keeps a file. Returns those that it takes the place of.

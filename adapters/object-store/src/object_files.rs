@@ -3,17 +3,18 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use tokio_kaio::{Coalesce, SizeClassPool};
+use tokio_kaio::{Coalesce, Process, SizeClassPool};
 
 use crate::StoreMetrics;
 use crate::blocking_call::run_blocking;
 use crate::descriptor_cache::{DescriptorCache, Found};
-use crate::disk_context::DiskContext;
+use crate::disk_context::{DiskContext, RuntimeContexts};
 use crate::open_object::{AtPath, OpenObject};
 use crate::page_cache_read::{read_blocking, read_cached};
 use crate::store_fault::StoreFault;
@@ -31,10 +32,11 @@ const LONGEST_COPY: u64 = 4 << 20;
 pub(crate) struct ObjectFiles {
     pub(crate) settings: StoreSettings,
     /// A forked child has no context, and uses the page cache.
-    process: u32,
+    process: Process,
     descriptors: Arc<DescriptorCache>,
     /// Made by the first transfer that needs it. The error is a text, because it is reported more than once.
     context: OnceLock<Result<Arc<DiskContext>, String>>,
+    runtime_contexts: RuntimeContexts,
     direct: TransferCounter,
     cached: TransferCounter,
     blocking: TransferCounter,
@@ -49,9 +51,10 @@ impl ObjectFiles {
         let descriptors = DescriptorCache::new(settings.descriptors, settings.small_object_size);
         ObjectFiles {
             settings,
-            process: std::process::id(),
+            process: Process::current(),
             descriptors: Arc::new(descriptors),
             context: OnceLock::new(),
+            runtime_contexts: RuntimeContexts::default(),
             direct: TransferCounter::default(),
             cached: TransferCounter::default(),
             blocking: TransferCounter::default(),
@@ -64,7 +67,11 @@ impl ObjectFiles {
 
     pub(crate) fn metrics(&self) -> StoreMetrics {
         let context = self.context.get();
-        let handle = context.and_then(|context| Some(&context.as_ref().ok()?.handle));
+        let of_runtime = self.runtime_contexts.any();
+        let handle = match &of_runtime {
+            Some(context) => Some(&context.handle),
+            None => context.and_then(|context| Some(&context.as_ref().ok()?.handle)),
+        };
         StoreMetrics {
             direct: self.direct.read(),
             cached: self.cached.read(),
@@ -100,11 +107,17 @@ impl ObjectFiles {
     }
 
     /// The AIO context, or `None` if there is none.
-    pub(crate) fn context(&self) -> Option<&Arc<DiskContext>> {
-        if self.process != std::process::id() {
+    pub(crate) fn context(&self) -> Option<Arc<DiskContext>> {
+        if self.process != Process::current() {
             return None;
         }
         let settings = &self.settings;
+        if settings.runtime_contexts && settings.context.is_none() {
+            let context = self.runtime_contexts.current(settings.buffers.as_ref());
+            if context.is_some() {
+                return context;
+            }
+        }
         let context = self.context.get_or_init(|| {
             let context = match &settings.context {
                 Some(handle) => Ok(DiskContext::of(handle.clone())),
@@ -115,15 +128,21 @@ impl ObjectFiles {
                 None => context,
             })
         });
-        context.as_ref().ok()
+        context.as_ref().ok().cloned()
     }
 
     /// Memory for data that is copied from the page cache.
     fn buffers(&self) -> Option<SizeClassPool> {
-        if self.process != std::process::id() {
+        if self.process != Process::current() {
             return None;
         }
-        let context = self.context.get().and_then(|context| context.as_ref().ok());
+        if let Some(buffers) = &self.settings.buffers {
+            return Some(buffers.clone());
+        }
+        if let Some(Ok(context)) = self.context.get() {
+            return Some(context.handle.buffers().clone());
+        }
+        let context = self.runtime_contexts.any();
         context.map(|context| context.handle.buffers().clone())
     }
 
@@ -133,8 +152,43 @@ impl ObjectFiles {
         object: &Arc<OpenObject>,
         range: Range<u64>,
     ) -> Result<Bytes, StoreFault> {
-        let mut results = self.read_ranges(object, vec![range]).await?;
-        Ok(results.pop().unwrap_or_default())
+        let len = range.end - range.start;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let pool = self.buffers();
+        if let Some(bytes) = self.read_cached(object, &range, pool.as_ref()) {
+            match len >= TURN {
+                true => tokio::task::yield_now().await,
+                false => tokio::task::consume_budget().await,
+            }
+            return Ok(bytes);
+        }
+        let mut read = match self.read_direct(object, slice::from_ref(&range)).await {
+            Some(read) => read,
+            None => {
+                let ranges = vec![range.clone()];
+                self.read_on_threads(object, ranges, pool).await?
+            }
+        };
+        let bytes = read.pop().unwrap_or_default();
+        check_len(object, &range, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies a range from the page cache, if it is there.
+    fn read_cached(
+        &self,
+        object: &OpenObject,
+        range: &Range<u64>,
+        pool: Option<&SizeClassPool>,
+    ) -> Option<Bytes> {
+        if !self.settings.cached_reads || range.end - range.start > LONGEST_COPY {
+            return None;
+        }
+        let bytes = read_cached(object, range, pool)?;
+        self.cached.add(bytes.len() as u64);
+        Some(bytes)
     }
 
     /// Reads `ranges` of the object, which are within its size or empty.
@@ -156,14 +210,8 @@ impl ObjectFiles {
             .enumerate()
             .filter(|(_, range)| !range.is_empty())
         {
-            let is_short = range.end - range.start <= LONGEST_COPY;
-            let cached = match self.settings.cached_reads && is_short {
-                true => read_cached(object, range, pool.as_ref()),
-                false => None,
-            };
-            match cached {
+            match self.read_cached(object, range, pool.as_ref()) {
                 Some(bytes) => {
-                    self.cached.add(bytes.len() as u64);
                     turn += bytes.len() as u64;
                     results[index] = bytes;
                 }
@@ -183,12 +231,7 @@ impl ObjectFiles {
             None => self.read_on_threads(object, wanted.clone(), pool).await?,
         };
         for ((index, range), bytes) in missing.into_iter().zip(wanted).zip(read) {
-            if (bytes.len() as u64) < range.end - range.start {
-                return Err(StoreFault::Shrunk {
-                    path: object.path.clone(),
-                    end: range.end,
-                });
-            }
+            check_len(object, &range, &bytes)?;
             results[index] = bytes;
         }
         Ok(results)
@@ -197,7 +240,8 @@ impl ObjectFiles {
     /// Reads with direct I/O. `None` if that is not possible, or fails.
     async fn read_direct(&self, object: &OpenObject, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
         let file = object.direct()?;
-        let handle = &self.context()?.handle;
+        let context = self.context()?;
+        let handle = &context.handle;
         let read = match ranges {
             [range] => file
                 .read_range(handle, range.clone())
@@ -256,31 +300,47 @@ impl ObjectFiles {
         range: Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, StoreFault>> + Send + 'static {
         let files = Arc::clone(self);
+        if range.end - range.start <= self.settings.coalesce_size {
+            // In one piece: a caller that wants all of it gets it without a copy.
+            return stream::iter((!range.is_empty()).then_some(range))
+                .then(move |range| {
+                    let (files, object) = (Arc::clone(&files), Arc::clone(&object));
+                    async move { files.read_range(&object, range).await }
+                })
+                .left_stream();
+        }
         let depth = self.settings.depth;
-        let chunks = split(range, self.settings.chunk_size, self.settings.coalesce_size);
+        let chunks = split(range, self.settings.chunk_size);
         stream::iter(chunks)
             .map(move |chunk| {
                 let (files, object) = (Arc::clone(&files), Arc::clone(&object));
                 async move { files.read_range(&object, chunk).await }
             })
             .buffered(depth)
+            .right_stream()
     }
 }
 
-/// Splits `range` at multiples of `chunk`. Not at all, if it has at most `single` bytes: so a caller that
-/// wants all of it gets it without a copy.
-fn split(range: Range<u64>, chunk: u64, single: u64) -> impl Iterator<Item = Range<u64>> {
-    let is_single = range.end - range.start <= single;
+/// Returns an error, if fewer bytes were read than `range` has.
+fn check_len(object: &OpenObject, range: &Range<u64>, bytes: &Bytes) -> Result<(), StoreFault> {
+    match (bytes.len() as u64) < range.end - range.start {
+        true => Err(StoreFault::Shrunk {
+            path: object.path.clone(),
+            end: range.end,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Splits `range` at multiples of `chunk`.
+fn split(range: Range<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
     let mut start = range.start;
     std::iter::from_fn(move || {
         if start >= range.end {
             return None;
         }
         let boundary = (start / chunk + 1).saturating_mul(chunk);
-        let end = match is_single {
-            true => range.end,
-            false => boundary.min(range.end),
-        };
+        let end = boundary.min(range.end);
         Some(std::mem::replace(&mut start, end)..end)
     })
 }
@@ -291,15 +351,10 @@ mod tests {
 
     #[test]
     fn a_range_is_split_at_multiples_of_the_chunk() {
-        let chunks: Vec<_> = split(5..25, 10, 8).collect();
+        let chunks: Vec<_> = split(5..25, 10).collect();
         assert_eq!(chunks, [5..10, 10..20, 20..25]);
-        let single: Vec<_> = split(5..25, 10, 20).collect();
-        assert_eq!((single.len(), single[0].clone()), (1, 5..25));
-        assert_eq!(split(7..7, 10, 20).count(), 0);
+        assert_eq!(split(7..7, 10).count(), 0);
         let last = u64::MAX - 5..u64::MAX;
-        assert_eq!(
-            split(last.clone(), 10, 1).last(),
-            Some(u64::MAX - 5..u64::MAX)
-        );
+        assert_eq!(split(last.clone(), 10).last(), Some(last));
     }
 }

@@ -174,7 +174,7 @@ impl NewPart {
             path: self.target.clone(),
         })?;
         let (files, offset, payload) = (self.files, self.offset, self.payload);
-        let context = staged.direct().and_then(|_| files.context().cloned());
+        let context = staged.direct().and_then(|_| files.context());
         let is_large = len >= files.settings.direct_upload_size;
         match context.filter(|_| is_large) {
             Some(context) => {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -59,7 +59,7 @@ impl ObjectFacts {
 /// or if the kernel can't tell (before Linux 5.12).
 ///
 /// `RESOLVE_CACHED` fails instead of waiting. See `openat2(2)`.
-pub(crate) fn facts_without_blocking(path: &Path) -> Option<io::Result<ObjectFacts>> {
+fn facts_without_blocking(path: &Path) -> Option<io::Result<ObjectFacts>> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
         Ok(place) => {
@@ -77,6 +77,8 @@ pub(crate) struct OpenObject {
     pub(crate) path: PathBuf,
     /// The file when it was opened.
     pub(crate) facts: ObjectFacts,
+    /// [`ObjectFacts::e_tag`]. It takes longer to format than a small read from the page cache.
+    pub(crate) e_tag: String,
     /// Reads through the page cache.
     pub(crate) buffered: File,
     /// Direct reads, if the file system can do them and the object is not small.
@@ -85,6 +87,10 @@ pub(crate) struct OpenObject {
     refuses_direct: AtomicBool,
     /// Whether the kernel says which pages are in the page cache.
     reports_cached: AtomicBool,
+    /// Number of ranges in a row that were not in the page cache.
+    uncached: AtomicU32,
+    /// The path leads through no symbolic link.
+    has_plain_path: bool,
     /// Whether the descriptor may be kept: not on a network file system, where another machine can change
     /// the file without a change of the facts that this machine has cached.
     pub(crate) may_be_kept: bool,
@@ -113,8 +119,14 @@ impl OpenObject {
         }
         let mut options = OpenOptions::new();
         options.read(true);
-        // Should there be a pipe meanwhile, this does not wait for its writer.
-        let buffered = options.clone().custom_flags(libc::O_NONBLOCK).open(path);
+        // Should there be a pipe meanwhile, `O_NONBLOCK` does not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let plain = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let has_plain_path = plain.is_ok();
+        let buffered = match plain {
+            Ok(file) => Ok(File::from(file)),
+            Err(_) => options.clone().custom_flags(libc::O_NONBLOCK).open(path),
+        };
         let buffered = buffered.map_err(open_error)?;
         let metadata = buffered.metadata().map_err(open_error)?;
         if metadata.is_dir() {
@@ -136,12 +148,30 @@ impl OpenObject {
         Ok(AtPath::Object(OpenObject {
             path: path.to_owned(),
             facts,
+            e_tag: facts.e_tag(),
             may_be_kept: is_local(&buffered),
             buffered,
             direct,
             refuses_direct: AtomicBool::new(false),
             reports_cached: AtomicBool::new(true),
+            uncached: AtomicU32::new(0),
+            has_plain_path,
         }))
+    }
+
+    /// Whether the file at the path is still this one, and unchanged. `false` if that is not known without
+    /// waiting for the disk.
+    ///
+    /// The open file keeps the directory entries of its path in memory, so a plain `stat` finds them without
+    /// the disk. Only a name that leads to another file by now, and that the kernel has evicted since, is
+    /// looked up there.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        match self.has_plain_path {
+            true => std::fs::metadata(&self.path)
+                .is_ok_and(|metadata| ObjectFacts::new(&metadata) == self.facts),
+            false => facts_without_blocking(&self.path)
+                .is_some_and(|facts| facts.is_ok_and(|facts| facts == self.facts)),
+        }
     }
 
     /// The file for direct reads, if they are possible.
@@ -156,8 +186,27 @@ impl OpenObject {
         self.refuses_direct.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn reports_cached(&self) -> bool {
-        self.reports_cached.load(Ordering::Relaxed)
+    /// Whether to ask the kernel for the pages of the next range. After many ranges that were not in the page
+    /// cache only every eighth is asked for: a wrong guess costs a direct read, and the answer is as likely
+    /// to be the same.
+    pub(crate) fn asks_for_cached(&self) -> bool {
+        const IN_A_ROW: u32 = 64;
+        if !self.reports_cached.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.uncached.load(Ordering::Relaxed) < IN_A_ROW {
+            return true;
+        }
+        self.uncached.fetch_add(1, Ordering::Relaxed) % 8 == 0
+    }
+
+    /// Remembers the answer of the kernel.
+    pub(crate) fn observe_cached(&self, is_cached: bool) {
+        let uncached = match is_cached {
+            true => 0,
+            false => self.uncached.load(Ordering::Relaxed).saturating_add(1), // a guess may miss some
+        };
+        self.uncached.store(uncached, Ordering::Relaxed);
     }
 
     /// The kernel does not say which pages of the file are in the page cache, so it is not asked again.

@@ -36,10 +36,12 @@ pub(crate) fn read_cached(
     range: &Range<u64>,
     pool: Option<&SizeClassPool>,
 ) -> Option<Bytes> {
-    if !object.reports_cached() {
+    if !object.asks_for_cached() {
         return None;
     }
-    match cached(&object.buffered, range) {
+    let found = cached(&object.buffered, range);
+    object.observe_cached(found == Cached::Whole);
+    match found {
         Cached::Whole => {}
         Cached::NotWhole => return None,
         Cached::Unknown => {

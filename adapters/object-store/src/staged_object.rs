@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use tokio_kaio::Process;
 
 use crate::blocking_call::drop_blocking;
 use crate::open_object::ObjectFacts;
@@ -35,7 +36,7 @@ struct StagedFile {
     direct: Option<tokio_kaio::File>,
     path: PathBuf,
     /// A forked child drops copies of what its parent still writes.
-    process: u32,
+    process: Process,
 }
 
 impl StagedObject {
@@ -70,7 +71,7 @@ impl StagedObject {
                         file,
                         direct,
                         path,
-                        process: std::process::id(),
+                        process: Process::current(),
                     };
                     return Ok(StagedObject {
                         file: Some(file),
@@ -175,7 +176,7 @@ impl Drop for StagedObject {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() && self.process == std::process::id() {
+        if !self.path.as_os_str().is_empty() && self.process == Process::current() {
             let _ = fs::remove_file(&self.path); // nobody is there to hear of an error
         }
     }

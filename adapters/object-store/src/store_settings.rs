@@ -7,6 +7,7 @@ use tokio_kaio::{AioContextHandle, SizeClassPool};
 pub(crate) struct StoreSettings {
     pub(crate) context: Option<AioContextHandle>,
     pub(crate) buffers: Option<SizeClassPool>,
+    pub(crate) runtime_contexts: bool,
     pub(crate) cached_reads: bool,
     pub(crate) small_object_size: u64,
     pub(crate) direct_upload_size: u64,
@@ -22,6 +23,7 @@ impl Default for StoreSettings {
         StoreSettings {
             context: None,
             buffers: None,
+            runtime_contexts: false,
             cached_reads: true,
             small_object_size: 16 << 10,
             direct_upload_size: 1 << 20,

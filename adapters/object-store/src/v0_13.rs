@@ -58,13 +58,13 @@ mod version {
         local
     }
 
-    pub(super) fn e_tag(facts: &ObjectFacts) -> String {
-        facts.e_tag()
+    pub(super) fn e_tag(unquoted: &str) -> String {
+        unquoted.to_owned()
     }
 
     pub(super) fn put_result(facts: &ObjectFacts) -> PutResult {
         PutResult {
-            e_tag: Some(e_tag(facts)),
+            e_tag: Some(e_tag(&facts.e_tag())),
             version: None,
         }
     }

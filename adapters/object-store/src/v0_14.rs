@@ -58,13 +58,13 @@ mod version {
         local.with_fsync(fsync)
     }
 
-    pub(super) fn e_tag(facts: &ObjectFacts) -> String {
-        format!("\"{}\"", facts.e_tag())
+    pub(super) fn e_tag(unquoted: &str) -> String {
+        ["\"", unquoted, "\""].concat()
     }
 
     pub(super) fn put_result(facts: &ObjectFacts) -> PutResult {
         PutResult {
-            e_tag: Some(e_tag(facts)),
+            e_tag: Some(e_tag(&facts.e_tag())),
             version: None,
             extensions: Default::default(),
         }

@@ -53,6 +53,24 @@ impl KaioFileSystemBuilder {
         self
     }
 
+    /// Sets whether reads and writes on a tokio runtime of several threads use an AIO context of that runtime,
+    /// which all stores share there. Off by default.
+    ///
+    /// The threads of the runtime then complete the requests that they make, and no other thread has to be
+    /// woken: small reads take less CPU time, and return earlier. Elsewhere, requests use the context with a
+    /// thread of its own. Has no effect with [`with_context`](Self::with_context).
+    ///
+    /// While all threads of the runtime compute without yielding, nothing is completed.
+    ///
+    /// # Panics
+    ///
+    /// Not this call, but a later read or write on a runtime in which I/O is not enabled
+    /// ([`enable_io`](https://docs.rs/tokio/latest/tokio/runtime/struct.Builder.html#method.enable_io)).
+    pub fn with_runtime_contexts(mut self, runtime_contexts: bool) -> Self {
+        self.settings.runtime_contexts = runtime_contexts;
+        self
+    }
+
     /// Sets the pool that results take their memory from. By default the stores of the process share one of
     /// 256 MiB. While a pool is empty, memory is allocated for each result.
     ///

@@ -16,13 +16,14 @@ use super::part_upload::PartUpload;
 use super::version::object_store::local::LocalFileSystem;
 use super::version::object_store::path::Path;
 use super::version::object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    RenameOptions, Result,
+    CopyMode, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, Result,
 };
 use super::version::{self, LOCAL_CAN_SYNC};
 use crate::StoreMetrics;
 use crate::blocking_call::run_blocking;
+use crate::object_copy;
 use crate::object_files::ObjectFiles;
 use crate::object_write::{self, ObjectUpload};
 use crate::open_object::{AtPath, ObjectFacts, facts_of};
@@ -190,12 +191,12 @@ impl fmt::Display for KaioFileSystem {
     }
 }
 
-fn object_meta(location: &Path, facts: &ObjectFacts) -> ObjectMeta {
+fn object_meta(location: &Path, facts: &ObjectFacts, e_tag: &str) -> ObjectMeta {
     ObjectMeta {
         location: location.clone(),
         last_modified: facts.last_modified().into(),
         size: facts.size,
-        e_tag: Some(version::e_tag(facts)),
+        e_tag: Some(version::e_tag(e_tag)),
         version: None,
     }
 }
@@ -250,7 +251,7 @@ impl ObjectStore for KaioFileSystem {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         if options.head {
             let facts = facts_of(self.path_to_filesystem(location)?).await?;
-            let meta = object_meta(location, &facts);
+            let meta = object_meta(location, &facts, &facts.e_tag());
             options.check_preconditions(&meta)?;
             let range = range_of(&options, meta.size)?;
             let nothing = GetResultPayload::Stream(stream::empty().boxed());
@@ -264,7 +265,7 @@ impl ObjectStore for KaioFileSystem {
                 return self.local.get_opts(location, options).await;
             }
         };
-        let meta = object_meta(location, &object.facts);
+        let meta = object_meta(location, &object.facts, &object.e_tag);
         options.check_preconditions(&meta)?;
         let range = range_of(&options, meta.size)?;
         let chunks = self.files.chunks(object, range.clone());
@@ -326,8 +327,14 @@ impl ObjectStore for KaioFileSystem {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let copy = self.local.copy_opts(from, to, options);
-        self.durable(None, to, copy).await
+        if options.mode == CopyMode::Create {
+            let copy = self.local.copy_opts(from, to, options);
+            return self.durable(None, to, copy).await;
+        }
+        let (source, target) = (self.path_to_filesystem(from)?, self.path_to_filesystem(to)?);
+        let copied = object_copy::copy(source, target, self.fsync).await;
+        self.changed(to);
+        Ok(copied?)
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {

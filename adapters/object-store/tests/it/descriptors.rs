@@ -80,6 +80,36 @@ async fn a_file_is_opened_once_and_again_after_a_change() {
 }
 
 #[tokio::test]
+async fn a_file_behind_links_is_opened_once_and_again_when_a_link_leads_elsewhere() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let location = Path::from("link/object");
+    for seed in 0..3 {
+        let target = dir.path().join(format!("dir-{seed}"));
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("object"), data(50_000, seed)).unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("new")).unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("link")).unwrap();
+        for _ in 0..3 {
+            assert!(read(&store, &location).await == data(50_000, seed));
+        }
+        let metrics = store.metrics();
+        let opened = seed + 1;
+        let counts = (metrics.descriptors_opened, metrics.descriptors_reused);
+        assert_eq!(counts, (opened, 2 * opened));
+    }
+    // A directory above is replaced, and nothing else changes.
+    fs::create_dir(dir.path().join("plain")).unwrap();
+    fs::write(dir.path().join("plain/object"), data(50_000, 7)).unwrap();
+    let plain = Path::from("plain/object");
+    assert!(read(&store, &plain).await == data(50_000, 7));
+    fs::rename(dir.path().join("plain"), dir.path().join("old")).unwrap();
+    store.get(&plain).await.unwrap_err();
+    fs::rename(dir.path().join("dir-0"), dir.path().join("plain")).unwrap();
+    assert!(read(&store, &plain).await == data(50_000, 0));
+}
+
+#[tokio::test]
 async fn no_more_files_stay_open_than_set() {
     let dir = disk_dir();
     for keep in [0, 1, 3] {

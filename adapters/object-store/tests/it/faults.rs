@@ -6,12 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use futures::TryStreamExt;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::KaioFileSystem;
 use super::object_store::path::Path;
-use super::object_store::{Error, ObjectStoreExt};
-use crate::fixture::{data, disk_dir, files_below, in_child};
+use super::object_store::{Error, ObjectStore, ObjectStoreExt};
+use crate::fixture::{data, disk_dir, files_below, in_child, write_uncached};
 
 fn set_limit(resource: Resource, value: u64) {
     let limit = rustix::process::getrlimit(resource);
@@ -171,6 +172,66 @@ fn a_full_file_system_is_an_error_and_leaves_nothing() {
             }
             store.put(&location, data(1 << 20, 1).into()).await.unwrap();
             store.delete(&location).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_device_that_fails_is_an_error_that_says_so() {
+    const TEST: &str = "a_device_that_fails_is_an_error_that_says_so";
+    // An ext4 on a loop device, whose file loses its second half.
+    const DIR: &str = "KAIO_OBJECT_STORE_TEST_FAILING_DIR";
+    let Some(dir) = env::var_os(DIR) else {
+        if !rustix::process::getuid().is_root() {
+            return eprintln!("skipped: only root can mount a loop device");
+        }
+        let test = format!("{}::{TEST}", module_path!().split_once("::").unwrap().1);
+        let dir = disk_dir();
+        fs::create_dir(dir.path().join("mounted")).unwrap();
+        // In a mount namespace of its own, the mount and the loop device end with the process.
+        let script = "truncate -s 64M \"$1/image\" && mkfs.ext4 -q -F \"$1/image\" \
+            && mount -o loop \"$1/image\" \"$1/mounted\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
+        let mut child = Command::new("unshare");
+        child.args(["--mount", "sh", "-c", script, "sh"]);
+        child
+            .arg(dir.path())
+            .arg(env::current_exe().unwrap())
+            .arg(test)
+            .env(DIR, dir.path());
+        return match child.output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
+                panic!("{}", String::from_utf8_lossy(&output.stdout))
+            }
+            refused => eprintln!("skipped: no file system can be mounted here: {refused:?}"),
+        };
+    };
+    let dir = std::path::PathBuf::from(dir);
+    let mounted = dir.join("mounted");
+    run(async {
+        write_uncached(&mounted.join("object"), &data(40 << 20, 1));
+        let image = fs::File::options().write(true).open(dir.join("image"));
+        let image = image.unwrap();
+        image.sync_all().unwrap();
+        let store = KaioFileSystem::new_with_prefix(&mounted).unwrap();
+        let location = Path::from("object");
+        // Opened before the device fails: what follows needs its data only.
+        store.get_range(&location, 0..5).await.unwrap();
+        image.set_len(20 << 20).unwrap();
+        let is_failure = |error: Error| {
+            let text = error.to_string();
+            let says_so = text.contains("the device reports an error") && text.contains("object");
+            assert!(matches!(error, Error::Generic { .. }) && says_so, "{text}");
+        };
+        let end = (40 << 20) - 20_000..(40 << 20) - 10_000;
+        is_failure(store.get_range(&location, end.clone()).await.unwrap_err());
+        let ranges = store.get_ranges(&location, &[0..5, end]).await;
+        is_failure(ranges.unwrap_err());
+        let stream = store.get(&location).await.unwrap().into_stream();
+        let chunks: Result<Vec<_>, _> = stream.try_collect().await;
+        is_failure(chunks.unwrap_err());
+        if store.metrics().direct.count > 0 {
+            assert!(store.metrics().direct_failures > 0);
         }
     });
 }

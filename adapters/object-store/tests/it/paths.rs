@@ -123,6 +123,70 @@ async fn a_link_that_leads_elsewhere_is_read_from_there() {
 }
 
 #[tokio::test]
+async fn lists_are_those_of_local_file_system() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let local = LocalFileSystem::new_with_prefix(dir.path()).unwrap();
+    for name in ["a", "b/1", "b/2", "b/c/3", "bb", "d e/4", "f#1/5", "z"] {
+        fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(name), name).unwrap();
+    }
+    fs::write(dir.path().join("b/1#7"), "a temporary file").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let of = async |store: &dyn ObjectStore| {
+        let mut lists = Vec::new();
+        for prefix in [
+            None,
+            Some("b"),
+            Some("b/c"),
+            Some("missing"),
+            Some("a"),
+            Some("d e"),
+        ] {
+            let prefix = prefix.map(Path::from);
+            let prefix = prefix.as_ref();
+            let mut all: Vec<_> = store.list(prefix).try_collect().await.unwrap();
+            all.sort_by(|a, b| a.location.cmp(&b.location));
+            lists.push(all);
+            for offset in ["a", "b/1", "b/11", "b/c", "bb", "y", "zz"] {
+                let after = store.list_with_offset(prefix, &Path::from(offset));
+                let mut after: Vec<_> = after.try_collect().await.unwrap();
+                after.sort_by(|a, b| a.location.cmp(&b.location));
+                lists.push(after);
+            }
+            let mut level = store.list_with_delimiter(prefix).await.unwrap();
+            level.objects.sort_by(|a, b| a.location.cmp(&b.location));
+            level.common_prefixes.sort();
+            for dir in level.common_prefixes {
+                let meta = level.objects.first().cloned();
+                lists.push(meta.into_iter().collect());
+                assert!(!dir.as_ref().is_empty());
+            }
+            lists.push(level.objects);
+        }
+        lists
+    };
+    let (ours, expected) = (of(&store).await, of(&local).await);
+    assert!(expected[0].len() == 8, "{:?}", expected[0]);
+    assert_eq!(ours, expected);
+}
+
+#[tokio::test]
+async fn a_directory_that_can_not_be_read_is_an_error_of_a_list() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    // A name that is too long can't be read by anyone, not even by root.
+    let long = Path::from("x".repeat(300));
+    let listed: Result<Vec<_>, _> = store.list(Some(&long)).try_collect().await;
+    assert!(matches!(listed, Err(Error::Generic { .. })), "{listed:?}");
+    let got = store.get(&long).await;
+    assert!(matches!(got, Err(Error::Generic { .. })), "{got:?}");
+    let put = store.put(&long, "content".into()).await;
+    assert!(matches!(put, Err(Error::Generic { .. })), "{put:?}");
+    assert!(files_below(dir.path()).is_empty());
+}
+
+#[tokio::test]
 async fn names_may_have_any_characters_except_those_of_temporary_files() {
     let root = disk_dir();
     let dir = root.path().join("🙀 #1");

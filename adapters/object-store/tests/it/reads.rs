@@ -228,6 +228,41 @@ async fn uncached_data_is_read_directly_and_cached_data_from_the_page_cache() {
 }
 
 #[tokio::test]
+async fn data_that_others_have_cached_is_found_after_many_direct_reads() {
+    let dir = disk_dir();
+    let path = dir.path().join("object");
+    let content = data(1 << 20, 1);
+    write_uncached(&path, &content);
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let location = Path::from("object");
+    let read = async |index: u64| {
+        let range = index % 250 * 4096 + 5..index % 250 * 4096 + 4000;
+        let bytes = store.get_range(&location, range.clone()).await.unwrap();
+        assert!(bytes == slice(&content, &range));
+    };
+    for index in 0..200 {
+        read(index).await;
+    }
+    let cold = store.metrics();
+    if cold.direct.count < 200 {
+        return eprintln!("skipped: no direct I/O, or the kernel has kept the file cached: {cold}");
+    }
+    fs::read(&path).unwrap();
+    for index in 0..8 {
+        read(index).await;
+    }
+    let first = store.metrics().cached.count;
+    for index in 0..8 {
+        read(index).await;
+    }
+    let warm = store.metrics();
+    if warm.aio.is_some_and(|aio| aio.submitted == 0) || first == 0 {
+        return eprintln!("skipped: the kernel does not say what is cached, or has evicted it");
+    }
+    assert_eq!(warm.cached.count, first + 8); // asked for each range again
+}
+
+#[tokio::test]
 async fn a_small_object_is_read_through_the_page_cache() {
     let dir = disk_dir();
     write_uncached(&dir.path().join("object"), &data(16_383, 1));

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use futures::StreamExt;
 use futures::executor::block_on;
 use tempfile::TempDir;
 use tokio_kaio::{AioContextBuilder, Backend};
@@ -96,6 +97,69 @@ fn a_store_outlives_the_runtime_that_has_used_it() {
         assert!(block_on(stream.bytes()).unwrap() == data(100_000, 1));
     }
     assert_eq!(store.metrics().direct_failures, 0);
+}
+
+/// The number of threads of this process that serve completions for others.
+fn driver_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.filter(|name| name.trim() == "kaio-driver").count()
+}
+
+#[test]
+fn a_runtime_of_several_threads_completes_its_own_requests_if_that_is_set() {
+    let test = "a_runtime_of_several_threads_completes_its_own_requests_if_that_is_set";
+    if !in_child(module_path!(), test) {
+        return;
+    }
+    let dir = disk_dir();
+    let content = data(5 << 20, 1);
+    write_uncached(&dir.path().join("object"), &content);
+    let store = KaioFileSystem::builder().with_prefix(dir.path());
+    let store = store.with_cached_reads(false).with_runtime_contexts(true);
+    let store = store.with_fsync(true).build().unwrap();
+    let location = Path::from("object");
+    let use_store = async || {
+        let object = store.get(&location).await.unwrap();
+        assert!(object.bytes().await.unwrap() == content);
+        let ranges = [5..10, 1_000_000..1_200_000];
+        let read = store.get_ranges(&location, &ranges).await.unwrap();
+        assert!(read[1] == content[1_000_000..1_200_000]);
+        let new = Path::from("new");
+        store.put(&new, data(2 << 20, 1).into()).await.unwrap();
+        let chunks = store.get(&location).await.unwrap().into_stream();
+        chunks.skip(1) // with reads in flight, once it was polled
+    };
+    for _ in 0..3 {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut chunks = runtime.block_on(async {
+            let mut chunks = use_store().await;
+            chunks.next().await.unwrap().unwrap();
+            chunks
+        });
+        assert_eq!(driver_threads(), 0);
+        // The requests in flight end with the runtime, and are repeated.
+        drop(runtime);
+        let rest = block_on(chunks.by_ref().collect::<Vec<_>>());
+        let rest: Vec<_> = rest.into_iter().map(Result::unwrap).collect();
+        assert!(content.ends_with(&rest.concat()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    drop(runtime.block_on(use_store()));
+    drop(block_on(use_store()));
+    let metrics = store.metrics();
+    if metrics.direct.count == 0 {
+        return eprintln!("skipped: no direct I/O here: {metrics}");
+    }
+    assert_eq!(driver_threads(), 1);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -265,6 +266,71 @@ async fn a_write_that_is_dropped_at_any_point_leaves_no_temporary_file() {
     .await;
 }
 
+/// Runs a future until it was polled `polls` times, or is complete, and drops it. Returns whether it was complete.
+async fn run_for(future: impl Future<Output = ()>, polls: usize) -> bool {
+    let mut future = Box::pin(future);
+    let mut left = polls;
+    std::future::poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(false);
+        }
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Pending if left == 0 => Poll::Ready(false),
+            polled => polled.map(|()| true),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_write_that_is_dropped_after_any_number_of_steps_is_whole_or_leaves_nothing() {
+    with_store(async |store, dir| {
+        let location = Path::from("nested/object");
+        let content = data(100_000, 1);
+        let put = async || {
+            store.put(&location, content.clone().into()).await.unwrap();
+        };
+        let upload = async || {
+            let mut upload = store.put_multipart(&location).await.unwrap();
+            for part in content.chunks(30_000) {
+                upload.put_part(part.to_vec().into()).await.unwrap();
+            }
+            upload.complete().await.unwrap();
+        };
+        let create = async || {
+            let options = PutOptions::from(PutMode::Create);
+            let put = store.put_opts(&location, content.clone().into(), options);
+            let _ = put.await; // a call that was dropped before may have created it
+        };
+        let copy = async || {
+            let _ = store.copy(&location, &Path::from("copied/object")).await;
+        };
+        let mut polls = 0;
+        loop {
+            let ended = [
+                run_for(put(), polls).await,
+                run_for(upload(), polls).await,
+                run_for(create(), polls).await,
+                run_for(copy(), polls).await,
+            ];
+            if ended == [true; 4] {
+                break;
+            }
+            polls += 1;
+        }
+        assert!(polls > 1);
+        let is_whole = |path: &std::path::PathBuf| path.ends_with("object");
+        while !files_below(dir).iter().all(is_whole) {
+            tokio::task::yield_now().await; // the blocking pool removes the rest
+        }
+        for path in files_below(dir) {
+            assert!(fs::read(dir.join(&path)).unwrap() == content, "{path:?}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_runtime_that_ends_leaves_no_temporary_file() {
     let dir = disk_dir();
@@ -338,6 +404,29 @@ async fn copies_and_renames_create_directories() {
             .rename_if_not_exists(&to, &Path::from("h/i"))
             .await
             .unwrap();
+        assert_eq!(files_below(dir).len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_that_is_repeated_leaves_no_temporary_name() {
+    with_store(async |store, dir| {
+        let (from, to) = (Path::from("from"), Path::from("below/to"));
+        store.put(&from, data(50_000, 1).into()).await.unwrap();
+        for _ in 0..3 {
+            store.copy(&from, &to).await.unwrap(); // the second time, both are the same file
+            store.copy(&to, &to).await.unwrap();
+        }
+        assert_eq!(files_below(dir).len(), 2);
+        assert!(fs::read(dir.join("below/to")).unwrap() == data(50_000, 1));
+        let missing = store.copy(&Path::from("missing"), &to).await;
+        assert!(
+            matches!(missing, Err(Error::NotFound { .. })),
+            "{missing:?}"
+        );
+        fs::create_dir(dir.join("dir")).unwrap();
+        store.copy(&from, &Path::from("dir")).await.unwrap_err();
         assert_eq!(files_below(dir).len(), 2);
     })
     .await;
