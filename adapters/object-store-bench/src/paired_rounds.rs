@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,35 +15,83 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::store_work::{Round, Work};
+use crate::library_reads::LibraryFile;
+use crate::store_work::{LOCAL_OBJECT, OBJECT, Round, Work};
 
-/// The stores that are compared, and the file of the object that they read.
+/// The stores that are compared, and what they read.
 pub(crate) struct Stores<'a> {
     pub(crate) local: Arc<dyn ObjectStore>,
     pub(crate) kaio: Arc<dyn ObjectStore>,
-    pub(crate) object: &'a Path,
+    pub(crate) library: LibraryFile,
+    /// The directory of the objects.
+    pub(crate) dir: &'a Path,
+}
+
+/// What is measured in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Local,
+    Kaio,
+    Library,
+}
+
+/// The state of the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cache {
+    /// The object is evicted before each round.
+    Cold,
+    /// The object is read before each round.
+    Cached,
+    /// The page cache is smaller than the object, and stays as earlier rounds have left it. Each store has an
+    /// object of its own.
+    Limited,
+    /// Nothing is read.
+    Written,
+}
+
+impl Cache {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Cache::Cold => "cold",
+            Cache::Cached => "cached",
+            Cache::Limited => "larger than memory",
+            Cache::Written => "written",
+        }
+    }
 }
 
 /// The result of a work. Times are medians, in milliseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Compared {
     work: String,
-    about: String,
-    cached: bool,
-    local_wall: f64,
-    local_cpu: f64,
-    kaio_wall: f64,
-    kaio_cpu: f64,
+    pub(crate) about: String,
+    pub(crate) cache: Cache,
+    local: Times,
+    kaio: Times,
     /// `KaioFileSystem` divided by `LocalFileSystem`, round by round.
-    wall_ratio: Spread,
-    cpu_ratio: Spread,
+    pub(crate) ratios: Ratios,
+    /// The library without a store, divided by `LocalFileSystem`.
+    pub(crate) library: Option<Ratios>,
+    /// Bytes of the object that were in the page cache after the last round of each store.
+    pub(crate) local_page_cache: Option<u64>,
+    pub(crate) kaio_page_cache: Option<u64>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Serialize)]
 struct Times {
     wall: f64,
     cpu: f64,
 }
+
+/// Ratios of times.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Ratios {
+    pub(crate) wall: Spread,
+    pub(crate) cpu: Spread,
+}
+
+type Failed = Box<dyn Error + Send + Sync>;
 
 /// Runs `rounds` rounds of `work` on each store, after one that is not counted. The stores take turns in
 /// going first.
@@ -50,66 +99,97 @@ pub(crate) fn measure(
     runtime: &Runtime,
     stores: &Stores<'_>,
     work: &Work,
-    cached: bool,
+    cache: Cache,
     rounds: u32,
     share: u64,
-) -> Result<Compared, Box<dyn Error + Send + Sync>> {
-    let file = File::open(stores.object)?;
-    let len = file.metadata()?.len();
-    let mut local = Vec::new();
-    let mut kaio = Vec::new();
+) -> Result<Compared, Failed> {
+    let has_library = work.library.is_some() && cache == Cache::Cold;
+    let mut readers = vec![Reader::Local, Reader::Kaio];
+    readers.extend(has_library.then_some(Reader::Library));
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let mut page_cache = [None; 3];
     for round in 0..=rounds {
-        let run = |store: &Arc<dyn ObjectStore>| {
-            match cached {
-                true => drop(std::fs::read(stores.object)?),
-                false => fadvise(&file, 0, None, Advice::DontNeed)?,
+        for &reader in &readers {
+            let name = match reader {
+                Reader::Local if cache == Cache::Limited => LOCAL_OBJECT,
+                _ => OBJECT,
+            };
+            let path = stores.dir.join(name);
+            let file = File::open(&path)?;
+            match cache {
+                Cache::Cold => fadvise(&file, 0, None, Advice::DontNeed)?,
+                Cache::Cached => drop(std::fs::read(&path)?),
+                Cache::Limited | Cache::Written => {}
             }
             let of_round = Round {
-                store: Arc::clone(store),
-                len,
+                store: match reader {
+                    Reader::Local => Arc::clone(&stores.local),
+                    Reader::Kaio | Reader::Library => Arc::clone(&stores.kaio),
+                },
+                object: name,
+                len: file.metadata()?.len(),
+                scans_all: cache == Cache::Limited,
                 seed: round.into(),
                 share,
             };
-            let task = (work.run)(of_round);
-            let (start, cpu) = (Instant::now(), cpu_time());
-            runtime.block_on(runtime.spawn(task))??;
-            let times = Times {
-                wall: start.elapsed().as_secs_f64() * 1e3,
-                cpu: (cpu_time() - cpu).as_secs_f64() * 1e3,
-            };
-            Ok::<_, Box<dyn Error + Send + Sync>>(times)
-        };
-        let (of_local, of_kaio) = match round % 2 {
-            0 => {
-                let first = run(&stores.local)?;
-                (first, run(&stores.kaio)?)
+            let time = run(runtime, stores, work, reader, of_round)?;
+            if round > 0 {
+                times[reader as usize].push(time);
             }
-            _ => {
-                let first = run(&stores.kaio)?;
-                (run(&stores.local)?, first)
+            if cache != Cache::Written {
+                page_cache[reader as usize] = cached_bytes(&path);
             }
-        };
-        if round > 0 {
-            local.push(of_local);
-            kaio.push(of_kaio);
         }
+        readers.rotate_left(1);
     }
-    let median = |times: &[Times], of: fn(&Times) -> f64| spread(times.iter().map(of)).median;
-    let ratios = |of: fn(&Times) -> f64| {
-        let pairs = kaio.iter().zip(&local);
-        spread(pairs.map(|(kaio, local)| of(kaio) / of(local)))
+    let [local, kaio, library] = &times;
+    let ratios = |times: &[Times]| {
+        let of = |of: fn(&Times) -> f64| {
+            let pairs = times.iter().zip(local);
+            spread(pairs.map(|(time, local)| of(time) / of(local)))
+        };
+        Ratios {
+            wall: of(|times| times.wall),
+            cpu: of(|times| times.cpu),
+        }
     };
     Ok(Compared {
         work: work.name.into(),
         about: work.about.into(),
-        cached,
-        local_wall: median(&local, |times| times.wall),
-        local_cpu: median(&local, |times| times.cpu),
-        kaio_wall: median(&kaio, |times| times.wall),
-        kaio_cpu: median(&kaio, |times| times.cpu),
-        wall_ratio: ratios(|times| times.wall),
-        cpu_ratio: ratios(|times| times.cpu),
+        cache,
+        local: median(local),
+        kaio: median(kaio),
+        ratios: ratios(kaio),
+        library: has_library.then(|| ratios(library)),
+        local_page_cache: page_cache[Reader::Local as usize],
+        kaio_page_cache: page_cache[Reader::Kaio as usize],
     })
+}
+
+fn run(
+    runtime: &Runtime,
+    stores: &Stores<'_>,
+    work: &Work,
+    reader: Reader,
+    round: Round,
+) -> Result<Times, Failed> {
+    let task = match (reader, work.library) {
+        (Reader::Library, Some(read)) => read(stores.library.clone(), &round),
+        _ => (work.run)(round),
+    };
+    let (start, cpu) = (Instant::now(), cpu_time());
+    runtime.block_on(runtime.spawn(task))??;
+    Ok(Times {
+        wall: start.elapsed().as_secs_f64() * 1e3,
+        cpu: (cpu_time() - cpu).as_secs_f64() * 1e3,
+    })
+}
+
+fn median(times: &[Times]) -> Times {
+    Times {
+        wall: spread(times.iter().map(|times| times.wall)).median,
+        cpu: spread(times.iter().map(|times| times.cpu)).median,
+    }
 }
 
 fn spread(values: impl Iterator<Item = f64>) -> Spread {
@@ -128,22 +208,33 @@ fn cpu_time() -> Duration {
     )
 }
 
+/// Bytes of a file that are in the page cache, by `fincore(1)` of util-linux. `None`: it is not installed.
+fn cached_bytes(path: &Path) -> Option<u64> {
+    let mut fincore = Command::new("fincore");
+    fincore.args(["--bytes", "--noheadings", "--output", "RES"]);
+    let output = fincore.arg(path).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.trim().parse().ok()
+}
+
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.cached {
-            true => format!("{}, cached", self.work),
-            false => format!("{}, cold", self.work),
-        };
-        let times = |wall: f64, cpu: f64| format!("{wall:.0} / {cpu:.0}");
+        let name = format!("{}, {}", self.work, self.cache.name());
+        let times = |times: &Times| format!("{:.0} / {:.0}", times.wall, times.cpu);
         let ratio =
             |ratio: &Spread| format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.q1, ratio.q3);
         write!(
             f,
-            "{name:36} {:>20} {:>20} {:>18} {:>18}",
-            times(self.local_wall, self.local_cpu),
-            times(self.kaio_wall, self.kaio_cpu),
-            ratio(&self.wall_ratio),
-            ratio(&self.cpu_ratio)
-        )
+            "{name:34} {:>14} {:>14} {:>17} {:>17}",
+            times(&self.local),
+            times(&self.kaio),
+            ratio(&self.ratios.wall),
+            ratio(&self.ratios.cpu)
+        )?;
+        if let Some(library) = &self.library {
+            let (wall, cpu) = (library.wall.median, library.cpu.median);
+            write!(f, "  {wall:.2} / {cpu:.2}")?;
+        }
+        Ok(())
     }
 }
