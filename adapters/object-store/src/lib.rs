@@ -43,7 +43,8 @@
 //! # Runtimes
 //!
 //! The store can be used on any runtime, and kept in a `static`: requests are completed on a thread of the
-//! store's own, which all stores of the process share. As with `LocalFileSystem`, blocking calls run on the
+//! store's own, which all stores of the process share, or, if
+//! [set](v0_14::KaioFileSystemBuilder::with_runtime_contexts), by the runtime that makes them. As with `LocalFileSystem`, blocking calls run on the
 //! blocking pool of the current tokio runtime. Outside a tokio runtime they run on the calling thread.
 //!
 //! # Descriptors
