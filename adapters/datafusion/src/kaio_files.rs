@@ -8,7 +8,6 @@ use datafusion::common::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::object_store::ObjectStore;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
@@ -19,6 +18,7 @@ use crate::kaio_files_metrics::KaioFilesMetrics;
 use crate::prefetch::Prefetch;
 use crate::prefetch_rule::PrefetchRule;
 use crate::prefetcher::Prefetcher;
+use crate::session_store::SessionStore;
 
 /// Lets DataFusion read and write local files with Linux kernel AIO.
 ///
@@ -117,8 +117,8 @@ impl KaioFiles {
     ///
     /// This is for programs without a session, such as executors of Ballista.
     pub fn register_runtime(&self, runtime: &RuntimeEnv) {
-        let store = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
         let url = ObjectStoreUrl::local_filesystem();
+        let store = Arc::new(SessionStore::new(&self.store));
         runtime.register_object_store(url.as_ref(), store);
     }
 

@@ -31,7 +31,9 @@
 //! # What is read and written through the store
 //!
 //! Everything with a `file://` URL, or a path: tables of all formats, their listings and statistics, `COPY TO`,
-//! and `INSERT INTO`. Files to which DataFusion spills are not; neither are the shuffle files of Ballista.
+//! and `INSERT INTO`. Except that whole Arrow IPC files whose messages are aligned to more than 8 bytes are
+//! opened as `LocalFileSystem` does it, because DataFusion 55 can't infer the schema of such a stream. Files to
+//! which DataFusion spills are not; neither are the shuffle files of Ballista.
 //!
 //! # Row groups that are fetched ahead
 //!
@@ -77,6 +79,7 @@ mod prefetching_reader;
 mod read_order;
 mod row_group_pruning;
 mod scan_progress;
+mod session_store;
 
 pub use kaio_files::KaioFiles;
 pub use kaio_files_metrics::{KaioFilesMetrics, PrefetchMetrics};

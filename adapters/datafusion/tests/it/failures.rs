@@ -4,7 +4,8 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use datafusion::prelude::SessionConfig;
+use datafusion::physical_plan::collect;
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::fixture::{Sessions, batch, disk_dir, row_groups_of, rows, text, write_parquet};
 
@@ -18,6 +19,21 @@ async fn errors(sessions: &Sessions, sql: &str) -> [String; 2] {
     let local = rows(&sessions.local, sql).await.expect_err(sql);
     let kaio = rows(&sessions.kaio, sql).await.expect_err(sql);
     [local.to_string(), kaio.to_string()]
+}
+
+/// The errors of both sessions, if `change` happens to the table after the query is planned.
+async fn errors_after(sessions: &Sessions, sql: &str, change: impl FnOnce()) -> [String; 2] {
+    let (local, kaio) = (&sessions.local, &sessions.kaio);
+    let plan = |session| SessionContext::sql(session, sql);
+    let local_plan = plan(local).await.unwrap().create_physical_plan().await;
+    let kaio_plan = plan(kaio).await.unwrap().create_physical_plan().await;
+    change();
+    let local = collect(local_plan.unwrap(), local.task_ctx()).await;
+    let kaio = collect(kaio_plan.unwrap(), kaio.task_ctx()).await;
+    [
+        local.unwrap_err().to_string(),
+        kaio.unwrap_err().to_string(),
+    ]
 }
 
 async fn sessions_with_table(path: &Path) -> Sessions {
@@ -48,8 +64,8 @@ async fn a_file_that_disappears_is_named() {
     write_parquet(&path, &[batch(0, 1_000)], row_groups_of(100));
     let sessions = sessions_with_table(&path).await;
     sessions.same("select * from t").await;
-    fs::remove_file(&path).unwrap();
-    let [local, kaio] = errors(&sessions, "select * from t").await;
+    let remove = || fs::remove_file(&path).unwrap();
+    let [local, kaio] = errors_after(&sessions, "select * from t", remove).await;
     assert!(
         local.contains("gone.parquet") && kaio.contains("gone.parquet"),
         "{local}\n{kaio}"
@@ -64,8 +80,8 @@ async fn a_file_that_is_cut_is_named() {
     let len = fs::metadata(&path).unwrap().len();
     let sessions = sessions_with_table(&path).await;
     sessions.same("select count(name) from t").await;
-    truncate(&path, len / 2); // the metadata is in the cache
-    let [local, kaio] = errors(&sessions, "select * from t").await;
+    let cut = || truncate(&path, len / 2); // the metadata is in the cache
+    let [local, kaio] = errors_after(&sessions, "select * from t", cut).await;
     assert!(kaio.contains("cut.parquet"), "{local}\n{kaio}");
     assert_eq!(sessions.files.metrics().prefetch.memory, 0);
 }

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
+use datafusion::physical_plan::collect;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use kaio_datafusion::{KaioFiles, Prefetch, PrefetchMetrics};
@@ -173,7 +176,7 @@ async fn nothing_is_fetched_when_prefetching_is_off() {
 async fn a_scan_without_memory_for_prefetches_reads_all_rows() {
     let (_dir, path) = file();
     let all = bytes_of(&path, None);
-    for memory in [1, 1_000, all / 20, all / 5] {
+    for memory in [1, 1_000, all / 20] {
         let files = KaioFiles::new().with_prefetch(Prefetch::default().with_memory(memory));
         let session = session(&files, SessionConfig::new(), text(&path))
             .await
@@ -224,7 +227,8 @@ async fn a_plan_that_is_kept_and_executed_again_fetches_again() {
     let query = session.sql("select * from t").await.unwrap();
     let plan = query.create_physical_plan().await.unwrap();
     for round in 1..=3 {
-        let batches = datafusion::physical_plan::collect(plan.clone(), session.task_ctx());
+        let plan = reset_plan_states(Arc::clone(&plan)).unwrap();
+        let batches = collect(plan, session.task_ctx());
         let rows: usize = batches
             .await
             .unwrap()
@@ -259,12 +263,12 @@ async fn the_metrics_of_a_plan_are_those_of_datafusion() {
             .await
             .unwrap();
         let plan = query.create_physical_plan().await.unwrap();
-        datafusion::physical_plan::collect(plan.clone(), session.task_ctx())
+        collect(Arc::clone(&plan), session.task_ctx())
             .await
             .unwrap();
         let mut scan = plan;
         while let Some(child) = scan.children().first() {
-            scan = std::sync::Arc::clone(*child);
+            scan = Arc::clone(*child);
         }
         let metrics = scan.metrics().unwrap().aggregate_by_name();
         let value = |name: &str| {
