@@ -102,7 +102,7 @@ async fn a_missing_permission_names_the_file() {
     let dir = disk_dir();
     let path = dir.path().join("secret.parquet");
     write_parquet(&path, &[batch(0, 1_000)], row_groups_of(100));
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&path).is_ok() {
         eprintln!("skipped: this user may open files without permission");
         return;
