@@ -73,12 +73,15 @@ impl FilesAhead {
         let is_it = |index: &&usize| self.files[**index].file.range == file.range;
         let index = *ranges.iter().find(is_it)?;
         let mut state = self.state();
+        let mut outdated = HashMap::new();
         if state.opened[index] {
             // The plan is executed again.
             state.opened.fill(false);
-            state.ahead.clear();
+            outdated = std::mem::take(&mut state.ahead);
         }
         state.opened[index] = true;
+        drop(state);
+        drop(outdated); // when the lock is free
         Some(index)
     }
 

@@ -65,8 +65,10 @@ impl Prefetcher {
     /// a scan has ended early, and its plan was kept.
     pub(crate) fn refused(&self) {
         count(&self.counters.refused, 1);
-        let scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
-        let scans: Vec<_> = scans.iter().filter_map(Weak::upgrade).collect();
+        let scans: Vec<_> = {
+            let scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+            scans.iter().filter_map(Weak::upgrade).collect()
+        };
         for scan in scans.iter().filter(|scan| scan.is_idle()) {
             scan.files().clear();
         }

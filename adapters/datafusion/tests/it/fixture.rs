@@ -69,6 +69,13 @@ impl Sessions {
     }
 }
 
+/// Waits until no prefetch has memory: the runtime drops tasks that were aborted when it polls them.
+pub(crate) async fn without_prefetches(files: &KaioFiles) {
+    while files.metrics().prefetch.memory > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The rows of the answer, as text. Sorted, unless the query orders them.
 pub(crate) async fn rows(session: &SessionContext, sql: &str) -> Result<Vec<String>> {
     let batches = session.sql(sql).await?.collect().await?;

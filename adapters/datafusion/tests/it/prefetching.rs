@@ -13,7 +13,9 @@ use futures_util::StreamExt;
 use kaio_datafusion::{KaioFiles, Prefetch, PrefetchMetrics};
 use tempfile::TempDir;
 
-use crate::fixture::{batch, disk_dir, row_groups_of, rows, text, write_parquet};
+use crate::fixture::{
+    batch, disk_dir, row_groups_of, rows, text, without_prefetches, write_parquet,
+};
 
 const GROUPS: u64 = 10;
 
@@ -205,9 +207,7 @@ async fn results_that_are_dropped_leave_no_prefetch() {
             stream.next().await.unwrap().unwrap();
         }
         drop(stream);
-        while files.metrics().prefetch.memory > 0 {
-            tokio::task::yield_now().await; // the tasks that were aborted are dropped by the runtime
-        }
+        without_prefetches(&files).await;
     }
     let prefetch = files.metrics().prefetch;
     assert!(
@@ -215,6 +215,61 @@ async fn results_that_are_dropped_leave_no_prefetch() {
         "{prefetch:?}"
     );
     assert_eq!(prefetch.bytes, prefetch.bytes_used + prefetch.bytes_unused);
+}
+
+/// A directory with files of one row group.
+fn directory() -> TempDir {
+    let dir = disk_dir();
+    for part in 0..6 {
+        let path = dir.path().join(format!("{part}.parquet"));
+        write_parquet(&path, &[batch(part * 1_000, 1_000)], row_groups_of(1_000));
+    }
+    dir
+}
+
+#[tokio::test]
+async fn results_of_many_files_that_are_dropped_leave_no_prefetch() {
+    let dir = directory();
+    let files = KaioFiles::new();
+    let location = dir.path().join("");
+    let session = session(&files, SessionConfig::new(), text(&location))
+        .await
+        .unwrap();
+    let query = session.sql("select * from t").await.unwrap();
+    let mut stream = query.execute_stream().await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    assert_eq!(files.metrics().prefetch.files, 1);
+    drop(stream);
+    without_prefetches(&files).await;
+    let prefetch = files.metrics().prefetch;
+    assert_eq!(prefetch.bytes, prefetch.bytes_used + prefetch.bytes_unused);
+}
+
+#[tokio::test]
+async fn memory_of_a_plan_that_is_kept_is_given_to_others() {
+    let (dir, (_dir, path)) = (directory(), file());
+    let memory = bytes_of(&path, None) / (GROUPS - 1) * 3 / 2; // of one row group and a half
+    let files = KaioFiles::new().with_prefetch(Prefetch::default().with_memory(memory));
+    let location = dir.path().join("");
+    let early = session(&files, SessionConfig::new(), text(&location))
+        .await
+        .unwrap();
+    let query = early.sql("select * from t").await.unwrap();
+    let plan = query.create_physical_plan().await.unwrap();
+    let mut stream = plan.execute(0, early.task_ctx()).unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    while files.metrics().prefetch.memory == 0 {
+        tokio::task::yield_now().await; // the next file is being fetched
+    }
+    let other = session(&files, SessionConfig::new(), text(&path))
+        .await
+        .unwrap();
+    let rows = rows(&other, "select * from t").await.unwrap();
+    assert_eq!(rows.len(), 10_000 + 4);
+    assert!(files.metrics().prefetch.refused > 0);
+    without_prefetches(&files).await;
+    drop(plan);
 }
 
 #[tokio::test]
