@@ -67,7 +67,10 @@ impl ObjectFiles {
 
     pub(crate) fn metrics(&self) -> StoreMetrics {
         let context = self.context.get();
-        let of_runtime = self.runtime_contexts.any();
+        let of_runtime = match self.process == Process::current() {
+            true => self.runtime_contexts.any(),
+            false => None, // a forked child must not lock it
+        };
         let handle = match &of_runtime {
             Some(context) => Some(&context.handle),
             None => context.and_then(|context| Some(&context.as_ref().ok()?.handle)),
