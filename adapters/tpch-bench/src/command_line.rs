@@ -64,7 +64,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "SCALE")]
     pub(crate) limited_scale: Option<f64>,
 
-    /// Limit of memory for these passes in MiB; a third of their data, and 160 MiB for the process by default
+    /// Limit of memory for these passes in MiB; a third of their data by default, but not below 256 MiB
     #[arg(long, value_name = "MIB")]
     pub(crate) limit: Option<u64>,
 

@@ -16,6 +16,8 @@ pub(crate) struct Results {
     pub(crate) machine: Machine,
     pub(crate) place: Place,
     pub(crate) data: DataSet,
+    /// Whether the benchmark was built without optimization.
+    pub(crate) debug_build: bool,
     pub(crate) rounds: u32,
     pub(crate) partitions: usize,
     pub(crate) works: Vec<WorkResult>,
@@ -127,6 +129,18 @@ impl Results {
             .replace("{\"work\":", "\n{\"work\":")
             .replace("{\"store\":", "\n{\"store\":");
         Ok(fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?)
+    }
+
+    /// LocalFileSystem with cached data divided by LocalFileSystem with cold data: what a store would reach that
+    /// needs no time to read. A ratio of medians, since the two were not measured in the same rounds.
+    pub(crate) fn floor(&self, work: &WorkResult, quantity: Quantity) -> Option<f64> {
+        let median = |cached| {
+            let mut works = self.works(work.kind, cached);
+            let work = works.find(|other| other.work == work.work)?;
+            let values = work.samples(Store::Local)?.values(quantity);
+            Some(Spread::of(values.iter().copied())?.median)
+        };
+        Some(median(true)? / median(false)?)
     }
 
     pub(crate) fn works(&self, kind: Kind, cached: bool) -> impl Iterator<Item = &WorkResult> {

@@ -84,6 +84,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<()> {
             bytes: data.bytes(),
             files: data.count(),
         },
+        debug_build: cfg!(debug_assertions),
         rounds: arguments.rounds,
         partitions,
         works,
@@ -96,12 +97,12 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<()> {
     Ok(())
 }
 
-/// Memory for the process, beside the page cache.
-const PROCESS: u64 = 160 << 20;
+/// Less memory is not enough for DataFusion and the buffers of the store.
+const LEAST_LIMIT: u64 = 256 << 20;
 
 fn limited(arguments: &RunArguments, partitions: usize) -> Result<Option<LimitedResult>> {
     let scale = arguments.limited_scale.unwrap_or(4.0 * arguments.scale);
-    if let Err(error) = MemoryCgroup::create(PROCESS) {
+    if let Err(error) = MemoryCgroup::create(LEAST_LIMIT) {
         eprintln!("skipped: passes with a limit of memory, which need root: {error}");
         return Ok(None);
     }
@@ -109,7 +110,7 @@ fn limited(arguments: &RunArguments, partitions: usize) -> Result<Option<Limited
     let data = DataFiles::open(&dir)?;
     let limit = match arguments.limit {
         Some(mib) => mib << 20,
-        None => data.bytes() / 3 + PROCESS,
+        None => (data.bytes() / 3).max(LEAST_LIMIT),
     };
     eprintln!(
         "{}: {} MiB, with a limit of {} MiB",

@@ -95,7 +95,7 @@ pub(crate) fn works(results: &Results, kind: Kind, cached: bool) -> String {
         head.push("wall, no prefetch");
     }
     if !cached {
-        head.extend(["read, MiB", "page cache after, MiB"]);
+        head.extend(["floor of wall", "read, MiB", "page cache after, MiB"]);
     }
     let mut table = Table::new(&head);
     for work in &works {
@@ -116,7 +116,9 @@ pub(crate) fn works(results: &Results, kind: Kind, cached: bool) -> String {
             ));
         }
         if !cached {
-            row.extend([read(work), page_cache(work)]);
+            let floor = results.floor(work, Quantity::Wall);
+            let floor = floor.map_or("–".into(), |floor| format!("{floor:.2}"));
+            row.extend([floor, read(work), page_cache(work)]);
         }
         table.row(&row);
     }
@@ -130,7 +132,7 @@ fn lower_first(text: &str) -> String {
     })
 }
 
-/// The geometric means of the queries, and their worst ratios, with the goals.
+/// The geometric means of the queries, and their worst ratios.
 pub(crate) fn summary(results: &Results) -> String {
     let mut table = Table::new(&[
         "22 queries",
@@ -140,43 +142,58 @@ pub(crate) fn summary(results: &Results) -> String {
         "CPU: geometric mean",
         "CPU: worst query",
     ]);
+    let mut row = |name: String, of: &dyn Fn(Quantity) -> Vec<(&str, f64)>| {
+        let (wall, cpu) = (of(Quantity::Wall), of(Quantity::Cpu));
+        if wall.is_empty() {
+            return;
+        }
+        let slower = wall.iter().filter(|(_, ratio)| *ratio > 1.0).count();
+        table.row(&[
+            name,
+            mean(&wall),
+            worst(&wall),
+            format!("{slower} of {}", wall.len()),
+            mean(&cpu),
+            worst(&cpu),
+        ]);
+    };
     for (cached, name) in [(false, "cold"), (true, "in the page cache")] {
-        let of = |store, quantity| -> Vec<(&str, f64)> {
-            let works = results.works(Kind::Query, cached);
-            works
-                .filter_map(|work| Some((&*work.work, work.ratio(store, quantity)?.median)))
-                .collect()
-        };
         for (store, with) in [
             (Store::Kaio, ""),
             (Store::KaioWithoutPrefetch, ", no prefetch"),
         ] {
-            let (wall, cpu) = (of(store, Quantity::Wall), of(store, Quantity::Cpu));
-            if wall.is_empty() {
-                continue;
-            }
-            let mean = |ratios: &[(&str, f64)]| {
-                let mean = geometric_mean(ratios.iter().map(|(_, ratio)| *ratio));
-                mean.map_or("–".into(), |mean| format!("**{mean:.2}**"))
-            };
-            let worst = |ratios: &[(&str, f64)]| {
-                let worst = ratios.iter().max_by(|a, b| a.1.total_cmp(&b.1));
-                worst.map_or("–".into(), |(name, ratio)| {
-                    format!("{ratio:.2} ({})", name.to_uppercase())
-                })
-            };
-            let slower = wall.iter().filter(|(_, ratio)| *ratio > 1.0).count();
-            table.row(&[
-                format!("{name}{with}"),
-                mean(&wall),
-                worst(&wall),
-                format!("{slower} of {}", wall.len()),
-                mean(&cpu),
-                worst(&cpu),
-            ]);
+            row(format!("{name}{with}"), &|quantity| {
+                let works = results.works(Kind::Query, cached);
+                works
+                    .filter_map(|work| Some((&*work.work, work.ratio(store, quantity)?.median)))
+                    .collect()
+            });
+        }
+        if !cached {
+            row(
+                "floor: LocalFileSystem, cached / cold".into(),
+                &|quantity| {
+                    let works = results.works(Kind::Query, false);
+                    works
+                        .filter_map(|work| Some((&*work.work, results.floor(work, quantity)?)))
+                        .collect()
+                },
+            );
         }
     }
     table.0
+}
+
+fn mean(ratios: &[(&str, f64)]) -> String {
+    let mean = geometric_mean(ratios.iter().map(|(_, ratio)| *ratio));
+    mean.map_or("–".into(), |mean| format!("**{mean:.2}**"))
+}
+
+fn worst(ratios: &[(&str, f64)]) -> String {
+    let worst = ratios.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    worst.map_or("–".into(), |(name, ratio)| {
+        format!("{ratio:.2} ({})", name.to_uppercase())
+    })
 }
 
 /// Passes with a limit of memory.
@@ -256,12 +273,18 @@ pub(crate) fn setting(results: &Results) -> String {
         Some(others) => format!("{}.", busy(others)),
         None => "The load of other processes is unknown.".into(),
     };
+    let build = match results.debug_build {
+        true => {
+            " **A build without optimization**:\n  queries compute longer, so ratios are nearer to 1."
+        }
+        false => "",
+    };
     format!(
         "- Data: TPC-H at scale {}, {:.0} MiB in {} Parquet files ({}: compression, rows of a row group, files of a\n  \
          table).\n\
          - Machine: Linux {}, {}, {} CPUs, {:.0} GiB; {} on {}.\n  \
          {load}\n\
-         - {} rounds; queries have {} partitions. Date: {}.\n",
+         - {} rounds; queries have {} partitions.{build} Date: {}.\n",
         data.scale,
         data.bytes as f64 / f64::from(1 << 20),
         data.files,
