@@ -17,7 +17,6 @@ use crate::workload::Work;
 pub(crate) struct BenchSession {
     pub(crate) store: Store,
     session: SessionContext,
-    files: Option<KaioFiles>,
 }
 
 /// A run of a work.
@@ -39,20 +38,16 @@ impl BenchSession {
     ) -> Result<BenchSession> {
         let config = SessionConfig::new().with_target_partitions(partitions);
         let session = SessionContext::new_with_config(config);
-        let files = match store {
-            Store::Local => None,
-            Store::Kaio => Some(files.clone()),
-            Store::KaioWithoutPrefetch => Some(files.clone().with_prefetch(Prefetch::off())),
-        };
-        if let Some(files) = &files {
-            files.register(&session);
+        match store {
+            Store::Local => {}
+            Store::Kaio => files.register(&session),
+            Store::KaioWithoutPrefetch => files
+                .clone()
+                .with_prefetch(Prefetch::off())
+                .register(&session),
         }
         runtime.block_on(kaio_tpch::register_tables(&session, data))?;
-        Ok(BenchSession {
-            store,
-            session,
-            files,
-        })
+        Ok(BenchSession { store, session })
     }
 
     /// Plans and executes a work. The rows are counted and dropped as they come.
@@ -86,10 +81,5 @@ impl BenchSession {
             Result::Ok(digest)
         });
         runtime.block_on(task)?
-    }
-
-    /// Counters of the store, as text.
-    pub(crate) fn metrics(&self) -> Option<String> {
-        Some(self.files.as_ref()?.metrics().to_string())
     }
 }

@@ -52,7 +52,7 @@ impl Cache {
         match self {
             Cache::Cold => "cold",
             Cache::Cached => "cached",
-            Cache::Limited => "larger than the page cache",
+            Cache::Limited => "larger than memory",
             Cache::Written => "written",
         }
     }

@@ -62,11 +62,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<()> {
                 results.push(result);
             }
         }
-        for session in &sessions {
-            if let Some(metrics) = session.metrics() {
-                println!("\n{}\n{metrics}", session.store);
-            }
-        }
+        println!(
+            "\nthe store of all sessions over KaioFileSystem, and its prefetches:\n{}",
+            files.metrics()
+        );
         results
     };
     let limited = match arguments.passes {

@@ -142,7 +142,7 @@ pub(crate) fn summary(results: &Results) -> String {
         "CPU: geometric mean",
         "CPU: worst query",
     ]);
-    let mut row = |name: String, of: &dyn Fn(Quantity) -> Vec<(&str, f64)>| {
+    let mut row = |name: String, of: &dyn Fn(Quantity) -> Vec<(String, f64)>| {
         let (wall, cpu) = (of(Quantity::Wall), of(Quantity::Cpu));
         if wall.is_empty() {
             return;
@@ -165,7 +165,9 @@ pub(crate) fn summary(results: &Results) -> String {
             row(format!("{name}{with}"), &|quantity| {
                 let works = results.works(Kind::Query, cached);
                 works
-                    .filter_map(|work| Some((&*work.work, work.ratio(store, quantity)?.median)))
+                    .filter_map(|work| {
+                        Some((work.work.clone(), work.ratio(store, quantity)?.median))
+                    })
                     .collect()
             });
         }
@@ -175,7 +177,9 @@ pub(crate) fn summary(results: &Results) -> String {
                 &|quantity| {
                     let works = results.works(Kind::Query, false);
                     works
-                        .filter_map(|work| Some((&*work.work, results.floor(work, quantity)?)))
+                        .filter_map(|work| {
+                            Some((work.work.clone(), results.floor(work, quantity)?))
+                        })
                         .collect()
                 },
             );
@@ -184,12 +188,12 @@ pub(crate) fn summary(results: &Results) -> String {
     table.0
 }
 
-fn mean(ratios: &[(&str, f64)]) -> String {
+fn mean(ratios: &[(String, f64)]) -> String {
     let mean = geometric_mean(ratios.iter().map(|(_, ratio)| *ratio));
     mean.map_or("–".into(), |mean| format!("**{mean:.2}**"))
 }
 
-fn worst(ratios: &[(&str, f64)]) -> String {
+fn worst(ratios: &[(String, f64)]) -> String {
     let worst = ratios.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     worst.map_or("–".into(), |(name, ratio)| {
         format!("{ratio:.2} ({})", name.to_uppercase())
