@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &RenderArguments) -> Result<()> {
     let mut page = fs::read_to_string(page_path).map_err(|error| failed(page_path, error))?;
     let limited = match &results.limited {
         Some(limited) => tables::passes(limited),
-        None => "Not measured: the limit needs root.".into(),
+        None => "Not measured.".into(),
     };
     let blocks = [
         ("setting", tables::setting(&results)),
