@@ -288,7 +288,7 @@ pub(crate) fn setting(results: &Results) -> String {
          table).\n\
          - Machine: Linux {}, {}, {} CPUs, {:.0} GiB; {} on {}.\n  \
          {load}\n\
-         - {} rounds; queries have {} partitions.{build} Date: {}.\n",
+         - Rounds: {}. Partitions of a query: {}.{build} Date: {}.\n",
         data.scale,
         data.bytes as f64 / f64::from(1 << 20),
         data.files,
