@@ -186,15 +186,16 @@ impl OpenObject {
         self.refuses_direct.store(true, Ordering::Relaxed);
     }
 
-    /// Whether to ask the kernel for the pages of the next range. After many ranges that were not in the page
-    /// cache only every eighth is asked for: a wrong guess costs a direct read, and the answer is as likely
-    /// to be the same.
-    pub(crate) fn asks_for_cached(&self) -> bool {
+    /// Whether to ask the kernel for the pages of the next range, of `len` bytes. After many ranges that were
+    /// not in the page cache, only every eighth of the small ones is asked for: the question is dear beside
+    /// such a read, and the answer is likely to be the same.
+    pub(crate) fn asks_for_cached(&self, len: u64) -> bool {
         const IN_A_ROW: u32 = 64;
+        const SMALL: u64 = 64 << 10;
         if !self.reports_cached.load(Ordering::Relaxed) {
             return false;
         }
-        if self.uncached.load(Ordering::Relaxed) < IN_A_ROW {
+        if len > SMALL || self.uncached.load(Ordering::Relaxed) < IN_A_ROW {
             return true;
         }
         self.uncached.fetch_add(1, Ordering::Relaxed) % 8 == 0

@@ -36,7 +36,7 @@ pub(crate) fn read_cached(
     range: &Range<u64>,
     pool: Option<&SizeClassPool>,
 ) -> Option<Bytes> {
-    if !object.asks_for_cached() {
+    if !object.asks_for_cached(range.end - range.start) {
         return None;
     }
     let found = cached(&object.buffered, range);

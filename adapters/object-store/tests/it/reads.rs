@@ -263,6 +263,35 @@ async fn data_that_others_have_cached_is_found_after_many_direct_reads() {
 }
 
 #[tokio::test]
+async fn a_large_range_that_others_have_cached_is_found_at_once() {
+    let dir = disk_dir();
+    let path = dir.path().join("object");
+    let content = data(1 << 20, 1);
+    write_uncached(&path, &content);
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let location = Path::from("object");
+    for index in 0..200 {
+        let range = index % 250 * 4096..index % 250 * 4096 + 4000;
+        store.get_range(&location, range).await.unwrap();
+    }
+    let cold = store.metrics();
+    if cold.direct.count < 200 {
+        return eprintln!("skipped: no direct I/O, or the kernel has kept the file cached: {cold}");
+    }
+    fs::read(&path).unwrap();
+    for _ in 0..4 {
+        let range = 5..100_000;
+        let bytes = store.get_range(&location, range.clone()).await.unwrap();
+        assert!(bytes == slice(&content, &range));
+    }
+    let warm = store.metrics();
+    if warm.cached.count == 0 {
+        return eprintln!("skipped: the kernel does not say what is cached, or has evicted it");
+    }
+    assert_eq!(warm.direct.count, cold.direct.count);
+}
+
+#[tokio::test]
 async fn a_small_object_is_read_through_the_page_cache() {
     let dir = disk_dir();
     write_uncached(&dir.path().join("object"), &data(16_383, 1));
