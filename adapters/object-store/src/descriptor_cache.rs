@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_kaio::Process;
 
 use crate::blocking_call::{drop_blocking, run_blocking};
+use crate::descriptor_limit::descriptor_limit;
 use crate::open_object::{AtPath, ObjectFacts, OpenObject};
 use crate::store_fault::StoreFault;
 
@@ -168,7 +169,8 @@ impl DescriptorCache {
     fn keep(self: &Arc<Self>, name: String, object: &Arc<OpenObject>) -> Vec<KeptFile> {
         let mut kept = self.kept();
         let mut displaced = Vec::new();
-        while kept.files.len() >= self.capacity && !kept.files.contains_key(&name) {
+        let capacity = self.capacity.min(half_of_the_descriptors()).max(1);
+        while kept.files.len() >= capacity && !kept.files.contains_key(&name) {
             let oldest = kept.files.iter().min_by_key(|(_, file)| file.last_use);
             let oldest = oldest.map(|(name, _)| name.clone());
             displaced.extend(oldest.and_then(|name| kept.files.remove(&name)));
@@ -212,6 +214,12 @@ impl DescriptorCache {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The number of files whose descriptors, two each, are half of those that the process may have. The other half
+/// is for the rest of the program.
+fn half_of_the_descriptors() -> usize {
+    usize::try_from(descriptor_limit() / 4).unwrap_or(usize::MAX)
 }
 
 /// Closes idle and deleted files until none is left, or the cache is dropped.

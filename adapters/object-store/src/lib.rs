@@ -59,6 +59,7 @@
 
 mod blocking_call;
 mod descriptor_cache;
+mod descriptor_limit;
 mod disk_context;
 mod object_copy;
 mod object_files;

@@ -136,6 +136,7 @@ impl KaioFileSystemBuilder {
     }
 
     /// Sets how many files stay open between reads: 256 by default. Each takes two descriptors. `0`: none.
+    /// Not more than half of the descriptors that the process may have (`ulimit -n`).
     pub fn with_descriptors(mut self, files: usize) -> Self {
         self.settings.descriptors = files;
         self

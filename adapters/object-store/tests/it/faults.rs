@@ -298,3 +298,27 @@ fn a_missing_permission_is_reported_as_that() {
         store.head(&Path::from("object")).await.unwrap();
     });
 }
+
+#[test]
+fn kept_files_leave_half_of_the_descriptors_to_the_program() {
+    const TEST: &str = "kept_files_leave_half_of_the_descriptors_to_the_program";
+    if !in_child(module_path!(), TEST) {
+        return;
+    }
+    run(async {
+        let dir = disk_dir();
+        let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+        set_limit(Resource::Nofile, 64);
+        for index in 0..60_u64 {
+            let location = Path::from(index.to_string());
+            store
+                .put(&location, data(20_000, index).into())
+                .await
+                .unwrap();
+            let object = store.get(&location).await.unwrap();
+            assert!(object.bytes().await.unwrap() == data(20_000, index));
+            store.list_with_delimiter(None).await.unwrap();
+        }
+        assert_eq!(store.metrics().descriptors_kept, 16); // with two descriptors each
+    });
+}
