@@ -127,6 +127,11 @@ impl OpenObject {
             Ok(file) => Ok(File::from(file)),
             Err(_) => options.clone().custom_flags(libc::O_NONBLOCK).open(path),
         };
+        let buffered = match buffered {
+            // A regular file, of which another program has a lease (`fcntl(2)`): it is given time to return it.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => options.open(path),
+            buffered => buffered,
+        };
         let buffered = buffered.map_err(open_error)?;
         let metadata = buffered.metadata().map_err(open_error)?;
         if metadata.is_dir() {

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -320,5 +321,35 @@ fn kept_files_leave_half_of_the_descriptors_to_the_program() {
             store.list_with_delimiter(None).await.unwrap();
         }
         assert_eq!(store.metrics().descriptors_kept, 16); // with two descriptors each
+    });
+}
+
+#[test]
+fn a_file_is_read_when_another_program_has_returned_its_lease() {
+    const TEST: &str = "a_file_is_read_when_another_program_has_returned_its_lease";
+    if !in_child(module_path!(), TEST) {
+        return;
+    }
+    let dir = disk_dir();
+    let path = dir.path().join("object");
+    fs::write(&path, data(20_000, 1)).unwrap();
+    let lease = move |file: &fs::File, kind: libc::c_int| {
+        // SAFETY: `file` keeps the descriptor open, and the call takes no memory.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
+    };
+    // SAFETY: no handler is installed: the signal that asks for the lease is ignored.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let file = fs::File::open(&path).unwrap();
+    if lease(&file, libc::F_WRLCK) != 0 {
+        return eprintln!("skipped: the file system knows no leases");
+    }
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        lease(&file, libc::F_UNLCK);
+    });
+    run(async {
+        let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+        let object = store.get(&Path::from("object")).await.unwrap();
+        assert!(object.bytes().await.unwrap() == data(20_000, 1));
     });
 }
