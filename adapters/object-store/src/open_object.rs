@@ -36,9 +36,12 @@ impl ObjectFacts {
         }
     }
 
-    /// The time of the last change of the content.
+    /// The time of the last change of the content, not further from now than `chrono` can express, which
+    /// panics beyond.
     pub(crate) fn last_modified(&self) -> SystemTime {
+        const LAST: i64 = 8_210_266_876_799; // the end of the year 262142
         let (seconds, nanoseconds) = self.modified;
+        let seconds = seconds.clamp(-LAST, LAST);
         let whole = Duration::from_secs(seconds.unsigned_abs());
         let whole = match seconds < 0 {
             true => SystemTime::UNIX_EPOCH - whole,
@@ -49,8 +52,11 @@ impl ObjectFacts {
 
     /// The tag that `LocalFileSystem` gives the object, without quotes.
     pub(crate) fn e_tag(&self) -> String {
-        let modified = self.last_modified().duration_since(SystemTime::UNIX_EPOCH);
-        let modified = modified.unwrap_or_default().as_micros();
+        let (seconds, nanoseconds) = self.modified;
+        let modified = match u64::try_from(seconds) {
+            Ok(seconds) => Duration::new(seconds, nanoseconds as u32).as_micros(),
+            Err(_) => 0, // before 1970
+        };
         format!("{:x}-{modified:x}-{:x}", self.inode, self.size)
     }
 }

@@ -344,3 +344,33 @@ async fn a_dropped_stream_or_read_leaves_the_store_usable() {
     }
     assert!(store.get(&location).await.unwrap().bytes().await.unwrap() == content);
 }
+
+#[tokio::test]
+async fn an_object_of_an_impossible_time_is_read() {
+    for dir in test_dirs() {
+        let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+        let location = Path::from("object");
+        for seconds in [
+            i64::MIN,
+            -99_999_999_999_999,
+            -1,
+            99_999_999_999_999,
+            i64::MAX,
+        ] {
+            fs::write(dir.path().join("object"), data(20_000, 1)).unwrap();
+            let file = fs::File::open(dir.path().join("object")).unwrap();
+            let time = rustix::fs::Timespec {
+                tv_sec: seconds,
+                tv_nsec: 5,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(&file, &times).unwrap();
+            let object = store.get(&location).await.unwrap();
+            assert_eq!(object.meta.last_modified.timestamp() < 0, seconds < 0);
+            assert!(object.bytes().await.unwrap() == data(20_000, 1));
+        }
+    }
+}
