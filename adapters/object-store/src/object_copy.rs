@@ -42,6 +42,9 @@ fn copy_blocking(from: &Path, to: &Path, sync: bool) -> Result<(), StoreFault> {
                 attempts += 1;
                 create_parent_dirs(to, sync)?;
             }
+            Err(error) if from.exists() => {
+                return Err(StoreFault::of_new("copy an object to", to, error));
+            }
             Err(error) => return Err(StoreFault::of("copy", from, error)),
         }
     }

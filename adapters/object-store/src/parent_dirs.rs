@@ -13,7 +13,7 @@ pub(crate) fn create_parent_dirs(path: &Path, sync: bool) -> Result<(), StoreFau
     };
     let entries = sync.then(|| ChangedDirs::new(path));
     fs::create_dir_all(parent)
-        .map_err(|error| StoreFault::of("create the directory", parent, error))?;
+        .map_err(|error| StoreFault::of_new("create the directory", parent, error))?;
     entries.map_or(Ok(()), |entries| entries.sync())
 }
 

@@ -85,7 +85,7 @@ impl StagedObject {
                         attempts += 1;
                         create_parent_dirs(&target, sync)?;
                     }
-                    _ => return Err(StoreFault::of("create", &path, error)),
+                    _ => return Err(StoreFault::of_new("create", &path, error)),
                 },
             }
         }

@@ -63,6 +63,19 @@ pub(crate) enum StoreFault {
 }
 
 impl StoreFault {
+    /// Converts an error of a system call that makes an entry at `path`. As [`of`](Self::of), except that a
+    /// part of the path that is a file is in the way: nothing is missing.
+    pub(crate) fn of_new(doing: &'static str, path: &Path, source: io::Error) -> StoreFault {
+        match source.kind() {
+            io::ErrorKind::NotADirectory => StoreFault::Failed {
+                doing,
+                path: path.to_owned(),
+                source,
+            },
+            _ => StoreFault::of(doing, path, source),
+        }
+    }
+
     /// Converts an error of a system call. `doing` completes the sentence "can't ... path".
     pub(crate) fn of(doing: &'static str, path: &Path, source: io::Error) -> StoreFault {
         let path = path.to_owned();

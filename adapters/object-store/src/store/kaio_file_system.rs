@@ -42,8 +42,9 @@ use crate::store_settings::StoreSettings;
 /// - [`get_opts`](ObjectStore::get_opts) returns a [stream](GetResultPayload::Stream), never a file. It reads
 ///   ahead. A range of up to 4 MiB is one piece of the stream, so `bytes()` does not copy it.
 /// - [`get_ranges`](ObjectStore::get_ranges) merges ranges that are up to 64 KiB apart.
-/// - A missing permission is [`Error::PermissionDenied`].
-/// - An upload in parts can't be completed after a part has failed, or its future was dropped.
+/// - A missing permission is [`Error::PermissionDenied`], and a read below a file [`Error::NotFound`].
+/// - An upload in parts can't be completed after a part has failed, or its future was dropped. `complete` waits
+///   for parts that are being written, so their futures have to be polled meanwhile.
 ///
 /// # Cancel safety
 ///

@@ -282,3 +282,24 @@ async fn a_pipe_is_left_to_local_file_system() {
     writer.await.unwrap().unwrap();
     assert_eq!(store.metrics().delegated, 1);
 }
+
+#[tokio::test]
+async fn what_is_written_below_a_file_is_not_reported_as_missing() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let (file, below) = (Path::from("file"), Path::from("file/below/it"));
+    store.put(&file, "content".into()).await.unwrap();
+    let errors = [
+        store.put(&below, "content".into()).await.map(drop),
+        store.put_multipart(&below).await.map(drop),
+        store.copy(&file, &below).await,
+    ];
+    for error in errors {
+        assert!(matches!(error, Err(Error::Generic { .. })), "{error:?}");
+    }
+    let missing = store.get(&below).await;
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
+}
