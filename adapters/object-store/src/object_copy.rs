@@ -27,14 +27,29 @@ pub(crate) async fn copy(from: PathBuf, to: PathBuf, sync: bool) -> Result<(), S
 
 fn copy_blocking(from: &Path, to: &Path, sync: bool) -> Result<(), StoreFault> {
     // At random, so that the name is no other call's. Lists hide names that end in a number.
-    let number = RandomState::new().hash_one(());
-    let mut staged = to.as_os_str().to_owned();
-    staged.push(format!("#{number}"));
-    let staged = Path::new(&staged);
+    let random = || RandomState::new().hash_one(());
+    let mut number = random();
+    let staged_name = |number: u64| {
+        let mut staged = to.as_os_str().to_owned();
+        staged.push(format!("#{number}"));
+        PathBuf::from(staged)
+    };
+    let mut staged = staged_name(number);
     let mut attempts = 0;
     loop {
-        match fs::hard_link(from, staged) {
+        match fs::hard_link(from, &staged) {
             Ok(()) => break,
+            // A long name leaves room for a few digits only.
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) && number >= 10 => {
+                number /= 10;
+                staged = staged_name(number);
+            }
+            // The short name is that of another call.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => {
+                attempts += 1;
+                number = random();
+                staged = staged_name(number);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => {
                 if !from.exists() {
                     return Err(StoreFault::of("copy", from, error));
@@ -48,9 +63,9 @@ fn copy_blocking(from: &Path, to: &Path, sync: bool) -> Result<(), StoreFault> {
             Err(error) => return Err(StoreFault::of("copy", from, error)),
         }
     }
-    let renamed = fs::rename(staged, to);
+    let renamed = fs::rename(&staged, to);
     // It is still there if the rename has failed, or has found that both are the same file.
-    let _ = fs::remove_file(staged);
+    let _ = fs::remove_file(&staged);
     renamed.map_err(|error| StoreFault::of("replace", to, error))?;
     match to.parent() {
         Some(parent) if sync => sync_dir(parent),

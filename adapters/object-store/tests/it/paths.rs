@@ -284,6 +284,29 @@ async fn a_pipe_is_left_to_local_file_system() {
 }
 
 #[tokio::test]
+async fn an_object_is_copied_to_the_longest_name() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let from = Path::from("object");
+    store.put(&from, "content".into()).await.unwrap();
+    for len in [230, 245, 253] {
+        let to = Path::from("n".repeat(len));
+        for _ in 0..2 {
+            store.copy(&from, &to).await.unwrap();
+            let read = store.get(&to).await.unwrap().bytes().await.unwrap();
+            assert_eq!(read, "content");
+        }
+        store.delete(&to).await.unwrap();
+    }
+    let too_long = store.copy(&from, &Path::from("n".repeat(256))).await;
+    assert!(
+        matches!(too_long, Err(Error::Generic { .. })),
+        "{too_long:?}"
+    );
+    assert_eq!(files_below(dir.path()), [std::path::Path::new("object")]);
+}
+
+#[tokio::test]
 async fn what_is_written_below_a_file_is_not_reported_as_missing() {
     let dir = disk_dir();
     let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
