@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -78,6 +78,8 @@ pub(crate) struct ObjectUpload {
     next: AtomicU64,
     /// Bytes that were written.
     written: Arc<AtomicU64>,
+    /// The temporary file is removed. Parts in flight may keep it open.
+    is_aborted: Arc<AtomicBool>,
 }
 
 /// A part that has its place in the object.
@@ -87,6 +89,7 @@ pub(crate) struct NewPart {
     staged: Arc<RwLock<Option<StagedObject>>>,
     target: PathBuf,
     written: Arc<AtomicU64>,
+    is_aborted: Arc<AtomicBool>,
     offset: u64,
     payload: Vec<Bytes>,
 }
@@ -100,6 +103,7 @@ impl ObjectUpload {
             staged: Arc::new(RwLock::new(Some(staged))),
             next: AtomicU64::new(0),
             written: Arc::default(),
+            is_aborted: Arc::default(),
         }
     }
 
@@ -110,12 +114,14 @@ impl ObjectUpload {
             staged: Arc::clone(&self.staged),
             target: self.target.clone(),
             written: Arc::clone(&self.written),
+            is_aborted: Arc::clone(&self.is_aborted),
             offset: self.next.fetch_add(total(&payload), Ordering::Relaxed),
             payload,
         }
     }
 
-    /// Waits for the parts that are being written, and publishes the object. An upload of which a part has
+    /// Waits for the parts that are being written, whose futures have to be polled meanwhile, and publishes the
+    /// object. An upload of which a part has
     /// failed ends without an object.
     ///
     /// # Cancel safety
@@ -146,14 +152,29 @@ impl ObjectUpload {
         .await
     }
 
-    /// Ends the upload, and removes the temporary file.
+    /// Ends the upload, and removes the temporary file. Does not wait for parts that are being written:
+    /// perhaps nobody polls them any more.
     pub(crate) async fn abort(&self) -> Result<(), StoreFault> {
-        let staged = self.end().await?;
-        run_blocking(move || staged.remove()).await
+        let ended = || StoreFault::UploadEnded {
+            path: self.target.clone(),
+        };
+        if self.is_aborted.swap(true, Ordering::Relaxed) {
+            return Err(ended());
+        }
+        let staged = Arc::clone(&self.staged).read_owned().await;
+        let staged = OwnedRwLockReadGuard::try_map(staged, Option::as_ref).map_err(|_| ended())?;
+        let removed = run_blocking(move || staged.remove()).await;
+        if let Ok(mut staged) = self.staged.try_write() {
+            drop(staged.take()); // else the last part closes the file
+        }
+        removed
     }
 
     async fn end(&self) -> Result<StagedObject, StoreFault> {
-        let staged = self.staged.write().await.take();
+        let staged = match self.is_aborted.load(Ordering::Relaxed) {
+            true => None,
+            false => self.staged.write().await.take(),
+        };
         staged.ok_or_else(|| StoreFault::UploadEnded {
             path: self.target.clone(),
         })
@@ -170,7 +191,10 @@ impl NewPart {
         let len = total(&self.payload);
         let staged = self.staged.read_owned().await;
         let staged = OwnedRwLockReadGuard::try_map(staged, Option::as_ref);
-        let staged = staged.map_err(|_| StoreFault::UploadEnded {
+        let staged = staged
+            .ok()
+            .filter(|_| !self.is_aborted.load(Ordering::Relaxed));
+        let staged = staged.ok_or_else(|| StoreFault::UploadEnded {
             path: self.target.clone(),
         })?;
         let (files, offset, payload) = (self.files, self.offset, self.payload);

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ struct StagedFile {
     /// The same file, for direct writes.
     direct: Option<tokio_kaio::File>,
     path: PathBuf,
+    /// Whether the file has its temporary name still. Who clears it removes the name, or has renamed the file.
+    is_named: AtomicBool,
     /// A forked child drops copies of what its parent still writes.
     process: Process,
 }
@@ -71,6 +74,7 @@ impl StagedObject {
                         file,
                         direct,
                         path,
+                        is_named: AtomicBool::new(true),
                         process: Process::current(),
                     };
                     return Ok(StagedObject {
@@ -111,7 +115,7 @@ impl StagedObject {
     /// A crash leaves the old object or the new one, if the object is durable (`sync`).
     pub(crate) fn publish(mut self, replace: bool) -> Result<ObjectFacts, StoreFault> {
         let target = std::mem::take(&mut self.target);
-        let Some(mut staged) = self.file.take() else {
+        let Some(staged) = self.file.take() else {
             unreachable!("the file is taken only by methods that consume the object");
         };
         let metadata = staged.file.metadata();
@@ -132,7 +136,7 @@ impl StagedObject {
             },
             _ => StoreFault::of("publish", &target, error),
         })?;
-        staged.path = PathBuf::new(); // nothing to remove
+        staged.is_named.store(false, Ordering::Relaxed); // nothing to remove
         if self.sync {
             sync_dir(target.parent().unwrap_or(Path::new("/")))?;
         }
@@ -144,13 +148,26 @@ impl StagedObject {
         drop(self.file.take());
     }
 
-    /// Removes the temporary file. Blocks.
-    pub(crate) fn remove(mut self) -> Result<(), StoreFault> {
-        let Some(mut staged) = self.file.take() else {
-            unreachable!("the file is taken only by methods that consume the object");
-        };
-        let path = std::mem::take(&mut staged.path);
-        fs::remove_file(&path).map_err(|error| StoreFault::of("remove", &path, error))
+    /// Removes the temporary file, which others may still write to. Blocks.
+    pub(crate) fn remove(&self) -> Result<(), StoreFault> {
+        match &self.file {
+            Some(staged) => {
+                let removed = staged.remove();
+                removed.map_err(|error| StoreFault::of("remove", &staged.path, error))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl StagedFile {
+    /// Removes the temporary name, once: by now, it may be that of another upload.
+    fn remove(&self) -> io::Result<()> {
+        let is_named = self.is_named.swap(false, Ordering::Relaxed);
+        match is_named && self.process == Process::current() {
+            true => fs::remove_file(&self.path),
+            false => Ok(()),
+        }
     }
 }
 
@@ -176,8 +193,6 @@ impl Drop for StagedObject {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() && self.process == Process::current() {
-            let _ = fs::remove_file(&self.path); // nobody is there to hear of an error
-        }
+        let _ = self.remove(); // nobody is there to hear of an error
     }
 }

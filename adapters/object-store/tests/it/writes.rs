@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::task::Poll;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::try_join_all;
+use futures::stream::FuturesUnordered;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -444,4 +446,29 @@ async fn empty_directories_are_removed_with_automatic_cleanup() {
     store.put(&location, "content".into()).await.unwrap();
     store.delete(&location).await.unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_is_aborted_while_nobody_polls_its_parts() {
+    let dir = disk_dir();
+    let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+    let store = store.with_fsync(true); // writes directly
+    let location = Path::from("object");
+    let mut upload = store.put_multipart(&location).await.unwrap();
+    let mut parts = FuturesUnordered::new();
+    for seed in 0..3 {
+        parts.push(upload.put_part(data(8 << 20, seed).into()));
+    }
+    parts.next().await.unwrap().unwrap();
+    upload.abort().await.unwrap();
+    assert!(files_below(dir.path()).is_empty());
+    // The temporary name is that of another upload now, and the parts leave it alone.
+    let mut other = store.put_multipart(&location).await.unwrap();
+    upload.abort().await.unwrap_err();
+    upload.put_part("more".into()).await.unwrap_err();
+    upload.complete().await.unwrap_err();
+    drop((parts, upload));
+    other.put_part("other".into()).await.unwrap();
+    other.complete().await.unwrap();
+    assert_eq!(files_below(dir.path()), [std::path::Path::new("object")]);
 }
