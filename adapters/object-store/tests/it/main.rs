@@ -11,6 +11,7 @@ mod v0_13 {
 
     mod conformance;
     mod descriptors;
+    mod differential;
     mod faults;
     mod paths;
     mod reads;
@@ -25,6 +26,7 @@ mod v0_14 {
 
     mod conformance;
     mod descriptors;
+    mod differential;
     mod faults;
     mod paths;
     mod reads;
