@@ -18,14 +18,14 @@ pub(crate) const NAMES: &[&str] = &[
 const HELP: &str = "\
 Statements end with a semicolon, and may have several lines. FROM takes files, directories and patterns:
     select count(*) from '/data/*.parquet';
-    create external table t stored as csv location 'dir/' options ('format.has_header' 'true');
+    create external table t (a int) stored as csv location 'dir/' options ('format.has_header' 'false');
     copy (select * from t) to 'copy.parquet';
 
 \\d                lists the tables
 \\d NAME           shows the columns of a table, or of a file in quotes
 \\df [TEXT]        lists the functions whose names contain TEXT
 \\i FILE           runs the statements of a file
-\\timing [on|off]  prints a report after each statement: times, and what was read how
+\\timing [on|off]  prints a report after each statement: times, and how files were read
 \\explain [on|off] prints the plan of each statement, with the metrics of its run
 \\cold [on|off]    evicts the files of each statement from the page cache
 \\pset             shows how results are shown
@@ -89,7 +89,7 @@ pub(crate) async fn run_command(session: &mut SqlSession, text: &str) -> Result<
             let functions = format!(
                 "select distinct routine_name, function_type, description \
                  from information_schema.routines \
-                 where routine_name like '%{part}%' order by 1, 2"
+                 where routine_name ilike '%{part}%' order by 1, 2"
             );
             run_quietly(session, &functions).await?;
         }

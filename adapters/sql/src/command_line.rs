@@ -14,8 +14,8 @@ const AFTER_HELP: &str = "\
 Without SQL and FILE, statements are read from standard input: line by line with history and completion on a \
 terminal, as a script otherwise.
 
-After each statement, a report goes to standard error: rows, times, and what was read how. --quiet leaves it \
-out.
+After each statement, a report goes to standard error: rows, times, and how files were read. --quiet leaves \
+it out.
 
 Exit code: 0 if all statements succeeded, 1 if one failed, 2 for a wrong command line, 130 after Ctrl-C.";
 
@@ -32,13 +32,13 @@ EXAMPLES
   kaio-sql \"copy (select * from 'data.csv' order by a) to 'data.parquet'\"
 
 ENVIRONMENT
-  DATAFUSION_EXECUTION_BATCH_SIZE and the like set options of DataFusion, as --set does.
+  DATAFUSION_EXECUTION_BATCH_SIZE and others set options of DataFusion, as --set does.
   XDG_STATE_HOME: the history is in kaio-sql/history there, by default in ~/.local/state.
 
 EXIT CODE
-  0 if all statements succeeded, 1 if one failed (further ones do not run), 2 for a wrong command line,
-  128 plus the number of a signal that cancelled a statement (130: Ctrl-C).
-  It is 0 when the reader of the output has ended, as in `kaio-sql … | head`.";
+  0 if all statements succeeded, 1 if one failed (further ones do not run), 2 for a wrong command
+  line or setting, 128 plus the number of the signal that cancelled a statement (130: Ctrl-C).
+  It is 0, too, if the reader of the output has ended, as in `kaio-sql … | head`.";
 
 /// Runs SQL on local files with DataFusion, which reads and writes them with Linux kernel AIO.
 #[derive(Debug, Parser)]
@@ -97,7 +97,7 @@ pub(crate) struct CommandLine {
     pub(crate) memory_limit: Option<usize>,
 
     /// Partitions that a query is run in [default: the number of CPUs]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_partitions)]
     pub(crate) partitions: Option<NonZeroUsize>,
 
     /// Sets an option of DataFusion, such as datafusion.execution.batch_size=4096
@@ -143,6 +143,11 @@ impl FromStr for RowLimit {
             Err(_) => Err("expected a number of rows, or `all`".into()),
         }
     }
+}
+
+fn parse_partitions(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "expected a number of partitions, at least 1".into())
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {

@@ -208,7 +208,10 @@ fn a_wrong_command_line_is_refused_with_exit_code_2() {
             &["--memory-limit", "lots", "select 1"],
             "such as 512M or 1.5G",
         ),
-        (&["--partitions", "0", "select 1"], "--partitions"),
+        (
+            &["--partitions", "0", "select 1"],
+            "expected a number of partitions, at least 1",
+        ),
         (&["--set", "batch_size", "select 1"], "expected KEY=VALUE"),
         (
             &["--set", "datafusion.no.such=1", "select 1"],

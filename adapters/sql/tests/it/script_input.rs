@@ -95,7 +95,7 @@ fn commands_change_how_results_are_shown() {
 #[test]
 fn commands_list_tables_columns_and_functions() {
     let dir = scratch();
-    let script = "create table t (a int not null, b text); create view v as select 1;\n\\d\n\\d t\n\\df regr_slo\n";
+    let script = "create table t (a int not null, b text); create view v as select 1;\n\\d\n\\d t\n\\df REGR_SLO\n";
     let (out, _) = succeeded(&run_with_input(
         dir.path(),
         &["-q", "--format", "csv"],
