@@ -16,6 +16,7 @@
 # memory need root, and are skipped otherwise.
 set -eu
 
+from=$PWD
 cd "$(dirname "$0")"
 target=${CARGO_TARGET_DIR:-$PWD/target}
 dir=
@@ -51,7 +52,12 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-mkdir -p "${dir:=$target/measure}"
+case $dir in
+'') dir=$target/measure ;;
+/*) ;;
+*) dir=$from/$dir ;; # relative to where the script was called
+esac
+mkdir -p "$dir"
 docs=../docs
 if [ -n "$smoke" ]; then
     profile=
