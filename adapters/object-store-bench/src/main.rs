@@ -216,9 +216,11 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         replace_tables(path, &markdown(&compared, memory_limit))?;
     }
     if let Some(path) = &line.json {
+        let mut place = Place::of(&line.dir)?;
+        place.dir = ".".into(); // where a machine keeps its data means nothing to readers
         let results = Results {
             machine: Machine::detect(),
-            place: Place::of(&line.dir)?,
+            place,
             rounds: line.rounds,
             size_mib: line.size,
             memory_limit_mib: memory_limit.map(|bytes| bytes >> 20),
