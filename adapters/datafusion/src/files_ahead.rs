@@ -1,4 +1,4 @@
-//! [`FilesAhead`]: files that are fetched ahead of being opened.
+//! [`FilesAhead`]: files that are fetched ahead, before they are opened.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -31,9 +31,12 @@
 //! # What is read and written through the store
 //!
 //! Everything with a `file://` URL, or a path: tables of all formats, their listings and statistics, `COPY TO`,
-//! and `INSERT INTO`. Except that whole Arrow IPC files whose messages are aligned to more than 8 bytes are
-//! opened as `LocalFileSystem` does it, because DataFusion 55 can't infer the schema of such a stream. Files to
-//! which DataFusion spills are not; neither are the shuffle files of Ballista.
+//! and `INSERT INTO`. There are three exceptions:
+//!
+//! - Whole Arrow IPC files whose messages are aligned to more than 8 bytes are opened as `LocalFileSystem` opens
+//!   them, because DataFusion 55 can't infer the schema of such a stream.
+//! - DataFusion writes and reads its spill files itself.
+//! - Ballista writes and reads its shuffle files itself.
 //!
 //! # Row groups that are fetched ahead
 //!
@@ -46,10 +49,11 @@
 //! request, it starts to read the same columns of the [next row groups](Prefetch::with_row_groups), and at the
 //! end of a file those of the first row group of the next file. Row groups that DataFusion has pruned by
 //! statistics, bloom filters or a limit are not fetched, if the reader can know it: DataFusion's metrics say
-//! how many there are. A scan stops to fetch ahead when less than two thirds of what it has fetched was used.
+//! how many there are. A scan stops fetching ahead when less than two thirds of the fetched bytes were used.
 //!
 //! All readers of a [`KaioFiles`] share an [amount of memory](Prefetch::with_memory), for which they never
-//! wait. What was fetched belongs to the query from the moment on when the decoder takes it.
+//! wait. Fetched data belongs to the query as soon as the decoder takes it, and no longer counts against this
+//! amount.
 //!
 //! An error of a prefetch is no error of the query: the data is read again when it is needed. A reader that
 //! is dropped abandons its prefetches.

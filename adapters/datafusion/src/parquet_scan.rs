@@ -1,4 +1,4 @@
-//! [`ParquetScan`]: what the readers of a scan share.
+//! [`ParquetScan`]: the state that the readers of a scan share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::prefetch_budget::PrefetchBudget;
 use crate::prefetcher::Prefetcher;
 use crate::scan_progress::ScanProgress;
 
-/// What the readers of a scan, of all partitions and files, share.
+/// The state that the readers of a scan share, of all partitions and files.
 #[derive(Debug)]
 pub(crate) struct ParquetScan {
     store: Arc<KaioFileSystem>,

@@ -1,4 +1,4 @@
-//! [`Prefetcher`]: what all scans share.
+//! [`Prefetcher`]: the state that all scans share.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

@@ -30,7 +30,7 @@ use crate::row_group_pruning::row_groups_to_read;
 
 /// Reads a Parquet file, or a range of it, for a partition of a scan.
 ///
-/// It learns from what the decoder asks for: which columns, and in which order the row groups. After each
+/// It learns from the requests of the decoder: which columns, and in which order the row groups. After each
 /// request, it starts to fetch the same columns of the next row groups, of this file and of the next one.
 pub(crate) struct PrefetchingReader {
     scan: Arc<ParquetScan>,
@@ -227,7 +227,7 @@ impl PrefetchingReader {
         self.columns.current.dedup();
     }
 
-    /// Whether the next row groups are worth to be fetched.
+    /// Whether fetching the next row groups ahead is worthwhile.
     fn is_predictable(&self, groups: &FileRowGroups) -> bool {
         let progress = self.scan.progress();
         if !self.order.is_predictable() || !progress.is_worthwhile() {

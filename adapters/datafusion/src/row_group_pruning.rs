@@ -2,7 +2,7 @@
 
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricValue, PruningMetrics};
 
-/// The size of a set of metrics that is not worth to be searched: DataFusion adds some 40 a file.
+/// Sets of more metrics are not searched, which would take too long. DataFusion adds about 40 for each file.
 const LONGEST_SEARCH: usize = 20_000;
 
 /// How many row groups of the file that a partition has opened last are left after pruning by statistics,

@@ -58,7 +58,7 @@ impl ScanProgress {
         self.predicted.load(Ordering::Relaxed) > self.other.load(Ordering::Relaxed)
     }
 
-    /// Whether enough of what was fetched ahead is used: two thirds.
+    /// Whether enough of the fetched bytes are used: two thirds.
     pub(crate) fn is_worthwhile(&self) -> bool {
         let used = self.used.load(Ordering::Relaxed);
         self.unused.load(Ordering::Relaxed) <= NEGLIGIBLE.max(used / 2)

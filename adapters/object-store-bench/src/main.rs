@@ -64,7 +64,7 @@ struct CommandLine {
     #[arg(long, default_value_t = 8)]
     depth: usize,
 
-    /// Read what is cached with direct I/O, too
+    /// Read cached data with direct I/O, too
     #[arg(long)]
     no_cached_reads: bool,
 

@@ -1,4 +1,4 @@
-//! [`Work`]: what is measured.
+//! [`Work`]: the reads and writes that are measured.
 
 use std::ops::Range;
 use std::pin::Pin;

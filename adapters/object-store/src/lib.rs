@@ -3,7 +3,7 @@
 //! `KaioFileSystem` is constructed and behaves as `LocalFileSystem` does. It reads with direct I/O and many
 //! requests in flight, instead of one `pread` after another on the blocking pool:
 //!
-//! - Ranges of an object that are close together are read together, and all reads are in flight at a time.
+//! - Ranges of an object that are close together are read together, and many reads are in flight at a time.
 //! - Streams read ahead.
 //! - Data that is in the page cache is read from there, without a thread.
 //! - Durable uploads write directly to the device.
@@ -42,10 +42,11 @@
 //!
 //! # Runtimes
 //!
-//! The store can be used on any runtime, and kept in a `static`: requests are completed on a thread of the
-//! store's own, which all stores of the process share, or, if
-//! [set](v0_14::KaioFileSystemBuilder::with_runtime_contexts), by the runtime that makes them. As with `LocalFileSystem`, blocking calls run on the
-//! blocking pool of the current tokio runtime. Outside a tokio runtime they run on the calling thread.
+//! The store can be used on any runtime, and kept in a `static`. A thread that all stores of the process share
+//! completes the requests; with
+//! [`with_runtime_contexts`](v0_14::KaioFileSystemBuilder::with_runtime_contexts), the threads of the runtime
+//! do. As with `LocalFileSystem`, blocking calls run on the blocking pool of the current tokio runtime. Outside
+//! a tokio runtime they run on the calling thread.
 //!
 //! # Descriptors
 //!

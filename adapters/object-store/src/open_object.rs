@@ -1,4 +1,4 @@
-//! [`OpenObject`]: a file that is open for reads, and [`ObjectFacts`], what `stat` reports of it.
+//! [`OpenObject`]: a file that is open for reads, and [`ObjectFacts`], its attributes by `stat`.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;

@@ -18,7 +18,7 @@ pub struct StoreMetrics {
     pub blocking: Transfers,
     /// Direct reads that failed, and were repeated through the page cache.
     pub direct_failures: u64,
-    /// Requests for what is no regular file, which `LocalFileSystem` has served.
+    /// Requests for objects that are no regular files, such as FIFOs. `LocalFileSystem` has served them.
     pub delegated: u64,
     /// Writes with direct I/O, and their bytes.
     pub direct_writes: Transfers,
@@ -33,7 +33,7 @@ pub struct StoreMetrics {
     /// The backend that runs the direct reads and writes. `None` before the first of them, and if
     /// [`context_error`](StoreMetrics::context_error) says why there is none.
     pub backend: Option<Backend>,
-    /// The counters of the AIO context, which all stores share that were given no other.
+    /// The counters of the AIO context. All stores that were given no other context share it, and so these.
     pub aio: Option<Metrics>,
     /// Why the AIO context could not be made, so that everything is read and written through the page cache.
     pub context_error: Option<String>,

@@ -1,4 +1,4 @@
-//! [`ProcessUsage`]: what this process has used so far.
+//! [`ProcessUsage`]: CPU time and I/O of this process so far.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! [`QueryReport`]: what a statement has produced and used.
+//! [`QueryReport`]: the result size, time and I/O of a statement.
 
 use std::fmt;
 use std::time::Duration;

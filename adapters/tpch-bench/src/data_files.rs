@@ -1,4 +1,4 @@
-//! [`DataFiles`]: what of the data is in the page cache.
+//! [`DataFiles`]: how much of the data is in the page cache.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ pub(crate) struct DataFiles {
 }
 
 impl DataFiles {
-    /// Opens all files below `dir`, and writes to the disk what is not there: dirty pages can't be evicted.
+    /// Opens all files below `dir`, and flushes them: dirty pages can't be evicted.
     pub(crate) fn open(dir: &Path) -> Result<DataFiles> {
         let failed = |error: io::Error| format!("{}: {error}", dir.display());
         let mut data = DataFiles {

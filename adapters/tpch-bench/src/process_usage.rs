@@ -1,4 +1,4 @@
-//! [`Usage`]: what a run takes.
+//! [`Usage`]: time, CPU time and bytes of a run.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! [`Results`]: what was measured, as JSON.
+//! [`Results`]: the samples, as JSON.
 
 use std::fmt;
 use std::fs;

@@ -1,4 +1,4 @@
-//! [`RowDigest`]: tells whether two answers have the same rows.
+//! [`RowDigest`]: compares the rows of two answers.
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::hash_utils::{RandomState, create_hashes};

@@ -1,4 +1,4 @@
-//! [`Work`]: what is measured.
+//! [`Work`]: the queries and scans that are measured.
 
 use crate::results::Kind;
 

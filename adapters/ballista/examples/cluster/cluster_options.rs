@@ -57,7 +57,7 @@ pub(crate) struct ClusterOptions {
     #[arg(long)]
     pub(crate) no_kill: bool,
 
-    /// Limit for each query, in seconds. It includes the time after which the scheduler gives an executor up
+    /// Limit for each query, in seconds, including the time until the scheduler gives up a lost executor
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) time_limit: u64,
 

@@ -9,7 +9,7 @@
 //! cargo run --release --example cluster -- --queries 1,6,12 --scale 0.1 --executors 3
 //! ```
 //!
-//! `executor_node.rs` is what a program of your own needs.
+//! Start from `executor_node.rs` for an executor of your own.
 
 mod answer;
 mod cluster_nodes;
@@ -135,8 +135,9 @@ async fn use_cluster(
         let answer = Answer::within(options.time_limit(), &session, number).await?;
         answer.check(number, expected)?;
         println!(
-            "query {number:2}: equal, {} rows, {} (one process: {})",
+            "query {number:2}: equal, {} {}, {} (one process: {})",
             expected.rows(),
+            if expected.rows() == 1 { "row" } else { "rows" },
             Seconds(started.elapsed()),
             Seconds(*alone),
         );

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::Result;
 use crate::node_message::{Command, Event};
 
-/// How long a node may take for what is no query. Much longer than it takes, because the machine may be busy.
+/// How long a node may take to start or to answer. It usually takes much less, but the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a node that was told to stop may finish its work, before it is killed.

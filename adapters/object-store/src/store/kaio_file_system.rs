@@ -50,7 +50,6 @@ use crate::store_settings::StoreSettings;
 ///
 /// A read whose future or stream is dropped is abandoned, and its memory freed when the kernel is done. A
 /// write either takes effect or does not, and leaves no temporary file.
-///
 #[derive(Clone, Debug)]
 pub struct KaioFileSystem {
     /// Resolves paths, lists, removes, copies and renames.
