@@ -8,7 +8,7 @@ mod file_eviction;
 mod history_file;
 mod interrupts;
 mod known_names;
-mod line_helper;
+mod line_editing;
 mod line_reader;
 mod messages;
 mod process_usage;

@@ -15,7 +15,7 @@ use crate::command_line::VERSION;
 use crate::failure::Failure;
 use crate::history_file::history_file;
 use crate::interrupts::Interrupts;
-use crate::line_helper::LineHelper;
+use crate::line_editing::LineEditing;
 use crate::messages::print_message;
 use crate::prompt_signals::PromptSignals;
 use crate::scripts::run_entry;
@@ -96,14 +96,14 @@ async fn run_input(
     Ok(())
 }
 
-fn editor(session: &SqlSession) -> rustyline::Result<Editor<LineHelper, DefaultHistory>> {
+fn editor(session: &SqlSession) -> rustyline::Result<Editor<LineEditing, DefaultHistory>> {
     let config = Config::builder()
         .completion_type(CompletionType::List)
         .history_ignore_space(true)
         .build();
     let mut editor = Editor::with_config(config)?;
     editor.set_max_history_size(HISTORY)?;
-    editor.set_helper(Some(LineHelper::new(
+    editor.set_helper(Some(LineEditing::new(
         session.context.clone(),
         session.names.clone(),
     )));
@@ -111,7 +111,7 @@ fn editor(session: &SqlSession) -> rustyline::Result<Editor<LineHelper, DefaultH
 }
 
 /// Reads the history. Without a file, it lasts as long as the program.
-fn open_history(editor: &mut Editor<LineHelper, DefaultHistory>) -> Option<PathBuf> {
+fn open_history(editor: &mut Editor<LineEditing, DefaultHistory>) -> Option<PathBuf> {
     match history_file() {
         Ok(file) => {
             // There is none at the first start.
@@ -132,7 +132,7 @@ fn open_history(editor: &mut Editor<LineHelper, DefaultHistory>) -> Option<PathB
 
 /// Adds an input to the history and to its file, so that the end of the program needs no care.
 fn add_to_history(
-    editor: &mut Editor<LineHelper, DefaultHistory>,
+    editor: &mut Editor<LineEditing, DefaultHistory>,
     file: Option<&PathBuf>,
     input: &str,
 ) {

@@ -1,4 +1,4 @@
-//! [`LineHelper`]: completion, and where an input ends.
+//! [`LineEditing`]: completes words, and decides where an input ends.
 
 use std::collections::BTreeSet;
 
@@ -17,16 +17,16 @@ use crate::sql_session::dialect_of;
 use crate::statement_splitter::StatementSplitter;
 
 /// Completes the words of a line, and says whether the line is complete.
-pub(crate) struct LineHelper {
+pub(crate) struct LineEditing {
     context: SessionContext,
     names: KnownNames,
     paths: FilenameCompleter,
 }
 
-impl LineHelper {
-    /// A helper for a session.
-    pub(crate) fn new(context: SessionContext, names: KnownNames) -> LineHelper {
-        LineHelper {
+impl LineEditing {
+    /// Completes with the tables and functions of a session.
+    pub(crate) fn new(context: SessionContext, names: KnownNames) -> LineEditing {
+        LineEditing {
             context,
             names,
             paths: FilenameCompleter::new(),
@@ -77,7 +77,7 @@ fn ends_in_string(text: &str) -> bool {
     text.matches('\'').count() % 2 == 1
 }
 
-impl Completer for LineHelper {
+impl Completer for LineEditing {
     type Candidate = Pair;
 
     fn complete(
@@ -118,7 +118,7 @@ fn pair(word: String) -> Pair {
     }
 }
 
-impl Validator for LineHelper {
+impl Validator for LineEditing {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let input = context.input();
         let dialect = dialect_of(&self.context);
@@ -135,13 +135,13 @@ impl Validator for LineHelper {
     }
 }
 
-impl Hinter for LineHelper {
+impl Hinter for LineEditing {
     type Hint = String;
 }
 
-impl Highlighter for LineHelper {}
+impl Highlighter for LineEditing {}
 
-impl Helper for LineHelper {}
+impl Helper for LineEditing {}
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +156,7 @@ mod tests {
         context.sql(table).await.unwrap().collect().await.unwrap();
         let names = KnownNames::default();
         names.refresh(&context).await;
-        let helper = LineHelper::new(context, names);
+        let helper = LineEditing::new(context, names);
         let complete = |line: &str| {
             let history = DefaultHistory::new();
             let (start, pairs) = helper
