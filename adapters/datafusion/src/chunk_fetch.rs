@@ -81,11 +81,14 @@ impl ChunkFetch {
         Some(fetch)
     }
 
-    /// The chunk that has all of `range`.
+    /// The chunk that has all of `range`. None has an inverted one, which comes from a damaged page index.
     pub(crate) fn chunk_of(&self, range: &Range<u64>) -> Option<usize> {
         let within =
             |chunk: &Chunk| chunk.range.start <= range.start && range.end <= chunk.range.end;
-        self.chunks.iter().position(within)
+        let is_inverted = range.start > range.end;
+        self.chunks
+            .iter()
+            .position(|chunk| within(chunk) && !is_inverted)
     }
 
     /// Waits until the chunks are fetched, or can't be.
@@ -158,4 +161,28 @@ impl Drop for ChunkFetch {
 
 pub(crate) fn len(range: &Range<u64>) -> u64 {
     range.end.saturating_sub(range.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::reversed_empty_ranges, reason = "it comes from a damaged file")]
+    fn an_inverted_range_is_in_no_chunk() {
+        let chunk = Chunk {
+            range: 60..120,
+            used: 0,
+            bytes: None,
+        };
+        let fetch = ChunkFetch {
+            chunks: vec![chunk],
+            state: FetchState::Failed,
+            progress: Arc::new(ScanProgress::new(Arc::default())),
+        };
+        assert_eq!(fetch.chunk_of(&(100..120)), Some(0));
+        assert_eq!(fetch.chunk_of(&(100..100)), Some(0));
+        assert_eq!(fetch.chunk_of(&(100..50)), None);
+        assert_eq!(fetch.chunk_of(&(100..70)), None);
+    }
 }

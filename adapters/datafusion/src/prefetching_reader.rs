@@ -153,7 +153,7 @@ impl PrefetchingReader {
             let location = self.file.object_meta.location.as_ref();
             self.expected = row_groups_to_read(&self.metrics, self.partition, location);
         }
-        self.rows_read += groups.rows(position);
+        self.rows_read = self.rows_read.saturating_add(groups.rows(position));
         self.columns.previous = std::mem::take(&mut self.columns.current);
         self.ahead
             .retain(|group| self.order.is_to_come(group.position()));
@@ -294,7 +294,7 @@ impl PrefetchingReader {
         if !self.scan.budget().is_ample() {
             return;
         }
-        let most = depth * self.scan.partitions();
+        let most = depth.saturating_mul(self.scan.partitions());
         let is_started = self.scan.files().fetch_after(index, most, |file| {
             let fetch = FirstGroupFetch {
                 scan: Arc::clone(&self.scan),

@@ -8,7 +8,7 @@ use datafusion::common::Result;
 use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
 use datafusion::physical_plan::collect;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use kaio_datafusion::{KaioFiles, Prefetch, PrefetchMetrics};
 use tempfile::TempDir;
@@ -191,6 +191,31 @@ async fn a_scan_without_memory_for_prefetches_reads_all_rows() {
         assert!(prefetch.refused > 0 && prefetch.bytes < all, "{prefetch:?}");
         assert_eq!((prefetch.bytes_unused, prefetch.memory), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn the_number_of_row_groups_may_be_unlimited() {
+    let dir = disk_dir();
+    for part in 0..4 {
+        let path = dir.path().join(format!("part-{part}.parquet"));
+        write_parquet(&path, &[batch(part * 3_000, 3_000)], row_groups_of(500));
+    }
+    let prefetch = Prefetch::default()
+        .with_row_groups(usize::MAX)
+        .with_memory(u64::MAX);
+    let files = KaioFiles::new().with_prefetch(prefetch);
+    let config = SessionConfig::new().with_target_partitions(2);
+    let session = SessionContext::new_with_config(config);
+    files.register(&session);
+    let options = ParquetReadOptions::default();
+    session
+        .register_parquet("t", text(dir.path()), options)
+        .await
+        .unwrap();
+    let rows = rows(&session, "select * from t").await.unwrap();
+    assert_eq!(rows.len(), 4 * 3_000 + 4);
+    assert!(files.metrics().prefetch.files > 0);
+    without_prefetches(&files).await;
 }
 
 #[tokio::test]
