@@ -55,6 +55,10 @@
 //! wait. Fetched data belongs to the query as soon as the decoder takes it, and no longer counts against this
 //! amount.
 //!
+//! If a file is replaced during a query, row groups may be of the old file and of the new one, as without
+//! prefetch. But the columns that the decoder asks for together are of one file: if some were fetched ahead and
+//! the file is replaced before the others are read, all of them are read again.
+//!
 //! An error of a prefetch is no error of the query: the data is read again when it is needed. A reader that
 //! is dropped abandons its prefetches.
 //!

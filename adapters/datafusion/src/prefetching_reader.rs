@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::object_store::{self, ObjectStore};
+use datafusion::object_store::{self, ObjectMeta, ObjectStore, ObjectStoreExt};
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::parquet::errors::{ParquetError, Result};
@@ -16,6 +16,7 @@ use datafusion::physical_plan::metrics::{
 };
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join};
+use kaio_object_store::v0_13::KaioFileSystem;
 use tokio::runtime::Handle;
 
 use crate::aborting_task::AbortingTask;
@@ -160,6 +161,10 @@ impl PrefetchingReader {
     }
 
     /// Takes the ranges from what was fetched ahead, and reads the others.
+    ///
+    /// Each read opens the file anew. If the file was replaced between two of them, columns of the old file
+    /// would meet columns of the new one. So if the ranges are from several reads, and the file is not the
+    /// one of the plan any more, all are read by one request, as without prefetch.
     async fn take_or_read(
         &mut self,
         position: usize,
@@ -187,13 +192,17 @@ impl PrefetchingReader {
         };
         let fetched = group.wait(&sources);
         let (read, ()) = join(read, fetched).await;
+        let mut reads = usize::from(!missing.is_empty());
         let mut results = vec![None; ranges.len()];
         for (index, bytes) in missing.into_iter().zip(read?) {
             results[index] = Some(bytes);
         }
+        let mut last_fetch = None;
         for (index, source) in sources.iter().enumerate() {
-            if let Some(source) = *source {
-                results[index] = group.take(source, &ranges[index]);
+            let Some(source) = *source else { continue };
+            results[index] = group.take(source, &ranges[index]);
+            if results[index].is_some() && last_fetch.replace(source.0) != Some(source.0) {
+                reads += 1;
             }
         }
         let failed: Vec<_> = (0..ranges.len())
@@ -202,9 +211,13 @@ impl PrefetchingReader {
         if !failed.is_empty() {
             let again: Vec<_> = failed.iter().map(|&index| ranges[index].clone()).collect();
             let read = store.get_ranges(location, &again).await?;
+            reads += 1;
             for (index, bytes) in failed.into_iter().zip(read) {
                 results[index] = Some(bytes);
             }
+        }
+        if reads > 1 && !is_as_planned(store, &self.file.object_meta).await {
+            return store.get_ranges(location, ranges).await;
         }
         Ok(results.into_iter().flatten().collect())
     }
@@ -349,6 +362,16 @@ impl AsyncFileReader for PrefetchingReader {
         }
         .boxed()
     }
+}
+
+/// Whether the file is still the one that a plan was made for.
+async fn is_as_planned(store: &KaioFileSystem, planned: &ObjectMeta) -> bool {
+    let Ok(now) = store.head(&planned.location).await else {
+        return false;
+    };
+    // Plans that were sent to another process have no ETag.
+    let is_same_tag = planned.e_tag.is_none() || planned.e_tag == now.e_tag;
+    is_same_tag && (planned.size, planned.last_modified) == (now.size, now.last_modified)
 }
 
 /// DataFusion's own readers wrap the errors of the store alike.
