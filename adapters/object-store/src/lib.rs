@@ -55,6 +55,11 @@
 //! so a file that was replaced, or changed, is opened again. Files on network file systems are not kept.
 //!
 //! [`ObjectStore`]: https://docs.rs/object_store/latest/object_store/trait.ObjectStore.html
+// The documentation names items of both versions.
+#![cfg_attr(
+    not(all(feature = "v0_13", feature = "v0_14")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #![cfg(all(target_os = "linux", any(feature = "v0_13", feature = "v0_14")))]
 #![warn(missing_docs)]
 

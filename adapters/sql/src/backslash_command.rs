@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use crate::command_line::OutputFormat;
 use crate::failure::Failure;
 use crate::messages::print_message;
+use crate::sql_options::OutputFormat;
 use crate::sql_session::{DisplaySettings, SqlSession};
 use crate::statement_run::run_statement;
 

@@ -2,7 +2,7 @@
 //! kernel AIO.
 
 mod backslash_command;
-mod command_line;
+mod byte_sizes;
 mod failure;
 mod file_eviction;
 mod history_file;
@@ -17,10 +17,10 @@ mod query_report;
 mod repl;
 mod result_writer;
 mod scripts;
+mod sql_options;
 mod sql_session;
 mod statement_run;
 mod statement_splitter;
-mod units;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::command_line::CommandLine;
 use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::messages::print_message;
+use crate::sql_options::CommandLine;
 use crate::sql_session::SqlSession;
 
 /// How long the end of the program waits for writes and removals of files that are under way.

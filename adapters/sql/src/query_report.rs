@@ -7,8 +7,8 @@ use kaio_datafusion::{KaioFilesMetrics, PrefetchMetrics};
 use kaio_object_store::{StoreMetrics, Transfers};
 use tokio_kaio::Backend;
 
+use crate::byte_sizes::format_bytes;
 use crate::process_usage::ProcessUsage;
-use crate::units::format_bytes;
 
 /// What a statement has produced and used. Its [`Display`](fmt::Display) is a few lines for people.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,6 @@ use rustyline::{CompletionType, Config, Editor};
 use tokio::runtime::Runtime;
 
 use crate::backslash_command::plain_word;
-use crate::command_line::VERSION;
 use crate::failure::Failure;
 use crate::history_file::history_file;
 use crate::interrupts::Interrupts;
@@ -19,6 +18,7 @@ use crate::line_editing::LineEditing;
 use crate::messages::print_message;
 use crate::prompt_signals::PromptSignals;
 use crate::scripts::run_entry;
+use crate::sql_options::VERSION;
 use crate::sql_session::SqlSession;
 use crate::statement_splitter::StatementSplitter;
 

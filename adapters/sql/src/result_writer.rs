@@ -10,7 +10,7 @@ use datafusion::arrow::json::writer::{JsonArray, LineDelimited};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 
-use crate::command_line::OutputFormat;
+use crate::sql_options::OutputFormat;
 
 /// Encodes the rows of a result. Formats other than the table keep no rows.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 
 use crate::backslash_command::{Deferred, run_command};
-use crate::command_line::CommandLine;
 use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::line_reader::LineReader;
+use crate::sql_options::CommandLine;
 use crate::sql_session::SqlSession;
 use crate::statement_run::run_statement;
 use crate::statement_splitter::{Entry, StatementSplitter};

@@ -5,9 +5,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
 use kaio_datafusion::{KaioFiles, KaioFilesMetrics, Prefetch};
 
-use crate::command_line::{CommandLine, OutputFormat, RowLimit};
 use crate::failure::Failure;
 use crate::known_names::KnownNames;
+use crate::sql_options::{CommandLine, OutputFormat, RowLimit};
 
 /// A session of DataFusion, and how its results are shown.
 pub(crate) struct SqlSession {

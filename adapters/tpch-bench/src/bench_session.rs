@@ -8,10 +8,10 @@ use kaio_datafusion::{KaioFiles, Prefetch};
 use tokio::runtime::Runtime;
 
 use crate::Result;
-use crate::process_usage::{Usage, UsageAt};
+use crate::query_work::Work;
 use crate::results::Store;
 use crate::row_digest::RowDigest;
-use crate::workload::Work;
+use crate::run_usage::{Usage, UsageAt};
 
 /// A session, which is kept for all runs, with its tables.
 pub(crate) struct BenchSession {

@@ -9,13 +9,13 @@ use kaio_object_store::v0_13::KaioFileSystem;
 use tokio_kaio::SizeClassPoolBuilder;
 
 use crate::Result;
+use crate::bench_options::PassesArguments;
 use crate::bench_session::BenchSession;
-use crate::command_line::PassesArguments;
 use crate::data_files::DataFiles;
 use crate::memory_cgroup::{MemoryCgroup, join, memory};
-use crate::process_usage::UsageAt;
+use crate::query_work::of_pass;
 use crate::results::{LimitedResult, LimitedRun, Pass, Store};
-use crate::workload::of_pass;
+use crate::run_usage::UsageAt;
 
 /// Buffers of the store: where memory is scarce, less than by default.
 const BUFFERS: usize = 64 << 20;

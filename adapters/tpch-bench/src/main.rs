@@ -1,35 +1,35 @@
 //! Compares DataFusion over kaio-object-store with DataFusion over LocalFileSystem: TPC-H, scans, and data
 //! that is larger than the page cache.
 
+mod bench_options;
 mod bench_session;
-mod chart;
-mod command_line;
 mod data_files;
 mod limited_passes;
 mod marked_page;
 mod memory_cgroup;
 mod object_store_results;
-mod process_usage;
-mod render_command;
+mod page_command;
+mod query_work;
+mod ratio_chart;
+mod ratio_tables;
 mod results;
 mod rounds;
 mod row_digest;
 mod run_command;
-mod tables;
-mod workload;
+mod run_usage;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use command_line::{Command, CommandLine};
+use bench_options::{Command, CommandLine};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Run(arguments) => run_command::run(&arguments),
-        Command::Render(arguments) => render_command::run(&arguments),
+        Command::Render(arguments) => page_command::run(&arguments),
         Command::Passes(arguments) => limited_passes::run_in_cgroup(&arguments),
     };
     match done {

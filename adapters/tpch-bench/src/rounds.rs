@@ -5,8 +5,8 @@ use tokio::runtime::Runtime;
 use crate::Result;
 use crate::bench_session::{BenchSession, Run};
 use crate::data_files::DataFiles;
+use crate::query_work::Work;
 use crate::results::{Store, StoreSamples, WorkResult};
-use crate::workload::Work;
 
 /// Runs `rounds` rounds of a work on each store, after one that is not counted and whose answers are
 /// compared. Each round starts with another store. The data is evicted before each run, or (`cached`) is read

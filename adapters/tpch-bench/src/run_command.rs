@@ -7,13 +7,13 @@ use kaio_datafusion::KaioFiles;
 use tokio::runtime::Runtime;
 
 use crate::Result;
+use crate::bench_options::RunArguments;
 use crate::bench_session::BenchSession;
-use crate::command_line::RunArguments;
 use crate::data_files::DataFiles;
 use crate::memory_cgroup::MemoryCgroup;
+use crate::query_work::{Work, all};
+use crate::ratio_tables::{RunLine, ratio};
 use crate::results::{DataSet, Kind, LimitedResult, Quantity, Results, Store, geometric_mean};
-use crate::tables::{RunLine, ratio};
-use crate::workload::{Work, all};
 use crate::{limited_passes, rounds};
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<()> {

@@ -14,6 +14,7 @@
 mod answer;
 mod cluster_nodes;
 mod cluster_options;
+mod cluster_tables;
 mod executor_loss;
 mod executor_node;
 mod held_tasks;
@@ -22,7 +23,6 @@ mod node_process;
 mod parent_pipe;
 mod read_counters;
 mod scheduler_node;
-mod table_data;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -39,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use answer::Answer;
 use cluster_nodes::{Cluster, VCORES};
 use cluster_options::{ClusterOptions, Role};
-use table_data::TableData;
+use cluster_tables::TableData;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 

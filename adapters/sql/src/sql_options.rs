@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use clap::{Parser, ValueEnum};
 use datafusion::DATAFUSION_VERSION;
 
-use crate::units::parse_bytes;
+use crate::byte_sizes::parse_bytes;
 
 const AFTER_HELP: &str = "\
 Without SQL and FILE, statements are read from standard input: line by line with history and completion on a \

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::Result;
-use crate::chart::{Chart, Row};
-use crate::command_line::RenderArguments;
+use crate::bench_options::RenderArguments;
 use crate::marked_page::replace_block;
 use crate::object_store_results::{Cache, ObjectStoreResults};
+use crate::ratio_chart::{Chart, Row};
 use crate::results::{Kind, Quantity, Results, Store, WorkResult};
 use crate::tables;
 
@@ -18,18 +18,30 @@ pub(crate) fn run(arguments: &RenderArguments) -> Result<()> {
     let page_path = &*arguments.page;
     let mut page = fs::read_to_string(page_path).map_err(|error| failed(page_path, error))?;
     let limited = match &results.limited {
-        Some(limited) => tables::passes(limited),
+        Some(limited) => ratio_tables::passes(limited),
         None => "Not measured.".into(),
     };
     let blocks = [
-        ("setting", tables::setting(&results)),
-        ("summary", tables::summary(&results)),
-        ("queries-cold", tables::works(&results, Kind::Query, false)),
-        ("queries-cached", tables::works(&results, Kind::Query, true)),
-        ("scans-cold", tables::works(&results, Kind::Scan, false)),
-        ("scans-cached", tables::works(&results, Kind::Scan, true)),
+        ("setting", ratio_tables::setting(&results)),
+        ("summary", ratio_tables::summary(&results)),
+        (
+            "queries-cold",
+            ratio_tables::works(&results, Kind::Query, false),
+        ),
+        (
+            "queries-cached",
+            ratio_tables::works(&results, Kind::Query, true),
+        ),
+        (
+            "scans-cold",
+            ratio_tables::works(&results, Kind::Scan, false),
+        ),
+        (
+            "scans-cached",
+            ratio_tables::works(&results, Kind::Scan, true),
+        ),
         ("limited", limited),
-        ("object-store", tables::object_store(&object_store)),
+        ("object-store", ratio_tables::object_store(&object_store)),
     ];
     for (name, text) in &blocks {
         replace_block(&mut page, name, text)
