@@ -96,6 +96,11 @@ const CRATES: &[&str] = &[
     "peers",
     "adapters/object-store",
     "adapters/object-store-bench",
+    "adapters/datafusion",
+    "adapters/ballista",
+    "adapters/tpch",
+    "adapters/tpch-bench",
+    "adapters/sql",
 ];
 
 fn source_folder() -> PathBuf {
