@@ -1,5 +1,7 @@
 //! Queries of Parquet files have the same answers as over `LocalFileSystem`.
 
+use std::path::Path;
+
 use datafusion::prelude::SessionConfig;
 
 use crate::fixture::{Sessions, batch, configs, disk_dir, row_groups_of, text, write_parquet};
@@ -22,6 +24,21 @@ const QUERIES: [&str; 16] = [
     "select count(*) from (select id from t limit 1500)",
     "select a.id, b.name from t a join t b on a.id = b.id + 1 where a.class = 2 and b.price > 500",
 ];
+
+/// Runs the queries over the table of the Parquet files in `dir`, with each configuration.
+async fn compare_queries(dir: &Path) {
+    for config in configs() {
+        let sessions = Sessions::new(config);
+        let create = format!(
+            "create external table t stored as parquet location '{}/'",
+            text(dir)
+        );
+        sessions.run(&create).await;
+        for query in QUERIES {
+            sessions.same(query).await;
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_with_many_row_groups_has_the_same_answers() {
@@ -83,17 +100,7 @@ async fn files_without_rows_and_row_groups_of_one_row_have_the_same_answers() {
         &[batch(100, 1)],
         row_groups_of(10),
     );
-    for config in configs() {
-        let sessions = Sessions::new(config);
-        let create = format!(
-            "create external table t stored as parquet location '{}/'",
-            text(dir.path())
-        );
-        sessions.run(&create).await;
-        for query in QUERIES {
-            sessions.same(query).await;
-        }
-    }
+    compare_queries(dir.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,17 +115,7 @@ async fn files_with_different_columns_have_the_same_answers() {
         &[batch(1_800, 900)],
         row_groups_of(100),
     );
-    for config in configs() {
-        let sessions = Sessions::new(config);
-        let create = format!(
-            "create external table t stored as parquet location '{}/'",
-            text(dir.path())
-        );
-        sessions.run(&create).await;
-        for query in QUERIES {
-            sessions.same(query).await;
-        }
-    }
+    compare_queries(dir.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

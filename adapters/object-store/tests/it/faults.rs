@@ -118,37 +118,38 @@ fn a_file_that_becomes_too_large_is_an_error_and_leaves_nothing() {
     });
 }
 
+/// Runs `test` of this module again, in namespaces of its own, after the shell command `mount`. The environment
+/// variable `dir_variable` then has the directory, which is `$1` of the command.
+fn run_mounted(unshare: &[&str], mount: &str, test: &str, dir_variable: &str) {
+    let test = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let dir = disk_dir();
+    let script = format!("{mount} || exit 77; exec \"$2\" \"$3\" --exact --nocapture");
+    let mut child = Command::new("unshare");
+    child
+        .args(unshare)
+        .args(["sh", "-c", &script, "sh"])
+        .arg(dir.path())
+        .arg(env::current_exe().unwrap())
+        .arg(test)
+        .env(dir_variable, dir.path());
+    match child.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
+            panic!("{}", String::from_utf8_lossy(&output.stdout))
+        }
+        refused => eprintln!("skipped: no file system can be mounted here: {refused:?}"),
+    }
+}
+
 #[test]
 fn a_full_file_system_is_an_error_and_leaves_nothing() {
     const TEST: &str = "a_full_file_system_is_an_error_and_leaves_nothing";
     // A tmpfs of two mebibytes, in a user and mount namespace of this test's own.
     const DIR: &str = "KAIO_OBJECT_STORE_TEST_FULL_DIR";
     let Some(dir) = env::var_os(DIR) else {
-        let test = format!("{}::{TEST}", module_path!().split_once("::").unwrap().1);
-        let dir = disk_dir();
-        let script = "mount -t tmpfs -o size=2m tmpfs \"$1\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
-        let mut child = Command::new("unshare");
-        child.args([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ]);
-        child
-            .arg(dir.path())
-            .arg(env::current_exe().unwrap())
-            .arg(test)
-            .env(DIR, dir.path());
-        return match child.output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
-                panic!("{}", String::from_utf8_lossy(&output.stdout))
-            }
-            refused => eprintln!("skipped: no file system can be mounted here: {refused:?}"),
-        };
+        let unshare = ["--user", "--map-root-user", "--mount"];
+        let mount = "mount -t tmpfs -o size=2m tmpfs \"$1\"";
+        return run_mounted(&unshare, mount, TEST, DIR);
     };
     let dir = std::path::PathBuf::from(dir);
     run(async {
@@ -186,26 +187,10 @@ fn a_device_that_fails_is_an_error_that_says_so() {
         if !rustix::process::getuid().is_root() {
             return eprintln!("skipped: only root can mount a loop device");
         }
-        let test = format!("{}::{TEST}", module_path!().split_once("::").unwrap().1);
-        let dir = disk_dir();
-        fs::create_dir(dir.path().join("mounted")).unwrap();
         // In a mount namespace of its own, the mount and the loop device end with the process.
-        let script = "truncate -s 64M \"$1/image\" && mkfs.ext4 -q -F \"$1/image\" \
-            && mount -o loop \"$1/image\" \"$1/mounted\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
-        let mut child = Command::new("unshare");
-        child.args(["--mount", "sh", "-c", script, "sh"]);
-        child
-            .arg(dir.path())
-            .arg(env::current_exe().unwrap())
-            .arg(test)
-            .env(DIR, dir.path());
-        return match child.output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 1 test") => {
-                panic!("{}", String::from_utf8_lossy(&output.stdout))
-            }
-            refused => eprintln!("skipped: no file system can be mounted here: {refused:?}"),
-        };
+        let mount = "truncate -s 64M \"$1/image\" && mkfs.ext4 -q -F \"$1/image\" \
+            && mkdir \"$1/mounted\" && mount -o loop \"$1/image\" \"$1/mounted\"";
+        return run_mounted(&["--mount"], mount, TEST, DIR);
     };
     let dir = std::path::PathBuf::from(dir);
     let mounted = dir.join("mounted");
