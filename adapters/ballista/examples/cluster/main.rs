@@ -82,7 +82,7 @@ async fn run(options: &ClusterOptions) -> Result<ExitCode> {
         _ = terminate.recv() => None,
     };
     let ended = cluster.end().await;
-    root.close()?;
+    let removed = root.close();
     match done {
         None => {
             eprintln!("interrupted");
@@ -91,6 +91,7 @@ async fn run(options: &ClusterOptions) -> Result<ExitCode> {
         Some(done) => {
             done?;
             ended?;
+            removed?;
             println!("all checks held");
             Ok(ExitCode::SUCCESS)
         }
