@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Identifies a process, to find out whether a value was made by this one or by the parent of a forked child.
 ///
 /// Two values are equal if they are from the same process. A child made by `fork(2)` has another one than its
-/// parent. To compare costs some nanoseconds, no system call. Values of processes that are no relatives may be
-/// equal.
+/// parent. A comparison takes some nanoseconds and no system call. Values of processes that are not related
+/// may be equal.
 ///
 /// Before Linux 4.14 all values are equal.
 ///
