@@ -8,8 +8,8 @@ use crate::bench_options::RenderArguments;
 use crate::marked_page::replace_block;
 use crate::object_store_results::{Cache, ObjectStoreResults};
 use crate::ratio_chart::{Chart, Row};
+use crate::ratio_tables;
 use crate::results::{Kind, Quantity, Results, Store, WorkResult};
-use crate::tables;
 
 pub(crate) fn run(arguments: &RenderArguments) -> Result<()> {
     let results = Results::read(&arguments.tpch)?;
