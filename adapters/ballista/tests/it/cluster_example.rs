@@ -148,7 +148,7 @@ fn answers_are_those_of_one_process_also_after_an_executor_is_killed() {
     let run = run(dir.path(), &["--queries", "1,6,12"]);
     run.assert_code(0);
     run.assert_line(&["query  1: equal, 4 rows"]);
-    run.assert_line(&["query  6: equal, 1 rows"]);
+    run.assert_line(&["query  6: equal, 1 row,"]);
     run.assert_line(&["query 12: equal, 2 rows"]);
     for executor in ["executor-1: ", "executor-2: "] {
         run.assert_line(&[executor, "ready"]);
