@@ -26,12 +26,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let place = place.unwrap_or_else(|| default.unwrap_or(".").into());
     let dir = tempfile::tempdir_in(&place).map_err(|e| format!("{}: {e}", place.display()))?;
 
-    let (context, handle) = AioContextBuilder::new(64).automatic_backend().build()?;
-    match context.backend() {
-        Backend::KernelAio => println!("automatic backend: kernel AIO"),
-        Backend::ThreadPool => println!("automatic backend: threads, because AIO is not available"),
-        other => println!("automatic backend: {other:?}"),
+    // The first one that is available. io_uring also needs the feature `io-uring`.
+    let (context, handle) = AioContextBuilder::new(64)
+        .backends(&[Backend::IoUring, Backend::KernelAio, Backend::ThreadPool])
+        .build()?;
+    for refused in context.refused_backends() {
+        println!("{refused}");
     }
+    println!("requests run on {}", context.backend());
     round_trip(&handle, dir.path()).await?;
     context.close().await;
 

@@ -205,8 +205,64 @@ pub enum AioContextError {
     /// - `EAGAIN`: `fs.aio-max-nr` is exhausted.
     /// - `EPERM` or `ENOSYS`: a sandbox forbids AIO, or the kernel was built without it.
     /// - `ENOMEM`: there is not enough memory.
+    ///
+    /// The errors of [io_uring](crate::Backend::IoUring), of
+    /// [`io_uring_setup(2)`](https://man7.org/linux/man-pages/man2/io_uring_setup.2.html) and
+    /// [`io_uring_register(2)`](https://man7.org/linux/man-pages/man2/io_uring_register.2.html), are wrapped
+    /// in another [`io::Error`], which says what to do. [`AioContextError::raw_os_error`] returns their
+    /// errno:
+    ///
+    /// - `EPERM` or `ENOSYS`: the sysctl `kernel.io_uring_disabled` or a sandbox forbids io_uring, or the
+    ///   kernel was built without it.
+    /// - `ENOMEM`: there is not enough memory. Before Linux 5.12, a ring counts as locked memory
+    ///   (`RLIMIT_MEMLOCK`).
+    /// - `EMFILE` or `ENFILE`: no descriptor is left.
+    /// - None, with the kind [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old, or this
+    ///   program was built without the feature `io-uring`. The text says which.
     #[error("can't set up the AIO context: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
+}
+
+impl AioContextError {
+    /// The error of a context on io_uring that can't be set up.
+    #[cold]
+    pub(crate) fn of_uring(error: io::Error) -> AioContextError {
+        AioContextError::IoSetup(io::Error::new(error.kind(), UringSetup { error }))
+    }
+
+    /// Returns the errno of the error, if it has one.
+    ///
+    /// ```
+    /// use tokio_kaio::aio_context;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = aio_context(0, true).unwrap_err();
+    /// assert_eq!(error.raw_os_error(), Some(22)); // EINVAL
+    /// # }
+    /// ```
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let error = match self {
+            AioContextError::IoSetup(error)
+            | AioContextError::EventFd(
+                EventFdError::CreateError(error)
+                | EventFdError::PollError(error)
+                | EventFdError::ReadError(error),
+            ) => error,
+        };
+        let explained = || error.get_ref()?.downcast_ref::<UringSetup>();
+        error
+            .raw_os_error()
+            .or_else(|| explained()?.error.raw_os_error())
+    }
+}
+
+/// An error of the setup of io_uring.
+#[derive(Debug, Error)]
+#[error("io_uring: {error}{hint}", hint = UringSetupHint(.error))]
+struct UringSetup {
+    #[source]
+    error: io::Error,
 }
 
 /// Converts the error for functions that return [`io::Result`].
@@ -377,6 +433,48 @@ impl fmt::Display for SetupHint<'_> {
                 ": no AIO is available; the kernel was built without CONFIG_AIO, or a sandbox \
                  hides it"
             ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A hint for a failed setup of io_uring. Reads the sysctl when it is formatted.
+struct UringSetupHint<'a>(&'a io::Error);
+
+impl fmt::Display for UringSetupHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => {
+                let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+                match sysctl.as_deref().map(str::trim) {
+                    Ok(value @ ("1" | "2")) => write!(
+                        f,
+                        ": kernel.io_uring_disabled is {value}; set it to 0 (sysctl \
+                         kernel.io_uring_disabled=0), or name another backend after \
+                         `Backend::IoUring` (`AioContextBuilder::backends`)"
+                    ),
+                    _ => write!(
+                        f,
+                        ": io_uring is forbidden, probably by a seccomp filter of a sandbox or \
+                         container; allow io_uring_setup, io_uring_enter and io_uring_register, or \
+                         name another backend after `Backend::IoUring` \
+                         (`AioContextBuilder::backends`)"
+                    ),
+                }
+            }
+            Some(libc::ENOSYS) => write!(
+                f,
+                ": the kernel was built without CONFIG_IO_URING, or a sandbox hides it; name another \
+                 backend after `Backend::IoUring` (`AioContextBuilder::backends`)"
+            ),
+            Some(libc::ENOMEM) => write!(
+                f,
+                ": there is not enough memory; before Linux 5.12 a ring counts as locked memory: raise \
+                 RLIMIT_MEMLOCK (ulimit -l), or create the context with a smaller `nr`"
+            ),
+            Some(libc::EMFILE | libc::ENFILE) => {
+                write!(f, ": raise RLIMIT_NOFILE (ulimit -n), or close files")
+            }
             _ => Ok(()),
         }
     }

@@ -18,7 +18,7 @@
 //!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] accept any, and copy.
 //! - network file systems, pipes, sockets.
 //! - operations that AIO does not have (open, stat, allocate, truncate, rename: here they run on tokio's
-//!   blocking pool, or not at all), and programs that have io_uring and want its features.
+//!   blocking pool, or not at all).
 //! - systems other than Linux, where the crate is empty.
 //!
 //! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
@@ -149,6 +149,7 @@
 //! - `bytes`: makes [`bytes::Bytes`](https://docs.rs/bytes) from an [`AlignedBuf`] without a copy, and
 //!   accepts `Bytes` and `BytesMut` as buffers. Adds `File::read_range`, `File::read_ranges` and
 //!   `File::stream_ranges`: byte ranges of any offset and length, read without a copy.
+//! - `io-uring`: adds [`Backend::IoUring`].
 //! - `metrics`: publishes the metrics through the facade of the crate
 //!   [`metrics`](https://docs.rs/metrics): once by `Metrics::publish`, or at an interval by
 //!   `GenericAioContextHandle::report_metrics`.
@@ -212,7 +213,7 @@ pub use compat::{IntrusiveAdapter, LocalRequestAdapter, NoopLock, Request, SyncR
 pub use context::{
     AioContext, AioContextBuilder, AioContextHandle, Batch, BatchResults, CloseTimeoutError,
     GenericAioContext, GenericAioContextHandle, LocalAioContext, LocalAioContextHandle, OwnedBatch,
-    OwnedBatchResults, aio_context, generic_aio_context, local_aio_context,
+    OwnedBatchResults, RefusedBackend, aio_context, generic_aio_context, local_aio_context,
 };
 pub use error::{AioCommandError, AioContextError};
 pub use eventfd::{EventFd, EventFdError};
@@ -238,6 +239,8 @@ pub use sys::Process;
 mod guides {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../../docs/backends.md")]
+    struct Backends;
     #[doc = include_str!("../../docs/buffers.md")]
     struct Buffers;
     #[doc = include_str!("../../docs/cancellation.md")]

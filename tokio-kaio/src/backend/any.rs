@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 
 use super::aio::{AioBackend, AioSubmitter};
 use super::blocking::{BlockingBackend, BlockingSubmitter};
+#[cfg(feature = "io-uring")]
+use super::uring::{UringBackend, UringSubmitter};
 use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
 
 /// Any of the backends of the library.
@@ -13,6 +15,8 @@ use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Subm
 pub(crate) enum AnyBackend {
     Aio(AioBackend),
     Blocking(BlockingBackend),
+    #[cfg(feature = "io-uring")]
+    Uring(UringBackend),
 }
 
 /// Submits to an [`AnyBackend`].
@@ -20,6 +24,8 @@ pub(crate) enum AnyBackend {
 pub(crate) enum AnySubmitter {
     Aio(AioSubmitter),
     Blocking(BlockingSubmitter),
+    #[cfg(feature = "io-uring")]
+    Uring(UringSubmitter),
 }
 
 impl IoBackend for AnyBackend {
@@ -29,6 +35,8 @@ impl IoBackend for AnyBackend {
         match self {
             AnyBackend::Aio(aio) => AnySubmitter::Aio(aio.submitter(eventfd)),
             AnyBackend::Blocking(blocking) => AnySubmitter::Blocking(blocking.submitter(eventfd)),
+            #[cfg(feature = "io-uring")]
+            AnyBackend::Uring(uring) => AnySubmitter::Uring(uring.submitter(eventfd)),
         }
     }
 
@@ -37,6 +45,8 @@ impl IoBackend for AnyBackend {
         match self {
             AnyBackend::Aio(aio) => aio.reap(completions),
             AnyBackend::Blocking(blocking) => blocking.reap(completions),
+            #[cfg(feature = "io-uring")]
+            AnyBackend::Uring(uring) => uring.reap(completions),
         }
     }
 
@@ -44,6 +54,8 @@ impl IoBackend for AnyBackend {
         match self {
             AnyBackend::Aio(aio) => aio.capabilities(),
             AnyBackend::Blocking(blocking) => blocking.capabilities(),
+            #[cfg(feature = "io-uring")]
+            AnyBackend::Uring(uring) => uring.capabilities(),
         }
     }
 }
@@ -56,6 +68,9 @@ impl Submitter for AnySubmitter {
             AnySubmitter::Aio(aio) => unsafe { aio.submit(entries, notify) },
             // SAFETY: the caller's promise, passed on.
             AnySubmitter::Blocking(blocking) => unsafe { blocking.submit(entries, notify) },
+            #[cfg(feature = "io-uring")]
+            // SAFETY: the caller's promise, passed on.
+            AnySubmitter::Uring(uring) => unsafe { uring.submit(entries, notify) },
         }
     }
 
@@ -63,6 +78,8 @@ impl Submitter for AnySubmitter {
         match self {
             AnySubmitter::Aio(aio) => aio.cancel(user_data),
             AnySubmitter::Blocking(blocking) => blocking.cancel(user_data),
+            #[cfg(feature = "io-uring")]
+            AnySubmitter::Uring(uring) => uring.cancel(user_data),
         }
     }
 }

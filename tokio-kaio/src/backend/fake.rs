@@ -125,6 +125,7 @@ impl FakeBackend {
     pub(crate) fn new() -> FakeBackend {
         FakeBackend::with_capabilities(Capabilities {
             blocking_submit: false,
+            nonblocking_submit: false,
             user_ring: false,
             cancels_transfers: false,
         })

@@ -1,6 +1,10 @@
 //! [`Backend`]: the choice of a backend.
 
+use std::fmt;
+
 /// Runs the requests of a context.
+///
+/// Its text is its name: "io_uring", "kernel AIO", "the thread pool".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
@@ -16,4 +20,26 @@ pub enum Backend {
     /// Dropping the runtime waits for transfers under way, as for all jobs of the blocking pool;
     /// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background) does not.
     ThreadPool,
+
+    /// [io_uring](https://man7.org/linux/man-pages/man7/io_uring.7.html), with the feature `io-uring` of this
+    /// crate, on Linux 6.0 and later. Container runtimes and hardened systems often forbid it: name other
+    /// backends after it in [`backends`](crate::AioContextBuilder::backends).
+    ///
+    /// A submission never blocks on the storage: threads of the kernel perform what would block, such as a
+    /// write that allocates. So the [`SubmitPolicy`](crate::SubmitPolicy) has no effect, and no request goes
+    /// to tokio's blocking pool. A read whose future is dropped is cancelled where the kernel still can, for
+    /// example a read of a pipe.
+    ///
+    /// A context has at most 65,535 requests in flight; others wait. It takes nothing from `fs.aio-max-nr`.
+    IoUring,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::KernelAio => "kernel AIO",
+            Backend::ThreadPool => "the thread pool",
+            Backend::IoUring => "io_uring",
+        })
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! A backend is one implementation of [`IoBackend`]. [`AioBackend`](aio::AioBackend) uses the
 //! kernel's AIO. [`BlockingBackend`](blocking::BlockingBackend) uses blocking system calls, for
-//! machines where AIO is forbidden. [`AnyBackend`](any::AnyBackend) is either of the two, chosen at
-//! run time. Tests of the driver use `fake::FakeBackend`.
+//! machines where AIO is forbidden. `UringBackend` uses io_uring (feature `io-uring`).
+//! [`AnyBackend`](any::AnyBackend) is any of them, chosen at run time. Tests of the driver use `fake::FakeBackend`.
 //!
 //! # The life of an entry
 //!
@@ -50,11 +50,15 @@ pub(crate) mod fake;
 mod kind;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 mod tests;
+#[cfg(feature = "io-uring")]
+mod uring;
 
 pub(crate) use aio::AioBackend;
 pub(crate) use any::AnyBackend;
 pub(crate) use blocking::BlockingBackend;
 pub use kind::Backend;
+#[cfg(feature = "io-uring")]
+pub(crate) use uring::UringBackend;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -76,6 +80,11 @@ pub(crate) enum OpCode {
 }
 
 impl OpCode {
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    pub(crate) fn is_sync(self) -> bool {
+        matches!(self, OpCode::Fsync | OpCode::Fdatasync)
+    }
+
     /// Whether the operation moves data.
     pub(crate) fn is_transfer(self) -> bool {
         matches!(
@@ -121,7 +130,8 @@ pub(crate) struct Sqe {
 pub(crate) struct Completion {
     /// The [`Sqe::user_data`] of the request.
     pub(crate) user_data: u64,
-    /// Bytes of a transfer, 0 of a sync, events of a poll; or an errno, negated.
+    /// Bytes of a transfer, 0 of a sync, events of a poll; or an errno, negated; or a [`refusal`], or
+    /// [`GIVEN_BACK`].
     ///
     /// The events of a poll may be more than the entry asked for: `POLLERR` and `POLLHUP` always
     /// count, and the kernel reports the whole mask of a wakeup. 0 means that the poll ended
@@ -132,6 +142,28 @@ pub(crate) struct Completion {
     /// did not cancel the poll reads 0 as: the file can no longer be waited for. (`aio_poll_wake`,
     /// `aio_poll_complete_work` and `aio_poll` in Linux's `fs/aio.c`, since 5.16.)
     pub(crate) result: i64,
+}
+
+/// Smaller than any errno, negated.
+const REFUSALS: i64 = -(1 << 32);
+
+/// The largest errno of Linux.
+const MAX_ERRNO: i64 = 4095;
+
+/// The result of a transfer that a backend took, and could not begin. The caller should submit it again.
+pub(crate) const GIVEN_BACK: i64 = REFUSALS;
+
+/// The result of an entry that a backend took before it could refuse it. The caller should see the same error
+/// as for [`SubmitError::Refused`].
+#[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+pub(crate) const fn refusal(errno: i32) -> i64 {
+    REFUSALS - errno as i64
+}
+
+/// The errno of a result, if it is a [`refusal`].
+pub(crate) fn refused_with(result: i64) -> Option<i32> {
+    let errno = REFUSALS.checked_sub(result)?;
+    (1..=MAX_ERRNO).contains(&errno).then_some(errno as i32)
 }
 
 /// Most entries of one [`Submitter::submit`] that need no allocation, as long as none is a poll.
@@ -169,10 +201,12 @@ pub(crate) enum SubmitError {
 pub(crate) struct Capabilities {
     /// `submit` performs the whole request, except a poll: it is for threads that may block.
     pub(crate) blocking_submit: bool,
+    /// `submit` never blocks on the storage: the kernel has workers for what would block.
+    pub(crate) nonblocking_submit: bool,
     /// `reap` takes completions from a ring that the kernel shares with user space, without a system
     /// call.
     pub(crate) user_ring: bool,
-    /// `cancel` finds every operation. Otherwise it finds polls only.
+    /// `cancel` finds reads too. Otherwise it finds polls only.
     pub(crate) cancels_transfers: bool,
 }
 
@@ -222,10 +256,11 @@ pub(crate) trait Submitter: Clone + Send + Sync + 'static {
     /// submitter stays open until the backend was dropped.
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError>;
 
-    /// Asks for the end of the request in flight that has this `user_data`. Never waits.
+    /// Asks for the end of the request in flight that has this `user_data`, whose descriptor may be closed
+    /// from now on. Never waits.
     ///
     /// Returns whether the request was found. Its completion still comes, with the result 0 of a
-    /// cancelled poll, or with what the poll found in the meantime. A request is not found if it has
+    /// cancelled poll or read, or with what it did in the meantime. A request is not found if it has
     /// completed, or if another thread has not submitted it yet. Nothing is remembered then: ask
     /// again when that `submit` has returned. Some kernels can't cancel, and never find a request.
     fn cancel(&self, user_data: u64) -> bool;

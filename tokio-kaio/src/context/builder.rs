@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::io;
+#[cfg(feature = "io-uring")]
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use intrusive_collections::DefaultLinkOps;
@@ -12,9 +14,12 @@ use tokio::runtime::Handle;
 
 use super::handle_resources::HandleResources;
 use super::lease::ContextLease;
+use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
+#[cfg(feature = "io-uring")]
+use crate::backend::UringBackend;
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
 use crate::config::{ContextConfig, ContextTypes, Types};
 use crate::driver::Driver;
@@ -48,8 +53,8 @@ pub struct AioContextBuilder {
     shards: usize,
     group_depth: Option<usize>,
     blocking_threads: Option<usize>,
-    /// Use the thread pool where kernel AIO is not available.
-    automatic: bool,
+    /// Backends to use where `config.backend` is not available, in this order.
+    alternatives: Vec<Backend>,
     /// `None`: the context has a pool of its own.
     buffers: Option<SizeClassPool>,
     /// Serve completions on a thread of the context's own.
@@ -71,6 +76,7 @@ impl AioContextBuilder {
                 wait_for_slot: true,
                 policy: PolicyConfig {
                     policy: SubmitPolicy::default(),
+                    nonblocking_submit: false,
                     max_batch: None,
                 },
                 backend: Backend::KernelAio,
@@ -79,7 +85,7 @@ impl AioContextBuilder {
             shards: 1,
             group_depth: None,
             blocking_threads: None,
-            automatic: false,
+            alternatives: Vec::new(),
             buffers: None,
             own_thread: false,
         }
@@ -185,7 +191,7 @@ impl AioContextBuilder {
     /// ```
     pub fn backend(mut self, backend: Backend) -> Self {
         self.config.backend = backend;
-        self.automatic = false;
+        self.alternatives.clear();
         self
     }
 
@@ -212,9 +218,48 @@ impl AioContextBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn automatic_backend(mut self) -> Self {
-        self.config.backend = Backend::KernelAio;
-        self.automatic = true;
+    pub fn automatic_backend(self) -> Self {
+        self.backends(&[Backend::KernelAio, Backend::ThreadPool])
+    }
+
+    /// Sets the backends to choose from. The context runs on the first one that is available: it is set up,
+    /// not looked up by version. [`GenericAioContext::backend`] says which one runs,
+    /// [`GenericAioContext::refused_backends`] which earlier ones do not, and why. The feature `tracing`
+    /// reports them too: a `WARN` if the context runs on the thread pool, otherwise an `INFO`.
+    ///
+    /// If no backend is available, the error is that of the last one. An invalid `nr` is an error at once:
+    /// `EINVAL` (0, or more than the backend supports), and so is a failure to create the eventfd. Of
+    /// [`backend`](Self::backend), [`automatic_backend`](Self::automatic_backend) and this method, the last
+    /// call counts.
+    ///
+    /// # Panics
+    ///
+    /// If `backends` is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, Backend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+    /// let (context, handle) = AioContextBuilder::new(256)
+    ///     .backends(&[Backend::IoUring, Backend::KernelAio, Backend::ThreadPool])
+    ///     .build()?;
+    /// for refused in context.refused_backends() {
+    ///     eprintln!("{refused}");
+    /// }
+    /// println!("disk I/O runs on {}", context.backend());
+    /// context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backends(mut self, backends: &[Backend]) -> Self {
+        let [first, alternatives @ ..] = backends else {
+            panic!("a context needs a backend: the list of backends is empty");
+        };
+        self.config.backend = *first;
+        self.alternatives = alternatives.to_vec();
         self
     }
 
@@ -323,13 +368,14 @@ impl AioContextBuilder {
         let entered = thread.as_ref().map(UnstartedThread::enter);
         let count = self.shards.clamp(1, self.config.capacity.max(1));
         let depth = self.group_depth;
-        let shards = self.on_backend(|config, offload| {
+        let (shards, refused) = self.on_backend(|config, offload| {
             let offload = OffloadConfig {
                 max_threads: offload.max_threads.div_ceil(count),
                 ..offload
             };
             Shards::split(config, count, depth, |config| open(config, offload))
         })?;
+        let shards = shards.with_refused(refused);
         let order = match &thread {
             Some(_) => PollOrder::Early, // the tasks with requests are on other threads
             None => poll_order(),
@@ -433,11 +479,11 @@ impl AioContextBuilder {
         AioContextError,
     > {
         let depth = self.group_depth;
-        let driver = self.on_backend(open)?;
+        let (driver, refused) = self.on_backend(open)?;
         let waker = CompletionWaker::for_this_thread(&driver);
         waker.arm();
         let lease = ContextLease {
-            shards: Shards::one(Arc::clone(&driver), depth),
+            shards: Shards::one(Arc::clone(&driver), depth).with_refused(refused),
             resources: Arc::new(HandleResources::new(self.buffers)),
         };
         let handle = GenericAioContextHandle::new(&lease);
@@ -448,34 +494,42 @@ impl AioContextBuilder {
         ))
     }
 
-    /// Calls `open` with the backend that was set, or with an available one if that is automatic.
+    /// Calls `open` with one backend after the other, until one is available. Returns those that are not, too.
     fn on_backend<R>(
         &self,
         open: impl Fn(ContextConfig, OffloadConfig) -> Result<R, AioContextError>,
-    ) -> Result<R, AioContextError> {
-        let config = ContextConfig {
-            backend: match cfg!(kaio_force_threads) {
-                true => Backend::ThreadPool,
-                false => self.config.backend,
-            },
-            ..self.config
+    ) -> Result<(R, Vec<RefusedBackend>), AioContextError> {
+        let (first, mut alternatives) = match FORCED_BACKEND {
+            Some(forced) => (forced, [].iter()),
+            None => (self.config.backend, self.alternatives.iter()),
         };
-        match open(config, self.offload_config(config)) {
-            Err(error) if self.automatic && is_for_want_of_aio(&error) => {
-                trace::without_aio(config.capacity, &error);
-                let config = ContextConfig {
-                    backend: Backend::ThreadPool,
-                    ..config
-                };
-                open(config, self.offload_config(config))
+        let mut backend = first;
+        let mut refused = Vec::new();
+        loop {
+            let config = ContextConfig {
+                backend,
+                ..self.config
+            };
+            let error = match open(config, self.offload_config(config)) {
+                Ok(opened) => {
+                    report_refused(&refused, config);
+                    return Ok((opened, refused));
+                }
+                Err(error) => error,
+            };
+            match alternatives.next() {
+                Some(next) if is_for_want_of_backend(&error) => {
+                    refused.push(RefusedBackend::new(backend, error));
+                    backend = *next;
+                }
+                _ => return Err(error),
             }
-            opened => opened,
         }
     }
 
     fn offload_config(&self, config: ContextConfig) -> OffloadConfig {
         let (max_threads, max_batch) = match config.backend {
-            Backend::KernelAio => (
+            Backend::KernelAio | Backend::IoUring => (
                 DEFAULT_OFFLOAD_THREADS,
                 config.policy.max_batch.unwrap_or(MAX_BATCH),
             ),
@@ -489,11 +543,27 @@ impl AioContextBuilder {
     }
 }
 
-/// Whether `error` means that kernel AIO is not available, and not that `nr` is invalid.
-fn is_for_want_of_aio(error: &AioContextError) -> bool {
+/// The backend of every context, in builds for tests.
+const FORCED_BACKEND: Option<Backend> = if cfg!(kaio_force_threads) {
+    Some(Backend::ThreadPool)
+} else if cfg!(kaio_force_uring) {
+    Some(Backend::IoUring)
+} else {
+    None
+};
+
+/// Whether `error` means that the backend is not available, and not that `nr` is invalid.
+fn is_for_want_of_backend(error: &AioContextError) -> bool {
     match error {
         AioContextError::IoSetup(error) => error.raw_os_error() != Some(libc::EINVAL),
         AioContextError::EventFd(_) => false,
+    }
+}
+
+fn report_refused(refused: &[RefusedBackend], config: ContextConfig) {
+    for refused in refused {
+        let (backend, error) = (refused.backend(), refused.error());
+        trace::backend_refused(config.capacity, backend, error, config.backend);
     }
 }
 
@@ -536,7 +606,13 @@ where
             AnyBackend::Aio(aio)
         }
         Backend::ThreadPool => AnyBackend::Blocking(BlockingBackend::new()),
+        Backend::IoUring => open_uring(nr, &eventfd).map_err(AioContextError::of_uring)?,
     };
+    let mut config = config;
+    if backend.capabilities().nonblocking_submit {
+        config.policy.nonblocking_submit = true;
+        config.policy.policy = SubmitPolicy::Inline;
+    }
     let runtime = Handle::try_current().ok();
     Ok(Driver::new(
         backend,
@@ -544,5 +620,19 @@ where
         config,
         runtime,
         offload,
+    ))
+}
+
+#[cfg(feature = "io-uring")]
+fn open_uring(nr: u32, eventfd: &EventFd) -> io::Result<AnyBackend> {
+    let uring = UringBackend::setup(nr, Some(eventfd.as_raw_fd()))?;
+    Ok(AnyBackend::Uring(uring))
+}
+
+#[cfg(not(feature = "io-uring"))]
+fn open_uring(_nr: u32, _eventfd: &EventFd) -> io::Result<AnyBackend> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this program was built without the feature `io-uring` of tokio-kaio; enable it in Cargo.toml",
     ))
 }

@@ -20,6 +20,7 @@ use super::lease::ContextLease;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
 use super::op_timer::{OpTimer, until};
+use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
 use crate::config::Types;
@@ -403,6 +404,12 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         let slots =
             shards.map(|shard| (!shard.config.wait_for_slot).then_some(shard.config.capacity));
         slots.sum()
+    }
+
+    /// The backends that should have run the requests, but are not available
+    /// ([`AioContextBuilder::backends`](crate::AioContextBuilder::backends)), in the order of preference.
+    pub fn refused_backends(&self) -> &[RefusedBackend] {
+        self.shards.refused()
     }
 
     /// Returns a snapshot of the context's counters, also after the context has ended.

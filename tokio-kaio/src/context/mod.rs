@@ -14,6 +14,7 @@ mod op_timer;
 mod owned_batch;
 mod owned_op;
 mod pending_ops;
+mod refused_backend;
 mod shards;
 #[cfg(test)]
 pub(crate) mod test_operations;
@@ -30,6 +31,7 @@ pub use handle::{AioContextHandle, GenericAioContextHandle, LocalAioContextHandl
 pub(crate) use op_future::OpFuture;
 pub use owned_batch::{OwnedBatch, OwnedBatchResults};
 pub(crate) use owned_op::{OpOwner, OwnedOp};
+pub use refused_backend::RefusedBackend;
 pub(crate) use transfer_progress::TransferMode;
 
 use std::fmt;
@@ -107,6 +109,12 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
     /// [`AioContextBuilder::build_detached`] has an example.
     pub fn detach(self) -> GenericAioContextHandle<M, A, L> {
         GenericAioContextHandle::detached(self.lease)
+    }
+
+    /// The backends that should have run the requests, but are not available
+    /// ([`AioContextBuilder::backends`]), in the order of preference.
+    pub fn refused_backends(&self) -> &[RefusedBackend] {
+        self.lease.shards.refused()
     }
 
     /// Takes no new requests, waits for those in flight, and releases everything: descriptors, mappings,

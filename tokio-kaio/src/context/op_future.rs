@@ -15,6 +15,7 @@ use super::op_options::OpOptions;
 use super::op_timer::OpTimer;
 use super::shards::Shards;
 use super::transfer_progress::{NextStep, TransferMode, TransferProgress};
+use crate::backend::{GIVEN_BACK, refused_with};
 use crate::config::ContextTypes;
 use crate::driver::{Driver, Entered, ForkedChild};
 use crate::error::{Transfer, explain};
@@ -340,6 +341,12 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         }
     }
 
+    /// Whether the request that ended with `outcome` was the only one of the operation.
+    fn is_last(&self, outcome: Outcome) -> bool {
+        let is_given_back = matches!(outcome, Outcome::Completed(GIVEN_BACK));
+        self.progress.mode == TransferMode::Single && !is_given_back
+    }
+
     /// Handles the completion of a request.
     #[inline(always)]
     fn on_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
@@ -347,16 +354,14 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
             return self.on_part_completed(outcome, cx);
         }
         let Outcome::Completed(moved @ 0..) = outcome else {
-            let result = self.result(outcome);
-            self.finish();
-            return Poll::Ready(result);
+            return self.on_part_completed(outcome, cx);
         };
         self.finish();
         self.on_moved(moved as u64);
         Poll::Ready(Ok(moved as u64))
     }
 
-    /// Handles the completion of a request of an operation that may take several, or of a poll.
+    /// Handles the completion of a request of an operation that may take several, or of a poll, or a failure.
     #[inline(never)]
     fn on_part_completed(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> OpPoll {
         match self.take_next_step(outcome) {
@@ -371,6 +376,10 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     /// *Submitted → HasBuffer*, returning `None`, if a request for the rest follows. Otherwise *→ Complete*.
     fn take_next_step(&mut self, outcome: Outcome) -> Option<Result<u64, AioCommandError>> {
         self.return_permit();
+        if let Outcome::Completed(GIVEN_BACK) = outcome {
+            self.state = OpState::HasBuffer { resubmit: true };
+            return None;
+        }
         let result = match (self.progress.mode, outcome) {
             (TransferMode::Poll, Outcome::Completed(0)) => Err(self.end_of_poll()),
             _ => self.result(outcome),
@@ -518,7 +527,7 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                     self.finish();
                     return Poll::Ready(self.progress.failed(error));
                 }
-                Ok(outcome) if self.progress.mode == TransferMode::Single => {
+                Ok(outcome) if self.is_last(outcome) => {
                     self.return_permit();
                     return self.on_completed(outcome, cx);
                 }
@@ -683,6 +692,9 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
                 Ok(moved as u64)
             }
             Outcome::Completed(result) => {
+                if let Some(errno) = refused_with(result) {
+                    return self.result(Outcome::Refused(errno));
+                }
                 let errno = i32::try_from(result.unsigned_abs()).unwrap_or(libc::EIO);
                 let error = io::Error::from_raw_os_error(errno);
                 Err(AioCommandError::BadResult(

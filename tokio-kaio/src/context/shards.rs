@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::close::CloseTimeoutError;
+use super::refused_backend::RefusedBackend;
 use crate::Metrics;
 use crate::config::{ContextConfig, ContextTypes};
 use crate::driver::Driver;
@@ -24,6 +25,8 @@ struct ShardSet<T: ContextTypes> {
     groups: OnceLock<ContextGroups>,
     /// Most requests of groups that are admitted at a time. `None`: as many as there are slots.
     group_depth: Option<usize>,
+    /// Backends that are not available.
+    refused: OnceLock<Box<[RefusedBackend]>>,
 }
 
 impl<T: ContextTypes> Shards<T> {
@@ -41,6 +44,7 @@ impl<T: ContextTypes> Shards<T> {
             all,
             groups: OnceLock::new(),
             group_depth,
+            refused: OnceLock::new(),
         }))
     }
 
@@ -62,6 +66,16 @@ impl<T: ContextTypes> Shards<T> {
         });
         let shards: Result<Vec<_>, E> = shards.collect();
         Ok(Shards::of(shards?.into(), group_depth))
+    }
+
+    /// Sets the backends that are not available. Has an effect once.
+    pub(super) fn with_refused(self, refused: Vec<RefusedBackend>) -> Shards<T> {
+        let _ = self.0.refused.set(refused.into());
+        self
+    }
+
+    pub(super) fn refused(&self) -> &[RefusedBackend] {
+        self.0.refused.get().map_or(&[], |refused| refused)
     }
 
     pub(super) fn all(&self) -> &[Arc<Driver<T>>] {

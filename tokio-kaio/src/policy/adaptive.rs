@@ -84,6 +84,9 @@ impl SubmitAdvisor for Adaptive {
 
     #[inline(always)]
     fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan {
+        if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
+            return SubmitPlan::INLINE;
+        }
         let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
         match file {
             Some(file) => file.plan(op, self.config.policy, probe),

@@ -87,6 +87,9 @@ pub(crate) enum PollOrder {
 pub(crate) struct PolicyConfig {
     /// Default policy, for files that have none.
     pub(crate) policy: SubmitPolicy,
+    /// Submitting never blocks, so no policy is needed against that.
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    pub(crate) nonblocking_submit: bool,
     /// Most requests to submit with one system call, if configured: 1 to
     /// [`MAX_BATCH`](crate::backend::MAX_BATCH).
     pub(crate) max_batch: Option<usize>,

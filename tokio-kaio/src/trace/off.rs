@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::TraceEvent;
 use crate::op::IoOp;
-use crate::{AioCommandError, AioContextError, RawCommand};
+use crate::{AioCommandError, AioContextError, Backend, RawCommand};
 
 #[derive(Debug)]
 pub(crate) struct TraceEvents;
@@ -30,7 +30,13 @@ impl TraceEvents {
 #[inline(always)]
 pub(crate) fn slow_submit(_requests: usize, _took: Duration, _offloaded: bool) {}
 
-pub(crate) fn without_aio(_nr: usize, _error: &AioContextError) {}
+pub(crate) fn backend_refused(
+    _nr: usize,
+    _refused: Backend,
+    _error: &AioContextError,
+    _used: Backend,
+) {
+}
 
 pub(crate) fn without_ring() {}
 

@@ -16,7 +16,7 @@ use crate::backend::OpCode;
 use crate::error::Transfer;
 use crate::op::IoOp;
 use crate::sync::contain;
-use crate::{AioCommandError, AioContextError, RawCommand};
+use crate::{AioCommandError, AioContextError, Backend, RawCommand};
 
 /// An operation in its span. Enters the span for each poll, and records the result.
 #[derive(Debug)]
@@ -230,18 +230,23 @@ pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
     });
 }
 
-/// Reports that a context runs on the thread pool, because kernel AIO is not available.
-pub(crate) fn without_aio(nr: usize, error: &AioContextError) {
-    let errno = match error {
-        AioContextError::IoSetup(error) => error.raw_os_error(),
-        AioContextError::EventFd(_) => None,
-    };
-    warn!(
-        target: "tokio_kaio",
-        nr,
-        errno,
-        "kernel AIO is not available, so a context runs on the thread pool: {error}"
-    );
+/// Reports that a context runs on `used`, because `refused` is not available.
+pub(crate) fn backend_refused(nr: usize, refused: Backend, error: &AioContextError, used: Backend) {
+    let errno = error.raw_os_error();
+    match used {
+        Backend::ThreadPool => warn!(
+            target: "tokio_kaio",
+            nr,
+            errno,
+            "{refused} is not available, so a context runs on {used}: {error}"
+        ),
+        _ => info!(
+            target: "tokio_kaio",
+            nr,
+            errno,
+            "{refused} is not available, so a context runs on {used}: {error}"
+        ),
+    }
 }
 
 /// Reports that completions are fetched by system call.

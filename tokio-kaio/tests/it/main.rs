@@ -5,6 +5,7 @@ mod common;
 
 mod aligned_buf;
 mod alignment;
+mod backends;
 mod bound_file;
 mod buffered;
 mod cancellation;

@@ -128,6 +128,7 @@ impl IoBackend for AioBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             blocking_submit: false,
+            nonblocking_submit: false,
             user_ring: self.ring.is_some(),
             cancels_transfers: false,
         }

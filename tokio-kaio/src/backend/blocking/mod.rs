@@ -78,6 +78,7 @@ impl IoBackend for BlockingBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             blocking_submit: true,
+            nonblocking_submit: false,
             user_ring: false,
             cancels_transfers: false,
         }

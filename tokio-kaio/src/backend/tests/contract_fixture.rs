@@ -7,7 +7,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use crate::backend::aio::AioBackend;
 use crate::backend::any::{AnyBackend, AnySubmitter};
 use crate::backend::blocking::{self, BlockingBackend};
-use crate::backend::{Completions, IoBackend, Notify, OpCode, Sqe, SubmitError, Submitter};
+#[cfg(feature = "io-uring")]
+use crate::backend::uring::UringBackend;
+use crate::backend::{
+    Completions, IoBackend, Notify, OpCode, Sqe, SubmitError, Submitter, refused_with,
+};
 use crate::sys::create_eventfd;
 
 pub(super) struct Fixture {
@@ -23,11 +27,18 @@ pub(super) fn on_each_backend(test: impl Fn(&mut Fixture)) {
         Err(error) => println!("skipped for kernel AIO, which is not available here: {error}"),
     }
     test(&mut Fixture::blocking());
+    #[cfg(feature = "io-uring")]
+    if let Some(mut fixture) = Fixture::uring(16) {
+        test(&mut fixture);
+    }
 }
 
 impl Fixture {
     pub(super) fn new(backend: AnyBackend) -> Fixture {
-        let eventfd = create_eventfd(0, false).unwrap();
+        Fixture::with_eventfd(backend, create_eventfd(0, false).unwrap())
+    }
+
+    fn with_eventfd(backend: AnyBackend, eventfd: OwnedFd) -> Fixture {
         Fixture {
             submitter: backend.submitter(Some(eventfd.as_raw_fd())),
             backend,
@@ -48,6 +59,29 @@ impl Fixture {
                 None
             }
         }
+    }
+
+    /// `None`, with a message: io_uring is not available.
+    #[cfg(feature = "io-uring")]
+    pub(super) fn uring(nr: u32) -> Option<Fixture> {
+        let eventfd = create_eventfd(0, false).unwrap();
+        match UringBackend::setup(nr, Some(eventfd.as_raw_fd())) {
+            Ok(uring) => Some(Fixture::with_eventfd(AnyBackend::Uring(uring), eventfd)),
+            Err(error) => {
+                println!("skipped: io_uring is not available here: {error}");
+                None
+            }
+        }
+    }
+
+    #[cfg(feature = "io-uring")]
+    pub(super) fn is_uring(&self) -> bool {
+        matches!(self.backend, AnyBackend::Uring(_))
+    }
+
+    #[cfg(not(feature = "io-uring"))]
+    pub(super) fn is_uring(&self) -> bool {
+        false
     }
 
     pub(super) fn is_aio(&self) -> bool {
@@ -72,6 +106,23 @@ impl Fixture {
                 Err(SubmitError::Refused(errno)) => return Err(errno),
                 Err(SubmitError::NoRoom) => panic!("no room"),
             }
+        }
+        Ok(())
+    }
+
+    /// Submits `entry`, or returns the errno with which it is refused: by `submit`, or by io_uring with a
+    /// completion.
+    ///
+    /// # Safety
+    ///
+    /// As [`Submitter::submit`].
+    pub(super) unsafe fn refusal(&mut self, entry: &Sqe) -> Result<(), i32> {
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(std::slice::from_ref(entry)) }?;
+        if self.is_uring() {
+            let (user_data, result) = self.next_completion();
+            assert_eq!(user_data, entry.user_data);
+            return Err(refused_with(result).unwrap_or_else(|| panic!("{entry:?}: {result}")));
         }
         Ok(())
     }

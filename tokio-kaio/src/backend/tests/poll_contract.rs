@@ -14,6 +14,8 @@ use super::contract_fixture::{
 use crate::backend::aio::{AioBackend, PollsInFlight};
 use crate::backend::any::AnyBackend;
 use crate::backend::blocking::BlockingBackend;
+#[cfg(feature = "io-uring")]
+use crate::backend::uring::UringBackend;
 use crate::backend::{Sqe, Submitter};
 
 /// What a readable pipe reports. Asked for in full, because AIO reports all of it when the data
@@ -198,14 +200,18 @@ fn a_poll_behind_a_refused_entry_is_not_in_flight() {
     on_each_backend(|fixture| {
         let (reader, mut writer) = pipe();
         let file = file_with(b"");
+        let malformed = Sqe {
+            offset: 1,
+            ..poll(&reader, READ, 3)
+        };
         let batch = [
             sync(&file, 1),
             poll(&reader, READ, 2),
-            poll(&-1, READ, 3),
+            malformed,
             poll(&reader, READ, 4),
         ];
         // SAFETY: none of them has memory.
-        assert_eq!(unsafe { fixture.submit(&batch) }, Err(libc::EBADF));
+        assert_eq!(unsafe { fixture.submit(&batch) }, Err(libc::EINVAL));
         assert_eq!(fixture.next_completion(), (1, 0));
         assert!(!fixture.cancel(3) && !fixture.cancel(4));
         fixture.poll(&reader, READ, 4).unwrap();
@@ -223,7 +229,8 @@ fn a_poll_of_no_file_is_refused() {
             .open("/")
             .unwrap();
         for fd in [-1, i32::MAX, path.as_raw_fd()] {
-            let answer = fixture.poll(&fd, READ, 7);
+            // SAFETY: polls have no memory.
+            let answer = unsafe { fixture.refusal(&poll(&fd, READ, 7)) };
             assert_eq!(answer, Err(libc::EBADF), "{fd}");
         }
         assert!(fixture.is_quiet());
@@ -261,7 +268,8 @@ fn a_poll_with_the_fields_of_a_transfer_is_refused() {
 fn a_poll_that_was_refused_can_be_submitted_again() {
     on_each_backend(|fixture| {
         let (reader, mut writer) = pipe();
-        fixture.poll(&-1, READ, 7).unwrap_err();
+        // SAFETY: polls have no memory.
+        unsafe { fixture.refusal(&poll(&-1, READ, 7)) }.unwrap_err();
         fixture.poll(&reader, READ, 7).unwrap();
         writer.write_all(b"!").unwrap();
         assert_eq!(fixture.next_completion(), (7, IN));
@@ -304,6 +312,8 @@ fn dropping_a_backend_does_not_wait_for_polls() {
         let fresh = match &fixture.backend {
             AnyBackend::Aio(_) => AnyBackend::Aio(AioBackend::setup(16).unwrap()),
             AnyBackend::Blocking(_) => AnyBackend::Blocking(BlockingBackend::new()),
+            #[cfg(feature = "io-uring")]
+            AnyBackend::Uring(_) => AnyBackend::Uring(UringBackend::setup(16, None).unwrap()),
         };
         let (mut reader, writer) = pipe();
         fixture.poll(&writer, 0, 7).unwrap();
@@ -456,6 +466,11 @@ fn a_forked_child_uses_neither_polls_nor_their_locks() {
         AnyBackend::Blocking(blocking) => {
             let polls = Arc::clone(blocking.polls());
             check_forked_child(fixture, &polls, || polls.hold());
+        }
+        #[cfg(feature = "io-uring")]
+        AnyBackend::Uring(uring) => {
+            let shared = Arc::clone(uring.shared());
+            check_forked_child(fixture, &shared, || shared.hold());
         }
     });
 }

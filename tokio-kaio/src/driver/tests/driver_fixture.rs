@@ -54,6 +54,7 @@ pub(super) fn config_with_policy(capacity: usize, policy: SubmitPolicy) -> Conte
         wait_for_slot: true,
         policy: PolicyConfig {
             policy,
+            nonblocking_submit: false,
             max_batch: Some(32),
         },
         backend: Backend::KernelAio,

@@ -149,6 +149,7 @@ where
             wait_for_slot: true,
             policy: PolicyConfig {
                 policy: SubmitPolicy::Inline,
+                nonblocking_submit: false,
                 max_batch: Some(32),
             },
             backend: Backend::KernelAio,

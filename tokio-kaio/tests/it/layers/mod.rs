@@ -327,6 +327,25 @@ fn structures_of_kernel_aio_are_used_in_its_backend_only() {
     assert_no_violation(violations);
 }
 
+#[test]
+fn the_crate_io_uring_is_used_in_its_backend_only() {
+    let mut users = BTreeSet::new();
+    for file in rust_files(&source_folder()) {
+        let code = fs::read_to_string(source_folder().join(&file)).unwrap();
+        let code = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        if code.into_iter().any(|line| line.contains("io_uring::")) {
+            users.insert(file);
+        }
+    }
+    let outside = users
+        .iter()
+        .filter(|file| !file.starts_with("backend/uring"));
+    assert_no_violation(outside.map(|file| file.display().to_string()).collect());
+    assert!(!users.is_empty(), "the backend uses it");
+}
+
 /// Files that are named by their folder.
 const IN_EVERY_FOLDER: [&str; 3] = ["mod.rs", "lib.rs", "main.rs"];
 

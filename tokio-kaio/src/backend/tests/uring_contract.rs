@@ -1,0 +1,375 @@
+//! What io_uring alone does.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use libc::{POLLIN, POLLRDNORM};
+
+use super::contract_fixture::{
+    Fixture, content, file_with, in_forked_child, pipe, poll, read, sync, write,
+};
+use crate::backend::{
+    Completions, GIVEN_BACK, IoBackend, MAX_BATCH, Notify, Sqe, SubmitError, Submitter, refusal,
+};
+use crate::sys::create_eventfd;
+
+const READ: i16 = POLLIN | POLLRDNORM;
+const IN: i64 = READ as i64;
+
+/// Submits `entries` from a thread that ends before this returns.
+fn submit_from_ended_thread(fixture: &Fixture, entries: &[Sqe]) {
+    let submitter = fixture.submitter.clone();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            // SAFETY: the callers keep the memory until the completions.
+            let answer = unsafe { submitter.submit(entries, Notify::Signal) };
+            assert_eq!(answer, Ok(entries.len()));
+        });
+        thread.join().unwrap(); // the end of the scope does not wait for the end of the thread
+    });
+}
+
+#[test]
+fn an_entry_that_fails_does_not_stop_those_behind_it() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let file = file_with(b"");
+    let batch = [sync(&file, 1), sync(&-1, 2), sync(&file, 3)];
+    // SAFETY: they have no memory.
+    unsafe { fixture.submit(&batch) }.unwrap();
+    let expected = [(1, 0), (2, refusal(libc::EBADF)), (3, 0)];
+    assert_eq!(fixture.completions(3), expected);
+}
+
+#[test]
+fn a_poll_outlives_the_thread_that_submitted_it() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    for _ in 0..20 {
+        let (reader, mut writer) = pipe();
+        submit_from_ended_thread(&fixture, &[poll(&reader, READ, 7)]);
+        assert!(fixture.is_quiet());
+        writer.write_all(b"!").unwrap();
+        assert_eq!(fixture.next_completion(), (7, IN));
+    }
+}
+
+#[test]
+fn a_poll_of_a_thread_that_has_ended_is_cancelled() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let (reader, _writer) = pipe();
+    submit_from_ended_thread(&fixture, &[poll(&reader, READ, 7)]);
+    assert!(fixture.cancel(7));
+    assert_eq!(fixture.next_completion(), (7, 0));
+}
+
+#[test]
+fn syncs_and_writes_of_threads_that_have_ended_are_performed() {
+    let Some(mut fixture) = Fixture::uring(64) else {
+        return;
+    };
+    for round in 0..20 {
+        let file = file_with(&[0; 1 << 16]);
+        let blocks = [[round as u8 + 1; 4096]; 16];
+        let mut entries: Vec<_> = (0..16).map(|user_data| sync(&file, user_data)).collect();
+        entries.extend(blocks.iter().zip(16..).map(|(block, user_data)| Sqe {
+            offset: (user_data as i64 - 16) * 4096,
+            ..write(&file, block, user_data)
+        }));
+        submit_from_ended_thread(&fixture, &entries);
+        for (user_data, result) in fixture.completions(32) {
+            let expected = if user_data < 16 { 0 } else { 4096 };
+            if result != GIVEN_BACK {
+                assert_eq!(result, expected, "{user_data}");
+                continue;
+            }
+            let again = [entries[user_data as usize]];
+            // SAFETY: as before.
+            unsafe { fixture.submit(&again) }.unwrap();
+            assert_eq!(fixture.next_completion(), (user_data, expected));
+        }
+        assert!(content(&file).iter().all(|byte| *byte == round as u8 + 1));
+    }
+}
+
+#[test]
+fn an_abandoned_write_of_a_thread_that_has_ended_reaches_its_file() {
+    let Some(mut fixture) = Fixture::uring(32) else {
+        return;
+    };
+    for _ in 0..20 {
+        let file = file_with(b"");
+        let blocks = vec![[7; 4096]; 16];
+        std::thread::scope(|scope| {
+            let (submitter, file, blocks) = (fixture.submitter.clone(), &file, &blocks);
+            let thread = scope.spawn(move || {
+                let own = file.try_clone().unwrap();
+                let entries = (blocks.iter().zip(0..)).map(|(block, user_data)| Sqe {
+                    offset: user_data as i64 * 4096,
+                    ..write(&own, block, user_data)
+                });
+                let entries: Vec<_> = entries.collect();
+                // SAFETY: the memory lives until the completions.
+                let answer = unsafe { submitter.submit(&entries, Notify::Signal) };
+                assert_eq!(answer, Ok(16));
+                assert!((0..16).all(|user_data| !submitter.cancel(user_data)));
+            });
+            thread.join().unwrap();
+        });
+        let _another = File::open("/dev/null").unwrap(); // may get the number of the closed one
+        assert!(
+            fixture
+                .completions(16)
+                .iter()
+                .all(|(_, result)| *result == 4096)
+        );
+        assert_eq!(content(&file), blocks.concat());
+    }
+}
+
+#[test]
+fn a_full_ring_has_room_again_after_a_reap() {
+    let Some(mut fixture) = Fixture::uring(1) else {
+        return;
+    };
+    let (reader, _writer) = pipe();
+    // The kernel may round up.
+    let mut in_flight = 0;
+    let full = loop {
+        let entry = [poll(&reader, READ, in_flight)];
+        // SAFETY: polls have no memory.
+        match unsafe { fixture.submitter.submit(&entry, Notify::Signal) } {
+            Ok(taken) => in_flight += taken as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, SubmitError::NoRoom);
+    for user_data in 0..in_flight {
+        assert!(fixture.cancel(user_data));
+    }
+    // They have completed, but the ring still has them: no room.
+    let entry = [poll(&reader, READ, in_flight)];
+    // SAFETY: as above.
+    let answer = unsafe { fixture.submitter.submit(&entry, Notify::Signal) };
+    assert_eq!(answer, Err(SubmitError::NoRoom));
+    assert_eq!(
+        fixture.completions(in_flight as usize).len(),
+        in_flight as usize
+    );
+    fixture.poll(&reader, READ, in_flight).unwrap();
+}
+
+#[test]
+fn a_batch_larger_than_the_submission_queue_is_taken_in_parts() {
+    let Some(mut fixture) = Fixture::uring(256) else {
+        return;
+    };
+    let file = file_with(b"");
+    let batch: Vec<_> = (0..200).map(|user_data| sync(&file, user_data)).collect();
+    // SAFETY: they have no memory.
+    let first = unsafe { fixture.submitter.submit(&batch, Notify::Signal) };
+    assert_eq!(first, Ok(MAX_BATCH));
+    // SAFETY: as above.
+    unsafe { fixture.submit(&batch[MAX_BATCH..]) }.unwrap();
+    let mut reaped = Vec::new();
+    let mut completions = Completions::new();
+    while reaped.len() < 200 {
+        completions.clear();
+        fixture.backend.reap(&mut completions).unwrap();
+        reaped.extend(completions.iter().map(|completion| completion.user_data));
+        std::thread::yield_now();
+    }
+    reaped.sort_unstable();
+    assert!(reaped.into_iter().eq(0..200));
+}
+
+#[test]
+fn a_ring_is_full_again_and_again_under_many_threads() {
+    let Some(mut fixture) = Fixture::uring(2) else {
+        return;
+    };
+    let file = file_with(&[5; 4096]);
+    let mut memory = vec![[0; 16]; 400];
+    let entries: Vec<_> = memory.iter_mut().zip(0..).collect();
+    std::thread::scope(|scope| {
+        let mut entries = entries.into_iter();
+        for _ in 0..4 {
+            let mine: Vec<_> = entries
+                .by_ref()
+                .take(100)
+                .map(|(memory, user_data)| read(&file, memory, user_data))
+                .collect();
+            let submitter = fixture.submitter.clone();
+            scope.spawn(move || {
+                let try_submit = |entry: &Sqe| {
+                    // SAFETY: the memory lives until the completions.
+                    unsafe { submitter.submit(std::slice::from_ref(entry), Notify::Signal) }
+                };
+                for entry in &mine {
+                    while let Err(error) = try_submit(entry) {
+                        assert_eq!(error, SubmitError::NoRoom);
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        let mut seen = vec![false; 400];
+        let mut completions = Completions::new();
+        for _ in 0..400 {
+            while completions.is_empty() {
+                fixture.backend.reap(&mut completions).unwrap();
+                std::thread::yield_now();
+            }
+            let completion = completions.pop().unwrap();
+            assert_eq!(completion.result, 16);
+            let seen = &mut seen[completion.user_data as usize];
+            assert!(!std::mem::replace(seen, true));
+        }
+    });
+    assert!(memory.iter().all(|memory| *memory == [5; 16]));
+}
+
+#[test]
+fn a_read_that_waits_is_cancelled_and_a_write_is_not() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let (reader, mut writer) = pipe();
+    let mut memory = [0; 4];
+    // SAFETY: the memory lives until the completion.
+    unsafe { fixture.submit(&[read(&reader, &mut memory, 7)]) }.unwrap();
+    assert!(fixture.is_quiet());
+    assert!(fixture.cancel(7));
+    assert_eq!(fixture.next_completion(), (7, 0));
+
+    let filled = fill(&mut writer);
+    // SAFETY: as above.
+    unsafe { fixture.submit(&[write(&writer, b"last", 8)]) }.unwrap();
+    assert!(!fixture.cancel(8));
+    let mut everything = vec![0; filled];
+    (&reader).read_exact(&mut everything).unwrap();
+    assert_eq!(fixture.next_completion(), (8, 4));
+    (&reader).read_exact(&mut memory).unwrap();
+    assert_eq!(&memory, b"last");
+}
+
+/// Writes until a pipe is full. Returns the number of bytes.
+fn fill(writer: &mut File) -> usize {
+    // SAFETY: takes numbers.
+    let flags = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: as above.
+    unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    let mut filled = 0;
+    while let Ok(written) = writer.write(&[0; 4096]) {
+        filled += written;
+    }
+    // SAFETY: as above.
+    unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, flags) };
+    filled
+}
+
+#[test]
+fn dropping_a_ring_cancels_reads_that_wait() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let (reader, mut writer) = pipe();
+    let mut memory = [0; 4];
+    // SAFETY: the memory lives until the backend was dropped.
+    unsafe { fixture.submit(&[read(&reader, &mut memory, 7)]) }.unwrap();
+    let other = Fixture::blocking().backend;
+    drop(std::mem::replace(&mut fixture.backend, other)); // would wait for ever
+    writer.write_all(b"late").unwrap();
+    assert_eq!(memory, [0; 4]);
+    (&reader).read_exact(&mut memory).unwrap();
+    assert_eq!(&memory, b"late");
+}
+
+#[test]
+fn dropping_a_ring_waits_for_writes_although_a_forked_child_keeps_it_open() {
+    let Some(mut fixture) = Fixture::uring(64) else {
+        return;
+    };
+    let (held, holder) = pipe();
+    // SAFETY: the child uses no memory of its parent, then ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // Ends when the parent closes its end, or after some time.
+        // SAFETY: takes numbers.
+        unsafe { libc::close(holder.as_raw_fd()) };
+        // SAFETY: as above.
+        unsafe { libc::alarm(60) };
+        let mut byte = [0_u8];
+        // SAFETY: the kernel writes to a local variable.
+        unsafe { libc::read(held.as_raw_fd(), byte.as_mut_ptr().cast(), 1) };
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let file = file_with(b"");
+    let blocks = vec![[7; 4096]; 32];
+    let entries: Vec<_> = (blocks.iter().zip(0..))
+        .map(|(block, user_data)| Sqe {
+            offset: user_data as i64 * 4096,
+            ..write(&file, block, user_data)
+        })
+        .collect();
+    // SAFETY: the memory lives until the backend was dropped.
+    unsafe { fixture.submit(&entries) }.unwrap();
+    let other = Fixture::blocking().backend;
+    drop(std::mem::replace(&mut fixture.backend, other));
+    drop(blocks);
+    let written = content(&file);
+    drop(holder);
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(written.len(), 32 * 4096);
+    assert!(written.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_submitter_that_is_left_submits_nothing_and_keeps_no_descriptor() {
+    let Some(fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let Fixture {
+        backend,
+        submitter,
+        eventfd: _eventfd,
+    } = fixture;
+    let shared = match &backend {
+        crate::backend::AnyBackend::Uring(uring) => Arc::downgrade(uring.shared()),
+        _ => unreachable!(),
+    };
+    drop(backend);
+    assert!(shared.upgrade().is_some(), "the submitter has it");
+    assert!(!submitter.cancel(7));
+    let next = create_eventfd(0, false).unwrap();
+    drop(submitter);
+    assert!(shared.upgrade().is_none());
+    drop(next);
+}
+
+#[test]
+fn a_child_has_no_ring_to_reap() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let file = file_with(b"0123");
+    let mut memory = [0; 4];
+    // SAFETY: the memory lives until the completion.
+    unsafe { fixture.submit(&[read(&file, &mut memory, 7)]) }.unwrap();
+    in_forked_child(|| {
+        let other = Fixture::blocking().backend;
+        drop(std::mem::replace(&mut fixture.backend, other));
+        true
+    });
+    assert_eq!(fixture.next_completion(), (7, 4));
+    assert_eq!(&memory, b"0123");
+}

@@ -1,0 +1,522 @@
+//! [`InFlightTable`]: the entries that the kernel has, with all that a second submission needs.
+
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::backend::{GIVEN_BACK, OpCode, Sqe, refusal};
+use crate::sys::abi::{IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT};
+use crate::sys::duplicate;
+
+/// The entries in flight on a ring.
+///
+/// The kernel names an entry by its [`Key`], not by its `user_data`. A key is never the key of two
+/// entries, except after 2³² entries in the same place. So a duplicate or made-up completion finds
+/// nothing.
+///
+/// # Entries that the kernel gives back
+///
+/// The kernel ties an entry to the thread that has submitted it. When that thread ends, the kernel cancels what
+/// waits for a worker, and later what waits for an event. Nobody has asked for that, so the entry is submitted
+/// again. Its descriptor may mean another file by then, unless someone has kept it open:
+///
+/// - A poll or a sync is submitted again on the same number. On another file it would do no harm. It has not
+///   been abandoned, so it can only be on another file if its future was forgotten.
+/// - A transfer goes back to its future, which has the file ([`GIVEN_BACK`]).
+/// - A write that was abandoned goes on all the same. So [`InFlightTable::abandon`] duplicates its
+///   descriptor.
+/// - At the end of the backend, all others end.
+#[derive(Debug)]
+pub(in crate::backend) struct InFlightTable {
+    /// A power of two of them.
+    places: Box<[Place]>,
+    in_flight: usize,
+    /// Entries that the kernel gave back. The caller submits them again.
+    given_back: Vec<Key>,
+    /// Only abandoned writes are submitted again.
+    is_closing: bool,
+}
+
+/// The place of an entry, and its generation in the upper half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Key(u64);
+
+#[derive(Debug)]
+struct Place {
+    state: State,
+    generation: u32,
+    /// How often the kernel has given back the entry.
+    given_back: u8,
+    /// Nobody waits for the entry.
+    is_abandoned: bool,
+    /// A duplicate of the descriptor, of an abandoned write.
+    file: Option<OwnedFd>,
+    sqe: Sqe,
+    /// A copy of the iovecs of a vectored transfer: the array of the caller ends with the submission.
+    iovecs: Vec<Iovec>,
+}
+
+/// An `iovec`, of the same layout: address and length. It holds no pointer, so that the table is `Send`.
+type Iovec = [usize; 2];
+const _: () = assert!(size_of::<Iovec>() == size_of::<libc::iovec>());
+const _: () = assert!(align_of::<Iovec>() == align_of::<libc::iovec>());
+const _: () = assert!(mem::offset_of!(libc::iovec, iov_base) == 0);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    InFlight,
+    /// Someone has asked for the end of the entry.
+    Cancelled,
+}
+
+/// Why an entry was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotAdded {
+    /// No more entries may be in flight.
+    Full,
+    /// A poll of the same `user_data` is in flight.
+    Exists,
+}
+
+/// What a completion means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completed {
+    /// `user_data` and result of an entry, which is no longer in flight.
+    Entry(u64, i64),
+    /// The kernel gave the entry back.
+    GivenBack,
+    /// No entry in flight has this key.
+    Unknown,
+}
+
+/// How often an entry is submitted again before its `ECANCELED` counts. Each time a thread has ended that
+/// had submitted it; or the file can't be polled any more, which looks the same.
+const MOST_GIVEN_BACK: u8 = 8;
+
+const NO_ENTRY: Sqe = Sqe {
+    opcode: OpCode::Fsync,
+    priority: 0,
+    fd: -1,
+    rw_flags: 0,
+    addr: 0,
+    len: 0,
+    offset: 0,
+    user_data: 0,
+};
+
+impl InFlightTable {
+    /// A table for one entry less than `capacity`, a power of two. So a completion queue of that capacity
+    /// never fills up.
+    pub(super) fn new(capacity: u32) -> InFlightTable {
+        debug_assert!(capacity.is_power_of_two());
+        let places = (0..capacity).map(|_| Place {
+            state: State::Free,
+            generation: 0,
+            given_back: 0,
+            is_abandoned: false,
+            file: None,
+            sqe: NO_ENTRY,
+            iovecs: Vec::new(),
+        });
+        InFlightTable {
+            places: places.collect(),
+            in_flight: 0,
+            given_back: Vec::new(),
+            is_closing: false,
+        }
+    }
+
+    /// Number of entries in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Adds an entry. `iovecs` are those of a vectored transfer.
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        sqe: &Sqe,
+        iovecs: impl Iterator<Item = Iovec>,
+    ) -> Result<Key, NotAdded> {
+        if self.in_flight + 1 >= self.places.len() {
+            return Err(NotAdded::Full);
+        }
+        // A driver numbers its slots in the lower half of `user_data`, so the first place is free.
+        let mask = self.places.len() - 1;
+        let mut index = sqe.user_data as u32 as usize & mask;
+        while self.places[index].state != State::Free {
+            if sqe.opcode == OpCode::Poll && self.places[index].is_poll_of(sqe.user_data) {
+                return Err(NotAdded::Exists);
+            }
+            index = (index + 1) & mask;
+        }
+        let place = &mut self.places[index];
+        place.state = State::InFlight;
+        place.generation = place.generation.wrapping_add(1);
+        place.given_back = 0;
+        place.is_abandoned = false;
+        place.sqe = *sqe;
+        if sqe.opcode.is_vectored() {
+            place.iovecs.clear();
+            place.iovecs.extend(iovecs);
+        }
+        self.in_flight += 1;
+        Ok(Key::new(index, place.generation))
+    }
+
+    /// The entry of a key, to be submitted. The `addr` of a vectored transfer is that of the copy of its
+    /// iovecs, which stays as it is until the completion.
+    #[inline]
+    pub(super) fn entry(&self, key: Key) -> Option<Sqe> {
+        let place = &self.places[self.index(key)?];
+        let mut sqe = place.sqe;
+        if sqe.opcode.is_vectored() {
+            sqe.addr = place.iovecs.as_ptr() as u64;
+        }
+        if let Some(file) = &place.file {
+            sqe.fd = file.as_raw_fd();
+        }
+        Some(sqe)
+    }
+
+    /// Takes note of a completion.
+    #[inline]
+    pub(super) fn complete(&mut self, key: Key, result: i32) -> Completed {
+        let Some(index) = self.index(key) else {
+            return Completed::Unknown;
+        };
+        let mut result = i64::from(result);
+        if result < 0 {
+            if self.is_resubmitted(index, result) {
+                self.places[index].given_back += 1;
+                self.given_back.push(key);
+                return Completed::GivenBack;
+            }
+            result = self.error_of(index, result);
+        }
+        let place = &mut self.places[index];
+        place.state = State::Free;
+        place.file = None;
+        self.in_flight -= 1;
+        Completed::Entry(place.sqe.user_data, result)
+    }
+
+    /// Whether to submit again an entry that the kernel gave back, on the same descriptor.
+    ///
+    /// What waits for a page of the page cache ends with `EFAULT`. Memory that is not there looks the same,
+    /// so it counts the second time.
+    #[cold]
+    fn is_resubmitted(&self, index: usize, result: i64) -> bool {
+        let place = &self.places[index];
+        let opcode = place.sqe.opcode;
+        let is_wanted = !place.is_abandoned && !self.is_closing;
+        match -result as i32 {
+            _ if place.state == State::Cancelled || place.given_back >= MOST_GIVEN_BACK => false,
+            libc::ECANCELED if opcode.is_transfer() => place.file.is_some(),
+            libc::ECANCELED => is_wanted,
+            libc::EFAULT => {
+                let is_read = opcode.is_transfer() && !opcode.is_write();
+                is_read && is_wanted && place.given_back == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// The result of the contract, for a negative result of the kernel.
+    #[cold]
+    fn error_of(&self, index: usize, result: i64) -> i64 {
+        let place = &self.places[index];
+        let (errno, opcode) = (-result as i32, place.sqe.opcode);
+        let is_real_time = place.sqe.priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT;
+        match errno {
+            libc::ECANCELED if opcode == OpCode::Poll || place.state == State::Cancelled => 0,
+            libc::ECANCELED if opcode.is_transfer() && !place.is_abandoned && !self.is_closing => {
+                GIVEN_BACK
+            }
+            libc::EBADF | libc::EOPNOTSUPP => refusal(errno),
+            libc::EINVAL if !opcode.is_transfer() => refusal(errno),
+            libc::EPERM if opcode.is_transfer() && is_real_time => refusal(errno),
+            libc::EISDIR => refusal(libc::EINVAL), // as AIO
+            _ => result,
+        }
+    }
+
+    /// Takes the keys of the entries that the kernel gave back.
+    pub(super) fn take_given_back(&mut self) -> Vec<Key> {
+        mem::take(&mut self.given_back)
+    }
+
+    pub(super) fn has_given_back(&self) -> bool {
+        !self.given_back.is_empty()
+    }
+
+    /// The caller has not submitted this entry again.
+    pub(super) fn give_back(&mut self, key: Key) {
+        self.given_back.push(key);
+    }
+
+    /// Takes note that nobody waits for the entry of this `user_data`. If it is a poll or a read, marks it as
+    /// cancelled, and returns its key: the kernel should be asked to cancel it. `None` if there is none, if it
+    /// is marked, or if it goes on.
+    pub(super) fn abandon(&mut self, user_data: u64) -> Option<Key> {
+        let is_it =
+            |place: &Place| place.state == State::InFlight && place.sqe.user_data == user_data;
+        let first = user_data as u32 as usize & (self.places.len() - 1);
+        let index = match is_it(&self.places[first]) {
+            true => first,
+            false => self.places.iter().position(is_it)?,
+        };
+        let place = &mut self.places[index];
+        place.is_abandoned = true;
+        if place.is_cancellable() {
+            place.state = State::Cancelled;
+            return Some(Key::new(index, place.generation));
+        }
+        if place.sqe.opcode.is_write() && place.file.is_none() {
+            place.file = duplicate(place.sqe.fd).ok(); // if not, it may end with its thread
+        }
+        None
+    }
+
+    /// The kernel has not found an entry that was marked as cancelled.
+    pub(super) fn unmark_cancelled(&mut self, key: Key) {
+        if let Some(index) = self.index(key) {
+            self.places[index].state = State::InFlight;
+        }
+    }
+
+    /// Marks all polls and reads as cancelled; returns their keys. Later only abandoned writes are submitted
+    /// again.
+    pub(super) fn close(&mut self) -> Vec<Key> {
+        self.is_closing = true;
+        let places = self.places.iter_mut().enumerate();
+        let cancelled = places.filter(|(_, place)| place.is_cancellable());
+        cancelled
+            .map(|(index, place)| {
+                place.state = State::Cancelled;
+                Key::new(index, place.generation)
+            })
+            .collect()
+    }
+
+    #[inline]
+    fn index(&self, key: Key) -> Option<usize> {
+        let index = key.0 as u32 as usize;
+        let place = self.places.get(index)?;
+        let is_it = place.state != State::Free && place.generation == (key.0 >> 32) as u32;
+        is_it.then_some(index)
+    }
+}
+
+impl Key {
+    #[inline]
+    fn new(index: usize, generation: u32) -> Key {
+        Key(u64::from(generation) << 32 | index as u64)
+    }
+
+    #[inline]
+    pub(super) fn from_user_data(user_data: u64) -> Key {
+        Key(user_data)
+    }
+
+    #[inline]
+    pub(super) fn user_data(self) -> u64 {
+        self.0
+    }
+}
+
+impl Place {
+    fn is_poll_of(&self, user_data: u64) -> bool {
+        self.sqe.opcode == OpCode::Poll && self.sqe.user_data == user_data
+    }
+
+    /// A write goes on once it was submitted, on every backend, and a sync with it.
+    fn is_cancellable(&self) -> bool {
+        let opcode = self.sqe.opcode;
+        self.state != State::Free && !opcode.is_write() && !opcode.is_sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sqe(opcode: OpCode, user_data: u64) -> Sqe {
+        Sqe {
+            opcode,
+            user_data,
+            ..NO_ENTRY
+        }
+    }
+
+    fn add(table: &mut InFlightTable, opcode: OpCode, user_data: u64) -> Result<Key, NotAdded> {
+        table.add(&sqe(opcode, user_data), std::iter::empty())
+    }
+
+    #[test]
+    fn entries_of_one_place_find_others_until_the_table_is_full() {
+        let mut table = InFlightTable::new(4);
+        let keys: Vec<_> = (0..3)
+            .map(|n| add(&mut table, OpCode::Fsync, n << 32 | 3).unwrap())
+            .collect();
+        assert_eq!(table.in_flight(), 3);
+        assert_eq!(add(&mut table, OpCode::Fsync, 9), Err(NotAdded::Full));
+        for (n, key) in keys.into_iter().enumerate() {
+            let user_data = (n as u64) << 32 | 3;
+            assert_eq!(table.complete(key, 0), Completed::Entry(user_data, 0));
+        }
+        assert_eq!(table.in_flight(), 0);
+        add(&mut table, OpCode::Fsync, 9).unwrap();
+    }
+
+    #[test]
+    fn a_second_and_a_made_up_completion_are_unknown() {
+        let mut table = InFlightTable::new(2);
+        let key = add(&mut table, OpCode::Read, 5).unwrap();
+        assert_eq!(table.complete(key, 7), Completed::Entry(5, 7));
+        assert_eq!(table.complete(key, 7), Completed::Unknown);
+        add(&mut table, OpCode::Read, 5).unwrap();
+        assert_eq!(table.complete(key, 7), Completed::Unknown, "the former one");
+        for made_up in [0, 2, u64::MAX] {
+            let key = Key::from_user_data(made_up);
+            assert_eq!(table.complete(key, 0), Completed::Unknown);
+        }
+        assert_eq!(table.in_flight(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_gave_back_is_taken_once_and_keeps_its_key() {
+        let mut table = InFlightTable::new(2);
+        let key = add(&mut table, OpCode::Fsync, 5).unwrap();
+        for _ in 0..MOST_GIVEN_BACK {
+            assert_eq!(table.complete(key, -libc::ECANCELED), Completed::GivenBack);
+            assert!(table.has_given_back());
+            assert_eq!(table.take_given_back(), [key]);
+            assert!(!table.has_given_back());
+            assert_eq!(table.entry(key).unwrap().user_data, 5);
+        }
+        let canceled = -i64::from(libc::ECANCELED);
+        let last = table.complete(key, -libc::ECANCELED);
+        assert_eq!(last, Completed::Entry(5, canceled));
+    }
+
+    #[test]
+    fn a_bad_address_counts_the_second_time_for_a_read_and_at_once_for_a_write() {
+        let mut table = InFlightTable::new(2);
+        let bad = Completed::Entry(5, -i64::from(libc::EFAULT));
+        let key = add(&mut table, OpCode::Read, 5).unwrap();
+        assert_eq!(table.complete(key, -libc::EFAULT), Completed::GivenBack);
+        assert_eq!(table.complete(key, -libc::EFAULT), bad);
+        let key = add(&mut table, OpCode::Write, 5).unwrap();
+        assert_eq!(table.complete(key, -libc::EFAULT), bad);
+    }
+
+    #[test]
+    fn transfers_that_were_given_back_go_back_to_their_caller() {
+        let mut table = InFlightTable::new(2);
+        for opcode in [OpCode::Read, OpCode::Write] {
+            let key = add(&mut table, opcode, 5).unwrap();
+            let completed = table.complete(key, -libc::ECANCELED);
+            assert_eq!(completed, Completed::Entry(5, GIVEN_BACK));
+        }
+    }
+
+    #[test]
+    fn an_abandoned_write_keeps_its_file_until_it_is_done() {
+        let (mut reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut table = InFlightTable::new(2);
+        let write = Sqe {
+            fd: writer.as_raw_fd(),
+            ..sqe(OpCode::Write, 5)
+        };
+        let key = table.add(&write, std::iter::empty()).unwrap();
+        assert_eq!(table.abandon(5), None, "writes go on");
+        drop(writer);
+        assert_eq!(table.complete(key, -libc::ECANCELED), Completed::GivenBack);
+        assert_ne!(table.entry(key).unwrap().fd, write.fd);
+        let failed = -i64::from(libc::EIO);
+        assert_eq!(table.complete(key, -libc::EIO), Completed::Entry(5, failed));
+        let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
+        assert_eq!(closed, 0, "the file is closed");
+    }
+
+    #[test]
+    fn a_cancelled_poll_has_no_events_and_a_cancelled_read_no_bytes() {
+        let mut table = InFlightTable::new(4);
+        let poll = add(&mut table, OpCode::Poll, 1).unwrap();
+        let read = add(&mut table, OpCode::Read, 2).unwrap();
+        assert_eq!(table.abandon(1), Some(poll));
+        assert_eq!(table.abandon(1), None, "it is marked");
+        assert_eq!(table.abandon(2), Some(read));
+        let canceled = -libc::ECANCELED;
+        assert_eq!(table.complete(poll, canceled), Completed::Entry(1, 0));
+        assert_eq!(table.complete(read, canceled), Completed::Entry(2, 0));
+    }
+
+    #[test]
+    fn a_poll_that_was_not_found_can_be_cancelled_again() {
+        let mut table = InFlightTable::new(2);
+        let key = add(&mut table, OpCode::Poll, 1).unwrap();
+        assert_eq!(table.abandon(1), Some(key));
+        table.unmark_cancelled(key);
+        assert_eq!(table.abandon(1), Some(key));
+        table.complete(key, 1);
+        table.unmark_cancelled(key); // it is gone
+        assert_eq!(table.abandon(1), None);
+    }
+
+    #[test]
+    fn at_the_end_only_abandoned_writes_are_submitted_again() {
+        let mut table = InFlightTable::new(8);
+        let poll = add(&mut table, OpCode::Poll, 1).unwrap();
+        let sync = add(&mut table, OpCode::Fdatasync, 2).unwrap();
+        let write = add(&mut table, OpCode::Write, 3).unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let abandoned = Sqe {
+            fd: file.as_raw_fd(),
+            ..sqe(OpCode::Write, 4)
+        };
+        let abandoned = table.add(&abandoned, std::iter::empty()).unwrap();
+        table.abandon(4);
+        assert_eq!(table.close(), [poll]);
+        let (canceled, failed) = (-libc::ECANCELED, -i64::from(libc::ECANCELED));
+        assert_eq!(table.complete(poll, canceled), Completed::Entry(1, 0));
+        assert_eq!(table.complete(sync, canceled), Completed::Entry(2, failed));
+        assert_eq!(table.complete(write, canceled), Completed::Entry(3, failed));
+        assert_eq!(table.complete(abandoned, canceled), Completed::GivenBack);
+    }
+
+    #[test]
+    fn errors_that_other_backends_refuse_are_refusals() {
+        let mut table = InFlightTable::new(2);
+        for (opcode, errno, expected) in [
+            (OpCode::Read, libc::EBADF, refusal(libc::EBADF)),
+            (OpCode::Read, libc::EISDIR, refusal(libc::EINVAL)),
+            (OpCode::Write, libc::EOPNOTSUPP, refusal(libc::EOPNOTSUPP)),
+            (OpCode::Fsync, libc::EINVAL, refusal(libc::EINVAL)),
+            (OpCode::Read, libc::EINVAL, -i64::from(libc::EINVAL)),
+            (OpCode::Write, libc::EPERM, -i64::from(libc::EPERM)),
+            (OpCode::Fsync, libc::EIO, -i64::from(libc::EIO)),
+        ] {
+            let key = add(&mut table, opcode, 4).unwrap();
+            let completed = Completed::Entry(4, expected);
+            assert_eq!(table.complete(key, -errno), completed, "{opcode:?}");
+        }
+    }
+
+    #[test]
+    fn iovecs_are_copied() {
+        let mut table = InFlightTable::new(2);
+        let vectored = Sqe {
+            addr: 1,
+            len: 2,
+            ..sqe(OpCode::ReadVectored, 4)
+        };
+        let key = table
+            .add(&vectored, [[10, 11], [20, 21]].into_iter())
+            .unwrap();
+        assert_eq!(table.places[0].iovecs, [[10, 11], [20, 21]]);
+        let copy = table.places[0].iovecs.as_ptr() as u64;
+        assert_eq!(table.entry(key).unwrap().addr, copy);
+    }
+}

@@ -1,0 +1,203 @@
+//! [`UringBackend`]: io_uring, by the crate `io-uring`.
+//!
+//! - *Submission never blocks on the storage.* A request that would block goes to a worker of the kernel.
+//!   So all requests are submitted inline, whatever the [`SubmitPolicy`](crate::SubmitPolicy) is.
+//! - *Completions* are reaped from the ring in user space. The ring signals the eventfd of the context for
+//!   each of them: [`Notify::Suppress`] has no effect. To turn the signals of a ring off and on again would
+//!   lose those of requests that other threads have in flight.
+//! - *Refusals.* The kernel takes an entry before it looks at the file. So some refusals are completions
+//!   here ([`refusal`](super::refusal)).
+//! - *The thread that submits* a request matters: the kernel runs the end of the request on that thread,
+//!   and cancels what waits for a worker when the thread ends. The backend submits such requests again
+//!   ([`InFlightTable`](in_flight_table::InFlightTable)). For the same reason the ring is not one of
+//!   `IORING_SETUP_SINGLE_ISSUER`, and so not of `IORING_SETUP_DEFER_TASKRUN`: tokio's workers share it.
+//! - *The completion queue never overflows*: it has room for one entry more than may be in flight.
+//! - *The end.* The kernel releases a closed ring in the background, and a forked child keeps it open. So
+//!   the drop of the backend does not rely on the close: it cancels polls and reads, then waits for the
+//!   completion of every entry.
+#![allow(unsafe_code)]
+
+mod in_flight_table;
+mod ring_setup;
+mod shared_ring;
+mod uring_sqe;
+
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::{
+    Capabilities, Completion, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter,
+};
+use crate::sys::Process;
+use in_flight_table::{Completed, Key};
+use shared_ring::Ring;
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+pub(super) use shared_ring::SharedRing;
+#[cfg(not(all(test, not(kaio_loom), not(miri))))]
+use shared_ring::SharedRing;
+
+/// A ring.
+///
+/// Dropping it cancels the polls and reads in flight, and waits for all other requests.
+#[derive(Debug)]
+pub(crate) struct UringBackend {
+    ring: Arc<Ring>,
+    shared: Arc<SharedRing>,
+    owner: Process,
+}
+
+/// Submits to a [`UringBackend`].
+#[derive(Clone, Debug)]
+pub(crate) struct UringSubmitter {
+    shared: Arc<SharedRing>,
+    owner: Process,
+}
+
+/// `IORING_ENTER_GETEVENTS`: to wait for completions, and to have overflowed ones moved to the queue.
+const ENTER_GETEVENTS: u32 = 1;
+
+/// Time between two looks at a ring that can't be waited for.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl UringBackend {
+    /// Creates a ring for `nr` entries in flight, at most 65,535. All its submitters signal `eventfd`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`, `ENOSYS`: io_uring is forbidden or not compiled in. `ENOMEM`: before Linux 5.12, rings
+    /// count as locked memory. `EMFILE`, `ENFILE`: no descriptor is left.
+    /// [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old; the text says for what.
+    pub(crate) fn setup(nr: u32, eventfd: Option<RawFd>) -> io::Result<UringBackend> {
+        let owner = Process::current();
+        let (shared, ring) = SharedRing::set_up(nr, eventfd)?;
+        Ok(UringBackend {
+            ring,
+            shared: Arc::new(shared),
+            owner,
+        })
+    }
+
+    /// Calls `io_uring_enter(2)` without submitting, to wait for `min_complete` completions.
+    #[cold]
+    fn enter(&self, min_complete: u32) -> io::Result<usize> {
+        let submitter = self.ring.0.submitter();
+        let no_mask = None::<&libc::sigset_t>;
+        // SAFETY: submits nothing, and passes no memory.
+        unsafe { submitter.enter(0, min_complete, ENTER_GETEVENTS, no_mask) }
+    }
+
+    #[cfg(all(test, not(kaio_loom), not(miri)))]
+    pub(super) fn shared(&self) -> &Arc<SharedRing> {
+        &self.shared
+    }
+}
+
+impl IoBackend for UringBackend {
+    type Submitter = UringSubmitter;
+
+    /// `eventfd` is the one of [`UringBackend::setup`]: a ring has one for all of its submitters.
+    fn submitter(&self, _eventfd: Option<RawFd>) -> UringSubmitter {
+        UringSubmitter {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+        }
+    }
+
+    #[inline]
+    fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
+        if self.shared.is_stalled() {
+            self.shared.resubmit()?;
+        }
+        // SAFETY: `self` is borrowed mutably, and nobody else makes a completion queue of this ring.
+        let mut queue = unsafe { self.ring.0.completion_shared() };
+        if queue.is_empty() {
+            return Ok(());
+        }
+        let was_full = queue.is_full();
+        let mut table = self.shared.table();
+        while !completions.is_full() {
+            let Some(entry) = queue.next() else { break };
+            let key = Key::from_user_data(entry.user_data());
+            match table.complete(key, entry.result()) {
+                Completed::Entry(user_data, result) => {
+                    completions.push(Completion { user_data, result });
+                }
+                Completed::GivenBack | Completed::Unknown => {}
+            }
+        }
+        // Before the lock is released, with which others add as many entries as have left the table: the
+        // queue has room for their completions.
+        drop(queue);
+        let given_back = table.has_given_back();
+        drop(table);
+        if was_full {
+            let _ = self.enter(0); // never so far; the kernel would hold back what had no room
+        }
+        if given_back {
+            self.shared.resubmit()?;
+        }
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            blocking_submit: false,
+            nonblocking_submit: true,
+            user_ring: true,
+            cancels_transfers: true,
+        }
+    }
+}
+
+impl Drop for UringBackend {
+    fn drop(&mut self) {
+        if self.owner != Process::current() {
+            // The ring is not mapped here, and a thread of the parent may have held a lock at the fork.
+            mem::forget(Arc::clone(&self.ring));
+            mem::forget(Arc::clone(&self.shared));
+            return;
+        }
+        self.shared.close();
+        let mut completions = Completions::new();
+        // Memory of callers is in use until its entry has completed.
+        while self.shared.expected(&self.ring) > 0 {
+            completions.clear();
+            let reaped = self.reap(&mut completions);
+            if !completions.is_empty() {
+                continue;
+            }
+            let can_wait = reaped.is_ok() && !self.shared.is_stalled();
+            if !can_wait || self.enter(1).is_err_and(|error| !is_interrupted(&error)) {
+                thread::sleep(PAUSE); // a later filter may forbid to wait, but completions still come
+            }
+        }
+        self.shared.release();
+    }
+}
+
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
+}
+
+impl Submitter for UringSubmitter {
+    #[inline]
+    unsafe fn submit(&self, entries: &[Sqe], _: Notify) -> Result<usize, SubmitError> {
+        if self.owner != Process::current() {
+            return Err(SubmitError::Refused(libc::EINVAL)); // before any lock
+        }
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.shared.submit(entries) }
+    }
+
+    /// Finds polls and reads. Writes and syncs go on, as on every backend.
+    fn cancel(&self, user_data: u64) -> bool {
+        self.owner == Process::current() && self.shared.cancel(user_data)
+    }
+}

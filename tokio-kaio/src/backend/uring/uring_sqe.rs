@@ -1,0 +1,138 @@
+//! Entries in io_uring's form, and the checks that the kernel makes too late.
+#![allow(unsafe_code)] // reads the iovecs of the caller
+
+use io_uring::opcode;
+use io_uring::squeue;
+use io_uring::types::{Fd, FsyncFlags};
+
+use super::in_flight_table::Key;
+use crate::backend::{OpCode, Sqe};
+use crate::sys::abi::{
+    IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_SHIFT, MAX_RW_COUNT, RWF_HIPRI, UIO_MAXIOV,
+};
+
+/// Refuses what other backends refuse and the kernel would perform, or fail with an errno that could also
+/// come from the file.
+///
+/// # Errors
+///
+/// `EINVAL`.
+///
+/// # Safety
+///
+/// The iovecs of a vectored entry are valid.
+#[inline]
+pub(super) unsafe fn check(entry: &Sqe) -> Result<(), i32> {
+    let is_good = match entry.opcode {
+        OpCode::Read | OpCode::Write | OpCode::ReadVectored | OpCode::WriteVectored => {
+            // SAFETY: the caller's promise.
+            has_known_priority(entry.priority) && unsafe { is_in_range(entry) }
+        }
+        OpCode::Fsync | OpCode::Fdatasync => {
+            (entry.addr, entry.len, entry.offset, entry.rw_flags) == (0, 0, 0, 0)
+        }
+        OpCode::Poll => {
+            let events_fit = u16::try_from(entry.len).is_ok();
+            events_fit && (entry.addr, entry.offset, entry.rw_flags) == (0, 0, 0)
+        }
+    };
+    if is_good { Ok(()) } else { Err(libc::EINVAL) }
+}
+
+#[inline]
+fn has_known_priority(priority: u16) -> bool {
+    if priority == 0 {
+        return true;
+    }
+    let (class, level) = (
+        priority >> IOPRIO_CLASS_SHIFT,
+        priority & ((1 << IOPRIO_CLASS_SHIFT) - 1),
+    );
+    class <= IOPRIO_CLASS_IDLE && (class != IOPRIO_CLASS_NONE || level == 0)
+}
+
+/// Whether a transfer has an offset, not too many iovecs, and an end that is an offset.
+///
+/// # Safety
+///
+/// As [`check`].
+#[inline]
+unsafe fn is_in_range(entry: &Sqe) -> bool {
+    let len = match entry.opcode.is_vectored() {
+        false => entry.len,
+        true if entry.len > UIO_MAXIOV => return false,
+        true => {
+            // SAFETY: the caller's promise.
+            let lens = unsafe { iovecs(entry) }.map(|[_, len]| len as u64);
+            lens.fold(0, u64::saturating_add)
+        }
+    };
+    let end = (entry.offset as u64).checked_add(len);
+    entry.offset >= 0 && end.is_some_and(|end| end <= i64::MAX as u64)
+}
+
+/// The iovecs of a vectored entry: address and length of each. None of another entry.
+///
+/// # Safety
+///
+/// As [`check`], until the iterator is dropped.
+#[inline]
+pub(super) unsafe fn iovecs(entry: &Sqe) -> impl Iterator<Item = [usize; 2]> + use<> {
+    let count = match entry.opcode.is_vectored() {
+        true => entry.len as usize,
+        false => 0,
+    };
+    let first = entry.addr as usize as *const libc::iovec;
+    (0..count).map(move |index| {
+        // SAFETY: there are that many, by the caller's promise.
+        let iovec = unsafe { first.add(index) };
+        // SAFETY: as above.
+        let iovec = unsafe { iovec.read() };
+        [iovec.iov_base as usize, iovec.iov_len]
+    })
+}
+
+/// An entry in io_uring's form.
+#[inline]
+pub(super) fn encode(entry: &Sqe, key: Key) -> squeue::Entry {
+    let (fd, offset) = (Fd(entry.fd), entry.offset as u64);
+    // The flag only matters on rings that poll the device; on others, the kernel refuses it.
+    let rw_flags = entry.rw_flags & !RWF_HIPRI;
+    let address = entry.addr as usize;
+    let encoded = match entry.opcode {
+        OpCode::Read => {
+            let len = entry.len.min(MAX_RW_COUNT) as u32;
+            opcode::Read::new(fd, address as *mut u8, len)
+                .offset(offset)
+                .ioprio(entry.priority)
+                .rw_flags(rw_flags)
+                .build()
+        }
+        OpCode::Write => {
+            let len = entry.len.min(MAX_RW_COUNT) as u32;
+            opcode::Write::new(fd, address as *const u8, len)
+                .offset(offset)
+                .ioprio(entry.priority)
+                .rw_flags(rw_flags)
+                .build()
+        }
+        OpCode::ReadVectored => {
+            opcode::Readv::new(fd, address as *const libc::iovec, entry.len as u32)
+                .offset(offset)
+                .ioprio(entry.priority)
+                .rw_flags(rw_flags)
+                .build()
+        }
+        OpCode::WriteVectored => {
+            opcode::Writev::new(fd, address as *const libc::iovec, entry.len as u32)
+                .offset(offset)
+                .ioprio(entry.priority)
+                .rw_flags(rw_flags)
+                .build()
+        }
+        OpCode::Fsync => opcode::Fsync::new(fd).build(),
+        OpCode::Fdatasync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+        OpCode::Poll => opcode::PollAdd::new(fd, entry.len as u32).build(),
+    };
+    encoded.user_data(key.user_data())
+}
