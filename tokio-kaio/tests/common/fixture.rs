@@ -25,9 +25,12 @@ pub const POLICIES: [SubmitPolicy; 3] = [
 ];
 
 /// The backends of this build.
-pub const BACKENDS: &[Backend] = match cfg!(kaio_force_threads) {
-    true => &[Backend::ThreadPool],
-    false => &[Backend::KernelAio, Backend::ThreadPool],
+pub const BACKENDS: &[Backend] = if cfg!(kaio_force_threads) {
+    &[Backend::ThreadPool]
+} else if cfg!(kaio_force_uring) {
+    &[Backend::IoUring]
+} else {
+    &[Backend::KernelAio, Backend::ThreadPool]
 };
 
 /// Every policy on every backend. The thread pool ignores the policy, so it has one mode.
@@ -43,13 +46,13 @@ pub fn modes() -> impl Iterator<Item = Mode> {
 }
 
 /// Whether contexts use kernel AIO by default. `false`, with a line that says so, in builds with
-/// `kaio_force_threads`.
+/// `kaio_force_threads` or `kaio_force_uring`.
 pub fn is_kernel_aio_build() -> bool {
-    let threads = cfg!(kaio_force_threads);
-    if threads {
-        eprintln!("skipped on threads: about kernel AIO");
+    let other = cfg!(kaio_force_threads) || cfg!(kaio_force_uring);
+    if other {
+        eprintln!("skipped on {}: about kernel AIO", BACKENDS[0]);
     }
-    !threads
+    !other
 }
 
 /// A context with [`SubmitPolicy::Inline`].

@@ -654,8 +654,8 @@ fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it(
 
 #[test]
 #[cfg_attr(
-    kaio_plain_policy,
-    ignore = "needs a request without an eventfd; Plain signals each"
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs a request without an eventfd; Plain and io_uring signal each"
 )]
 fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
     let dir = disk_dir();
@@ -685,8 +685,8 @@ fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
 /// The wait for an unsignalled request does not depend on the runtime in whose poll it started.
 #[test]
 #[cfg_attr(
-    kaio_plain_policy,
-    ignore = "needs a request without an eventfd; Plain signals each"
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs a request without an eventfd; Plain and io_uring signal each"
 )]
 fn an_unsignalled_slow_request_is_reaped_after_the_submitting_runtime_is_gone() {
     let dir = disk_dir();
@@ -765,8 +765,9 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
     let mut running = Box::pin(read_block(&handle, &file, gate.offset(), &mut target));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(running.as_mut().poll(&mut cx).is_pending());
-    // On the thread pool, the end of the context waits for the read, on this thread.
-    let opener = cfg!(kaio_force_threads).then(|| open_later(&gate));
+    // The end of the context waits for the read, on this thread. Kernel AIO cancels the poll at the gate.
+    let waits = cfg!(any(kaio_force_threads, kaio_force_uring));
+    let opener = waits.then(|| open_later(&gate));
 
     let (sender, receiver) = std::sync::mpsc::channel();
     let closing = thread::spawn(move || {
@@ -799,7 +800,7 @@ fn panicking_wakers_of_a_close_do_not_keep_others_from_closing() {
             let bomb = Arc::new(Bomb(AtomicUsize::new(0)));
             let waker = Waker::from(Arc::clone(&bomb));
             let polled = close.as_mut().poll(&mut Context::from_waker(&waker));
-            if cfg!(kaio_force_threads) && polled.is_ready() {
+            if cfg!(any(kaio_force_threads, kaio_force_uring)) && polled.is_ready() {
                 continue;
             }
             assert!(polled.is_pending(), "io_destroy takes a while");
@@ -1080,7 +1081,7 @@ async fn long_waits(dir: &TempDir) {
         assert_eq!(with_hang_guard(read).await.unwrap(), 1);
     }
 
-    if !cfg!(kaio_plain_policy) {
+    if !cfg!(any(kaio_plain_policy, kaio_force_uring)) {
         retry_until(async || {
             make_unsignalled(&handle, &file).await;
             let gate = Gate::closed();

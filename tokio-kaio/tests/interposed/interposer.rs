@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::uring_interposer::uring_call;
+
 /// What happens to a submission.
 pub enum Fault {
     /// `EAGAIN`.
@@ -60,7 +62,12 @@ pub fn inject_random_faults(per_mille: u64) {
     RANDOM_FAULTS_PER_MILLE.set(per_mille);
 }
 
-/// Calls of `io_submit` that this thread has made.
+/// Counts a call of this thread.
+pub fn count_submission() {
+    SUBMISSIONS.set(SUBMISSIONS.get() + 1);
+}
+
+/// Calls of `io_submit`, or `io_uring_enter`, that this thread has made.
 pub fn submissions() -> u64 {
     SUBMISSIONS.get()
 }
@@ -92,9 +99,15 @@ const GATE: u64 = 1 << 62;
 const BLOCK: u64 = 4096;
 
 /// A request that has reached a gate.
-struct AtGate {
+pub struct AtGate {
     offset: u64,
     eventfd: Option<RawFd>,
+}
+
+impl AtGate {
+    pub fn add(offset: u64, eventfd: Option<RawFd>) {
+        AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
+    }
 }
 
 static GATES: Mutex<Vec<(u64, Arc<File>)>> = Mutex::new(Vec::new());
@@ -152,7 +165,7 @@ impl Drop for Gate {
 
 /// The offset of the gate at `offset`, and its eventfd. Requests may arrive after their gate was
 /// dropped: that is as good as open.
-fn gate_at(offset: u64) -> Option<(u64, Arc<File>)> {
+pub fn gate_at(offset: u64) -> Option<(u64, Arc<File>)> {
     if offset & GATE == 0 || offset >> 63 != 0 {
         return None;
     }
@@ -334,7 +347,7 @@ impl Drop for WatchedFile {
 }
 
 /// Records `seen` on `fd`; returns the descriptor to use instead, and the maximum of bytes to move.
-fn watched(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (RawFd, usize) {
+pub fn watched(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (RawFd, usize) {
     let (errno, most) = watched_on_thread(fd, seen);
     (if errno.is_none() { fd } else { -1 }, most)
 }
@@ -351,7 +364,7 @@ fn watched_on_thread(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (Option<c_in
 }
 
 /// The first `most` bytes of `pieces`.
-fn cut(pieces: &[libc::iovec], mut most: usize) -> Vec<libc::iovec> {
+pub fn cut(pieces: &[libc::iovec], mut most: usize) -> Vec<libc::iovec> {
     let mut kept = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let iov_len = piece.iov_len.min(most);
@@ -451,7 +464,7 @@ vectored!(pwritev64, true);
 /// # Safety
 ///
 /// There are `count` at `first`, if there are any.
-unsafe fn iovecs<'a>(first: *const libc::iovec, count: usize) -> &'a [libc::iovec] {
+pub unsafe fn iovecs<'a>(first: *const libc::iovec, count: usize) -> &'a [libc::iovec] {
     if count == 0 {
         return &[];
     }
@@ -461,7 +474,7 @@ unsafe fn iovecs<'a>(first: *const libc::iovec, count: usize) -> &'a [libc::iove
 
 // ---- The system call --------------------------------------------------------------------------
 
-type Syscall =
+pub type Syscall =
     unsafe extern "C" fn(c_long, c_long, c_long, c_long, c_long, c_long, c_long) -> c_long;
 
 /// The C library's function of this name, kept in `place`. Without a lock: those of the standard
@@ -483,7 +496,7 @@ unsafe fn real_function<F: Copy>(place: &AtomicPtr<c_void>, name: &CStr) -> F {
     unsafe { std::mem::transmute_copy(&symbol) }
 }
 
-fn real() -> Syscall {
+pub fn real() -> Syscall {
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
     // SAFETY: what the C library's function takes; one with "..." is called like this too.
     unsafe { real_function(&REAL, c"syscall") }
@@ -525,11 +538,15 @@ unsafe extern "C" fn syscall(
         // SAFETY: the caller's arguments, passed on, or a part of its memory.
         return unsafe { real()(number, a, b, c, d, e, f) };
     }
+    // SAFETY: the caller's arguments, passed on.
+    if let Some(code) = unsafe { uring_call(number, [a, b, c, d, e, f]) } {
+        return code;
+    }
     if number != libc::SYS_io_submit {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { real()(number, a, b, c, d, e, f) };
     }
-    SUBMISSIONS.set(SUBMISSIONS.get() + 1);
+    count_submission();
     let Some(taken) = faulty(b as usize) else {
         set_errno(libc::EAGAIN);
         return -1;
@@ -604,7 +621,7 @@ impl Iocb {
 }
 
 /// How many of `requests` to pass to the kernel, after applying faults. `None`: EAGAIN.
-fn faulty(requests: usize) -> Option<usize> {
+pub fn faulty(requests: usize) -> Option<usize> {
     // Taken first: `RunFirst` may inject faults for later submissions.
     let mut firsts = Vec::new();
     let fault = loop {
@@ -639,7 +656,7 @@ fn faulty(requests: usize) -> Option<usize> {
     }
 }
 
-fn set_errno(errno: c_int) {
+pub fn set_errno(errno: c_int) {
     // SAFETY: this thread's own.
     let place = unsafe { libc::__errno_location() };
     // SAFETY: as above.

@@ -23,4 +23,5 @@ mod shards;
 mod size_class_pool;
 mod stream_faults;
 mod unaligned;
+mod uring_interposer;
 mod vectored;

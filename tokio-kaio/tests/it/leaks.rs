@@ -94,7 +94,7 @@ async fn many(file: &Arc<File>, close: bool) {
     let contexts: Vec<_> = (0..CONTEXTS)
         .map(|_| aio_context(SLOTS, true).unwrap())
         .collect();
-    if !cfg!(kaio_force_threads) {
+    if is_kernel_aio_build() {
         assert_eq!(Resources::now().rings, CONTEXTS);
         assert!(aio_nr() >= (CONTEXTS * SLOTS) as u64);
     }

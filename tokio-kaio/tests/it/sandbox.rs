@@ -113,7 +113,10 @@ macro_rules! work {
         assert_eq!(metrics.submitted, metrics.completed, "{metrics:?}");
         assert_eq!(metrics.failed, 1, "{metrics:?}"); // the other was no request yet
         assert_eq!((metrics.queued, metrics.in_flight), (0, 0), "{metrics:?}");
-        let ring = $backend == Backend::KernelAio && !cfg!(kaio_force_getevents);
+        let ring = match $backend {
+            Backend::KernelAio => !cfg!(kaio_force_getevents),
+            backend => backend == Backend::IoUring,
+        };
         assert_eq!(metrics.ring, ring, "{metrics:?}");
         with_hang_guard(context.close()).await;
         assert_eq!(handle.available_slots(), None);
@@ -123,9 +126,9 @@ macro_rules! work {
 /// Asserts that everything works on `backend` when the builder chooses: with every policy, on a
 /// context, on shards, and on a local context.
 fn everything_works_on(dirs: &[TempDir], backend: Backend) {
-    let backend = match cfg!(kaio_force_threads) {
-        true => Backend::ThreadPool,
-        false => backend,
+    let backend = match BACKENDS {
+        [forced] => *forced,
+        _ => backend,
     };
     for dir in dirs {
         for policy in POLICIES {
@@ -216,7 +219,7 @@ fn without_aio_everything_works_on_threads() {
 
 #[test]
 fn with_io_uring_forbidden_everything_works_on_aio() {
-    if !in_child!() {
+    if !in_child!() || !is_kernel_aio_build() {
         return;
     }
     let dirs = test_dirs();
@@ -287,7 +290,7 @@ async fn a_context_of_zero_requests_is_an_error_on_every_backend() {
 
 #[test]
 fn a_later_seccomp_filter_fails_every_request_of_the_thread_pool() {
-    if !in_child!() {
+    if !in_child!() || !BACKENDS.contains(&Backend::ThreadPool) {
         return;
     }
     current_thread().block_on(with_hang_guard(async {

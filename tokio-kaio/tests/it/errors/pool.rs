@@ -8,8 +8,8 @@ use super::*;
 
 #[test]
 #[cfg_attr(
-    kaio_plain_policy,
-    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
 )]
 fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
     if !in_child!() {
@@ -81,13 +81,16 @@ fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
 
 /// Modes in which every transfer takes a thread of the pool.
 fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
-    modes().filter(|mode| mode.0 == Backend::ThreadPool || mode.1 == SubmitPolicy::Offload)
+    modes().filter(|mode| {
+        let policy_counts = mode.0 != Backend::IoUring;
+        mode.0 == Backend::ThreadPool || (policy_counts && mode.1 == SubmitPolicy::Offload)
+    })
 }
 
 #[test]
 #[cfg_attr(
-    kaio_plain_policy,
-    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
 )]
 fn offloaded_requests_wait_for_an_occupied_thread() {
     one_blocking_thread().block_on(async {
