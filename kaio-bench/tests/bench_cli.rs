@@ -267,6 +267,8 @@ fn render_can_use_another_baseline() {
         "kaio/current-thread",
         "kaio/current-thread-own-thread",
         "kaio/local",
+        "kaio/multi-thread-uring",
+        "kaio/current-thread-uring",
     ];
     assert_eq!(names, expected);
 

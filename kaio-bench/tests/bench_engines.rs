@@ -79,6 +79,12 @@ fn kaio_runs_every_pattern_in_both_shapes() {
 }
 
 #[test]
+fn kaio_on_uring_runs_every_pattern_in_both_shapes() {
+    check_everywhere("kaio/multi-thread-uring");
+    check_everywhere("kaio/current-thread-uring");
+}
+
+#[test]
 fn spawn_blocking_runs_every_pattern_in_both_shapes() {
     check_everywhere("spawn-blocking/multi-thread");
     check_everywhere("spawn-blocking/current-thread");
@@ -103,6 +109,8 @@ fn these_tests_cover_every_engine() {
             "kaio/current-thread",
             "kaio/current-thread-own-thread",
             "kaio/local",
+            "kaio/multi-thread-uring",
+            "kaio/current-thread-uring",
             "spawn-blocking/multi-thread",
             "spawn-blocking/current-thread",
             "tokio-fs (buffered)",

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioContext, AioContextBuilder, AioContextError, AioContextHandle, AioOpenOptionsExt,
-    AlignedBuf, File, LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags,
+    AlignedBuf, Backend, File, LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags,
     local_aio_context,
 };
 
@@ -25,6 +25,7 @@ pub(super) struct Kaio {
     shards: usize,
     /// Whether a thread of the context's own serves completions.
     own_thread: bool,
+    backend: Backend,
     name: String,
 }
 
@@ -34,6 +35,7 @@ impl Kaio {
             flavor,
             shards: 1,
             own_thread: false,
+            backend: Backend::KernelAio,
             name: format!("kaio/{flavor}"),
         }
     }
@@ -46,6 +48,16 @@ impl Kaio {
             shards: 1,
             own_thread: true,
             name: format!("kaio/{flavor}-own-thread"),
+            backend: Backend::KernelAio,
+        }
+    }
+
+    /// Creates an engine that runs on io_uring.
+    pub(super) fn on_uring(flavor: RuntimeFlavor) -> Kaio {
+        Kaio {
+            backend: Backend::IoUring,
+            name: format!("kaio/{flavor}-uring"),
+            ..Kaio::new(flavor)
         }
     }
 
@@ -56,6 +68,7 @@ impl Kaio {
             flavor,
             shards: 2,
             own_thread: false,
+            backend: Backend::KernelAio,
             name: format!("kaio/{flavor}-sharded"),
         }
     }
@@ -68,7 +81,9 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let mut builder = AioContextBuilder::new(self.shards * workload.depth).shards(self.shards);
+        let mut builder = AioContextBuilder::new(self.shards * workload.depth)
+            .shards(self.shards)
+            .backend(self.backend);
         if self.own_thread {
             builder = builder.own_thread();
         }

@@ -31,6 +31,8 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(kaio::Kaio::new(RuntimeFlavor::CurrentThread)),
         Box::new(kaio::Kaio::own_thread()),
         Box::new(kaio::KaioLocal),
+        Box::new(kaio::Kaio::on_uring(RuntimeFlavor::MultiThread)),
+        Box::new(kaio::Kaio::on_uring(RuntimeFlavor::CurrentThread)),
         Box::new(spawn_blocking::SpawnBlocking::new(
             RuntimeFlavor::MultiThread,
         )),
