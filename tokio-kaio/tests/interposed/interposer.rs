@@ -306,7 +306,8 @@ impl WatchedFile {
         self.fail_after_with(good, libc::EBADF);
     }
 
-    /// All requests after the next `good` fail with `errno`; those of kernel AIO with `EBADF`.
+    /// All requests after the next `good` fail with `errno`; those of kernel AIO and io_uring with
+    /// `EBADF`.
     pub fn fail_after_with(&self, good: usize, errno: c_int) {
         self.with(|watching| {
             watching.good = watching.seen.len() + good;
