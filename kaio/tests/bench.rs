@@ -15,9 +15,10 @@ use serde_json::Value;
 /// A short measurement.
 const SMALL: &str = "bench --runtime 0.4 --size 1M --depth 1,4";
 
-const ALL: [&str; 6] = [
+const ALL: [&str; 7] = [
     "tokio-kaio",
     "tokio-kaio-current-thread",
+    "tokio-kaio-io-uring",
     "blocking-pool",
     "tokio-fs",
     "bare-aio",

@@ -60,6 +60,13 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// The names of the backends on which reads were measured.
+fn measured_backends(path: &Value) -> Vec<String> {
+    let backends = path["backends"].as_array().unwrap().iter();
+    let names = backends.map(|backend| backend["backend"].as_str().unwrap().to_owned());
+    names.collect()
+}
+
 fn names(dir: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
@@ -136,7 +143,14 @@ fn json_follows_the_schema_and_has_a_verdict_on_every_class() {
     for number in ["cores", "memory", "aio_nr", "aio_max_nr"] {
         assert!(machine[number].is_u64(), "{number}: {machine}");
     }
-    for field in ["kernel", "cpu", "user_space_ring", "memlock", "io_uring"] {
+    for field in [
+        "kernel",
+        "cpu",
+        "user_space_ring",
+        "memlock",
+        "io_uring",
+        "backend",
+    ] {
         assert!(!machine[field].is_null(), "{field}: {machine}");
     }
 
@@ -159,6 +173,15 @@ fn json_follows_the_schema_and_has_a_verdict_on_every_class() {
         let share = class["share_inside"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&share), "{class}");
         assert_eq!(class["nowait"].is_null(), class["class"] == "fdatasync");
+    }
+    let chosen = machine["backend"]["chosen"].as_str().unwrap();
+    let measured = measured_backends(path);
+    assert_eq!(measured[0], chosen, "the first that is available");
+    assert_eq!(measured.last().unwrap(), "thread_pool");
+    for backend in path["backends"].as_array().unwrap() {
+        for number in ["reads_per_second", "cpu_us"] {
+            assert!(backend[number].as_f64().unwrap() > 0.0, "{backend}");
+        }
     }
     for advice in path["advice"].as_array().unwrap() {
         assert!(advice["about"].is_string() && advice["text"].is_string());
@@ -292,6 +315,50 @@ fn if_io_uring_is_forbidden_aio_is_usable() {
     assert_eq!(machine["seccomp"], "filter");
     assert_eq!(machine["io_uring"]["works"], false);
     assert_eq!(machine["io_uring"]["errno"], libc::EPERM);
+    let backend = &machine["backend"];
+    assert_eq!(backend["chosen"], "kernel_aio");
+    let refused = &backend["refused"][0];
+    assert_eq!(refused["backend"], "io_uring");
+    assert_eq!(refused["errno"], libc::EPERM);
+    assert!(
+        refused["error"]
+            .as_str()
+            .unwrap()
+            .contains("seccomp filter")
+    );
+    let path = &json(run.get_output())["paths"][0];
+    assert_eq!(measured_backends(path), ["kernel_aio", "thread_pool"]);
+}
+
+#[test]
+fn if_io_uring_and_aio_are_forbidden_both_reasons_are_reported_and_threads_are_measured() {
+    let dir = on_disk();
+    let forbidden = || {
+        forbid_syscall(libc::SYS_io_uring_setup, libc::ENOSYS)
+            && forbid_syscall(libc::SYS_io_setup, libc::EPERM)
+    };
+    let Some(output) = restricted(doctor().arg("--json").arg(dir.path()), forbidden) else {
+        return;
+    };
+    let run = output.assert().code(1);
+    let report = json(run.get_output());
+    let backend = &report["machine"]["backend"];
+    assert_eq!(backend["chosen"], "thread_pool");
+    let errors: Vec<_> = (0..2).map(|i| &backend["refused"][i]["errno"]).collect();
+    assert_eq!(errors, [libc::ENOSYS, libc::EPERM]);
+    assert_eq!(measured_backends(&report["paths"][0]), ["thread_pool"]);
+    assert!(names(dir.path()).is_empty());
+
+    let Some(output) = restricted(doctor().arg(dir.path()), forbidden) else {
+        return;
+    };
+    let run = output.assert().code(1);
+    let said =
+        "the thread pool, the first that is available of io_uring, kernel AIO and the thread pool";
+    let text = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains(said), "{text}");
+    assert!(text.contains("8 reads at a time"), "{text}");
 }
 
 #[test]

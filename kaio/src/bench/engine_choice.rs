@@ -10,6 +10,8 @@ pub(super) enum EngineChoice {
     TokioKaio,
     /// tokio-kaio on tokio's current-thread runtime
     TokioKaioCurrentThread,
+    /// tokio-kaio on io_uring, on the multi-threaded runtime; skipped if io_uring is not available
+    TokioKaioIoUring,
     /// pread and pwrite in spawn_blocking, on the multi-threaded runtime
     BlockingPool,
     /// tokio::fs: seek, then read or write, on the multi-threaded runtime; always through the page cache
@@ -32,6 +34,7 @@ impl EngineChoice {
         match self {
             EngineChoice::TokioKaio => "kaio/multi-thread",
             EngineChoice::TokioKaioCurrentThread => "kaio/current-thread",
+            EngineChoice::TokioKaioIoUring => "kaio/multi-thread-uring",
             EngineChoice::BlockingPool => "spawn-blocking/multi-thread",
             EngineChoice::TokioFs => "tokio-fs (buffered)",
             EngineChoice::BareAio => "bare",
@@ -44,13 +47,16 @@ impl EngineChoice {
     pub(super) fn threads(self, depth: u16) -> usize {
         /// The workers of the multi-threaded runtime.
         const WORKERS: usize = 2;
-        /// The blocking threads of tokio-kaio: 8 for offloaded requests, and one that opens the file.
-        const OFFLOAD: usize = 9;
+        /// The blocking thread that opens the file.
+        const OPEN: usize = 1;
+        /// The blocking threads of tokio-kaio on kernel AIO: 8 for offloaded requests.
+        const OFFLOAD: usize = 8 + OPEN;
         /// The most blocking threads of a runtime by default.
         const POOL: usize = 512;
         match self {
             EngineChoice::TokioKaio => WORKERS + OFFLOAD,
             EngineChoice::TokioKaioCurrentThread => OFFLOAD,
+            EngineChoice::TokioKaioIoUring => WORKERS + OPEN,
             EngineChoice::BlockingPool | EngineChoice::TokioFs => WORKERS + POOL.min(depth.into()),
             EngineChoice::BareAio | EngineChoice::BareIoUring => 0,
         }
@@ -66,6 +72,7 @@ impl EngineChoice {
         match self {
             EngineChoice::TokioKaio => colours([0x00, 0x72, 0xb2], [0x3d, 0xa5, 0xe8]),
             EngineChoice::TokioKaioCurrentThread => colours([0x56, 0xb4, 0xe9], [0x9f, 0xd6, 0xf7]),
+            EngineChoice::TokioKaioIoUring => colours([0xcc, 0x79, 0xa7], [0xe0, 0x9a, 0xc2]),
             EngineChoice::BlockingPool => colours([0xd5, 0x5e, 0x00], [0xf0, 0x7f, 0x2e]),
             EngineChoice::TokioFs => colours([0xe6, 0x9f, 0x00], [0xf2, 0xc1, 0x4e]),
             EngineChoice::BareAio => colours([0x33, 0x33, 0x33], [0xc8, 0xcc, 0xd2]),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use kaio_bench::Disk;
 use serde::Serialize;
+use tokio_kaio::Backend;
 
 use super::request_classes::{NowaitResults, RequestClass, Verdict};
 use crate::direct_io_probe::DirectIoAlignment;
@@ -58,6 +59,8 @@ pub(crate) struct MachineReport {
     pub(crate) io_uring: ProbeResult,
     /// The sysctl `kernel.io_uring_disabled`: 0 allows all processes, 1 some, 2 none.
     pub(crate) io_uring_disabled: Option<u32>,
+    /// The backend of a context that may use any.
+    pub(crate) backend: BackendReport,
     /// Advice.
     pub(crate) advice: Vec<Advice>,
 }
@@ -71,6 +74,70 @@ pub(crate) struct ProbeResult {
     pub(crate) errno: Option<i32>,
     /// The error of a failure, as text.
     pub(crate) error: Option<String>,
+}
+
+/// The backend that a context takes which prefers io_uring to kernel AIO, and both to threads.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BackendReport {
+    /// The first one that is available. `None`: a context can't be created.
+    pub(crate) chosen: Option<BackendName>,
+    /// Those before it, and why they are not available.
+    pub(crate) refused: Vec<RefusedReport>,
+}
+
+/// A backend that is not available.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RefusedReport {
+    /// The backend.
+    pub(crate) backend: BackendName,
+    /// The errno of its setup.
+    pub(crate) errno: Option<i32>,
+    /// Why it is not available, and what to do.
+    pub(crate) error: String,
+}
+
+/// The name of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BackendName {
+    /// io_uring.
+    IoUring,
+    /// Kernel AIO.
+    KernelAio,
+    /// Threads.
+    ThreadPool,
+}
+
+impl BackendName {
+    /// The name of a backend of tokio-kaio. `None`: the backend is newer than this program.
+    pub(crate) fn of(backend: Backend) -> Option<BackendName> {
+        match backend {
+            Backend::IoUring => Some(BackendName::IoUring),
+            Backend::KernelAio => Some(BackendName::KernelAio),
+            Backend::ThreadPool => Some(BackendName::ThreadPool),
+            _ => None,
+        }
+    }
+
+    /// The name in texts.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            BackendName::IoUring => "io_uring",
+            BackendName::KernelAio => "kernel AIO",
+            BackendName::ThreadPool => "the thread pool",
+        }
+    }
+}
+
+/// Reads on one backend.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BackendReadsReport {
+    /// The backend.
+    pub(crate) backend: BackendName,
+    /// Reads per second, eight at a time.
+    pub(crate) reads_per_second: f64,
+    /// CPU time of the process per read.
+    pub(crate) cpu_us: f64,
 }
 
 /// The seccomp mode.
@@ -115,6 +182,8 @@ pub(crate) struct PathReport {
     pub(crate) block: Option<u64>,
     /// The classes that were measured.
     pub(crate) classes: Vec<ClassReport>,
+    /// Reads on each backend that is available.
+    pub(crate) backends: Vec<BackendReadsReport>,
     /// Advice.
     pub(crate) advice: Vec<Advice>,
 }
@@ -136,6 +205,7 @@ impl PathReport {
             only_reads: None,
             block: None,
             classes: vec![],
+            backends: vec![],
             advice: vec![],
         }
     }

@@ -5,7 +5,8 @@ use std::fmt::{self, Write};
 use kaio_bench::Disk;
 
 use super::doctor_report::{
-    Advice, DoctorReport, Kind, MachineReport, MeasuredOn, PathReport, ProbeResult, Seccomp,
+    Advice, BackendReport, DoctorReport, Kind, MachineReport, MeasuredOn, PathReport, ProbeResult,
+    Seccomp,
 };
 use super::request_classes::{NowaitResults, percent_of};
 use crate::stdio::wrap;
@@ -69,6 +70,7 @@ impl Output {
         self.row("fs.aio-nr", capacity(machine))?;
         self.row("RLIMIT_MEMLOCK", machine.memlock)?;
         self.row("io_uring", io_uring(machine))?;
+        self.row("backend", backend(&machine.backend))?;
         self.advice(&machine.advice)
     }
 
@@ -99,6 +101,9 @@ impl Output {
         }
         if !path.classes.is_empty() {
             self.measurements(path)?;
+        }
+        if !path.backends.is_empty() {
+            self.backends(path)?;
         }
         self.advice(&path.advice)
     }
@@ -144,6 +149,23 @@ impl Output {
         }
         writeln!(self.text)
     }
+
+    fn backends(&mut self, path: &PathReport) -> fmt::Result {
+        writeln!(
+            self.text,
+            "  {:17}  {:>9}  {:>11}",
+            "8 reads at a time", "reads/s", "CPU µs/read"
+        )?;
+        for reads in &path.backends {
+            let (name, per_second) = (reads.backend.text(), reads.reads_per_second);
+            writeln!(
+                self.text,
+                "  {name:17}  {per_second:>9.0}  {:>11.1}",
+                reads.cpu_us
+            )?;
+        }
+        writeln!(self.text)
+    }
 }
 
 fn kernel_aio(machine: &MachineReport) -> String {
@@ -182,6 +204,19 @@ fn io_uring(machine: &MachineReport) -> String {
         ProbeResult { works: true, .. } => format!("allowed{sysctl}"),
         failed => format!("not available: {}{sysctl}", why(failed)),
     }
+}
+
+/// The backend of a context that may use any, and why it is not an earlier one.
+fn backend(report: &BackendReport) -> String {
+    let Some(chosen) = report.chosen else {
+        return "none: a context can't be created".into();
+    };
+    let order = "the first that is available of io_uring, kernel AIO and the thread pool";
+    let mut text = format!("{}, {order}", chosen.text());
+    for refused in &report.refused {
+        text += &format!("; {}: {}", refused.backend.text(), refused.error);
+    }
+    text
 }
 
 fn device(disk: &Disk) -> String {

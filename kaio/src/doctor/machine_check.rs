@@ -1,4 +1,4 @@
-//! Checks whether kernel AIO works on this machine, and its limits.
+//! Checks which backends work on this machine, and its limits.
 
 use std::fs;
 
@@ -6,7 +6,10 @@ use io_uring::IoUring;
 use kaio_bench::Machine;
 use tokio_kaio::{AioContextBuilder, AioContextError};
 
-use super::doctor_report::{MachineReport, ProbeResult, Seccomp};
+use super::doctor_report::{
+    BackendName, BackendReport, MachineReport, ProbeResult, RefusedReport, Seccomp,
+};
+use super::request_classes::BACKENDS;
 use crate::system_limits::{Memlock, sysctl};
 
 /// Checks the machine. Must be called in a tokio runtime. Takes about 300 ms, to measure the CPU use of
@@ -32,6 +35,7 @@ pub(crate) async fn check_machine() -> MachineReport {
         memlock: Memlock::now(),
         io_uring: probe_io_uring(),
         io_uring_disabled: sysctl("kernel/io_uring_disabled"),
+        backend: choose_backend().await,
         advice: vec![],
     }
 }
@@ -53,6 +57,32 @@ async fn probe_aio() -> (ProbeResult, Option<bool>) {
             };
             (asked, None)
         }
+    }
+}
+
+/// Creates a context that may use any backend.
+async fn choose_backend() -> BackendReport {
+    match AioContextBuilder::new(1).backends(&BACKENDS).build() {
+        Ok((context, handle)) => {
+            let refused = handle.refused_backends().iter().filter_map(|refused| {
+                Some(RefusedReport {
+                    backend: BackendName::of(refused.backend())?,
+                    errno: refused.error().raw_os_error(),
+                    error: refused.error().to_string(),
+                })
+            });
+            let report = BackendReport {
+                chosen: BackendName::of(context.backend()),
+                refused: refused.collect(),
+            };
+            context.close().await;
+            report
+        }
+        // Even threads need an eventfd. `probe_aio` reports the error.
+        Err(_) => BackendReport {
+            chosen: None,
+            refused: vec![],
+        },
     }
 }
 

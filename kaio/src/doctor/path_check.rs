@@ -10,10 +10,10 @@ use indicatif::ProgressBar;
 use kaio_bench::temp_path::TempPath;
 use kaio_bench::{Disk, Place};
 
-use super::doctor_report::{Kind, MeasuredOn, PathReport};
+use super::doctor_report::{BackendName, BackendReadsReport, Kind, MeasuredOn, PathReport};
 use super::error_hints::{no_space_hint, unwritable_hint, without_path};
 use super::measure_class::{measure_class, measure_settings};
-use super::request_classes::{MeasureTarget, RequestClass};
+use super::request_classes::{BACKENDS, BackendReads, MeasureTarget, RequestClass};
 use crate::direct_io_probe::{DirectIoSupport, probe_direct_io, probe_direct_io_in};
 use crate::paths::{cant_hold_files, is_kernel_file_system};
 use crate::stdio::escape_control_chars;
@@ -31,7 +31,8 @@ const CLASSES: [RequestClass; 6] = [
     RequestClass::Sync,
 ];
 
-/// Checks `path`, and measures there if `aio`. Errors are in the report.
+/// Checks `path`, and measures there: the backends, and if `aio`, each class of requests. Errors are in the
+/// report.
 pub(crate) async fn check_path(path: &Path, aio: bool, progress: &ProgressBar) -> PathReport {
     let mut check = PathCheck {
         aio,
@@ -174,9 +175,9 @@ impl PathCheck<'_> {
         self.report.alignment = support.alignment;
     }
 
-    /// Whether requests can be measured.
+    /// Whether requests can be measured: those of kernel AIO, or those of other backends.
     fn can_measure(&self) -> bool {
-        self.aio && self.report.alignment.is_some()
+        self.report.alignment.is_some()
     }
 
     async fn measure_reads(&mut self, path: &Path, len: u64, why: String) -> CheckResult {
@@ -189,7 +190,7 @@ impl PathCheck<'_> {
     }
 
     async fn measure(&mut self, target: MeasureTarget) -> CheckResult {
-        let (true, Some(alignment)) = (self.can_measure(), self.report.alignment) else {
+        let Some(alignment) = self.report.alignment else {
             return Ok(());
         };
         let settings = measure_settings(&alignment);
@@ -201,7 +202,7 @@ impl PathCheck<'_> {
         self.report.block = Some(settings.block);
         let path = self.report.path.display().to_string();
         let mut first_error = None;
-        for &class in classes {
+        for &class in classes.iter().filter(|_| self.aio) {
             let message = format!("measuring {path}: {}", class.name());
             self.progress
                 .set_message(escape_control_chars(&message).into_owned());
@@ -212,6 +213,17 @@ impl PathCheck<'_> {
             self.report.classes.push(measured);
         }
         self.report.usable = self.report.class(RequestClass::Read).is_some();
+        self.progress
+            .set_message(escape_control_chars(&format!("measuring {path}: backends")).into_owned());
+        match BackendReads::measure(&target, &BACKENDS, settings).await {
+            Ok(measured) => {
+                self.report.backends = measured.iter().filter_map(reads_report).collect()
+            }
+            Err(error) => {
+                let error = format!("can't measure the backends on {path}: {error}");
+                first_error = first_error.or(Some(error));
+            }
+        }
         match first_error {
             Some(error) => Err(error),
             None => Ok(()),
@@ -224,6 +236,14 @@ impl PathCheck<'_> {
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         format!("can't {operation} {path}: {error}{hint}")
     }
+}
+
+fn reads_report(reads: &BackendReads) -> Option<BackendReadsReport> {
+    Some(BackendReadsReport {
+        backend: BackendName::of(reads.backend)?,
+        reads_per_second: reads.per_second,
+        cpu_us: reads.cpu.as_secs_f64() * 1e6,
+    })
 }
 
 fn find(path: &Path) -> io::Result<(PathBuf, Metadata)> {

@@ -117,7 +117,7 @@ fn locked_memory(machine: &MachineReport, list: &mut List) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::doctor_report::ProbeResult;
+    use super::super::super::doctor_report::{BackendName, BackendReport, ProbeResult};
     use super::*;
     use crate::system_limits::Memlock;
 
@@ -146,6 +146,10 @@ mod tests {
             },
             io_uring: works,
             io_uring_disabled: Some(0),
+            backend: BackendReport {
+                chosen: Some(BackendName::IoUring),
+                refused: vec![],
+            },
             advice: vec![],
         }
     }

@@ -4,7 +4,7 @@
 //! `docs/file-systems.md`, which defines the terms.
 //!
 //! The measurements use only the public interface of tokio-kaio. They issue one request at a time, on
-//! one thread, and need a current-thread runtime.
+//! one thread, and need a current-thread runtime. Only [`BackendReads`] issues several at a time.
 //!
 //! | module | contents |
 //! |---|---|
@@ -17,6 +17,7 @@
 //! | `submit_stats` | [`SubmitStats`]: submissions without `NOWAIT`, and the [`Verdict`] |
 //! | `nowait_results` | [`NowaitResults`]: requests with `NOWAIT` |
 //! | `policy_run` | [`PolicyRun`]: requests under a submit policy |
+//! | `backend_reads` | [`BackendReads`]: reads on each backend |
 //! | `percent` | formats shares |
 //!
 //! # Examples
@@ -35,6 +36,7 @@
 //! # }
 //! ```
 
+mod backend_reads;
 mod context_switches;
 mod measure_settings;
 mod measure_target;
@@ -46,6 +48,7 @@ mod request_runner;
 mod submit_stats;
 mod timed_request;
 
+pub use backend_reads::{BACKENDS, BackendReads};
 pub use measure_settings::MeasureSettings;
 pub use measure_target::MeasureTarget;
 pub use nowait_results::NowaitResults;

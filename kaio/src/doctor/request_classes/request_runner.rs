@@ -37,15 +37,7 @@ impl RequestRunner {
         settings: MeasureSettings,
         policy: SubmitPolicy,
     ) -> Result<RequestRunner> {
-        let (file, offsets) = match target {
-            MeasureTarget::Scratch(dir) => scratch(dir, class, settings).await?,
-            MeasureTarget::Existing { path, len } if class == RequestClass::Read => {
-                existing(path, *len, settings).await?
-            }
-            MeasureTarget::Existing { path, .. } => {
-                return Err(format!("{} is only read", path.display()).into());
-            }
-        };
+        let (file, offsets) = open_target(target, class, settings).await?;
         let (context, handle) = AioContextBuilder::new(4).submit_policy(policy).build()?;
         Ok(RequestRunner {
             class,
@@ -113,6 +105,23 @@ impl RequestRunner {
 
     pub(super) async fn close(self) {
         self.context.close().await;
+    }
+}
+
+/// Creates or opens the file for the requests of a class, and returns their offsets.
+pub(super) async fn open_target(
+    target: &MeasureTarget,
+    class: RequestClass,
+    settings: MeasureSettings,
+) -> Result<(File, Vec<u64>)> {
+    match target {
+        MeasureTarget::Scratch(dir) => scratch(dir, class, settings).await,
+        MeasureTarget::Existing { path, len } if class == RequestClass::Read => {
+            existing(path, *len, settings).await
+        }
+        MeasureTarget::Existing { path, .. } => {
+            Err(format!("{} is only read", path.display()).into())
+        }
     }
 }
 
