@@ -25,6 +25,9 @@ use crate::uring_interposer::uring_call;
 pub enum Fault {
     /// `EAGAIN`.
     Again,
+    /// Fails with this errno.
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    Fail(c_int),
     /// The kernel accepts at most this many requests.
     Partial(usize),
     /// Runs this first; then the next fault applies, if there is one.
@@ -548,9 +551,12 @@ unsafe extern "C" fn syscall(
         return unsafe { real()(number, a, b, c, d, e, f) };
     }
     count_submission();
-    let Some(taken) = faulty(b as usize) else {
-        set_errno(libc::EAGAIN);
-        return -1;
+    let taken = match faulty(b as usize) {
+        Ok(taken) => taken,
+        Err(errno) => {
+            set_errno(errno);
+            return -1;
+        }
     };
     // SAFETY: the caller's array of that many pointers, or more.
     let pointers = unsafe { std::slice::from_raw_parts(c as *const *const Iocb, taken) };
@@ -621,8 +627,8 @@ impl Iocb {
     }
 }
 
-/// How many of `requests` to pass to the kernel, after applying faults. `None`: EAGAIN.
-pub fn faulty(requests: usize) -> Option<usize> {
+/// How many of `requests` to pass to the kernel, after applying faults; or the errno to fail with.
+pub fn faulty(requests: usize) -> Result<usize, c_int> {
     // Taken first: `RunFirst` may inject faults for later submissions.
     let mut firsts = Vec::new();
     let fault = loop {
@@ -633,26 +639,27 @@ pub fn faulty(requests: usize) -> Option<usize> {
     };
     firsts.into_iter().for_each(|what| what());
     match fault {
-        Some(Fault::Again) => return None,
-        Some(Fault::Partial(part)) => return Some(requests.min(part)),
+        Some(Fault::Again) => return Err(libc::EAGAIN),
+        Some(Fault::Fail(errno)) => return Err(errno),
+        Some(Fault::Partial(part)) => return Ok(requests.min(part)),
         _ => {}
     }
     if random() % 1000 >= RANDOM_FAULTS_PER_MILLE.get() {
-        return Some(requests);
+        return Ok(requests);
     }
     match random() % 4 {
         0 | 1 => {
             RANDOM_FAULTS[0].fetch_add(1, Ordering::Relaxed);
-            None
+            Err(libc::EAGAIN)
         }
         2 if requests > 1 => {
             RANDOM_FAULTS[1].fetch_add(1, Ordering::Relaxed);
-            Some(1 + random() as usize % (requests - 1))
+            Ok(1 + random() as usize % (requests - 1))
         }
         _ => {
             RANDOM_FAULTS[2].fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(random() % 300));
-            Some(requests)
+            Ok(requests)
         }
     }
 }

@@ -23,5 +23,7 @@ mod shards;
 mod size_class_pool;
 mod stream_faults;
 mod unaligned;
+#[cfg(feature = "io-uring")]
+mod uring_faults;
 mod uring_interposer;
 mod vectored;

@@ -184,9 +184,12 @@ impl Ring {
 /// As `io_uring_enter(2)`.
 unsafe fn submit([fd, count, min_complete, flags, mask, mask_len]: [c_long; 6]) -> c_long {
     super::interposer::count_submission();
-    let Some(taken) = faulty(count as usize) else {
-        set_errno(libc::EAGAIN);
-        return -1;
+    let taken = match faulty(count as usize) {
+        Ok(taken) => taken,
+        Err(errno) => {
+            set_errno(errno);
+            return -1;
+        }
     };
     let mut gates = Vec::new();
     let mut kept = Vec::new();

@@ -1,4 +1,5 @@
 //! The choice among backends: the first that is available, and why others are not.
+#![allow(unsafe_code)] // mounts a file over a sysctl
 
 use std::future::Future;
 use std::os::unix::net::UnixStream;
@@ -137,6 +138,48 @@ fn without(forbidden: libc::c_long, errno: i32, hint: &str) {
 fn with_io_uring_forbidden_by_seccomp_the_next_backend_runs() {
     if in_child!() {
         without(libc::SYS_io_uring_setup, libc::EPERM, "seccomp");
+    }
+}
+
+/// From now on this thread reads `value` from the sysctl. The real one counts for the whole machine.
+#[cfg(feature = "io-uring")]
+fn pretend_io_uring_disabled(value: &str) -> bool {
+    let dir = disk_dir();
+    let shown = dir.path().join("io_uring_disabled");
+    std::fs::write(&shown, value).unwrap();
+    let path = |path: &std::path::Path| std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let (shown, sysctl) = (
+        path(&shown),
+        path("/proc/sys/kernel/io_uring_disabled".as_ref()),
+    );
+    let mount = |source: &std::ffi::CStr, target: &std::ffi::CStr, flags: libc::c_ulong| {
+        let none = std::ptr::null();
+        // SAFETY: two strings that live through the call.
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), none, flags, none.cast()) == 0 }
+    };
+    // SAFETY: takes a number.
+    let is_apart = unsafe { libc::unshare(libc::CLONE_NEWNS) == 0 };
+    let done = is_apart
+        && mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)
+        && mount(&shown, &sysctl, libc::MS_BIND);
+    if !done {
+        eprintln!(
+            "skipped: this process may not mount: {}",
+            std::io::Error::last_os_error()
+        );
+    }
+    done
+}
+
+#[cfg(feature = "io-uring")]
+#[test]
+fn with_io_uring_disabled_the_sysctl_is_named() {
+    if in_child!() && pretend_io_uring_disabled("2\n") {
+        without(
+            libc::SYS_io_uring_setup,
+            libc::EPERM,
+            "kernel.io_uring_disabled is 2",
+        );
     }
 }
 

@@ -235,6 +235,32 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
     assert!(memory.iter().all(|memory| *memory == [5; 16]));
 }
 
+/// The backend itself never lets the queue overflow.
+#[test]
+fn completions_that_overflow_the_queue_are_delivered() {
+    for made_up in [1, 2, 3, 64, 500] {
+        let Some(mut fixture) = Fixture::uring(1) else {
+            return;
+        };
+        let shared = match &fixture.backend {
+            crate::backend::AnyBackend::Uring(uring) => Arc::clone(uring.shared()),
+            _ => unreachable!(),
+        };
+        let (reader, mut writer) = pipe();
+        fixture.poll(&reader, READ, 7).unwrap();
+        shared.post_made_up(made_up);
+        writer.write_all(b"!").unwrap(); // its completion comes behind theirs
+        assert_eq!(fixture.next_completion(), (7, IN));
+        // The ring works as before.
+        let file = file_with(b"");
+        // SAFETY: it has no memory.
+        unsafe { fixture.submit(&[sync(&file, 8)]) }.unwrap();
+        assert_eq!(fixture.next_completion(), (8, 0));
+        shared.post_made_up(made_up);
+        drop(fixture.backend);
+    }
+}
+
 #[test]
 fn a_read_that_waits_is_cancelled_and_a_write_is_not() {
     let Some(mut fixture) = Fixture::uring(4) else {

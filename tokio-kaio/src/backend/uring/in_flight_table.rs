@@ -250,6 +250,11 @@ impl InFlightTable {
         !self.given_back.is_empty()
     }
 
+    /// Number of entries that the kernel gave back and that were not taken since.
+    pub(super) fn given_back(&self) -> usize {
+        self.given_back.len()
+    }
+
     /// The caller has not submitted this entry again.
     pub(super) fn give_back(&mut self, key: Key) {
         self.given_back.push(key);

@@ -90,28 +90,13 @@ impl UringBackend {
         unsafe { submitter.enter(0, min_complete, ENTER_GETEVENTS, no_mask) }
     }
 
-    #[cfg(all(test, not(kaio_loom), not(miri)))]
-    pub(super) fn shared(&self) -> &Arc<SharedRing> {
-        &self.shared
-    }
-}
-
-impl IoBackend for UringBackend {
-    type Submitter = UringSubmitter;
-
-    /// `eventfd` is the one of [`UringBackend::setup`]: a ring has one for all of its submitters.
-    fn submitter(&self, _eventfd: Option<RawFd>) -> UringSubmitter {
-        UringSubmitter {
-            shared: Arc::clone(&self.shared),
-            owner: self.owner,
-        }
-    }
-
+    /// Moves completions from the ring, and submits again what the kernel gave back.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedRing::resubmit`]. Completions were moved all the same.
     #[inline]
-    fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
-        if self.shared.is_stalled() {
-            self.shared.resubmit()?;
-        }
+    fn reap_queue(&mut self, completions: &mut Completions) -> io::Result<()> {
         // SAFETY: `self` is borrowed mutably, and nobody else makes a completion queue of this ring.
         let mut queue = unsafe { self.ring.0.completion_shared() };
         if queue.is_empty() {
@@ -143,6 +128,31 @@ impl IoBackend for UringBackend {
         Ok(())
     }
 
+    #[cfg(all(test, not(kaio_loom), not(miri)))]
+    pub(super) fn shared(&self) -> &Arc<SharedRing> {
+        &self.shared
+    }
+}
+
+impl IoBackend for UringBackend {
+    type Submitter = UringSubmitter;
+
+    /// `eventfd` is the one of [`UringBackend::setup`]: a ring has one for all of its submitters.
+    fn submitter(&self, _eventfd: Option<RawFd>) -> UringSubmitter {
+        UringSubmitter {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+        }
+    }
+
+    #[inline]
+    fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
+        if self.shared.is_stalled() {
+            self.shared.resubmit()?;
+        }
+        self.reap_queue(completions)
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             blocking_submit: false,
@@ -166,7 +176,10 @@ impl Drop for UringBackend {
         // Memory of callers is in use until its entry has completed.
         while self.shared.expected(&self.ring) > 0 {
             completions.clear();
-            let reaped = self.reap(&mut completions);
+            if self.shared.is_stalled() {
+                let _ = self.shared.resubmit(); // if the kernel takes none, those that it has still complete
+            }
+            let reaped = self.reap_queue(&mut completions);
             if !completions.is_empty() {
                 continue;
             }

@@ -208,13 +208,14 @@ impl SharedRing {
     /// Number of entries in flight that the kernel has or will have: not those that it can't take any more.
     pub(super) fn expected(&self, ring: &Ring) -> usize {
         let _lock = self.ring.lock();
-        let in_flight = self.table.lock().in_flight();
+        let table = self.table.lock();
+        let in_flight = table.in_flight();
         if self.broken.load(Ordering::Relaxed) == 0 {
             return in_flight;
         }
         // SAFETY: as in `submit`.
         let left = unsafe { ring.0.submission_shared() }.len();
-        in_flight.saturating_sub(left)
+        in_flight.saturating_sub(left + table.given_back())
     }
 
     /// Asks for the end of a poll or a read. See
@@ -251,6 +252,22 @@ impl SharedRing {
     pub(super) fn release(&self) {
         let ring = self.ring.lock().take();
         drop(ring); // without the lock
+    }
+
+    /// Has the kernel post `count` completions that belong to no entry.
+    #[cfg(all(test, not(kaio_loom), not(miri)))]
+    pub(in crate::backend) fn post_made_up(&self, count: usize) {
+        let ring = self.ring.lock();
+        let ring = ring.as_deref().unwrap();
+        let made_up = io_uring::opcode::Nop::new().build().user_data(u64::MAX);
+        for _ in 0..count {
+            // SAFETY: as in `submit`.
+            let mut queue = unsafe { ring.0.submission_shared() };
+            // SAFETY: uses no memory.
+            unsafe { queue.push(&made_up) }.unwrap();
+            drop(queue);
+            ring.0.submit().unwrap();
+        }
     }
 
     /// Keeps others from taking any lock.

@@ -1,0 +1,177 @@
+//! Faults of `io_uring_enter`: errors that pass, submissions that are taken in part, and a ring that the
+//! kernel serves no more.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use crate::common::*;
+use crate::interposer::{Fault, inject_faults, pending_faults};
+use futures::future::join_all;
+use tokio_kaio::{
+    AioCommandError, AioContext, AioContextBuilder, AioContextError, AioContextHandle, Backend,
+    File, PollEvents, ReadFlags, WriteFlags,
+};
+
+/// A context on io_uring. `None`, with a line that says so, where it is not available.
+fn uring(slots: usize) -> Option<(AioContext, AioContextHandle)> {
+    let built: Result<_, AioContextError> = AioContextBuilder::new(slots)
+        .backend(Backend::IoUring)
+        .build();
+    match built {
+        Ok(made) if made.0.backend() == Backend::IoUring => Some(made),
+        Ok(made) => {
+            eprintln!("skipped: every context runs on {}", made.0.backend());
+            None
+        }
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+async fn reads_right(handle: &AioContextHandle, file: &File, block: u64) {
+    let mut target = buffer(BLOCK);
+    let read = file.read_at(handle, block * LEN, &mut target, LEN, ReadFlags::empty());
+    assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
+    assert!(is_pattern(block, target.as_ref()));
+}
+
+#[tokio::test]
+async fn submissions_that_fail_for_now_are_repeated() {
+    let Some((context, handle)) = uring(64) else {
+        return;
+    };
+    let file = patterned_file(&disk_dir(), 64).await;
+    for errno in [libc::EAGAIN, libc::EBUSY, libc::EINTR, libc::ENOMEM] {
+        for times in [1, 3] {
+            inject_faults((0..times).map(|_| Fault::Fail(errno)));
+            reads_right(&handle, &file, 5).await;
+            assert_eq!(pending_faults(), 0);
+            inject_faults((0..times).map(|_| Fault::Fail(errno)));
+            join_all((0..64).map(|block| reads_right(&handle, &file, block))).await;
+            assert_eq!(pending_faults(), 0);
+        }
+    }
+    assert_eq!(handle.available_slots(), Some(64));
+    with_hang_guard(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_taken_in_parts_completes() {
+    let Some((context, handle)) = uring(64) else {
+        return;
+    };
+    let dir = disk_dir();
+    let file = patterned_file(&dir, 64).await;
+    inject_faults([0, 1, 0, 2, 1].map(Fault::Partial));
+    join_all((0..64).map(|block| reads_right(&handle, &file, block))).await;
+    assert_eq!(pending_faults(), 0);
+    inject_faults([0, 1, 0, 2, 1].map(Fault::Partial));
+    join_all((0..64).map(async |block| {
+        let bytes = patterned_buffer(100 + block, BLOCK);
+        let written = file.write_at(&handle, block * LEN, &bytes, LEN, WriteFlags::empty());
+        assert_eq!(with_hang_guard(written).await.unwrap(), LEN);
+    }))
+    .await;
+    assert_eq!(pending_faults(), 0);
+    let content = std::fs::read(dir.path().join("data")).unwrap();
+    for (block, bytes) in (100..).zip(content.chunks(BLOCK)) {
+        assert!(is_pattern(block, bytes));
+    }
+    with_hang_guard(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_request_left_in_the_queue_is_submitted_although_nobody_polls_it() {
+    let Some((context, handle)) = uring(8) else {
+        return;
+    };
+    let file = patterned_file(&disk_dir(), 8).await;
+    let mut target = buffer(BLOCK);
+    inject_faults([Fault::Fail(libc::EBUSY)]);
+    let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
+    assert!(futures::poll!(read.as_mut()).is_pending());
+    drop(read); // abandoned: the driver alone knows it
+    let free = || handle.available_slots();
+    with_hang_guard(wait_until(|| free() == Some(8), free)).await;
+    assert_eq!(pending_faults(), 0);
+    with_hang_guard(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_context_can_be_closed_while_submissions_fail_for_now() {
+    let Some((context, handle)) = uring(8) else {
+        return;
+    };
+    let dir = disk_dir();
+    let file = patterned_file(&dir, 8).await;
+    let bytes = patterned_buffer(77, BLOCK);
+    inject_faults((0..3).map(|_| Fault::Fail(libc::EBUSY)));
+    let mut write = Box::pin(file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty()));
+    assert!(futures::poll!(write.as_mut()).is_pending());
+    drop(write); // goes on
+    with_hang_guard(context.close()).await;
+    let content = std::fs::read(dir.path().join("data")).unwrap();
+    assert!(is_pattern(77, &content[..BLOCK]));
+}
+
+/// Requests fail, those in flight are answered, and the context ends.
+async fn is_useless_and_ends(context: AioContext, handle: AioContextHandle, file: &File) {
+    let mut failed = 0;
+    for _ in 0..16 {
+        let mut target = buffer(BLOCK);
+        let read = file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty());
+        failed += usize::from(with_hang_guard(read).await.is_err());
+    }
+    assert_eq!(failed, 16);
+    with_hang_guard(context.close()).await;
+}
+
+#[tokio::test]
+async fn a_ring_that_takes_no_more_submissions_fails_requests_and_can_be_closed() {
+    for errno in [libc::EBADFD, libc::EPERM] {
+        let Some((context, handle)) = uring(8) else {
+            return;
+        };
+        let file = patterned_file(&disk_dir(), 8).await;
+        reads_right(&handle, &file, 1).await;
+        inject_faults([Fault::Fail(errno)]);
+        is_useless_and_ends(context, handle, &file).await;
+        inject_faults(std::iter::empty());
+        assert_eq!(pending_faults(), 0);
+    }
+}
+
+#[test]
+fn a_filter_that_comes_later_fails_requests_and_lets_the_context_end() {
+    if !in_child!() {
+        return;
+    }
+    current_thread().block_on(async {
+        let Some((context, handle)) = uring(8) else {
+            return;
+        };
+        let file = Arc::new(patterned_file(&disk_dir(), 8).await);
+        reads_right(&handle, &file, 1).await;
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        let reader = Arc::new(reader);
+        let mut polls = Vec::new();
+        for _ in 0..2 {
+            let (handle, reader) = (handle.clone(), Arc::clone(&reader));
+            let mut poll = Box::pin(async move { handle.poll(&*reader, PollEvents::IN).await });
+            assert!(futures::poll!(poll.as_mut()).is_pending());
+            polls.push(poll);
+        }
+        if !forbid_syscall(libc::SYS_io_uring_enter, libc::EPERM) {
+            return;
+        }
+        is_useless_and_ends(context, handle, &file).await;
+        for poll in polls {
+            let error = with_hang_guard(poll).await.unwrap_err();
+            assert!(!matches!(error, AioCommandError::TimedOut), "{error:?}");
+        }
+        writer.write_all(b"!").unwrap();
+    });
+}
