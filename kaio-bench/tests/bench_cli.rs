@@ -269,6 +269,7 @@ fn render_can_use_another_baseline() {
         "kaio/local",
         "kaio/multi-thread-uring",
         "kaio/current-thread-uring",
+        "kaio/current-thread-uring-registered",
     ];
     assert_eq!(names, expected);
 

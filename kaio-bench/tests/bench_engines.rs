@@ -82,6 +82,7 @@ fn kaio_runs_every_pattern_in_both_shapes() {
 fn kaio_on_uring_runs_every_pattern_in_both_shapes() {
     check_everywhere("kaio/multi-thread-uring");
     check_everywhere("kaio/current-thread-uring");
+    check_everywhere("kaio/current-thread-uring-registered");
 }
 
 #[test]
@@ -111,6 +112,7 @@ fn these_tests_cover_every_engine() {
             "kaio/local",
             "kaio/multi-thread-uring",
             "kaio/current-thread-uring",
+            "kaio/current-thread-uring-registered",
             "spawn-blocking/multi-thread",
             "spawn-blocking/current-thread",
             "tokio-fs (buffered)",

@@ -39,4 +39,6 @@ pub(crate) struct ContextConfig {
     pub(crate) policy: PolicyConfig,
     pub(crate) backend: Backend,
     pub(crate) measure_latency: bool,
+    /// Bytes of memory that are registered with the kernel.
+    pub(crate) registered_bytes: usize,
 }

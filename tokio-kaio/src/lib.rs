@@ -206,7 +206,7 @@ pub use alignment::{Alignment, AlignmentSource, AtomicWrites};
 pub use backend::Backend;
 pub use buf::{
     AlignedBuf, BufferPool, BufferPoolBuilder, IoBuf, IoBufMut, LockedBuf, LockedBufError, Part,
-    PartMut, SizeClassPool, SizeClassPoolBuilder, SizeClassPoolStats, Slice,
+    PartMut, RegisteredPool, SizeClassPool, SizeClassPoolBuilder, SizeClassPoolStats, Slice,
 };
 pub use command::RawCommand;
 pub use compat::{IntrusiveAdapter, LocalRequestAdapter, NoopLock, Request, SyncRequestAdapter};

@@ -7,8 +7,8 @@ use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioContext, AioContextBuilder, AioContextError, AioContextHandle, AioOpenOptionsExt,
-    AlignedBuf, Backend, File, LocalAioContext, LocalAioContextHandle, ReadFlags, WriteFlags,
-    local_aio_context,
+    AlignedBuf, Backend, BufferPool, File, LocalAioContext, LocalAioContextHandle, ReadFlags,
+    WriteFlags, local_aio_context,
 };
 
 use super::is_forbidden;
@@ -26,6 +26,8 @@ pub(super) struct Kaio {
     /// Whether a thread of the context's own serves completions.
     own_thread: bool,
     backend: Backend,
+    /// Whether the buffers are those of a pool that is registered with the kernel.
+    registered: bool,
     name: String,
 }
 
@@ -36,6 +38,7 @@ impl Kaio {
             shards: 1,
             own_thread: false,
             backend: Backend::KernelAio,
+            registered: false,
             name: format!("kaio/{flavor}"),
         }
     }
@@ -48,6 +51,7 @@ impl Kaio {
             shards: 1,
             own_thread: true,
             name: format!("kaio/{flavor}-own-thread"),
+            registered: false,
             backend: Backend::KernelAio,
         }
     }
@@ -61,6 +65,15 @@ impl Kaio {
         }
     }
 
+    /// Creates an engine that runs on io_uring, with registered buffers.
+    pub(super) fn on_uring_registered(flavor: RuntimeFlavor) -> Kaio {
+        Kaio {
+            registered: true,
+            name: format!("kaio/{flavor}-uring-registered"),
+            ..Kaio::on_uring(flavor)
+        }
+    }
+
     /// Creates an engine with a kernel context for each of the two workers, each with `depth` slots.
     pub(super) fn sharded() -> Kaio {
         let flavor = RuntimeFlavor::MultiThread;
@@ -69,6 +82,7 @@ impl Kaio {
             shards: 2,
             own_thread: false,
             backend: Backend::KernelAio,
+            registered: false,
             name: format!("kaio/{flavor}-sharded"),
         }
     }
@@ -87,9 +101,26 @@ impl Engine for Kaio {
         if self.own_thread {
             builder = builder.own_thread();
         }
+        let slots = match self.registered {
+            false => buffers(workload)?,
+            true => {
+                let pool = BufferPool::new(workload.depth, workload.block())?;
+                builder = builder.register_buffers(&pool);
+                task_runner::make_slots(workload, || {
+                    let mut buffer = pool
+                        .try_get()
+                        .ok_or("the pool has a buffer for each slot")?;
+                    buffer.fill(0x5a);
+                    Ok(buffer)
+                })?
+            }
+        };
         let (context, handle) = runtime
             .block_on(async { builder.build() })
             .map_err(context_error)?;
+        if self.registered && handle.registered_bytes() == 0 {
+            return Err("RLIMIT_MEMLOCK does not permit registered buffers".into());
+        }
         let io = KaioIo {
             handle,
             file: runtime.block_on(open(workload))?,
@@ -100,7 +131,7 @@ impl Engine for Kaio {
             runtime,
             context: Some(context),
             io,
-            slots: buffers(workload)?,
+            slots,
             workload: workload.clone(),
         }))
     }

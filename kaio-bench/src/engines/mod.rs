@@ -33,6 +33,9 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(kaio::KaioLocal),
         Box::new(kaio::Kaio::on_uring(RuntimeFlavor::MultiThread)),
         Box::new(kaio::Kaio::on_uring(RuntimeFlavor::CurrentThread)),
+        Box::new(kaio::Kaio::on_uring_registered(
+            RuntimeFlavor::CurrentThread,
+        )),
         Box::new(spawn_blocking::SpawnBlocking::new(
             RuntimeFlavor::MultiThread,
         )),

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use tokio::sync::Semaphore;
 
 use super::pool_memory::{FreeList, PoolEntry, PoolMemory};
-use super::{AlignedBuf, LockedBufError, Region, Shape};
+use super::{AlignedBuf, LockedBufError, Region, RegisteredPool, Shape};
 use crate::sys::Process;
 
 /// A pool with a fixed number of buffers of one size, which are allocated together and reused.
@@ -237,6 +237,17 @@ impl BufferPool {
         // SAFETY: `index` is below `count`, so the result is within the mapping.
         let start = unsafe { start.add(index as usize * self.memory.stride) };
         AlignedBuf::from_region(Region::pooled(start, self.shape, entry))
+    }
+}
+
+impl From<&BufferPool> for RegisteredPool {
+    /// The memory of all buffers. None in a forked child.
+    fn from(pool: &BufferPool) -> RegisteredPool {
+        let is_ours = pool.memory.owner == Process::current();
+        let start = pool.memory.mapping.start().as_ptr().expose_provenance();
+        let len = pool.memory.stride * pool.memory.count;
+        let addresses = start..start + if is_ours { len } else { 0 };
+        RegisteredPool::new(addresses, Arc::clone(&pool.memory) as _)
     }
 }
 

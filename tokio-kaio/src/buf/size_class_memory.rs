@@ -97,6 +97,14 @@ impl SizeClassMemory {
         self.state().heap(self.units, map).map(drop)
     }
 
+    /// The address of the memory, which is mapped if it is not yet.
+    pub(super) fn start(
+        &self,
+        map: impl FnOnce() -> Result<Mapping, LockedBufError>,
+    ) -> Result<NonNull<u8>, LockedBufError> {
+        Ok(self.state().heap(self.units, map)?.mapping.start())
+    }
+
     /// Takes `units` units, unless other calls wait for memory. The caller has the turn, or does not wait.
     ///
     /// # Errors

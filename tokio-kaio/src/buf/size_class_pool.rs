@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use super::buddy_allocator::BuddyAllocator;
 use super::size_class_memory::SizeClassMemory;
-use super::{AlignedBuf, LockedBufError, Region, Shape};
+use super::{AlignedBuf, LockedBufError, Region, RegisteredPool, Shape};
 use crate::sys::{HUGE_PAGE, Mapping};
 
 /// A pool of buffers of many sizes, which together take no more than a limit of memory.
@@ -434,6 +434,21 @@ fn map(shape: Shape) -> Result<Mapping, LockedBufError> {
 
 fn invalid(text: String) -> LockedBufError {
     LockedBufError::MapAnon(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+impl From<&SizeClassPool> for RegisteredPool {
+    /// The memory of all buffers, which is mapped now. None in a forked child, or if it can't be mapped.
+    fn from(pool: &SizeClassPool) -> RegisteredPool {
+        let start = pool.memory.is_ours().then(|| {
+            let start = pool.memory.start(|| map(pool.shape)).ok()?;
+            Some(start.as_ptr().expose_provenance())
+        });
+        let addresses = match start.flatten() {
+            Some(start) => start..start + pool.shape.len,
+            None => 0..0,
+        };
+        RegisteredPool::new(addresses, Arc::clone(&pool.memory) as _)
+    }
 }
 
 impl fmt::Debug for SizeClassPool {

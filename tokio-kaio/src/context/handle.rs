@@ -397,6 +397,17 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.backend
     }
 
+    /// Returns the bytes of memory that are registered with the kernel
+    /// ([`AioContextBuilder::register_buffers`](crate::AioContextBuilder::register_buffers)), of each shard.
+    /// 0 on backends other than [`Backend::IoUring`], and if the kernel did not permit it.
+    pub fn registered_bytes(&self) -> usize {
+        let shards = self.shards.all().iter();
+        shards
+            .map(|shard| shard.config.registered_bytes)
+            .min()
+            .unwrap_or(0)
+    }
+
     /// The number of slots, if requests do not wait for one: as many requests can be in flight without an
     /// error, as far as nobody else makes any.
     pub(crate) fn slots_without_waiting(&self) -> Option<usize> {

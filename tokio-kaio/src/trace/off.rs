@@ -40,6 +40,9 @@ pub(crate) fn backend_refused(
 
 pub(crate) fn without_ring() {}
 
+#[cfg(feature = "io-uring")]
+pub(crate) fn without_registered_buffers(_error: &std::io::Error) {}
+
 #[inline(always)]
 pub(crate) fn long_wait(_group: &str, _waited: Duration) {}
 

@@ -256,3 +256,14 @@ pub(crate) fn without_ring() {
         "the kernel maps no completion ring of a known layout: completions are fetched with io_getevents"
     );
 }
+
+#[cfg(feature = "io-uring")]
+#[cold]
+pub(crate) fn without_registered_buffers(error: &std::io::Error) {
+    warn!(
+        target: "tokio_kaio",
+        errno = error.raw_os_error(),
+        "the memory of a pool can't be registered with io_uring, so its requests take more CPU: {error}; \
+         raise RLIMIT_MEMLOCK (ulimit -l)"
+    );
+}

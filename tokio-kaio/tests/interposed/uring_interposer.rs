@@ -54,6 +54,8 @@ const _: () = assert!(size_of::<Sqe>() == 64);
 
 const IORING_OP_READV: u8 = 1;
 const IORING_OP_WRITEV: u8 = 2;
+const IORING_OP_READ_FIXED: u8 = 4;
+const IORING_OP_WRITE_FIXED: u8 = 5;
 const IORING_OP_POLL_ADD: u8 = 6;
 const IORING_OP_READ: u8 = 22;
 const IORING_OP_WRITE: u8 = 23;
@@ -231,7 +233,13 @@ unsafe fn submit([fd, count, min_complete, flags, mask, mask_len]: [c_long; 6]) 
 
 impl Sqe {
     fn is_transfer(&self) -> bool {
-        self.is_vectored() || matches!(self.opcode, IORING_OP_READ | IORING_OP_WRITE)
+        let single = [
+            IORING_OP_READ,
+            IORING_OP_WRITE,
+            IORING_OP_READ_FIXED,
+            IORING_OP_WRITE_FIXED,
+        ];
+        self.is_vectored() || single.contains(&self.opcode)
     }
 
     fn is_vectored(&self) -> bool {
@@ -258,7 +266,10 @@ impl Sqe {
     /// submission.
     fn be_watched(&mut self) -> Vec<libc::iovec> {
         let (fd, most) = watched(self.fd, || Transfer {
-            writes: matches!(self.opcode, IORING_OP_WRITE | IORING_OP_WRITEV),
+            writes: matches!(
+                self.opcode,
+                IORING_OP_WRITE | IORING_OP_WRITEV | IORING_OP_WRITE_FIXED
+            ),
             offset: self.offset,
             len: self.len.into(),
             vectored: self.is_vectored(),

@@ -11,8 +11,8 @@ use std::thread;
 use crate::common::*;
 use futures::future::join_all;
 use tokio_kaio::{
-    AioContextBuilder, AioContextError, AioContextHandle, Backend, RawCommand, ReadFlags,
-    SubmitPolicy, WriteFlags,
+    AioContextBuilder, AioContextError, AioContextHandle, Backend, BufferPool, RawCommand,
+    ReadFlags, SizeClassPool, SubmitPolicy, WriteFlags,
 };
 
 const ALL: &[Backend] = &[Backend::IoUring, Backend::KernelAio, Backend::ThreadPool];
@@ -289,6 +289,84 @@ fn on_io_uring_no_policy_uses_the_blocking_pool() {
             assert_eq!((metrics.submitted, metrics.completed), (51, 51));
             assert!(metrics.ring);
         });
+}
+
+/// Writes and reads back with buffers of each pool, and with others.
+async fn use_pools(handle: &AioContextHandle, pools: (&BufferPool, &SizeClassPool)) {
+    let dir = disk_dir();
+    let file = patterned_file(&dir, 16).await;
+    let turns = (0..32).map(async |i| {
+        let mut bytes = match i % 3 {
+            0 => pools.0.get().await,
+            1 => pools.1.get(BLOCK).await.unwrap(),
+            _ => buffer(BLOCK),
+        };
+        let place = i % 16 * LEN;
+        let read = file.read_at(handle, place, &mut bytes, LEN, ReadFlags::empty());
+        assert_eq!(read.await.unwrap(), LEN);
+        assert!(is_pattern(i % 16, bytes.as_ref()));
+        // The same bytes again, and a read that is dropped in flight.
+        let written = file.write_at(handle, place, &bytes, LEN, WriteFlags::empty());
+        assert_eq!(written.await.unwrap(), LEN);
+        let mut dropped = Box::pin(file.read_at(handle, 0, &mut bytes, LEN, ReadFlags::empty()));
+        let _ = futures::poll!(dropped.as_mut());
+    });
+    join_all(turns).await;
+}
+
+#[test]
+fn contexts_on_any_backend_serve_pools_that_are_registered() {
+    for backend in ALL
+        .iter()
+        .filter(|it| BACKENDS.len() > 1 || BACKENDS[0] == **it)
+    {
+        for shards in [1, 2] {
+            current_thread().block_on(with_hang_guard(async {
+                let fixed = BufferPool::new(4, BLOCK).unwrap();
+                let sized = SizeClassPool::new(16 * BLOCK).unwrap();
+                let builder = AioContextBuilder::new(8).backend(*backend).shards(shards);
+                let builder = builder.register_buffers(&fixed).register_buffers(&sized);
+                let Ok((context, handle)) = builder.build() else {
+                    return eprintln!("skipped on {backend}: it is not available");
+                };
+                let registered = match context.backend() {
+                    Backend::IoUring => 20 * BLOCK,
+                    _ => 0,
+                };
+                let bytes = handle.registered_bytes();
+                assert!(bytes == registered || bytes == 0, "{bytes}");
+                if bytes != registered {
+                    eprintln!("skipped: RLIMIT_MEMLOCK permits no registered memory");
+                }
+                use_pools(&handle, (&fixed, &sized)).await;
+                drop((fixed, sized)); // the context keeps the memory
+                context.close().await;
+            }));
+        }
+    }
+}
+
+#[cfg(feature = "io-uring")]
+#[test]
+fn memory_that_may_not_be_registered_is_served_all_the_same() {
+    if !in_child!() || !current_thread().block_on(async { has_uring() }) || !drop_root() {
+        return;
+    }
+    set_limit(libc::RLIMIT_MEMLOCK, 2 * LEN);
+    current_thread().block_on(with_hang_guard(async {
+        let fixed = BufferPool::new(4, BLOCK).unwrap();
+        let sized = SizeClassPool::new(16 * BLOCK).unwrap();
+        let builder = AioContextBuilder::new(8).backend(Backend::IoUring);
+        let builder = builder.register_buffers(&fixed).register_buffers(&sized);
+        let (context, handle) = builder.build().unwrap();
+        assert_eq!(handle.registered_bytes(), 0);
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let file = open_rw(&dir, "data").await;
+        let bytes = fixed.get().await;
+        let written = file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty());
+        assert_eq!(written.await.unwrap(), LEN);
+        context.close().await;
+    }));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::backend::uring::UringBackend;
 use crate::backend::{
     Completions, IoBackend, Notify, OpCode, Sqe, SubmitError, Submitter, refused_with,
 };
+#[cfg(feature = "io-uring")]
+use crate::buf::RegisteredPool;
 use crate::sys::create_eventfd;
 
 pub(super) struct Fixture {
@@ -64,8 +66,14 @@ impl Fixture {
     /// `None`, with a message: io_uring is not available.
     #[cfg(feature = "io-uring")]
     pub(super) fn uring(nr: u32) -> Option<Fixture> {
+        Fixture::uring_with(nr, &[])
+    }
+
+    /// As [`uring`](Fixture::uring), with registered memory.
+    #[cfg(feature = "io-uring")]
+    pub(super) fn uring_with(nr: u32, pools: &[RegisteredPool]) -> Option<Fixture> {
         let eventfd = create_eventfd(0, false).unwrap();
-        match UringBackend::setup(nr, Some(eventfd.as_raw_fd())) {
+        match UringBackend::setup(nr, Some(eventfd.as_raw_fd()), pools) {
             Ok(uring) => Some(Fixture::with_eventfd(AnyBackend::Uring(uring), eventfd)),
             Err(error) => {
                 println!("skipped: io_uring is not available here: {error}");

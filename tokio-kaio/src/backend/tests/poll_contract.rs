@@ -313,7 +313,7 @@ fn dropping_a_backend_does_not_wait_for_polls() {
             AnyBackend::Aio(_) => AnyBackend::Aio(AioBackend::setup(16).unwrap()),
             AnyBackend::Blocking(_) => AnyBackend::Blocking(BlockingBackend::new()),
             #[cfg(feature = "io-uring")]
-            AnyBackend::Uring(_) => AnyBackend::Uring(UringBackend::setup(16, None).unwrap()),
+            AnyBackend::Uring(_) => AnyBackend::Uring(UringBackend::setup(16, None, &[]).unwrap()),
         };
         let (mut reader, writer) = pipe();
         fixture.poll(&writer, 0, 7).unwrap();

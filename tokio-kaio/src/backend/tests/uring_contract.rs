@@ -13,6 +13,7 @@ use super::contract_fixture::{
 use crate::backend::{
     Completions, GIVEN_BACK, IoBackend, MAX_BATCH, Notify, Sqe, SubmitError, Submitter, refusal,
 };
+use crate::buf::{BufferPool, RegisteredPool};
 use crate::sys::create_eventfd;
 
 const READ: i16 = POLLIN | POLLRDNORM;
@@ -357,6 +358,57 @@ fn dropping_a_ring_waits_for_writes_although_a_forked_child_keeps_it_open() {
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert_eq!(written.len(), 32 * 4096);
     assert!(written.iter().all(|byte| *byte == 7));
+}
+
+/// Pool memory that is registered is read and written like other memory.
+#[test]
+fn registered_memory_is_read_and_written_at_any_place() {
+    let pool = BufferPool::new(4, 4096).unwrap();
+    let pools = [RegisteredPool::from(&pool)];
+    let Some(mut fixture) = Fixture::uring_with(4, &pools) else {
+        return;
+    };
+    let mut ours: Vec<_> = (0..4).map(|_| pool.try_get().unwrap()).collect();
+    drop(pool); // the ring keeps the memory
+    drop(pools);
+    for (n, buffer) in ours.iter_mut().enumerate() {
+        buffer.fill(n as u8 + 1);
+    }
+    let file = file_with(&[0; 4 * 4096]);
+    for (n, buffer) in ours.iter().enumerate() {
+        let place = Sqe {
+            offset: n as i64 * 4096 + 5,
+            ..write(&file, &buffer[7..4000], n as u64)
+        };
+        // SAFETY: the memory lives until the completion, and nobody writes it.
+        unsafe { fixture.submit(&[place]) }.unwrap();
+    }
+    let expected = [(0, 3993), (1, 3993), (2, 3993), (3, 3993)];
+    assert_eq!(fixture.completions(4), expected);
+    for (n, piece) in content(&file).chunks(4096).enumerate() {
+        assert!(piece[5..3998].iter().all(|byte| *byte == n as u8 + 1));
+        assert!(
+            piece[..5]
+                .iter()
+                .chain(&piece[3998..])
+                .all(|byte| *byte == 0)
+        );
+    }
+    let mut foreign = [0; 100];
+    let mut target = ours.pop().unwrap();
+    target.fill(0);
+    let reads = [
+        read(&file, &mut target[3..4096], 7),
+        read(&file, &mut foreign, 8),
+    ];
+    // SAFETY: as above, and nobody looks at it.
+    unsafe { fixture.submit(&reads) }.unwrap();
+    assert_eq!(fixture.completions(2), [(7, 4093), (8, 100)]);
+    assert_eq!(target[3..], content(&file)[..4093]);
+    assert_eq!(
+        (&foreign[..], target[..3].iter().sum::<u8>()),
+        (&content(&file)[..100], 0)
+    );
 }
 
 #[test]

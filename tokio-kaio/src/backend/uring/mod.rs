@@ -12,12 +12,15 @@
 //!   ([`InFlightTable`](in_flight_table::InFlightTable)). For the same reason the ring is not one of
 //!   `IORING_SETUP_SINGLE_ISSUER`, and so not of `IORING_SETUP_DEFER_TASKRUN`: tokio's workers share it.
 //! - *The completion queue never overflows*: it has room for one entry more than may be in flight.
+//! - *Registered buffers*: a read or write of registered memory names it by index, which spares the kernel to
+//!   pin its pages ([`RegisteredBuffers`](registered_buffers::RegisteredBuffers)).
 //! - *The end.* The kernel releases a closed ring in the background, and a forked child keeps it open. So
 //!   the drop of the backend does not rely on the close: it cancels polls and reads, then waits for the
 //!   completion of every entry.
 #![allow(unsafe_code)]
 
 mod in_flight_table;
+mod registered_buffers;
 mod ring_setup;
 mod shared_ring;
 mod uring_sqe;
@@ -32,6 +35,7 @@ use std::time::Duration;
 use super::{
     Capabilities, Completion, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter,
 };
+use crate::buf::RegisteredPool;
 use crate::sys::Process;
 use in_flight_table::{Completed, Key};
 use shared_ring::Ring;
@@ -64,16 +68,21 @@ const ENTER_GETEVENTS: u32 = 1;
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl UringBackend {
-    /// Creates a ring for `nr` entries in flight, at most 65,535. All its submitters signal `eventfd`.
+    /// Creates a ring for `nr` entries in flight, at most 65,535. All its submitters signal `eventfd`. Registers
+    /// the memory of `pools`, if the kernel permits it.
     ///
     /// # Errors
     ///
     /// `EPERM`, `ENOSYS`: io_uring is forbidden or not compiled in. `ENOMEM`: before Linux 5.12, rings
     /// count as locked memory. `EMFILE`, `ENFILE`: no descriptor is left.
     /// [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old; the text says for what.
-    pub(crate) fn setup(nr: u32, eventfd: Option<RawFd>) -> io::Result<UringBackend> {
+    pub(crate) fn setup(
+        nr: u32,
+        eventfd: Option<RawFd>,
+        pools: &[RegisteredPool],
+    ) -> io::Result<UringBackend> {
         let owner = Process::current();
-        let (shared, ring) = SharedRing::set_up(nr, eventfd)?;
+        let (shared, ring) = SharedRing::set_up(nr, eventfd, pools)?;
         Ok(UringBackend {
             ring,
             shared: Arc::new(shared),
@@ -81,10 +90,20 @@ impl UringBackend {
         })
     }
 
+    /// Bytes of the registered memory.
+    pub(crate) fn registered_bytes(&self) -> usize {
+        self.ring.buffers.bytes()
+    }
+
+    /// Why the memory of pools is not registered.
+    pub(crate) fn registration_error(&self) -> Option<&io::Error> {
+        self.ring.buffers.refused()
+    }
+
     /// Calls `io_uring_enter(2)` without submitting, to wait for `min_complete` completions.
     #[cold]
     fn enter(&self, min_complete: u32) -> io::Result<usize> {
-        let submitter = self.ring.0.submitter();
+        let submitter = self.ring.uring.submitter();
         let no_mask = None::<&libc::sigset_t>;
         // SAFETY: submits nothing, and passes no memory.
         unsafe { submitter.enter(0, min_complete, ENTER_GETEVENTS, no_mask) }
@@ -98,7 +117,7 @@ impl UringBackend {
     #[inline]
     fn reap_queue(&mut self, completions: &mut Completions) -> io::Result<()> {
         // SAFETY: `self` is borrowed mutably, and nobody else makes a completion queue of this ring.
-        let mut queue = unsafe { self.ring.0.completion_shared() };
+        let mut queue = unsafe { self.ring.uring.completion_shared() };
         if queue.is_empty() {
             return Ok(());
         }

@@ -64,6 +64,8 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
     let needed = [
         opcode::Read::CODE,
         opcode::Write::CODE,
+        opcode::ReadFixed::CODE,
+        opcode::WriteFixed::CODE,
         opcode::Readv::CODE,
         opcode::Writev::CODE,
         opcode::Fsync::CODE,

@@ -27,8 +27,10 @@ use io_uring::IoUring;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::in_flight_table::{InFlightTable, Key, NotAdded};
+use super::registered_buffers::RegisteredBuffers;
 use super::{ring_setup, uring_sqe};
 use crate::backend::{Sqe, SubmitError};
+use crate::buf::RegisteredPool;
 use crate::sys::signal;
 
 #[derive(Debug)]
@@ -45,7 +47,10 @@ pub(in crate::backend) struct SharedRing {
 }
 
 /// A ring. It has no `Debug` of its own.
-pub(super) struct Ring(pub(super) IoUring);
+pub(super) struct Ring {
+    pub(super) uring: IoUring,
+    pub(super) buffers: RegisteredBuffers,
+}
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,11 +61,16 @@ impl std::fmt::Debug for Ring {
 impl SharedRing {
     /// # Errors
     ///
-    /// See [`ring_setup::set_up`].
-    pub(super) fn set_up(nr: u32, eventfd: Option<RawFd>) -> io::Result<(SharedRing, Arc<Ring>)> {
-        let ring = ring_setup::set_up(nr, eventfd)?;
-        let table = InFlightTable::new(ring.params().cq_entries());
-        let ring = Arc::new(Ring(ring));
+    /// See [`ring_setup::set_up`]. If the memory of `pools` can't be registered, the ring works without.
+    pub(super) fn set_up(
+        nr: u32,
+        eventfd: Option<RawFd>,
+        pools: &[RegisteredPool],
+    ) -> io::Result<(SharedRing, Arc<Ring>)> {
+        let uring = ring_setup::set_up(nr, eventfd)?;
+        let table = InFlightTable::new(uring.params().cq_entries());
+        let buffers = RegisteredBuffers::register(&uring, pools);
+        let ring = Arc::new(Ring { uring, buffers });
         let shared = SharedRing {
             ring: Mutex::new(Some(Arc::clone(&ring))),
             table: Mutex::new(table),
@@ -93,7 +103,7 @@ impl SharedRing {
         let mut error = SubmitError::NoRoom;
         // SAFETY: the lock is held, so there is no other submission queue. It is dropped before the kernel
         // reads it, which publishes the entries.
-        let mut queue = unsafe { ring.0.submission_shared() };
+        let mut queue = unsafe { ring.uring.submission_shared() };
         let mut table = self.table.lock();
         for entry in entries {
             if queue.is_full() {
@@ -116,7 +126,7 @@ impl SharedRing {
             };
             // SAFETY: the memory is the request's own until its completion, by the caller's promise; the
             // iovecs are the table's until then.
-            unsafe { push(&mut queue, &table, key) };
+            unsafe { push(&mut queue, ring, &table, key) };
             taken += 1;
         }
         drop(table);
@@ -134,7 +144,7 @@ impl SharedRing {
     /// Has the kernel take the `len` entries of the submission queue. The caller holds the lock of the ring.
     #[inline]
     fn enter(&self, ring: &Ring, len: usize) {
-        match ring.0.submit() {
+        match ring.uring.submit() {
             Ok(submitted) if submitted == len => {}
             answer => self.stall(answer),
         }
@@ -180,7 +190,7 @@ impl SharedRing {
         };
         self.is_stalled.store(false, Ordering::Relaxed);
         // SAFETY: as in `submit`.
-        let mut queue = unsafe { ring.0.submission_shared() };
+        let mut queue = unsafe { ring.uring.submission_shared() };
         let mut table = self.table.lock();
         for key in table.take_given_back() {
             if queue.is_full() {
@@ -190,7 +200,7 @@ impl SharedRing {
             // SAFETY: the entry is in flight for the caller of `submit`, who keeps its memory until the
             // completion, which has not been reported. The kernel does not have the entry: it has posted a
             // completion. The iovecs are the table's.
-            unsafe { push(&mut queue, &table, key) };
+            unsafe { push(&mut queue, ring, &table, key) };
         }
         let more = table.has_given_back();
         drop(table);
@@ -214,7 +224,7 @@ impl SharedRing {
             return in_flight;
         }
         // SAFETY: as in `submit`.
-        let left = unsafe { ring.0.submission_shared() }.len();
+        let left = unsafe { ring.uring.submission_shared() }.len();
         in_flight.saturating_sub(left + table.given_back())
     }
 
@@ -229,7 +239,7 @@ impl SharedRing {
             return false;
         };
         // Without the lock of the table, for whoever reaps. The key still names this entry or nothing.
-        let found = ring_setup::cancel(&ring.0, key.user_data()).unwrap_or(false);
+        let found = ring_setup::cancel(&ring.uring, key.user_data()).unwrap_or(false);
         if !found {
             self.table.lock().unmark_cancelled(key);
         }
@@ -243,7 +253,7 @@ impl SharedRing {
         for key in keys {
             if let Some(ring) = ring.as_deref() {
                 // A read that can't be cancelled completes.
-                let _ = ring_setup::cancel(&ring.0, key.user_data());
+                let _ = ring_setup::cancel(&ring.uring, key.user_data());
             }
         }
     }
@@ -262,11 +272,11 @@ impl SharedRing {
         let made_up = io_uring::opcode::Nop::new().build().user_data(u64::MAX);
         for _ in 0..count {
             // SAFETY: as in `submit`.
-            let mut queue = unsafe { ring.0.submission_shared() };
+            let mut queue = unsafe { ring.uring.submission_shared() };
             // SAFETY: uses no memory.
             unsafe { queue.push(&made_up) }.unwrap();
             drop(queue);
-            ring.0.submit().unwrap();
+            ring.uring.submit().unwrap();
         }
     }
 
@@ -283,11 +293,16 @@ impl SharedRing {
 ///
 /// The memory of the entry is valid, as for [`SharedRing::submit`], until its completion.
 #[inline]
-unsafe fn push(queue: &mut io_uring::SubmissionQueue<'_>, table: &InFlightTable, key: Key) {
+unsafe fn push(
+    queue: &mut io_uring::SubmissionQueue<'_>,
+    ring: &Ring,
+    table: &InFlightTable,
+    key: Key,
+) {
     let Some(entry) = table.entry(key) else {
         return debug_assert!(false, "the entry is in flight");
     };
-    let encoded = uring_sqe::encode(&entry, key);
+    let encoded = uring_sqe::encode(&entry, key, &ring.buffers);
     // SAFETY: the caller's promise.
     let pushed = unsafe { queue.push(&encoded) };
     debug_assert!(pushed.is_ok(), "there is room");

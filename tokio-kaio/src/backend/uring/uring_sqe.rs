@@ -6,6 +6,7 @@ use io_uring::squeue;
 use io_uring::types::{Fd, FsyncFlags};
 
 use super::in_flight_table::Key;
+use super::registered_buffers::RegisteredBuffers;
 use crate::backend::{OpCode, Sqe};
 use crate::sys::abi::{
     IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_SHIFT, MAX_RW_COUNT, RWF_HIPRI, UIO_MAXIOV,
@@ -92,9 +93,9 @@ pub(super) unsafe fn iovecs(entry: &Sqe) -> impl Iterator<Item = [usize; 2]> + u
     })
 }
 
-/// An entry in io_uring's form.
+/// An entry in io_uring's form. A transfer of registered memory names it.
 #[inline]
-pub(super) fn encode(entry: &Sqe, key: Key) -> squeue::Entry {
+pub(super) fn encode(entry: &Sqe, key: Key, buffers: &RegisteredBuffers) -> squeue::Entry {
     let (fd, offset) = (Fd(entry.fd), entry.offset as u64);
     // The flag only matters on rings that poll the device; on others, the kernel refuses it.
     let rw_flags = entry.rw_flags & !RWF_HIPRI;
@@ -102,19 +103,35 @@ pub(super) fn encode(entry: &Sqe, key: Key) -> squeue::Entry {
     let encoded = match entry.opcode {
         OpCode::Read => {
             let len = entry.len.min(MAX_RW_COUNT) as u32;
-            opcode::Read::new(fd, address as *mut u8, len)
-                .offset(offset)
-                .ioprio(entry.priority)
-                .rw_flags(rw_flags)
-                .build()
+            let address = address as *mut u8;
+            match buffers.index_of(entry.addr, len.into()) {
+                None => opcode::Read::new(fd, address, len)
+                    .offset(offset)
+                    .ioprio(entry.priority)
+                    .rw_flags(rw_flags)
+                    .build(),
+                Some(index) => opcode::ReadFixed::new(fd, address, len, index)
+                    .offset(offset)
+                    .ioprio(entry.priority)
+                    .rw_flags(rw_flags)
+                    .build(),
+            }
         }
         OpCode::Write => {
             let len = entry.len.min(MAX_RW_COUNT) as u32;
-            opcode::Write::new(fd, address as *const u8, len)
-                .offset(offset)
-                .ioprio(entry.priority)
-                .rw_flags(rw_flags)
-                .build()
+            let address = address as *const u8;
+            match buffers.index_of(entry.addr, len.into()) {
+                None => opcode::Write::new(fd, address, len)
+                    .offset(offset)
+                    .ioprio(entry.priority)
+                    .rw_flags(rw_flags)
+                    .build(),
+                Some(index) => opcode::WriteFixed::new(fd, address, len, index)
+                    .offset(offset)
+                    .ioprio(entry.priority)
+                    .rw_flags(rw_flags)
+                    .build(),
+            }
         }
         OpCode::ReadVectored => {
             opcode::Readv::new(fd, address as *const libc::iovec, entry.len as u32)
@@ -135,4 +152,42 @@ pub(super) fn encode(entry: &Sqe, key: Key) -> squeue::Entry {
         OpCode::Poll => opcode::PollAdd::new(fd, entry.len as u32).build(),
     };
     encoded.user_data(key.user_data())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{BufferPool, RegisteredPool};
+
+    #[test]
+    fn transfers_of_registered_memory_name_it() {
+        let pool = BufferPool::new(2, 4096).unwrap();
+        let addresses = RegisteredPool::from(&pool).addresses();
+        let buffers = RegisteredBuffers::of_addresses(addresses.clone());
+        let opcode_of = |opcode, addr: usize| {
+            let entry = Sqe {
+                opcode,
+                priority: 0,
+                fd: 0,
+                rw_flags: 0,
+                addr: addr as u64,
+                len: 4096,
+                offset: 0,
+                user_data: 0,
+            };
+            let text = format!("{:?}", encode(&entry, Key::from_user_data(0), &buffers));
+            let (_, number) = text.split_once("op_code: ").unwrap();
+            number
+                .split([',', ' '])
+                .next()
+                .unwrap()
+                .parse::<u8>()
+                .unwrap()
+        };
+        let (inside, outside) = (addresses.start + 4096, addresses.end);
+        assert_eq!(opcode_of(OpCode::Read, inside), opcode::ReadFixed::CODE);
+        assert_eq!(opcode_of(OpCode::Write, inside), opcode::WriteFixed::CODE);
+        assert_eq!(opcode_of(OpCode::Read, outside), opcode::Read::CODE);
+        assert_eq!(opcode_of(OpCode::Write, outside), opcode::Write::CODE);
+    }
 }

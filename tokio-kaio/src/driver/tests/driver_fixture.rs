@@ -59,6 +59,7 @@ pub(super) fn config_with_policy(capacity: usize, policy: SubmitPolicy) -> Conte
         },
         backend: Backend::KernelAio,
         measure_latency: false,
+        registered_bytes: 0,
     }
 }
 

@@ -154,6 +154,7 @@ where
             },
             backend: Backend::KernelAio,
             measure_latency: false,
+            registered_bytes: 0,
         };
         let backend = FakeBackend::new();
         let control = backend.control();
