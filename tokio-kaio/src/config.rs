@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use lock_api::RawMutex;
 
 use crate::Backend;
-use crate::backend::{AnyBackend, IoBackend};
+use crate::backend::{AnyBackend, FileCalls, IoBackend};
 use crate::policy::{DefaultAdvisor, PolicyConfig, SubmitAdvisor};
 
 /// The type parameters of a driver, combined into one.
@@ -41,4 +41,6 @@ pub(crate) struct ContextConfig {
     pub(crate) measure_latency: bool,
     /// Bytes of memory that are registered with the kernel.
     pub(crate) registered_bytes: usize,
+    /// The calls that the backend performs, and not tokio's blocking pool.
+    pub(crate) file_calls: FileCalls,
 }

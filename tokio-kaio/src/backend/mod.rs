@@ -77,12 +77,23 @@ pub(crate) enum OpCode {
     Fdatasync,
     /// One-shot: waits until the file is ready, once.
     Poll,
+    /// `fallocate(2)`. With the next two, a [file call](OpCode::is_file_call).
+    Allocate,
+    /// `ftruncate(2)`.
+    Truncate,
+    /// `sync_file_range(2)`.
+    SyncRange,
 }
 
 impl OpCode {
+    /// Whether only backends that say so perform the operation ([`FileCalls`]). Others refuse it with
+    /// `EINVAL`.
     #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
-    pub(crate) fn is_sync(self) -> bool {
-        matches!(self, OpCode::Fsync | OpCode::Fdatasync)
+    pub(crate) fn is_file_call(self) -> bool {
+        matches!(
+            self,
+            OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange
+        )
     }
 
     /// Whether the operation moves data.
@@ -112,14 +123,14 @@ pub(crate) struct Sqe {
     /// `IOPRIO_*` of a transfer. 0: the priority of the submitting thread.
     pub(crate) priority: u16,
     pub(crate) fd: RawFd,
-    /// `RWF_*` of a transfer.
+    /// `RWF_*` of a transfer; `FALLOC_FL_*`, `SYNC_FILE_RANGE_*`.
     pub(crate) rw_flags: i32,
     /// Address of the buffer; of the iovec array for vectored transfers.
     pub(crate) addr: u64,
     /// Bytes; number of iovecs for vectored transfers; the `poll(2)` event mask, of 16 bits, for
-    /// polls.
+    /// polls; the length of a file call.
     pub(crate) len: u64,
-    /// Offset in the file, of a transfer.
+    /// Offset in the file, of a transfer or a file call.
     pub(crate) offset: i64,
     /// Comes back in the [`Completion`]. Names the entry while it is in flight.
     pub(crate) user_data: u64,
@@ -208,6 +219,15 @@ pub(crate) struct Capabilities {
     pub(crate) user_ring: bool,
     /// `cancel` finds reads too. Otherwise it finds polls only.
     pub(crate) cancels_transfers: bool,
+}
+
+/// The file calls that a backend performs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FileCalls {
+    /// [`OpCode::Allocate`] and [`OpCode::SyncRange`].
+    pub(crate) allocate: bool,
+    /// [`OpCode::Truncate`].
+    pub(crate) truncate: bool,
 }
 
 /// Performs requests. See the [module](self) for the contract.

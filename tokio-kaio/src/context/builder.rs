@@ -20,7 +20,7 @@ use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHa
 use super::{LocalAioContext, LocalAioContextHandle};
 #[cfg(feature = "io-uring")]
 use crate::backend::UringBackend;
-use crate::backend::{AioBackend, AnyBackend, BlockingBackend, IoBackend, MAX_BATCH};
+use crate::backend::{AioBackend, AnyBackend, BlockingBackend, FileCalls, IoBackend, MAX_BATCH};
 use crate::config::{ContextConfig, ContextTypes, Types};
 use crate::driver::Driver;
 use crate::eventfd::descriptor_hint;
@@ -86,6 +86,7 @@ impl AioContextBuilder {
                 backend: Backend::KernelAio,
                 measure_latency: false,
                 registered_bytes: 0,
+                file_calls: FileCalls::default(),
             },
             shards: 1,
             group_depth: None,
@@ -656,10 +657,8 @@ where
         }
         Backend::ThreadPool => AnyBackend::Blocking(BlockingBackend::new()),
         Backend::IoUring => {
-            let (uring, bytes) =
-                open_uring(nr, &eventfd, registered).map_err(AioContextError::of_uring)?;
-            config.registered_bytes = bytes;
-            uring
+            let opened = open_uring(nr, &eventfd, registered, &mut config);
+            opened.map_err(AioContextError::of_uring)?
         }
     };
     if backend.capabilities().nonblocking_submit {
@@ -681,13 +680,15 @@ fn open_uring(
     nr: u32,
     eventfd: &EventFd,
     registered: &[RegisteredPool],
-) -> io::Result<(AnyBackend, usize)> {
+    config: &mut ContextConfig,
+) -> io::Result<AnyBackend> {
     let uring = UringBackend::setup(nr, Some(eventfd.as_raw_fd()), registered)?;
     if let Some(error) = uring.registration_error() {
         trace::without_registered_buffers(error);
     }
-    let bytes = uring.registered_bytes();
-    Ok((AnyBackend::Uring(uring), bytes))
+    config.registered_bytes = uring.registered_bytes();
+    config.file_calls = uring.file_calls();
+    Ok(AnyBackend::Uring(uring))
 }
 
 #[cfg(not(feature = "io-uring"))]
@@ -695,7 +696,8 @@ fn open_uring(
     _nr: u32,
     _eventfd: &EventFd,
     _registered: &[RegisteredPool],
-) -> io::Result<(AnyBackend, usize)> {
+    _config: &mut ContextConfig,
+) -> io::Result<AnyBackend> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this program was built without the feature `io-uring` of tokio-kaio; enable it in Cargo.toml",

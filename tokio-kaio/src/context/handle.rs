@@ -23,8 +23,9 @@ use super::op_timer::{OpTimer, until};
 use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
+use crate::backend::FileCalls;
 use crate::config::Types;
-use crate::op::{BufferReturn, FileId, FileRef, IoRequest};
+use crate::op::{BufferReturn, FileId, FileRef, IoBuffer, IoOp, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;
 use crate::{
@@ -406,6 +407,21 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             .map(|shard| shard.config.registered_bytes)
             .min()
             .unwrap_or(0)
+    }
+
+    /// The calls that the context performs, and not tokio's blocking pool.
+    pub(crate) fn file_calls(&self) -> FileCalls {
+        self.shards.all()[0].config.file_calls
+    }
+
+    /// A call of [`file_calls`](Self::file_calls).
+    pub(crate) fn file_call<'h>(
+        &'h self,
+        file: FileRef<'h>,
+        op: IoOp,
+    ) -> Operation<'h, 'static, Types<M>> {
+        let request = IoRequest::new(op, IoBuffer::None);
+        self.request_operation(file, (request, BufferReturn::None, TransferMode::Single))
     }
 
     /// The number of slots, if requests do not wait for one: as many requests can be in flight without an

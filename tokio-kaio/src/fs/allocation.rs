@@ -36,7 +36,7 @@ pub enum Allocate {
 }
 
 impl Allocate {
-    fn mode(self) -> libc::c_int {
+    pub(super) fn mode(self) -> libc::c_int {
         match self {
             Allocate::Extend => 0,
             Allocate::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
@@ -334,16 +334,25 @@ impl File {
     pub fn advise_blocking(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
         advise(&self.inner, offset, len, advice)
     }
+
+    /// Takes note of an allocation.
+    pub(super) fn on_allocated(&self, mode: Allocate, offset: u64, len: u64) {
+        on_allocated(&self.inner, mode, offset, len);
+    }
 }
 
 fn allocate(file: &FileInner, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
     let (at, bytes) = (to_i64(offset, libc::EFBIG)?, to_i64(len, libc::EFBIG)?);
     sys::allocate(file.file(), mode.mode(), at, bytes)?;
+    on_allocated(file, mode, offset, len);
+    Ok(())
+}
+
+fn on_allocated(file: &FileInner, mode: Allocate, offset: u64, len: u64) {
     match mode {
         Allocate::PunchHole => file.open.history().ends_at(offset),
         _ => record_allocated(file, offset.saturating_add(len)),
     }
-    Ok(())
 }
 
 fn sync_range(file: &FileInner, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {

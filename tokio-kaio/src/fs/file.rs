@@ -267,6 +267,11 @@ impl File {
         set_len(&self.inner, size)
     }
 
+    /// Takes note of a new length.
+    pub(super) fn on_len_set(&self, size: u64) {
+        self.inner.open.history().ends_at(size);
+    }
+
     /// Returns the metadata of the file:
     /// [`fstat(2)`](https://man7.org/linux/man-pages/man2/fstat.2.html), on tokio's blocking pool. See
     /// [`std::fs::File::metadata`].

@@ -11,6 +11,7 @@ mod conversion;
 mod direct;
 mod edge_write;
 mod file;
+mod file_call;
 mod file_facts;
 mod file_reader;
 #[cfg(feature = "bytes")]

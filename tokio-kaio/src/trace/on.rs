@@ -181,6 +181,9 @@ fn name(opcode: OpCode) -> &'static str {
         OpCode::Fdatasync => "fdatasync",
         OpCode::Poll => "poll",
         OpCode::Fsync => "fsync",
+        OpCode::Allocate => "allocate",
+        OpCode::Truncate => "truncate",
+        OpCode::SyncRange => "sync_range",
     }
 }
 

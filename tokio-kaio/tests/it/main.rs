@@ -14,6 +14,7 @@ mod ends;
 mod errors;
 mod eventfd;
 mod fairness;
+mod file_calls;
 mod file_reader;
 mod file_writer;
 mod files;

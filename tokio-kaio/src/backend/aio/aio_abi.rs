@@ -110,6 +110,8 @@ pub(super) const IOCB_CMD_FSYNC: u16 = 2;
 pub(super) const IOCB_CMD_FDSYNC: u16 = 3;
 /// Since Linux 4.18. [`Iocb::buf`] is the event mask of `poll(2)`.
 pub(super) const IOCB_CMD_POLL: u16 = 5;
+/// Refused with `EINVAL`: for what AIO does not have.
+pub(super) const IOCB_CMD_NOOP: u16 = 6;
 /// [`Iocb::buf`] is the address of [`Iocb::nbytes`] iovecs.
 pub(super) const IOCB_CMD_PREADV: u16 = 7;
 /// As [`IOCB_CMD_PREADV`].

@@ -174,9 +174,12 @@ unsafe fn perform_with_own_priority(entry: &Sqe) -> io::Result<usize> {
         OpCode::ReadVectored => unsafe { transfers::read_vectored_at(entry) },
         // SAFETY: the caller's promise.
         OpCode::WriteVectored => unsafe { transfers::write_vectored_at(entry) },
-        OpCode::Fsync | OpCode::Fdatasync | OpCode::Poll => {
-            Err(io::Error::from_raw_os_error(libc::EINVAL))
-        }
+        OpCode::Fsync
+        | OpCode::Fdatasync
+        | OpCode::Poll
+        | OpCode::Allocate
+        | OpCode::Truncate
+        | OpCode::SyncRange => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 

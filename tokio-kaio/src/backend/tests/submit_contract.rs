@@ -458,3 +458,28 @@ fn a_forked_child_submits_nothing() {
         assert_eq!(content(&file), b"0123");
     });
 }
+
+#[test]
+fn file_calls_are_performed_or_refused() {
+    on_each_backend(|fixture| {
+        let file = file_with(&[7; 100]);
+        let call = Sqe {
+            opcode: OpCode::Allocate,
+            len: 4096,
+            ..sync(&file, 1)
+        };
+        if fixture.is_uring() {
+            // SAFETY: it has no memory.
+            unsafe { fixture.submit(&[call]) }.unwrap();
+            assert_eq!(fixture.next_completion(), (1, 0));
+            assert_eq!(file.metadata().unwrap().len(), 4096);
+            return;
+        }
+        for opcode in [OpCode::Allocate, OpCode::Truncate, OpCode::SyncRange] {
+            let call = Sqe { opcode, ..call };
+            // SAFETY: as above.
+            assert_eq!(unsafe { fixture.submit(&[call]) }, Err(libc::EINVAL));
+        }
+        assert_eq!(file.metadata().unwrap().len(), 100);
+    });
+}

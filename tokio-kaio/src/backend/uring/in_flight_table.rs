@@ -21,7 +21,7 @@ use crate::sys::duplicate;
 ///
 /// - A poll or a sync is submitted again on the same number. On another file it would do no harm. It has not
 ///   been abandoned, so it can only be on another file if its future was forgotten.
-/// - A transfer goes back to its future, which has the file ([`GIVEN_BACK`]).
+/// - A transfer or a file call goes back to its future, which has the file ([`GIVEN_BACK`]).
 /// - A write that was abandoned goes on all the same. So [`InFlightTable::abandon`] duplicates its
 ///   descriptor.
 /// - At the end of the backend, all others end.
@@ -213,6 +213,7 @@ impl InFlightTable {
         match -result as i32 {
             _ if place.state == State::Cancelled || place.given_back >= MOST_GIVEN_BACK => false,
             libc::ECANCELED if opcode.is_transfer() => place.file.is_some(),
+            libc::ECANCELED if opcode.is_file_call() => false,
             libc::ECANCELED => is_wanted,
             libc::EFAULT => {
                 let is_read = opcode.is_transfer() && !opcode.is_write();
@@ -227,12 +228,11 @@ impl InFlightTable {
     fn error_of(&self, index: usize, result: i64) -> i64 {
         let place = &self.places[index];
         let (errno, opcode) = (-result as i32, place.sqe.opcode);
+        let goes_back = opcode.is_transfer() || opcode.is_file_call();
         let is_real_time = place.sqe.priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT;
         match errno {
             libc::ECANCELED if opcode == OpCode::Poll || place.state == State::Cancelled => 0,
-            libc::ECANCELED if opcode.is_transfer() && !place.is_abandoned && !self.is_closing => {
-                GIVEN_BACK
-            }
+            libc::ECANCELED if goes_back && !place.is_abandoned && !self.is_closing => GIVEN_BACK,
             libc::EBADF | libc::EOPNOTSUPP => refusal(errno),
             libc::EINVAL if !opcode.is_transfer() => refusal(errno),
             libc::EPERM if opcode.is_transfer() && is_real_time => refusal(errno),
@@ -335,10 +335,11 @@ impl Place {
         self.sqe.opcode == OpCode::Poll && self.sqe.user_data == user_data
     }
 
-    /// A write goes on once it was submitted, on every backend, and a sync with it.
+    /// A write goes on once it was submitted, on every backend, and a sync or a file call with it.
     fn is_cancellable(&self) -> bool {
         let opcode = self.sqe.opcode;
-        self.state != State::Free && !opcode.is_write() && !opcode.is_sync()
+        let is_read = opcode.is_transfer() && !opcode.is_write();
+        self.state != State::Free && (is_read || opcode == OpCode::Poll)
     }
 }
 
@@ -419,11 +420,20 @@ mod tests {
     #[test]
     fn transfers_that_were_given_back_go_back_to_their_caller() {
         let mut table = InFlightTable::new(2);
-        for opcode in [OpCode::Read, OpCode::Write] {
+        for opcode in [OpCode::Read, OpCode::Write, OpCode::Truncate] {
             let key = add(&mut table, opcode, 5).unwrap();
             let completed = table.complete(key, -libc::ECANCELED);
             assert_eq!(completed, Completed::Entry(5, GIVEN_BACK));
         }
+    }
+
+    #[test]
+    fn file_calls_go_on_when_they_are_abandoned() {
+        let mut table = InFlightTable::new(2);
+        let key = add(&mut table, OpCode::Allocate, 5).unwrap();
+        assert_eq!(table.abandon(5), None);
+        assert_eq!(table.close(), []);
+        assert_eq!(table.complete(key, 0), Completed::Entry(5, 0));
     }
 
     #[test]

@@ -33,7 +33,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{
-    Capabilities, Completion, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter,
+    Capabilities, Completion, Completions, FileCalls, IoBackend, Notify, Sqe, SubmitError,
+    Submitter,
 };
 use crate::buf::RegisteredPool;
 use crate::sys::Process;
@@ -93,6 +94,11 @@ impl UringBackend {
     /// Bytes of the registered memory.
     pub(crate) fn registered_bytes(&self) -> usize {
         self.ring.buffers.bytes()
+    }
+
+    /// The file calls of this kernel.
+    pub(crate) fn file_calls(&self) -> FileCalls {
+        ring_setup::file_calls(&self.ring.uring)
     }
 
     /// Why the memory of pools is not registered.

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use io_uring::types::{CancelBuilder, Timespec};
 use io_uring::{IoUring, Probe, opcode};
 
-use crate::backend::MAX_BATCH;
+use crate::backend::{FileCalls, MAX_BATCH};
 
 /// Entries of the largest completion queue of Linux.
 const MOST_COMPLETIONS: u32 = 1 << 16;
@@ -81,6 +81,19 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
         }
         Err(error) => Err(error),
         Ok(_) => Ok(()),
+    }
+}
+
+/// The file calls of this kernel.
+pub(super) fn file_calls(ring: &IoUring) -> FileCalls {
+    let mut probe = Probe::new();
+    if ring.submitter().register_probe(&mut probe).is_err() {
+        return FileCalls::default();
+    }
+    FileCalls {
+        allocate: probe.is_supported(opcode::Fallocate::CODE)
+            && probe.is_supported(opcode::SyncFileRange::CODE),
+        truncate: probe.is_supported(opcode::Ftruncate::CODE), // Linux 6.9
     }
 }
 

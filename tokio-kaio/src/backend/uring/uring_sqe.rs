@@ -32,6 +32,9 @@ pub(super) unsafe fn check(entry: &Sqe) -> Result<(), i32> {
         OpCode::Fsync | OpCode::Fdatasync => {
             (entry.addr, entry.len, entry.offset, entry.rw_flags) == (0, 0, 0, 0)
         }
+        // The kernel checks the rest: only files have errors of these.
+        OpCode::Allocate | OpCode::Truncate => entry.addr == 0,
+        OpCode::SyncRange => entry.addr == 0 && u32::try_from(entry.len).is_ok(),
         OpCode::Poll => {
             let events_fit = u16::try_from(entry.len).is_ok();
             events_fit && (entry.addr, entry.offset, entry.rw_flags) == (0, 0, 0)
@@ -150,6 +153,15 @@ pub(super) fn encode(entry: &Sqe, key: Key, buffers: &RegisteredBuffers) -> sque
         OpCode::Fsync => opcode::Fsync::new(fd).build(),
         OpCode::Fdatasync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         OpCode::Poll => opcode::PollAdd::new(fd, entry.len as u32).build(),
+        OpCode::Allocate => opcode::Fallocate::new(fd, entry.len)
+            .offset(offset)
+            .mode(entry.rw_flags)
+            .build(),
+        OpCode::Truncate => opcode::Ftruncate::new(fd, entry.len).build(),
+        OpCode::SyncRange => opcode::SyncFileRange::new(fd, entry.len as u32)
+            .offset(offset)
+            .flags(entry.rw_flags as u32)
+            .build(),
     };
     encoded.user_data(key.user_data())
 }

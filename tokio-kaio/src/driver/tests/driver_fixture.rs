@@ -60,6 +60,7 @@ pub(super) fn config_with_policy(capacity: usize, policy: SubmitPolicy) -> Conte
         backend: Backend::KernelAio,
         measure_latency: false,
         registered_bytes: 0,
+        file_calls: crate::backend::FileCalls::default(),
     }
 }
 

@@ -155,6 +155,7 @@ where
             backend: Backend::KernelAio,
             measure_latency: false,
             registered_bytes: 0,
+            file_calls: crate::backend::FileCalls::default(),
         };
         let backend = FakeBackend::new();
         let control = backend.control();

@@ -1,0 +1,132 @@
+//! Calls of a [`BoundFile`] that io_uring performs, and tokio's blocking pool on other backends.
+
+use std::io;
+
+use lock_api::RawMutex;
+
+use super::{Allocate, BoundFile, SyncRange};
+use crate::AioCommandError;
+use crate::backend::OpCode;
+use crate::op::{FileRef, IoOp};
+
+/// The calls that a context performs, and not a thread of the process.
+impl<M: RawMutex, A, L> BoundFile<M, A, L> {
+    /// Allocates or frees the blocks of a range: [`File::allocate`](crate::File::allocate), with its errors.
+    ///
+    /// On [`Backend::IoUring`](crate::Backend::IoUring) this takes a slot of the context, and no thread of
+    /// tokio's blocking pool. The [deadline](BoundFile::with_deadline) of the handle applies there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`File::allocate`](crate::File::allocate). An error without an errno is an
+    /// [`AioCommandError`]: the context has ended, or the deadline has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may still take effect after its future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, on backends other than io_uring.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, Allocate, Backend, File, SyncRange};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// let handle = AioContextBuilder::new(8)
+    ///     .backends(&[Backend::IoUring, Backend::KernelAio, Backend::ThreadPool])
+    ///     .build_detached()?;
+    /// let log = File::create(path, false).await?.with_handle(&handle);
+    /// log.allocate(Allocate::Extend, 0, 1 << 20).await?;
+    /// log.set_len(4096).await?;
+    /// log.sync_range(0, 0, SyncRange::WRITE).await?;
+    /// assert_eq!(log.file().metadata().await?.len(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "fallocate")]
+    pub async fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
+        let request = match i64::try_from(offset) {
+            Ok(at) if self.handle().file_calls().allocate && i64::try_from(len).is_ok() => IoOp {
+                offset: at,
+                nbytes: len,
+                rw_flags: mode.mode(),
+                ..IoOp::new(OpCode::Allocate)
+            },
+            _ => return self.file().allocate(mode, offset, len).await,
+        };
+        match self.call(request).await {
+            Some(result) => {
+                result?;
+                self.file().on_allocated(mode, offset, len);
+                Ok(())
+            }
+            None => self.file().allocate(mode, offset, len).await,
+        }
+    }
+
+    /// Changes the length of the file: [`File::set_len`](crate::File::set_len), with its errors. On io_uring
+    /// since Linux 6.9. See [`allocate`](BoundFile::allocate).
+    #[doc(alias = "ftruncate")]
+    pub async fn set_len(&self, size: u64) -> io::Result<()> {
+        if !self.handle().file_calls().truncate || i64::try_from(size).is_err() {
+            return self.file().set_len(size).await;
+        }
+        let request = IoOp {
+            nbytes: size,
+            ..IoOp::new(OpCode::Truncate)
+        };
+        match self.call(request).await {
+            Some(result) => {
+                result?;
+                self.file().on_len_set(size);
+                Ok(())
+            }
+            None => self.file().set_len(size).await,
+        }
+    }
+
+    /// Writes dirty pages of a range to the disk, or waits for them:
+    /// [`File::sync_range`](crate::File::sync_range), with its errors. On io_uring up to 4 GiB at a time. See
+    /// [`allocate`](BoundFile::allocate).
+    #[doc(alias = "sync_file_range")]
+    pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
+        let has_call = self.handle().file_calls().allocate && u32::try_from(len).is_ok();
+        let request = match i64::try_from(offset) {
+            Ok(at) if has_call => IoOp {
+                offset: at,
+                nbytes: len,
+                rw_flags: steps.bits() as i32,
+                ..IoOp::new(OpCode::SyncRange)
+            },
+            _ => return self.file().sync_range(offset, len, steps).await,
+        };
+        match self.call(request).await {
+            Some(result) => result,
+            None => self.file().sync_range(offset, len, steps).await,
+        }
+    }
+
+    /// Performs a call by the context. `None`: it was not performed, or not to its end, and should be made
+    /// again on another way.
+    async fn call(&self, op: IoOp) -> Option<io::Result<()>> {
+        let file = FileRef::Open(&self.file().inner.open);
+        match self.handle().file_call(file, op).await {
+            Ok(_) => Some(Ok(())),
+            Err(error @ (AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_))) => {
+                match error.raw_os_error() {
+                    // The thread that submitted it has ended too often, or a signal has come.
+                    Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => None,
+                    Some(errno) => Some(Err(io::Error::from_raw_os_error(errno))),
+                    None => Some(Err(error.into())),
+                }
+            }
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+}
