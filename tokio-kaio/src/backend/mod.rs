@@ -164,6 +164,10 @@ const MAX_ERRNO: i64 = 4095;
 /// The result of a transfer that a backend took, and could not begin. The caller should submit it again.
 pub(crate) const GIVEN_BACK: i64 = REFUSALS;
 
+/// How often in a row a request is submitted again that a backend gave back. Each time a thread has ended that
+/// had submitted it, or the kernel could start no thread for it, which looks the same.
+pub(crate) const MOST_GIVEN_BACK: u8 = 8;
+
 /// The result of an entry that a backend took before it could refuse it. The caller should see the same error
 /// as for [`SubmitError::Refused`].
 #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 
 use super::syscalls::syscall_result;
@@ -48,6 +49,36 @@ impl Mapping {
         }
         match NonNull::new(start.cast()) {
             Some(start) => Ok(Mapping { start, len }),
+            None => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+        }
+    }
+
+    /// Maps the first `len` bytes of what `fd` is, rounded up to whole pages, and shares them with the kernel.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `mmap(2)`.
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    pub(crate) fn shared(fd: RawFd, len: usize) -> io::Result<Mapping> {
+        // SAFETY: a new mapping, at an address that the kernel chooses, affects no other.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        match NonNull::new(start.cast()) {
+            Some(start) => Ok(Mapping {
+                start,
+                len: len.next_multiple_of(page_size()),
+            }),
             None => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
         }
     }

@@ -1,7 +1,10 @@
 //! Faults of `io_uring_enter`: errors that pass, submissions that are taken in part, and a ring that the
 //! kernel serves no more.
 
+#![allow(unsafe_code)] // makes a descriptor mean another file
+
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -117,6 +120,67 @@ async fn a_context_can_be_closed_while_submissions_fail_for_now() {
     assert!(is_pattern(77, &content[..BLOCK]));
 }
 
+/// Makes the number of `file` mean `other`.
+fn reuse_number(file: File, other: &std::fs::File) {
+    let number = file.as_raw_fd();
+    drop(file);
+    // SAFETY: the number is free, or becomes so: no other thread opens files.
+    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
+}
+
+/// A write that the kernel has not taken waits until the ring is reaped. Its file may be closed by then.
+#[test]
+fn a_write_that_was_not_taken_reaches_its_own_file_when_another_has_its_number() {
+    if !in_child!() {
+        return;
+    }
+    for is_forgotten in [false, true] {
+        current_thread().block_on(async {
+            let Some((context, handle)) = uring(8) else {
+                return;
+            };
+            let dir = disk_dir();
+            let other_path = dir.path().join("other");
+            std::fs::write(&other_path, vec![0; 2 * BLOCK]).unwrap();
+            let mut options = std::fs::OpenOptions::new();
+            let other = options.read(true).write(true).open(&other_path).unwrap();
+            let file = patterned_file(&dir, 2).await;
+            let bytes = patterned_buffer(77, BLOCK);
+            inject_faults([Fault::Fail(libc::EBUSY)]);
+            let mut write = Box::pin(file.write_at(&handle, LEN, &bytes, LEN, WriteFlags::empty()));
+            assert!(futures::poll!(write.as_mut()).is_pending());
+            match is_forgotten {
+                true => std::mem::forget(write),
+                false => drop(write),
+            }
+            reuse_number(file, &other);
+            let content = || std::fs::read(dir.path().join("data")).unwrap();
+            let is_written = || is_pattern(77, &content()[BLOCK..]);
+            with_hang_guard(wait_until(is_written, || ())).await;
+            let untouched = std::fs::read(&other_path).unwrap();
+            assert_eq!(untouched, vec![0; 2 * BLOCK], "forgotten: {is_forgotten}");
+            if !is_forgotten {
+                with_hang_guard(context.close()).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_was_not_taken_can_be_dropped() {
+    let Some((context, handle)) = uring(1) else {
+        return;
+    };
+    let (reader, _writer) = UnixStream::pair().unwrap();
+    inject_faults([Fault::Fail(libc::EBUSY)]);
+    let mut poll = Box::pin(handle.poll(&reader, PollEvents::IN));
+    assert!(futures::poll!(poll.as_mut()).is_pending());
+    drop(poll);
+    let free = || handle.available_slots();
+    with_hang_guard(wait_until(|| free() == Some(1), free)).await;
+    with_hang_guard(context.close()).await;
+}
+
 /// Requests fail, those in flight are answered, and the context ends.
 async fn is_useless_and_ends(context: AioContext, handle: AioContextHandle, file: &File) {
     let mut failed = 0;
@@ -137,9 +201,8 @@ async fn a_ring_that_takes_no_more_submissions_fails_requests_and_can_be_closed(
         };
         let file = patterned_file(&disk_dir(), 8).await;
         reads_right(&handle, &file, 1).await;
-        inject_faults([Fault::Fail(errno)]);
+        inject_faults((0..16).map(|_| Fault::Fail(errno)));
         is_useless_and_ends(context, handle, &file).await;
-        inject_faults(std::iter::empty());
         assert_eq!(pending_faults(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::backend::{GIVEN_BACK, OpCode, Sqe, refusal};
+use crate::backend::{GIVEN_BACK, MOST_GIVEN_BACK, OpCode, Sqe, refusal};
 use crate::sys::abi::{IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT};
 use crate::sys::duplicate;
 
@@ -25,13 +25,21 @@ use crate::sys::duplicate;
 /// - A write that was abandoned goes on all the same. So [`InFlightTable::abandon`] duplicates its
 ///   descriptor.
 /// - At the end of the backend, all others end.
+///
+/// # Entries that the kernel does not take
+///
+/// If the kernel has no memory for an entry, the entry stays here, and is submitted again. The same is true of
+/// its descriptor, and a future that was forgotten keeps no file open. So [`InFlightTable::keep`] duplicates
+/// the descriptor of a transfer or a file call.
 #[derive(Debug)]
 pub(in crate::backend) struct InFlightTable {
     /// A power of two of them.
     places: Box<[Place]>,
     in_flight: usize,
-    /// Entries that the kernel gave back. The caller submits them again.
+    /// Entries that the kernel gave back, or has not taken. The caller submits them again.
     given_back: Vec<Key>,
+    /// Entries that ended although the kernel has posted no completion: `user_data` and result.
+    ended: Vec<(u64, i64)>,
     /// Only abandoned writes are submitted again.
     is_closing: bool,
 }
@@ -48,7 +56,8 @@ struct Place {
     given_back: u8,
     /// Nobody waits for the entry.
     is_abandoned: bool,
-    /// A duplicate of the descriptor, of an abandoned write.
+    /// A duplicate of the descriptor, of an abandoned write, or of a transfer or file call that the kernel has
+    /// not taken.
     file: Option<OwnedFd>,
     sqe: Sqe,
     /// A copy of the iovecs of a vectored transfer: the array of the caller ends with the submission.
@@ -89,10 +98,6 @@ pub(super) enum Completed {
     Unknown,
 }
 
-/// How often an entry is submitted again before its `ECANCELED` counts. Each time a thread has ended that
-/// had submitted it; or the file can't be polled any more, which looks the same.
-const MOST_GIVEN_BACK: u8 = 8;
-
 const NO_ENTRY: Sqe = Sqe {
     opcode: OpCode::Fsync,
     priority: 0,
@@ -122,6 +127,7 @@ impl InFlightTable {
             places: places.collect(),
             in_flight: 0,
             given_back: Vec::new(),
+            ended: Vec::new(),
             is_closing: false,
         }
     }
@@ -194,11 +200,9 @@ impl InFlightTable {
             }
             result = self.error_of(index, result);
         }
-        let place = &mut self.places[index];
-        place.state = State::Free;
-        place.file = None;
-        self.in_flight -= 1;
-        Completed::Entry(place.sqe.user_data, result)
+        let user_data = self.places[index].sqe.user_data;
+        self.free(index);
+        Completed::Entry(user_data, result)
     }
 
     /// Whether to submit again an entry that the kernel gave back, on the same descriptor.
@@ -233,6 +237,8 @@ impl InFlightTable {
         match errno {
             libc::ECANCELED if opcode == OpCode::Poll || place.state == State::Cancelled => 0,
             libc::ECANCELED if goes_back && !place.is_abandoned && !self.is_closing => GIVEN_BACK,
+            // The kernel can start no thread for it.
+            libc::ECANCELED if place.given_back >= MOST_GIVEN_BACK => refusal(libc::EAGAIN),
             libc::EBADF | libc::EOPNOTSUPP => refusal(errno),
             libc::EINVAL if !opcode.is_transfer() => refusal(errno),
             libc::EPERM if opcode.is_transfer() && is_real_time => refusal(errno),
@@ -250,27 +256,113 @@ impl InFlightTable {
         !self.given_back.is_empty()
     }
 
-    /// Number of entries that the kernel gave back and that were not taken since.
-    pub(super) fn given_back(&self) -> usize {
-        self.given_back.len()
-    }
-
     /// The caller has not submitted this entry again.
     pub(super) fn give_back(&mut self, key: Key) {
         self.given_back.push(key);
+    }
+
+    /// Keeps an entry that the kernel has not taken, to be submitted again. Returns `false` if there is no
+    /// descriptor for it.
+    #[cold]
+    pub(super) fn keep(&mut self, user_data: u64) -> bool {
+        let Some(index) = self.find(user_data) else {
+            return false;
+        };
+        let place = &mut self.places[index];
+        let opcode = place.sqe.opcode;
+        if place.file.is_none() && (opcode.is_transfer() || opcode.is_file_call()) {
+            place.file = duplicate(place.sqe.fd).ok();
+            if place.file.is_none() {
+                return false;
+            }
+        }
+        let key = Key::new(index, place.generation);
+        self.given_back.push(key);
+        true
+    }
+
+    /// Removes an entry that the kernel has not taken. Nobody is told.
+    #[cold]
+    pub(super) fn remove(&mut self, user_data: u64) {
+        if let Some(index) = self.find(user_data) {
+            self.free(index);
+        }
+    }
+
+    /// Ends an entry of which the kernel posts no completion, or not in time. [`InFlightTable::take_ended`]
+    /// returns it.
+    #[cold]
+    pub(super) fn end(&mut self, key: Key, result: i64) {
+        if let Some(index) = self.index(key) {
+            self.ended.push((self.places[index].sqe.user_data, result));
+            self.free(index);
+        }
+    }
+
+    /// Ends an entry because the kernel refuses all submissions with `errno`.
+    #[cold]
+    pub(super) fn refuse(&mut self, key: Key, errno: i32) {
+        let Some(index) = self.index(key) else {
+            return;
+        };
+        let opcode = self.places[index].sqe.opcode;
+        // A transfer gets the error from the attempt of its future.
+        let result = match opcode.is_transfer() || opcode.is_file_call() {
+            true => GIVEN_BACK,
+            false => refusal(errno),
+        };
+        self.end(key, result);
+    }
+
+    /// Takes an entry that was ended: its `user_data` and result.
+    pub(super) fn take_ended(&mut self) -> Option<(u64, i64)> {
+        self.ended.pop()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
+
+    pub(super) fn is_poll(&self, key: Key) -> bool {
+        self.index(key)
+            .is_some_and(|index| self.places[index].sqe.opcode == OpCode::Poll)
+    }
+
+    fn free(&mut self, index: usize) {
+        let place = &mut self.places[index];
+        place.state = State::Free;
+        place.file = None;
+        self.in_flight -= 1;
+    }
+
+    /// The place of the entry in flight with this `user_data`.
+    fn find(&self, user_data: u64) -> Option<usize> {
+        let is_it =
+            |place: &Place| place.state == State::InFlight && place.sqe.user_data == user_data;
+        let first = user_data as u32 as usize & (self.places.len() - 1);
+        match is_it(&self.places[first]) {
+            true => Some(first),
+            false => self.places.iter().position(is_it),
+        }
+    }
+
+    /// If the kernel does not have the entry, because it gave it back or has not taken it, ends the entry as
+    /// cancelled, and returns `true`.
+    #[cold]
+    pub(super) fn cancel_given_back(&mut self, key: Key) -> bool {
+        let Some(position) = self.given_back.iter().position(|other| *other == key) else {
+            return false;
+        };
+        self.given_back.swap_remove(position);
+        self.end(key, 0);
+        true
     }
 
     /// Takes note that nobody waits for the entry of this `user_data`. If it is a poll or a read, marks it as
     /// cancelled, and returns its key: the kernel should be asked to cancel it. `None` if there is none, if it
     /// is marked, or if it goes on.
     pub(super) fn abandon(&mut self, user_data: u64) -> Option<Key> {
-        let is_it =
-            |place: &Place| place.state == State::InFlight && place.sqe.user_data == user_data;
-        let first = user_data as u32 as usize & (self.places.len() - 1);
-        let index = match is_it(&self.places[first]) {
-            true => first,
-            false => self.places.iter().position(is_it)?,
-        };
+        let index = self.find(user_data)?;
         let place = &mut self.places[index];
         place.is_abandoned = true;
         if place.is_cancellable() {
@@ -290,10 +382,17 @@ impl InFlightTable {
         }
     }
 
-    /// Marks all polls and reads as cancelled; returns their keys. Later only abandoned writes are submitted
-    /// again.
+    /// Marks all polls and reads as cancelled; returns their keys. From now on only abandoned writes are
+    /// submitted again: of others, the descriptor may mean another file. Those that the kernel does not have
+    /// end.
     pub(super) fn close(&mut self) -> Vec<Key> {
         self.is_closing = true;
+        for key in mem::take(&mut self.given_back) {
+            match self.index(key) {
+                Some(index) if self.places[index].goes_on() => self.given_back.push(key),
+                _ => self.end(key, -i64::from(libc::ECANCELED)),
+            }
+        }
         let places = self.places.iter_mut().enumerate();
         let cancelled = places.filter(|(_, place)| place.is_cancellable());
         cancelled
@@ -333,6 +432,11 @@ impl Key {
 impl Place {
     fn is_poll_of(&self, user_data: u64) -> bool {
         self.sqe.opcode == OpCode::Poll && self.sqe.user_data == user_data
+    }
+
+    /// An abandoned write that has its file.
+    fn goes_on(&self) -> bool {
+        self.is_abandoned && self.sqe.opcode.is_write() && self.file.is_some()
     }
 
     /// A write goes on once it was submitted, on every backend, and a sync or a file call with it.
@@ -401,9 +505,73 @@ mod tests {
             assert!(!table.has_given_back());
             assert_eq!(table.entry(key).unwrap().user_data, 5);
         }
-        let canceled = -i64::from(libc::ECANCELED);
         let last = table.complete(key, -libc::ECANCELED);
-        assert_eq!(last, Completed::Entry(5, canceled));
+        assert_eq!(last, Completed::Entry(5, refusal(libc::EAGAIN)));
+    }
+
+    #[test]
+    fn a_transfer_that_the_kernel_has_not_taken_keeps_its_file() {
+        let (mut reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut table = InFlightTable::new(4);
+        let write = Sqe {
+            fd: writer.as_raw_fd(),
+            ..sqe(OpCode::Write, 5)
+        };
+        let key = table.add(&write, std::iter::empty()).unwrap();
+        assert!(table.keep(5));
+        assert_eq!(table.take_given_back(), [key]);
+        assert_ne!(table.entry(key).unwrap().fd, write.fd);
+        drop(writer);
+        table.give_back(key);
+        assert_eq!(table.close(), [], "its future may still be there");
+        let canceled = -i64::from(libc::ECANCELED);
+        assert_eq!(table.take_ended(), Some((5, canceled)));
+        assert!(!table.has_given_back());
+        assert_eq!(table.in_flight(), 0);
+        let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
+        assert_eq!(closed, 0, "the file is closed");
+        add(&mut table, OpCode::Write, 6).unwrap(); // of no file
+        assert!(!table.keep(6));
+    }
+
+    #[test]
+    fn an_abandoned_write_that_the_kernel_has_not_taken_goes_on_at_the_end() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut table = InFlightTable::new(2);
+        let write = Sqe {
+            fd: file.as_raw_fd(),
+            ..sqe(OpCode::Write, 5)
+        };
+        let key = table.add(&write, std::iter::empty()).unwrap();
+        assert!(table.keep(5));
+        assert_eq!(table.abandon(5), None);
+        table.close();
+        assert_eq!(table.take_given_back(), [key]);
+    }
+
+    #[test]
+    fn a_poll_that_the_kernel_does_not_have_ends_when_it_is_cancelled() {
+        let mut table = InFlightTable::new(2);
+        let key = add(&mut table, OpCode::Poll, 5).unwrap();
+        assert!(!table.cancel_given_back(key), "the kernel has it");
+        assert!(table.keep(5));
+        assert_eq!(table.abandon(5), Some(key));
+        assert!(table.cancel_given_back(key));
+        assert_eq!(table.take_ended(), Some((5, 0)));
+        assert!(!table.has_given_back());
+        assert_eq!(table.complete(key, 1), Completed::Unknown);
+    }
+
+    #[test]
+    fn of_entries_that_the_kernel_refuses_transfers_go_back_to_their_future() {
+        let mut table = InFlightTable::new(4);
+        let read = add(&mut table, OpCode::Read, 1).unwrap();
+        let sync = add(&mut table, OpCode::Fsync, 2).unwrap();
+        table.refuse(read, libc::EPERM);
+        assert_eq!(table.take_ended(), Some((1, GIVEN_BACK)));
+        table.refuse(sync, libc::EPERM);
+        assert_eq!(table.take_ended(), Some((2, refusal(libc::EPERM))));
+        assert_eq!(table.in_flight(), 0);
     }
 
     #[test]

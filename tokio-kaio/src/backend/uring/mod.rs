@@ -16,10 +16,12 @@
 //!   pin its pages ([`RegisteredBuffers`](registered_buffers::RegisteredBuffers)).
 //! - *The end.* The kernel releases a closed ring in the background, and a forked child keeps it open. So
 //!   the drop of the backend does not rely on the close: it cancels polls and reads, then waits for the
-//!   completion of every entry.
+//!   completion of every entry, and releases the registered memory. It does not wait for a poll that it may
+//!   not cancel, which has no memory.
 #![allow(unsafe_code)]
 
 mod in_flight_table;
+mod queue_tail;
 mod registered_buffers;
 mod ring_setup;
 mod shared_ring;
@@ -74,8 +76,8 @@ impl UringBackend {
     ///
     /// # Errors
     ///
-    /// `EPERM`, `ENOSYS`: io_uring is forbidden or not compiled in. `ENOMEM`: before Linux 5.12, rings
-    /// count as locked memory. `EMFILE`, `ENFILE`: no descriptor is left.
+    /// `EPERM`, `ENOSYS`: io_uring is forbidden or not compiled in. `ENOMEM`: before Linux 5.12,
+    /// and again since about 6.14, rings count as locked memory. `EMFILE`, `ENFILE`: no descriptor is left.
     /// [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old; the text says for what.
     pub(crate) fn setup(
         nr: u32,
@@ -116,16 +118,12 @@ impl UringBackend {
     }
 
     /// Moves completions from the ring, and submits again what the kernel gave back.
-    ///
-    /// # Errors
-    ///
-    /// As [`SharedRing::resubmit`]. Completions were moved all the same.
     #[inline]
-    fn reap_queue(&mut self, completions: &mut Completions) -> io::Result<()> {
+    fn reap_queue(&mut self, completions: &mut Completions) {
         // SAFETY: `self` is borrowed mutably, and nobody else makes a completion queue of this ring.
         let mut queue = unsafe { self.ring.uring.completion_shared() };
         if queue.is_empty() {
-            return Ok(());
+            return;
         }
         let was_full = queue.is_full();
         let mut table = self.shared.table();
@@ -148,9 +146,8 @@ impl UringBackend {
             let _ = self.enter(0); // never so far; the kernel would hold back what had no room
         }
         if given_back {
-            self.shared.resubmit()?;
+            self.shared.resubmit(completions);
         }
-        Ok(())
     }
 
     #[cfg(all(test, not(kaio_loom), not(miri)))]
@@ -173,9 +170,10 @@ impl IoBackend for UringBackend {
     #[inline]
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
         if self.shared.is_stalled() {
-            self.shared.resubmit()?;
+            self.shared.resubmit(completions);
         }
-        self.reap_queue(completions)
+        self.reap_queue(completions);
+        Ok(())
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -199,17 +197,17 @@ impl Drop for UringBackend {
         self.shared.close();
         let mut completions = Completions::new();
         // Memory of callers is in use until its entry has completed.
-        while self.shared.expected(&self.ring) > 0 {
+        while self.shared.table().in_flight() > 0 {
             completions.clear();
             if self.shared.is_stalled() {
-                let _ = self.shared.resubmit(); // if the kernel takes none, those that it has still complete
+                self.shared.resubmit(&mut completions);
             }
-            let reaped = self.reap_queue(&mut completions);
+            self.reap_queue(&mut completions);
             if !completions.is_empty() {
                 continue;
             }
-            let can_wait = reaped.is_ok() && !self.shared.is_stalled();
-            if !can_wait || self.enter(1).is_err_and(|error| !is_interrupted(&error)) {
+            if self.shared.is_stalled() || self.enter(1).is_err_and(|error| !is_interrupted(&error))
+            {
                 thread::sleep(PAUSE); // a later filter may forbid to wait, but completions still come
             }
         }

@@ -73,6 +73,14 @@ impl RegisteredBuffers {
         })
     }
 
+    /// Ends the registration with `ring`, which has no request in flight. If a later filter forbids that, it ends
+    /// with the ring.
+    pub(super) fn unregister(&self, ring: &IoUring) {
+        if !self.ranges.is_empty() {
+            let _ = ring.submitter().unregister_buffers();
+        }
+    }
+
     /// Why nothing is registered. `ENOMEM`: `RLIMIT_MEMLOCK` is too small, or there is not enough memory.
     pub(super) fn refused(&self) -> Option<&io::Error> {
         self.refused.as_ref()

@@ -10,26 +10,27 @@
 //!
 //! The completion queue needs no lock: the backend has the only reference that reaps.
 //!
-//! # Entries that the kernel leaves in the submission queue
+//! # Entries that the kernel does not take
 //!
-//! The kernel may take fewer entries than it was given, if it has no memory. The others can't be removed
-//! from the queue, so they count as taken, and their memory stays with them. The eventfd is signalled, and the
-//! next reap submits them again. So `submit` never reports an entry as not taken that the kernel might still
-//! find.
+//! The kernel may take fewer entries than it was given, if it has no memory. The others are removed from the
+//! submission queue: a later submission would find them there, when their descriptor may mean another file.
+//! The table keeps them, the eventfd is signalled, and the next reap submits them again. If the kernel refuses
+//! all submissions, as a seccomp filter of one thread does, they are refused.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use io_uring::IoUring;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::in_flight_table::{InFlightTable, Key, NotAdded};
+use super::queue_tail::QueueTail;
 use super::registered_buffers::RegisteredBuffers;
 use super::{ring_setup, uring_sqe};
-use crate::backend::{Sqe, SubmitError};
+use crate::backend::{Completion, Completions, Sqe, SubmitError};
 use crate::buf::RegisteredPool;
 use crate::sys::signal;
 
@@ -39,17 +40,22 @@ pub(in crate::backend) struct SharedRing {
     ring: Mutex<Option<Arc<Ring>>>,
     table: Mutex<InFlightTable>,
     eventfd: Option<RawFd>,
-    /// The submission queue has entries that the kernel has left there, or the table has some that the
-    /// kernel gave back.
+    /// The table has entries to submit again, or that have ended.
     is_stalled: AtomicBool,
-    /// The errno of an `io_uring_enter(2)` that will not work later either. 0: none.
-    broken: AtomicI32,
+}
+
+/// The kernel has not taken the last `left` entries of the submission queue, which were removed from it.
+struct NotTaken {
+    left: usize,
+    /// The errno with which the kernel refuses all submissions. `None`: it may take them later.
+    refused: Option<i32>,
 }
 
 /// A ring. It has no `Debug` of its own.
 pub(super) struct Ring {
     pub(super) uring: IoUring,
     pub(super) buffers: RegisteredBuffers,
+    tail: QueueTail,
 }
 
 impl std::fmt::Debug for Ring {
@@ -68,15 +74,19 @@ impl SharedRing {
         pools: &[RegisteredPool],
     ) -> io::Result<(SharedRing, Arc<Ring>)> {
         let uring = ring_setup::set_up(nr, eventfd)?;
+        let tail = QueueTail::map(&uring)?;
         let table = InFlightTable::new(uring.params().cq_entries());
         let buffers = RegisteredBuffers::register(&uring, pools);
-        let ring = Arc::new(Ring { uring, buffers });
+        let ring = Arc::new(Ring {
+            uring,
+            buffers,
+            tail,
+        });
         let shared = SharedRing {
             ring: Mutex::new(Some(Arc::clone(&ring))),
             table: Mutex::new(table),
             eventfd,
             is_stalled: AtomicBool::new(false),
-            broken: AtomicI32::new(0),
         };
         Ok((shared, ring))
     }
@@ -95,10 +105,6 @@ impl SharedRing {
         let Some(ring) = ring.as_deref() else {
             return Err(SubmitError::Refused(libc::EINVAL));
         };
-        match self.broken.load(Ordering::Relaxed) {
-            0 => {}
-            errno => return Err(SubmitError::Refused(errno)),
-        }
         let mut taken = 0;
         let mut error = SubmitError::NoRoom;
         // SAFETY: the lock is held, so there is no other submission queue. It is dropped before the kernel
@@ -132,8 +138,9 @@ impl SharedRing {
         drop(table);
         let len = queue.len();
         drop(queue);
-        if len > 0 {
-            self.enter(ring, len);
+        if let Err(not_taken) = enter(ring, len) {
+            let pushed = &entries[..taken];
+            (taken, error) = self.keep_not_taken(pushed, &not_taken);
         }
         match taken {
             0 => Err(error),
@@ -141,26 +148,33 @@ impl SharedRing {
         }
     }
 
-    /// Has the kernel take the `len` entries of the submission queue. The caller holds the lock of the ring.
-    #[inline]
-    fn enter(&self, ring: &Ring, len: usize) {
-        match ring.uring.submit() {
-            Ok(submitted) if submitted == len => {}
-            answer => self.stall(answer),
+    /// Keeps the last of the entries that were `pushed`, to submit them again, or removes those that can't be.
+    /// Returns how many were taken, and why the next one was not.
+    #[cold]
+    fn keep_not_taken(&self, pushed: &[Sqe], not_taken: &NotTaken) -> (usize, SubmitError) {
+        let mut table = self.table.lock();
+        let mut taken = pushed.len().saturating_sub(not_taken.left);
+        let left = &pushed[taken..];
+        if let Some(errno) = not_taken.refused {
+            left.iter().for_each(|sqe| table.remove(sqe.user_data));
+            return (taken, SubmitError::Refused(errno));
         }
+        let kept = left.iter().take_while(|sqe| table.keep(sqe.user_data));
+        let kept = kept.count();
+        taken += kept;
+        left[kept..]
+            .iter()
+            .for_each(|sqe| table.remove(sqe.user_data));
+        drop(table);
+        if kept > 0 {
+            self.stall();
+        }
+        (taken, SubmitError::NoRoom)
     }
 
-    /// The kernel has left entries in the submission queue.
+    /// Has the next reap call [`SharedRing::resubmit`].
     #[cold]
-    fn stall(&self, answer: io::Result<usize>) {
-        if let Err(error) = answer {
-            match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOMEM) => {}
-                errno => self
-                    .broken
-                    .store(errno.unwrap_or(libc::EIO), Ordering::Relaxed),
-            }
-        }
+    fn stall(&self) {
         self.is_stalled.store(true, Ordering::Release);
         if let Some(eventfd) = self.eventfd {
             signal(eventfd);
@@ -173,25 +187,19 @@ impl SharedRing {
         self.is_stalled.load(Ordering::Acquire)
     }
 
-    /// Submits what the kernel has left in the submission queue, and what it gave back.
-    ///
-    /// # Errors
-    ///
-    /// The errno with which the kernel refuses all submissions.
+    /// Submits what the kernel has not taken and what it gave back, and moves what has ended to `completions`,
+    /// as much as fits.
     #[cold]
-    pub(super) fn resubmit(&self) -> io::Result<()> {
+    pub(super) fn resubmit(&self, completions: &mut Completions) {
         let ring = self.ring.lock();
-        match self.broken.load(Ordering::Relaxed) {
-            0 => {}
-            errno => return Err(io::Error::from_raw_os_error(errno)),
-        }
         let Some(ring) = ring.as_deref() else {
-            return Ok(());
+            return;
         };
         self.is_stalled.store(false, Ordering::Relaxed);
         // SAFETY: as in `submit`.
         let mut queue = unsafe { ring.uring.submission_shared() };
         let mut table = self.table.lock();
+        let mut pushed = Vec::new();
         for key in table.take_given_back() {
             if queue.is_full() {
                 table.give_back(key);
@@ -199,33 +207,34 @@ impl SharedRing {
             }
             // SAFETY: the entry is in flight for the caller of `submit`, who keeps its memory until the
             // completion, which has not been reported. The kernel does not have the entry: it has posted a
-            // completion. The iovecs are the table's.
+            // completion, or has not taken it. The iovecs are the table's.
             unsafe { push(&mut queue, ring, &table, key) };
+            pushed.push(key);
         }
-        let more = table.has_given_back();
         drop(table);
         let len = queue.len();
         drop(queue);
-        if len > 0 {
-            self.enter(ring, len);
+        let entered = enter(ring, len);
+        let mut table = self.table.lock();
+        if let Err(not_taken) = entered {
+            for key in pushed.into_iter().rev().take(not_taken.left) {
+                match not_taken.refused {
+                    Some(errno) => table.refuse(key, errno),
+                    None => table.give_back(key),
+                }
+            }
         }
+        while !completions.is_full() {
+            let Some((user_data, result)) = table.take_ended() else {
+                break;
+            };
+            completions.push(Completion { user_data, result });
+        }
+        let more = table.has_given_back() || table.has_ended();
+        drop(table);
         if more {
-            self.stall(Ok(0));
+            self.stall();
         }
-        Ok(())
-    }
-
-    /// Number of entries in flight that the kernel has or will have: not those that it can't take any more.
-    pub(super) fn expected(&self, ring: &Ring) -> usize {
-        let _lock = self.ring.lock();
-        let table = self.table.lock();
-        let in_flight = table.in_flight();
-        if self.broken.load(Ordering::Relaxed) == 0 {
-            return in_flight;
-        }
-        // SAFETY: as in `submit`.
-        let left = unsafe { ring.uring.submission_shared() }.len();
-        in_flight.saturating_sub(left + table.given_back())
     }
 
     /// Asks for the end of a poll or a read. See
@@ -238,12 +247,30 @@ impl SharedRing {
         let Some(key) = self.table.lock().abandon(user_data) else {
             return false;
         };
-        // Without the lock of the table, for whoever reaps. The key still names this entry or nothing.
-        let found = ring_setup::cancel(&ring.uring, key.user_data()).unwrap_or(false);
-        if !found {
-            self.table.lock().unmark_cancelled(key);
+        if self.table.lock().cancel_given_back(key) {
+            self.stall();
+            return true;
         }
-        found
+        // Without the lock of the table, for whoever reaps. The key still names this entry or nothing.
+        match ring_setup::cancel(&ring.uring, key.user_data()) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.table.lock().unmark_cancelled(key);
+                false
+            }
+            Err(_) => {
+                let mut table = self.table.lock();
+                table.unmark_cancelled(key);
+                if !table.is_poll(key) {
+                    return false;
+                }
+                // A later filter forbids to cancel. A poll has no memory, so nobody needs its completion.
+                table.end(key, 0);
+                drop(table);
+                self.stall();
+                true
+            }
+        }
     }
 
     /// Cancels all polls and reads.
@@ -251,16 +278,26 @@ impl SharedRing {
         let ring = self.ring.lock();
         let keys = self.table.lock().close();
         for key in keys {
-            if let Some(ring) = ring.as_deref() {
-                // A read that can't be cancelled completes.
-                let _ = ring_setup::cancel(&ring.uring, key.user_data());
+            let Some(ring) = ring.as_deref() else {
+                return;
+            };
+            // A read that can't be cancelled completes.
+            if ring_setup::cancel(&ring.uring, key.user_data()).is_err() {
+                let mut table = self.table.lock();
+                if table.is_poll(key) {
+                    table.end(key, 0); // as in `cancel`
+                }
             }
         }
     }
 
-    /// Releases the ring. Submitters that are left find none.
+    /// Releases the ring. Submitters that are left find none. The kernel closes a ring in the background, and
+    /// a forked child keeps it open, so the registered memory is released before.
     pub(super) fn release(&self) {
         let ring = self.ring.lock().take();
+        if let Some(ring) = &ring {
+            ring.buffers.unregister(&ring.uring);
+        }
         drop(ring); // without the lock
     }
 
@@ -284,6 +321,36 @@ impl SharedRing {
     #[cfg(all(test, not(kaio_loom), not(miri)))]
     pub(in crate::backend) fn hold(&self) -> impl Sized + '_ {
         (self.ring.lock(), self.table.lock())
+    }
+}
+
+/// Has the kernel take the `len` entries of the submission queue, which is empty afterwards. The caller holds
+/// the lock of the ring.
+#[inline]
+fn enter(ring: &Ring, len: usize) -> Result<(), NotTaken> {
+    if len == 0 {
+        return Ok(());
+    }
+    match ring.uring.submit() {
+        Ok(submitted) if submitted == len => Ok(()),
+        answer => Err(remove_left(ring, answer)),
+    }
+}
+
+/// Removes the entries that the kernel has left in the submission queue.
+#[cold]
+fn remove_left(ring: &Ring, answer: io::Result<usize>) -> NotTaken {
+    // SAFETY: as in `submit`.
+    let left = unsafe { ring.uring.submission_shared() }.len();
+    ring.tail.move_back(left);
+    let errno = answer
+        .err()
+        .map(|error| error.raw_os_error().unwrap_or(libc::EIO));
+    NotTaken {
+        left,
+        refused: errno.filter(|errno| {
+            ![libc::EAGAIN, libc::EBUSY, libc::EINTR, libc::ENOMEM].contains(errno)
+        }),
     }
 }
 
