@@ -55,7 +55,8 @@ pub enum AioCommandError {
     /// The request was not submitted, or the kernel refused it
     /// ([`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html)):
     ///
-    /// - `EAGAIN`: the kernel has no memory for the request, or tokio could not start a blocking thread.
+    /// - `EAGAIN`: the kernel has no memory for the request, tokio could not start a blocking thread, or
+    ///   io_uring could start no thread (`RLIMIT_NPROC`, or `pids.max` of the cgroup).
     /// - `EBADF`: the descriptor is closed, or was opened in the wrong mode.
     /// - `EINVAL`: the transfer would end past `i64::MAX`; the file does not support the operation; or the
     ///   context was created by the parent of this
@@ -214,8 +215,9 @@ pub enum AioContextError {
     ///
     /// - `EPERM` or `ENOSYS`: the sysctl `kernel.io_uring_disabled` or a sandbox forbids io_uring, or the
     ///   kernel was built without it.
-    /// - `ENOMEM`: there is not enough memory. Before Linux 5.12, a ring counts as locked memory
-    ///   (`RLIMIT_MEMLOCK`).
+    /// - `ENOMEM`: there is not enough memory. Before Linux 5.12, and again since about 6.14, a ring counts as
+    ///   locked memory (`RLIMIT_MEMLOCK`). One that was closed counts until the kernel has released it, in
+    ///   the background.
     /// - `EMFILE` or `ENFILE`: no descriptor is left.
     /// - None, with the kind [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old, or this
     ///   program was built without the feature `io-uring`. The text says which.
@@ -366,8 +368,8 @@ impl fmt::Display for SubmitHint<'_> {
                  request without that flag"
             }
             Some(libc::EAGAIN) => {
-                "the kernel has no memory for the request, or no thread can be started for it; try \
-                 again later"
+                "the kernel has no memory for the request, or no thread can be started for it (ulimit -u, \
+                 pids.max of the cgroup); try again later"
             }
             Some(libc::EPERM) => {
                 "an I/O priority of class RealTime requires CAP_SYS_NICE or CAP_SYS_ADMIN"
@@ -469,7 +471,7 @@ impl fmt::Display for UringSetupHint<'_> {
             ),
             Some(libc::ENOMEM) => write!(
                 f,
-                ": there is not enough memory; before Linux 5.12 a ring counts as locked memory: raise \
+                ": there is not enough memory; most kernels count a ring as locked memory: raise \
                  RLIMIT_MEMLOCK (ulimit -l), or create the context with a smaller `nr`"
             ),
             Some(libc::EMFILE | libc::ENFILE) => {

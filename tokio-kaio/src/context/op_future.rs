@@ -376,9 +376,13 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
     /// *Submitted → HasBuffer*, returning `None`, if a request for the rest follows. Otherwise *→ Complete*.
     fn take_next_step(&mut self, outcome: Outcome) -> Option<Result<u64, AioCommandError>> {
         self.return_permit();
+        let mut outcome = outcome;
         if let Outcome::Completed(GIVEN_BACK) = outcome {
-            self.state = OpState::HasBuffer { resubmit: true };
-            return None;
+            if self.progress.on_given_back() {
+                self.state = OpState::HasBuffer { resubmit: true };
+                return None;
+            }
+            outcome = Outcome::Refused(libc::EAGAIN); // the kernel can start no thread for it
         }
         let result = match (self.progress.mode, outcome) {
             (TransferMode::Poll, Outcome::Completed(0)) => Err(self.end_of_poll()),

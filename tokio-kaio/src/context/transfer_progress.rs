@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::AioCommandError;
-use crate::backend::OpCode;
+use crate::backend::{MOST_GIVEN_BACK, OpCode};
 use crate::op::{IoBuffer, IoOp, IoRequest};
 
 /// How many requests an operation takes.
@@ -35,6 +35,8 @@ pub(super) struct TransferProgress {
     done: u64,
     /// The last request moved less than it could have, so it may have reached the end of the file.
     was_short: bool,
+    /// How often in a row the backend has given back the current request.
+    given_back: u8,
     pub(super) mode: TransferMode,
 }
 
@@ -51,6 +53,7 @@ impl TransferProgress {
         op: IoOp::new(OpCode::Fsync),
         done: 0,
         was_short: false,
+        given_back: 0,
         mode: TransferMode::Single,
     };
 
@@ -90,6 +93,13 @@ impl TransferProgress {
         has_offset.then(|| (self.op.offset as u64).saturating_add(bytes))
     }
 
+    /// Takes note that the backend has given back the request. Returns whether to submit it again.
+    #[cold]
+    pub(super) fn on_given_back(&mut self) -> bool {
+        self.given_back += 1;
+        self.given_back <= MOST_GIVEN_BACK
+    }
+
     /// Returns what follows the request that had `buffer` and ended with `result`.
     pub(super) fn next_step(
         &mut self,
@@ -121,6 +131,7 @@ impl TransferProgress {
             return NextStep::End(Ok(self.done + moved), buffer);
         }
         self.was_short = was_short;
+        self.given_back = 0;
         let rest = IoRequest::rest(&self.op, buffer, moved);
         self.op = rest.op;
         self.done += moved;

@@ -24,6 +24,15 @@ pub fn set_limit(resource: libc::__rlimit_resource_t, value: u64) {
 /// From now on system call `number` fails with `errno` in every thread of this process. `false`,
 /// and a line that says so, where no filter can be installed.
 pub fn forbid_syscall(number: libc::c_long, errno: i32) -> bool {
+    filter_syscall(number, errno, libc::SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+/// As [`forbid_syscall`], in the current thread only, and those that it will start.
+pub fn forbid_syscall_here(number: libc::c_long, errno: i32) -> bool {
+    filter_syscall(number, errno, 0)
+}
+
+fn filter_syscall(number: libc::c_long, errno: i32, flags: libc::c_ulong) -> bool {
     let line = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
@@ -58,7 +67,7 @@ pub fn forbid_syscall(number: libc::c_long, errno: i32) -> bool {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_TSYNC,
+            flags,
             &raw const program,
         )
     };
