@@ -216,7 +216,10 @@ fn traced_calls(name: &str) -> Option<BTreeMap<String, u64>> {
     let dir = tempfile::tempdir().unwrap();
     let table = dir.path().join("calls");
     let strace = ["strace", "-f", "-c", "-o", table.to_str().unwrap()];
-    let can_trace = Command::new(strace[0]).args(&strace[1..]).arg("true").output();
+    let can_trace = Command::new(strace[0])
+        .args(&strace[1..])
+        .arg("true")
+        .output();
     if !can_trace.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: strace is missing, or ptrace is forbidden");
         return None;
@@ -248,7 +251,10 @@ fn under_strace_reads_make_the_same_system_calls() {
                 let (context, handle) = aio_context(64, true).unwrap();
                 check(&handle, &file, "traced").await;
                 let offloads = handle.metrics().offloads;
-                assert!(offloads <= READS / 20, "{offloads} of {READS} reads offloaded");
+                assert!(
+                    offloads <= READS / 20,
+                    "{offloads} of {READS} reads offloaded"
+                );
                 context.close().await;
             });
         }

@@ -56,7 +56,10 @@ fn run_child(name: &str) -> Output {
 /// The command that runs test `name` in a child process, started by the command `by`, if that is not empty.
 pub fn child_command(by: &[&str], name: &str) -> Command {
     let test = env::current_exe().unwrap();
-    let mut words = by.iter().map(|word| word.as_ref()).chain([test.as_os_str()]);
+    let mut words = by
+        .iter()
+        .map(|word| word.as_ref())
+        .chain([test.as_os_str()]);
     let mut command = Command::new(words.next().unwrap());
     command
         .args(words)
