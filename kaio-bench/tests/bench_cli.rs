@@ -169,7 +169,10 @@ fn scales_are_printed_saved_as_json_and_plotted() {
         (Axis::Contexts, ["1", "3"]),
     ] {
         let set = of(axis, "kaio/current-thread").unwrap();
-        assert!(printed.contains(&format!("\n{}\n", set.title())), "{printed}");
+        assert!(
+            printed.contains(&format!("\n{}\n", set.title())),
+            "{printed}"
+        );
         for (report, name) in set.reports.iter().zip(names) {
             assert_eq!(report.engine, name);
             let figures = report.figures().unwrap();
@@ -180,7 +183,10 @@ fn scales_are_printed_saved_as_json_and_plotted() {
         let first = set.reports[0].summary.unwrap();
         assert_eq!(first.iops_ratio.unwrap().median, 1.0);
     }
-    assert!(of(Axis::Tasks, "bare").is_none(), "it has no tasks that wait");
+    assert!(
+        of(Axis::Tasks, "bare").is_none(),
+        "it has no tasks that wait"
+    );
     assert!(printed.contains("skipped: spawn-blocking/current-thread has at most 1 context"));
     let place = &report.places[0].name;
     let svg = fs::read_to_string(plots.join(format!("{place}-scale.svg"))).unwrap();
