@@ -8,6 +8,8 @@
 #                                          compare, because counts on a disk vary
 #   kaio-bench/instructions.sh --pairs     count each variant of each pair (`kaio-bench pairs`), with
 #                                          the ratio to the first variant; does not compare
+#   kaio-bench/instructions.sh --scale     count with more tasks, files and contexts (`kaio-bench
+#                                          scale`), with the ratio to the fewest; does not compare
 #
 # Exit status: 0 no count is worse; 1 a count is worse, or the program and instructions.txt have
 # different paths; 2 wrong usage; 3 counting is not possible here. Counts depend on the compiler and
@@ -56,10 +58,19 @@ toolchain_info() {
     getconf GNU_LIBC_VERSION 2>/dev/null || echo "another C library"
 }
 
-# Instructions of all threads: count READS ENGINE [SHAPE DEPTH].
+# Name, slots, tasks, files, contexts. All on kaio/current-thread, with tasks.
+scales="tasks/10 8 10 1 1
+tasks/1000 8 1000 1 1
+tasks/100000 8 100000 1 1
+files/1 8 1000 1 1
+files/1000 8 1000 1000 1
+contexts/1 256 1024 1 1
+contexts/64 256 1024 1 64"
+
+# Instructions of all threads: count READS ENGINE [SHAPE DEPTH [OPTION...]].
 count() {
     valgrind --command-line-only=yes --tool=callgrind --callgrind-out-file="$scratch/profile" \
-        "$program" once "$2" "$1" ${3:+--shape "$3" --depth "$4"} --dir "$scratch" --size 4 \
+        "$program" once "$2" "$1" ${3:+--shape "$3" --depth "$4"} "${@:5}" --dir "$scratch" --size 4 \
         >"$scratch/log" 2>&1 || {
         cat "$scratch/log" >&2
         return 1
@@ -76,6 +87,20 @@ measure() {
         awk -v path="$path" -v more=$((twice - once)) -v reads="$reads" \
             'BEGIN { printf "%-24s %8.1f\n", path, more / reads }'
     done <<<"$paths"
+}
+
+# Prints a line for each scale: its name and its instructions per operation. Each task makes four reads, then
+# eight, so that the start and the end of the tasks cancel out.
+measure_scales() {
+    local name slots tasks files contexts fewest once twice options
+    while read -r name slots tasks files contexts; do
+        options=(--slots "$slots" --files "$files" --contexts "$contexts")
+        fewest=$((4 * tasks > reads ? 4 * tasks : (reads + tasks - 1) / tasks * tasks))
+        once=$(count "$fewest" kaio/current-thread tasks "$tasks" "${options[@]}")
+        twice=$(count $((2 * fewest)) kaio/current-thread tasks "$tasks" "${options[@]}")
+        awk -v name="$name" -v more=$((twice - once)) -v reads="$fewest" \
+            'BEGIN { printf "%-24s %8.1f\n", name, more / reads }'
+    done <<<"$scales"
 }
 
 # Prints a line for each variant of each pair, in the format of $paths.
@@ -124,6 +149,7 @@ case "$#:${1-}" in
     0:) ;;
     1:--update) mode=update ;;
     1:--pairs) mode=pairs ;;
+    1:--scale) mode=scale ;;
     2:--dir)
         mode=show
         # Relative to the caller's directory.
@@ -159,13 +185,16 @@ program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-ben
 [[ $mode != pairs ]] || paths=$(variants_of_pairs)
 toolchain=$(toolchain_info)
 printf '%s\n' "$toolchain" "$(valgrind --version)" ''
-measure >"$scratch/counted"
+case $mode in
+    scale) measure_scales ;;
+    *) measure ;;
+esac >"$scratch/counted"
 
 case $mode in
     show)
         cat "$scratch/counted"
         ;;
-    pairs)
+    pairs | scale)
         show_pairs "$scratch/counted"
         ;;
     update)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::Workload;
+use crate::{SteadyPart, Workload};
 
 /// Result of engines and measurements.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -36,6 +36,12 @@ pub trait Engine {
     ///
     /// Errors of the setup; [`Unavailable`] if this machine does not support the engine.
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>>;
+
+    /// Whether the engine respects [`Workload::files`], and [`Workload::contexts`] up to this number. 0 by
+    /// default: it respects neither.
+    fn max_contexts(&self) -> usize {
+        0
+    }
 }
 
 /// An engine prepared for one workload.
@@ -47,6 +53,11 @@ pub trait Prepared {
     ///
     /// The first failed transfer.
     fn run(&mut self, run: &Run) -> Result<RunStats>;
+
+    /// The part of the last run to be measured, if it is not the whole run. `None` by default.
+    fn steady_part(&self) -> Option<SteadyPart> {
+        None
+    }
 }
 
 /// Parameters of one run.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench_report::{EngineReport, Figures, Outcome, Quantiles, Sample, Settings};
 use crate::calibrate::calibrate;
-use crate::counting;
+use crate::counting::{self, Counts};
 use crate::machine_load::LoadTimer;
 use crate::rusage::ResourceUsage;
 use crate::{Engine, Latencies, Prepared, Result, Run, Unavailable, Workload};
@@ -184,6 +184,9 @@ fn sample(prepared: &mut dyn Prepared, transfers: usize, seed: u64) -> Result<Sa
         let completed = stats.transfers;
         return Err(format!("the engine completed {completed} of {transfers} transfers").into());
     }
+    if let Some(part) = prepared.steady_part() {
+        return Ok(part.sample);
+    }
     let nanos = |time: Duration| time.as_nanos() as f64;
     Ok(Sample {
         transfers: stats.transfers,
@@ -230,7 +233,7 @@ fn count(prepared: &mut dyn Prepared, figures: &mut Figures, depth: usize) -> Re
     let short = (figures.transfers / 4)
         .next_multiple_of(depth)
         .max(MIN_COUNTED_WAVES * depth);
-    let mut counted = |transfers| {
+    let counted = |prepared: &mut dyn Prepared, transfers| {
         let run = Run {
             transfers,
             seed: 1,
@@ -240,8 +243,16 @@ fn count(prepared: &mut dyn Prepared, figures: &mut Figures, depth: usize) -> Re
         let stats = prepared.run(&run)?;
         Result::Ok((stats.transfers as f64, counting.counts()))
     };
-    let (short_transfers, short_counts) = counted(short)?;
-    let (long_transfers, long_counts) = counted(3 * short)?;
+    let (short_transfers, short_counts) = counted(prepared, short)?;
+    if let Some(part) = prepared.steady_part() {
+        let steady = part.counts.unwrap_or_default();
+        figures.counts = Counts {
+            calls: short_counts.calls.and(steady.calls),
+            allocations: short_counts.allocations.and(steady.allocations),
+        };
+        return Ok(());
+    }
+    let (long_transfers, long_counts) = counted(prepared, 3 * short)?;
     figures.counts = long_counts.per_operation(&short_counts, long_transfers - short_transfers);
     Ok(())
 }

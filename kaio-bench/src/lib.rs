@@ -25,6 +25,8 @@
 //! A [`Pair`](pairs::Pair) is a set of ways to do the same job with tokio-kaio, such as a batch and single
 //! reads. Its variants are engines, and each pair has its own workload.
 //!
+//! [`scale`] measures what a transfer costs with more tasks, open files and contexts.
+//!
 //! # Method
 //!
 //! [`measure`] prepares all engines for a workload, including everything that their transfers need. It
@@ -78,7 +80,9 @@ mod page_buffer;
 pub mod pairs;
 mod plots;
 mod rusage;
+pub mod scale;
 mod spread;
+mod steady_window;
 mod tables;
 pub mod task_runner;
 pub mod temp_path;
@@ -98,5 +102,6 @@ pub use machine_info::{Disk, Machine, Place};
 pub use page_buffer::PageBuffer;
 pub use plots::plot;
 pub use spread::Spread;
+pub use steady_window::{SteadyPart, SteadyWindow};
 pub use tables::Tables;
 pub use workload::{Direction, Pattern, Shape, Transfer, TransferGenerator, Workload};

@@ -85,7 +85,19 @@ fn metrics(baseline: &str) -> [Metric; 4] {
 fn draw(sets: &[&ResultSet], title: &str, baseline: &str, image: &mut String) -> DrawResult {
     let engines = engines(sets);
     let metrics = metrics(baseline);
-    let rows = metrics.len().div_ceil(PANEL_COLUMNS);
+    let charts = metrics.map(|metric| chart(sets, &engines, &metric));
+    draw_panels(&charts, &engines, title, image)
+}
+
+/// Draws `charts` in two columns, with a legend of `engines` below. Line `i` of each chart is that of engine
+/// `i`, in [`colour`] `i`.
+pub(crate) fn draw_panels(
+    charts: &[Chart],
+    engines: &[&str],
+    title: &str,
+    image: &mut String,
+) -> DrawResult {
+    let rows = charts.len().div_ceil(PANEL_COLUMNS);
     let height = PANEL * rows as u32;
     let legend = LEGEND_ROW * engines.len().div_ceil(LEGEND_COLUMNS) as u32 + 10;
     let root = SVGBackend::with_string(image, (WIDTH, height + legend + 40)).into_drawing_area();
@@ -94,14 +106,14 @@ fn draw(sets: &[&ResultSet], title: &str, baseline: &str, image: &mut String) ->
     head.draw(&Text::new(title, (20, 10), (FONT, 22)))?;
     let (panels, foot) = rest.split_vertically(height);
     let areas = panels.split_evenly((rows, PANEL_COLUMNS));
-    for (area, metric) in areas.iter().zip(&metrics) {
-        chart(sets, &engines, metric).draw(area)?;
+    for (area, chart) in areas.iter().zip(charts) {
+        chart.draw(area)?;
     }
     for (i, engine) in engines.iter().enumerate() {
         let column = (i % LEGEND_COLUMNS) as i32;
         let x = 20 + column * (WIDTH as i32 - 40) / LEGEND_COLUMNS as i32;
         let y = 10 + (i / LEGEND_COLUMNS) as i32 * LEGEND_ROW as i32;
-        let style = style(COLOURS[i % COLOURS.len()]);
+        let style = style(colour(i));
         foot.draw(&PathElement::new([(x, y + 6), (x + 30, y + 6)], style))?;
         foot.draw(&Circle::new((x + 15, y + 6), 4, style.filled()))?;
         foot.draw(&Text::new(*engine, (x + 40, y), (FONT, 15)))?;
@@ -116,7 +128,7 @@ fn chart(sets: &[&ResultSet], engines: &[&str], metric: &Metric) -> Chart {
         (metric.value)(report.figures()?, report.summary.as_ref()?)
     };
     let line = |(i, engine): (usize, &&str)| Line {
-        colour: COLOURS[i % COLOURS.len()],
+        colour: colour(i),
         values: sets.iter().map(|set| value(set, engine)).collect(),
     };
     Chart {
@@ -136,6 +148,11 @@ fn engines<'a>(sets: &[&'a ResultSet]) -> Vec<&'a str> {
         }
     }
     names
+}
+
+/// The colour of engine `index` of a plot.
+pub(crate) fn colour(index: usize) -> Colour {
+    COLOURS[index % COLOURS.len()]
 }
 
 /// Distinguishable colours on white, one for each engine.

@@ -159,13 +159,14 @@ pub fn iterations(workload: &Workload, run: &Run) -> usize {
 }
 
 /// Runs `$workload` inside a future: spawns its tasks with `$spawn`, waits for them and evaluates to
-/// a `Result<RunStats>`. `$io` is cloned for each task; `$slots` is a `Vec` with `depth` slots.
+/// a `Result<RunStats>`. `$ios` is a slice; the tasks use clones of its elements in turn. `$slots` is a `Vec`
+/// with `depth` slots.
 ///
 /// This is a macro because a function can't require the future of `AsyncIo::transfer` to be `Send`
 /// for `tokio::spawn` only.
 #[macro_export]
 macro_rules! run_tasks {
-    ($spawn:path, $workload:expr, $run:expr, $io:expr, $slots:expr) => {{
+    ($spawn:path, $workload:expr, $run:expr, $ios:expr, $slots:expr) => {{
         let (workload, run): (&$crate::Workload, &$crate::Run) = ($workload, $run);
         let slots: &mut Vec<_> = $slots;
         let (block, iterations) = (
@@ -182,8 +183,9 @@ macro_rules! run_tasks {
                 .map(|_| $crate::RunStats::new(run))
                 .collect();
             let tasks = slots.drain(..).zip(generators).zip(all_stats);
-            let tasks = tasks.map(|((slot, generator), stats)| {
-                let io = $io.clone();
+            let tasks = tasks.zip($ios.iter().cycle());
+            let tasks = tasks.map(|(((slot, generator), stats), io)| {
+                let io = io.clone();
                 $spawn($crate::task_runner::run_task(
                     io, generator, slot, block, iterations, stats,
                 ))
@@ -192,7 +194,7 @@ macro_rules! run_tasks {
             $crate::task_runner::join_tasks(tasks, slots, run).await
         } else {
             // A spawned task, so that it runs on a worker of a multi-thread runtime.
-            let (io, generator) = ($io.clone(), generators.remove(0));
+            let (io, generator) = ($ios[0].clone(), generators.remove(0));
             let all = std::mem::take(slots);
             let stats = $crate::RunStats::new(run);
             let task = $spawn($crate::task_runner::run_waves(

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::SteadyWindow;
+
 /// The access pattern. The transfer size is [`Pattern::block`] unless the workload overrides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -126,6 +128,15 @@ pub struct Workload {
     pub direct: bool,
     /// The file belongs to the measurement, so an engine may copy it. Default: `true`.
     pub scratch: bool,
+    /// How often the file is opened. The tasks use the descriptors in turn. Default: 1.
+    pub files: usize,
+    /// Number of contexts (kernel contexts or rings). The tasks use them in turn. Default: 1.
+    pub contexts: usize,
+    /// Maximum requests in flight in each context; the other tasks wait for a slot. An engine without such a
+    /// limit ignores it. Default: the depth.
+    pub slots: usize,
+    /// Measures the part of a run in which all tasks are active. Default: `None`.
+    pub window: Option<Arc<SteadyWindow>>,
 }
 
 /// Whether a transfer reads or writes.
@@ -156,6 +167,7 @@ pub struct TransferGenerator {
     state: u64,
     /// Next block of a sequential pattern, shared by the generators of a run.
     next_block: Arc<AtomicU64>,
+    window: Option<Arc<SteadyWindow>>,
 }
 
 impl Workload {
@@ -177,6 +189,10 @@ impl Workload {
             reads: 70,
             direct: true,
             scratch: true,
+            files: 1,
+            contexts: 1,
+            slots: depth,
+            window: None,
         }
     }
 
@@ -205,14 +221,24 @@ impl Workload {
                 reads: self.reads.into(),
                 state: (seed << 16) ^ task,
                 next_block: Arc::clone(&next_block),
+                window: self.window.clone(),
             })
             .collect()
+    }
+
+    /// Whether a scale is set: several descriptors or contexts, or fewer slots than tasks. Only engines that
+    /// [say so](crate::Engine::max_contexts) respect it.
+    pub fn is_scaled(&self) -> bool {
+        self.files > 1 || self.contexts > 1 || self.slots < self.depth
     }
 }
 
 impl TransferGenerator {
     /// Returns the next transfer.
     pub fn next_transfer(&mut self) -> Transfer {
+        if let Some(window) = &self.window {
+            window.on_transfer();
+        }
         match self.pattern {
             Pattern::RandomRead => self.random(Direction::Read),
             Pattern::RandomWrite => self.random(Direction::Write),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use kaio_bench::pairs::{self, PairReport};
+use kaio_bench::scale::{Axis, ScaleReport};
 use kaio_bench::{Report, engines};
 
 fn kaio_bench(args: &[&str]) -> Output {
@@ -143,6 +144,62 @@ fn pairs_are_printed_and_saved_as_json() {
         "{printed}"
     );
     assert!(printed.contains("io_submit"), "{printed}");
+}
+
+#[test]
+fn scales_are_printed_saved_as_json_and_plotted() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (json, plots) = (dir.path().join("scale.json"), dir.path().join("plots"));
+    let args = "scale --dir . --rounds 2 --round-ms 5 --size 1 --tasks 10,300 --files 1,20 --contexts 1,3 \
+                --strict --json";
+    let (json_arg, plots_arg) = (json.to_str().unwrap(), plots.to_str().unwrap());
+    let more = [json_arg, "--plots", plots_arg];
+    let args: Vec<_> = args.split_whitespace().chain(more).collect();
+    let output = kaio_bench(&args);
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{errors}");
+    let report: ScaleReport = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let of = |axis, engine: &str| {
+        let mut sets = report.sets.iter();
+        sets.find(|set| set.axis == axis && set.engine == engine)
+    };
+    for (axis, names) in [
+        (Axis::Tasks, ["10", "300"]),
+        (Axis::Files, ["1", "20"]),
+        (Axis::Contexts, ["1", "3"]),
+    ] {
+        let set = of(axis, "kaio/current-thread").unwrap();
+        assert!(
+            printed.contains(&format!("\n{}\n", set.title())),
+            "{printed}"
+        );
+        for (report, name) in set.reports.iter().zip(names) {
+            assert_eq!(report.engine, name);
+            let figures = report.figures().unwrap();
+            assert_eq!(figures.rounds.len(), 2);
+            let calls = figures.counts.calls.as_ref().unwrap();
+            assert!(calls["io_submit"] > 0.0);
+        }
+        let first = set.reports[0].summary.unwrap();
+        assert_eq!(first.iops_ratio.unwrap().median, 1.0);
+    }
+    assert!(
+        of(Axis::Tasks, "bare").is_none(),
+        "it has no tasks that wait"
+    );
+    assert!(printed.contains("skipped: spawn-blocking/current-thread has at most 1 context"));
+    let place = &report.places[0].name;
+    let svg = fs::read_to_string(plots.join(format!("{place}-scale.svg"))).unwrap();
+    assert!(svg.contains("</svg>") && svg.contains("kaio/current-thread"));
+}
+
+#[test]
+fn once_runs_more_tasks_than_slots_on_several_files_and_contexts() {
+    let args = "once kaio/current-thread 400 --depth 100 --slots 8 --files 3 --contexts 2 --size 1";
+    let args: Vec<_> = args.split(' ').collect();
+    let output = kaio_bench(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(count(&text(&output.stdout), "transfers"), Some(400.0));
 }
 
 #[test]
@@ -339,6 +396,10 @@ fn errors_are_one_line() {
             &["once", "batch/tasks", "1", "--depth", "8"],
             "its own workload",
         ),
+        (&["once", "bare", "1", "--files", "2"], "other scales"),
+        (&["scale", "--engines", "magic"], "magic"),
+        (&["scale", "--engines", "bare-epoll"], "bare-epoll"),
+        (&["scale", "--tasks", "7"], "7 tasks can't fill 8 slots"),
         (&["pairs", "magic"], "magic"),
         (&["pairs", "--dir", "/nowhere"], "/nowhere"),
         (&["--baseline", "magic"], "magic"),

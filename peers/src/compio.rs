@@ -23,14 +23,19 @@ impl Engine for Compio {
         "compio"
     }
 
+    fn max_contexts(&self) -> usize {
+        1
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = runtime(workload)?;
         let mut options = OpenOptions::new();
         options.read(true).write(workload.pattern.writes());
         options.custom_flags(open_flags(workload));
-        let file = runtime.block_on(options.open(workload.path()))?;
+        let ios = (0..workload.files)
+            .map(|_| Ok(CompioIo(runtime.block_on(options.open(workload.path()))?)));
         Ok(Box::new(PreparedCompio {
-            io: CompioIo(file),
+            ios: ios.collect::<Result<_>>()?,
             slots: task_runner::make_slots(workload, || Ok(UringBuffer::new(workload.block())))?,
             workload: workload.clone(),
             runtime,
@@ -41,7 +46,7 @@ impl Engine for Compio {
 fn runtime(workload: &Workload) -> Result<Runtime> {
     let mut driver = ProactorBuilder::new();
     // 1024 is the default.
-    driver.capacity(u32::try_from(workload.depth)?.max(1024));
+    driver.capacity(u32::try_from(workload.slots)?.max(1024));
     driver.single_issuer(true).defer_taskrun(true);
     let runtime = Runtime::builder().with_proactor(driver).build();
     let runtime = runtime.map_err(|error| setup_error("compio", &error))?;
@@ -52,7 +57,7 @@ fn runtime(workload: &Workload) -> Result<Runtime> {
 }
 
 struct PreparedCompio {
-    io: CompioIo,
+    ios: Vec<CompioIo>,
     slots: Vec<UringBuffer>,
     workload: Workload,
     runtime: Runtime,
@@ -61,7 +66,7 @@ struct PreparedCompio {
 impl Prepared for PreparedCompio {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
         let slots = &mut self.slots;
-        let plans = local_tasks::make_tasks(&self.workload, run, &self.io, slots)?;
+        let plans = local_tasks::make_tasks(&self.workload, run, &self.ios, slots)?;
         self.runtime.block_on(async {
             let tasks = plans.into_iter().map(|plan| {
                 let task = compio::runtime::spawn(plan.run());

@@ -28,17 +28,25 @@ impl Engine for Glommio {
         "glommio"
     }
 
+    fn max_contexts(&self) -> usize {
+        1
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let executor = executor(workload)?;
-        let file = executor.run(open(workload))?;
-        let block = workload.block();
+        let files = (0..workload.files).map(|_| executor.run(open(workload)));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        let (file, block) = (&files[0], workload.block());
         let slots = task_runner::make_slots(workload, || {
             let mut buffer = file.alloc_dma_buffer(block);
             buffer.as_bytes_mut().fill(0x5a);
             Ok(Rc::new(buffer))
         })?;
         Ok(Box::new(PreparedGlommio {
-            async_io: Some(GlommioIo { file, block }),
+            ios: files
+                .into_iter()
+                .map(|file| GlommioIo { file, block })
+                .collect(),
             slots,
             workload: workload.clone(),
             executor,
@@ -53,7 +61,7 @@ fn executor(workload: &Workload) -> Result<LocalExecutor> {
     let memory = 2 * 2 * workload.depth * workload.block();
     LocalExecutorBuilder::new(Placement::Unbound)
         // 128 and 10 MiB are the defaults.
-        .ring_depth(workload.depth.max(128))
+        .ring_depth(workload.slots.max(128))
         .io_memory(memory.max(10 << 20))
         .make()
         .map_err(|error| match error.to_string() {
@@ -74,8 +82,7 @@ async fn open(workload: &Workload) -> Result<Rc<DmaFile>> {
 }
 
 struct PreparedGlommio {
-    /// `None` once `drop` has taken it.
-    async_io: Option<GlommioIo>,
+    ios: Vec<GlommioIo>,
     slots: Vec<Rc<DmaBuffer>>,
     workload: Workload,
     executor: LocalExecutor,
@@ -83,9 +90,8 @@ struct PreparedGlommio {
 
 impl Prepared for PreparedGlommio {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (async_io, slots) = (self.async_io.as_ref(), &mut self.slots);
-        let async_io = async_io.ok_or("the file is closed")?;
-        let plans = local_tasks::make_tasks(&self.workload, run, async_io, slots)?;
+        let slots = &mut self.slots;
+        let plans = local_tasks::make_tasks(&self.workload, run, &self.ios, slots)?;
         self.executor.run(async {
             let tasks = plans.into_iter().map(|plan| {
                 let task = glommio::spawn_local(plan.run());
@@ -97,9 +103,9 @@ impl Prepared for PreparedGlommio {
 }
 
 impl Drop for PreparedGlommio {
-    /// Closes the file: a dropped `DmaFile` is only closed when its executor runs again.
+    /// Closes the files: a dropped `DmaFile` is only closed when its executor runs again.
     fn drop(&mut self) {
-        if let Some(GlommioIo { file, .. }) = self.async_io.take() {
+        for GlommioIo { file, .. } in self.ios.drain(..) {
             let closed = self.executor.run(file.close_rc());
             debug_assert!(matches!(closed, Ok(CloseResult::Closed)), "{closed:?}");
         }

@@ -3,7 +3,8 @@
 //! - Its write flags do not reach the kernel, and its `is_sync` loses `O_DIRECT`. So the engine opens
 //!   files itself, with `O_DSYNC` for durable writes, and calls `submit_request`, as the crate's `File`
 //!   does.
-//! - A context has `depth` slots and no semaphore, because no task ever waits for a slot.
+//! - A context has `depth` slots and no semaphore, because no task ever waits for a slot. With fewer slots
+//!   than tasks it has the semaphore.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -43,14 +44,21 @@ impl Engine for LinuxAioTokio {
         &self.name
     }
 
+    fn max_contexts(&self) -> usize {
+        usize::MAX
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let (context, handle) = runtime.block_on(async { aio_context(workload.depth, false) })?;
+        let waits = workload.slots < workload.depth;
+        let made = (0..workload.contexts)
+            .map(|_| Ok(runtime.block_on(async { aio_context(workload.slots, waits) })?));
+        let (contexts, handles) = made.collect::<Result<(Vec<_>, Vec<_>)>>()?;
         Ok(Box::new(PreparedShared {
-            io: LinuxAioTokioIo::new(workload, handle)?,
+            ios: LinuxAioTokioIo::all(workload, &handles)?,
             slots: slots(workload)?,
             workload: workload.clone(),
-            _context: context,
+            _contexts: contexts,
             runtime,
         }))
     }
@@ -61,19 +69,29 @@ impl Engine for LinuxAioTokioLocal {
         "linux-aio-tokio/local"
     }
 
+    fn max_contexts(&self) -> usize {
+        usize::MAX
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = RuntimeFlavor::CurrentThread.runtime()?;
         let tasks = LocalSet::new();
-        let (context, handle) = tasks.block_on(&runtime, async {
-            let (context, handle, background) = local_aio_context(workload.depth, false)?;
-            spawn_local(background);
-            Result::Ok((context, handle))
+        let waits = workload.slots < workload.depth;
+        let (contexts, handles) = tasks.block_on(&runtime, async {
+            let make = |_| {
+                let (context, handle, background) = local_aio_context(workload.slots, waits)?;
+                spawn_local(background);
+                Ok((context, handle))
+            };
+            (0..workload.contexts)
+                .map(make)
+                .collect::<Result<(Vec<_>, Vec<_>)>>()
         })?;
         Ok(Box::new(PreparedLocal {
-            io: LinuxAioTokioIo::new(workload, handle)?,
+            ios: LinuxAioTokioIo::all(workload, &handles)?,
             slots: slots(workload)?,
             workload: workload.clone(),
-            _context: context,
+            _contexts: contexts,
             tasks,
             runtime,
         }))
@@ -81,37 +99,37 @@ impl Engine for LinuxAioTokioLocal {
 }
 
 struct PreparedShared {
-    io: LinuxAioTokioIo<AioContextHandle>,
+    ios: Vec<LinuxAioTokioIo<AioContextHandle>>,
     slots: Vec<LockedBuf>,
     workload: Workload,
-    _context: AioContext,
-    /// Declared last: the context ends when the runtime has dropped the task that drives it.
+    _contexts: Vec<AioContext>,
+    /// Declared last: a context ends when the runtime has dropped the task that drives it.
     runtime: Runtime,
 }
 
 struct PreparedLocal {
-    io: LinuxAioTokioIo<LocalAioContextHandle>,
+    ios: Vec<LinuxAioTokioIo<LocalAioContextHandle>>,
     slots: Vec<LockedBuf>,
     workload: Workload,
-    _context: LocalAioContext,
-    /// Declared after the context, for the same reason.
+    _contexts: Vec<LocalAioContext>,
+    /// Declared after the contexts, for the same reason.
     tasks: LocalSet,
     runtime: Runtime,
 }
 
 impl Prepared for PreparedShared {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.runtime
-            .block_on(async { run_tasks!(tokio::spawn, workload, run, io, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, ios, slots) })
     }
 }
 
 impl Prepared for PreparedLocal {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.tasks.block_on(&self.runtime, async {
-            run_tasks!(spawn_local, workload, run, io, slots)
+            run_tasks!(spawn_local, workload, run, ios, slots)
         })
     }
 }
@@ -124,13 +142,20 @@ struct LinuxAioTokioIo<H> {
     block: u64,
 }
 
-impl<H> LinuxAioTokioIo<H> {
-    fn new(workload: &Workload, handle: H) -> Result<LinuxAioTokioIo<H>> {
-        Ok(LinuxAioTokioIo {
-            file: Arc::new(kaio_bench::engines::open_file(workload, true)?),
-            handle,
+impl<H: Clone> LinuxAioTokioIo<H> {
+    /// Returns a value for each combination that tasks use in turn.
+    fn all(workload: &Workload, handles: &[H]) -> Result<Vec<LinuxAioTokioIo<H>>> {
+        let files = (0..workload.files)
+            .map(|_| Ok(Arc::new(kaio_bench::engines::open_file(workload, true)?)));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        let count = files.len().max(handles.len());
+        let ios = files.iter().cycle().zip(handles.iter().cycle());
+        let ios = ios.take(count).map(|(file, handle)| LinuxAioTokioIo {
+            file: Arc::clone(file),
+            handle: handle.clone(),
             block: workload.block() as u64,
-        })
+        });
+        Ok(ios.collect())
     }
 }
 

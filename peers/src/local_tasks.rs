@@ -21,11 +21,11 @@ pub(crate) struct TaskPlan<T: AsyncIo> {
 pub(crate) type TaskResult<S> = (Vec<S>, Result<RunStats>);
 
 /// Returns a plan for each task of a run; spawn [`TaskPlan::run`] of each. All allocations happen here,
-/// before the first task starts.
+/// before the first task starts. The tasks use clones of `ios` in turn.
 pub(crate) fn make_tasks<T: AsyncIo + Clone>(
     workload: &Workload,
     run: &Run,
-    io: &T,
+    ios: &[T],
     slots: &mut Vec<T::Slot>,
 ) -> Result<Vec<TaskPlan<T>>> {
     if slots.len() != workload.depth {
@@ -33,7 +33,7 @@ pub(crate) fn make_tasks<T: AsyncIo + Clone>(
     }
     let generators = workload.generators(run.seed);
     let slots_per_task = slots.len() / generators.len();
-    let plan = |generator| TaskPlan {
+    let plan = |(generator, io): (_, &T)| TaskPlan {
         io: io.clone(),
         generator,
         slots: slots.drain(..slots_per_task).collect(),
@@ -42,7 +42,11 @@ pub(crate) fn make_tasks<T: AsyncIo + Clone>(
         iterations: task_runner::iterations(workload, run),
         stats: RunStats::new(run),
     };
-    Ok(generators.into_iter().map(plan).collect())
+    Ok(generators
+        .into_iter()
+        .zip(ios.iter().cycle())
+        .map(plan)
+        .collect())
 }
 
 /// Waits for `tasks`, returns their slots to `slots` and adds up their statistics.

@@ -33,9 +33,15 @@ impl Engine for TokioUring {
         "tokio-uring"
     }
 
+    fn max_contexts(&self) -> usize {
+        1
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         Ok(Box::new(PreparedTokioUring {
-            io: TokioUringIo(open(workload)?),
+            ios: (0..workload.files)
+                .map(|_| Ok(TokioUringIo(open(workload)?)))
+                .collect::<Result<_>>()?,
             slots: task_runner::make_slots(workload, || Ok(UringBuffer::new(workload.block())))?,
             workload: workload.clone(),
             runtime: runtime(workload)?,
@@ -51,7 +57,7 @@ impl Engine for TokioUringFixed {
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = runtime(workload)?;
         Ok(Box::new(PreparedTokioUring {
-            io: FixedBufferIo(open(workload)?),
+            ios: vec![FixedBufferIo(open(workload)?)],
             slots: registered(workload, &runtime)?,
             workload: workload.clone(),
             runtime,
@@ -68,7 +74,7 @@ fn runtime(workload: &Workload) -> Result<Runtime> {
     ring.setup_coop_taskrun();
     let mut builder = tokio_uring::builder();
     // 256 is the default.
-    let entries = u32::try_from(workload.depth)?.max(256);
+    let entries = u32::try_from(workload.slots)?.max(256);
     builder.entries(entries).uring_builder(&ring);
     Runtime::new(&builder).map_err(|error| setup_error("tokio-uring", &error))
 }
@@ -86,7 +92,7 @@ fn registered(workload: &Workload, runtime: &Runtime) -> Result<Vec<FixedBuf>> {
 }
 
 struct PreparedTokioUring<T: AsyncIo> {
-    io: T,
+    ios: Vec<T>,
     slots: Vec<T::Slot>,
     workload: Workload,
     runtime: Runtime,
@@ -94,9 +100,9 @@ struct PreparedTokioUring<T: AsyncIo> {
 
 impl<T: AsyncIo<Slot: 'static> + Clone + 'static> Prepared for PreparedTokioUring<T> {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.runtime
-            .block_on(async { run_tasks!(tokio_uring::spawn, workload, run, io, slots) })
+            .block_on(async { run_tasks!(tokio_uring::spawn, workload, run, ios, slots) })
     }
 }
 

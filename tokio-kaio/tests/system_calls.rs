@@ -8,9 +8,12 @@
 mod common;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_int, c_long, c_void};
+use std::fs;
 use std::future::Future;
 use std::pin::Pin;
+use std::process::Command;
 use std::task::Poll;
 
 use common::*;
@@ -135,8 +138,12 @@ async fn in_waves(handle: &impl Reads, file: &File, waves: u64, targets: &mut [L
     }
 }
 
+/// Number of reads of [`check`], each way.
+const OPS: u64 = 2048;
+/// Number of all its reads.
+const READS: u64 = 200 + OPS + 16 * 32 + OPS;
+
 async fn check(handle: &impl Reads, file: &File, flavour: &str) {
-    const OPS: u64 = 2048;
     one_after_another(handle, file, 200).await;
     let alone = calls_per_op(OPS, async || one_after_another(handle, file, OPS).await).await;
 
@@ -201,4 +208,68 @@ fn a_read_takes_two_system_calls_alone_and_fewer_in_a_batch() {
             context.close().await;
         });
     }
+}
+
+/// Calls by name of all threads of `name`, as a child process under `strace`. `None`, and a line that says so,
+/// where nothing can be traced.
+fn traced_calls(name: &str) -> Option<BTreeMap<String, u64>> {
+    let dir = tempfile::tempdir().unwrap();
+    let table = dir.path().join("calls");
+    let strace = ["strace", "-f", "-c", "-o", table.to_str().unwrap()];
+    let can_trace = Command::new(strace[0])
+        .args(&strace[1..])
+        .arg("true")
+        .output();
+    if !can_trace.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: strace is missing, or ptrace is forbidden");
+        return None;
+    }
+    let output = child_command(&strace, name).output().unwrap();
+    let said = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy);
+    assert!(output.status.success(), "{}", said.concat());
+    print!("{}", said[0]);
+    // Columns: share, seconds, microseconds a call, calls, perhaps errors, name.
+    let table = fs::read_to_string(&table).unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let cells: Vec<_> = line.split_whitespace().collect();
+        let calls = cells.get(3)?.parse().ok()?;
+        Some((cells.last()?.to_string(), calls))
+    });
+    Some(rows.collect())
+}
+
+#[test]
+fn under_strace_reads_make_the_same_system_calls() {
+    if !is_kernel_aio_build() || cfg!(kaio_force_getevents) {
+        return;
+    }
+    if is_child() {
+        for dir in test_dirs() {
+            write_patterned(&dir.path().join("blocks"), BLOCKS as usize);
+            current_thread().block_on(async {
+                let file = open_rw(&dir, "blocks").await;
+                let (context, handle) = aio_context(64, true).unwrap();
+                check(&handle, &file, "traced").await;
+                let offloads = handle.metrics().offloads;
+                assert!(
+                    offloads <= READS / 20,
+                    "{offloads} of {READS} reads offloaded"
+                );
+                context.close().await;
+            });
+        }
+        return;
+    }
+    let Some(calls) = traced_calls("under_strace_reads_make_the_same_system_calls") else {
+        return;
+    };
+    let reads = READS * test_dirs().len() as u64;
+    let of = |name: &str| calls.get(name).copied().unwrap_or_default();
+    let submissions = of("io_submit");
+    assert!(
+        (reads / 64..=reads * 6 / 10).contains(&submissions),
+        "half of the reads are alone, the others in batches: {calls:?}"
+    );
+    // A read that goes to the blocking pool takes several.
+    assert!(of("futex") <= reads / 4, "{calls:?}");
 }

@@ -1,5 +1,6 @@
 //! The long parts of `--help`: patterns, shapes, columns, engines and pairs.
 
+use crate::scale::Axis;
 use crate::{Pattern, Shape};
 
 pub(super) fn pattern(pattern: Pattern) -> &'static str {
@@ -21,6 +22,25 @@ pub(super) fn shape(shape: Shape) -> &'static str {
         Shape::Waves => "one task that starts `depth` transfers at once and waits for all of them",
     }
 }
+
+pub(super) fn axis(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Tasks => "tasks that each make one read at a time, most of which wait for a slot",
+        Axis::Files => "descriptors of the file, which the tasks use in turn",
+        Axis::Contexts => "contexts, which the tasks use in turn and which share the slots",
+    }
+}
+
+pub(super) const SCALE: &str = "\
+Each table has one engine, and a row for each value of what varies. Random reads of 4 KiB; as many
+requests are in flight in each row, so the kernel and the device do the same for each read. Ratios are
+relative to the first row: with 1.10, a read costs 10 % more than in the first row. Starting and ending
+the tasks is not measured.
+
+Measure on a disk. On tmpfs a read completes inside its submission, so a task rarely waits.
+
+Engines without contexts, or whose runtime is one context, have no rows with several. Engines without a
+limit of requests in flight have those of all tasks in flight.";
 
 pub(super) const FIGURES: &str = "\
 Columns of the tables:
@@ -45,7 +65,8 @@ Engines (`--list` lists all engines of this binary):
   spawn-blocking/...  pread and pwrite on tokio's blocking pool
   tokio-fs            tokio::fs through the page cache, so not comparable with the others
 
-`pairs` compares ways to use tokio-kaio: see `pairs --help`.
+`pairs` compares ways to use tokio-kaio: see `pairs --help`. `scale` measures what a read costs with more
+tasks, files and contexts: see `scale --help`.
 
 With all engines, patterns, shapes and depths a measurement takes at least half an hour. To begin:
   --patterns random-read --depths 1,32 --rounds 5";

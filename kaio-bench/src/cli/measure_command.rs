@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::RunArgs;
 use super::bench_files;
 use super::engine_filter::EngineFilter;
-use super::memlock::raise_memlock;
 use super::render_command::draw;
+use super::soft_limits::raise_soft_limits;
 use crate::tables::Table;
 use crate::{
     BenchFile, Engine, Machine, Pattern, Report, Result, ResultSet, Settings, Shape, Tables,
@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let chosen = choose(args, all)?;
     let files = bench_files::create_all(&args.dir, u64::from(args.size) << 20)?;
-    raise_memlock();
+    raise_soft_limits();
     let mut report = Report {
         machine: Machine::detect(),
         settings: Settings {

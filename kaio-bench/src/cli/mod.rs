@@ -4,10 +4,11 @@ mod bench_files;
 mod engine_filter;
 mod help_text;
 mod measure_command;
-mod memlock;
 mod once_command;
 mod pairs_command;
 mod render_command;
+mod scale_command;
+mod soft_limits;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pairs::Pair;
+use crate::scale::Axis;
 use crate::{Engine, Pattern, Result, Shape, engines, temp_path};
 
 /// Compare file I/O in Rust (tokio-kaio, spawn_blocking, tokio::fs) with bare system calls
@@ -40,6 +42,9 @@ enum Command {
     /// ratios
     #[command(after_long_help = help_text::PAIRS)]
     Pairs(PairsArgs),
+    /// Measure what a read costs with more tasks, open files and contexts; ratios to the smallest scale
+    #[command(after_long_help = help_text::SCALE)]
+    Scale(ScaleArgs),
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +142,55 @@ struct PairsArgs {
 }
 
 #[derive(Debug, Args)]
+struct ScaleArgs {
+    /// Engines to measure, by part of their names [default: all that can be scaled]
+    #[arg(long, value_name = "PART", value_delimiter = ',',
+          value_parser = NonEmptyStringValueParser::new())]
+    engines: Vec<String>,
+    /// What to vary, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',')]
+    axes: Vec<Axis>,
+    /// Numbers of tasks, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 100_000],
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tasks: Vec<u32>,
+    /// Numbers of open files, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000],
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    files: Vec<u32>,
+    /// Numbers of contexts, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64],
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contexts: Vec<u32>,
+    /// Maximum requests in flight with any number of tasks and of files. With any number of contexts they
+    /// have 4 slots for each of the largest number
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    slots: u16,
+    /// Directory for the file; repeatable [default: `target` or else `.`]
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    /// Rounds; every point of a table runs once in each
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Milliseconds that each point runs in a round, or longer: each task makes at least three reads
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    round_ms: u32,
+    /// Size of the file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+    /// Write all results to a JSON file, updated after each table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write plots (SVG) to a directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Fail if an engine that can run on this machine fails or lacks a figure
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
 struct OnceArgs {
     /// Name of an engine, or of a variant such as `batch/join-all`, which has its own workload
     engine: String,
@@ -148,9 +202,18 @@ struct OnceArgs {
     /// How transfers are kept in flight [default: tasks]
     #[arg(long)]
     shape: Option<Shape>,
-    /// Queue depth (transfers in flight) [default: 1]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    depth: Option<u16>,
+    /// Queue depth (transfers in flight), or number of tasks with --slots [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    depth: Option<u32>,
+    /// Maximum requests in flight in all contexts together [default: the depth]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    slots: Option<u32>,
+    /// How often the file is opened
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    files: u32,
+    /// Number of contexts
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contexts: u32,
     /// Directory for the file
     #[arg(long, default_value = ".")]
     dir: PathBuf,
@@ -180,6 +243,16 @@ impl ValueEnum for Shape {
     }
 }
 
+impl ValueEnum for Axis {
+    fn value_variants<'a>() -> &'a [Axis] {
+        &Axis::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(help_text::axis(*self)))
+    }
+}
+
 /// Runs the command line with the engines of this crate and `extra` ones.
 pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
     let cli = Cli::parse();
@@ -190,6 +263,7 @@ pub fn main(extra: Vec<Box<dyn Engine>>) -> ExitCode {
         Some(Command::Render(args)) => render_command::run(args),
         Some(Command::Once(args)) => once_command::run(args, &all),
         Some(Command::Pairs(args)) => pairs_command::run(args),
+        Some(Command::Scale(args)) => scale_command::run(args, &all),
         None if cli.run.list => list(&all),
         None => measure_command::run(&cli.run, &all),
     });

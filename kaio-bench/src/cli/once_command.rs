@@ -4,14 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::OnceArgs;
-use super::memlock::raise_memlock;
+use super::soft_limits::raise_soft_limits;
 use crate::pairs::{self, Pair};
+use crate::scale::{ScalePoint, check_scale};
 use crate::{BenchFile, Engine, Pattern, Result, Run, Shape, Workload, counting};
 
 pub(super) fn run(args: &OnceArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     let pairs = pairs::all();
     let (engine, workload) = find(args, all, &pairs)?;
-    raise_memlock();
+    raise_soft_limits();
     let len = u64::from(args.size) << 20;
     let file = BenchFile::new(&args.dir, len, true)?;
     let workload = Workload {
@@ -53,18 +54,30 @@ fn find<'a>(
         let workload = Workload::new(
             args.pattern.unwrap_or(Pattern::RandomRead),
             args.shape.unwrap_or(Shape::Tasks),
-            args.depth.unwrap_or(1).into(),
+            1,
             PathBuf::new(),
             0,
         );
+        let depth = args.depth.unwrap_or(1);
+        let point = ScalePoint {
+            tasks: depth as usize,
+            files: args.files as usize,
+            contexts: args.contexts as usize,
+            slots: args.slots.unwrap_or(depth) as usize,
+        };
+        let workload = point.workload(&workload, None);
+        check_scale(&**engine, &workload)?;
         return Ok((&**engine, workload));
     }
     let (pair, variant) = find_variant(name, pairs)
         .ok_or_else(|| format!("no engine or variant {name}; run with --list to list all"))?;
-    if args.pattern.is_some() || args.shape.is_some() || args.depth.is_some() {
-        return Err(
-            format!("{name} has its own workload: remove --pattern, --shape and --depth").into(),
-        );
+    let is_scaled = args.slots.is_some() || args.files > 1 || args.contexts > 1;
+    if args.pattern.is_some() || args.shape.is_some() || args.depth.is_some() || is_scaled {
+        return Err(format!(
+            "{name} has its own workload: remove --pattern, --shape, --depth, --slots, --files and \
+             --contexts"
+        )
+        .into());
     }
     Ok((variant, pair.workload(&PathBuf::new(), 0)))
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::PairsArgs;
 use super::bench_files;
 use super::measure_command::{duration_of, save_if_requested};
-use super::memlock::raise_memlock;
+use super::soft_limits::raise_soft_limits;
 use crate::pairs::{self, Pair, PairReport, PairSet, PairTable, PairTables};
 use crate::{Machine, Result, Settings};
 
@@ -13,7 +13,7 @@ pub(super) fn run(args: &PairsArgs) -> Result<()> {
     let chosen = choose(args)?;
     let len = u64::from(args.size) << 20;
     let files = bench_files::create_all(&args.dir, len)?;
-    raise_memlock();
+    raise_soft_limits();
     let mut report = PairReport {
         machine: Machine::detect(),
         settings: Settings {

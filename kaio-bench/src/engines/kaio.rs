@@ -93,9 +93,13 @@ impl Engine for Kaio {
         &self.name
     }
 
+    fn max_contexts(&self) -> usize {
+        usize::MAX
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let mut builder = AioContextBuilder::new(self.shards * workload.depth)
+        let mut builder = AioContextBuilder::new(self.shards * workload.slots)
             .shards(self.shards)
             .backend(self.backend);
         if self.own_thread {
@@ -115,22 +119,22 @@ impl Engine for Kaio {
                 })?
             }
         };
-        let (context, handle) = runtime
-            .block_on(async { builder.build() })
-            .map_err(context_error)?;
-        if self.registered && handle.registered_bytes() == 0 {
+        let mut contexts = Vec::new();
+        let mut handles: Vec<AioContextHandle> = Vec::new();
+        for _ in 0..workload.contexts {
+            let built = runtime.block_on(async { builder.clone().build() });
+            let (context, handle) = built.map_err(context_error)?;
+            contexts.push(context);
+            handles.push(handle);
+        }
+        if self.registered && handles.iter().any(|handle| handle.registered_bytes() == 0) {
             return Err("RLIMIT_MEMLOCK does not permit registered buffers".into());
         }
-        let io = KaioIo {
-            handle,
-            file: runtime.block_on(open(workload))?,
-            flags: write_flags(workload),
-            block: workload.block() as u64,
-        };
+        let files = runtime.block_on(open_all(workload))?;
         Ok(Box::new(PreparedShared {
             runtime,
-            context: Some(context),
-            io,
+            contexts,
+            ios: KaioIo::all(workload, &handles, &files),
             slots,
             workload: workload.clone(),
         }))
@@ -139,24 +143,23 @@ impl Engine for Kaio {
 
 struct PreparedShared {
     runtime: Runtime,
-    /// `None` once `drop` has taken it.
-    context: Option<AioContext>,
-    io: KaioIo<AioContextHandle>,
+    contexts: Vec<AioContext>,
+    ios: Vec<KaioIo<AioContextHandle>>,
     slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
 impl Prepared for PreparedShared {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.runtime
-            .block_on(async { run_tasks!(tokio::spawn, workload, run, io, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, ios, slots) })
     }
 }
 
 impl Drop for PreparedShared {
     fn drop(&mut self) {
-        if let Some(context) = self.context.take() {
+        for context in self.contexts.drain(..) {
             self.runtime.block_on(context.close());
         }
     }
@@ -170,26 +173,31 @@ impl Engine for KaioLocal {
         "kaio/local"
     }
 
+    fn max_contexts(&self) -> usize {
+        usize::MAX
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = RuntimeFlavor::CurrentThread.runtime()?;
         let local = LocalSet::new();
-        let (context, io) = local.block_on(&runtime, async {
-            let (context, handle, background) =
-                local_aio_context(workload.depth, true).map_err(context_error)?;
-            spawn_local(background);
-            let io = KaioIo {
-                handle,
-                file: open(workload).await?,
-                flags: write_flags(workload),
-                block: workload.block() as u64,
-            };
-            Result::Ok((context, io))
+        let (contexts, ios) = local.block_on(&runtime, async {
+            let mut contexts = Vec::new();
+            let mut handles = Vec::new();
+            for _ in 0..workload.contexts {
+                let (context, handle, background) =
+                    local_aio_context(workload.slots, true).map_err(context_error)?;
+                spawn_local(background);
+                contexts.push(context);
+                handles.push(handle);
+            }
+            let files = open_all(workload).await?;
+            Result::Ok((contexts, KaioIo::all(workload, &handles, &files)))
         })?;
         Ok(Box::new(PreparedLocal {
             runtime,
             local,
-            context: Some(context),
-            io,
+            contexts,
+            ios,
             slots: buffers(workload)?,
             workload: workload.clone(),
         }))
@@ -199,25 +207,24 @@ impl Engine for KaioLocal {
 struct PreparedLocal {
     runtime: Runtime,
     local: LocalSet,
-    /// `None` once `drop` has taken it.
-    context: Option<LocalAioContext>,
-    io: KaioIo<LocalAioContextHandle>,
+    contexts: Vec<LocalAioContext>,
+    ios: Vec<KaioIo<LocalAioContextHandle>>,
     slots: Vec<AlignedBuf>,
     workload: Workload,
 }
 
 impl Prepared for PreparedLocal {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.local.block_on(&self.runtime, async {
-            run_tasks!(spawn_local, workload, run, io, slots)
+            run_tasks!(spawn_local, workload, run, ios, slots)
         })
     }
 }
 
 impl Drop for PreparedLocal {
     fn drop(&mut self) {
-        if let Some(context) = self.context.take() {
+        for context in self.contexts.drain(..) {
             self.local.block_on(&self.runtime, context.close());
         }
     }
@@ -230,6 +237,22 @@ struct KaioIo<H> {
     file: Arc<File>,
     flags: WriteFlags,
     block: u64,
+}
+
+impl<H: Clone> KaioIo<H> {
+    /// Returns a value for each combination that tasks use in turn.
+    fn all(workload: &Workload, handles: &[H], files: &[Arc<File>]) -> Vec<KaioIo<H>> {
+        let count = handles.len().max(files.len());
+        let handles = handles.iter().cycle();
+        let ios = handles.zip(files.iter().cycle()).take(count);
+        ios.map(|(handle, file)| KaioIo {
+            handle: handle.clone(),
+            file: Arc::clone(file),
+            flags: write_flags(workload),
+            block: workload.block() as u64,
+        })
+        .collect()
+    }
 }
 
 /// Implements [`AsyncIo`] for both handles: the bounds of a generic implementation would be longer.
@@ -293,6 +316,15 @@ pub(crate) async fn open(workload: &Workload) -> Result<Arc<File>> {
         _ => {}
     }
     Ok(Arc::new(file))
+}
+
+/// Opens the workload's file as often as the workload says.
+async fn open_all(workload: &Workload) -> Result<Vec<Arc<File>>> {
+    let mut files = Vec::new();
+    for _ in 0..workload.files {
+        files.push(open(workload).await?);
+    }
+    Ok(files)
 }
 
 /// Clears `O_DIRECT`.

@@ -33,10 +33,16 @@ impl Engine for SpawnBlocking {
         &self.name
     }
 
+    fn max_contexts(&self) -> usize {
+        1
+    }
+
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         Ok(Box::new(PreparedBlocking {
             runtime: self.flavor.runtime()?,
-            io: BlockingIo(Arc::new(open_file(workload, true)?)),
+            ios: (0..workload.files)
+                .map(|_| Ok(BlockingIo(Arc::new(open_file(workload, true)?))))
+                .collect::<Result<_>>()?,
             slots: task_runner::make_slots(workload, || Ok(PageBuffer::new(workload.block())))?,
             workload: workload.clone(),
         }))
@@ -45,16 +51,16 @@ impl Engine for SpawnBlocking {
 
 struct PreparedBlocking {
     runtime: Runtime,
-    io: BlockingIo,
+    ios: Vec<BlockingIo>,
     slots: Vec<PageBuffer>,
     workload: Workload,
 }
 
 impl Prepared for PreparedBlocking {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
-        let (workload, io, slots) = (&self.workload, &self.io, &mut self.slots);
+        let (workload, ios, slots) = (&self.workload, &self.ios, &mut self.slots);
         self.runtime
-            .block_on(async { run_tasks!(tokio::spawn, workload, run, io, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, ios, slots) })
     }
 }
 

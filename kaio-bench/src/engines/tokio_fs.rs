@@ -114,7 +114,7 @@ impl Prepared for PreparedFs {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
         let (workload, slots) = (&self.workload, &mut self.slots);
         self.runtime
-            .block_on(async { run_tasks!(tokio::spawn, workload, run, TokioFsIo, slots) })
+            .block_on(async { run_tasks!(tokio::spawn, workload, run, [TokioFsIo], slots) })
     }
 }
 

@@ -44,16 +44,28 @@ pub fn is_child_of(place: &str) -> bool {
     false
 }
 
-fn is_child() -> bool {
+/// Whether this process is the child process of a test.
+pub fn is_child() -> bool {
     env::var_os(CHILD).is_some()
 }
 
 fn run_child(name: &str) -> Output {
-    Command::new(env::current_exe().unwrap())
+    child_command(&[], name).output().unwrap()
+}
+
+/// The command that runs test `name` in a child process, started by the command `by`, if that is not empty.
+pub fn child_command(by: &[&str], name: &str) -> Command {
+    let test = env::current_exe().unwrap();
+    let mut words = by
+        .iter()
+        .map(|word| word.as_ref())
+        .chain([test.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap());
+    command
+        .args(words)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap()
+        .env(CHILD, "1");
+    command
 }
 
 /// Panics if other tests run in this process: their descriptors and mappings would be counted too.
