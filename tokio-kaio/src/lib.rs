@@ -196,6 +196,8 @@ mod op;
 mod policy;
 mod priority;
 mod runtime;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod slab;
 mod sync;
 mod sys;

@@ -44,6 +44,7 @@ const ORDER: &[&str] = &[
     "alignment",
     "flags",
     "priority",
+    "simulation",
     // The operating system.
     "sys",
 ];
