@@ -1,7 +1,9 @@
 //! A simulated disk: files in memory that forget what was not flushed when the power is cut.
 
 mod fault;
+#[allow(dead_code, reason = "the disk uses it")]
 mod model;
+mod seeded_rng;
 mod service_time;
 
 pub use fault::{Fault, FaultPlan, Operations};

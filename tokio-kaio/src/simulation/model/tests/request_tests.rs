@@ -1,0 +1,1 @@
+//! Requests: data, errors, times, the trace.
