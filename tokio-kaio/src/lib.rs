@@ -135,7 +135,8 @@
 //! behind its caller. They are tokio's `AsyncRead` and `AsyncWrite`, and more.
 //!
 //! [`StagedFile`] is a file that appears under its name when it is whole, and replaces another one or not.
-//! [`sync_dir`] makes the names of files durable.
+//! [`sync_dir`] makes the names of files durable. [`rename`], [`remove_file`], [`create_dir`], [`read_dir`] and
+//! others do what their namesakes of `tokio::fs` do, also on the paths of a simulated disk.
 //!
 //! # Metrics
 //!
@@ -153,6 +154,7 @@
 //! - `metrics`: publishes the metrics through the facade of the crate
 //!   [`metrics`](https://docs.rs/metrics): once by `Metrics::publish`, or at an interval by
 //!   `GenericAioContextHandle::report_metrics`.
+//! - `simulation`: adds a [simulated disk](crate::simulation) behind the same API, with faults and power cuts.
 //! - `tracing`: adds a [`tracing`](https://docs.rs/tracing) span for each operation, and events for slow
 //!   submissions and their reasons. The target is `tokio_kaio`.
 //!
@@ -224,8 +226,10 @@ pub use flags::{PollEvents, ReadFlags, WriteFlags};
 pub use fs::FileStream;
 pub use fs::{
     Advice, AioOpenOptionsExt, Allocate, BoundFile, File, FileReader, FileWriter, PublishError,
-    PublishMode, StagedFile, StagedFileBuilder, StreamError, SyncRange, sync_dir,
-    sync_dir_blocking,
+    PublishMode, StagedFile, StagedFileBuilder, StreamError, SyncRange, create_dir, create_dir_all,
+    create_dir_all_blocking, create_dir_blocking, hard_link, hard_link_blocking, read_dir,
+    read_dir_blocking, remove_dir, remove_dir_blocking, remove_file, remove_file_blocking, rename,
+    rename_blocking, sync_dir, sync_dir_blocking, try_exists, try_exists_blocking,
 };
 #[cfg(feature = "bytes")]
 pub use fs::{Coalesce, RangeStream};

@@ -34,6 +34,10 @@ impl<B: IoBackend> Teardown<B> {
         if cfg!(kaio_loom) {
             return self.run(); // a model has only its own threads
         }
+        #[cfg(feature = "simulation")]
+        if !self.live.backend.drop_waits() {
+            return self.run(); // a thread would make the end of the context depend on the scheduler
+        }
         // A failed `spawn` drops the closure, so the closure does not own the teardown.
         let shared = Arc::new(Mutex::new(Some(self)));
         let run = {

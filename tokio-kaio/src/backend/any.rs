@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 
 use super::aio::{AioBackend, AioSubmitter};
 use super::blocking::{BlockingBackend, BlockingSubmitter};
+#[cfg(feature = "simulation")]
+use super::simulated::{SimulatedBackend, SimulatedSubmitter};
 #[cfg(feature = "io-uring")]
 use super::uring::{UringBackend, UringSubmitter};
 use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
@@ -17,6 +19,8 @@ pub(crate) enum AnyBackend {
     Blocking(BlockingBackend),
     #[cfg(feature = "io-uring")]
     Uring(UringBackend),
+    #[cfg(feature = "simulation")]
+    Simulated(SimulatedBackend),
 }
 
 /// Submits to an [`AnyBackend`].
@@ -26,6 +30,8 @@ pub(crate) enum AnySubmitter {
     Blocking(BlockingSubmitter),
     #[cfg(feature = "io-uring")]
     Uring(UringSubmitter),
+    #[cfg(feature = "simulation")]
+    Simulated(SimulatedSubmitter),
 }
 
 impl IoBackend for AnyBackend {
@@ -37,7 +43,14 @@ impl IoBackend for AnyBackend {
             AnyBackend::Blocking(blocking) => AnySubmitter::Blocking(blocking.submitter(eventfd)),
             #[cfg(feature = "io-uring")]
             AnyBackend::Uring(uring) => AnySubmitter::Uring(uring.submitter(eventfd)),
+            #[cfg(feature = "simulation")]
+            AnyBackend::Simulated(disk) => AnySubmitter::Simulated(disk.submitter(eventfd)),
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    fn drop_waits(&self) -> bool {
+        !matches!(self, AnyBackend::Simulated(_))
     }
 
     #[inline(always)]
@@ -47,6 +60,8 @@ impl IoBackend for AnyBackend {
             AnyBackend::Blocking(blocking) => blocking.reap(completions),
             #[cfg(feature = "io-uring")]
             AnyBackend::Uring(uring) => uring.reap(completions),
+            #[cfg(feature = "simulation")]
+            AnyBackend::Simulated(disk) => disk.reap(completions),
         }
     }
 
@@ -56,6 +71,8 @@ impl IoBackend for AnyBackend {
             AnyBackend::Blocking(blocking) => blocking.capabilities(),
             #[cfg(feature = "io-uring")]
             AnyBackend::Uring(uring) => uring.capabilities(),
+            #[cfg(feature = "simulation")]
+            AnyBackend::Simulated(disk) => disk.capabilities(),
         }
     }
 }
@@ -71,6 +88,9 @@ impl Submitter for AnySubmitter {
             #[cfg(feature = "io-uring")]
             // SAFETY: the caller's promise, passed on.
             AnySubmitter::Uring(uring) => unsafe { uring.submit(entries, notify) },
+            #[cfg(feature = "simulation")]
+            // SAFETY: the caller's promise, passed on.
+            AnySubmitter::Simulated(disk) => unsafe { disk.submit(entries, notify) },
         }
     }
 
@@ -80,6 +100,8 @@ impl Submitter for AnySubmitter {
             AnySubmitter::Blocking(blocking) => blocking.cancel(user_data),
             #[cfg(feature = "io-uring")]
             AnySubmitter::Uring(uring) => uring.cancel(user_data),
+            #[cfg(feature = "simulation")]
+            AnySubmitter::Simulated(disk) => disk.cancel(user_data),
         }
     }
 }

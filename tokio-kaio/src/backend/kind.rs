@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Runs the requests of a context.
 ///
-/// Its text is its name: "io_uring", "kernel AIO", "the thread pool".
+/// Its text is its name: "io_uring", "kernel AIO", "the thread pool", "the simulated disk".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
@@ -32,6 +32,13 @@ pub enum Backend {
     ///
     /// A context has at most 65,535 requests in flight; others wait. It takes nothing from `fs.aio-max-nr`.
     IoUring,
+
+    /// A [`SimDisk`](crate::simulation::SimDisk), with the feature `simulation` of this crate, by
+    /// [`AioContextBuilder::simulated`](crate::AioContextBuilder::simulated). The context runs requests on
+    /// files of this disk, and no others. It can't be named in
+    /// [`backends`](crate::AioContextBuilder::backends).
+    #[cfg(feature = "simulation")]
+    Simulated,
 }
 
 impl fmt::Display for Backend {
@@ -40,6 +47,8 @@ impl fmt::Display for Backend {
             Backend::KernelAio => "kernel AIO",
             Backend::ThreadPool => "the thread pool",
             Backend::IoUring => "io_uring",
+            #[cfg(feature = "simulation")]
+            Backend::Simulated => "the simulated disk",
         })
     }
 }

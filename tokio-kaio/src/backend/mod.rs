@@ -2,7 +2,8 @@
 //!
 //! A backend is one implementation of [`IoBackend`]. [`AioBackend`](aio::AioBackend) uses the
 //! kernel's AIO. [`BlockingBackend`](blocking::BlockingBackend) uses blocking system calls, for
-//! machines where AIO is forbidden. `UringBackend` uses io_uring (feature `io-uring`).
+//! machines where AIO is forbidden. `UringBackend` uses io_uring (feature `io-uring`). `SimulatedBackend` runs
+//! requests on a simulated disk (feature `simulation`).
 //! [`AnyBackend`](any::AnyBackend) is any of them, chosen at run time. Tests of the driver use `fake::FakeBackend`.
 //!
 //! # The life of an entry
@@ -48,6 +49,8 @@ mod blocking;
 #[cfg_attr(kaio_loom, allow(dead_code))]
 pub(crate) mod fake;
 mod kind;
+#[cfg(feature = "simulation")]
+mod simulated;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 mod tests;
 #[cfg(feature = "io-uring")]
@@ -57,6 +60,8 @@ pub(crate) use aio::AioBackend;
 pub(crate) use any::AnyBackend;
 pub(crate) use blocking::BlockingBackend;
 pub use kind::Backend;
+#[cfg(feature = "simulation")]
+pub(crate) use simulated::SimulatedBackend;
 #[cfg(feature = "io-uring")]
 pub(crate) use uring::UringBackend;
 
@@ -253,6 +258,12 @@ pub(crate) trait IoBackend: Send + 'static {
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()>;
 
     fn capabilities(&self) -> Capabilities;
+
+    /// Whether the drop may wait for requests in flight.
+    #[cfg(feature = "simulation")]
+    fn drop_waits(&self) -> bool {
+        true
+    }
 }
 
 /// Submits to an [`IoBackend`].

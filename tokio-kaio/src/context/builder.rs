@@ -18,6 +18,8 @@ use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::{AioContext, AioContextHandle, GenericAioContext, GenericAioContextHandle};
 use super::{LocalAioContext, LocalAioContextHandle};
+#[cfg(feature = "simulation")]
+use crate::backend::SimulatedBackend;
 #[cfg(feature = "io-uring")]
 use crate::backend::UringBackend;
 use crate::backend::{AioBackend, AnyBackend, BlockingBackend, FileCalls, IoBackend, MAX_BATCH};
@@ -27,6 +29,8 @@ use crate::eventfd::descriptor_hint;
 use crate::offload::OffloadConfig;
 use crate::policy::{PolicyConfig, PollOrder};
 use crate::runtime::{CompletionWaker, DriverTask, poll_order};
+#[cfg(feature = "simulation")]
+use crate::simulation::SimDisk;
 use crate::sync::{EventFd, OwnThread, UnstartedThread};
 use crate::trace;
 use crate::{
@@ -63,6 +67,9 @@ pub struct AioContextBuilder {
     own_thread: bool,
     /// Memory to register with the kernel.
     registered: Vec<RegisteredPool>,
+    /// The disk to run on. `None`: a backend of the kernel.
+    #[cfg(feature = "simulation")]
+    simulated: Option<SimDisk>,
 }
 
 /// Default limit of threads of the blocking pool that submit requests.
@@ -81,6 +88,8 @@ impl AioContextBuilder {
                 policy: PolicyConfig {
                     policy: SubmitPolicy::default(),
                     nonblocking_submit: false,
+                    #[cfg(feature = "simulation")]
+                    simulated: false,
                     max_batch: None,
                 },
                 backend: Backend::KernelAio,
@@ -95,6 +104,8 @@ impl AioContextBuilder {
             buffers: None,
             own_thread: false,
             registered: Vec::new(),
+            #[cfg(feature = "simulation")]
+            simulated: None,
         }
     }
 
@@ -401,6 +412,33 @@ impl AioContextBuilder {
         self
     }
 
+    /// Runs the requests on a simulated disk, with the feature `simulation` of this crate. The context is
+    /// [`Backend::Simulated`], whatever backends are set.
+    ///
+    /// The context runs requests on files of this disk. On other descriptors they fail with `EBADF`, and so do
+    /// requests of other contexts on files of the disk. It needs a runtime with timers, and none with I/O. It
+    /// has one [shard](Self::shards). [Offloading](SubmitPolicy) has no effect: there is nothing that blocks.
+    ///
+    /// With [`own_thread`](Self::own_thread) the context has another clock than a current runtime that is
+    /// paused, and its requests complete on another thread: the run is not deterministic.
+    ///
+    /// # Errors
+    ///
+    /// None here. The build methods return `IoSetup` outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// None here. The build methods panic in a runtime whose timers are not enabled.
+    ///
+    /// # Examples
+    ///
+    /// See [`SimDisk`].
+    #[cfg(feature = "simulation")]
+    pub fn simulated(mut self, disk: &SimDisk) -> Self {
+        self.simulated = Some(disk.clone());
+        self
+    }
+
     /// Makes a context as [`aio_context`](crate::aio_context) does, with the same errors and panics. With
     /// [`own_thread`](Self::own_thread) it needs no runtime and never panics.
     pub fn build(self) -> Result<(AioContext, AioContextHandle), AioContextError> {
@@ -408,16 +446,18 @@ impl AioContextBuilder {
         let thread = thread.map_err(no_own_thread)?;
         let entered = thread.as_ref().map(UnstartedThread::enter);
         let count = self.shards.clamp(1, self.config.capacity.max(1));
+        #[cfg(feature = "simulation")]
+        let count = match self.simulated {
+            Some(_) => 1, // the CPU, which chooses the shard, is not the same in every run
+            None => count,
+        };
         let depth = self.group_depth;
         let (shards, refused) = self.on_backend(|config, offload| {
             let offload = OffloadConfig {
                 max_threads: offload.max_threads.div_ceil(count),
                 ..offload
             };
-            let registered = &self.registered;
-            Shards::split(config, count, depth, |config| {
-                open(config, offload, registered)
-            })
+            Shards::split(config, count, depth, |config| open(config, offload, &self))
         })?;
         let shards = shards.with_refused(refused);
         let order = match &thread {
@@ -523,8 +563,7 @@ impl AioContextBuilder {
         AioContextError,
     > {
         let depth = self.group_depth;
-        let (driver, refused) =
-            self.on_backend(|config, offload| open(config, offload, &self.registered))?;
+        let (driver, refused) = self.on_backend(|config, offload| open(config, offload, &self))?;
         let waker = CompletionWaker::for_this_thread(&driver);
         waker.arm();
         let lease = ContextLease {
@@ -544,6 +583,14 @@ impl AioContextBuilder {
         &self,
         open: impl Fn(ContextConfig, OffloadConfig) -> Result<R, AioContextError>,
     ) -> Result<(R, Vec<RefusedBackend>), AioContextError> {
+        #[cfg(feature = "simulation")]
+        if self.simulated.is_some() {
+            let config = ContextConfig {
+                backend: Backend::Simulated,
+                ..self.config
+            };
+            return Ok((open(config, self.offload_config(config))?, Vec::new()));
+        }
         let (first, mut alternatives) = match FORCED_BACKEND {
             Some(forced) => (forced, [].iter()),
             None => (self.config.backend, self.alternatives.iter()),
@@ -579,6 +626,8 @@ impl AioContextBuilder {
                 config.policy.max_batch.unwrap_or(MAX_BATCH),
             ),
             Backend::ThreadPool => (DEFAULT_BACKEND_THREADS, 1), // a request occupies its thread
+            #[cfg(feature = "simulation")]
+            Backend::Simulated => (0, MAX_BATCH), // nothing is offloaded
         };
         OffloadConfig {
             max_threads: self.blocking_threads.unwrap_or(max_threads),
@@ -638,14 +687,17 @@ fn no_own_thread_hint(error: &io::Error) -> &'static str {
 fn open<T>(
     config: ContextConfig,
     offload: OffloadConfig,
-    registered: &[RegisteredPool],
+    builder: &AioContextBuilder,
 ) -> Result<Arc<Driver<T>>, AioContextError>
 where
     T: ContextTypes<Backend = AnyBackend>,
 {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = &builder.simulated {
+        return open_simulated(config, offload, disk);
+    }
     let eventfd = EventFd::new(0, false)?;
-    let nr = u32::try_from(config.capacity).ok().filter(|nr| *nr > 0);
-    let nr = nr.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let nr = checked_capacity(&config)?;
     let mut config = config;
     let backend = match config.backend {
         Backend::KernelAio => {
@@ -657,9 +709,11 @@ where
         }
         Backend::ThreadPool => AnyBackend::Blocking(BlockingBackend::new()),
         Backend::IoUring => {
-            let opened = open_uring(nr, &eventfd, registered, &mut config);
+            let opened = open_uring(nr, &eventfd, &builder.registered, &mut config);
             opened.map_err(AioContextError::of_uring)?
         }
+        #[cfg(feature = "simulation")]
+        Backend::Simulated => return Err(AioContextError::IoSetup(without_disk())),
     };
     if backend.capabilities().nonblocking_submit {
         config.policy.nonblocking_submit = true;
@@ -673,6 +727,62 @@ where
         runtime,
         offload,
     ))
+}
+
+/// Returns the capacity of a context.
+///
+/// # Errors
+///
+/// `EINVAL`: it is 0 or too large.
+fn checked_capacity(config: &ContextConfig) -> io::Result<u32> {
+    let nr = u32::try_from(config.capacity).ok().filter(|nr| *nr > 0);
+    nr.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Makes the shard of a context on a simulated disk, and spawns its timer.
+///
+/// # Panics
+///
+/// In a runtime whose timers are not enabled.
+#[cfg(feature = "simulation")]
+fn open_simulated<T>(
+    config: ContextConfig,
+    offload: OffloadConfig,
+    disk: &SimDisk,
+) -> Result<Arc<Driver<T>>, AioContextError>
+where
+    T: ContextTypes<Backend = AnyBackend>,
+{
+    checked_capacity(&config)?;
+    let runtime = Handle::try_current().map_err(|_| {
+        io::Error::other(
+            "there is no tokio runtime on this thread: make the context in one, with timers, or give it a \
+             thread of its own (AioContextBuilder::own_thread)",
+        )
+    })?;
+    let (backend, timer) = SimulatedBackend::new(Arc::clone(disk.disk()));
+    let config = ContextConfig {
+        policy: PolicyConfig {
+            policy: SubmitPolicy::Inline,
+            nonblocking_submit: true,
+            simulated: true,
+            ..config.policy
+        },
+        ..config
+    };
+    let backend = AnyBackend::Simulated(backend);
+    let driver = Driver::new(backend, None, config, Some(runtime.clone()), offload);
+    runtime.spawn(timer.timer(Arc::clone(&driver.driver_waker)));
+    Ok(driver)
+}
+
+/// The error of a context that names [`Backend::Simulated`] among its backends.
+#[cfg(feature = "simulation")]
+fn without_disk() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "a context on the simulated disk needs the disk: pass it to AioContextBuilder::simulated",
+    )
 }
 
 #[cfg(feature = "io-uring")]

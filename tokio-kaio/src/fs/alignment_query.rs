@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::File;
-use super::file::{FileInner, path_of, run_blocking};
+use super::dispatch::run_on_file;
+use super::file::{FileInner, path_of};
 use crate::sys::{self, DirectIo};
 use crate::{Alignment, AlignmentSource, AtomicWrites};
 
@@ -73,8 +74,7 @@ impl File {
         if let Some(known) = self.known_alignment() {
             return Ok(known);
         }
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || find_alignment(&file)).await
+        run_on_file(Arc::clone(&self.inner), find_alignment).await
     }
 
     /// Does what [`alignment`](File::alignment) does, on the calling thread, which may wait for the disk.
@@ -163,8 +163,7 @@ impl File {
         if !self.is_direct() {
             return Ok(None);
         }
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || find_atomic_writes(&file)).await
+        run_on_file(Arc::clone(&self.inner), find_atomic_writes).await
     }
 
     /// Does what [`atomic_writes`](File::atomic_writes) does, on the calling thread.
@@ -255,6 +254,10 @@ fn find_alignment(file: &FileInner) -> io::Result<Alignment> {
 
 /// Returns the sizes of atomic writes to an open file.
 fn find_atomic_writes(file: &FileInner) -> io::Result<Option<AtomicWrites>> {
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = file.open.simulated() {
+        return Ok(simulated.atomic_writes());
+    }
     let sizes = sys::atomic_sizes(file.as_raw_fd())?;
     Ok(sizes.map(|sizes| AtomicWrites {
         unit_min: sizes.unit_min,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bitflags::bitflags;
 
 use super::File;
+use super::dispatch::run_on_file;
 use super::file::FileInner;
-use super::file::run_blocking;
 use crate::sys;
 
 /// The mode of [`File::allocate`]: a mode of
@@ -164,8 +164,8 @@ impl File {
     /// ```
     #[doc(alias = "fallocate")]
     pub async fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || allocate(&file, mode, offset, len)).await
+        let call = move |file: &FileInner| allocate(file, mode, offset, len);
+        run_on_file(Arc::clone(&self.inner), call).await
     }
 
     /// Does what [`allocate`](File::allocate) does, on the calling thread, which may wait for the disk.
@@ -238,8 +238,8 @@ impl File {
     /// ```
     #[doc(alias = "sync_file_range")]
     pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || sync_range(&file, offset, len, steps)).await
+        let call = move |file: &FileInner| sync_range(file, offset, len, steps);
+        run_on_file(Arc::clone(&self.inner), call).await
     }
 
     /// Does what [`sync_range`](File::sync_range) does, on the calling thread, which may wait for the disk.
@@ -307,8 +307,8 @@ impl File {
     #[doc(alias = "posix_fadvise")]
     #[doc(alias = "fadvise")]
     pub async fn advise(&self, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || advise(&file, offset, len, advice)).await
+        let call = move |file: &FileInner| advise(file, offset, len, advice);
+        run_on_file(Arc::clone(&self.inner), call).await
     }
 
     /// Does what [`advise`](File::advise) does, on the calling thread, which may wait for the disk.
@@ -343,6 +343,11 @@ impl File {
 
 fn allocate(file: &FileInner, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
     let (at, bytes) = (to_i64(offset, libc::EFBIG)?, to_i64(len, libc::EFBIG)?);
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = file.open.simulated() {
+        simulated.allocate(mode.mode(), offset, len)?;
+        return Ok(());
+    }
     sys::allocate(file.file(), mode.mode(), at, bytes)?;
     on_allocated(file, mode, offset, len);
     Ok(())
@@ -357,11 +362,19 @@ fn on_allocated(file: &FileInner, mode: Allocate, offset: u64, len: u64) {
 
 fn sync_range(file: &FileInner, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
     let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
+    #[cfg(feature = "simulation")]
+    if file.open.simulated().is_some() {
+        return Ok(()); // writes out pages, and makes nothing durable
+    }
     sys::sync_file_range(file.file(), at, bytes, steps.bits())
 }
 
 fn advise(file: &FileInner, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
     let (at, bytes) = (to_i64(offset, libc::EINVAL)?, to_i64(len, libc::EINVAL)?);
+    #[cfg(feature = "simulation")]
+    if file.open.simulated().is_some() {
+        return Ok(());
+    }
     sys::advise(file.file(), at, bytes, advice.code())
 }
 
@@ -374,7 +387,7 @@ fn to_i64(value: u64, errno: i32) -> io::Result<i64> {
 /// Records that the file has blocks up to `end`. Writes to them count as overwrites up to the end of the
 /// file; past it a write changes the length of the file.
 fn record_allocated(file: &FileInner, end: u64) {
-    if let Ok(metadata) = file.file().metadata() {
+    if let Ok(metadata) = file.open.metadata() {
         file.open.history().has_data_to(end.min(metadata.len()));
     }
 }

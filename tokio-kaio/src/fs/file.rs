@@ -7,13 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use lock_api::RawMutex;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
+use super::dispatch::run_on_file;
 use super::file_facts::FileFacts;
 use super::unaligned_state::UnalignedState;
 use crate::Alignment;
-use crate::blocking_pool::{no_thread, spawn_blocking};
 use crate::op::FileRef;
 use crate::op::OpenFile;
 use crate::{AioCommandError, GenericAioContextHandle, RawCommand, SubmitPolicy, WriteFlags};
@@ -97,9 +95,9 @@ pub(super) struct FileInner {
 }
 
 impl FileInner {
-    pub(super) fn new(file: std::fs::File, facts: FileFacts) -> FileInner {
+    pub(super) fn new(file: OpenFile, facts: FileFacts) -> FileInner {
         FileInner {
-            open: Arc::new(OpenFile::new(file)),
+            open: Arc::new(file),
             alignment: facts.alignment.map(OnceLock::from).unwrap_or_default(),
             unaligned: OnceLock::new(),
             facts,
@@ -115,6 +113,12 @@ impl FileInner {
     }
 }
 
+impl AsRef<OpenFile> for FileInner {
+    fn as_ref(&self) -> &OpenFile {
+        &self.open
+    }
+}
+
 impl AsRawFd for FileInner {
     fn as_raw_fd(&self) -> RawFd {
         self.open.as_raw_fd()
@@ -124,6 +128,11 @@ impl AsRawFd for FileInner {
 impl File {
     /// Creates a direct file.
     pub(super) fn new(file: std::fs::File, facts: FileFacts) -> File {
+        File::of_open_file(OpenFile::new(file), facts)
+    }
+
+    /// Creates a direct file of an open file.
+    pub(super) fn of_open_file(file: OpenFile, facts: FileFacts) -> File {
         File {
             appends: facts.appends(),
             inner: Arc::new(FileInner::new(file, facts)),
@@ -239,8 +248,7 @@ impl File {
     /// # }
     /// ```
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || set_len(&file, size)).await
+        run_on_file(Arc::clone(&self.inner), move |file| set_len(file, size)).await
     }
 
     /// Does what [`set_len`](File::set_len) does, on the calling thread, which may wait for the disk.
@@ -305,8 +313,7 @@ impl File {
     /// # }
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || file.file().metadata()).await
+        run_on_file(Arc::clone(&self.inner), |file| file.open.metadata()).await
     }
 
     /// Does what [`metadata`](File::metadata) does, on the calling thread.
@@ -330,7 +337,7 @@ impl File {
     /// # }
     /// ```
     pub fn metadata_blocking(&self) -> io::Result<Metadata> {
-        self.inner.file().metadata()
+        self.inner.open.metadata()
     }
 
     /// Returns the metadata that the file had when it was opened, or when its descriptor was
@@ -391,8 +398,8 @@ impl File {
     /// # }
     /// ```
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || file.file().set_permissions(perm)).await
+        let set = move |file: &FileInner| file.open.set_permissions(perm);
+        run_on_file(Arc::clone(&self.inner), set).await
     }
 
     /// Does what [`set_permissions`](File::set_permissions) does, on the calling thread.
@@ -417,7 +424,7 @@ impl File {
     /// # }
     /// ```
     pub fn set_permissions_blocking(&self, perm: Permissions) -> io::Result<()> {
-        self.inner.file().set_permissions(perm)
+        self.inner.open.set_permissions(perm)
     }
 
     /// Waits for all requests that were submitted on this file through this context before: reads, writes
@@ -578,7 +585,7 @@ impl File {
     /// ```
     #[doc(alias = "fsync")]
     pub fn sync_all_blocking(&self) -> io::Result<()> {
-        self.inner.file().sync_all()
+        self.inner.open.sync_all()
     }
 
     /// Does what [`sync_data`](File::sync_data) does, on the calling thread, which waits for the disk. Needs
@@ -605,7 +612,7 @@ impl File {
     /// ```
     #[doc(alias = "fdatasync")]
     pub fn sync_data_blocking(&self) -> io::Result<()> {
-        self.inner.file().sync_data()
+        self.inner.open.sync_data()
     }
 }
 
@@ -621,7 +628,7 @@ fn set_len(file: &FileInner, size: u64) -> io::Result<()> {
     if i64::try_from(size).is_err() {
         return Err(length_error(file.file(), size));
     }
-    file.file().set_len(size)?;
+    file.open.set_len(size)?;
     file.open.history().ends_at(size);
     Ok(())
 }
@@ -640,45 +647,6 @@ fn length_error(file: &std::fs::File, size: u64) -> io::Error {
 pub(super) fn path_of(file: &fs::File) -> PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(&link).unwrap_or_else(|_| link.into())
-}
-
-/// Returns the current tokio runtime.
-///
-/// # Panics
-///
-/// Outside a tokio runtime.
-pub(super) fn current_runtime() -> Handle {
-    Handle::try_current().unwrap_or_else(|_| {
-        panic!(
-            "this call runs on the blocking pool of a tokio runtime, and is not called in one: await it in a \
-             runtime, or call its twin with `_blocking` in the name, if it has one"
-        )
-    })
-}
-
-/// Runs a call that may block on tokio's blocking pool.
-///
-/// # Errors
-///
-/// The errors of the call. [`no_thread`]: no thread could be started, and the call will not run.
-///
-/// # Panics
-///
-/// Outside a tokio runtime.
-pub(super) async fn run_blocking<T: Send + 'static>(
-    call: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (sender, receiver) = oneshot::channel();
-    let job = move || {
-        let _ = sender.send(call()); // the future may have been dropped
-    };
-    if spawn_blocking(&current_runtime(), job, |job| job()).is_err() {
-        return Err(no_thread());
-    }
-    receiver.await.unwrap_or_else(|_| {
-        let text = "the call did not run or did not return: its tokio runtime has shut down";
-        Err(io::Error::other(text))
-    })
 }
 
 impl AsRawFd for File {

@@ -17,7 +17,8 @@ use tokio::task::coop;
 
 use super::File;
 use super::chunk_buffers::ChunkBuffers;
-use super::file::{FileInner, run_blocking};
+use super::dispatch::run_on_file;
+use super::file::FileInner;
 use super::read_plan::ReadPlan;
 use super::read_write_op::ReadOp;
 use super::stream_error::StreamError;
@@ -627,8 +628,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> Chunk<M, A, L> {
 /// Queries the file, on tokio's blocking pool.
 async fn query(file: File) -> io::Result<QueryResult> {
     let alignment = file.alignment().await?;
-    let inner = Arc::clone(&file.inner);
-    let len = run_blocking(move || len_of(&inner)).await?;
+    let len = run_on_file(Arc::clone(&file.inner), len_of).await?;
     Ok(QueryResult {
         block: alignment.read_offset.max(alignment.memory as u64),
         memory_alignment: alignment.memory.next_power_of_two(),
@@ -638,7 +638,7 @@ async fn query(file: File) -> io::Result<QueryResult> {
 
 /// Returns the length of a file or a block device.
 fn len_of(file: &FileInner) -> io::Result<u64> {
-    let metadata = file.file().metadata()?;
+    let metadata = file.open.metadata()?;
     match metadata.file_type().is_block_device() {
         // The position of the descriptor has no meaning for reads and writes at offsets.
         true => file.file().seek(SeekFrom::End(0)),

@@ -8,7 +8,9 @@ mod buffered;
 mod bytes_sink;
 mod chunk_buffers;
 mod conversion;
+mod dir_entries;
 mod direct;
+mod dispatch;
 mod edge_write;
 mod file;
 mod file_call;
@@ -29,8 +31,11 @@ mod range_lock;
 mod ranges;
 mod read_plan;
 mod read_write_op;
+#[cfg(feature = "simulation")]
+mod simulated_open;
 mod staged_file;
 mod staged_file_builder;
+mod staging_dir;
 mod stream_error;
 mod sync_dir;
 mod temp_entry;
@@ -45,6 +50,11 @@ mod write_signal;
 
 pub use allocation::{Advice, Allocate, SyncRange};
 pub use bound_file::BoundFile;
+pub use dir_entries::{
+    create_dir, create_dir_all, create_dir_all_blocking, create_dir_blocking, hard_link,
+    hard_link_blocking, read_dir, read_dir_blocking, remove_dir, remove_dir_blocking, remove_file,
+    remove_file_blocking, rename, rename_blocking, try_exists, try_exists_blocking,
+};
 pub use file::File;
 pub use file_reader::FileReader;
 #[cfg(feature = "bytes")]

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 use super::File;
 use super::direct::make_direct;
-use super::file::run_blocking;
+use super::dispatch::run_on_path;
 use super::open_error::with_path;
+#[cfg(feature = "simulation")]
+use super::simulated_open::open_simulated;
+#[cfg(feature = "simulation")]
+use crate::simulation::SimulatedPath;
 
 /// Opens files for direct I/O through [`std::fs::OpenOptions`].
 pub trait AioOpenOptionsExt {
@@ -186,12 +190,12 @@ pub trait AioOpenOptionsExt {
 impl AioOpenOptionsExt for OpenOptions {
     async fn aio_open(self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         let options = with_sync(self, is_sync)?;
-        run_blocking(move || open_direct(&options, &path)).await
+        run_on_path(path, move |path| open_direct(&options, &path)).await
     }
 
     async fn aio_open_or_buffered(self, path: PathBuf, is_sync: bool) -> io::Result<File> {
         let options = with_sync(self, is_sync)?;
-        run_blocking(move || open_direct_or_buffered(&options, &path)).await
+        run_on_path(path, move |path| open_direct_or_buffered(&options, &path)).await
     }
 
     fn aio_open_blocking(self, path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
@@ -208,6 +212,10 @@ impl AioOpenOptionsExt for OpenOptions {
 }
 
 fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = SimulatedPath::find(path)? {
+        return open_simulated(options, &simulated).map_err(|error| with_path(error, path));
+    }
     let file = options.open(path).map_err(|error| with_path(error, path))?;
     // Not with `custom_flags(O_DIRECT)`, which would replace the caller's custom flags.
     match make_direct(&file) {
@@ -217,6 +225,10 @@ fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 fn open_direct_or_buffered(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = SimulatedPath::find(path)? {
+        return open_simulated(options, &simulated).map_err(|error| with_path(error, path));
+    }
     let file = options.open(path).map_err(|error| with_path(error, path))?;
     File::direct_or_buffered(file).map_err(|reason| reason.into_error(path.into()))
 }
@@ -273,7 +285,7 @@ impl File {
     /// ```
     pub async fn open(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let path = path.as_ref().to_path_buf();
-        run_blocking(move || File::open_blocking(path, is_sync)).await
+        run_on_path(path, move |path| File::open_blocking(path, is_sync)).await
     }
 
     /// Does what [`open`](File::open) does, on the calling thread, which may wait for the disk.
@@ -328,7 +340,7 @@ impl File {
     /// ```
     pub async fn create(path: impl AsRef<Path>, is_sync: bool) -> io::Result<File> {
         let path = path.as_ref().to_path_buf();
-        run_blocking(move || File::create_blocking(path, is_sync)).await
+        run_on_path(path, move |path| File::create_blocking(path, is_sync)).await
     }
 
     /// Does what [`create`](File::create) does, on the calling thread, which may wait for the disk.
@@ -423,7 +435,7 @@ fn add_sync(options: &mut OpenOptions) -> io::Result<()> {
 /// and closing one of the two descriptors releases the process' record locks on the file. `OpenOptions` has
 /// no getter, so the flags are parsed from the `Debug` form. That form is not stable, so the result is
 /// checked: the same options with the parsed flags must print the same.
-fn custom_flags(options: &OpenOptions) -> Option<i32> {
+pub(super) fn custom_flags(options: &OpenOptions) -> Option<i32> {
     let print_with = |flags| {
         let mut options = options.clone();
         options.custom_flags(flags);

@@ -10,8 +10,9 @@ use std::sync::{Arc, PoisonError};
 use thiserror::Error;
 
 use super::File;
+use super::dispatch::run_on_file;
 use super::file::FileInner;
-use super::file::{path_of, run_blocking};
+use super::file::path_of;
 use crate::SubmitPolicy;
 use crate::op::OpenFile;
 use crate::sys;
@@ -31,8 +32,7 @@ impl File {
         if let Some(open) = self.inner.unaligned().page_cache_file.get() {
             return Ok(Arc::clone(open));
         }
-        let file = Arc::clone(&self.inner);
-        run_blocking(move || open_page_cache_file(&file)).await
+        run_on_file(Arc::clone(&self.inner), open_page_cache_file).await
     }
 }
 
@@ -42,6 +42,12 @@ fn open_page_cache_file(file: &FileInner) -> io::Result<Arc<OpenFile>> {
     let _guard = guard.unwrap_or_else(PoisonError::into_inner);
     if let Some(open) = unaligned.page_cache_file.get() {
         return Ok(Arc::clone(open));
+    }
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = file.open.simulated() {
+        let reopened = OpenFile::simulated_duplicate(simulated.buffered()?, file.open.id());
+        let reopened = unaligned.page_cache_file.get_or_init(|| Arc::new(reopened));
+        return Ok(Arc::clone(reopened));
     }
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let reopened = reopen(file.file(), &link).map_err(|error| {

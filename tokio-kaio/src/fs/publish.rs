@@ -4,10 +4,12 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
+#[cfg(feature = "simulation")]
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::File;
-use super::file::current_runtime;
+use super::dispatch::current_runtime;
 use super::publish_error::PublishError;
 use super::staged_file::{StagedFile, Unpublished};
 use crate::blocking_pool::{no_thread, spawn_blocking};
@@ -92,6 +94,10 @@ impl StagedFile {
     #[doc(alias = "persist")]
     pub async fn publish(mut self, mode: PublishMode) -> Result<File, PublishError> {
         let runtime = current_runtime();
+        #[cfg(feature = "simulation")]
+        if self.is_simulated() {
+            return publish_simulated(&runtime, self.take(), mode).await;
+        }
         let path = self.target().to_path_buf();
         let (sender, receiver) = oneshot::channel();
         // Not `self`: a job that the pool drops must not start another one.
@@ -147,7 +153,39 @@ fn publish(mut unpublished: Box<Unpublished>, mode: PublishMode) -> Result<File,
         true => unpublished.entry.sync_dir(),
         false => Ok(()),
     };
-    let Unpublished { path, file, .. } = *unpublished;
+    published(*unpublished, synced)
+}
+
+/// Does what [`publish`] does with a file of a simulated disk, in a task, which goes on if the future is
+/// dropped.
+#[cfg(feature = "simulation")]
+async fn publish_simulated(
+    runtime: &Handle,
+    mut unpublished: Box<Unpublished>,
+    mode: PublishMode,
+) -> Result<File, PublishError> {
+    let path = unpublished.path.clone();
+    let task = runtime.spawn(async move {
+        if let Err(error) = unpublished.publish_simulated(mode).await {
+            let path = unpublished.path.clone();
+            let staged = StagedFile::new(unpublished);
+            return Err(PublishError::not_published(path, error, staged));
+        }
+        let synced = match unpublished.syncs {
+            true => unpublished.entry.sync_dir_async().await,
+            false => Ok(()),
+        };
+        published(*unpublished, synced)
+    });
+    task.await.unwrap_or_else(|_| {
+        let error = io::Error::other("the tokio runtime has shut down; the file is removed");
+        Err(PublishError::removed(path, error))
+    })
+}
+
+/// Returns the file, whose directory was or was not synced.
+fn published(unpublished: Unpublished, synced: io::Result<()>) -> Result<File, PublishError> {
+    let Unpublished { path, file, .. } = unpublished;
     match synced {
         Ok(()) => Ok(file),
         Err(error) => Err(PublishError::not_durable(path, error, file)),
@@ -161,18 +199,39 @@ impl Unpublished {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         self.remove_extra_mode()?;
-        let file = self.file.inner.file();
         if self.syncs {
-            // btrfs skipped the sync of a file without a name (`btrfs_log_inode_parent` in kernels before
-            // 2025): a crash removes such a file. The sync of the directory would make its name durable
-            // later, and not its data.
-            self.entry.ensure_name(file, &self.name)?;
+            self.ensure_name()?;
             self.file.sync_all_blocking()?;
         }
+        self.give_name(mode)
+    }
+
+    /// Gives the file a temporary name before it is synced.
+    ///
+    /// btrfs skipped the sync of a file without a name (`btrfs_log_inode_parent` in kernels before 2025): a
+    /// crash removes such a file. The sync of the directory would make its name durable later, and not its data.
+    fn ensure_name(&mut self) -> io::Result<()> {
+        self.entry.ensure_name(self.file.open_file(), &self.name)
+    }
+
+    fn give_name(&mut self, mode: PublishMode) -> io::Result<()> {
+        let file = self.file.open_file();
         match mode {
             PublishMode::Replace => self.entry.replace(file, &self.name),
             PublishMode::CreateNew => self.entry.create_new(file, &self.name),
         }
+    }
+
+    /// Does what [`publish`](Unpublished::publish) does with a file of a simulated disk, and waits for the disk.
+    #[cfg(feature = "simulation")]
+    async fn publish_simulated(&mut self, mode: PublishMode) -> io::Result<()> {
+        if self.syncs {
+            self.ensure_name()?;
+            if let Some(simulated) = self.file.open_file().simulated() {
+                simulated.sync_all_async().await?;
+            }
+        }
+        self.give_name(mode)
     }
 
     /// Gives the file the permissions that it was meant to have, unless somebody has changed them.

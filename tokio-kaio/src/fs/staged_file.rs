@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
 use super::File;
-use super::file::run_blocking;
+use super::dispatch::run_blocking;
 use super::temp_entry::TempEntry;
 use crate::blocking_pool::spawn_blocking;
 
@@ -114,6 +114,12 @@ impl StagedFile {
             Some(unpublished) => unpublished,
             None => unreachable!("a staged file is only emptied when it is consumed"),
         }
+    }
+
+    /// Whether the file is on a simulated disk.
+    #[cfg(feature = "simulation")]
+    pub(super) fn is_simulated(&self) -> bool {
+        self.unpublished().entry.is_simulated()
     }
 
     fn unpublished(&self) -> &Unpublished {
@@ -228,6 +234,10 @@ impl StagedFile {
     /// ```
     pub async fn discard(mut self) -> io::Result<()> {
         let unpublished = self.take();
+        #[cfg(feature = "simulation")]
+        if unpublished.entry.is_simulated() {
+            return discard(*unpublished);
+        }
         run_blocking(move || discard(*unpublished)).await
     }
 
@@ -260,6 +270,10 @@ impl Drop for StagedFile {
         let Some(unpublished) = self.unpublished.take() else {
             return;
         };
+        #[cfg(feature = "simulation")]
+        if unpublished.entry.is_simulated() {
+            return drop(unpublished);
+        }
         // In a forked child another thread may have held the locks of the runtime.
         let runtime = match unpublished.entry.is_of_this_process() {
             true => Handle::try_current().ok(),

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::File;
 use super::allocation::Allocate;
-use super::file::run_blocking;
+use super::dispatch::run_on_path;
 use super::staged_file::{StagedFile, Unpublished};
+use super::staging_dir::StagingDir;
 use super::temp_entry::TempEntry;
-use crate::sys::Directory;
 
 /// The longest name of a file in bytes, on all file systems that Linux has.
 const NAME_MAX: usize = 255;
@@ -105,7 +104,8 @@ impl StagedFileBuilder {
     /// Creates the file, on tokio's blocking pool. See [`StagedFile::create`] for errors, cancel safety
     /// and panics.
     pub async fn create(self) -> io::Result<StagedFile> {
-        run_blocking(move || self.create_blocking()).await
+        let target = self.target.clone();
+        run_on_path(target, move |_| self.create_blocking()).await
     }
 
     /// Does what [`create`](StagedFileBuilder::create) does, on the calling thread.
@@ -131,16 +131,12 @@ impl StagedFileBuilder {
 
     fn try_create(&self) -> io::Result<Unpublished> {
         let (parent, name) = split(&self.target)?;
-        let dir = match Directory::open(parent) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !self.syncs => {
-                Directory::open_path(parent)
-            }
-            opened => opened,
-        }?;
+        let dir = StagingDir::open(parent, self.syncs)?;
         // From here on, dropping `entry` removes what was created.
         let (entry, file) = TempEntry::create(dir, &name, self.mode | OWNER, self.is_named)?;
-        let file = File::direct_or_buffered(file);
-        let file = file.map_err(|reason| reason.into_error(self.target.clone()))?;
+        let file = file
+            .into_file()
+            .map_err(|reason| reason.into_error(self.target.clone()))?;
         if self.len > 0 {
             match file.allocate_blocking(Allocate::Extend, 0, self.len) {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::file::run_blocking;
+use super::dispatch::run_blocking;
+#[cfg(feature = "simulation")]
+use crate::simulation::SimulatedPath;
 use crate::sys::Directory;
 
 /// Makes the entries of the directory at `path` durable, on tokio's blocking pool: the names of files that
@@ -56,6 +58,18 @@ use crate::sys::Directory;
 #[doc(alias = "fsync")]
 pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref().to_path_buf();
+    #[cfg(feature = "simulation")]
+    match SimulatedPath::find(&path) {
+        Ok(None) => {}
+        Ok(Some(simulated)) => {
+            let synced = match simulated.open_dir() {
+                Ok(dir) => dir.sync_async().await,
+                Err(error) => Err(error),
+            };
+            return synced.map_err(|error| with_path(error, &path));
+        }
+        Err(error) => return Err(with_path(error, &path)),
+    }
     run_blocking(move || sync_dir_blocking(path)).await
 }
 
@@ -80,11 +94,18 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// ```
 pub fn sync_dir_blocking(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = SimulatedPath::find(path).map_err(|error| with_path(error, path))? {
+        let synced = simulated.open_dir().and_then(|dir| dir.sync());
+        return synced.map_err(|error| with_path(error, path));
+    }
     let synced = Directory::open(path).and_then(|dir| dir.sync());
-    synced.map_err(|error| {
-        let path = path.to_path_buf();
-        io::Error::new(error.kind(), SyncDirError { path, error })
-    })
+    synced.map_err(|error| with_path(error, path))
+}
+
+fn with_path(error: io::Error, path: &Path) -> io::Error {
+    let path = path.to_path_buf();
+    io::Error::new(error.kind(), SyncDirError { path, error })
 }
 
 #[derive(Debug, Error)]

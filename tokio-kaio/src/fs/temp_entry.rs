@@ -1,17 +1,17 @@
 //! [`TempEntry`]: the name of an unpublished file in its directory, removed when dropped.
 
 use std::ffi::{CStr, CString};
-use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 
-use crate::sys::{self, Directory, Process};
+use super::staging_dir::{CreatedFile, StagingDir};
+use crate::op::OpenFile;
+use crate::sys::Process;
 
 /// The place of a file that is not published yet: its directory, and its temporary name, if it has one.
 /// Removes the temporary name when dropped, except in a forked child.
 #[derive(Debug)]
 pub(super) struct TempEntry {
-    dir: Directory,
+    dir: StagingDir,
     /// `None`: the file has no name (`O_TMPFILE`), or has its final name.
     name: Option<CString>,
     /// The process that created the file.
@@ -22,38 +22,25 @@ impl TempEntry {
     /// Creates a file in `dir` that others don't find under `target`: without a name if `named` is not set
     /// and the file system can do that, otherwise with a hidden name that is made from `target`.
     pub(super) fn create(
-        dir: Directory,
+        dir: StagingDir,
         target: &CStr,
         mode: u32,
         named: bool,
-    ) -> io::Result<(TempEntry, fs::File)> {
+    ) -> io::Result<(TempEntry, CreatedFile)> {
         let mut entry = TempEntry {
             dir,
             name: None,
             process: Process::current(),
         };
         if !named {
-            if let Some(file) = entry.create_unnamed(mode)? {
+            if let Some(file) = entry.dir.create_unnamed(mode)? {
                 return Ok((entry, file));
             }
         }
         entry.allows_temp_name()?;
-        let (name, file) = with_new_name(target, |name| entry.dir.create_new(name, mode))?;
+        let (name, file) = entry.with_new_name(target, |name| entry.dir.create_new(name, mode))?;
         entry.name = Some(name);
         Ok((entry, file))
-    }
-
-    /// `None`: there are no files without a name here, or they could not be named later.
-    fn create_unnamed(&self, mode: u32) -> io::Result<Option<fs::File>> {
-        match self.dir.create_unnamed(mode) {
-            Ok(file) => Ok(sys::is_linkable(&file).then_some(file)),
-            Err(error) => match error.raw_os_error() {
-                // What file systems and kernels without such files return. If there is another reason, it
-                // prevents a file with a name, too.
-                Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT | libc::EINVAL) => Ok(None),
-                _ => Err(error),
-            },
-        }
     }
 
     /// Returns the temporary name, if there is one.
@@ -82,17 +69,17 @@ impl TempEntry {
     /// # Errors
     ///
     /// `EPERM`: the directory is append-only.
-    pub(super) fn ensure_name(&mut self, file: &fs::File, target: &CStr) -> io::Result<()> {
+    pub(super) fn ensure_name(&mut self, file: &OpenFile, target: &CStr) -> io::Result<()> {
         if self.name.is_none() {
             self.allows_temp_name()?;
-            let (name, ()) = with_new_name(target, |name| self.dir.link(file, name))?;
+            let (name, ()) = self.with_new_name(target, |name| self.dir.link(file, name))?;
             self.name = Some(name);
         }
         Ok(())
     }
 
     /// Names `file` `target`, and replaces the file of that name, if there is one.
-    pub(super) fn replace(&mut self, file: &fs::File, target: &CStr) -> io::Result<()> {
+    pub(super) fn replace(&mut self, file: &OpenFile, target: &CStr) -> io::Result<()> {
         if self.name.is_none() {
             match self.dir.link(file, target) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -108,7 +95,7 @@ impl TempEntry {
     }
 
     /// Names `file` `target`, unless that name is taken.
-    pub(super) fn create_new(&mut self, file: &fs::File, target: &CStr) -> io::Result<()> {
+    pub(super) fn create_new(&mut self, file: &OpenFile, target: &CStr) -> io::Result<()> {
         let Some(name) = &self.name else {
             return self.dir.link(file, target);
         };
@@ -127,6 +114,27 @@ impl TempEntry {
     /// Makes the entries of the directory durable.
     pub(super) fn sync_dir(&self) -> io::Result<()> {
         self.dir.sync()
+    }
+
+    /// Does what [`sync_dir`](TempEntry::sync_dir) does on a simulated disk, and waits until it has completed.
+    #[cfg(feature = "simulation")]
+    pub(super) async fn sync_dir_async(&self) -> io::Result<()> {
+        self.dir.sync_async().await
+    }
+
+    /// Whether the file is on a simulated disk.
+    #[cfg(feature = "simulation")]
+    pub(super) fn is_simulated(&self) -> bool {
+        self.dir.is_simulated()
+    }
+
+    /// Calls `make` with a new temporary name.
+    fn with_new_name<T>(
+        &self,
+        target: &CStr,
+        make: impl Fn(&CStr) -> io::Result<T>,
+    ) -> io::Result<(CString, T)> {
+        with_new_name(target, || self.dir.number(), make)
     }
 
     /// Removes the temporary name, if there is one.
@@ -156,12 +164,13 @@ impl Drop for TempEntry {
 /// Calls `make` with a temporary name, and again with another name while it fails with `AlreadyExists`.
 fn with_new_name<T>(
     target: &CStr,
+    number: impl Fn() -> u64,
     make: impl Fn(&CStr) -> io::Result<T>,
 ) -> io::Result<(CString, T)> {
     const ATTEMPTS: usize = 64;
     let mut attempt = 1;
     loop {
-        let name = temp_name(target, random());
+        let name = temp_name(target, number());
         match make(&name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
                 attempt += 1;
@@ -187,14 +196,22 @@ fn temp_name(target: &CStr, number: u64) -> CString {
     CString::new(name).unwrap_or_default() // no part has a 0
 }
 
-/// A number that other processes can't predict: a keyed hash, whose key the system made at random.
-fn random() -> u64 {
-    RandomState::new().hash_one(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+
+    fn opened(dir: &Path) -> StagingDir {
+        StagingDir::open(dir, false).unwrap()
+    }
+
+    #[test]
+    fn numbers_of_temporary_names_differ() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        assert_ne!(opened(dir.path()).number(), opened(dir.path()).number());
+    }
 
     #[test]
     fn a_temporary_name_is_hidden_and_never_too_long() {
@@ -210,7 +227,6 @@ mod tests {
         assert_eq!(name(&format!("a{long}")), cut);
         let no_text = CString::new([0xff; 255]).unwrap();
         assert_eq!(temp_name(&no_text, 1).to_bytes().len(), 123);
-        assert_ne!(random(), random());
     }
 
     #[test]
@@ -220,9 +236,9 @@ mod tests {
             0 => Ok(()),
             _ => Err(io::ErrorKind::AlreadyExists.into()),
         };
-        assert!(with_new_name(c"a", make).is_ok());
+        assert!(with_new_name(c"a", || 1, make).is_ok());
         let always = |_: &CStr| Err::<(), _>(io::ErrorKind::AlreadyExists.into());
-        assert!(with_new_name(c"a", always).is_err());
+        assert!(with_new_name(c"a", || 1, always).is_err());
     }
 
     #[test]
@@ -230,16 +246,18 @@ mod tests {
         let dir = tempfile::tempdir_in(".").unwrap();
         let names = || fs::read_dir(dir.path()).unwrap().count();
         fs::create_dir(dir.path().join("target")).unwrap();
-        let opened = Directory::open(dir.path()).unwrap();
-        let (mut entry, file) = TempEntry::create(opened, c"target", 0o600, false).unwrap();
+        let dir_of_entry = opened(dir.path());
+        let (mut entry, file) = TempEntry::create(dir_of_entry, c"target", 0o600, false).unwrap();
+        let file = file.into_file().unwrap();
+        let file = file.open_file();
         if entry.name.is_some() {
             return eprintln!("skipped: there are no files without a name here");
         }
         assert_eq!(names(), 1);
-        let refused = entry.replace(&file, c"target").unwrap_err();
+        let refused = entry.replace(file, c"target").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
         assert_eq!(names(), 2);
-        entry.replace(&file, c"other").unwrap();
+        entry.replace(file, c"other").unwrap();
         assert_eq!(names(), 2);
         drop(entry);
         assert_eq!(names(), 2);

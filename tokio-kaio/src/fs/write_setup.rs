@@ -2,10 +2,11 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::file::run_blocking;
+use super::dispatch::run_on_file;
 use super::unaligned_state::BlockGeometry;
 use super::{Allocate, File};
 use crate::AioCommandError;
@@ -43,7 +44,8 @@ pub(super) async fn set_up(
 /// Frees the space behind the end of a file, unless the file is longer than `end`. In one job, as what others
 /// append between its two steps is lost.
 pub(super) async fn free_rest(file: File, end: u64) -> io::Result<()> {
-    run_blocking(move || {
+    let inner = Arc::clone(&file.inner);
+    run_on_file(inner, move |_| {
         let len = file.metadata_blocking()?.len();
         match len <= end {
             true => file.set_len_blocking(len),

@@ -1,16 +1,21 @@
 //! [`OpenFile`]: an open file, shared by its owner and the requests on it.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::policy::FileHistory;
+#[cfg(feature = "simulation")]
+use crate::simulation::{OpenedFile, SimulatedFile};
 use crate::sys;
 
 pub(crate) struct OpenFile {
+    /// Dropped before the descriptor is closed, whose number the disk knows.
+    #[cfg(feature = "simulation")]
+    simulated: Option<SimulatedFile>,
     file: File,
     id: FileId,
     history: FileHistory,
@@ -67,6 +72,8 @@ impl OpenFile {
             id: FileId::next(file.as_raw_fd()),
             file,
             history: FileHistory::new(),
+            #[cfg(feature = "simulation")]
+            simulated: None,
         }
     }
 
@@ -77,6 +84,8 @@ impl OpenFile {
             id,
             file,
             history: FileHistory::single_use(),
+            #[cfg(feature = "simulation")]
+            simulated: None,
         }
     }
 
@@ -87,6 +96,11 @@ impl OpenFile {
     ///
     /// `EMFILE`: no descriptor is left. `EBADF`: the descriptor is not open.
     pub(crate) fn duplicate_borrowed(fd: RawFd) -> io::Result<Arc<OpenFile>> {
+        #[cfg(feature = "simulation")]
+        if let Some(opened) = SimulatedFile::duplicate_borrowed(fd) {
+            let duplicate = OpenFile::simulated_duplicate(opened?, FileId::borrowed(fd));
+            return Ok(Arc::new(duplicate));
+        }
         let file = File::from(sys::duplicate(fd)?);
         Ok(Arc::new(OpenFile::duplicate(file, FileId::borrowed(fd))))
     }
@@ -106,6 +120,49 @@ impl OpenFile {
         &self.file
     }
 
+    /// Returns the current metadata.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.metadata(&self.file);
+        }
+        self.file.metadata()
+    }
+
+    pub(crate) fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.set_permissions(&self.file, permissions);
+        }
+        self.file.set_permissions(permissions)
+    }
+
+    pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.set_len(len);
+        }
+        self.file.set_len(len)
+    }
+
+    /// Makes the file durable: `fsync(2)`.
+    pub(crate) fn sync_all(&self) -> io::Result<()> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.sync_all();
+        }
+        self.file.sync_all()
+    }
+
+    /// Makes the data of the file durable: `fdatasync(2)`.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.sync_data();
+        }
+        self.file.sync_data()
+    }
+
     pub(crate) fn into_file(self) -> File {
         self.file
     }
@@ -113,6 +170,35 @@ impl OpenFile {
     #[inline(always)]
     pub(crate) fn history(&self) -> &FileHistory {
         &self.history
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl OpenFile {
+    /// Creates the `OpenFile` of a file on a simulated disk.
+    pub(crate) fn on_disk(opened: OpenedFile) -> OpenFile {
+        let OpenedFile {
+            simulated,
+            placeholder,
+        } = opened;
+        OpenFile {
+            simulated: Some(simulated),
+            ..OpenFile::new(placeholder)
+        }
+    }
+
+    /// Does what [`duplicate`](OpenFile::duplicate) does, with a file on a simulated disk.
+    pub(crate) fn simulated_duplicate(opened: OpenedFile, id: FileId) -> OpenFile {
+        OpenFile {
+            simulated: Some(opened.simulated),
+            ..OpenFile::duplicate(opened.placeholder, id)
+        }
+    }
+
+    /// Returns the file on the simulated disk. `None`: this is a file of the kernel.
+    #[inline]
+    pub(crate) fn simulated(&self) -> Option<&SimulatedFile> {
+        self.simulated.as_ref()
     }
 }
 

@@ -59,6 +59,10 @@ impl Adaptive {
 
     #[inline(always)]
     fn completes_inline(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        if self.config.simulated {
+            return false; // else requests that do not would be found by a thread that waits
+        }
         self.driver_runs && self.inline_completion.completes_inline()
     }
 
@@ -84,7 +88,8 @@ impl SubmitAdvisor for Adaptive {
 
     #[inline(always)]
     fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan {
-        if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
+        if cfg!(any(feature = "io-uring", feature = "simulation")) && self.config.nonblocking_submit
+        {
             return SubmitPlan::INLINE;
         }
         let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
@@ -99,6 +104,10 @@ impl SubmitAdvisor for Adaptive {
 
     #[inline(always)]
     fn timing(&self, file: Option<&FileHistory>, submit_seq: u32) -> TimingLevel {
+        #[cfg(feature = "simulation")]
+        if self.config.simulated {
+            return TimingLevel::Off;
+        }
         let due = Sample::of(submit_seq) == Sample::ThreadUsage;
         if file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
             return TimingLevel::ThreadUsage;

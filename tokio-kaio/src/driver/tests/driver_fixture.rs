@@ -55,6 +55,8 @@ pub(super) fn config_with_policy(capacity: usize, policy: SubmitPolicy) -> Conte
         policy: PolicyConfig {
             policy,
             nonblocking_submit: false,
+            #[cfg(feature = "simulation")]
+            simulated: false,
             max_batch: Some(32),
         },
         backend: Backend::KernelAio,

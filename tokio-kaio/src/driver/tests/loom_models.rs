@@ -150,6 +150,8 @@ where
             policy: PolicyConfig {
                 policy: SubmitPolicy::Inline,
                 nonblocking_submit: false,
+                #[cfg(feature = "simulation")]
+                simulated: false,
                 max_batch: Some(32),
             },
             backend: Backend::KernelAio,

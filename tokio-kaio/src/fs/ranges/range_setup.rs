@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::fs::File;
 use crate::fs::chunk_buffers::pooled_buffer;
-use crate::fs::file::run_blocking;
+use crate::fs::dispatch::run_on_file;
+use crate::op::OpenFile;
 use crate::{AioCommandError, AlignedBuf, Alignment, SizeClassPool};
 
 /// The alignment of a file, and its end if that matters.
@@ -49,8 +50,7 @@ impl RangeSetup {
         let alignment = file.alignment().await.map_err(AioCommandError::IoSubmit)?;
         let mut end = LARGEST_END;
         if needs_end(ranges) {
-            let open = Arc::clone(file.open_file());
-            let found = run_blocking(move || end_of(open.file())).await;
+            let found = run_on_file(Arc::clone(&file.inner), |file| end_of(&file.open)).await;
             end = end.min(found.map_err(AioCommandError::IoSubmit)?);
         }
         Ok(RangeSetup::new(alignment, end))
@@ -114,7 +114,7 @@ fn needs_end(ranges: &[Range<u64>]) -> bool {
 }
 
 /// Returns the length of a file or block device. `u64::MAX`: it is not known.
-fn end_of(file: &std::fs::File) -> io::Result<u64> {
+fn end_of(file: &OpenFile) -> io::Result<u64> {
     let metadata = file.metadata()?;
     if !metadata.file_type().is_block_device() {
         return Ok(metadata.len());
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_block_device_and_a_file_have_an_end() {
-        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let file = OpenFile::new(std::fs::File::open("/proc/self/exe").unwrap());
         assert!(end_of(&file).unwrap() > 0);
         let devices = std::fs::read_dir("/dev").unwrap().flatten();
         let blocks =
@@ -176,7 +176,7 @@ mod tests {
             .filter_map(|entry| std::fs::File::open(entry.path()).ok())
             .next()
         {
-            Some(device) => assert_ne!(end_of(&device).unwrap(), u64::MAX),
+            Some(device) => assert_ne!(end_of(&OpenFile::new(device)).unwrap(), u64::MAX),
             None => eprintln!("skipped: no block device can be opened here"),
         }
     }

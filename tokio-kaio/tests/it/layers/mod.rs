@@ -35,6 +35,8 @@ const ORDER: &[&str] = &[
     "buf",
     // Shares and limits of requests, whose memory has their permits.
     "group",
+    // Simulated disks: their files are files of `op`, and a backend runs requests on them.
+    "simulation",
     // Used by modules of every layer above.
     "sync",
     "eventfd",
@@ -44,7 +46,6 @@ const ORDER: &[&str] = &[
     "alignment",
     "flags",
     "priority",
-    "simulation",
     // The operating system.
     "sys",
 ];

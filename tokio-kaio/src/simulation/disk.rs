@@ -1,0 +1,367 @@
+//! [`Disk`]: a simulated disk, as its owners, its open files and the contexts on it share it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::mount_points;
+use super::{DiskImage, DiskState, Inode, Now, Request, RequestId, RequestKind};
+
+/// A simulated disk.
+///
+/// # Locks
+///
+/// The state is behind one lock. A context locks its queue of requests before it. Nothing of callers runs
+/// under the lock.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    number: u64,
+    mount_point: PathBuf,
+    core: Mutex<DiskCore>,
+    /// Notified when the power is cut.
+    power: Notify,
+}
+
+/// The part of a [`Disk`] behind its lock.
+#[derive(Debug)]
+pub(crate) struct DiskCore {
+    pub(crate) state: DiskState,
+    /// The open files, by the number of their descriptor.
+    descriptors: Vec<Option<Descriptor>>,
+    /// The instant at which the clock of the disk began: that of the first call in a runtime.
+    epoch: Option<Instant>,
+    /// The time of the last call.
+    last: Duration,
+    /// Whether those who have requests in flight know that the power was cut.
+    is_cut_known: bool,
+    /// Those who have requests in flight.
+    listeners: Vec<Weak<dyn PowerListener>>,
+    /// The number of the last temporary name.
+    last_name: u64,
+}
+
+/// An open file of a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Descriptor {
+    pub(crate) inode: Inode,
+    pub(crate) access: Access,
+}
+
+/// How a file was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    /// `O_APPEND`.
+    pub(crate) append: bool,
+    /// `O_DSYNC`, or `O_SYNC`.
+    pub(crate) dsync: bool,
+    /// `O_SYNC`.
+    pub(crate) sync: bool,
+    /// `O_DIRECT`. If not, I/O goes through the page cache.
+    pub(crate) direct: bool,
+}
+
+/// Has requests in flight on a disk.
+pub(crate) trait PowerListener: std::fmt::Debug + Send + Sync {
+    /// Fails the requests in flight: the power was cut. Called without a lock.
+    fn on_power_cut(&self);
+}
+
+impl Disk {
+    /// Makes the disk of this number.
+    pub(super) fn new(number: u64, state: DiskState) -> Disk {
+        Disk {
+            number,
+            mount_point: mount_points::mount_point(number),
+            core: Mutex::new(DiskCore {
+                state,
+                descriptors: Vec::new(),
+                epoch: None,
+                last: Duration::ZERO,
+                is_cut_known: false,
+                listeners: Vec::new(),
+                last_name: 0,
+            }),
+            power: Notify::new(),
+        }
+    }
+
+    pub(crate) fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, DiskCore> {
+        self.core.lock()
+    }
+
+    /// Runs a call on the state, at the current time.
+    pub(super) fn call<R>(
+        &self,
+        call: impl FnOnce(&mut DiskState, Now) -> Result<R, i32>,
+    ) -> io::Result<R> {
+        let (result, has_unknown_cut) = {
+            let mut core = self.lock();
+            let now = core.now();
+            let result = call(&mut core.state, now);
+            (result, core.has_unknown_cut())
+        };
+        if has_unknown_cut {
+            self.announce_power_cut();
+        }
+        result.map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Adds one who has requests in flight.
+    pub(crate) fn add_listener(&self, listener: Weak<dyn PowerListener>) {
+        let mut core = self.lock();
+        core.listeners
+            .retain(|listener| listener.strong_count() > 0);
+        core.listeners.push(listener);
+    }
+
+    /// Returns a number for a temporary name.
+    pub(crate) fn next_name(&self) -> u64 {
+        let mut core = self.lock();
+        core.last_name += 1;
+        core.last_name
+    }
+
+    /// Cuts the power, if it is still on. Returns the image that the cut has left.
+    pub(super) fn power_cut(&self) -> DiskImage {
+        let image = {
+            let mut core = self.lock();
+            let now = core.now();
+            core.state.power_cut(now)
+        };
+        self.announce_power_cut();
+        image
+    }
+
+    /// Cuts the power after this event.
+    pub(super) fn cut_power_after(&self, event: u64) {
+        {
+            let mut core = self.lock();
+            let now = core.now();
+            core.state.cut_power_after(now, event);
+        }
+        self.announce_power_cut();
+    }
+
+    /// Returns the image that a power cut has left. `None`: the power is on.
+    pub(super) fn image(&self) -> Option<DiskImage> {
+        self.lock().state.power_cut_image().cloned()
+    }
+
+    /// Waits until the power is cut.
+    pub(super) async fn power_lost(&self) {
+        let mut lost = pin!(self.power.notified());
+        lost.as_mut().enable(); // before the check, so that no cut is missed
+        if !self.lock().is_off() {
+            lost.await;
+        }
+    }
+
+    /// Fails the requests in flight, if the power was cut and they do not know it yet. The caller holds no lock.
+    #[inline]
+    pub(crate) fn announce_power_cut(&self) {
+        let listeners = {
+            let mut core = self.lock();
+            if !core.has_unknown_cut() {
+                return;
+            }
+            core.is_cut_known = true;
+            std::mem::take(&mut core.listeners)
+        };
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.on_power_cut();
+        }
+        self.power.notify_waiters();
+    }
+
+    /// Performs a request on a file at once, however long the disk takes for it: for the calls that block.
+    ///
+    /// # Errors
+    ///
+    /// Those of the request. [`io::ErrorKind::TimedOut`]: the disk would never complete it.
+    pub(super) fn perform_blocking(&self, inode: Inode, kind: RequestKind<'_>) -> io::Result<()> {
+        let result = {
+            let mut core = self.lock();
+            let now = core.now();
+            let begun = core.state.begin(now, request(inode, kind));
+            match begun.due {
+                Some(_) => core.finish(now, begun.id).map_err(Some),
+                None => {
+                    core.state.cancel(now, begun.id);
+                    Err(None)
+                }
+            }
+        };
+        self.announce_power_cut();
+        result.map_err(|errno| match errno {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => {
+                let text = "the simulated disk never completes this request; a call that blocks its thread \
+                            can't wait for it";
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            }
+        })
+    }
+
+    /// Performs a request on a file, and waits until the disk has completed it.
+    ///
+    /// Dropping the future cancels the request.
+    pub(super) async fn perform(&self, inode: Inode, kind: RequestKind<'static>) -> io::Result<()> {
+        let begun = {
+            let mut core = self.lock();
+            let now = core.now();
+            core.state.begin(now, request(inode, kind))
+        };
+        self.announce_power_cut();
+        let mut in_flight = InFlight {
+            disk: self,
+            id: Some(begun.id),
+        };
+        self.wait_until(begun.due).await;
+        in_flight.finish()
+    }
+
+    /// Waits until a time of the disk's clock, or until the power is cut. `None`: for ever.
+    async fn wait_until(&self, due: Option<Duration>) {
+        let mut lost = pin!(self.power_lost());
+        let due = due.map(|due| {
+            let mut core = self.lock();
+            (core.now().0 < due).then(|| core.instant(due))
+        });
+        match due {
+            Some(None) => {}
+            None => lost.await,
+            Some(Some(instant)) => {
+                let mut sleep = pin!(sleep_until(instant));
+                poll_fn(|cx| match lost.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    Poll::Pending => sleep.as_mut().poll(cx),
+                })
+                .await;
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        mount_points::unmount(self.number);
+    }
+}
+
+/// A request in flight of [`Disk::perform`]. Dropping it cancels the request.
+struct InFlight<'d> {
+    disk: &'d Disk,
+    id: Option<RequestId>,
+}
+
+impl InFlight<'_> {
+    fn finish(&mut self) -> io::Result<()> {
+        let Some(id) = self.id.take() else {
+            return Ok(());
+        };
+        let finished = {
+            let mut core = self.disk.lock();
+            let now = core.now();
+            core.finish(now, id)
+        };
+        self.disk.announce_power_cut();
+        finished.map_err(io::Error::from_raw_os_error)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            {
+                let mut core = self.disk.lock();
+                let now = core.now();
+                core.state.cancel(now, id);
+            }
+            self.disk.announce_power_cut();
+        }
+    }
+}
+
+impl DiskCore {
+    /// Returns the time since the clock of the disk began. It stands still outside a tokio runtime.
+    pub(crate) fn now(&mut self) -> Now {
+        if Handle::try_current().is_ok() {
+            let instant = Instant::now();
+            let epoch = *self.epoch.get_or_insert_with(|| instant - self.last);
+            let since = instant.saturating_duration_since(epoch);
+            self.last = self.last.max(since); // two runtimes may have two clocks
+        }
+        Now(self.last)
+    }
+
+    /// Returns the instant of a time of the disk's clock.
+    pub(crate) fn instant(&self, time: Duration) -> Instant {
+        let epoch = self.epoch.unwrap_or_else(Instant::now);
+        epoch.checked_add(time).unwrap_or(epoch)
+    }
+
+    /// Whether the power was cut.
+    #[inline]
+    pub(crate) fn is_off(&self) -> bool {
+        self.state.power_cut_image().is_some()
+    }
+
+    /// Whether the power was cut, and those who have requests in flight do not know it. Whoever calls the state
+    /// asks this, and [announces](Disk::announce_power_cut) the cut when it has released its locks.
+    #[inline]
+    pub(crate) fn has_unknown_cut(&self) -> bool {
+        self.is_off() && !self.is_cut_known
+    }
+
+    /// Finishes a request that transfers no data.
+    fn finish(&mut self, now: Now, id: RequestId) -> Result<(), i32> {
+        self.state.finish(now, id, &mut |_, _| {}).map(drop)
+    }
+
+    /// Returns the open file that has this descriptor.
+    #[inline]
+    pub(crate) fn descriptor(&self, fd: i32) -> Option<Descriptor> {
+        let index = usize::try_from(fd).ok()?;
+        *self.descriptors.get(index)?
+    }
+
+    pub(super) fn set_descriptor(&mut self, fd: i32, descriptor: Option<Descriptor>) {
+        let Ok(index) = usize::try_from(fd) else {
+            return;
+        };
+        if index >= self.descriptors.len() {
+            self.descriptors.resize(index + 1, None);
+        }
+        self.descriptors[index] = descriptor;
+    }
+}
+
+/// A request that transfers no data, as the model takes it.
+fn request(inode: Inode, kind: RequestKind<'_>) -> Request<'_> {
+    Request {
+        inode,
+        direct: true,
+        kind,
+    }
+}
+
+/// Makes the disk of this state, and gives it a mount point.
+pub(super) fn mount(state: DiskState) -> Arc<Disk> {
+    mount_points::mount(|number| Disk::new(number, state))
+}

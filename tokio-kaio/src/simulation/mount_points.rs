@@ -1,0 +1,66 @@
+//! The mount points of the simulated disks of this process: directories that exist inside the process only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::disk::Disk;
+
+/// The directory of all mount points.
+const ROOT: &str = "/simulated-disk";
+
+/// The disks by their number, and the number of the last one.
+#[derive(Debug)]
+struct MountPoints {
+    disks: BTreeMap<u64, Weak<Disk>>,
+    last: u64,
+}
+
+static MOUNT_POINTS: Mutex<MountPoints> = Mutex::new(MountPoints {
+    disks: BTreeMap::new(),
+    last: 0,
+});
+
+/// Adds the disk that `make` makes for its number.
+pub(super) fn mount(make: impl FnOnce(u64) -> Disk) -> Arc<Disk> {
+    let number = {
+        let mut points = lock();
+        points.last += 1;
+        points.last
+    };
+    let disk = Arc::new(make(number));
+    lock().disks.insert(number, Arc::downgrade(&disk));
+    disk
+}
+
+/// Removes a disk.
+pub(super) fn unmount(number: u64) {
+    lock().disks.remove(&number);
+}
+
+/// Returns the mount point of a disk.
+pub(super) fn mount_point(number: u64) -> PathBuf {
+    Path::new(ROOT).join(number.to_string())
+}
+
+/// Returns whether the path may be below a mount point. If not, it is a path of the kernel.
+#[inline]
+pub(super) fn may_be_below(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    path.strip_prefix(ROOT.as_bytes())
+        .is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// Returns the disk of this number, if it still exists.
+pub(super) fn disk(number: u64) -> Option<Arc<Disk>> {
+    lock().disks.get(&number).and_then(Weak::upgrade)
+}
+
+/// Returns all disks.
+pub(super) fn disks() -> Vec<Arc<Disk>> {
+    lock().disks.values().filter_map(Weak::upgrade).collect()
+}
+
+fn lock() -> MutexGuard<'static, MountPoints> {
+    MOUNT_POINTS.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,55 @@
+//! Placeholders: descriptors of files that the kernel can't read or write, for files that exist elsewhere.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::syscalls::syscall_result;
+
+/// Longest name that `memfd_create(2)` accepts.
+const NAME_MAX: usize = 249;
+
+/// Creates a descriptor of an empty file of `len` bytes, on which every read, write and sync fails with
+/// `EBADF` (`O_PATH`). `fstat(2)` works. `/proc/self/fd` shows `name`.
+pub(crate) fn create_placeholder(name: &str, len: u64) -> io::Result<File> {
+    let name: Vec<u8> = name
+        .bytes()
+        .filter(|&byte| byte != 0)
+        .take(NAME_MAX)
+        .collect();
+    let name = CString::new(name).unwrap_or_default(); // has no 0
+    // SAFETY: a string that ends with 0, and flags.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    syscall_result(fd.into())?;
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(len)?;
+    reopen(
+        &file,
+        OpenOptions::new().read(true).custom_flags(libc::O_PATH),
+    )
+}
+
+/// Sets the length of a placeholder.
+pub(crate) fn resize_placeholder(placeholder: &File, len: u64) -> io::Result<()> {
+    reopen(placeholder, OpenOptions::new().write(true))?.set_len(len)
+}
+
+/// Sets the permissions of a placeholder.
+pub(crate) fn set_placeholder_permissions(
+    placeholder: &File,
+    permissions: std::fs::Permissions,
+) -> io::Result<()> {
+    std::fs::set_permissions(link_of(placeholder), permissions)
+}
+
+fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
+    options.open(link_of(file))
+}
+
+fn link_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}

@@ -1,0 +1,11 @@
+//! Tests of simulated disks: the whole API on them, in every kind of context. They need no disk and no time.
+
+mod contexts;
+mod determinism;
+mod entries;
+mod limits;
+mod open_files;
+mod power;
+mod staged;
+mod support;
+mod transfers;
