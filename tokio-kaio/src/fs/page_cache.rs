@@ -141,7 +141,7 @@ mod tests {
     fn an_unlinked_file_can_be_opened_once_more() {
         let file = tempfile::tempfile().unwrap();
         let facts = FileFacts::of(&file).unwrap();
-        let file = FileInner::new(file, facts);
+        let file = FileInner::new(OpenFile::new(file), facts);
         let reopened = open_page_cache_file(&file).unwrap();
         assert_eq!(reopened.id(), file.open.id());
         assert!(Arc::ptr_eq(

@@ -145,9 +145,11 @@ mod tests {
 
     use super::*;
 
+    type Getter = fn(&OpenFlags) -> bool;
+
     #[test]
     fn all_flags_of_open_options_are_read() {
-        let setters: [(Setter, fn(&OpenFlags) -> bool); 6] = [
+        let setters: [(Setter, Getter); 6] = [
             (OpenOptions::read, |flags| flags.read),
             (OpenOptions::write, |flags| flags.write),
             (OpenOptions::append, |flags| flags.append),

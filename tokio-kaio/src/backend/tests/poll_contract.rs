@@ -314,6 +314,8 @@ fn dropping_a_backend_does_not_wait_for_polls() {
             AnyBackend::Blocking(_) => AnyBackend::Blocking(BlockingBackend::new()),
             #[cfg(feature = "io-uring")]
             AnyBackend::Uring(_) => AnyBackend::Uring(UringBackend::setup(16, None, &[]).unwrap()),
+            #[cfg(feature = "simulation")]
+            AnyBackend::Simulated(_) => unreachable!("it refuses polls"),
         };
         let (mut reader, writer) = pipe();
         fixture.poll(&writer, 0, 7).unwrap();
@@ -472,6 +474,8 @@ fn a_forked_child_uses_neither_polls_nor_their_locks() {
             let shared = Arc::clone(uring.shared());
             check_forked_child(fixture, &shared, || shared.hold());
         }
+        #[cfg(feature = "simulation")]
+        AnyBackend::Simulated(_) => unreachable!("it refuses polls"),
     });
 }
 
