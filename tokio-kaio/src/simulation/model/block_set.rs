@@ -16,6 +16,11 @@ impl BlockSet {
         self.len
     }
 
+    #[cfg(test)]
+    pub(super) fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
     pub(super) fn contains(&self, block: u64) -> bool {
         let before = self.ranges.range(..=block).next_back();
         before.is_some_and(|(_, &end)| block < end)

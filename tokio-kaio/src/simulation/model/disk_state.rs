@@ -107,9 +107,12 @@ impl DiskState {
         self.trace.events()
     }
 
-    /// Requests that have begun so far.
-    pub(crate) fn requests(&self) -> u64 {
-        self.last_request
+    /// The blocks that have data, and the ranges of other allocated blocks: the memory of the disk is in
+    /// proportion to them.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> (usize, usize) {
+        let memory = self.tree.files().map(|(_, content)| content.memory());
+        memory.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     }
 
     // ---- Files --------------------------------------------------------------------------------

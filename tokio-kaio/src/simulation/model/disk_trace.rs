@@ -8,7 +8,7 @@ use super::disk_request::Errno;
 
 /// The calls and requests of a simulated disk, in order, with their times and results.
 ///
-/// [`Display`](fmt::Display) prints a line each. Two runs of the same program with the same seed have the same
+/// [`Display`](fmt::Display) prints a line each: the number of the event, the time, and the call. Two runs of the same program with the same seed have the same
 /// trace, to the byte, if the program runs on a current-thread runtime with a paused clock, and chooses nothing
 /// by chance or by the time of day.
 ///
@@ -172,8 +172,8 @@ impl fmt::Display for DiskTrace {
         if self.omitted > 0 {
             writeln!(f, "({} earlier events omitted)", self.omitted)?;
         }
-        for event in &self.events {
-            writeln!(f, "{event}")?;
+        for (number, event) in (self.omitted + 1..).zip(&self.events) {
+            writeln!(f, "{number} {event}")?;
         }
         Ok(())
     }

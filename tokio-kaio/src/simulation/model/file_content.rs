@@ -71,8 +71,9 @@ impl FileContent {
         self.len
     }
 
-    pub(super) fn durable_len(&self) -> u64 {
-        self.sizes.durable()
+    /// The shortest length that a power cut may leave.
+    pub(super) fn shortest_len(&self) -> u64 {
+        self.sizes.shortest()
     }
 
     /// Blocks that count as space of the file.
@@ -284,6 +285,11 @@ impl FileContent {
                 block.volatile_changes(changes);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> (usize, usize) {
+        (self.blocks.len(), self.unwritten.ranges())
     }
 
     fn blocks_of(&self, range: &Range<u64>) -> Range<u64> {

@@ -309,7 +309,7 @@ impl DiskState {
         }
         self.tree.change(inode, |content| {
             content.extend(change, offset + len);
-            if flushes && content.durable_len() < offset + len {
+            if flushes && content.shortest_len() < offset + len {
                 content.sync_len(change);
             }
             if flush_fails {

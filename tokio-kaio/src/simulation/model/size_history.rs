@@ -41,8 +41,10 @@ impl SizeHistory {
         }
     }
 
-    pub(super) fn durable(&self) -> u64 {
-        self.durable
+    /// The shortest length that a power cut may leave.
+    pub(super) fn shortest(&self) -> u64 {
+        let steps = self.steps.iter().map(|step| step.len);
+        steps.fold(self.durable, u64::min)
     }
 
     /// The changes up to this one are durable.

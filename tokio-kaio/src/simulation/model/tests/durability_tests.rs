@@ -122,6 +122,14 @@ fn a_write_with_dsync_beyond_the_end_makes_the_length_durable() {
 }
 
 #[test]
+fn a_write_with_dsync_after_a_truncation_makes_the_length_durable() {
+    let (mut disk, file) = file_of(small_sectors(), 3);
+    disk.0.set_len(NOW, file, 0).unwrap();
+    disk.write_dsync(file, 0, &[b'a'; 512]);
+    assert_eq!(outcomes(&disk), set(&["a"]));
+}
+
+#[test]
 fn without_a_volatile_cache_complete_writes_are_durable() {
     let config = DiskConfig {
         volatile_cache: false,
