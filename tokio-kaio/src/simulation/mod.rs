@@ -4,8 +4,11 @@
 //! [`SimDisk::path`], and runs requests on a context of
 //! [`AioContextBuilder::simulated`](crate::AioContextBuilder::simulated). [`SimDisk::power_cut`] returns a
 //! [`DiskImage`] that boots as a new disk. A [`FaultPlan`] says what goes wrong.
+//! [`explore`] and [`Explorer`] run a program under many power cuts, and shrink a failure to the earliest one.
 
 mod disk;
+mod explore_failure;
+mod explorer;
 mod fault;
 #[allow(dead_code, reason = "its interface is that of a whole file system")]
 mod model;
@@ -17,6 +20,8 @@ mod sim_disk_builder;
 mod simulated_file;
 mod simulated_path;
 
+pub use explore_failure::ExploreFailure;
+pub use explorer::{Explored, Explorer, explore};
 pub use fault::{Fault, FaultPlan, Operations};
 pub use model::{DiskImage, DiskTrace};
 pub use service_time::{Bandwidth, Latency};

@@ -17,6 +17,7 @@ pub(super) enum RandomUse {
     Effects = 3,
     PowerCut = 4,
     NextDisk = 5,
+    CutPoints = 6,
 }
 
 impl SeededRng {

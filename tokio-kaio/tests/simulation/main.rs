@@ -3,6 +3,7 @@
 mod contexts;
 mod determinism;
 mod entries;
+mod exploring;
 mod limits;
 mod open_files;
 mod power;

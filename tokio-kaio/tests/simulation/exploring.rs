@@ -1,0 +1,236 @@
+//! [`Explorer`]: cuts the power after every event, and finds the earliest cut that loses something.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::time::Duration;
+
+use tokio_kaio::simulation::{Explorer, Fault, Operations, SimDisk, explore};
+use tokio_kaio::{AioContextBuilder, File, WriteFlags, create_dir, read_dir, rename, sync_dir};
+
+/// The blocks of a log that were acknowledged.
+type Acknowledged = RefCell<Vec<u8>>;
+
+/// Appends blocks to a log, with these steps left out.
+struct Log {
+    syncs_data: bool,
+    syncs_dir: bool,
+}
+
+const COMPLETE: Log = Log {
+    syncs_data: true,
+    syncs_dir: true,
+};
+
+type AnyError = Box<dyn std::error::Error>;
+
+impl Log {
+    async fn append(&self, disk: SimDisk, acknowledged: &Acknowledged) -> Result<(), AnyError> {
+        let (_context, handle) = AioContextBuilder::new(8).simulated(&disk).build()?;
+        let log = File::create(disk.path().join("log"), false).await?;
+        if self.syncs_dir {
+            sync_dir(disk.path()).await?;
+        }
+        let flags = match self.syncs_data {
+            true => WriteFlags::DSYNC,
+            false => WriteFlags::empty(),
+        };
+        for block in 1..6 {
+            let data = [block; 4096];
+            let offset = u64::from(block - 1) * 4096;
+            log.write_bytes_at(&handle, offset, &data, flags).await?;
+            acknowledged.borrow_mut().push(block);
+        }
+        Ok(())
+    }
+}
+
+async fn verify(disk: SimDisk, acknowledged: &Acknowledged) -> Result<(), AnyError> {
+    let acknowledged = acknowledged.borrow().clone();
+    if acknowledged.is_empty() {
+        return Ok(());
+    }
+    let (_context, handle) = AioContextBuilder::new(8).simulated(&disk).build()?;
+    let log = File::open(disk.path().join("log"), false).await?;
+    for block in acknowledged {
+        let mut data = vec![0; 4096];
+        let offset = u64::from(block - 1) * 4096;
+        log.read_bytes_at(&handle, offset, &mut data, Default::default())
+            .await?;
+        if data != [block; 4096] {
+            return Err(format!("block {block} is lost").into());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_log_that_syncs_all_it_needs_survives_every_cut() {
+    let explored = explore(
+        0..5,
+        async |disk, of: &_| COMPLETE.append(disk, of).await,
+        verify,
+    );
+    let explored = explored.unwrap();
+    assert_eq!(explored.seeds(), 5);
+    // Two opens are one event each; the sync and five writes are two each.
+    assert_eq!(explored.events(), 5 * 14);
+    assert_eq!(explored.cuts(), 5 * 15, "also before the first event");
+    let text = explored.to_string();
+    assert_eq!(text, "power cuts: 75, seeds: 5, failures: 0");
+}
+
+#[test]
+fn a_log_that_omits_a_sync_loses_something() {
+    let no_data_sync = Log {
+        syncs_data: false,
+        ..COMPLETE
+    };
+    let no_dir_sync = Log {
+        syncs_dir: false,
+        ..COMPLETE
+    };
+    for (log, text) in [(no_data_sync, "is lost"), (no_dir_sync, "log")] {
+        let run = |explorer: Explorer| {
+            let failure = explorer.run(async |disk, of: &_| log.append(disk, of).await, verify);
+            failure.unwrap_err()
+        };
+        let failure = run(Explorer::new().seeds(0..100));
+        let message = failure.message();
+        assert!(message.starts_with("verify failed: "), "{message}");
+        assert!(message.contains(text), "{message}");
+        let cut = failure.cut().unwrap();
+        let printed = failure.to_string();
+        let replay = format!("KAIO_EXPLORE={}:{cut}", failure.seed());
+        for part in [&replay, "open \"", "power cut\n"] {
+            assert!(printed.contains(part), "{part} in {printed}");
+        }
+
+        // Random cuts are shrunk to the same one.
+        let seed = failure.seed();
+        let shrunk = run(Explorer::new().seeds([seed]).random_cuts(1000));
+        assert_eq!(shrunk.cut(), Some(cut));
+        assert_eq!(shrunk.trace(), failure.trace());
+        let again = run(Explorer::new().seeds([seed]).cut_after(cut));
+        assert_eq!(again.trace(), failure.trace());
+        assert_eq!(
+            format!("{:?}", again.image()),
+            format!("{:?}", failure.image())
+        );
+    }
+}
+
+#[test]
+fn a_replacement_is_old_or_new_after_every_cut() {
+    let explored = explore(
+        0..20,
+        async |disk, acknowledged: &Cell<u32>| {
+            let (_context, handle) = AioContextBuilder::new(8).simulated(&disk).build()?;
+            let path = |name| disk.path().join(name);
+            for (name, content) in [("file", b"old"), ("new", b"new")] {
+                let file = File::create(path(name), false).await?;
+                file.write_bytes_at(&handle, 0, content, WriteFlags::empty())
+                    .await?;
+                file.sync_all(&handle).await?;
+                if name == "file" {
+                    sync_dir(disk.path()).await?;
+                    acknowledged.set(1);
+                }
+            }
+            rename(path("new"), path("file")).await?;
+            sync_dir(disk.path()).await?;
+            acknowledged.set(2);
+            Ok::<(), AnyError>(())
+        },
+        async |disk, acknowledged: &Cell<u32>| {
+            if acknowledged.get() == 0 {
+                return Ok::<(), AnyError>(());
+            }
+            let (_context, handle) = AioContextBuilder::new(8).simulated(&disk).build()?;
+            let file = File::open(disk.path().join("file"), false).await?;
+            let mut content = [0; 3];
+            file.read_bytes_at(&handle, 0, &mut content, Default::default())
+                .await?;
+            match &content {
+                b"new" => Ok(()),
+                b"old" if acknowledged.get() == 1 => Ok(()),
+                _ => Err(format!("{content:?}").into()),
+            }
+        },
+    );
+    explored.unwrap();
+}
+
+/// A verification that finds nothing.
+async fn no_verify(_: SimDisk, _: &()) -> io::Result<()> {
+    Ok(())
+}
+
+#[test]
+fn errors_and_panics_of_the_workload_are_failures_while_the_power_is_on() {
+    let explorer = Explorer::new().seeds([3]);
+    let workload = async |disk: SimDisk, _: &()| {
+        create_dir(disk.path().join("none/dir")).await // ENOENT
+    };
+    let failure = explorer.run(workload, no_verify).unwrap_err();
+    assert!(failure.message().starts_with("the workload failed: "));
+    assert_eq!((failure.seed(), failure.cut()), (3, Some(1)));
+
+    let workload = async |_: SimDisk, _: &()| -> io::Result<()> { panic!("a bug") };
+    let failure = explorer.run(workload, no_verify).unwrap_err();
+    assert_eq!(failure.message(), "the workload panicked: a bug");
+
+    let verify = async |_: SimDisk, _: &()| -> io::Result<()> { panic!("a loss") };
+    let workload = async |disk: SimDisk, _: &()| create_dir(disk.path().join("dir")).await;
+    let failure = explorer.run(workload, verify).unwrap_err();
+    assert_eq!(failure.message(), "verify panicked: a loss");
+    assert_eq!(explorer.run(workload, no_verify).unwrap().cuts(), 2);
+}
+
+#[test]
+fn a_workload_that_waits_for_ever_is_a_failure() {
+    let disk = SimDisk::builder().faults(Fault::stuck(Operations::SYNC_DIR).into());
+    let explorer = Explorer::new()
+        .disk(disk)
+        .time_limit(Duration::from_secs(3600));
+    let workload = async |disk: SimDisk, _: &()| sync_dir(disk.path()).await;
+    let failure = explorer.run(workload, no_verify).unwrap_err();
+    let text = "the workload has not ended in 3600s of simulated time";
+    assert_eq!(failure.message(), text);
+}
+
+#[test]
+fn a_workload_that_is_not_deterministic_is_a_failure() {
+    let runs = Cell::new(0);
+    let workload = async |disk: SimDisk, _: &()| {
+        runs.set(runs.get() + 1);
+        create_dir(disk.path().join(format!("run-{}", runs.get()))).await
+    };
+    let failure = Explorer::new().run(workload, no_verify).unwrap_err();
+    let text = failure.to_string();
+    assert!(text.contains("different traces"), "{text}");
+    assert!(text.contains("create_dir \"run-2\""), "{text}");
+    assert_eq!(failure.cut(), None);
+}
+
+#[test]
+fn tasks_of_the_workload_end_with_it() {
+    let explored = explore(
+        0..3,
+        async |disk: SimDisk, _: &()| {
+            let dir = disk.path().to_owned();
+            let task = tokio::spawn(async move {
+                for number in 0..5 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    create_dir(dir.join(number.to_string())).await?;
+                }
+                Ok::<(), io::Error>(())
+            });
+            task.await.unwrap()
+        },
+        async |disk: SimDisk, _: &()| {
+            assert!(read_dir(disk.path()).await?.len() <= 5);
+            Ok::<(), io::Error>(())
+        },
+    );
+    assert_eq!(explored.unwrap().cuts(), 3 * 6);
+}
