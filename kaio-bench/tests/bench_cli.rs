@@ -191,6 +191,15 @@ fn scales_are_printed_saved_as_json_and_plotted() {
     let place = &report.places[0].name;
     let svg = fs::read_to_string(plots.join(format!("{place}-scale.svg"))).unwrap();
     assert!(svg.contains("</svg>") && svg.contains("kaio/current-thread"));
+
+    let rendered = kaio_bench(&["render", "--from", json_arg]);
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+    assert_eq!(text(&rendered.stdout), printed);
+    let local = kaio_bench(&["render", "--from", json_arg, "--engines", "kaio/local"]);
+    let local = text(&local.stdout);
+    assert!(local.contains("tasks: kaio/local") && !local.contains("tasks: kaio/multi"));
+    let refused = kaio_bench(&["render", "--from", json_arg, "--baseline", "kaio/local"]);
+    assert!(text(&refused.stderr).contains("remove --baseline"));
 }
 
 #[test]
@@ -500,6 +509,9 @@ fn the_published_measurements_can_be_read() {
     for name in ["random-read.json", "other-patterns.json"] {
         assert!(!load(&directory.join(name)).sets.is_empty(), "{name}");
     }
+    let json = fs::read(directory.join("scale.json")).unwrap();
+    let report: ScaleReport = serde_json::from_slice(&json).unwrap();
+    assert!(report.sets.iter().all(|set| !set.reports.is_empty()));
     let json = fs::read(directory.join("pairs.json")).unwrap();
     let report: PairReport = serde_json::from_slice(&json).unwrap();
     assert!(report.sets.iter().all(|set| !set.variants.is_empty()));

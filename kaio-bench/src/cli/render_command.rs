@@ -2,16 +2,23 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::RenderArgs;
 use super::engine_filter::EngineFilter;
+use crate::scale::{ScaleReport, ScaleSet, ScaleTables, plot_scale};
 use crate::{Report, Result, Tables, plot};
 
 pub(super) fn run(args: &RenderArgs) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", args.from.display());
     let text = fs::read_to_string(&args.from).map_err(|error| failed(&error))?;
-    let mut report: Report = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+    let mut report: Report = match serde_json::from_str(&text) {
+        Ok(report) => report,
+        Err(error) => match serde_json::from_str(&text) {
+            Ok(report) => return render_scale(args, report).map_err(|error| failed(&error).into()),
+            Err(_) => return Err(failed(&error).into()),
+        },
+    };
     if let Some(baseline) = &args.baseline {
         report.settings.baseline.clone_from(baseline);
     }
@@ -19,6 +26,40 @@ pub(super) fn run(args: &RenderArgs) -> Result<()> {
     report.summarize();
     write!(std::io::stdout().lock(), "{}", Tables(&report))?;
     draw(&report, args.plots.as_deref())
+}
+
+/// The same for a measurement of `scale`.
+fn render_scale(args: &RenderArgs, mut report: ScaleReport) -> Result<()> {
+    if args.baseline.is_some() {
+        return Err("the ratios of a scale are to its first row: remove --baseline".into());
+    }
+    for part in &args.engines {
+        if !report
+            .sets
+            .iter()
+            .any(|set| set.engine.contains(part.as_str()))
+        {
+            return Err(format!("no engine with {part} in its name").into());
+        }
+    }
+    let is_chosen = |set: &ScaleSet| args.engines.iter().any(|part| set.engine.contains(part));
+    report
+        .sets
+        .retain(|set| args.engines.is_empty() || is_chosen(set));
+    write!(std::io::stdout().lock(), "{}", ScaleTables(&report))?;
+    draw_scale(&report, args.plots.as_deref())
+}
+
+pub(super) fn draw_scale(report: &ScaleReport, plots: Option<&Path>) -> Result<()> {
+    if let Some(dir) = plots {
+        print_plots(&plot_scale(report, dir)?, dir);
+    }
+    Ok(())
+}
+
+fn print_plots(paths: &[PathBuf], dir: &Path) {
+    let plots = if paths.len() == 1 { "plot" } else { "plots" };
+    eprintln!("{} {plots} in {}", paths.len(), dir.display());
 }
 
 /// Keeps the selected engines, and always the baseline.
@@ -43,9 +84,7 @@ fn choose(args: &RenderArgs, report: &mut Report) -> Result<()> {
 
 pub(super) fn draw(report: &Report, plots: Option<&Path>) -> Result<()> {
     if let Some(dir) = plots {
-        let paths = plot(report, dir)?;
-        let plots = if paths.len() == 1 { "plot" } else { "plots" };
-        eprintln!("{} {plots} in {}", paths.len(), dir.display());
+        print_plots(&plot(report, dir)?, dir);
     }
     Ok(())
 }

@@ -8,8 +8,9 @@ use super::ScaleArgs;
 use super::bench_files;
 use super::engine_filter::EngineFilter;
 use super::measure_command::{duration_of, save_if_requested};
+use super::render_command::draw_scale;
 use super::soft_limits::raise_soft_limits;
-use crate::scale::{Axis, ScaleReport, ScaleSet, ScaleTable, ScaleTables, ScaleValues, plot_scale};
+use crate::scale::{Axis, ScaleReport, ScaleSet, ScaleTable, ScaleTables, ScaleValues};
 use crate::{BenchFile, Engine, Machine, Result, Settings};
 
 pub(super) fn run(args: &ScaleArgs, all: &[Box<dyn Engine>]) -> Result<()> {
@@ -51,10 +52,7 @@ pub(super) fn run(args: &ScaleArgs, all: &[Box<dyn Engine>]) -> Result<()> {
             }
         }
     }
-    if let Some(dir) = &args.plots {
-        let plots = plot_scale(&report, dir)?.len();
-        eprintln!("{plots} plots in {}", dir.display());
-    }
+    draw_scale(&report, args.plots.as_deref())?;
     let points = report.sets.iter().flat_map(|set| &set.reports);
     if points.clone().all(|point| point.figures().is_none()) {
         return Err("nothing was measured; see the tables for the errors".into());
