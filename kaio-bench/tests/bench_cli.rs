@@ -329,8 +329,10 @@ fn render_can_use_another_baseline() {
     let expected = [
         "bare",
         "kaio/multi-thread",
+        "kaio/multi-thread-max-batch-16",
         "kaio/multi-thread-sharded",
         "kaio/current-thread",
+        "kaio/current-thread-max-batch-16",
         "kaio/current-thread-own-thread",
         "kaio/local",
         "kaio/multi-thread-uring",

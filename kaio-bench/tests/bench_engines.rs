@@ -72,8 +72,10 @@ fn bare_uring_runs_every_pattern_in_both_shapes() {
 #[test]
 fn kaio_runs_every_pattern_in_both_shapes() {
     check_everywhere("kaio/multi-thread");
+    check_everywhere("kaio/multi-thread-max-batch-16");
     check_everywhere("kaio/multi-thread-sharded");
     check_everywhere("kaio/current-thread");
+    check_everywhere("kaio/current-thread-max-batch-16");
     check_everywhere("kaio/current-thread-own-thread");
     check_everywhere("kaio/local");
 }
@@ -106,8 +108,10 @@ fn these_tests_cover_every_engine() {
             "bare-epoll",
             "bare-uring",
             "kaio/multi-thread",
+            "kaio/multi-thread-max-batch-16",
             "kaio/multi-thread-sharded",
             "kaio/current-thread",
+            "kaio/current-thread-max-batch-16",
             "kaio/current-thread-own-thread",
             "kaio/local",
             "kaio/multi-thread-uring",

@@ -73,8 +73,8 @@
 //! 1. Its future is polled. The request takes a slot of the context, or waits for one, and the buffer's
 //!    memory *moves* into the request.
 //! 2. A request that comes alone is submitted at once. Requests that are made in the same turn of the
-//!    runtime are queued, and submitted with one system call, up to 16 at a time
-//!    ([`AioContextBuilder::max_batch`]). Requests carry `RWF_NOWAIT` where an attempt is worthwhile: the
+//!    runtime are queued, and share system calls: an idle device gets two requests first, and each further
+//!    call submits as many as are in flight, up to 64 ([`AioContextBuilder::max_batch`]). Requests carry `RWF_NOWAIT` where an attempt is worthwhile: the
 //!    kernel refuses a request whose submission would block, and the request is submitted again from
 //!    tokio's blocking pool, without the flag ([`SubmitPolicy`]).
 //! 3. A request that completes inside its submission, as on tmpfs, is reaped right after it. For other

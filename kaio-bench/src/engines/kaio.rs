@@ -28,6 +28,8 @@ pub(super) struct Kaio {
     backend: Backend,
     /// Whether the buffers are those of a pool that is registered with the kernel.
     registered: bool,
+    /// [`AioContextBuilder::max_batch`], if set.
+    max_batch: Option<usize>,
     name: String,
 }
 
@@ -39,7 +41,17 @@ impl Kaio {
             own_thread: false,
             backend: Backend::KernelAio,
             registered: false,
+            max_batch: None,
             name: format!("kaio/{flavor}"),
+        }
+    }
+
+    /// Creates an engine that collects batches of up to `requests`.
+    pub(super) fn with_max_batch(flavor: RuntimeFlavor, requests: usize) -> Kaio {
+        Kaio {
+            max_batch: Some(requests),
+            name: format!("kaio/{flavor}-max-batch-{requests}"),
+            ..Kaio::new(flavor)
         }
     }
 
@@ -47,12 +59,9 @@ impl Kaio {
     pub(super) fn own_thread() -> Kaio {
         let flavor = RuntimeFlavor::CurrentThread;
         Kaio {
-            flavor,
-            shards: 1,
             own_thread: true,
             name: format!("kaio/{flavor}-own-thread"),
-            registered: false,
-            backend: Backend::KernelAio,
+            ..Kaio::new(flavor)
         }
     }
 
@@ -78,12 +87,9 @@ impl Kaio {
     pub(super) fn sharded() -> Kaio {
         let flavor = RuntimeFlavor::MultiThread;
         Kaio {
-            flavor,
             shards: 2,
-            own_thread: false,
-            backend: Backend::KernelAio,
-            registered: false,
             name: format!("kaio/{flavor}-sharded"),
+            ..Kaio::new(flavor)
         }
     }
 }
@@ -104,6 +110,9 @@ impl Engine for Kaio {
             .backend(self.backend);
         if self.own_thread {
             builder = builder.own_thread();
+        }
+        if let Some(requests) = self.max_batch {
+            builder = builder.max_batch(requests);
         }
         let slots = match self.registered {
             false => buffers(workload)?,

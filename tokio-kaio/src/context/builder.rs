@@ -118,9 +118,16 @@ impl AioContextBuilder {
     }
 
     /// Sets the most requests that are submitted in one system call: 1 to 64; other values are clamped.
-    /// The default is 16, and 64 where requests complete inside their submission, as on tmpfs.
+    /// Requests of one turn of the runtime are then collected until there are this many.
     ///
-    /// A larger batch takes less CPU per operation, but the device idles while the batch is built.
+    /// By default, batches depend on the number of requests in flight: an idle device gets two requests
+    /// first, and each further batch has as many as are in flight, up to 64. Where requests complete inside
+    /// their submission, as on tmpfs, the default is 64.
+    ///
+    /// Set this to use less CPU with few requests in flight: there are fewer system calls, but the device
+    /// idles while a batch is collected. With `max_batch(16)` and 8 or 32 reads in flight on a disk, a read
+    /// took 0.91 to 0.97 of the CPU of the default, and there were 0.87 to 0.88 of the reads a second. With
+    /// 128 in flight, the default took less CPU.
     pub fn max_batch(mut self, requests: usize) -> Self {
         self.config.policy.max_batch = Some(requests.clamp(1, MAX_BATCH));
         self

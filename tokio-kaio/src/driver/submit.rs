@@ -136,8 +136,8 @@ impl<T: ContextTypes> Core<T> {
         }
         self.slots.enqueue(index);
         self.advisor.observe(Observation::Queued { task });
-        let batch_is_full = self.slots.queued() >= self.advisor.max_batch();
-        if batch_is_full && !full && self.advisor.flush_full_batch() {
+        let (queued, in_flight) = (self.slots.queued(), self.slots.in_flight());
+        if !full && self.advisor.is_flush_due(queued, in_flight) {
             deferred.flush = true;
         } else {
             self.request_flush(deferred);
@@ -200,7 +200,7 @@ impl<T: ContextTypes> Core<T> {
             return;
         }
         self.advisor.observe(Observation::Flushed { queued });
-        let limit = self.advisor.max_batch().min(MAX_BATCH);
+        let limit = MAX_BATCH.min(self.advisor.max_batch(self.slots.in_flight()));
         let submit_seq = self.submit_seq;
         while self.slots.in_flight() < self.config.capacity && batch.len() < limit {
             let Some(index) = self.slots.pop_queued() else {

@@ -1,18 +1,14 @@
 //! [`Adaptive`]: the default advisor, which combines the policies of this module.
 
 use super::batching::Batching;
+use super::early_flush::EarlyFlush;
 use super::inline_completion::InlineCompletionDetector;
 use super::{
     FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, PollOrder,
     Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
 };
 use crate::SubmitPolicy;
-use crate::backend::{MAX_BATCH, Notify};
-
-/// Most requests in one system call by default. Larger batches leave the device idle for longer while they
-/// are collected, and save little CPU: batches of 16 instead of 32 gave 4 to 12 % more reads per second on a
-/// disk, at the same CPU usage.
-const DEFAULT_MAX_BATCH: usize = 16;
+use crate::backend::Notify;
 
 /// Learns from the requests of a context whether to batch them, whether they complete inline, and whether
 /// their submission blocks.
@@ -20,6 +16,7 @@ const DEFAULT_MAX_BATCH: usize = 16;
 pub(crate) struct Adaptive {
     config: PolicyConfig,
     batching: Batching,
+    early_flush: EarlyFlush,
     inline_completion: InlineCompletionDetector,
     /// The driver task has been polled. Before that, no task would flush the queue or reap completions that
     /// are not signalled.
@@ -80,6 +77,7 @@ impl SubmitAdvisor for Adaptive {
         Adaptive {
             config,
             batching: Batching::default(),
+            early_flush: EarlyFlush::new(config.max_batch),
             inline_completion: InlineCompletionDetector::default(),
             driver_runs: false,
             several_workers: false,
@@ -142,18 +140,16 @@ impl SubmitAdvisor for Adaptive {
         self.batching.should_defer_flush(queued, per_task)
     }
 
-    fn max_batch(&self) -> usize {
-        match self.config.max_batch {
-            Some(limit) => limit,
-            None if self.completes_inline() => MAX_BATCH, // no device to keep busy
-            None => DEFAULT_MAX_BATCH,
-        }
+    fn max_batch(&self, in_flight: usize) -> usize {
+        let to_device = !self.inline_completion.last_completed_inline();
+        self.early_flush.max_batch(in_flight, to_device)
     }
 
-    fn flush_full_batch(&self) -> bool {
-        // A device should not wait for the driver task. If requests complete inline, the flush wakes their
-        // tasks, including the current one, which is cheapest on the driver task.
-        !self.completes_inline()
+    fn is_flush_due(&self, queued: usize, in_flight: usize) -> bool {
+        // If requests complete inline, the flush wakes their tasks, including the current one, which is
+        // cheapest on the driver task.
+        let to_device = !self.inline_completion.last_completed_inline();
+        !self.completes_inline() && self.early_flush.is_due(queued, in_flight, to_device)
     }
 
     fn on_nowait_result(

@@ -46,6 +46,12 @@ impl InlineCompletionDetector {
         self.run >= self.required
     }
 
+    /// Returns whether all requests of the last submission completed inline.
+    #[inline]
+    pub(super) fn last_completed_inline(&self) -> bool {
+        self.run > 0
+    }
+
     /// Records a submission of `requests` requests, after the reap that followed it. `suppressed` is true if
     /// it was made without a signal, `all_completed` if none of the requests is in flight any more.
     #[inline]

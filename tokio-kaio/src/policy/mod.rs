@@ -11,6 +11,7 @@
 
 mod adaptive;
 mod batching;
+mod early_flush;
 mod file_history;
 mod inline_completion;
 mod nowait;

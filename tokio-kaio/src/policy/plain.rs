@@ -43,12 +43,12 @@ impl SubmitAdvisor for Plain {
         false
     }
 
-    fn max_batch(&self) -> usize {
+    fn max_batch(&self, _: usize) -> usize {
         self.max_batch
     }
 
-    fn flush_full_batch(&self) -> bool {
-        true
+    fn is_flush_due(&self, queued: usize, _: usize) -> bool {
+        queued >= self.max_batch
     }
 
     fn on_nowait_result(

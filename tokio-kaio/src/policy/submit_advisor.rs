@@ -31,11 +31,13 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
     /// True for [`PollOrder::Early`] only: otherwise the queue might never be flushed.
     fn defer_flush(&mut self, queued: usize, order: PollOrder) -> bool;
 
-    /// Returns the most requests to submit with one system call, at least 1.
-    fn max_batch(&self) -> usize;
+    /// Returns the most requests to submit with one system call, at least 1, while `in_flight` requests are
+    /// in flight.
+    fn max_batch(&self, in_flight: usize) -> usize;
 
-    /// Returns whether the task that fills a batch submits the batch, instead of the driver task.
-    fn flush_full_batch(&self) -> bool;
+    /// Returns whether the task that has just queued a request submits the queue, instead of the driver task.
+    /// `queued` requests are in the queue, and `in_flight` requests in flight.
+    fn is_flush_due(&self, queued: usize, in_flight: usize) -> bool;
 
     /// Returns why a request has to be submitted again without `RWF_NOWAIT`, or `None` if `result` is the
     /// result of the request. Every result that exists only because of the flag has to be named: otherwise

@@ -164,6 +164,35 @@ fn batches_are_counted_by_size() {
 }
 
 #[test]
+#[cfg_attr(kaio_plain_policy, ignore = "counts batches; Plain defers no request")]
+fn by_default_a_wave_starts_with_a_small_batch_or_is_one_batch() {
+    Fixture::new(32).inline().blocks(32).run(async |case| {
+        let (file, handle) = (case.file, case.handle);
+        if handle.backend() == Backend::ThreadPool {
+            eprintln!("skipped: threads take one request at a time");
+            return;
+        }
+        retry_until(async || {
+            let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
+            let reads = (0..).zip(&mut buffers);
+            let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
+            let before = handle.metrics();
+            join_all(reads).await;
+            let wave = handle.metrics().since(&before);
+            assert_eq!(wave.submitted, 32);
+            // Where the last submission completed inline, the wave is one batch. Otherwise it starts with
+            // two requests, and no batch is larger than the number of requests in flight.
+            let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];
+            let starts_small = wave.batch_sizes[..2].iter().sum::<u64>() > 0;
+            assert!(in_one || starts_small, "{wave:?}");
+            // For a device: 2, 2, 4, 8, 16, or smaller ones if some complete meanwhile.
+            (in_one || (wave.batches >= 5 && wave.batch_sizes[1] >= 2)).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
 fn failures_at_submission_and_at_completion_are_counted() {
     Fixture::new(4).blocks(1).every_backend().run(async |case| {
         let (file, handle, backend) = (case.file, case.handle, case.mode.0);

@@ -3,6 +3,8 @@
 use super::driver_fixture::*;
 use crate::backend::SubmitError;
 use crate::backend::fake::Call;
+use crate::policy::SubmitAdvisor;
+use crate::runtime::DriverTask;
 
 fn sizes(calls: &[Call]) -> Vec<usize> {
     calls.iter().map(|call| call.labels.len()).collect()
@@ -162,4 +164,67 @@ fn waves_of_one_request_more_than_a_batch_take_two_calls() {
         calls = fixture.backend.calls().len();
     }
     assert_eq!(calls, 2, "in the last wave");
+}
+
+/// Polls `size` operations and the driver task, then completes them. Returns the sizes of the batches.
+fn wave<P: SubmitAdvisor>(
+    fixture: &Fixture<LocalTypes<P>>,
+    driver_task: &mut Task<'_, LocalTypes<P>, DriverTask<LocalTypes<P>>>,
+    size: i64,
+) -> Vec<usize> {
+    let mut ops: Vec<_> = (0..size).map(|label| fixture.op(label)).collect();
+    let polls: Vec<_> = ops.iter_mut().map(|op| op.poll()).collect();
+    let _ = driver_task.poll();
+    let calls = fixture.backend.calls();
+    fixture.complete_all(driver_task);
+    for (op, poll) in ops.into_iter().zip(polls) {
+        if poll.is_pending() {
+            assert_eq!(op.result(), Ok(0));
+        }
+    }
+    sizes(&calls)
+}
+
+#[test]
+fn by_default_an_idle_device_gets_small_batches_first() {
+    let fixture = Fixture::adaptive(config_with_default_batches(64));
+    let mut driver_task = fixture.running_driver_task();
+    let mut wave = |size| wave(&fixture, &mut driver_task, size);
+    assert_eq!(wave(32), [1, 2, 3, 6, 12, 8]);
+    assert_eq!(wave(32), [2, 2, 4, 8, 16]);
+    assert_eq!(wave(40), [2, 2, 4, 8, 16, 8]);
+    assert_eq!(wave(64), [2, 2, 4, 8, 16, 32]);
+    assert_eq!(wave(5), [2, 2, 1]);
+    assert_eq!(wave(32), [2, 2, 4, 8, 16]);
+    assert_eq!(wave(1), [1]);
+}
+
+#[test]
+fn by_default_requests_that_complete_inline_share_one_call() {
+    let fixture = Fixture::adaptive(config_with_default_batches(64));
+    let mut driver_task = fixture.running_driver_task();
+    fixture.backend.complete_inline();
+    let waves: Vec<_> = (0..40)
+        .map(|_| wave(&fixture, &mut driver_task, 32))
+        .collect();
+    assert_eq!(waves.last(), Some(&vec![32]), "{waves:?}");
+}
+
+#[test]
+fn by_default_requests_that_waited_for_slots_start_in_batches_of_16() {
+    let fixture = Fixture::adaptive(config_with_default_batches(64));
+    let mut driver_task = fixture.running_driver_task();
+    let ops = fixture.start(0..128);
+    assert!(driver_task.poll().is_pending());
+    assert_eq!(fixture.backend.in_flight().len(), 64);
+    fixture.backend.calls();
+    (0..64).for_each(|label| fixture.backend.complete(label));
+    fixture.signal();
+    assert!(driver_task.poll().is_pending());
+    assert_eq!(sizes(&fixture.backend.calls()), [16, 16, 32]);
+    fixture.complete_all(&mut driver_task);
+    for op in ops {
+        assert_eq!(op.result(), Ok(0));
+    }
+    fixture.assert_idle();
 }

@@ -72,6 +72,13 @@ pub(super) fn config_with_max_batch(capacity: usize, max_batch: usize) -> Contex
     config
 }
 
+/// A context whose policy chooses the sizes of batches.
+pub(super) fn config_with_default_batches(capacity: usize) -> ContextConfig {
+    let mut config = config(capacity);
+    config.policy.max_batch = None;
+    config
+}
+
 impl Fixture {
     /// With the default advisor, which is `Plain` in one of the builds.
     pub(super) fn new(config: ContextConfig) -> Fixture {
