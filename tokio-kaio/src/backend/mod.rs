@@ -55,7 +55,7 @@ mod uring;
 
 pub(crate) use aio::AioBackend;
 pub(crate) use any::AnyBackend;
-pub(crate) use blocking::BlockingBackend;
+pub(crate) use blocking::{BlockingBackend, write_vectored_at};
 pub use kind::Backend;
 #[cfg(feature = "io-uring")]
 pub(crate) use uring::UringBackend;

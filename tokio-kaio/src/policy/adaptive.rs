@@ -3,8 +3,8 @@
 use super::batching::Batching;
 use super::inline_completion::InlineCompletionDetector;
 use super::{
-    FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, PollOrder,
-    Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
+    Direction, FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig,
+    PollOrder, Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
 };
 use crate::SubmitPolicy;
 use crate::backend::{MAX_BATCH, Notify};
@@ -83,11 +83,22 @@ impl SubmitAdvisor for Adaptive {
     }
 
     #[inline(always)]
-    fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan {
-        if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
-            return SubmitPlan::INLINE;
-        }
+    fn plan(
+        &self,
+        op: &OpInfo,
+        file: Option<&FileHistory>,
+        submit_seq: u32,
+        in_flight: usize,
+    ) -> SubmitPlan {
         let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
+        if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
+            return match file {
+                Some(file) if in_flight > 0 && op.direction == Some(Direction::Write) => {
+                    file.plan_nonblocking(op, self.config.policy, probe)
+                }
+                _ => SubmitPlan::INLINE,
+            };
+        }
         match file {
             Some(file) => file.plan(op, self.config.policy, probe),
             None if self.config.policy == SubmitPolicy::Offload && !op.is_poll => {
@@ -100,7 +111,8 @@ impl SubmitAdvisor for Adaptive {
     #[inline(always)]
     fn timing(&self, file: Option<&FileHistory>, submit_seq: u32) -> TimingLevel {
         let due = Sample::of(submit_seq) == Sample::ThreadUsage;
-        if file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
+        let may_block = !(cfg!(feature = "io-uring") && self.config.nonblocking_submit);
+        if may_block && file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
             return TimingLevel::ThreadUsage;
         }
         match self.completes_inline() {

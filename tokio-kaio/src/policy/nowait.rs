@@ -29,6 +29,8 @@ pub(crate) struct NowaitPredictor {
     run: AtomicU8,
     /// The kernel does not support `RWF_NOWAIT` for this file, so probes are useless.
     flag_unsupported: AtomicBool,
+    /// The last offloaded submission that was measured blocked.
+    blocked: AtomicBool,
 }
 
 const NOWAIT: u8 = 0;
@@ -46,6 +48,7 @@ impl NowaitPredictor {
             stage: AtomicU8::new(NOWAIT),
             run: AtomicU8::new(0),
             flag_unsupported: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +67,7 @@ impl NowaitPredictor {
             stage: AtomicU8::new(stage),
             run: AtomicU8::new(0),
             flag_unsupported: AtomicBool::new(true),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -100,8 +104,14 @@ impl NowaitPredictor {
         }
     }
 
+    /// Returns whether the last submission that was measured blocked its thread.
+    pub(super) fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// Records whether a submission blocked its thread, as measured.
     pub(super) fn observe(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
         match (self.stage(), blocked) {
             (OFFLOAD, true) => self.run.store(0, Ordering::Relaxed),
             (_, true) => self.enter(OFFLOAD),
