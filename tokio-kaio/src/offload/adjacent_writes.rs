@@ -13,9 +13,10 @@ use std::slice;
 
 use arrayvec::ArrayVec;
 
-use super::Batch;
 use crate::backend::{MAX_BATCH, OpCode, Sqe, write_vectored_at};
 use crate::op::{Outcome, SubmissionEntry};
+
+type Batch = ArrayVec<SubmissionEntry, MAX_BATCH>;
 
 /// Most bytes of one call.
 const MAX_BYTES: u64 = 1 << 20;

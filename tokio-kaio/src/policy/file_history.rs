@@ -97,7 +97,9 @@ impl FileHistory {
     ) -> SubmitPlan {
         let is_default = self.policy_or(policy) == SubmitPolicy::NoWaitFirst.code();
         let merges = op.nbytes <= MAX_MERGED_WRITE && self.classify(op) == Some(OpClass::Extend);
-        match is_default && merges {
+        // Without the flag nobody knows whether the write would block.
+        let is_known = !self.predictor(OpClass::Extend).is_flag_unsupported();
+        match is_default && merges && is_known {
             true => self.plan(op, policy, probe),
             false => SubmitPlan::INLINE,
         }
