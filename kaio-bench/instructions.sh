@@ -177,8 +177,9 @@ head -c 4096 /dev/zero >"$scratch/probe"
 dd if="$scratch/probe" of=/dev/null bs=4096 iflag=direct status=none 2>/dev/null ||
     not_possible "$dir has no direct I/O (tmpfs has it since Linux 6.6)"
 
-# Built with default flags, whatever the environment or ~/.cargo sets.
-program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-bench \
+# The library with its default features, as most programs have it. Built with default flags, whatever
+# the environment or ~/.cargo sets.
+program=$(RUSTFLAGS='' cargo build --release --locked --quiet --package kaio-bench --no-default-features \
     --message-format json-render-diagnostics |
     grep -oP '"executable":"\K[^"]+/kaio-bench(?=")')
 

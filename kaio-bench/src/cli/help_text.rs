@@ -96,9 +96,14 @@ Pairs. Ratios are relative to the first variant: above 1.00, a variant costs mor
                       from a cold page cache
   stream-write        a new file in order, made durable: a FileWriter (`writer`); 1 MiB at a time with
                       `pwrite` and O_DIRECT; `tokio-fs`
+  extend              8 tasks, each writes the next 4 KiB of a file that grows: with pwrite on the
+                      blocking pool (`spawn-blocking`), with `kaio` on kernel AIO, and on io_uring
+                      (`kaio-uring`)
+  log                 the same, and each write is durable when it returns (DSYNC)
+  log-one             the same with one task
 
-All variants run on the current-thread runtime, and in one task, except `tasks`. All figures are per
-read or write, also for pairs with several in one iteration.
+All variants run on the current-thread runtime, and in one task, except `tasks`, `extend` and `log`.
+All figures are per read or write, also for pairs with several in one iteration.
 
 Columns of the tables:
   time ratio     wall time per transfer

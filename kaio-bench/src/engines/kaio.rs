@@ -300,7 +300,7 @@ impl_async_io!(AioContextHandle);
 impl_async_io!(LocalAioContextHandle);
 
 /// Converts an error of building a context: [`Unavailable`] for the same reasons as in the bare engines.
-fn context_error(error: AioContextError) -> Box<dyn Error + Send + Sync> {
+pub(crate) fn context_error(error: AioContextError) -> Box<dyn Error + Send + Sync> {
     match &error {
         AioContextError::IoSetup(cause) if is_forbidden(cause) => {
             Unavailable(error.to_string()).into()

@@ -16,7 +16,7 @@ use std::io::{self, ErrorKind};
 use self::bare_aio::{BareAio, WaitMode};
 use crate::{Engine, Unavailable};
 
-pub(crate) use kaio::open as open_kaio;
+pub(crate) use kaio::{context_error, open as open_kaio};
 pub use runtime_flavor::RuntimeFlavor;
 pub use workload_file::open_file;
 

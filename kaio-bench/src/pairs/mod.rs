@@ -2,7 +2,8 @@
 //!
 //! Each variant is an [`Engine`], so [`measure`](crate::measure) measures variants as it does engines: in
 //! interleaved rounds, with ratios within a round, and with counted system calls and allocations. All run
-//! on the current-thread runtime, in one task (except `batch/tasks`), with one context.
+//! on the current-thread runtime, in one task (except `batch/tasks`, `extend` and `log`), with one
+//! context.
 //!
 //! To add a pair, implement [`Variant`](variant::Variant) for each of its variants in a file `*_pair.rs`,
 //! add an entry to [`all`], and describe it in `--help` (`cli/help_text.rs`). Several pairs may share a
@@ -10,6 +11,7 @@
 
 mod batch_pair;
 mod group_pair;
+mod growing_file_pair;
 mod owned_pair;
 mod pair_report;
 mod pair_tables;
@@ -197,5 +199,24 @@ pub fn all() -> Vec<Pair> {
                 engine::<stream_pair::TokioWriter>(),
             ],
         ),
+        growing_file::<8, false>("extend"),
+        growing_file::<8, true>("log"),
+        growing_file::<1, true>("log-one"),
     ]
+}
+
+/// A pair whose file grows: by `TASKS` tasks, each write durable if `DSYNC`.
+fn growing_file<const TASKS: usize, const DSYNC: bool>(name: &'static str) -> Pair {
+    use growing_file_pair::{Kaio, SpawnBlocking, WRITES};
+    Pair {
+        name,
+        pattern: Pattern::SequentialWrite,
+        depth: WRITES,
+        block: 4096,
+        variants: vec![
+            engine::<SpawnBlocking<TASKS, DSYNC>>(),
+            engine::<Kaio<TASKS, DSYNC, false>>(),
+            engine::<Kaio<TASKS, DSYNC, true>>(),
+        ],
+    }
 }

@@ -59,7 +59,7 @@ impl PairSet {
         }
     }
 
-    /// Title in tables: `batch: random-read, 32 at a time, disk`.
+    /// Title in tables: `batch: random-read, 32 an iteration, disk`.
     pub fn title(&self) -> String {
         let PairSet {
             place,
@@ -70,7 +70,7 @@ impl PairSet {
         } = self;
         match depth {
             1 => format!("{pair}: {pattern}, {place}"),
-            depth => format!("{pair}: {pattern}, {depth} at a time, {place}"),
+            depth => format!("{pair}: {pattern}, {depth} an iteration, {place}"),
         }
     }
 }

@@ -79,8 +79,12 @@ impl<V: Variant> Engine for VariantEngine<V> {
             len: workload.len,
             block: workload.block(),
         };
+        let variant = {
+            let _guard = runtime.enter(); // some variants build a context of their own
+            V::new(&fixture)?
+        };
         Ok(Box::new(PreparedVariant {
-            variant: V::new(&fixture)?,
+            variant,
             runtime,
             context: Some(context),
             fixture,

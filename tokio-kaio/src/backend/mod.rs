@@ -58,7 +58,7 @@ mod uring;
 
 pub(crate) use aio::AioBackend;
 pub(crate) use any::AnyBackend;
-pub(crate) use blocking::BlockingBackend;
+pub(crate) use blocking::{BlockingBackend, write_vectored_at};
 pub use kind::Backend;
 #[cfg(feature = "simulation")]
 pub(crate) use simulated::SimulatedBackend;

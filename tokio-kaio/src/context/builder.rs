@@ -640,6 +640,7 @@ impl AioContextBuilder {
             max_threads: self.blocking_threads.unwrap_or(max_threads),
             max_batch,
             observe: config.backend == Backend::KernelAio,
+            merge: config.backend != Backend::ThreadPool,
         }
     }
 }
@@ -724,7 +725,6 @@ where
     };
     if backend.capabilities().nonblocking_submit {
         config.policy.nonblocking_submit = true;
-        config.policy.policy = SubmitPolicy::Inline;
     }
     let runtime = Handle::try_current().ok();
     Ok(Driver::new(

@@ -21,7 +21,7 @@ impl<T: ContextTypes> Core<T> {
     #[inline(never)]
     pub(super) fn reap(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) -> bool {
         if self.offload.has_returned() {
-            self.take_returned(deferred);
+            self.take_returned(source, deferred);
         }
         let Some(live) = self.phase.live() else {
             return false;
@@ -172,14 +172,13 @@ impl<T: ContextTypes> Core<T> {
 
     /// Handles the requests that the offload pool returned.
     #[cold]
-    fn take_returned(&mut self, deferred: &mut Deferred<T::Backend>) {
+    fn take_returned(&mut self, source: ReapSource, deferred: &mut Deferred<T::Backend>) {
         let returned = self.offload.take_returned();
         self.counters.completed += returned.resubmitted; // their attempts were counted as submitted
-        for (user_data, errno) in returned.refused {
-            self.refuse(user_data, errno, deferred);
-        }
-        for user_data in returned.stopped {
-            self.complete(user_data, Outcome::Stopped, deferred);
+        for (user_data, outcome) in returned.done {
+            let reaped = matches!(outcome, Outcome::Completed(_));
+            self.counters.reaped[source as usize] += u64::from(reaped);
+            self.complete(user_data, outcome, deferred);
             self.request_flush(deferred);
         }
         self.cancel_unwanted_polls(returned.polls.into_iter());

@@ -92,8 +92,9 @@ impl<T: ContextTypes> Core<T> {
         if self.capabilities.blocking_submit {
             return SubmitPlan::OFFLOAD;
         }
-        let history = file.map(|file| file.history());
-        self.advisor.plan(&op.info(), history, self.submit_seq)
+        let (history, in_flight) = (file.map(|file| file.history()), self.slots.in_flight());
+        self.advisor
+            .plan(&op.info(), history, self.submit_seq, in_flight)
     }
 
     /// Allocates a slot. An append gets the turn of its file, unless another append has the turn.
@@ -200,8 +201,8 @@ impl<T: ContextTypes> Core<T> {
             return;
         }
         self.advisor.observe(Observation::Flushed { queued });
-        let limit = MAX_BATCH.min(self.advisor.max_batch(self.slots.in_flight()));
-        let submit_seq = self.submit_seq;
+        let (submit_seq, before) = (self.submit_seq, self.slots.in_flight());
+        let limit = MAX_BATCH.min(self.advisor.max_batch(before));
         while self.slots.in_flight() < self.config.capacity && batch.len() < limit {
             let Some(index) = self.slots.pop_queued() else {
                 break;
@@ -211,12 +212,11 @@ impl<T: ContextTypes> Core<T> {
                 debug_assert!(false, "a queued request has its file");
                 continue;
             };
-            let (fd, history) = (file.as_raw_fd(), file.history());
+            let (fd, history, op) = (file.as_raw_fd(), file.history(), slot.op.info());
+            let in_flight = before + batch.len();
             let plan = match self.capabilities.blocking_submit {
                 true => SubmitPlan::OFFLOAD,
-                false => self
-                    .advisor
-                    .plan(&slot.op.info(), Some(history), submit_seq),
+                false => self.advisor.plan(&op, Some(history), submit_seq, in_flight),
             };
             if plan.path == SubmitPath::Offload {
                 self.launch_offloaded(index, plan, deferred);

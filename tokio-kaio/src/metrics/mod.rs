@@ -101,7 +101,8 @@ pub struct Metrics {
     /// error: data may be missing from a file.
     pub unfinished_writers: u64,
 
-    /// Calls of `io_submit`, on any thread. With the thread-pool backend: transfers and syncs.
+    /// Calls of `io_submit`, or `io_uring_enter`, on any thread; and calls of `pwritev2` that the blocking pool
+    /// made for small writes that extend a file. With the thread-pool backend: transfers and syncs.
     pub batches: u64,
     /// Calls by the number of requests that they took: up to 1, 2, 4, 8, 16, 32, 64. Each call counts
     /// once: a call with 3 requests only in *up to 4*.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{JobState, OffloadPool, Returned, SubmissionEntry, lock};
+use super::{JobState, OffloadPool, Returned, SubmissionEntry, Work, lock};
 use crate::backend::IoBackend;
+use crate::op::{FileId, Outcome};
 use crate::sys::Process;
 
 /// Time slice after which a job yields its thread to other users of tokio's blocking pool. Much longer than
@@ -19,6 +20,9 @@ const TIME_SLICE: Duration = Duration::from_millis(1);
 pub(super) struct Job<B: IoBackend> {
     pool: Arc<OffloadPool<B>>,
     state: JobState,
+    /// The file that the last batch has extended. Until the job looks for the next batch, no other job
+    /// extends the file.
+    extended: Option<FileId>,
 }
 
 impl<B: IoBackend> OffloadPool<B> {
@@ -26,7 +30,7 @@ impl<B: IoBackend> OffloadPool<B> {
     pub(crate) fn dispatch(self: &Arc<Self>) {
         loop {
             let mut queue = self.lock();
-            let enough = queue.starting >= queue.waiting.len();
+            let enough = queue.starting >= queue.batches();
             if enough || queue.jobs == self.config.max_threads || queue.closed {
                 return;
             }
@@ -51,6 +55,7 @@ impl<B: IoBackend> Job<B> {
         Job {
             pool,
             state: JobState::Starting,
+            extended: None,
         }
     }
 
@@ -77,10 +82,13 @@ impl<B: IoBackend> Job<B> {
         loop {
             let mut busy = Duration::ZERO;
             while busy < TIME_SLICE {
-                let Some(batch) = self.pool.next_batch(&mut self.state) else {
+                let Some(work) = self.next_work() else {
                     return;
                 };
-                busy += self.pool.submit(batch);
+                busy += match work {
+                    Work::Submit(batch) => self.pool.submit(batch),
+                    Work::Merge(batch) => self.pool.write_adjacent(batch),
+                };
             }
             if let Some(runtime) = self.requeue() {
                 match self.start(&runtime) {
@@ -91,10 +99,30 @@ impl<B: IoBackend> Job<B> {
         }
     }
 
+    /// Returns what to do next, or `None`, which ends the job, if there is nothing to do.
+    fn next_work(&mut self) -> Option<Work> {
+        let mut queue = self.pool.lock();
+        if self.state == JobState::Starting {
+            queue.starting -= 1;
+            self.state = JobState::Running;
+        }
+        queue.end_extending(self.extended.take());
+        let Some(work) = queue.next_work(&self.pool.config) else {
+            queue.jobs -= 1;
+            self.state = JobState::Ended;
+            return None;
+        };
+        self.extended = work.extends();
+        queue.extending.extend(self.extended);
+        queue.submitting += 1;
+        Some(work)
+    }
+
     /// Prepares to start the job again, behind everything else that waits for a blocking thread. Returns
     /// `None` if no entry waits, or if there is no runtime.
     fn requeue(&mut self) -> Option<Handle> {
         let mut queue = self.pool.lock();
+        queue.end_extending(self.extended.take());
         if queue.waiting.is_empty() {
             return None;
         }
@@ -107,7 +135,9 @@ impl<B: IoBackend> Job<B> {
     /// Ends the job. If it is the last one, the waiting requests fail with `EAGAIN`.
     pub(super) fn fail_without_thread(mut self) {
         self.end(|waiting| Returned {
-            refused: waiting.map(|user_data| (user_data, libc::EAGAIN)).collect(),
+            done: waiting
+                .map(|user_data| (user_data, Outcome::Refused(libc::EAGAIN)))
+                .collect(),
             ..Returned::default()
         });
     }
@@ -119,6 +149,7 @@ impl<B: IoBackend> Job<B> {
             return;
         }
         let mut queue = self.pool.lock();
+        queue.end_extending(self.extended.take());
         queue.jobs -= 1;
         queue.starting -= usize::from(self.state == JobState::Starting);
         self.state = JobState::Ended;
@@ -126,6 +157,7 @@ impl<B: IoBackend> Job<B> {
             return;
         }
         let waiting = mem::take(&mut queue.waiting);
+        queue.mergeable = 0;
         queue.submitting += 1; // keeps the context alive until `give_back` is done
         drop(queue);
         let mut user_data = waiting
@@ -143,7 +175,9 @@ impl<B: IoBackend> Drop for Job<B> {
     /// Stops the waiting requests if the job has not ended: its runtime shuts down and dropped the job.
     fn drop(&mut self) {
         self.end(|waiting| Returned {
-            stopped: waiting.collect(),
+            done: waiting
+                .map(|user_data| (user_data, Outcome::Stopped))
+                .collect(),
             ..Returned::default()
         });
     }

@@ -4,6 +4,7 @@
 //! [`Offload`](crate::SubmitPolicy::Offload), because the kernel refused this request or earlier ones with
 //! `RWF_NOWAIT`, or because the backend performs requests inside the submission.
 
+mod adjacent_writes;
 mod job;
 
 use std::collections::VecDeque;
@@ -17,10 +18,10 @@ use arrayvec::ArrayVec;
 use tokio::runtime::Handle;
 
 use crate::backend::{IoBackend, MAX_BATCH, Notify, OpCode, submit_all};
-use crate::op::SubmissionEntry;
+use crate::op::{FileId, Outcome, SubmissionEntry};
 
 use crate::metrics::SubmitCounters;
-use crate::policy::{SubmitTimer, TimingLevel};
+use crate::policy::{SubmitTimer, SubmitTiming, TimingLevel};
 use crate::sync::DriverWaker;
 use crate::sys::{self, Process};
 use crate::trace;
@@ -54,8 +55,10 @@ pub(crate) struct OffloadConfig {
     /// Most requests in one system call.
     pub(crate) max_batch: usize,
     /// Whether file histories learn from these submissions. `false` if the backend performs the requests
-    /// inside the submission.
+    /// inside the submission, or if submissions never block.
     pub(crate) observe: bool,
+    /// Whether adjacent writes that extend a file are merged, if extending the file blocks.
+    pub(crate) merge: bool,
 }
 
 #[cfg(test)]
@@ -64,6 +67,7 @@ impl OffloadConfig {
         max_threads: 4,
         max_batch: 32,
         observe: true,
+        merge: false, // the tests' files are not real
     };
 }
 
@@ -74,6 +78,10 @@ struct Queue {
     runtime: Option<Handle>,
     /// Entries that no job has taken.
     waiting: VecDeque<SubmissionEntry>,
+    /// Number of waiting entries that may be merged.
+    mergeable: usize,
+    /// Files that a job extends now: their mergeable entries wait for the job.
+    extending: Vec<FileId>,
     /// Number of jobs that were passed to tokio and have not ended.
     jobs: usize,
     /// Number of those jobs that have not started.
@@ -97,12 +105,10 @@ enum JobState {
 /// Requests that the pool returns to the driver.
 #[derive(Default)]
 pub(crate) struct Returned {
-    /// Refused requests: `user_data` and errno.
-    pub(crate) refused: Vec<(u64, i32)>,
+    /// Requests that are done: refused, performed by the pool, or stopped because the runtime shuts down.
+    pub(crate) done: Vec<(u64, Outcome)>,
     /// Requests that the kernel had no room for, last first.
     pub(crate) unsent: Vec<u64>,
-    /// Requests that were not submitted because the runtime shuts down.
-    pub(crate) stopped: Vec<u64>,
     /// Submitted polls. If one was abandoned before its submission, the driver can cancel it only now.
     pub(crate) polls: Vec<u64>,
     /// Number of refused, unsent and stopped requests whose first attempt was counted as submitted.
@@ -111,25 +117,86 @@ pub(crate) struct Returned {
 
 impl Returned {
     fn is_empty(&self) -> bool {
-        self.refused.is_empty()
-            && self.unsent.is_empty()
-            && self.stopped.is_empty()
-            && self.polls.is_empty()
+        self.done.is_empty() && self.unsent.is_empty() && self.polls.is_empty()
     }
 }
 
 type Batch = ArrayVec<SubmissionEntry, MAX_BATCH>;
 
+/// What a job does next.
+enum Work {
+    /// Submits the entries to the backend.
+    Submit(Batch),
+    /// Performs the writes, which are adjacent.
+    Merge(Batch),
+}
+
+impl Work {
+    /// Returns the file that this extends, if no other job should extend it meanwhile.
+    fn extends(&self) -> Option<FileId> {
+        let (Work::Submit(batch) | Work::Merge(batch)) = self;
+        let first = batch.first()?;
+        first.merges.then(|| first.file.id())
+    }
+}
+
 impl Queue {
-    /// Takes the next batch: at most `1 / max_threads` of the waiting entries, because the batch may block
-    /// its thread for long; at most `max_batch` entries; and entries of one file only. So a request that
-    /// blocks for ever, as on a pipe, does not delay requests on other files.
-    fn next_batch(&mut self, config: &OffloadConfig) -> Option<Batch> {
+    /// Takes the next batch, which has entries of one file only. So a request that blocks for ever, as on a
+    /// pipe, does not delay requests on other files.
+    fn next_work(&mut self, config: &OffloadConfig) -> Option<Work> {
+        if self.mergeable == 0 {
+            return self.next_batch(0, config).map(Work::Submit);
+        }
+        let can_start =
+            |entry: &SubmissionEntry| !entry.merges || !self.extending.contains(&entry.file.id());
+        let first = self.waiting.iter().position(can_start)?;
+        if !self.waiting[first].merges {
+            return self.next_batch(first, config).map(Work::Submit);
+        }
+        let batch = adjacent_writes::take(&mut self.waiting, first);
+        self.mergeable -= batch.len();
+        Some(match batch.len() {
+            1 if config.observe => Work::Submit(batch), // shows whether extending the file still blocks
+            _ => Work::Merge(batch),
+        })
+    }
+
+    /// Takes entries from `first` on: at most `1 / max_threads` of the waiting ones, because the batch may
+    /// block its thread for long, and at most `max_batch`.
+    fn next_batch(&mut self, first: usize, config: &OffloadConfig) -> Option<Batch> {
         let share = self.waiting.len().div_ceil(config.max_threads);
-        let file = self.waiting.front()?.file.id();
-        let of_file = self.waiting.iter().take(share.min(config.max_batch));
-        let count = of_file.take_while(|entry| entry.file.id() == file).count();
-        Some(self.waiting.drain(..count.min(MAX_BATCH)).collect())
+        let file = self.waiting.get(first)?.file.id();
+        let limit = share.min(config.max_batch).min(MAX_BATCH);
+        let of_file = self.waiting.iter().skip(first).take(limit);
+        let count = of_file
+            .take_while(|entry| entry.file.id() == file && !entry.merges)
+            .count();
+        Some(self.waiting.drain(first..first + count).collect())
+    }
+
+    /// Returns the number of jobs that the waiting entries can keep busy.
+    fn batches(&self) -> usize {
+        if self.mergeable == 0 {
+            return self.waiting.len();
+        }
+        let mut extended: ArrayVec<FileId, MAX_BATCH> = ArrayVec::new();
+        let mut batches = self.waiting.len() - self.mergeable;
+        for entry in self.waiting.iter().filter(|entry| entry.merges) {
+            let file = entry.file.id();
+            let known = extended.contains(&file) || self.extending.contains(&file);
+            if !known && extended.try_push(file).is_ok() {
+                batches += 1;
+            }
+        }
+        batches
+    }
+
+    /// Ends the work of a job that has extended `file`.
+    fn end_extending(&mut self, file: Option<FileId>) {
+        let position = file.and_then(|file| self.extending.iter().position(|busy| *busy == file));
+        if let Some(position) = position {
+            self.extending.swap_remove(position);
+        }
     }
 }
 
@@ -157,8 +224,13 @@ impl<B: IoBackend> OffloadPool<B> {
     }
 
     /// Adds an entry. The caller must call [`OffloadPool::dispatch`] afterwards.
-    pub(crate) fn push(&self, entry: SubmissionEntry) {
-        self.lock().waiting.push_back(entry);
+    pub(crate) fn push(&self, mut entry: SubmissionEntry) {
+        // If submissions never block, only writes that would block come here.
+        let blocks = || !self.config.observe || entry.file.history().extending_blocks();
+        entry.merges = self.config.merge && entry.is_mergeable() && blocks();
+        let mut queue = self.lock();
+        queue.mergeable += usize::from(entry.merges);
+        queue.waiting.push_back(entry);
     }
 
     /// Removes and returns an entry that no job has taken. Returns `None` for writes: an abandoned write is
@@ -200,6 +272,7 @@ impl<B: IoBackend> OffloadPool<B> {
         queue.closed = true;
         let runtime = queue.runtime.take();
         let waiting = mem::take(&mut queue.waiting);
+        queue.mergeable = 0;
         while queue.submitting > 0 {
             queue = self
                 .idle
@@ -211,26 +284,10 @@ impl<B: IoBackend> OffloadPool<B> {
         drop(runtime);
     }
 
-    /// Returns the next batch for a job, or `None`, which ends the job, if no entry waits.
-    fn next_batch(&self, state: &mut JobState) -> Option<Batch> {
-        let mut queue = self.lock();
-        if *state == JobState::Starting {
-            queue.starting -= 1;
-            *state = JobState::Running;
-        }
-        let Some(batch) = queue.next_batch(&self.config) else {
-            queue.jobs -= 1;
-            *state = JobState::Ended;
-            return None;
-        };
-        queue.submitting += 1;
-        Some(batch)
-    }
-
     /// Submits a batch. Returns how long the submission took.
     fn submit(&self, batch: Batch) -> Duration {
         let sqes: ArrayVec<_, MAX_BATCH> = batch.iter().map(|entry| entry.sqe).collect();
-        let mut returned = Returned::default();
+        let (mut returned, mut refused) = (Returned::default(), Vec::new());
         let timer = SubmitTimer::start(TimingLevel::ThreadUsage);
         #[allow(unsafe_code)]
         // SAFETY: `Slots` made each entry, and its slot keeps the buffer until the completion. Nobody else
@@ -238,14 +295,7 @@ impl<B: IoBackend> OffloadPool<B> {
         // the call is counted in `submitting`, and `Teardown` calls `close`, which waits for 0, before it
         // drops the backend. `close` empties the queue, and a driver that has ended pushes no entries. The
         // eventfd is closed after the backend.
-        let handled = unsafe {
-            submit_all(
-                &self.submitter,
-                Notify::Signal,
-                &sqes,
-                &mut returned.refused,
-            )
-        };
+        let handled = unsafe { submit_all(&self.submitter, Notify::Signal, &sqes, &mut refused) };
         let timing = timer.map(SubmitTimer::stop);
         if let (true, Some(timing)) = (self.config.observe, &timing) {
             for SubmissionEntry { file, class, .. } in &batch {
@@ -261,7 +311,41 @@ impl<B: IoBackend> OffloadPool<B> {
             .iter()
             .filter(|sqe| sqe.opcode == OpCode::Poll);
         returned.polls.extend(polls.map(|sqe| sqe.user_data));
-        let taken = handled - returned.refused.len();
+        let taken = handled - refused.len();
+        let refused = refused.into_iter();
+        returned
+            .done
+            .extend(refused.map(|(user_data, errno)| (user_data, Outcome::Refused(errno))));
+        self.conclude(batch, returned, taken, timing)
+    }
+
+    /// Performs adjacent writes with one call. Returns how long that took.
+    fn write_adjacent(&self, batch: Batch) -> Duration {
+        let timer = SubmitTimer::start(TimingLevel::Clock);
+        #[allow(unsafe_code)]
+        // SAFETY: as in `submit`, the slot of each entry keeps its buffer until the driver takes the outcome.
+        let done = unsafe { adjacent_writes::perform(&batch) };
+        let Some(done) = done else {
+            return self.submit(batch);
+        };
+        let timing = timer.map(SubmitTimer::stop);
+        let taken = batch.len();
+        let returned = Returned {
+            done,
+            ..Returned::default()
+        };
+        self.conclude(batch, returned, taken, timing)
+    }
+
+    /// Returns requests to the driver, counts the `taken` requests, and ends the submission. Returns how long
+    /// it took.
+    fn conclude(
+        &self,
+        batch: Batch,
+        mut returned: Returned,
+        taken: usize,
+        timing: Option<SubmitTiming>,
+    ) -> Duration {
         let resubmitted = batch.iter().filter(|entry| entry.resubmitted).count();
         returned.resubmitted = resubmitted.saturating_sub(taken) as u64;
         if !returned.is_empty() {
@@ -296,9 +380,8 @@ impl<B: IoBackend> OffloadPool<B> {
     fn give_back(&self, returned: Returned) {
         {
             let mut queue = self.lock();
-            queue.returned.refused.extend(returned.refused);
+            queue.returned.done.extend(returned.done);
             queue.returned.unsent.extend(returned.unsent);
-            queue.returned.stopped.extend(returned.stopped);
             queue.returned.polls.extend(returned.polls);
             queue.returned.resubmitted += returned.resubmitted;
             self.has_returned.store(true, Ordering::Release);

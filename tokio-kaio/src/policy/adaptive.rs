@@ -4,8 +4,8 @@ use super::batching::Batching;
 use super::early_flush::EarlyFlush;
 use super::inline_completion::InlineCompletionDetector;
 use super::{
-    FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig, PollOrder,
-    Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
+    Direction, FileHistory, NowaitAttempt, NowaitResult, Observation, OpInfo, PolicyConfig,
+    PollOrder, Refusal, SubmitAdvisor, SubmitPlan, TaskId, TimingLevel,
 };
 use crate::SubmitPolicy;
 use crate::backend::Notify;
@@ -85,12 +85,26 @@ impl SubmitAdvisor for Adaptive {
     }
 
     #[inline(always)]
-    fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan {
-        if cfg!(any(feature = "io-uring", feature = "simulation")) && self.config.nonblocking_submit
-        {
+    fn plan(
+        &self,
+        op: &OpInfo,
+        file: Option<&FileHistory>,
+        submit_seq: u32,
+        in_flight: usize,
+    ) -> SubmitPlan {
+        #[cfg(feature = "simulation")]
+        if self.config.simulated {
             return SubmitPlan::INLINE;
         }
         let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
+        if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
+            return match file {
+                Some(file) if in_flight > 0 && op.direction == Some(Direction::Write) => {
+                    file.plan_nonblocking(op, self.config.policy, probe)
+                }
+                _ => SubmitPlan::INLINE,
+            };
+        }
         match file {
             Some(file) => file.plan(op, self.config.policy, probe),
             None if self.config.policy == SubmitPolicy::Offload && !op.is_poll => {
@@ -107,7 +121,8 @@ impl SubmitAdvisor for Adaptive {
             return TimingLevel::Off;
         }
         let due = Sample::of(submit_seq) == Sample::ThreadUsage;
-        if file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
+        let may_block = !(cfg!(feature = "io-uring") && self.config.nonblocking_submit);
+        if may_block && file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
             return TimingLevel::ThreadUsage;
         }
         match self.completes_inline() {

@@ -7,6 +7,10 @@ use super::{NowaitAttempt, OpClass, OpInfo, SubmitObservation, SubmitPath, Submi
 use crate::SubmitPolicy;
 use crate::sys::abi;
 
+/// The largest write that is merged with others, in bytes. Larger writes gain little from it, and a file system
+/// that extends files asynchronously would lose the queue depth.
+pub(crate) const MAX_MERGED_WRITE: u64 = 64 << 10;
+
 /// Shared by all contexts that the file is used with. A race between threads loses at most one observation.
 #[derive(Debug)]
 pub(crate) struct FileHistory {
@@ -82,6 +86,25 @@ impl FileHistory {
         SubmitPlan { path, class }
     }
 
+    /// Like [`plan`](FileHistory::plan), if submissions never block: only for writes that the
+    /// offload pool may merge with others. All other requests are left to the kernel.
+    #[cold]
+    pub(super) fn plan_nonblocking(
+        &self,
+        op: &OpInfo,
+        policy: SubmitPolicy,
+        probe: bool,
+    ) -> SubmitPlan {
+        let is_default = self.policy_or(policy) == SubmitPolicy::NoWaitFirst.code();
+        let merges = op.nbytes <= MAX_MERGED_WRITE && self.classify(op) == Some(OpClass::Extend);
+        // Without the flag nobody knows whether the write would block.
+        let is_known = !self.predictor(OpClass::Extend).is_flag_unsupported();
+        match is_default && merges && is_known {
+            true => self.plan(op, policy, probe),
+            false => SubmitPlan::INLINE,
+        }
+    }
+
     /// Returns whether to measure the thread usage of the next submission, in a context with `policy`. `due`
     /// is true if the submission was selected as a sample.
     #[inline(always)]
@@ -139,6 +162,11 @@ impl FileHistory {
         if let (SubmitObservation::Blocked, Some(class)) = (observation, class) {
             self.predictor(class).observe(true);
         }
+    }
+
+    /// Returns whether submissions of writes that extend the file block, as far as measured.
+    pub(crate) fn extending_blocks(&self) -> bool {
+        self.predictor(OpClass::Extend).blocked()
     }
 
     /// Learns from the submission of a request of `class` by the blocking pool, where the thread usage of all

@@ -23,7 +23,7 @@ mod submit_timing;
 
 pub(crate) use adaptive::Adaptive;
 pub(crate) use batching::TaskId;
-pub(crate) use file_history::FileHistory;
+pub(crate) use file_history::{FileHistory, MAX_MERGED_WRITE};
 pub(crate) use nowait::{NowaitResult, Refusal};
 #[cfg_attr(
     not(any(test, kaio_plain_policy)),

@@ -29,6 +29,8 @@ pub(crate) struct NowaitPredictor {
     run: AtomicU8,
     /// The kernel does not support `RWF_NOWAIT` for this file, so probes are useless.
     flag_unsupported: AtomicBool,
+    /// The last offloaded submission that was measured blocked.
+    blocked: AtomicBool,
 }
 
 const NOWAIT: u8 = 0;
@@ -46,6 +48,7 @@ impl NowaitPredictor {
             stage: AtomicU8::new(NOWAIT),
             run: AtomicU8::new(0),
             flag_unsupported: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +67,7 @@ impl NowaitPredictor {
             stage: AtomicU8::new(stage),
             run: AtomicU8::new(0),
             flag_unsupported: AtomicBool::new(true),
+            blocked: AtomicBool::new(false),
         }
     }
 
@@ -100,8 +104,19 @@ impl NowaitPredictor {
         }
     }
 
+    /// Returns whether the kernel does not support `RWF_NOWAIT` for this file, as an attempt has shown.
+    pub(super) fn is_flag_unsupported(&self) -> bool {
+        self.flag_unsupported.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the last submission that was measured blocked its thread.
+    pub(super) fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// Records whether a submission blocked its thread, as measured.
     pub(super) fn observe(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
         match (self.stage(), blocked) {
             (OFFLOAD, true) => self.run.store(0, Ordering::Relaxed),
             (_, true) => self.enter(OFFLOAD),
@@ -157,17 +172,18 @@ impl Refusal {
         const WOULD_BLOCK: i64 = -(libc::EAGAIN as i64);
         // As the result of a completion: from a buffered write on ext4.
         const UNSUPPORTED: i64 = -(libc::EOPNOTSUPP as i64);
+        // From io_uring, which takes a request before it looks at the file.
+        const REFUSED: i64 = crate::backend::refusal(libc::EOPNOTSUPP);
         // An attempt is cut short only at a page boundary. A read that ends within a page has reached the
         // end of the file, as in most files, and is not repeated.
         const PAGE: u64 = 4096;
         match result {
             NowaitResult::Completed(WOULD_BLOCK) => Some(Refusal::WouldBlock),
-            NowaitResult::Completed(UNSUPPORTED) | NowaitResult::Rejected(libc::EOPNOTSUPP) => {
-                Some(match op.rw_flags & !OLD {
-                    0 => Refusal::FlagUnsupported,
-                    _ => Refusal::SomeFlagUnsupported,
-                })
-            }
+            NowaitResult::Completed(UNSUPPORTED | REFUSED)
+            | NowaitResult::Rejected(libc::EOPNOTSUPP) => Some(match op.rw_flags & !OLD {
+                0 => Refusal::FlagUnsupported,
+                _ => Refusal::SomeFlagUnsupported,
+            }),
             NowaitResult::Completed(res @ 1..) if (res as u64) < op.nbytes => {
                 let end = op.offset.wrapping_add(res as u64);
                 (end % PAGE == 0).then_some(Refusal::Short)

@@ -23,7 +23,7 @@ impl SubmitAdvisor for Plain {
         }
     }
 
-    fn plan(&self, _: &OpInfo, _: Option<&FileHistory>, _: u32) -> SubmitPlan {
+    fn plan(&self, _: &OpInfo, _: Option<&FileHistory>, _: u32, _: usize) -> SubmitPlan {
         SubmitPlan::INLINE
     }
 

@@ -12,8 +12,14 @@ pub(crate) trait SubmitAdvisor: Send + 'static {
     fn new(config: PolicyConfig) -> Self;
 
     /// Returns how to submit a request now. `file` is `None` if the request is on a borrowed descriptor.
-    /// `submit_seq` is the number of the submission.
-    fn plan(&self, op: &OpInfo, file: Option<&FileHistory>, submit_seq: u32) -> SubmitPlan;
+    /// `submit_seq` is the number of the submission, `in_flight` the number of requests in flight.
+    fn plan(
+        &self,
+        op: &OpInfo,
+        file: Option<&FileHistory>,
+        submit_seq: u32,
+        in_flight: usize,
+    ) -> SubmitPlan;
 
     /// Returns how closely to measure the submission for which [`plan`](SubmitAdvisor::plan) was called.
     fn timing(&self, file: Option<&FileHistory>, submit_seq: u32) -> TimingLevel;

@@ -257,7 +257,7 @@ fn an_empty_list_of_backends_panics() {
 }
 
 #[test]
-fn on_io_uring_no_policy_uses_the_blocking_pool() {
+fn on_io_uring_only_merged_writes_use_the_blocking_pool() {
     if !current_thread().block_on(async { has_uring() }) {
         return;
     }
@@ -267,23 +267,26 @@ fn on_io_uring_no_policy_uses_the_blocking_pool() {
         .every_runtime()
         .modes(modes)
         .run(async |case| {
-            for policy in [
-                None,
-                Some(SubmitPolicy::Offload),
-                Some(SubmitPolicy::NoWaitFirst),
-            ] {
-                case.file.set_submit_policy(policy);
-                // Writes that extend the file, for which other backends need a thread.
+            let extend = async |i| {
+                let bytes = patterned_buffer(i, BLOCK);
+                let none = WriteFlags::empty();
+                let written = case.file.write_at(&case.handle, i * LEN, &bytes, LEN, none);
+                assert_eq!(written.await.unwrap(), LEN);
+            };
+            // Writes that extend the file, for which other backends need a thread.
+            for policy in [SubmitPolicy::Inline, SubmitPolicy::Offload] {
+                case.file.set_submit_policy(Some(policy));
                 case.file.set_len(0).await.unwrap();
-                join_all((0..16).map(async |i| {
-                    let bytes = patterned_buffer(i, BLOCK);
-                    let none = WriteFlags::empty();
-                    let written = case.file.write_at(&case.handle, i * LEN, &bytes, LEN, none);
-                    assert_eq!(written.await.unwrap(), LEN);
-                }))
-                .await;
+                join_all((0..16).map(extend)).await;
                 case.file.sync_all(&case.handle).await.unwrap();
             }
+            // One at a time, so that there is nothing to merge.
+            case.file.set_submit_policy(None);
+            case.file.set_len(0).await.unwrap();
+            for i in 0..16 {
+                extend(i).await;
+            }
+            case.file.sync_all(&case.handle).await.unwrap();
             let metrics = case.handle.metrics();
             assert_eq!((metrics.offloads, metrics.nowait_refusals), (0, 0));
             assert_eq!((metrics.submitted, metrics.completed), (51, 51));

@@ -22,6 +22,7 @@ mod flags;
 mod fork;
 mod generic_context;
 mod groups;
+mod growing_files;
 mod io_uring;
 mod layers;
 mod leaks;

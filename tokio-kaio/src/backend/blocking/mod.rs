@@ -21,6 +21,7 @@ use blocking_syscalls::errno_of;
 use poll_thread::PollThread;
 use thread_priority::ThreadPriority;
 
+pub(crate) use transfers::write_vectored_at;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 pub(super) use {
     blocking_syscalls::{drain, poll},

@@ -78,7 +78,7 @@ pub(super) unsafe fn read_vectored_at(entry: &Sqe) -> io::Result<usize> {
 /// # References
 ///
 /// [`pwritev2(2)`](https://man7.org/linux/man-pages/man2/pwritev2.2.html)
-pub(super) unsafe fn write_vectored_at(entry: &Sqe) -> io::Result<usize> {
+pub(crate) unsafe fn write_vectored_at(entry: &Sqe) -> io::Result<usize> {
     let (iovecs, count) = iovecs(entry)?;
     if entry.rw_flags == 0 {
         // SAFETY: the caller's promise.

@@ -48,7 +48,7 @@ fn path_of_write<T: ContextTypes<Backend = FakeBackend, Advisor = Adaptive>>(
     let core = entered.lock();
     let plan = core
         .advisor
-        .plan(&op, Some(fixture.file.history()), no_sample);
+        .plan(&op, Some(fixture.file.history()), no_sample, 0);
     plan.path
 }
 
