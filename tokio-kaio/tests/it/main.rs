@@ -23,6 +23,7 @@ mod fork;
 mod generic_context;
 mod groups;
 mod io_uring;
+mod kill;
 mod layers;
 mod leaks;
 mod lifecycle;
