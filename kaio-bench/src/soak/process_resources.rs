@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::live_bytes::LiveBytes;
 use crate::soak_job::Result;
@@ -71,11 +71,12 @@ impl fmt::Display for ProcessResources {
 ///
 /// # Errors
 ///
-/// If they are not after a minute.
+/// If they are not after a minute. Only time in which this process runs counts, so it may be stopped meanwhile.
 pub(crate) fn wait_until_released(start: &ProcessResources) -> Result<()> {
-    let begin = Instant::now();
-    loop {
-        let now = ProcessResources::now();
+    const WAIT: Duration = Duration::from_millis(5);
+    const TRIES: u128 = Duration::from_secs(60).as_millis() / WAIT.as_millis();
+    let mut now = ProcessResources::now();
+    for _ in 0..TRIES {
         let is_released = now.descriptors <= start.descriptors
             && now.threads <= start.threads
             && now.rings <= start.rings
@@ -83,11 +84,10 @@ pub(crate) fn wait_until_released(start: &ProcessResources) -> Result<()> {
         if is_released {
             return Ok(());
         }
-        if begin.elapsed() > Duration::from_secs(60) {
-            return Err(format!("not released: {start:?} at the start, {now:?} after it").into());
-        }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(WAIT);
+        now = ProcessResources::now();
     }
+    Err(format!("not released: {start:?} at the start, {now:?} after it").into())
 }
 
 /// Lets the allocator have two arenas, so that the size of its mappings does not depend on the number of
@@ -111,8 +111,7 @@ impl MachineAio {
     /// The kernel returns the share of a context a moment after the end of the context.
     pub(crate) fn change(&self) -> Option<(u64, u64)> {
         let before = self.0?;
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(30) {
+        for _ in 0..300 {
             if MachineAio::now().0.is_some_and(|now| now <= before) {
                 return Some((before, before));
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -23,8 +23,9 @@ use crate::{
 /// Slots of the context: fewer than there are operations, so that some wait.
 const SLOTS: usize = 32;
 
-/// A turn that goes on for this long after its end hangs.
-const HANG: Duration = Duration::from_secs(600);
+/// A future that takes this long hangs. Only time in which this process runs counts: it may be stopped, or may
+/// get little time on a busy machine.
+const HANG: Duration = Duration::from_secs(1200);
 
 /// The runtime of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,18 @@ fn jobs(job: impl Fn(Workload) -> SoakJob, places: &FaultPlaces) -> Vec<(Workloa
     jobs
 }
 
+/// The result of `future`. `None` if it hangs.
+async fn unless_it_hangs<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..HANG.as_secs() {
+        tokio::select! {
+            result = &mut future => return Some(result),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+    None
+}
+
 impl SoakTurn {
     /// Runs the workloads in `dir`, and ends everything that they have made.
     ///
@@ -219,7 +232,7 @@ impl SoakTurn {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(HANG, idle).await.map_err(|_| hang())?;
+        unless_it_hangs(idle).await.ok_or_else(hang)?;
         let metrics = handle.metrics();
         let is_idle = metrics.submitted == metrics.completed
             && (metrics.queued, metrics.waiting_for_thread) == (0, 0)
@@ -227,10 +240,9 @@ impl SoakTurn {
         if !is_idle {
             return Err(format!("the idle context has work left: {metrics:?}").into());
         }
-        let close = context.close();
-        tokio::time::timeout(HANG, close)
+        unless_it_hangs(context.close())
             .await
-            .map_err(|_| "close hangs")?;
+            .ok_or("close hangs")?;
         if pool.available() != pool.capacity() {
             return Err(
                 format!("{} buffers are missing", pool.capacity() - pool.available()).into(),
