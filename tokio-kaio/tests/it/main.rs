@@ -24,6 +24,7 @@ mod generic_context;
 mod groups;
 mod growing_files;
 mod io_uring;
+mod kill;
 mod layers;
 mod leaks;
 mod lifecycle;
