@@ -1,11 +1,15 @@
 //! Power cuts: which states they can leave, and which they can't.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{sleep, timeout};
 use tokio_kaio::simulation::{SimDisk, SimDiskBuilder};
-use tokio_kaio::{ReadFlags, WriteFlags, rename, sync_dir};
+use tokio_kaio::{ReadFlags, WriteFlags, rename, sync_dir, try_exists};
 
-use crate::support::{BLOCK, Simulated, blocks};
+use crate::support::{BLOCK, Simulated, blocks, open};
 
 /// Runs `workload` on a file of `len` durable zeroes, on one disk for each of 200 seeds. Returns the bytes that
 /// the power cuts have left.
@@ -166,4 +170,51 @@ async fn a_durable_write_takes_earlier_bytes_of_its_sector_with_it() {
     for bytes in left.await {
         assert_eq!([bytes[0], bytes[50]], *b"ab");
     }
+}
+
+fn paused() -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+async fn write_and_sync(disk: &SimDisk) {
+    let of = Simulated::on(disk.clone());
+    let file = open(disk, "file").await.unwrap();
+    let ones = blocks(1, 1);
+    let write = file.write_at(&of.handle, 0, &ones, BLOCK, WriteFlags::DSYNC);
+    write.await.unwrap();
+    sync_dir(disk.path()).await.unwrap();
+    of.context.close().await;
+}
+
+#[test]
+fn a_disk_that_outlives_its_runtime_is_deterministic() {
+    let run = |pause: Duration| {
+        let disk = SimDisk::builder().build();
+        for _ in 0..3 {
+            paused().block_on(write_and_sync(&disk));
+            thread::sleep(pause);
+        }
+        disk.trace().to_string()
+    };
+    assert_eq!(run(Duration::ZERO), run(Duration::from_millis(40)));
+}
+
+#[test]
+fn a_disk_of_a_runtime_with_a_paused_clock_can_be_used_in_one_whose_clock_runs() {
+    let disk = SimDisk::builder().build();
+    paused().block_on(async {
+        sleep(Duration::from_secs(24 * 60 * 60)).await;
+        write_and_sync(&disk).await;
+    });
+    let running = Builder::new_multi_thread().enable_time().build().unwrap();
+    let hangs = Duration::from_secs(60);
+    running.block_on(async {
+        let done = timeout(hangs, write_and_sync(&disk)).await;
+        done.expect("the requests complete");
+        assert!(try_exists(disk.path().join("file")).await.unwrap());
+    });
 }
