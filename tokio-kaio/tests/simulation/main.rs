@@ -6,6 +6,7 @@ mod determinism;
 mod entries;
 mod exploring;
 mod limits;
+mod notes;
 mod open_files;
 mod power;
 mod staged;
