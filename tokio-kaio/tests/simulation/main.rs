@@ -5,6 +5,7 @@ mod crash_states;
 mod determinism;
 mod entries;
 mod exploring;
+mod lifetimes;
 mod limits;
 mod notes;
 mod open_files;
