@@ -262,6 +262,9 @@ mod guides {
     #[cfg(feature = "bytes")]
     #[doc = include_str!("../../docs/ranges.md")]
     struct Ranges;
+    #[cfg(feature = "simulation")]
+    #[doc = include_str!("../../docs/simulation.md")]
+    struct Simulation;
     #[doc = include_str!("../../docs/streams.md")]
     struct Streams;
     #[doc = include_str!("../../docs/submission.md")]

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -37,8 +37,8 @@ pub(crate) struct DiskCore {
     pub(crate) state: DiskState,
     /// The open files, by the number of their descriptor.
     descriptors: Vec<Option<Descriptor>>,
-    /// The instant at which the clock of the disk began: that of the first call in a runtime.
-    epoch: Option<Instant>,
+    /// The instants at which the clock of the disk began, by runtime: each has a clock of its own.
+    epochs: Vec<(runtime::Id, Instant)>,
     /// The time of the last call.
     last: Duration,
     /// Whether those who have requests in flight know that the power was cut.
@@ -48,6 +48,9 @@ pub(crate) struct DiskCore {
     /// The number of the last temporary name.
     last_name: u64,
 }
+
+/// Runtimes whose clocks a disk knows at a time.
+const MAX_CLOCKS: usize = 16;
 
 /// An open file of a disk.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +89,7 @@ impl Disk {
             core: Mutex::new(DiskCore {
                 state,
                 descriptors: Vec::new(),
-                epoch: None,
+                epochs: Vec::new(),
                 last: Duration::ZERO,
                 is_cut_known: false,
                 listeners: Vec::new(),
@@ -299,21 +302,42 @@ impl Drop for InFlight<'_> {
 }
 
 impl DiskCore {
-    /// Returns the time since the clock of the disk began. It stands still outside a tokio runtime.
+    /// Returns the time since the clock of the disk began. It stands still outside a tokio runtime. In another
+    /// runtime it goes on from where it was.
+    #[inline]
     pub(crate) fn now(&mut self) -> Now {
-        if Handle::try_current().is_ok() {
+        if let Ok(runtime) = Handle::try_current() {
             let instant = Instant::now();
-            let epoch = *self.epoch.get_or_insert_with(|| instant - self.last);
+            let epoch = self.epoch(runtime.id(), instant);
             let since = instant.saturating_duration_since(epoch);
             self.last = self.last.max(since); // two runtimes may have two clocks
         }
         Now(self.last)
     }
 
-    /// Returns the instant of a time of the disk's clock.
-    pub(crate) fn instant(&self, time: Duration) -> Instant {
-        let epoch = self.epoch.unwrap_or_else(Instant::now);
+    /// Returns the instant of a time of the disk's clock, on the clock of the current runtime.
+    pub(crate) fn instant(&mut self, time: Duration) -> Instant {
+        let instant = Instant::now();
+        let epoch = match Handle::try_current() {
+            Ok(runtime) => self.epoch(runtime.id(), instant),
+            Err(_) => instant,
+        };
         epoch.checked_add(time).unwrap_or(epoch)
+    }
+
+    /// Returns the instant at which the clock of the disk would have begun in this runtime.
+    #[inline]
+    fn epoch(&mut self, runtime: runtime::Id, now: Instant) -> Instant {
+        let mut epochs = self.epochs.iter();
+        if let Some((_, epoch)) = epochs.rfind(|(id, _)| *id == runtime) {
+            return *epoch;
+        }
+        let epoch = now.checked_sub(self.last).unwrap_or(now);
+        if self.epochs.len() == MAX_CLOCKS {
+            self.epochs.remove(0); // most likely of a runtime that is gone
+        }
+        self.epochs.push((runtime, epoch));
+        epoch
     }
 
     /// Whether the power was cut.

@@ -1,10 +1,13 @@
 //! Tests of simulated disks: the whole API on them, in every kind of context. They need no disk and no time.
 
 mod contexts;
+mod crash_states;
 mod determinism;
 mod entries;
 mod exploring;
+mod lifetimes;
 mod limits;
+mod notes;
 mod open_files;
 mod power;
 mod staged;

@@ -107,17 +107,51 @@ impl DataBlock {
             && self.durable.is_none()
     }
 
-    /// Writes `piece`. Truncations up to the change `truncated` are durable.
-    pub(super) fn write(&mut self, piece: Piece, truncated: u64, block_size: usize) {
+    /// Widens `piece` to whole sectors of `sector` bytes, with the bytes that the block has there now. The page
+    /// cache writes whole sectors: they have the bytes of earlier writes, too.
+    pub(super) fn widen(&self, piece: Piece, sector: usize, block_size: usize) -> Piece {
+        let Range { start, end } = piece.range();
+        let (first, last) = (start / sector * sector, end.next_multiple_of(sector));
+        let is_whole = first == start && last == end;
+        // A truncation has its own way to survive.
+        if is_whole || piece.durability == Durability::WithTruncation {
+            return piece;
+        }
+        let mut content = self.current.clone();
+        apply(&mut content, &piece, start..end, block_size);
+        Piece {
+            start: first,
+            len: last - first,
+            data: content.map(|content| Arc::from(&content[first..last])),
+            ..piece
+        }
+    }
+
+    /// Writes `piece`. Truncations up to the change `truncated` are durable. Returns the change that became
+    /// durable, because the block has too many.
+    pub(super) fn write(&mut self, piece: Piece, truncated: u64, block_size: usize) -> Option<u64> {
         apply(&mut self.current, &piece, piece.range(), block_size);
         let is_durable = piece.durability == Durability::Durable;
         self.pending.push(piece);
         if self.pending.len() > MAX_PIECES {
-            self.write_back_oldest(truncated);
+            let written_back = self.write_back_oldest(truncated);
             self.settle(block_size);
-        } else if is_durable {
+            return written_back;
+        }
+        if is_durable {
             self.settle(block_size);
         }
+        None
+    }
+
+    /// Makes the data of writes up to `change` durable, and no truncations.
+    pub(super) fn write_back(&mut self, change: u64, block_size: usize) {
+        for piece in &mut self.pending {
+            if piece.change <= change && piece.durability == Durability::Volatile {
+                piece.durability = Durability::Durable;
+            }
+        }
+        self.settle(block_size);
     }
 
     /// Makes the writes up to `change` durable.
@@ -204,16 +238,20 @@ impl DataBlock {
         }
     }
 
-    fn write_back_oldest(&mut self, truncated: u64) {
-        let is_volatile = |piece: &Piece| piece.durability == Durability::Volatile;
-        if let Some(oldest) = self.pending.iter().position(is_volatile) {
-            self.pending[oldest].durability = Durability::Durable;
-        }
+    /// Returns the change that became durable.
+    fn write_back_oldest(&mut self, truncated: u64) -> Option<u64> {
+        let mut pending = self.pending.iter_mut();
+        let oldest = pending.find(|piece| piece.durability == Durability::Volatile);
+        let written_back = oldest.map(|piece| {
+            piece.durability = Durability::Durable;
+            piece.change
+        });
         for piece in &mut self.pending {
             if piece.durability == Durability::WithTruncation && piece.change <= truncated {
                 piece.durability = Durability::Durable;
             }
         }
+        written_back
     }
 }
 

@@ -49,13 +49,13 @@ const MIN_BLOCK: u32 = 4096;
 impl DiskState {
     /// An empty disk.
     pub(crate) fn new(config: DiskConfig) -> DiskState {
-        let tree = FileTree::new(block_size(&config), config.names);
+        let tree = FileTree::new(block_size(&config), config.sector as usize, config.names);
         DiskState::with_tree(config, tree)
     }
 
     /// A disk with the content of `image`, all of it durable. `config` has the atomic unit of the disk before.
     pub(crate) fn boot(config: DiskConfig, image: &DiskImage) -> DiskState {
-        let tree = FileTree::boot(config.names, image);
+        let tree = FileTree::boot(config.sector as usize, config.names, image);
         DiskState::with_tree(config, tree)
     }
 

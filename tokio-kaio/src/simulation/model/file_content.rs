@@ -16,6 +16,8 @@ use crate::simulation::seeded_rng::SeededRng;
 pub(super) struct FileContent {
     /// Bytes. A power of two.
     block_size: usize,
+    /// Bytes. A power of two, at most a block.
+    sector: usize,
     blocks: BTreeMap<u64, DataBlock>,
     /// Blocks with writes that are not durable. May have others.
     dirty: BTreeSet<u64>,
@@ -25,6 +27,8 @@ pub(super) struct FileContent {
     written: u64,
     len: u64,
     sizes: SizeHistory,
+    /// The last change that a block has written back by itself.
+    written_back: Option<u64>,
 }
 
 /// The data of a write that lies in one block.
@@ -46,24 +50,30 @@ pub(super) struct SurvivingContent {
 const ZEROES: [u8; 4096] = [0; 4096];
 
 impl FileContent {
-    pub(super) fn new(block_size: usize) -> FileContent {
-        FileContent::durable(block_size, &SurvivingContent::default())
+    pub(super) fn new(block_size: usize, sector: usize) -> FileContent {
+        FileContent::durable(block_size, sector, &SurvivingContent::default())
     }
 
     /// The content of a file after a power cut.
-    pub(super) fn durable(block_size: usize, survived: &SurvivingContent) -> FileContent {
+    pub(super) fn durable(
+        block_size: usize,
+        sector: usize,
+        survived: &SurvivingContent,
+    ) -> FileContent {
         let blocks = survived.blocks.iter();
         let blocks: BTreeMap<u64, DataBlock> = blocks
             .map(|(&number, data)| (number, DataBlock::durable(Some(data.clone()))))
             .collect();
         FileContent {
             block_size,
+            sector,
             dirty: BTreeSet::new(),
             unwritten: BlockSet::default(),
             written: blocks.len() as u64,
             blocks,
             len: survived.len,
             sizes: SizeHistory::new(survived.len),
+            written_back: None,
         }
     }
 
@@ -246,6 +256,16 @@ impl FileContent {
         self.sizes.sync(change, self.len);
     }
 
+    /// Returns the last change that a block has written back by itself, since the last call.
+    pub(super) fn take_written_back(&mut self) -> Option<u64> {
+        self.written_back.take()
+    }
+
+    /// Makes the data of changes up to `change` durable, as the write-back of a cache does.
+    pub(super) fn write_back(&mut self, change: u64) {
+        self.settle(|block, block_size| block.write_back(change, block_size));
+    }
+
     /// Loses the volatile writes up to `change`: reads still see them, and no sync makes them durable.
     pub(super) fn lose(&mut self, change: u64) {
         self.settle(|block, block_size| block.lose(change, block_size));
@@ -301,7 +321,9 @@ impl FileContent {
         let truncated = self.sizes.durable_change();
         let block = self.blocks.entry(number).or_default();
         let was_dirty = block.is_dirty();
-        block.write(piece, truncated, self.block_size);
+        let piece = block.widen(piece, self.sector, self.block_size);
+        let written_back = block.write(piece, truncated, self.block_size);
+        self.written_back = self.written_back.max(written_back);
         if block.is_dirty() && !was_dirty {
             self.dirty.insert(number);
         }
@@ -341,7 +363,9 @@ impl FileContent {
                 .blocks
                 .get_mut(&number)
                 .expect("its number is from the map");
-            block.write(piece, truncated, self.block_size);
+            let piece = block.widen(piece, self.sector, self.block_size);
+            let written_back = block.write(piece, truncated, self.block_size);
+            self.written_back = self.written_back.max(written_back);
             if block.is_dirty() {
                 self.dirty.insert(number);
             }

@@ -18,6 +18,8 @@ pub(super) struct FileTree {
     log: NameLog,
     order: NameDurability,
     block_size: usize,
+    /// Bytes.
+    sector: usize,
     /// Blocks that files have allocated.
     used: u64,
 }
@@ -88,7 +90,7 @@ impl Node {
 }
 
 impl FileTree {
-    pub(super) fn new(block_size: usize, order: NameDurability) -> FileTree {
+    pub(super) fn new(block_size: usize, sector: usize, order: NameDurability) -> FileTree {
         let mut root = Node::new(Body::Directory(Directory::default()), ROOT, "");
         root.links = 1;
         FileTree {
@@ -97,19 +99,20 @@ impl FileTree {
             log: NameLog::default(),
             order,
             block_size,
+            sector,
             used: 0,
         }
     }
 
     /// The tree of an image, all of it durable.
-    pub(super) fn boot(order: NameDurability, image: &DiskImage) -> FileTree {
+    pub(super) fn boot(sector: usize, order: NameDurability, image: &DiskImage) -> FileTree {
         let image = image.content();
-        let mut tree = FileTree::new(image.block_size, order);
+        let mut tree = FileTree::new(image.block_size, sector, order);
         tree.next_inode = image.next_inode;
         for (&inode, node) in &image.nodes {
             let body = match node {
                 ImageNode::File(content) => {
-                    Body::File(FileContent::durable(image.block_size, content))
+                    Body::File(FileContent::durable(image.block_size, sector, content))
                 }
                 ImageNode::Directory(entries) => Body::Directory(Directory {
                     entries: entries.clone(),
@@ -259,6 +262,22 @@ impl FileTree {
         Ok(result)
     }
 
+    /// Writes the changes of all files back that are older than one that the file has written back.
+    pub(super) fn write_back_in_order(&mut self, inode: Inode) {
+        let Some(Body::File(content)) = self.nodes.get_mut(&inode).map(|node| &mut node.body)
+        else {
+            return;
+        };
+        let Some(change) = content.take_written_back() else {
+            return;
+        };
+        for node in self.nodes.values_mut() {
+            if let Body::File(content) = &mut node.body {
+                content.write_back(change);
+            }
+        }
+    }
+
     fn directory(&self, inode: Inode) -> Result<&Directory, Errno> {
         match self.nodes.get(&inode).map(|node| &node.body) {
             Some(Body::Directory(directory)) => Ok(directory),
@@ -300,14 +319,14 @@ impl FileTree {
 
     /// Makes a file without a name, which nobody has opened.
     pub(super) fn create_unnamed(&mut self, directory: Inode) -> Inode {
-        let body = Body::File(FileContent::new(self.block_size));
+        let body = Body::File(FileContent::new(self.block_size, self.sector));
         let mut node = Node::new(body, directory, "(unnamed)");
         node.is_temporary = true;
         self.insert(node)
     }
 
     pub(super) fn create_file(&mut self, entry: Entry<'_>) -> Result<Inode, Errno> {
-        let body = Body::File(FileContent::new(self.block_size));
+        let body = Body::File(FileContent::new(self.block_size, self.sector));
         self.create(entry, body)
     }
 

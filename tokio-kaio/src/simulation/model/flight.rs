@@ -52,6 +52,8 @@ pub(super) struct WriteAction {
     pub(super) offset: Option<u64>,
     pub(super) data: WriteData,
     pub(super) len: u64,
+    /// Whether it goes past the page cache.
+    pub(super) direct: bool,
     pub(super) durability: WriteDurability,
 }
 

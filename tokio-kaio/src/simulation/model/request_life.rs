@@ -18,10 +18,14 @@ impl DiskState {
     pub(crate) fn begin(&mut self, now: Now, request: Request<'_>) -> Begun {
         self.last_request += 1;
         let id = self.last_request;
-        let Request { inode, kind, .. } = request;
+        let Request {
+            inode,
+            direct,
+            kind,
+        } = request;
         let (offset, len) = kind.extent();
         let mut action = match self.check(request) {
-            Ok(()) => self.action(inode, kind),
+            Ok(()) => self.action(inode, direct, kind),
             Err(errno) => Action::Fail(errno),
         };
         let mut injected = InjectedFaults::default();
@@ -132,7 +136,7 @@ impl DiskState {
         Ok(())
     }
 
-    fn action(&self, inode: Inode, kind: RequestKind<'_>) -> Action {
+    fn action(&self, inode: Inode, direct: bool, kind: RequestKind<'_>) -> Action {
         match kind {
             RequestKind::Read { offset, len } => Action::Read { offset, len },
             RequestKind::Write {
@@ -150,6 +154,7 @@ impl DiskState {
                         false => WriteData::Divided(FileContent::divide(block_size, offset, data)),
                     },
                     len: kind.extent().1,
+                    direct,
                     durability: match (sync, dsync) {
                         (true, _) => WriteDurability::Sync,
                         (false, true) => WriteDurability::Dsync,
@@ -200,7 +205,7 @@ impl DiskState {
             }
             _ if effect == Some(FaultEffect::IgnoredFlush) => Ok(0),
             Action::Sync { change, .. } if effect == Some(FaultEffect::FailedSync) => {
-                self.tree.change(inode, |content| content.lose(change))?;
+                self.change(inode, |content| content.lose(change))?;
                 Err(libc::EIO)
             }
             Action::Sync {
@@ -208,8 +213,7 @@ impl DiskState {
                 len,
                 name_operation,
             } => {
-                self.tree
-                    .change(inode, |content| content.sync(change, len))?;
+                self.change(inode, |content| content.sync(change, len))?;
                 self.tree.make_durable(name_operation);
                 Ok(0)
             }
@@ -255,7 +259,7 @@ impl DiskState {
         let block_size = self.tree.block_size();
         let end_of_file = self.tree.content(inode)?.len();
         let offset = write.offset.unwrap_or(end_of_file);
-        let (mut len, durability) = (write.len, write.durability);
+        let (mut len, direct, durability) = (write.len, write.direct, write.durability);
         let mut parts = write.into_parts(block_size, offset);
         if len == 0 {
             return Ok(0);
@@ -275,7 +279,7 @@ impl DiskState {
                 clip(&mut parts, block_size, end_of_file);
                 let unit = self.config.atomic_unit as usize;
                 let parts = tear(&parts, unit, &mut self.effects);
-                self.tree.change(inode, |content| {
+                self.change(inode, |content| {
                     content.write(change, parts, Durability::Volatile);
                 })?;
                 return Err(libc::EIO);
@@ -290,7 +294,8 @@ impl DiskState {
         let flushes = durability != WriteDurability::None
             && !flush_fails
             && effect != Some(FaultEffect::IgnoredFlush);
-        let piece_durability = match flushes || !self.config.volatile_cache {
+        let is_on_disk = direct && !self.config.volatile_cache;
+        let piece_durability = match flushes || is_on_disk {
             true => Durability::Durable,
             false => Durability::Volatile,
         };
@@ -298,16 +303,16 @@ impl DiskState {
             Some(FaultEffect::LostWrite) => {}
             Some(FaultEffect::MisdirectedWrite) => {
                 if let Some(target) = self.misdirect(inode, &mut parts) {
-                    self.tree.change(target, |content| {
+                    self.change(target, |content| {
                         content.write(change, parts, piece_durability)
                     })?;
                 }
             }
-            _ => self.tree.change(inode, |content| {
+            _ => self.change(inode, |content| {
                 content.write(change, parts, piece_durability)
             })?,
         }
-        self.tree.change(inode, |content| {
+        self.change(inode, |content| {
             content.extend(change, offset + len);
             if flushes && content.shortest_len() < offset + len {
                 content.sync_len(change);
@@ -325,6 +330,20 @@ impl DiskState {
             return Err(libc::EIO);
         }
         Ok(len as usize)
+    }
+
+    /// Changes the content of a file. If changes survive in order, and the file has written one back, writes the
+    /// earlier ones of all files back too.
+    fn change<R>(
+        &mut self,
+        inode: Inode,
+        change: impl FnOnce(&mut FileContent) -> R,
+    ) -> Result<R, Errno> {
+        let result = self.tree.change(inode, change)?;
+        if !self.config.reorder {
+            self.tree.write_back_in_order(inode);
+        }
+        Ok(result)
     }
 
     /// The part of a write that fits on the disk.
@@ -377,8 +396,7 @@ impl DiskState {
         }
         self.last_change += 1;
         let change = self.last_change;
-        self.tree
-            .change(inode, |content| content.set_len(change, len))
+        self.change(inode, |content| content.set_len(change, len))
     }
 
     pub(super) fn perform_allocate(
@@ -401,7 +419,6 @@ impl DiskState {
         }
         self.last_change += 1;
         let change = self.last_change;
-        self.tree
-            .change(inode, |content| content.allocate(change, kind, range))
+        self.change(inode, |content| content.allocate(change, kind, range))
     }
 }

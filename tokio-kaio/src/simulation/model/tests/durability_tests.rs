@@ -130,17 +130,20 @@ fn a_write_with_dsync_after_a_truncation_makes_the_length_durable() {
 }
 
 #[test]
-fn without_a_volatile_cache_complete_writes_are_durable() {
+fn without_a_volatile_cache_complete_direct_writes_are_durable() {
     let config = DiskConfig {
         volatile_cache: false,
         ..small_sectors()
     };
     let (mut disk, file) = file_of(config, 2);
-    disk.write(file, 0, &[b'a'; 1024]);
+    disk.write_direct(file, 0, &[b'a'; 1024]);
     assert_eq!(outcomes(&disk), set(&["aa"]));
     // The length needs a sync.
-    disk.write(file, 1024, &[b'a'; 512]);
+    disk.write_direct(file, 1024, &[b'a'; 512]);
     assert_eq!(outcomes(&disk), set(&["aa", "aaa"]));
+    // The page cache is volatile.
+    disk.write(file, 0, &[b'b'; 512]);
+    assert_eq!(outcomes(&disk), set(&["aa", "aaa", "ba", "baa"]));
 }
 
 #[test]
