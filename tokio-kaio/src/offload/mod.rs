@@ -332,7 +332,7 @@ impl<B: IoBackend> OffloadPool<B> {
         let timer = SubmitTimer::start(TimingLevel::ThreadUsage);
         #[allow(unsafe_code)]
         // SAFETY: `Slots` made each entry, and its slot keeps the buffer until the completion. Nobody else
-        // submits the entry: it left the queue once, through `next_batch`. The backend outlives the call:
+        // submits the entry: it left the queue once, through `next_work`. The backend outlives the call:
         // the call is counted in `submitting`, and `Teardown` calls `close`, which waits for 0, before it
         // drops the backend. `close` empties the queue, and a driver that has ended pushes no entries. The
         // eventfd is closed after the backend.
