@@ -15,6 +15,7 @@ use arrayvec::ArrayVec;
 
 use crate::backend::{MAX_BATCH, OpCode, Sqe, write_vectored_at};
 use crate::op::{Outcome, SubmissionEntry};
+use crate::sys::{self, abi};
 
 type Batch = ArrayVec<SubmissionEntry, MAX_BATCH>;
 
@@ -36,13 +37,13 @@ impl Candidate {
     }
 }
 
-/// Takes the mergeable write at `first`, and those behind it in `waiting` that are on the same file, with the same
-/// flags, and adjacent to it, directly or through others. In the order of their offsets.
+/// Takes the mergeable write at `first`, and those behind it in `waiting` that are on the same descriptor, with the
+/// same flags, and adjacent to it, directly or through others. In the order of their offsets.
 pub(super) fn take(waiting: &mut VecDeque<SubmissionEntry>, first: usize) -> Batch {
-    let (file, flags) = (waiting[first].file.id(), waiting[first].sqe.rw_flags);
-    let is_candidate = |entry: &SubmissionEntry| {
-        entry.merges && entry.file.id() == file && entry.sqe.rw_flags == flags
-    };
+    // Not the id of the file: the second descriptor of a direct file, for the page cache, has the same id.
+    let (fd, flags) = (waiting[first].sqe.fd, waiting[first].sqe.rw_flags);
+    let is_candidate =
+        |entry: &SubmissionEntry| entry.merges && entry.sqe.fd == fd && entry.sqe.rw_flags == flags;
     let scanned = waiting.iter().enumerate().skip(first).take(MAX_BATCH);
     let mut candidates: ArrayVec<Candidate, MAX_BATCH> = scanned
         .filter(|(_, entry)| is_candidate(entry))
@@ -101,7 +102,11 @@ pub(super) unsafe fn perform(batch: &[SubmissionEntry]) -> Option<Vec<(u64, Outc
     if matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ESPIPE)) {
         return None;
     }
-    let results = split(batch, result, |entry| {
+    let file_flags = match (&result, batch) {
+        (Err(_), [first, _, ..]) => sys::status_flags(first.sqe.fd).unwrap_or(0),
+        _ => 0, // not needed
+    };
+    let results = split(batch, result, file_flags, |entry| {
         // SAFETY: the caller's promise.
         unsafe { write(slice::from_ref(entry)) }
     });
@@ -111,18 +116,26 @@ pub(super) unsafe fn perform(batch: &[SubmissionEntry]) -> Option<Vec<(u64, Outc
 }
 
 /// Divides the result of all writes of `batch` into the results of each: bytes, or a negated errno. Writes that
-/// the call did not begin, because it failed or was short, are made again, each by itself.
+/// the call did not begin, because it failed or was short, are made again, each by itself. `file_flags` are the
+/// status flags of the file, if the call failed.
 fn split(
     batch: &[SubmissionEntry],
     result: io::Result<usize>,
+    file_flags: libc::c_int,
     mut write_alone: impl FnMut(&SubmissionEntry) -> io::Result<usize>,
 ) -> Vec<i64> {
+    let error = result.as_ref().err().map(error_code);
     let code = |result: io::Result<usize>| match result {
         Ok(bytes) => bytes as i64,
-        Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::EIO)),
+        Err(error) => error_code(&error),
     };
     if batch.len() == 1 {
         return vec![code(result)];
+    }
+    match error {
+        // The data may have been appended before the call failed. Another write would append it again.
+        Some(error) if file_flags & libc::O_APPEND != 0 => return vec![error; batch.len()],
+        _ => {}
     }
     let mut left = result.unwrap_or(0) as u64;
     let results = batch.iter().map(|entry| {
@@ -133,7 +146,20 @@ fn split(
             written => written as i64,
         }
     });
-    results.collect()
+    let mut results: Vec<i64> = results.collect();
+    // A durable call also reports that an earlier write to the page cache was lost. The kernel reports that
+    // only once. So if each of the writes succeeds, the error of the call must not get lost.
+    let is_durable = batch[0].sqe.rw_flags & (abi::RWF_DSYNC | abi::RWF_SYNC) != 0
+        || file_flags & libc::O_DSYNC != 0; // `O_SYNC` includes its bit
+    if let (Some(error), true) = (error, is_durable && results.iter().all(|code| *code >= 0)) {
+        results[0] = error;
+    }
+    results
+}
+
+/// The negated errno.
+fn error_code(error: &io::Error) -> i64 {
+    -i64::from(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Performs adjacent writes with one call.
@@ -284,7 +310,7 @@ mod tests {
         let (file, data) = (new_file(), [0; LEN as usize]);
         let batch: Vec<_> = (0..4).map(|block| write_of(&file, block, &data)).collect();
         let mut again = vec![];
-        let results = split(&batch, Ok(LEN as usize + 512), |entry| {
+        let results = split(&batch, Ok(LEN as usize + 512), 0, |entry| {
             again.push(entry.sqe.user_data);
             match entry.sqe.user_data {
                 2 => Ok(LEN as usize),
@@ -293,5 +319,60 @@ mod tests {
         });
         assert_eq!(results, [4096, 512, 4096, -i64::from(libc::ENOSPC)]);
         assert_eq!(again, [2, 3]);
+    }
+    #[test]
+    #[cfg_attr(miri, ignore = "opens files")]
+    fn writes_on_two_descriptors_of_a_file_are_not_merged() {
+        let (file, data) = (new_file(), [0; LEN as usize]);
+        let reopened = file.file().try_clone().unwrap();
+        let reopened = Arc::new(OpenFile::duplicate(reopened, file.id()));
+        let mut waiting = VecDeque::from([
+            write_of(&file, 0, &data),
+            write_of(&reopened, 1, &data),
+            write_of(&file, 2, &data),
+        ]);
+        assert_eq!(blocks(&take(&mut waiting, 0)), [0]);
+        assert_eq!(blocks(&take(&mut waiting, 0)), [1]);
+    }
+
+    /// The results of two writes with these flags whose call fails with `EIO`, and how many are made again, which
+    /// succeed.
+    fn after_an_error(rw_flags: i32, file_flags: i32) -> (Vec<i64>, usize) {
+        let (file, data) = (new_file(), [0; LEN as usize]);
+        let batch = [0, 1].map(|block| {
+            let mut write = write_of(&file, block, &data);
+            write.sqe.rw_flags = rw_flags;
+            write
+        });
+        let mut again = 0;
+        let error = io::Error::from_raw_os_error(libc::EIO);
+        let results = split(&batch, Err(error), file_flags, |_| {
+            again += 1;
+            Ok(LEN as usize)
+        });
+        (results, again)
+    }
+
+    const FAILED: i64 = -(libc::EIO as i64);
+    const WRITTEN: i64 = LEN as i64;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "opens files")]
+    fn the_error_of_a_durable_call_is_not_lost_if_each_write_succeeds() {
+        for rw_flags in [libc::RWF_DSYNC, libc::RWF_SYNC] {
+            assert_eq!(after_an_error(rw_flags, 0), (vec![FAILED, WRITTEN], 2));
+        }
+        for file_flags in [libc::O_DSYNC, libc::O_SYNC] {
+            assert_eq!(after_an_error(0, file_flags), (vec![FAILED, WRITTEN], 2));
+        }
+        assert_eq!(after_an_error(0, 0), (vec![WRITTEN, WRITTEN], 2));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "opens files")]
+    fn writes_that_may_have_been_appended_are_not_made_again() {
+        let failed = (vec![FAILED, FAILED], 0);
+        assert_eq!(after_an_error(libc::RWF_DSYNC, libc::O_APPEND), failed);
+        assert_eq!(after_an_error(0, libc::O_APPEND), failed);
     }
 }

@@ -1,6 +1,5 @@
 //! [`Job`]: a closure that runs on tokio's blocking pool and submits entries of an offload pool.
 
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,8 +29,10 @@ impl<B: IoBackend> OffloadPool<B> {
     pub(crate) fn dispatch(self: &Arc<Self>) {
         loop {
             let mut queue = self.lock();
-            let enough = queue.starting >= queue.batches();
-            if enough || queue.jobs == self.config.max_threads || queue.closed {
+            if queue.jobs == self.config.max_threads || queue.closed {
+                return;
+            }
+            if !queue.can_keep_busy(queue.starting) {
                 return;
             }
             queue.jobs += 1;
@@ -113,7 +114,7 @@ impl<B: IoBackend> Job<B> {
             return None;
         };
         self.extended = work.extends();
-        queue.extending.extend(self.extended);
+        queue.begin_extending(self.extended);
         queue.submitting += 1;
         Some(work)
     }
@@ -156,8 +157,7 @@ impl<B: IoBackend> Job<B> {
         if queue.jobs > 0 || queue.waiting.is_empty() {
             return;
         }
-        let waiting = mem::take(&mut queue.waiting);
-        queue.mergeable = 0;
+        let waiting = queue.take_waiting();
         queue.submitting += 1; // keeps the context alive until `give_back` is done
         drop(queue);
         let mut user_data = waiting

@@ -82,6 +82,8 @@ struct Queue {
     mergeable: usize,
     /// Files that a job extends now: their mergeable entries wait for the job.
     extending: Vec<FileId>,
+    /// Number of waiting entries that wait for such a job.
+    held: usize,
     /// Number of jobs that were passed to tokio and have not ended.
     jobs: usize,
     /// Number of those jobs that have not started.
@@ -147,9 +149,10 @@ impl Queue {
         if self.mergeable == 0 {
             return self.next_batch(0, config).map(Work::Submit);
         }
-        let can_start =
-            |entry: &SubmissionEntry| !entry.merges || !self.extending.contains(&entry.file.id());
-        let first = self.waiting.iter().position(can_start)?;
+        if self.held == self.waiting.len() {
+            return None;
+        }
+        let first = self.waiting.iter().position(|entry| !self.holds(entry))?;
         if !self.waiting[first].merges {
             return self.next_batch(first, config).map(Work::Submit);
         }
@@ -174,21 +177,50 @@ impl Queue {
         Some(self.waiting.drain(first..first + count).collect())
     }
 
-    /// Returns the number of jobs that the waiting entries can keep busy.
-    fn batches(&self) -> usize {
-        if self.mergeable == 0 {
-            return self.waiting.len();
-        }
-        let mut extended: ArrayVec<FileId, MAX_BATCH> = ArrayVec::new();
+    /// Returns whether the waiting entries can keep more than `jobs` jobs busy. Called for each entry, so it
+    /// does not look at the entries that wait for a job.
+    fn can_keep_busy(&self, jobs: usize) -> bool {
         let mut batches = self.waiting.len() - self.mergeable;
-        for entry in self.waiting.iter().filter(|entry| entry.merges) {
+        if batches > jobs || self.mergeable == self.held {
+            return batches > jobs;
+        }
+        let mut files: ArrayVec<FileId, MAX_BATCH> = ArrayVec::new();
+        for entry in &self.waiting {
             let file = entry.file.id();
-            let known = extended.contains(&file) || self.extending.contains(&file);
-            if !known && extended.try_push(file).is_ok() {
-                batches += 1;
+            if entry.merges && !self.holds(entry) && !files.contains(&file) {
+                batches += usize::from(files.try_push(file).is_ok());
+            }
+            if batches > jobs {
+                return true;
             }
         }
-        batches
+        false
+    }
+
+    /// Returns whether `entry` has to wait for a job that extends its file.
+    fn holds(&self, entry: &SubmissionEntry) -> bool {
+        entry.merges && self.extending.contains(&entry.file.id())
+    }
+
+    /// Adds a waiting entry.
+    fn push(&mut self, entry: SubmissionEntry) {
+        self.mergeable += usize::from(entry.merges);
+        self.held += usize::from(self.holds(&entry));
+        self.waiting.push_back(entry);
+    }
+
+    /// Removes all waiting entries.
+    fn take_waiting(&mut self) -> VecDeque<SubmissionEntry> {
+        (self.mergeable, self.held) = (0, 0);
+        mem::take(&mut self.waiting)
+    }
+
+    /// Begins the work of a job that extends `file`.
+    fn begin_extending(&mut self, file: Option<FileId>) {
+        if file.is_some() {
+            self.extending.extend(file);
+            self.count_held();
+        }
     }
 
     /// Ends the work of a job that has extended `file`.
@@ -196,7 +228,19 @@ impl Queue {
         let position = file.and_then(|file| self.extending.iter().position(|busy| *busy == file));
         if let Some(position) = position {
             self.extending.swap_remove(position);
+            self.count_held();
         }
+    }
+
+    fn count_held(&mut self) {
+        self.held = match self.mergeable > 0 && !self.extending.is_empty() {
+            true => self
+                .waiting
+                .iter()
+                .filter(|entry| self.holds(entry))
+                .count(),
+            false => 0,
+        };
     }
 }
 
@@ -228,9 +272,7 @@ impl<B: IoBackend> OffloadPool<B> {
         // If submissions never block, only writes that would block come here.
         let blocks = || !self.config.observe || entry.file.history().extending_blocks();
         entry.merges = self.config.merge && entry.is_mergeable() && blocks();
-        let mut queue = self.lock();
-        queue.mergeable += usize::from(entry.merges);
-        queue.waiting.push_back(entry);
+        self.lock().push(entry);
     }
 
     /// Removes and returns an entry that no job has taken. Returns `None` for writes: an abandoned write is
@@ -271,8 +313,7 @@ impl<B: IoBackend> OffloadPool<B> {
         let mut queue = self.lock();
         queue.closed = true;
         let runtime = queue.runtime.take();
-        let waiting = mem::take(&mut queue.waiting);
-        queue.mergeable = 0;
+        let waiting = queue.take_waiting();
         while queue.submitting > 0 {
             queue = self
                 .idle
@@ -291,7 +332,7 @@ impl<B: IoBackend> OffloadPool<B> {
         let timer = SubmitTimer::start(TimingLevel::ThreadUsage);
         #[allow(unsafe_code)]
         // SAFETY: `Slots` made each entry, and its slot keeps the buffer until the completion. Nobody else
-        // submits the entry: it left the queue once, through `next_batch`. The backend outlives the call:
+        // submits the entry: it left the queue once, through `next_work`. The backend outlives the call:
         // the call is counted in `submitting`, and `Teardown` calls `close`, which waits for 0, before it
         // drops the backend. `close` empties the queue, and a driver that has ended pushes no entries. The
         // eventfd is closed after the backend.
@@ -406,4 +447,55 @@ impl<B: IoBackend> OffloadPool<B> {
 /// Locks `mutex`. It is never poisoned in practice: no code panics while holding one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(kaio_loom)))]
+mod tests {
+    use super::*;
+    use crate::backend::Sqe;
+    use crate::op::OpenFile;
+
+    fn entry(file: &Arc<OpenFile>, merges: bool) -> SubmissionEntry {
+        let sqe = Sqe {
+            opcode: OpCode::Write,
+            priority: 0,
+            fd: std::os::fd::AsRawFd::as_raw_fd(&**file),
+            rw_flags: 0,
+            addr: 0,
+            len: 4096,
+            offset: 0,
+            user_data: 0,
+        };
+        let mut entry = SubmissionEntry::new(sqe, Arc::clone(file), None);
+        entry.merges = merges;
+        entry
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "opens files")]
+    fn writes_that_wait_for_a_job_that_extends_their_file_keep_no_other_job_busy() {
+        let files = [(); 2].map(|()| Arc::new(OpenFile::new(tempfile::tempfile().unwrap())));
+        let [file, other] = &files;
+        let mut queue = Queue::default();
+        let busy = |queue: &Queue| (0..9).take_while(|jobs| queue.can_keep_busy(*jobs)).count();
+        assert_eq!(busy(&queue), 0);
+        (0..100).for_each(|_| queue.push(entry(file, true)));
+        assert_eq!((busy(&queue), queue.held), (1, 0));
+        queue.begin_extending(Some(file.id()));
+        assert_eq!((busy(&queue), queue.held), (0, 100));
+        assert!(queue.next_work(&OffloadConfig::FOR_TESTS).is_none());
+        queue.push(entry(file, true));
+        assert_eq!((busy(&queue), queue.held), (0, 101));
+        queue.push(entry(other, true));
+        queue.push(entry(other, true));
+        assert_eq!(busy(&queue), 1);
+        queue.push(entry(file, false));
+        assert_eq!(busy(&queue), 2);
+        queue.end_extending(Some(file.id()));
+        assert_eq!((busy(&queue), queue.held), (3, 0));
+        queue.begin_extending(Some(other.id()));
+        assert_eq!((busy(&queue), queue.held), (2, 2));
+        assert_eq!(queue.take_waiting().len(), 104);
+        assert_eq!((busy(&queue), queue.held, queue.mergeable), (0, 0, 0));
+    }
 }

@@ -273,6 +273,12 @@ pub struct Transfer {
     pub priority: Option<u16>,
 }
 
+impl Transfer {
+    fn is_merged(&self) -> bool {
+        self.writes && self.vectored && self.len > 1
+    }
+}
+
 struct Watching {
     fd: RawFd,
     /// Bytes that one request moves.
@@ -281,6 +287,8 @@ struct Watching {
     good: usize,
     /// How they fail.
     errno: c_int,
+    /// How writes of several pieces that a thread makes fail, if they do.
+    merged_errno: Option<c_int>,
     seen: Vec<Transfer>,
 }
 
@@ -294,6 +302,7 @@ impl WatchedFile {
             most: usize::MAX,
             good: usize::MAX,
             errno: libc::EBADF,
+            merged_errno: None,
             seen: Vec::new(),
         });
         WatchedFile(fd)
@@ -316,6 +325,17 @@ impl WatchedFile {
             watching.good = watching.seen.len() + good;
             watching.errno = errno;
         });
+    }
+
+    /// From now on, writes of several pieces that a thread makes fail with `errno`.
+    pub fn fail_merged_with(&self, errno: c_int) {
+        self.with(|watching| watching.merged_errno = Some(errno));
+    }
+
+    /// Number of writes of several pieces.
+    pub fn merged(&self) -> usize {
+        let is_merged = |transfer: &&Transfer| transfer.is_merged();
+        self.with(|watching| watching.seen.iter().filter(is_merged).count())
     }
 
     /// Transfers that went to the kernel. Of a NOWAIT attempt that was refused and directly
@@ -363,8 +383,14 @@ fn watched_on_thread(fd: RawFd, seen: impl FnOnce() -> Transfer) -> (Option<c_in
         return (None, usize::MAX);
     };
     let is_good = watching.seen.len() < watching.good;
-    watching.seen.push(seen());
-    ((!is_good).then_some(watching.errno), watching.most)
+    let seen = seen();
+    watching.seen.push(seen);
+    let errno = match (is_good, watching.merged_errno) {
+        (true, Some(errno)) if seen.is_merged() => Some(errno),
+        (true, _) => None,
+        (false, _) => Some(watching.errno),
+    };
+    (errno, watching.most)
 }
 
 /// The first `most` bytes of `pieces`.

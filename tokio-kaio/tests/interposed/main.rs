@@ -14,6 +14,7 @@ mod exact;
 mod faults;
 mod hostile;
 mod in_flight;
+mod merged_writes;
 mod owned;
 mod polls;
 mod priorities;
