@@ -5,7 +5,7 @@
 //! [`io_submit(2)`](https://man7.org/linux/man-pages/man2/io_submit.2.html), and its future wakes when
 //! the kernel is done. This works under the multi-threaded runtime, the current-thread runtime and a
 //! `LocalSet`. It also works where io_uring is forbidden, as by the default profiles of Docker and
-//! Podman.
+//! Podman. Where io_uring is allowed, the same API can run on it ([`Backend`]).
 //!
 //! # When to use it
 //!
@@ -17,8 +17,8 @@
 //! - small files, and offsets or lengths that are mostly not multiples of the file's block: direct I/O
 //!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] accept any, and copy.
 //! - network file systems, pipes, sockets.
-//! - operations that AIO does not have (open, stat, allocate, truncate, rename: here they run on tokio's
-//!   blocking pool, or not at all).
+//! - operations that AIO does not have: open, stat, allocate, truncate and rename run on tokio's blocking
+//!   pool. (On io_uring, [`BoundFile::allocate`] and [`BoundFile::set_len`] do not.)
 //! - systems other than Linux, where the crate is empty.
 //!
 //! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
@@ -59,7 +59,8 @@
 //! ```
 //!
 //! A handle and a file are cheap to clone, and any number of operations may run on a file at once. Give each
-//! task clones of both and its own buffer, as the repository's README does. `examples/wal.rs` is a log with group commit.
+//! task clones of both and its own buffer, as the repository's README does. `examples/wal.rs` is a log with
+//! group commit.
 //!
 //! [`aio_context`] works in any runtime. [`local_aio_context`] saves the lock where everything stays on
 //! one thread. [`AioContextBuilder`] has more settings: where requests are submitted ([`SubmitPolicy`]),
@@ -74,9 +75,9 @@
 //!    memory *moves* into the request.
 //! 2. A request that comes alone is submitted at once. Requests that are made in the same turn of the
 //!    runtime are queued, and share system calls: an idle device gets two requests first, and each further
-//!    call submits as many as are in flight, up to 64 ([`AioContextBuilder::max_batch`]). Requests carry `RWF_NOWAIT` where an attempt is worthwhile: the
-//!    kernel refuses a request whose submission would block, and the request is submitted again from
-//!    tokio's blocking pool, without the flag ([`SubmitPolicy`]).
+//!    call submits as many as are in flight, up to 64 ([`AioContextBuilder::max_batch`]). Requests carry
+//!    `RWF_NOWAIT` where an attempt is worthwhile: the kernel refuses a request whose submission would block,
+//!    and the request is submitted again from tokio's blocking pool, without the flag ([`SubmitPolicy`]).
 //! 3. A request that completes inside its submission, as on tmpfs, is reaped right after it. For other
 //!    requests the kernel writes a completion to a ring that it shares with the process, and signals an
 //!    eventfd that tokio's I/O driver waits for. Completions are reaped without a system call: their
@@ -122,9 +123,10 @@
 //!
 //! # Cancellation
 //!
-//! Any future may be dropped, forgotten or aborted at any time: memory stays sound. The kernel can't
+//! Any future may be dropped, forgotten or aborted at any time: memory stays sound. Kernel AIO can't
 //! recall a read or write, so *cancelled* means *abandoned*: the request goes on, on memory that it
-//! owns, and holds its slot until the kernel is done. The buffer of a dropped read gets other memory
+//! owns, and holds its slot until the kernel is done. (On io_uring, the kernel cancels reads that have not
+//! reached the disk.) The buffer of a dropped read gets other memory
 //! ([details](AlignedBuf#while-an-operation-runs)). A forgotten operation keeps its memory until the
 //! context has ended and its last handle is dropped. A dropped write may still land, even after a write
 //! that was submitted later: before you write the same place again, wait for [`File::drain`].

@@ -36,9 +36,7 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
     };
     // Check the destinations of the results first, because measuring takes long.
     save_if_requested(&report, args.json.as_deref())?;
-    if let Some(dir) = &args.plots {
-        fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    }
+    create_plot_dir(args.plots.as_deref())?;
     announce(args, &files, chosen.len());
     let mut out = std::io::stdout().lock();
     write!(out, "{}", Tables(&report))?;
@@ -58,13 +56,26 @@ pub(super) fn run(args: &RunArgs, all: &[Box<dyn Engine>]) -> Result<()> {
         }
     }
     draw(&report, args.plots.as_deref())?;
-    let engines = report.sets.iter().flat_map(|set| &set.engines);
-    if engines.clone().all(|engine| engine.figures().is_none()) {
+    let mut engines = report.sets.iter().flat_map(|set| &set.engines);
+    let measured = engines.any(|engine| engine.figures().is_some());
+    check_results(measured, &report.problems(), args.strict)
+}
+
+/// Fails if nothing was measured. If `strict`, fails also if there are `problems`: results that are missing.
+pub(super) fn check_results(measured: bool, problems: &[String], strict: bool) -> Result<()> {
+    if !measured {
         return Err("nothing was measured; see the tables for the errors".into());
     }
-    let problems = report.problems();
-    if args.strict && !problems.is_empty() {
+    if strict && !problems.is_empty() {
         return Err(format!("some results are incomplete:\n{}", problems.join("\n")).into());
+    }
+    Ok(())
+}
+
+/// Creates the directory of plots, if plots are requested.
+pub(super) fn create_plot_dir(plots: Option<&Path>) -> Result<()> {
+    if let Some(dir) = plots {
+        fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
     Ok(())
 }

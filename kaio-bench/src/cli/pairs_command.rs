@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::PairsArgs;
 use super::bench_files;
-use super::measure_command::{duration_of, save_if_requested};
+use super::measure_command::{check_results, duration_of, save_if_requested};
 use super::soft_limits::raise_soft_limits;
 use crate::pairs::{self, Pair, PairReport, PairSet, PairTable, PairTables};
 use crate::{Machine, Result, Settings};
@@ -39,15 +39,9 @@ pub(super) fn run(args: &PairsArgs) -> Result<()> {
             save_if_requested(&report, args.json.as_deref())?;
         }
     }
-    let variants = report.sets.iter().flat_map(|set| &set.variants);
-    if variants.clone().all(|variant| variant.figures().is_none()) {
-        return Err("nothing was measured; see the tables for the errors".into());
-    }
-    let problems = report.problems();
-    if args.strict && !problems.is_empty() {
-        return Err(format!("some results are incomplete:\n{}", problems.join("\n")).into());
-    }
-    Ok(())
+    let mut variants = report.sets.iter().flat_map(|set| &set.variants);
+    let measured = variants.any(|variant| variant.figures().is_some());
+    check_results(measured, &report.problems(), args.strict)
 }
 
 /// Selects the pairs by part of their names.

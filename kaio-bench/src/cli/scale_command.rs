@@ -1,13 +1,12 @@
 //! `scale`: measures what a transfer costs at several scales.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use super::ScaleArgs;
 use super::bench_files;
 use super::engine_filter::EngineFilter;
-use super::measure_command::{duration_of, save_if_requested};
+use super::measure_command::{check_results, create_plot_dir, duration_of, save_if_requested};
 use super::render_command::draw_scale;
 use super::soft_limits::raise_soft_limits;
 use crate::scale::{Axis, ScaleReport, ScaleSet, ScaleTable, ScaleTables, ScaleValues};
@@ -33,9 +32,7 @@ pub(super) fn run(args: &ScaleArgs, all: &[Box<dyn Engine>]) -> Result<()> {
         sets: Vec::new(),
     };
     save_if_requested(&report, args.json.as_deref())?;
-    if let Some(dir) = &args.plots {
-        fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    }
+    create_plot_dir(args.plots.as_deref())?;
     let axes = axes(args);
     announce(args, &values, &axes, files.len(), chosen.len());
     let mut out = std::io::stdout().lock();
@@ -53,15 +50,9 @@ pub(super) fn run(args: &ScaleArgs, all: &[Box<dyn Engine>]) -> Result<()> {
         }
     }
     draw_scale(&report, args.plots.as_deref())?;
-    let points = report.sets.iter().flat_map(|set| &set.reports);
-    if points.clone().all(|point| point.figures().is_none()) {
-        return Err("nothing was measured; see the tables for the errors".into());
-    }
-    let problems = report.problems();
-    if args.strict && !problems.is_empty() {
-        return Err(format!("some results are incomplete:\n{}", problems.join("\n")).into());
-    }
-    Ok(())
+    let mut points = report.sets.iter().flat_map(|set| &set.reports);
+    let measured = points.any(|point| point.figures().is_some());
+    check_results(measured, &report.problems(), args.strict)
 }
 
 /// Selects engines by part of their names, of those that can be scaled.

@@ -8,8 +8,8 @@ use crate::common::*;
 use futures::future::join_all;
 use futures::poll;
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, Backend, Metrics, ReadFlags, SubmitPolicy, WriteFlags,
-    aio_context,
+    AioCommandError, AioContextBuilder, AioContextHandle, Backend, File, Metrics, ReadFlags,
+    SubmitPolicy, WriteFlags, aio_context,
 };
 
 fn events(metrics: &Metrics) -> u64 {
@@ -132,6 +132,18 @@ async fn each_request_counts_once_in_every_mode() {
     }
 }
 
+/// Makes 32 reads at once. Returns what they have added to the counters.
+async fn metrics_of_a_wave(handle: &AioContextHandle, file: &File) -> Metrics {
+    let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
+    let reads = (0..).zip(&mut buffers);
+    let reads = reads.map(|(i, bytes)| read_block(handle, file, i * LEN, bytes));
+    let before = handle.metrics();
+    join_all(reads).await;
+    let wave = handle.metrics().since(&before);
+    assert_eq!(wave.submitted, 32);
+    wave
+}
+
 #[test]
 #[cfg_attr(kaio_plain_policy, ignore = "counts batches; Plain defers no request")]
 fn batches_are_counted_by_size() {
@@ -148,13 +160,7 @@ fn batches_are_counted_by_size() {
             // Before the background task has run, each request is submitted alone, and some waves
             // are split.
             retry_until(async || {
-                let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
-                let reads = (0..).zip(&mut buffers);
-                let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
-                let before = handle.metrics();
-                join_all(reads).await;
-                let wave = handle.metrics().since(&before);
-                assert_eq!(wave.submitted, 32);
+                let wave = metrics_of_a_wave(&handle, &file).await;
                 let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];
                 assert!(!in_one || wave.mean_batch() == Some(32.0), "{wave:?}");
                 in_one.then_some(())
@@ -173,13 +179,7 @@ fn by_default_a_wave_starts_with_a_small_batch_or_is_one_batch() {
             return;
         }
         retry_until(async || {
-            let mut buffers: Vec<_> = (0..32).map(|_| buffer(BLOCK)).collect();
-            let reads = (0..).zip(&mut buffers);
-            let reads = reads.map(|(i, bytes)| read_block(&handle, &file, i * LEN, bytes));
-            let before = handle.metrics();
-            join_all(reads).await;
-            let wave = handle.metrics().since(&before);
-            assert_eq!(wave.submitted, 32);
+            let wave = metrics_of_a_wave(&handle, &file).await;
             // Where the last submission completed inline, the wave is one batch. Otherwise it starts with
             // two requests, and no batch is larger than the number of requests in flight.
             let in_one = wave.batch_sizes == [0, 0, 0, 0, 0, 1, 0];

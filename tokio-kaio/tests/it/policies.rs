@@ -441,7 +441,7 @@ fn a_blocked_submission_does_not_delay_other_files_if_a_thread_is_free() {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn a_read_dropped_before_a_thread_takes_it_releases_slot_and_memory() {
     one_blocking_thread().block_on(async {
@@ -505,7 +505,7 @@ fn a_read_dropped_between_a_refused_attempt_and_the_pool_ends() {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn a_write_dropped_before_a_thread_takes_it_lands() {
     one_blocking_thread().block_on(async {
@@ -544,7 +544,7 @@ fn a_write_dropped_before_a_thread_takes_it_lands() {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn an_empty_append_dropped_before_a_thread_takes_it_does_not_block_the_next() {
     one_blocking_thread().block_on(async {
@@ -602,7 +602,7 @@ fn requests_waiting_for_a_thread_hold_slots() {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn a_runtime_shutdown_ends_all_requests_in_the_pool() {
     if !in_child!() {
@@ -719,7 +719,7 @@ fn a_local_context_offloads() {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "counts offloads; Plain and io_uring ignore the submit policy"
+    ignore = "counts offloads; Plain and io_uring submit these inline"
 )]
 fn shards_share_the_pool_threads() {
     Fixture::new(32)

@@ -1,7 +1,8 @@
 //! [`UringBackend`]: io_uring, by the crate `io-uring`.
 //!
 //! - *Submission never blocks on the storage.* A request that would block goes to a worker of the kernel.
-//!   So all requests are submitted inline, whatever the [`SubmitPolicy`](crate::SubmitPolicy) is.
+//!   So all requests are submitted inline, whatever the [`SubmitPolicy`](crate::SubmitPolicy) is. The
+//!   exception are small writes that extend a file, which the offload pool may merge.
 //! - *Completions* are reaped from the ring in user space. The ring signals the eventfd of the context for
 //!   each of them: [`Notify::Suppress`] has no effect. To turn the signals of a ring off and on again would
 //!   lose those of requests that other threads have in flight.

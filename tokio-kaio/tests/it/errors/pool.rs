@@ -9,7 +9,7 @@ use super::*;
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
     if !in_child!() {
@@ -90,7 +90,7 @@ fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
 #[test]
 #[cfg_attr(
     any(kaio_plain_policy, kaio_force_uring),
-    ignore = "needs requests that wait for a blocking thread; Plain and io_uring offload none"
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn offloaded_requests_wait_for_an_occupied_thread() {
     one_blocking_thread().block_on(async {
