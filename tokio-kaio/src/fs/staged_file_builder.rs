@@ -64,7 +64,7 @@ impl StagedFileBuilder {
     /// Sets the permissions of the published file, 0o666 by default. As with
     /// [`OpenOptionsExt::mode`](std::os::unix::fs::OpenOptionsExt::mode), the kernel removes the
     /// `umask(2)` from them, or applies the default ACL of the directory. To set permissions regardless of
-    /// that, use [`File::set_permissions`] before publishing.
+    /// that, use [`File::set_permissions`](crate::File::set_permissions) before publishing.
     ///
     /// If the owner may not read and write the file according to `mode`, the owner may until it is published.
     pub fn mode(mut self, mode: u32) -> StagedFileBuilder {
@@ -73,12 +73,13 @@ impl StagedFileBuilder {
     }
 
     /// Sets the length of the file, and allocates its blocks when it is created, so that a full disk is an
-    /// error before anything is written, and [writes do not wait](File::allocate) for blocks. 0 by default.
+    /// error before anything is written, and [writes do not wait](crate::File::allocate) for blocks. 0 by
+    /// default.
     ///
     /// The file is `len` bytes long from then on, and reads as zeroes, unlike with
     /// [`FileWriter::with_allocation`](crate::FileWriter::with_allocation). If less is written, cut it with
-    /// [`File::set_len`] before publishing. Where the file system can't allocate (`EOPNOTSUPP`), the
-    /// file only gets that length.
+    /// [`File::set_len`](crate::File::set_len) before publishing. Where the file system can't allocate
+    /// (`EOPNOTSUPP`), the file only gets that length.
     pub fn len(mut self, len: u64) -> StagedFileBuilder {
         self.len = len;
         self
@@ -162,8 +163,8 @@ impl StagedFile {
     ///
     /// Nothing appears under the path, and a file that is there stays. The staged file is open for reading
     /// and writing, and empty. It does direct I/O, or, if the file system can't, I/O through the page cache,
-    /// as with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered); [`File::is_direct`]
-    /// returns which.
+    /// as with [`aio_open_or_buffered`](crate::AioOpenOptionsExt::aio_open_or_buffered);
+    /// [`File::is_direct`](crate::File::is_direct) returns which.
     ///
     /// # Errors
     ///
@@ -176,8 +177,8 @@ impl StagedFile {
     ///   [synced](StagedFileBuilder::sync); `EPERM` if it is append-only (`chattr +a`) and there are no files
     ///   without a name; `EROFS`, `EDQUOT`, `ENOSPC`; `EMFILE`: two descriptors are
     ///   needed; `ENAMETOOLONG` if the name of the target has more than 255 bytes.
-    /// - The errors of [`File::allocate`], for the [length](StagedFileBuilder::len).
-    /// - `EAGAIN`: no [thread](File#threads) can be started.
+    /// - The errors of [`File::allocate`](crate::File::allocate), for the [length](StagedFileBuilder::len).
+    /// - `EAGAIN`: no [thread](crate::File#threads) can be started.
     ///
     /// # Cancel safety
     ///
