@@ -35,6 +35,7 @@ use super::{DiskConfig, DiskImage, DiskState, DiskTrace, Fault, SimDiskBuilder};
 /// Requests take time by tokio's clock. With a paused clock ([`tokio::time::pause`]), a simulated hour takes as
 /// long as its requests take to compute. tokio's timers have a resolution of 1 ms: a request completes at the
 /// first millisecond after it is due, in the order of the times at which requests are due.
+/// In another runtime, the time of the disk goes on from where it was.
 ///
 /// # Determinism
 ///

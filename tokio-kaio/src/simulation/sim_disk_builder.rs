@@ -72,7 +72,7 @@ impl SimDiskBuilder {
     }
 
     /// Sets whether the disk has a volatile write cache (the default). Without one, a direct write is durable
-    /// when it completes. Names and lengths need their syncs all the same.
+    /// when it completes. Names, lengths and writes through the page cache need their syncs all the same.
     pub fn volatile_cache(mut self, volatile: bool) -> SimDiskBuilder {
         self.config.volatile_cache = volatile;
         self

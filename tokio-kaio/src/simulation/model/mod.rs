@@ -6,7 +6,7 @@
 //!
 //! | what | durable after | until then |
 //! |---|---|---|
-//! | data | `fsync`, `fdatasync`; a write with `O_DSYNC`, `RWF_DSYNC` or stronger; its completion, if the disk has no volatile cache | each atomic unit of each write survives or not, whatever the order |
+//! | data | `fsync`, `fdatasync`; a write with `O_DSYNC`, `RWF_DSYNC` or stronger; the completion of a direct write, if the disk has no volatile cache | each atomic unit of each write survives or not, whatever the order; a write through the page cache has the earlier bytes of its sectors |
 //! | length | `fsync`, `fdatasync`; such a write beyond the shortest length that may survive | a length that the file had since, or one between two if it grew |
 //! | truncated data | as the length | survives with the old length only |
 //! | holes, zeroed ranges | as data | as data |
