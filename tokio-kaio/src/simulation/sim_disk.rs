@@ -134,15 +134,14 @@ impl SimDisk {
     /// # Examples
     ///
     /// ```
+    /// use tokio_kaio::create_dir;
     /// use tokio_kaio::simulation::SimDisk;
-    /// use tokio_kaio::{create_dir, try_exists};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> std::io::Result<()> {
     /// let disk = SimDisk::builder().build();
     /// let image = disk.power_cut();
     /// create_dir(disk.path().join("tables")).await.unwrap_err();
-    /// create_dir(image.boot().path().join("tables")).await.unwrap_err(); // that disk is gone again
     /// let disk = image.boot();
     /// create_dir(disk.path().join("tables")).await?;
     /// # Ok(())
