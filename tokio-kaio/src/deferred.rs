@@ -1,12 +1,13 @@
 //! [`Deferred`]: effects of a change under the driver's lock, carried out after the lock is released.
 
 use std::mem::{self, ManuallyDrop};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Waker;
 
 use arrayvec::ArrayVec;
 
-use crate::backend::{IoBackend, REAP_BATCH};
+use crate::backend::{AfterReap, IoBackend, REAP_BATCH};
 use crate::op::{IoBuffer, OpenFile};
 use crate::sync::contain;
 use crate::teardown::Teardown;
@@ -38,6 +39,7 @@ enum Effect {
     DropWaker(#[allow(dead_code, reason = "dropped, not read")] Waker),
     DropBuffer(#[allow(dead_code, reason = "dropped, not read")] IoBuffer),
     DropFile(#[allow(dead_code, reason = "dropped, not read")] OpenFile),
+    Close(#[allow(dead_code, reason = "dropped, not read")] Vec<OwnedFd>),
 }
 
 impl<B: IoBackend> Deferred<B> {
@@ -92,6 +94,15 @@ impl<B: IoBackend> Deferred<B> {
         // Not the count: another thread may drop its reference between the check and the drop.
         if let Some(last) = file.and_then(Arc::into_inner) {
             self.rest.push(Effect::DropFile(last));
+        }
+    }
+
+    /// Does after the lock what a reap has left to do.
+    #[inline(always)]
+    pub(crate) fn after_reap(&mut self, AfterReap { reap_later, unused }: AfterReap) {
+        self.retry_later |= reap_later;
+        if !unused.is_empty() {
+            self.rest.push(Effect::Close(unused));
         }
     }
 

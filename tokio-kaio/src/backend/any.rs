@@ -10,7 +10,7 @@ use super::blocking::{BlockingBackend, BlockingSubmitter};
 use super::simulated::{SimulatedBackend, SimulatedSubmitter};
 #[cfg(feature = "io-uring")]
 use super::uring::{UringBackend, UringSubmitter};
-use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
+use super::{AfterReap, Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
 
 /// Any of the backends of the library.
 #[derive(Debug)]
@@ -62,6 +62,15 @@ impl IoBackend for AnyBackend {
             AnyBackend::Uring(uring) => uring.reap(completions),
             #[cfg(feature = "simulation")]
             AnyBackend::Simulated(disk) => disk.reap(completions),
+        }
+    }
+
+    #[inline(always)]
+    fn after_reap(&mut self) -> AfterReap {
+        match self {
+            #[cfg(feature = "io-uring")]
+            AnyBackend::Uring(uring) => uring.after_reap(),
+            _ => AfterReap::default(),
         }
     }
 

@@ -32,7 +32,9 @@
 //! kernel. The driver checks `user_data` before it uses it: duplicate and made-up completions must
 //! do no harm. A backend checks them in the same way before it changes anything of its own.
 //!
-//! *Waiting.* `reap` and `cancel` never wait. `submit` may block on the storage, and with
+//! *Waiting.* `reap` and `cancel` never wait for the storage. With
+//! [`Capabilities::nonblocking_submit`] they may wait for a `submit` of another thread: for one system call with
+//! at most [`MAX_BATCH`] entries, which does not wait for the storage either. `submit` may block on the storage, and with
 //! [`Capabilities::blocking_submit`] it always does. Dropping a backend waits until nothing is in
 //! flight, and may sleep for long: never drop one on a thread of an async runtime. Polls don't hold
 //! up the drop.
@@ -66,7 +68,7 @@ pub(crate) use simulated::SimulatedBackend;
 pub(crate) use uring::UringBackend;
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 
@@ -88,6 +90,9 @@ pub(crate) enum OpCode {
     Truncate,
     /// `sync_file_range(2)`.
     SyncRange,
+    /// `openat(2)`, relative to the current directory. A file call, except that [`Submitter::cancel`] ends it.
+    /// Its memory is a [`PathToOpen`](crate::buf::PathToOpen), which gets the descriptor; the result is 0.
+    Open,
 }
 
 impl OpCode {
@@ -97,7 +102,7 @@ impl OpCode {
     pub(crate) fn is_file_call(self) -> bool {
         matches!(
             self,
-            OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange
+            OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange | OpCode::Open
         )
     }
 
@@ -128,12 +133,12 @@ pub(crate) struct Sqe {
     /// `IOPRIO_*` of a transfer. 0: the priority of the submitting thread.
     pub(crate) priority: u16,
     pub(crate) fd: RawFd,
-    /// `RWF_*` of a transfer; `FALLOC_FL_*`, `SYNC_FILE_RANGE_*`.
+    /// `RWF_*` of a transfer; `FALLOC_FL_*`, `SYNC_FILE_RANGE_*`; `O_*`.
     pub(crate) rw_flags: i32,
-    /// Address of the buffer; of the iovec array for vectored transfers.
+    /// Address of the buffer; of the iovec array for vectored transfers; of the `PathToOpen`.
     pub(crate) addr: u64,
     /// Bytes; number of iovecs for vectored transfers; the `poll(2)` event mask, of 16 bits, for
-    /// polls; the length of a file call.
+    /// polls; the length of a file call; the mode of a file that is opened and created.
     pub(crate) len: u64,
     /// Offset in the file, of a transfer or a file call.
     pub(crate) offset: i64,
@@ -226,7 +231,7 @@ pub(crate) struct Capabilities {
     /// `reap` takes completions from a ring that the kernel shares with user space, without a system
     /// call.
     pub(crate) user_ring: bool,
-    /// `cancel` finds reads too. Otherwise it finds polls only.
+    /// `cancel` finds reads and opens too. Otherwise it finds polls only.
     pub(crate) cancels_transfers: bool,
 }
 
@@ -237,6 +242,18 @@ pub(crate) struct FileCalls {
     pub(crate) allocate: bool,
     /// [`OpCode::Truncate`].
     pub(crate) truncate: bool,
+    /// [`OpCode::Open`].
+    pub(crate) open: bool,
+}
+
+/// What a caller of [`IoBackend::reap`] has to do, without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct AfterReap {
+    /// Call `reap` again after a pause: entries that were taken have to be submitted again, and the kernel has
+    /// just not taken them. No completion may signal that.
+    pub(crate) reap_later: bool,
+    /// Descriptors to close, which may wait for the storage.
+    pub(crate) unused: Vec<OwnedFd>,
 }
 
 /// Performs requests. See the [module](self) for the contract.
@@ -249,13 +266,19 @@ pub(crate) trait IoBackend: Send + 'static {
     /// A submitter to this backend, for any thread. Completions signal `eventfd`.
     fn submitter(&self, eventfd: Option<RawFd>) -> Self::Submitter;
 
-    /// Appends completions to `completions`, as many as fit. Never waits.
+    /// Appends completions to `completions`, as many as fit. Never waits for the storage.
     ///
     /// # Errors
     ///
     /// The errno of the system call that fetches completions, where that is needed. No completion
     /// can be fetched any more.
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()>;
+
+    /// What the last `reap` has left to do. The caller holds its lock here, and acts after it.
+    #[inline(always)]
+    fn after_reap(&mut self) -> AfterReap {
+        AfterReap::default()
+    }
 
     fn capabilities(&self) -> Capabilities;
 
@@ -292,7 +315,7 @@ pub(crate) trait Submitter: Clone + Send + Sync + 'static {
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError>;
 
     /// Asks for the end of the request in flight that has this `user_data`, whose descriptor may be closed
-    /// from now on. Never waits.
+    /// from now on. Never waits for the storage.
     ///
     /// Returns whether the request was found. Its completion still comes, with the result 0 of a
     /// cancelled poll or read, or with what it did in the meantime. A request is not found if it has

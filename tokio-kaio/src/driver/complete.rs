@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use super::Entered;
 use super::core::Core;
-use crate::backend::{Completions, IoBackend};
+use crate::backend::{Completion, Completions, IoBackend};
 use crate::config::ContextTypes;
 use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
@@ -32,14 +32,14 @@ impl<T: ContextTypes> Core<T> {
             self.orphan(Outcome::Lost(errno), deferred);
             return false;
         }
+        deferred.after_reap(live.backend.after_reap());
         if completions.is_empty() {
             return false;
         }
         self.counters.reaped[source as usize] += completions.len() as u64;
-        for completion in &completions {
-            let outcome = Outcome::Completed(completion.result);
+        for &Completion { user_data, result } in &completions {
             // It may be a duplicate, or invalid: the kernel is not trusted.
-            let matched = self.complete(completion.user_data, outcome, deferred);
+            let matched = self.complete(user_data, Outcome::Completed(result), deferred);
             self.counters.unmatched_completions += u64::from(!matched);
         }
         self.reap_seq = self.reap_seq.wrapping_add(1);

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use super::alignment_query::{reported_alignment, tested_alignment};
 use super::file_facts::FileFacts;
-use crate::AlignmentSource;
 use crate::sys;
+use crate::{Alignment, AlignmentSource};
 
 /// Makes the I/O of an open file direct: sets `O_DIRECT`. Returns what it has found out about the file.
 ///
@@ -22,13 +22,21 @@ use crate::sys;
 ///
 /// The reason why the I/O can't be direct. The flags of the file are unchanged then.
 pub(super) fn make_direct(file: &fs::File) -> Result<FileFacts, NotDirect> {
+    make_direct_as(file, reported_alignment(file))
+}
+
+/// [`make_direct`], for a file of which `statx` has `reported` this. Where it has reported nothing, reads test
+/// the file.
+pub(super) fn make_direct_as(
+    file: &fs::File,
+    reported: Option<Option<Alignment>>,
+) -> Result<FileFacts, NotDirect> {
     let metadata = file.metadata().map_err(NotDirect::Failed)?;
     // Checked first: a pipe accepts `O_DIRECT`, which changes how others read it.
     let file_type = metadata.file_type();
     if !file_type.is_file() && !file_type.is_block_device() {
         return Err(NotDirect::FileType);
     }
-    let reported = reported_alignment(file);
     if let Some(None) = reported {
         return Err(NotDirect::ThisFile);
     }

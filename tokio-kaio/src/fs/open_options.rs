@@ -435,7 +435,7 @@ fn add_sync(options: &mut OpenOptions) -> io::Result<()> {
 /// and closing one of the two descriptors releases the process' record locks on the file. `OpenOptions` has
 /// no getter, so the flags are parsed from the `Debug` form. That form is not stable, so the result is
 /// checked: the same options with the parsed flags must print the same.
-pub(super) fn custom_flags(options: &OpenOptions) -> Option<i32> {
+fn custom_flags(options: &OpenOptions) -> Option<i32> {
     let print_with = |flags| {
         let mut options = options.clone();
         options.custom_flags(flags);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::iovecs::IoVecs;
 use crate::backend::OpCode;
-use crate::buf::{AlignedBuf, Exclusive, PartMut, Region, Shape};
+use crate::buf::{AlignedBuf, Exclusive, PartMut, PathToOpen, Region, Shape};
 use crate::group::HeldPermit;
 use crate::sys::abi;
 
@@ -19,6 +19,8 @@ pub(crate) enum IoBuffer {
     Shared(Arc<Region>),
     /// Several pieces of memory, or an owned buffer of any type, for reads and writes.
     Vectored(Box<IoVecs>),
+    /// The path of a file to open, which gets the descriptor. Shared with the future.
+    Path(Arc<PathToOpen>),
     /// Stands for the memory of a read that the kernel still uses. It has the shapes of the buffers that the
     /// memory was taken from, for which new memory is allocated; `None` is an empty buffer. Boxed because
     /// it is rare, and an `IoBuffer` is moved with every request.
@@ -43,7 +45,9 @@ impl IoBuffer {
             IoBuffer::Exclusive(region) => (opcode, region.address(), nbytes),
             IoBuffer::Shared(region) => (opcode, region.address(), nbytes),
             IoBuffer::None | IoBuffer::Replacement(_) => (opcode, 0, nbytes),
-            IoBuffer::Vectored(_) | IoBuffer::WithPermit(_) => self.encode_rare(opcode, nbytes),
+            IoBuffer::Vectored(_) | IoBuffer::WithPermit(_) | IoBuffer::Path(_) => {
+                self.encode_rare(opcode, nbytes)
+            }
         }
     }
 
@@ -51,6 +55,7 @@ impl IoBuffer {
     fn encode_rare(&self, opcode: OpCode, nbytes: u64) -> (OpCode, u64, u64) {
         match self {
             IoBuffer::Vectored(iovecs) => iovecs.encode(opcode, nbytes),
+            IoBuffer::Path(path) => (opcode, PathToOpen::address(path), nbytes),
             IoBuffer::WithPermit(memory) => memory.0.encode(opcode, nbytes),
             _ => (opcode, 0, nbytes),
         }
@@ -91,7 +96,7 @@ impl IoBuffer {
             IoBuffer::Shared(region) => region.address(),
             IoBuffer::Vectored(iovecs) => iovecs.address_bits(),
             IoBuffer::WithPermit(memory) => memory.0.address_bits(),
-            IoBuffer::None | IoBuffer::Replacement(_) => 0,
+            IoBuffer::None | IoBuffer::Replacement(_) | IoBuffer::Path(_) => 0,
         }
     }
 
@@ -190,7 +195,7 @@ fn give_back_each<'a>(buffers: impl Iterator<Item = &'a mut AlignedBuf>, memory:
                 }
             }
         }
-        IoBuffer::None | IoBuffer::Shared(_) | IoBuffer::WithPermit(_) => {}
+        IoBuffer::None | IoBuffer::Shared(_) | IoBuffer::Path(_) | IoBuffer::WithPermit(_) => {}
     }
 }
 

@@ -184,6 +184,7 @@ fn name(opcode: OpCode) -> &'static str {
         OpCode::Allocate => "allocate",
         OpCode::Truncate => "truncate",
         OpCode::SyncRange => "sync_range",
+        OpCode::Open => "open",
     }
 }
 

@@ -55,6 +55,11 @@ pub fn inject_faults(faults: impl IntoIterator<Item = Fault>) {
     SCRIPT.with_borrow_mut(|script| script.extend(faults));
 }
 
+/// Forgets the faults that are pending on this thread.
+pub fn clear_faults() {
+    SCRIPT.with_borrow_mut(VecDeque::clear);
+}
+
 /// Faults that have not been applied yet on this thread.
 pub fn pending_faults() -> usize {
     SCRIPT.with_borrow(VecDeque::len)

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use crate::common::*;
-use crate::interposer::{Fault, inject_faults, pending_faults};
+use crate::interposer::{Fault, clear_faults, inject_faults, pending_faults};
 use futures::future::join_all;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextError, AioContextHandle, Backend,
@@ -237,4 +237,29 @@ fn a_filter_that_comes_later_fails_requests_and_lets_the_context_end() {
         }
         writer.write_all(b"!").unwrap();
     });
+}
+
+/// Each attempt is a system call. Without a pause between them, they take a CPU.
+#[tokio::test]
+async fn submissions_that_keep_failing_are_repeated_after_pauses() {
+    const FAULTS: usize = 1_000_000;
+    let Some((context, handle)) = uring(8) else {
+        return;
+    };
+    let file = patterned_file(&disk_dir(), 8).await;
+    let mut target = buffer(BLOCK);
+    inject_faults((0..FAULTS).map(|_| Fault::Fail(libc::EAGAIN)));
+    let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
+    assert!(futures::poll!(read.as_mut()).is_pending());
+    let attempts = || FAULTS - pending_faults();
+    let (start, before) = (std::time::Instant::now(), attempts());
+    with_hang_guard(wait_until(|| attempts() >= before + 5, attempts)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let pauses = start.elapsed().as_millis() as usize / 10;
+    let repeated = attempts() - before;
+    assert!(repeated <= 10 + 2 * pauses, "{repeated} in {pauses} pauses");
+    clear_faults();
+    assert_eq!(with_hang_guard(read).await.unwrap(), LEN);
+    assert!(is_pattern(0, target.as_ref()));
+    with_hang_guard(context.close()).await;
 }

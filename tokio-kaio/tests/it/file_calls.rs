@@ -1,9 +1,11 @@
 //! Calls of a [`BoundFile`] that io_uring performs, and the blocking pool on other backends.
 
+#![allow(unsafe_code)] // fcntl, mkfifo, fork
+
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -237,6 +239,356 @@ fn a_call_on_a_closed_context_says_so() {
                 error.to_string().contains("the AIO context has ended"),
                 "{error}"
             );
+        });
+    }
+}
+
+/// The settings of an open, and what of the file it makes.
+async fn opened(open: impl Future<Output = io::Result<File>>) -> Result<String, String> {
+    match open.await {
+        Ok(file) => {
+            let metadata = file.metadata().await.unwrap();
+            let flags = fcntl_flags(&file);
+            let opened = file.metadata_at_open();
+            assert_eq!(
+                (opened.len(), opened.ino()),
+                (metadata.len(), metadata.ino())
+            );
+            let alignment = file.alignment().await.unwrap();
+            let mode = metadata.mode();
+            Ok(format!(
+                "{mode:o} {} {flags:o} {alignment:?}",
+                metadata.len()
+            ))
+        }
+        Err(error) => Err(format!(
+            "{:?} {:?} {error}",
+            error.kind(),
+            error.raw_os_error()
+        )),
+    }
+}
+
+/// The status flags, and whether the descriptor is closed by `exec`.
+fn fcntl_flags(file: &File) -> i32 {
+    use std::os::fd::AsRawFd;
+    // SAFETY: an open descriptor.
+    let status = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: as above.
+    let closes = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD) };
+    status | closes << 30
+}
+
+/// Options of all kinds.
+fn kinds_of_options() -> Vec<OpenOptions> {
+    let mut kinds = Vec::new();
+    for bits in 0..64 {
+        let is_set = |index: u32| bits & 1 << index != 0;
+        let mut options = OpenOptions::new();
+        options.read(is_set(0)).write(is_set(1)).append(is_set(2));
+        options.truncate(is_set(3)).create(is_set(4));
+        options.create_new(is_set(5));
+        if bits % 3 == 0 {
+            options.mode(0o600);
+        }
+        if bits % 5 == 0 {
+            options.custom_flags(libc::O_NOATIME | libc::O_NOFOLLOW);
+        }
+        kinds.push(options);
+    }
+    kinds
+}
+
+#[test]
+fn opens_by_a_handle_do_what_those_of_the_file_do() {
+    if !is_available() {
+        return;
+    }
+    let fixture = Fixture::new(4).every_dir().every_runtime();
+    fixture.modes(backends()).run(async |case| {
+        let path = case.path.with_file_name("opened");
+        let before = case.handle.metrics().submitted;
+        for options in kinds_of_options() {
+            for (exists, is_sync) in [(false, false), (true, false), (true, true)] {
+                let prepare = || {
+                    let _ = std::fs::remove_file(&path);
+                    if exists {
+                        std::fs::write(&path, [7; 3 * BLOCK]).unwrap();
+                    }
+                };
+                prepare();
+                let theirs = opened(File::open_with(&options, &path, is_sync)).await;
+                prepare();
+                let ours = case.handle.open_with(&options, &path, is_sync);
+                let ours = opened(async { Ok(ours.await?.into_parts().0) }).await;
+                assert_eq!(ours, theirs, "{options:?} {exists} {is_sync}");
+            }
+        }
+        let opens = case.handle.metrics().submitted - before;
+        let is_uring = case.handle.backend() == Backend::IoUring;
+        assert_eq!(opens > 0, is_uring, "{opens}");
+    });
+}
+
+#[test]
+fn opens_by_a_handle_fail_with_the_errors_of_the_file() {
+    if !is_available() {
+        return;
+    }
+    let fixture = Fixture::new(4).every_dir().blocks(2);
+    fixture.modes(backends()).run(async |case| {
+        let dir = case.path.parent().unwrap();
+        let mut write = OpenOptions::new();
+        write.write(true);
+        let mut new = OpenOptions::new();
+        new.write(true).create_new(true);
+        let mut read = OpenOptions::new();
+        read.read(true);
+        let long = "x".repeat(300);
+        for path in [
+            dir.join("missing"),
+            case.path.join("below"),
+            dir.to_path_buf(),
+            dir.join(long),
+            "/dev/null".into(),
+            "/proc/self/status".into(),
+            "with\0zero".into(),
+            "".into(),
+            case.path.clone(),
+        ] {
+            for options in [&write, &new, &read] {
+                let _ = std::fs::remove_file(dir.join("missing"));
+                let theirs = opened(File::open_with(options, &path, false)).await;
+                let _ = std::fs::remove_file(dir.join("missing"));
+                let ours = case.handle.open_with(options, &path, false);
+                let ours = opened(async { Ok(ours.await?.into_parts().0) }).await;
+                assert_eq!(ours, theirs, "{path:?} {options:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn opens_wait_for_a_slot_and_keep_the_deadline_of_their_handle() {
+    if !is_available() {
+        return;
+    }
+    Fixture::new(1).modes(backends()).run(async |case| {
+        let name = |number: usize| case.path.with_file_name(number.to_string());
+        let files = join_all((0..16).map(async |number| {
+            let file = case.handle.create(name(number), false).await.unwrap();
+            file.set_len(LEN * number as u64).await.unwrap();
+            file
+        }));
+        let files = files.await;
+        for (number, file) in files.iter().enumerate() {
+            let len = std::fs::metadata(name(number)).unwrap().len();
+            assert_eq!(len, LEN * number as u64);
+            let again = case.handle.open(name(number), false).await.unwrap();
+            assert_eq!(again.file().metadata_at_open().len(), len);
+            drop(file.clone());
+        }
+        if case.handle.backend() == Backend::IoUring {
+            let late = case.handle.with_deadline(tokio::time::Instant::now());
+            let error = late.create(name(99), false).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(!name(99).exists());
+        }
+    });
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Waits until as many descriptors are open as before.
+async fn is_closed(before: usize) {
+    let state = || (descriptors(), before);
+    wait_until(|| descriptors() <= before, state).await;
+}
+
+#[test]
+fn a_dropped_open_leaves_no_descriptor() {
+    if !is_available() || !in_child!() {
+        return;
+    }
+    for mode in backends() {
+        current_thread().block_on(async {
+            let dir = disk_dir();
+            let (context, handle) = context_in(mode, 4);
+            let path = dir.path().join("data");
+            drop(handle.create(&path, false).await.unwrap()); // opens what the process keeps
+            let before = descriptors();
+            for polls in 0..6 {
+                for _ in 0..32 {
+                    let create = polls % 2 == 0;
+                    let mut options = OpenOptions::new();
+                    options
+                        .read(true)
+                        .write(true)
+                        .create(create)
+                        .truncate(create);
+                    let mut open = Box::pin(handle.open_with(&options, &path, false));
+                    for _ in 0..polls {
+                        if futures::poll!(open.as_mut()).is_ready() {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                    drop(open);
+                }
+            }
+            let free = || handle.available_slots();
+            wait_until(|| free() == Some(4), free).await;
+            is_closed(before).await;
+            context.close().await;
+        });
+    }
+}
+
+#[test]
+fn an_open_in_flight_leaves_no_descriptor_when_its_context_ends() {
+    if !is_available() || !in_child!() {
+        return;
+    }
+    for mode in backends() {
+        for is_closed_in_order in [true, false] {
+            let dir = disk_dir();
+            let path = dir.path().join("data");
+            let create = || {
+                let runtime = current_thread();
+                runtime.block_on(async {
+                    let (context, handle) = context_in(mode, 16);
+                    let mut options = OpenOptions::new();
+                    options.write(true).create(true).truncate(true);
+                    let mut opens: Vec<_> = (0..16)
+                        .map(|_| Box::pin(handle.open_with(&options, &path, false)))
+                        .collect();
+                    for open in &mut opens {
+                        let _ = futures::poll!(open.as_mut());
+                    }
+                    if is_closed_in_order {
+                        drop(opens);
+                        context.close().await;
+                    } else {
+                        opens.into_iter().for_each(std::mem::forget);
+                        std::mem::forget(handle.clone());
+                    }
+                });
+            };
+            create();
+            if !is_closed_in_order {
+                continue; // what was forgotten is kept, and must do no harm
+            }
+            let before = descriptors();
+            (0..8).for_each(|_| create());
+            current_thread().block_on(is_closed(before + 4)); // those of this runtime
+        }
+    }
+}
+
+/// The open of a FIFO for writing waits for a reader. (The kernel opens others without waiting.)
+#[test]
+fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
+    if !is_available() {
+        return;
+    }
+    for mode in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
+        current_thread().block_on(async {
+            let dir = disk_dir();
+            let path = dir.path().join("fifo");
+            let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+            // SAFETY: the path ends with a 0.
+            assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+            let (context, handle) = context_in(mode, 2);
+            let mut options = OpenOptions::new();
+            options.write(true).create(true);
+            for wait in [false, true] {
+                let mut open = Box::pin(handle.open_with(&options, &path, false));
+                assert!(futures::poll!(open.as_mut()).is_pending());
+                if wait {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    assert!(futures::poll!(open.as_mut()).is_pending());
+                }
+                drop(open);
+                let free = || handle.available_slots();
+                wait_until(|| free() == Some(2), free).await;
+            }
+            with_hang_guard(context.close()).await;
+        });
+    }
+}
+
+/// The kernel ties a request to the thread that submits it.
+#[test]
+fn opens_outlive_the_thread_that_made_them() {
+    if !is_available() {
+        return;
+    }
+    let fixture = Fixture::new(64).runtime(multi_thread);
+    fixture.modes(backends()).run(async |case| {
+        if case.mode.0 != Backend::IoUring {
+            return; // needs a runtime on the other thread
+        }
+        for _ in 0..20 {
+            let (handle, path) = (case.handle.clone(), case.path.clone());
+            let make = move || {
+                let open = |number: usize| {
+                    let (handle, path) = (handle.clone(), path.with_file_name(number.to_string()));
+                    let open = async move { handle.create(path, false).await.map(drop) };
+                    Box::pin(open) as Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
+                };
+                let mut opens: Vec<_> = (0..16).map(open).collect();
+                let mut cx = Context::from_waker(Waker::noop());
+                opens.retain_mut(|open| open.as_mut().poll(&mut cx).is_pending());
+                opens
+            };
+            let opens = thread::spawn(make).join().unwrap();
+            for result in join_all(opens).await {
+                result.unwrap();
+            }
+            for number in 0..16 {
+                let path = case.path.with_file_name(number.to_string());
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    });
+}
+
+/// A child shares the descriptors that were open, and not the ring.
+#[test]
+fn an_open_in_flight_at_a_fork_completes_in_the_parent_only() {
+    if !is_available() || !in_child!() {
+        return;
+    }
+    for mode in backends() {
+        current_thread().block_on(async {
+            let dir = disk_dir();
+            let (context, handle) = context_in(mode, 4);
+            let path = dir.path().join("data");
+            let mut open = Box::pin(handle.create(&path, false));
+            if futures::poll!(open.as_mut()).is_ready() {
+                return;
+            }
+            // SAFETY: the child only drops the future, polls nothing, and ends.
+            match unsafe { libc::fork() } {
+                0 => {
+                    drop(open);
+                    // SAFETY: ends this process at once.
+                    unsafe { libc::_exit(0) };
+                }
+                child => {
+                    let mut status = 0;
+                    // SAFETY: a child of ours, and an `int` of ours.
+                    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                    assert_eq!(status, 0);
+                }
+            }
+            let file = with_hang_guard(open).await.unwrap();
+            file.set_len(LEN).await.unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), LEN);
+            drop(file);
+            context.close().await;
         });
     }
 }

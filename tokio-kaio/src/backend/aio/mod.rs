@@ -318,7 +318,9 @@ fn encode(entry: &Sqe, eventfd: Option<RawFd>) -> Iocb {
             OpCode::Fsync => aio_abi::IOCB_CMD_FSYNC,
             OpCode::Fdatasync => aio_abi::IOCB_CMD_FDSYNC,
             OpCode::Poll => aio_abi::IOCB_CMD_POLL,
-            OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange => aio_abi::IOCB_CMD_NOOP,
+            OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange | OpCode::Open => {
+                aio_abi::IOCB_CMD_NOOP
+            }
         },
         reqprio: entry.priority as i16,
         fildes: entry.fd as u32,

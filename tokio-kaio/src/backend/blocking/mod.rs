@@ -180,7 +180,8 @@ unsafe fn perform_with_own_priority(entry: &Sqe) -> io::Result<usize> {
         | OpCode::Poll
         | OpCode::Allocate
         | OpCode::Truncate
-        | OpCode::SyncRange => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        | OpCode::SyncRange
+        | OpCode::Open => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 

@@ -307,7 +307,11 @@ impl Inner {
             },
             OpCode::Fsync => RequestKind::Fsync,
             OpCode::Fdatasync => RequestKind::Fdatasync,
-            OpCode::Poll | OpCode::Allocate | OpCode::Truncate | OpCode::SyncRange => {
+            OpCode::Poll
+            | OpCode::Allocate
+            | OpCode::Truncate
+            | OpCode::SyncRange
+            | OpCode::Open => {
                 return Err(libc::EINVAL);
             }
         };

@@ -475,7 +475,12 @@ fn file_calls_are_performed_or_refused() {
             assert_eq!(file.metadata().unwrap().len(), 4096);
             return;
         }
-        for opcode in [OpCode::Allocate, OpCode::Truncate, OpCode::SyncRange] {
+        for opcode in [
+            OpCode::Allocate,
+            OpCode::Truncate,
+            OpCode::SyncRange,
+            OpCode::Open,
+        ] {
             let call = Sqe { opcode, ..call };
             // SAFETY: as above.
             assert_eq!(unsafe { fixture.submit(&[call]) }, Err(libc::EINVAL));

@@ -1,7 +1,7 @@
 //! [`InFlightTable`]: the entries that the kernel has, with all that a second submission needs.
 
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::backend::{GIVEN_BACK, MOST_GIVEN_BACK, OpCode, Sqe, refusal};
 use crate::sys::abi::{IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT};
@@ -40,6 +40,8 @@ pub(in crate::backend) struct InFlightTable {
     given_back: Vec<Key>,
     /// Entries that ended although the kernel has posted no completion: `user_data` and result.
     ended: Vec<(u64, i64)>,
+    /// Duplicates of descriptors that are no longer needed. The caller closes them, without a lock.
+    unused: Vec<OwnedFd>,
     /// Only abandoned writes are submitted again.
     is_closing: bool,
 }
@@ -92,11 +94,21 @@ pub(super) enum NotAdded {
 pub(super) enum Completed {
     /// `user_data` and result of an entry, which is no longer in flight.
     Entry(u64, i64),
+    /// An entry has opened a file, and is no longer in flight.
+    Opened {
+        user_data: u64,
+        /// The [`Sqe::addr`] of the entry.
+        addr: u64,
+        descriptor: RawFd,
+    },
     /// The kernel gave the entry back.
     GivenBack,
     /// No entry in flight has this key.
     Unknown,
 }
+
+/// What a system call returns inside the kernel that a signal has interrupted.
+const ERESTARTSYS: i32 = 512;
 
 const NO_ENTRY: Sqe = Sqe {
     opcode: OpCode::Fsync,
@@ -128,6 +140,7 @@ impl InFlightTable {
             in_flight: 0,
             given_back: Vec::new(),
             ended: Vec::new(),
+            unused: Vec::new(),
             is_closing: false,
         }
     }
@@ -200,8 +213,20 @@ impl InFlightTable {
             }
             result = self.error_of(index, result);
         }
-        let user_data = self.places[index].sqe.user_data;
+        let Sqe {
+            user_data,
+            opcode,
+            addr,
+            ..
+        } = self.places[index].sqe;
         self.free(index);
+        if opcode == OpCode::Open && result >= 0 {
+            return Completed::Opened {
+                user_data,
+                addr,
+                descriptor: result as RawFd,
+            };
+        }
         Completed::Entry(user_data, result)
     }
 
@@ -235,6 +260,9 @@ impl InFlightTable {
         let goes_back = opcode.is_transfer() || opcode.is_file_call();
         let is_real_time = place.sqe.priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT;
         match errno {
+            // A signal, which the kernel sends itself to cancel an open that waits for another process.
+            libc::EINTR | ERESTARTSYS if opcode == OpCode::Open => -i64::from(libc::EINTR),
+            libc::ECANCELED if opcode == OpCode::Open && place.state == State::Cancelled => result,
             libc::ECANCELED if opcode == OpCode::Poll || place.state == State::Cancelled => 0,
             libc::ECANCELED if goes_back && !place.is_abandoned && !self.is_closing => GIVEN_BACK,
             // The kernel can start no thread for it.
@@ -242,7 +270,7 @@ impl InFlightTable {
             libc::EBADF | libc::EOPNOTSUPP => refusal(errno),
             libc::EINVAL if !opcode.is_transfer() => refusal(errno),
             libc::EPERM if opcode.is_transfer() && is_real_time => refusal(errno),
-            libc::EISDIR => refusal(libc::EINVAL), // as AIO
+            libc::EISDIR if opcode != OpCode::Open => refusal(libc::EINVAL), // as AIO
             _ => result,
         }
     }
@@ -331,8 +359,13 @@ impl InFlightTable {
     fn free(&mut self, index: usize) {
         let place = &mut self.places[index];
         place.state = State::Free;
-        place.file = None;
+        self.unused.extend(place.file.take());
         self.in_flight -= 1;
+    }
+
+    /// Moves the descriptors to close to `unused`.
+    pub(super) fn move_unused(&mut self, unused: &mut Vec<OwnedFd>) {
+        unused.append(&mut self.unused);
     }
 
     /// The place of the entry in flight with this `user_data`.
@@ -354,7 +387,7 @@ impl InFlightTable {
             return false;
         };
         self.given_back.swap_remove(position);
-        self.end(key, 0);
+        self.end(key, self.cancelled_result(key));
         true
     }
 
@@ -373,6 +406,15 @@ impl InFlightTable {
             place.file = duplicate(place.sqe.fd).ok(); // if not, it may end with its thread
         }
         None
+    }
+
+    /// The result of an entry that is cancelled before the kernel has it.
+    fn cancelled_result(&self, key: Key) -> i64 {
+        let index = self.index(key);
+        match index.is_some_and(|index| self.places[index].sqe.opcode == OpCode::Open) {
+            true => -i64::from(libc::ECANCELED), // 0 would be a success
+            false => 0,
+        }
     }
 
     /// The kernel has not found an entry that was marked as cancelled.
@@ -439,11 +481,13 @@ impl Place {
         self.is_abandoned && self.sqe.opcode.is_write() && self.file.is_some()
     }
 
-    /// A write goes on once it was submitted, on every backend, and a sync or a file call with it.
+    /// A write goes on once it was submitted, on every backend, and a sync or a file call with it, except an
+    /// open: that of a FIFO waits for another process.
     fn is_cancellable(&self) -> bool {
         let opcode = self.sqe.opcode;
         let is_read = opcode.is_transfer() && !opcode.is_write();
-        self.state != State::Free && (is_read || opcode == OpCode::Poll)
+        let waits = matches!(opcode, OpCode::Poll | OpCode::Open);
+        self.state != State::Free && (is_read || waits)
     }
 }
 

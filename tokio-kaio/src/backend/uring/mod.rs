@@ -15,6 +15,8 @@
 //! - *The completion queue never overflows*: it has room for one entry more than may be in flight.
 //! - *Registered buffers*: a read or write of registered memory names it by index, which spares the kernel to
 //!   pin its pages ([`RegisteredBuffers`](registered_buffers::RegisteredBuffers)).
+//! - *Opening* ([`OpCode::Open`](super::OpCode)): the descriptor is stored in the memory of the entry, which owns
+//!   it. So nobody has to close it if nobody waits for the entry any more.
 //! - *The end.* The kernel releases a closed ring in the background, and a forked child keeps it open. So
 //!   the drop of the backend does not rely on the close: it cancels polls and reads, then waits for the
 //!   completion of every entry, and releases the registered memory. It does not wait for a poll that it may
@@ -30,16 +32,16 @@ mod uring_sqe;
 
 use std::io;
 use std::mem;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::{
-    Capabilities, Completion, Completions, FileCalls, IoBackend, Notify, Sqe, SubmitError,
-    Submitter,
+    AfterReap, Capabilities, Completion, Completions, FileCalls, IoBackend, Notify, Sqe,
+    SubmitError, Submitter,
 };
-use crate::buf::RegisteredPool;
+use crate::buf::{PathToOpen, RegisteredPool};
 use crate::sys::Process;
 use in_flight_table::{Completed, Key};
 use shared_ring::Ring;
@@ -55,6 +57,8 @@ use shared_ring::SharedRing;
 pub(crate) struct UringBackend {
     ring: Arc<Ring>,
     shared: Arc<SharedRing>,
+    /// Descriptors to close.
+    unused: Vec<OwnedFd>,
     owner: Process,
 }
 
@@ -90,6 +94,7 @@ impl UringBackend {
         Ok(UringBackend {
             ring,
             shared: Arc::new(shared),
+            unused: Vec::new(),
             owner,
         })
     }
@@ -135,9 +140,22 @@ impl UringBackend {
                 Completed::Entry(user_data, result) => {
                     completions.push(Completion { user_data, result });
                 }
+                Completed::Opened {
+                    user_data,
+                    addr,
+                    descriptor,
+                } => {
+                    // SAFETY: the memory of the entry is valid until this completion, by the promise of who
+                    // submitted it. The kernel has opened the descriptor for the entry, and its key finds
+                    // nothing a second time.
+                    unsafe { PathToOpen::store(addr, descriptor) };
+                    let result = 0;
+                    completions.push(Completion { user_data, result });
+                }
                 Completed::GivenBack | Completed::Unknown => {}
             }
         }
+        table.move_unused(&mut self.unused);
         // Before the lock is released, with which others add as many entries as have left the table: the
         // queue has room for their completions.
         drop(queue);
@@ -172,9 +190,18 @@ impl IoBackend for UringBackend {
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()> {
         if self.shared.is_stalled() {
             self.shared.resubmit(completions);
+            self.shared.table().move_unused(&mut self.unused);
         }
         self.reap_queue(completions);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn after_reap(&mut self) -> AfterReap {
+        AfterReap {
+            reap_later: self.shared.is_stalled(),
+            unused: mem::take(&mut self.unused),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {

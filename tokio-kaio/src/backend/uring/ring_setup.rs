@@ -94,6 +94,7 @@ pub(super) fn file_calls(ring: &IoUring) -> FileCalls {
         allocate: probe.is_supported(opcode::Fallocate::CODE)
             && probe.is_supported(opcode::SyncFileRange::CODE),
         truncate: probe.is_supported(opcode::Ftruncate::CODE), // Linux 6.9
+        open: probe.is_supported(opcode::OpenAt::CODE),
     }
 }
 

@@ -4,7 +4,9 @@
 //!
 //! `ring` is held while entries are pushed and while the kernel takes them. Otherwise one thread's call
 //! could submit the entries of another thread, which would return before its own are in flight. The kernel
-//! holds a lock of its own for as long, so nothing is lost. The lock is also held to cancel.
+//! holds a lock of its own for as long, so nothing is lost. The lock is also held to cancel and to submit again, so
+//! these wait while another thread submits: for one system call, with at most 64 entries, which passes on to a
+//! worker what would wait for the storage.
 //!
 //! `table` is held for short. It may be taken while `ring` is held, not the other way round.
 //!
@@ -14,7 +16,9 @@
 //!
 //! The kernel may take fewer entries than it was given, if it has no memory. The others are removed from the
 //! submission queue: a later submission would find them there, when their descriptor may mean another file.
-//! The table keeps them, the eventfd is signalled, and the next reap submits them again. If the kernel refuses
+//! The table keeps them, the eventfd is signalled, and the next reap submits them again. If the kernel still does
+//! not take them, the reaps that follow repeat that: after a completion, or after the pause that
+//! [`AfterReap`](crate::backend::AfterReap) asks for. If the kernel refuses
 //! all submissions, as a seccomp filter of one thread does, they are refused.
 #![allow(unsafe_code)]
 
@@ -172,7 +176,7 @@ impl SharedRing {
         (taken, SubmitError::NoRoom)
     }
 
-    /// Has the next reap call [`SharedRing::resubmit`].
+    /// Has the next reap call [`SharedRing::resubmit`], and signals.
     #[cold]
     fn stall(&self) {
         self.is_stalled.store(true, Ordering::Release);
@@ -216,6 +220,7 @@ impl SharedRing {
         drop(queue);
         let entered = enter(ring, len);
         let mut table = self.table.lock();
+        let has_failed = entered.is_err();
         if let Err(not_taken) = entered {
             for key in pushed.into_iter().rev().take(not_taken.left) {
                 match not_taken.refused {
@@ -230,10 +235,14 @@ impl SharedRing {
             };
             completions.push(Completion { user_data, result });
         }
-        let more = table.has_given_back() || table.has_ended();
+        let (left, ended) = (table.has_given_back(), table.has_ended());
         drop(table);
-        if more {
+        if ended || left && !has_failed {
             self.stall();
+        } else if left {
+            // Not signalled: that would repeat a call in a loop that fails. `IoBackend::after_reap` asks for a
+            // pause.
+            self.is_stalled.store(true, Ordering::Release);
         }
     }
 
@@ -369,7 +378,8 @@ unsafe fn push(
     let Some(entry) = table.entry(key) else {
         return debug_assert!(false, "the entry is in flight");
     };
-    let encoded = uring_sqe::encode(&entry, key, &ring.buffers);
+    // SAFETY: the caller's promise.
+    let encoded = unsafe { uring_sqe::encode(&entry, key, &ring.buffers) };
     // SAFETY: the caller's promise.
     let pushed = unsafe { queue.push(&encoded) };
     debug_assert!(pushed.is_ok(), "there is room");

@@ -8,6 +8,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use super::in_flight_table::Key;
 use super::registered_buffers::RegisteredBuffers;
 use crate::backend::{OpCode, Sqe};
+use crate::buf::PathToOpen;
 use crate::sys::abi::{
     IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_SHIFT, MAX_RW_COUNT, RWF_HIPRI, UIO_MAXIOV,
 };
@@ -35,6 +36,7 @@ pub(super) unsafe fn check(entry: &Sqe) -> Result<(), i32> {
         // The kernel checks the rest: only files have errors of these.
         OpCode::Allocate | OpCode::Truncate => entry.addr == 0,
         OpCode::SyncRange => entry.addr == 0 && u32::try_from(entry.len).is_ok(),
+        OpCode::Open => entry.addr != 0 && entry.offset == 0 && u32::try_from(entry.len).is_ok(),
         OpCode::Poll => {
             let events_fit = u16::try_from(entry.len).is_ok();
             events_fit && (entry.addr, entry.offset, entry.rw_flags) == (0, 0, 0)
@@ -97,8 +99,12 @@ pub(super) unsafe fn iovecs(entry: &Sqe) -> impl Iterator<Item = [usize; 2]> + u
 }
 
 /// An entry in io_uring's form. A transfer of registered memory names it.
+///
+/// # Safety
+///
+/// The memory of an [`OpCode::Open`] is valid.
 #[inline]
-pub(super) fn encode(entry: &Sqe, key: Key, buffers: &RegisteredBuffers) -> squeue::Entry {
+pub(super) unsafe fn encode(entry: &Sqe, key: Key, buffers: &RegisteredBuffers) -> squeue::Entry {
     let (fd, offset) = (Fd(entry.fd), entry.offset as u64);
     // The flag only matters on rings that poll the device; on others, the kernel refuses it.
     let rw_flags = entry.rw_flags & !RWF_HIPRI;
@@ -162,6 +168,14 @@ pub(super) fn encode(entry: &Sqe, key: Key, buffers: &RegisteredBuffers) -> sque
             .offset(offset)
             .flags(entry.rw_flags as u32)
             .build(),
+        OpCode::Open => {
+            // SAFETY: the caller's promise.
+            let path = unsafe { PathToOpen::path_at(entry.addr) };
+            opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
+                .flags(entry.rw_flags)
+                .mode(entry.len as u32)
+                .build()
+        }
     };
     encoded.user_data(key.user_data())
 }
@@ -187,7 +201,9 @@ mod tests {
                 offset: 0,
                 user_data: 0,
             };
-            let text = format!("{:?}", encode(&entry, Key::from_user_data(0), &buffers));
+            // SAFETY: it opens nothing.
+            let encoded = unsafe { encode(&entry, Key::from_user_data(0), &buffers) };
+            let text = format!("{encoded:?}");
             let (_, number) = text.split_once("op_code: ").unwrap();
             number
                 .split([',', ' '])
