@@ -96,17 +96,17 @@ impl SubmitAdvisor for Adaptive {
         if self.config.simulated {
             return SubmitPlan::INLINE;
         }
-        let probe = Sample::of(submit_seq) == Sample::NowaitProbe;
+        let probe = || Sample::of(submit_seq) == Sample::NowaitProbe;
         if cfg!(feature = "io-uring") && self.config.nonblocking_submit {
             return match file {
                 Some(file) if in_flight > 0 && op.direction == Some(Direction::Write) => {
-                    file.plan_nonblocking(op, self.config.policy, probe)
+                    file.plan_nonblocking(op, self.config.policy, probe())
                 }
                 _ => SubmitPlan::INLINE,
             };
         }
         match file {
-            Some(file) => file.plan(op, self.config.policy, probe),
+            Some(file) => file.plan(op, self.config.policy, probe()),
             None if self.config.policy == SubmitPolicy::Offload && !op.is_poll => {
                 SubmitPlan::OFFLOAD
             }
@@ -121,8 +121,9 @@ impl SubmitAdvisor for Adaptive {
             return TimingLevel::Off;
         }
         let due = Sample::of(submit_seq) == Sample::ThreadUsage;
-        let may_block = !(cfg!(feature = "io-uring") && self.config.nonblocking_submit);
-        if may_block && file.is_some_and(|file| file.wants_thread_usage(self.config.policy, due)) {
+        let may_block = || !(cfg!(feature = "io-uring") && self.config.nonblocking_submit);
+        let wants_usage = |file: &FileHistory| file.wants_thread_usage(self.config.policy, due);
+        if file.is_some_and(wants_usage) && may_block() {
             return TimingLevel::ThreadUsage;
         }
         match self.completes_inline() {

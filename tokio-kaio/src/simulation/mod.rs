@@ -10,7 +10,6 @@ mod disk;
 mod explore_failure;
 mod explorer;
 mod fault;
-#[allow(dead_code, reason = "its interface is that of a whole file system")]
 mod model;
 mod mount_points;
 mod seeded_rng;

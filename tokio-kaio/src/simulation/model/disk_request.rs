@@ -35,8 +35,6 @@ pub(crate) enum Rename {
     Replace,
     /// Fails with `EEXIST` (`RENAME_NOREPLACE`).
     NoReplace,
-    /// Exchanges both (`RENAME_EXCHANGE`). Fails with `ENOENT` if it does not exist.
-    Exchange,
 }
 
 /// The mode of `fallocate(2)`.
@@ -94,14 +92,6 @@ pub(crate) enum RequestKind<'a> {
     Fdatasync,
     /// `fsync(2)` of a directory.
     SyncDir,
-    SetLen {
-        len: u64,
-    },
-    Allocate {
-        kind: AllocateKind,
-        offset: u64,
-        len: u64,
-    },
 }
 
 /// Names a request in flight. The disk never uses one again.

@@ -197,8 +197,7 @@ impl DiskState {
         self.tree.stat(inode)
     }
 
-    /// Changes the length of a file at once. [`RequestKind::SetLen`](super::RequestKind::SetLen) does it as a
-    /// request.
+    /// Changes the length of a file at once.
     pub(crate) fn set_len(&mut self, now: Now, inode: Inode, len: u64) -> Result<(), Errno> {
         let result = self
             .check_power()
@@ -418,7 +417,6 @@ impl Rename {
         match self {
             Rename::Replace => "rename",
             Rename::NoReplace => "rename_no_replace",
-            Rename::Exchange => "exchange",
         }
     }
 }

@@ -395,18 +395,8 @@ impl FileTree {
         let mut depends_on = Vec::new();
         match (how, to.inode) {
             (Rename::NoReplace, Some(_)) => return Err(libc::EEXIST),
-            (Rename::Exchange, None) => return Err(libc::ENOENT),
             // POSIX: two names of one file stay.
             (_, Some(other)) if other == moved => return Ok(()),
-            (Rename::Exchange, Some(other)) => {
-                let other_is_dir = self.is_dir(other);
-                if other_is_dir && self.is_inside(from.directory, other) {
-                    return Err(libc::EINVAL);
-                }
-                let changes = vec![from.becomes(Some(other)), to.becomes(Some(moved))];
-                self.apply(changes, depends_on, moves_directory || other_is_dir);
-                return Ok(());
-            }
             (Rename::Replace, Some(other)) if moves_directory => {
                 depends_on = self.check_empty(other)?;
             }

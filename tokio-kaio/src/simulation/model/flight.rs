@@ -1,7 +1,7 @@
 //! [`Flight`]: a request in flight.
 
 use super::data_block::Durability;
-use super::disk_request::{AllocateKind, Errno, Inode};
+use super::disk_request::{Errno, Inode};
 use super::disk_trace::digest;
 use super::file_content::{BlockPart, FileContent};
 use crate::simulation::fault::FaultEffect;
@@ -38,12 +38,6 @@ pub(super) enum Action {
         /// The last operation on names that was complete when it began.
         last: u64,
     },
-    SetLen(u64),
-    Allocate {
-        kind: AllocateKind,
-        offset: u64,
-        len: u64,
-    },
 }
 
 #[derive(Clone, Debug)]
@@ -75,30 +69,21 @@ impl Flight {
     /// Performs the request on the content of its file, as one that the power cut has interrupted: nothing of it
     /// is durable.
     pub(super) fn interrupt(self, content: &mut FileContent, change: u64, block_size: usize) {
-        match self.action {
-            Action::Write(write) if write.len > 0 => {
-                let offset = write.offset.unwrap_or(content.len());
-                let end = offset.saturating_add(write.len);
-                let parts = write.into_parts(block_size, offset);
-                content.write(change, parts, Durability::Volatile);
-                content.extend(change, end.min(MAX_LEN));
+        if let Action::Write(write) = self.action {
+            if write.len == 0 {
+                return;
             }
-            Action::SetLen(len) if len <= MAX_LEN => content.set_len(change, len),
-            Action::Allocate { kind, offset, len } => {
-                let end = offset.saturating_add(len).min(MAX_LEN);
-                content.allocate(change, kind, offset..end.max(offset));
-            }
-            _ => {}
+            let offset = write.offset.unwrap_or(content.len());
+            let end = offset.saturating_add(write.len);
+            let parts = write.into_parts(block_size, offset);
+            content.write(change, parts, Durability::Volatile);
+            content.extend(change, end.min(MAX_LEN));
         }
     }
 
     /// Whether the request changes its file.
     pub(super) fn changes_file(&self) -> bool {
-        let changes = matches!(
-            self.action,
-            Action::Write(_) | Action::SetLen(_) | Action::Allocate { .. }
-        );
-        changes && self.effect != Some(FaultEffect::LostWrite)
+        matches!(self.action, Action::Write(_)) && self.effect != Some(FaultEffect::LostWrite)
     }
 }
 

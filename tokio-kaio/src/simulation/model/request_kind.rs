@@ -16,31 +16,23 @@ impl RequestKind<'_> {
             RequestKind::Fsync => "fsync",
             RequestKind::Fdatasync => "fdatasync",
             RequestKind::SyncDir => "sync_dir",
-            RequestKind::SetLen { .. } => "set_len",
-            RequestKind::Allocate { kind, .. } => kind.name(),
         }
     }
 
-    /// Offset and length. The length of a change of the length.
+    /// Offset and length.
     pub(super) fn extent(&self) -> (u64, u64) {
         match *self {
-            RequestKind::Read { offset, len } | RequestKind::Allocate { offset, len, .. } => {
-                (offset, len)
-            }
+            RequestKind::Read { offset, len } => (offset, len),
             RequestKind::Write { offset, data, .. } => {
                 let len = data.iter().map(|piece| piece.len() as u64).sum();
                 (offset, len)
             }
-            RequestKind::SetLen { len } => (0, len),
             RequestKind::Fsync | RequestKind::Fdatasync | RequestKind::SyncDir => (0, 0),
         }
     }
 
     pub(super) fn has_range(&self) -> bool {
-        matches!(
-            self,
-            RequestKind::Read { .. } | RequestKind::Write { .. } | RequestKind::Allocate { .. }
-        )
+        matches!(self, RequestKind::Read { .. } | RequestKind::Write { .. })
     }
 
     pub(super) fn syncs(&self) -> bool {
@@ -65,8 +57,6 @@ impl RequestKind<'_> {
             RequestKind::Write { .. } => Operations::WRITE,
             RequestKind::Fsync | RequestKind::Fdatasync => Operations::SYNC,
             RequestKind::SyncDir => Operations::SYNC_DIR,
-            RequestKind::SetLen { .. } => Operations::SET_LEN,
-            RequestKind::Allocate { .. } => Operations::ALLOCATE,
         }
     }
 

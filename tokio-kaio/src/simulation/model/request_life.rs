@@ -128,7 +128,6 @@ impl DiskState {
                     return Err(libc::EFBIG);
                 }
             }
-            RequestKind::SetLen { .. } | RequestKind::Allocate { .. } => return Ok(()),
         }
         if request.direct && !(is_aligned(offset) && is_aligned(len)) {
             return Err(libc::EINVAL);
@@ -170,8 +169,6 @@ impl DiskState {
                 len: self.tree.stat(inode).map_or(0, |stat| stat.len),
                 name_operation: self.name_operation(inode, matches!(kind, RequestKind::Fdatasync)),
             },
-            RequestKind::SetLen { len } => Action::SetLen(len),
-            RequestKind::Allocate { kind, offset, len } => Action::Allocate { kind, offset, len },
         }
     }
 
@@ -199,10 +196,6 @@ impl DiskState {
             Action::Fail(errno) => Err(errno),
             Action::Read { offset, len } => self.read(inode, offset, len, effect, read_into),
             Action::Write(write) => self.write(inode, write, effect),
-            Action::SetLen(len) => self.perform_set_len(inode, len).map(|()| 0),
-            Action::Allocate { kind, offset, len } => {
-                self.perform_allocate(inode, kind, offset, len).map(|()| 0)
-            }
             _ if effect == Some(FaultEffect::IgnoredFlush) => Ok(0),
             Action::Sync { change, .. } if effect == Some(FaultEffect::FailedSync) => {
                 self.change(inode, |content| content.lose(change))?;

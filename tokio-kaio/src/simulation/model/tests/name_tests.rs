@@ -87,17 +87,6 @@ fn a_rename_between_directories_is_durable_with_either() {
 }
 
 #[test]
-fn an_exchange_is_atomic() {
-    let mut disk = Disk::new(small_sectors());
-    create_synced(&mut disk, "a", b"1");
-    create_synced(&mut disk, "b", b"2");
-    disk.sync_dir("");
-    disk.0.rename(NOW, "a", "b", Rename::Exchange).unwrap();
-    assert_eq!(disk.read("a").unwrap(), b"2");
-    assert_eq!(outcomes(&disk), set(&["a=1 b=2", "a=2 b=1"]));
-}
-
-#[test]
 fn names_without_a_sync_survive_in_any_order() {
     let mut disk = Disk::new(small_sectors());
     create_synced(&mut disk, "a", b"1");
@@ -229,5 +218,4 @@ fn calls_fail_as_on_linux() {
         rename(state, "file", "dir", Rename::NoReplace),
         libc::EEXIST
     );
-    assert_eq!(rename(state, "file", "b", Rename::Exchange), libc::ENOENT);
 }

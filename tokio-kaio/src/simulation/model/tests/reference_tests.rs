@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::disk_fixture::{Disk, NOW, small_sectors, write};
-use crate::simulation::model::{
-    AllocateKind, DiskConfig, Inode, NameDurability, Rename, RequestKind,
-};
+use crate::simulation::model::{AllocateKind, DiskConfig, Inode, NameDurability, RequestKind};
 
 /// An operation on a disk with a few files in one directory.
 #[derive(Clone, Debug)]
@@ -35,7 +33,6 @@ enum Step {
     },
     Sync(usize),
     Rename(usize, usize),
-    Exchange(usize, usize),
     Link(usize, usize),
     Unlink(usize),
     SyncDir,
@@ -66,7 +63,6 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(file, kind, offset, len)| Step::Allocate { file, kind, offset, len }),
         3 => name().prop_map(Step::Sync),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename(from, to)),
-        1 => (name(), name()).prop_map(|(from, to)| Step::Exchange(from, to)),
         1 => (name(), name()).prop_map(|(from, to)| Step::Link(from, to)),
         1 => name().prop_map(Step::Unlink),
         2 => Just(Step::SyncDir),
@@ -357,19 +353,6 @@ impl Pair {
                 self.disk.rename(NAMES[from], NAMES[to]);
                 if replaced != Some(inode) {
                     self.change_names(vec![(from, None), (to, Some(inode))]);
-                }
-            }
-            Step::Exchange(from, to) => {
-                let (Some(first), Some(second)) = (self.file(from), self.file(to)) else {
-                    return;
-                };
-                let exchange = Rename::Exchange;
-                self.disk
-                    .0
-                    .rename(NOW, NAMES[from], NAMES[to], exchange)
-                    .unwrap();
-                if first != second {
-                    self.change_names(vec![(from, Some(second)), (to, Some(first))]);
                 }
             }
             Step::Link(from, to) => {

@@ -57,14 +57,10 @@ fn requests_fail_as_on_linux() {
     assert_eq!(run(Inode(99), RequestKind::Fsync), Err(libc::EBADF));
     assert_eq!(run(file, write(i64::MAX as u64, &[b"1"])), Err(libc::EFBIG));
     assert_eq!(run(file, write(5, &[])), Ok(0));
-    let set_len = RequestKind::SetLen { len: 1 << 63 };
-    assert_eq!(run(file, set_len), Err(libc::EFBIG));
-    let allocate = RequestKind::Allocate {
-        kind: AllocateKind::Extend,
-        offset: 0,
-        len: 0,
-    };
-    assert_eq!(run(file, allocate), Err(libc::EINVAL));
+    let set_len = disk.0.set_len(NOW, file, 1 << 63);
+    assert_eq!(set_len, Err(libc::EFBIG));
+    let allocate = disk.0.allocate(NOW, file, AllocateKind::Extend, 0, 0);
+    assert_eq!(allocate, Err(libc::EINVAL));
     assert_eq!(disk.0.stat_inode(file).unwrap().len, 0);
 }
 
