@@ -93,7 +93,7 @@ async fn a_request_left_in_the_queue_is_submitted_although_nobody_polls_it() {
     };
     let file = patterned_file(&disk_dir(), 8).await;
     let mut target = buffer(BLOCK);
-    inject_faults([Fault::Fail(libc::EBUSY)]);
+    inject_faults((0..3).map(|_| Fault::Fail(libc::EBUSY))); // the first poll meets fewer
     let mut read = Box::pin(file.read_at(&handle, 0, &mut target, LEN, ReadFlags::empty()));
     assert!(futures::poll!(read.as_mut()).is_pending());
     drop(read); // abandoned: the driver alone knows it
@@ -146,9 +146,11 @@ fn a_write_that_was_not_taken_reaches_its_own_file_when_another_has_its_number()
             let other = options.read(true).write(true).open(&other_path).unwrap();
             let file = patterned_file(&dir, 2).await;
             let bytes = patterned_buffer(77, BLOCK);
-            inject_faults([Fault::Fail(libc::EBUSY)]);
+            // More than the first poll meets: else the write may be taken, and complete, within the poll.
+            inject_faults((0..3).map(|_| Fault::Fail(libc::EBUSY)));
             let mut write = Box::pin(file.write_at(&handle, LEN, &bytes, LEN, WriteFlags::empty()));
             assert!(futures::poll!(write.as_mut()).is_pending());
+            assert_ne!(pending_faults(), 0);
             match is_forgotten {
                 true => std::mem::forget(write),
                 false => drop(write),
