@@ -211,7 +211,8 @@ fn backend(report: &BackendReport) -> String {
     let Some(chosen) = report.chosen else {
         return "none: a context can't be created".into();
     };
-    let order = "the first that is available of io_uring, kernel AIO and the thread pool";
+    let order = "the first that is available of io_uring, kernel AIO and the thread pool \
+                 (AioContextBuilder::backends; the default is kernel AIO)";
     let mut text = format!("{}, {order}", chosen.text());
     for refused in &report.refused {
         text += &format!("; {}: {}", refused.backend.text(), refused.error);
