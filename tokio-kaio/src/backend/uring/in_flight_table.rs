@@ -572,6 +572,10 @@ mod tests {
         assert_eq!(table.take_ended(), Some((5, canceled)));
         assert!(!table.has_given_back());
         assert_eq!(table.in_flight(), 0);
+        let mut unused = Vec::new();
+        table.move_unused(&mut unused);
+        assert_eq!(unused.len(), 1);
+        drop(unused); // by the caller, without a lock
         let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
         assert_eq!(closed, 0, "the file is closed");
         add(&mut table, OpCode::Write, 6).unwrap(); // of no file
@@ -663,6 +667,10 @@ mod tests {
         assert_ne!(table.entry(key).unwrap().fd, write.fd);
         let failed = -i64::from(libc::EIO);
         assert_eq!(table.complete(key, -libc::EIO), Completed::Entry(5, failed));
+        let mut unused = Vec::new();
+        table.move_unused(&mut unused);
+        assert_eq!(unused.len(), 1);
+        drop(unused); // by the caller, without a lock
         let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
         assert_eq!(closed, 0, "the file is closed");
     }
