@@ -389,16 +389,22 @@ impl<B: IoBackend> OffloadPool<B> {
     ) -> Duration {
         let resubmitted = batch.iter().filter(|entry| entry.resubmitted).count();
         returned.resubmitted = resubmitted.saturating_sub(taken) as u64;
-        if !returned.is_empty() {
+        let count = |queue: &mut Queue| {
+            let time = timing.map(|timing| timing.time);
+            queue.counters.record(taken, time);
+            queue.counters.requests -= resubmitted.min(taken) as u64;
+        };
+        if returned.is_empty() {
+            drop(batch); // may close files
+            let mut queue = self.lock();
+            count(&mut queue);
+            self.end_submission(queue);
+        } else {
+            count(&mut self.lock()); // first: a request that is done has been submitted
             self.give_back(returned);
+            drop(batch); // may close files
+            self.end_submission(self.lock());
         }
-        drop(batch); // may close files
-        let mut queue = self.lock();
-        queue
-            .counters
-            .record(taken, timing.map(|timing| timing.time));
-        queue.counters.requests -= resubmitted.min(taken) as u64;
-        self.end_submission(queue);
         let Some(timing) = timing else {
             return Duration::ZERO;
         };
@@ -451,9 +457,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(all(test, not(kaio_loom)))]
 mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicU64;
+    use std::task::{Wake, Waker};
+
     use super::*;
     use crate::backend::Sqe;
+    use crate::backend::fake::FakeBackend;
     use crate::op::OpenFile;
+    use crate::policy::OpClass;
 
     fn entry(file: &Arc<OpenFile>, merges: bool) -> SubmissionEntry {
         let sqe = Sqe {
@@ -469,6 +481,50 @@ mod tests {
         let mut entry = SubmissionEntry::new(sqe, Arc::clone(file), None);
         entry.merges = merges;
         entry
+    }
+
+    /// Takes note of the submitted requests when it is woken.
+    #[derive(Default)]
+    struct CountAtWake {
+        pool: OnceLock<Arc<OffloadPool<FakeBackend>>>,
+        submitted: AtomicU64,
+    }
+
+    impl Wake for CountAtWake {
+        fn wake(self: Arc<Self>) {
+            let (_, counters) = self.pool.get().unwrap().counters();
+            self.submitted.store(counters.requests, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "opens files")]
+    fn a_merged_write_is_counted_as_submitted_before_the_driver_learns_its_result() {
+        let backend = FakeBackend::new();
+        let driver_waker = Arc::new(DriverWaker::new());
+        let config = OffloadConfig {
+            merge: true,
+            observe: false,
+            ..OffloadConfig::FOR_TESTS
+        };
+        let waker = Arc::clone(&driver_waker);
+        let pool = OffloadPool::new(backend.submitter(None), None, waker, None, config);
+        let count = Arc::new(CountAtWake::default());
+        assert!(count.pool.set(Arc::clone(&pool)).is_ok());
+        driver_waker.register(&Waker::from(Arc::clone(&count)));
+        let file = Arc::new(OpenFile::new(tempfile::tempfile().unwrap()));
+        let data = [1; 8192];
+        for block in 0..2 {
+            let mut write = entry(&file, false);
+            write.class = Some(OpClass::Extend);
+            write.sqe.addr = data[block * 4096..].as_ptr().expose_provenance() as u64;
+            write.sqe.offset = block as i64 * 4096;
+            pool.push(write);
+        }
+        pool.dispatch();
+        assert_eq!(pool.take_returned().done.len(), 2);
+        assert_eq!(count.submitted.load(Ordering::Relaxed), 2);
+        driver_waker.unregister();
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn a_forked_child_has_neither_the_ring_nor_the_buffers() {
         let here = maps();
         let mappings = match handle.backend() {
             Backend::ThreadPool => 0,
-            Backend::IoUring => 4, // each context has one of its queues, and one of its entries
+            Backend::IoUring => 6, // each context has one of its queues, one of a tail, and one of its entries
             _ => 2,
         };
         assert_eq!(rings(&here), mappings);
