@@ -18,7 +18,7 @@
 //!   refuses them. [`File::read_bytes_at`] and [`File::write_bytes_at`] accept any, and copy.
 //! - network file systems, pipes, sockets.
 //! - operations that AIO does not have: open, stat, allocate, truncate and rename run on tokio's blocking
-//!   pool. (On io_uring, [`BoundFile::allocate`] and [`BoundFile::set_len`] do not.)
+//!   pool. (On io_uring, opening by a handle, [`BoundFile::allocate`] and [`BoundFile::set_len`] do not.)
 //! - systems other than Linux, where the crate is empty.
 //!
 //! A submission can *block* its thread: on ext4 for a write that extends the file, on btrfs for any
