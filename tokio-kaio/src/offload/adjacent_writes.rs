@@ -320,6 +320,7 @@ mod tests {
         assert_eq!(results, [4096, 512, 4096, -i64::from(libc::ENOSPC)]);
         assert_eq!(again, [2, 3]);
     }
+
     #[test]
     #[cfg_attr(miri, ignore = "opens files")]
     fn writes_on_two_descriptors_of_a_file_are_not_merged() {
