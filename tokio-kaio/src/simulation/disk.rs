@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::mount_points;
 use super::{DiskImage, DiskState, Inode, Now, Request, RequestId, RequestKind};
 
 /// A simulated disk.
@@ -24,7 +23,6 @@ use super::{DiskImage, DiskState, Inode, Now, Request, RequestId, RequestKind};
 /// under the lock.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    number: u64,
     mount_point: PathBuf,
     core: Mutex<DiskCore>,
     /// Notified when the power is cut.
@@ -81,11 +79,9 @@ pub(crate) trait PowerListener: std::fmt::Debug + Send + Sync {
 }
 
 impl Disk {
-    /// Makes the disk of this number.
-    pub(super) fn new(number: u64, state: DiskState) -> Disk {
+    pub(super) fn new(mount_point: PathBuf, state: DiskState) -> Disk {
         Disk {
-            number,
-            mount_point: mount_points::mount_point(number),
+            mount_point,
             core: Mutex::new(DiskCore {
                 state,
                 descriptors: Vec::new(),
@@ -261,12 +257,6 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        mount_points::unmount(self.number);
-    }
-}
-
 /// A request in flight of [`Disk::perform`]. Dropping it cancels the request.
 struct InFlight<'d> {
     disk: &'d Disk,
@@ -383,9 +373,4 @@ fn request(inode: Inode, kind: RequestKind<'_>) -> Request<'_> {
         direct: true,
         kind,
     }
-}
-
-/// Makes the disk of this state, and gives it a mount point.
-pub(super) fn mount(state: DiskState) -> Arc<Disk> {
-    mount_points::mount(|number| Disk::new(number, state))
 }

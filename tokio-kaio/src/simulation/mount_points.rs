@@ -1,9 +1,10 @@
 //! The mount points of the simulated disks of this process: directories that exist inside the process only.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::DiskState;
 use super::disk::Disk;
 
 /// The directory of all mount points.
@@ -21,26 +22,16 @@ static MOUNT_POINTS: Mutex<MountPoints> = Mutex::new(MountPoints {
     last: 0,
 });
 
-/// Adds the disk that `make` makes for its number.
-pub(super) fn mount(make: impl FnOnce(u64) -> Disk) -> Arc<Disk> {
-    let number = {
-        let mut points = lock();
-        points.last += 1;
-        points.last
-    };
-    let disk = Arc::new(make(number));
-    lock().disks.insert(number, Arc::downgrade(&disk));
+/// Makes the disk of this state, and gives it a mount point.
+pub(super) fn mount(state: DiskState) -> Arc<Disk> {
+    let mut points = lock();
+    points.last += 1;
+    let number = points.last;
+    let disk = Disk::new(Path::new(ROOT).join(number.to_string()), state);
+    let disk = Arc::new(disk);
+    points.disks.retain(|_, disk| disk.strong_count() > 0);
+    points.disks.insert(number, Arc::downgrade(&disk));
     disk
-}
-
-/// Removes a disk.
-pub(super) fn unmount(number: u64) {
-    lock().disks.remove(&number);
-}
-
-/// Returns the mount point of a disk.
-pub(super) fn mount_point(number: u64) -> PathBuf {
-    Path::new(ROOT).join(number.to_string())
 }
 
 /// Returns whether the path may be below a mount point. If not, it is a path of the kernel.

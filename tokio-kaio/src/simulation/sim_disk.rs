@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::{self, Disk};
-use super::{DiskConfig, DiskImage, DiskState, DiskTrace, Fault, SimDiskBuilder};
+use super::disk::Disk;
+use super::mount_points;
+use super::{DiskConfig, DiskImage, DiskState, DiskTrace, Fault};
 
 /// A disk with a file system, in memory, that fails as real ones do: by a seed, and when a test says so.
 ///
@@ -78,20 +79,15 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
-    /// Returns a builder with the defaults.
-    pub fn builder() -> SimDiskBuilder {
-        SimDiskBuilder::new()
-    }
-
     pub(super) fn new(config: DiskConfig) -> SimDisk {
         SimDisk {
-            disk: disk::mount(DiskState::new(config)),
+            disk: mount_points::mount(DiskState::new(config)),
         }
     }
 
     pub(super) fn boot(config: DiskConfig, image: &DiskImage) -> SimDisk {
         SimDisk {
-            disk: disk::mount(DiskState::boot(config, image)),
+            disk: mount_points::mount(DiskState::boot(config, image)),
         }
     }
 

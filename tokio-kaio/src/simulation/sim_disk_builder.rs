@@ -29,8 +29,15 @@ pub struct SimDiskBuilder {
     config: DiskConfig,
 }
 
+impl SimDisk {
+    /// Returns a builder with the defaults.
+    pub fn builder() -> SimDiskBuilder {
+        SimDiskBuilder::new()
+    }
+}
+
 impl SimDiskBuilder {
-    pub(super) fn new() -> SimDiskBuilder {
+    fn new() -> SimDiskBuilder {
         let micros = Duration::from_micros;
         SimDiskBuilder {
             config: DiskConfig {
