@@ -156,6 +156,20 @@ async fn unless_it_hangs<T>(future: impl Future<Output = T>) -> Option<T> {
     None
 }
 
+/// Where each thread of this process waits in the kernel, and the state of its rings of io_uring: what is needed
+/// to explain a hang.
+fn kernel_waits() -> String {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let entries = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
+    let threads = entries("/proc/self/task").map(|thread| {
+        let of = |name| read(&thread.path().join(name)).trim().replace('\n', ", ");
+        format!("{} waits in {}: {}", of("comm"), of("wchan"), of("stack"))
+    });
+    let descriptors = entries("/proc/self/fdinfo").map(|descriptor| read(&descriptor.path()));
+    let rings = descriptors.filter(|info| info.contains("SqMask"));
+    threads.chain(rings).collect::<Vec<_>>().join("\n")
+}
+
 impl SoakTurn {
     /// Runs the workloads in `dir`, and ends everything that they have made.
     ///
@@ -221,10 +235,11 @@ impl SoakTurn {
             }
             Result::Ok(())
         };
-        let hang = || format!("it hangs: {:?}", handle.metrics());
-        tokio::time::timeout(self.time + HANG, all)
-            .await
-            .map_err(|_| hang())??;
+        let hang = || {
+            let (metrics, waits) = (handle.metrics(), kernel_waits());
+            format!("it hangs: {metrics:?}\n{waits}")
+        };
+        unless_it_hangs(all).await.ok_or_else(hang)??;
 
         // Abandoned requests complete, and give their slots back.
         let idle = async {
