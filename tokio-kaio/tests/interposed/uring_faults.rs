@@ -265,3 +265,43 @@ async fn submissions_that_keep_failing_are_repeated_after_pauses() {
     assert!(is_pattern(0, target.as_ref()));
     with_hang_guard(context.close()).await;
 }
+
+/// How many descriptors of this process are of the file at `path`.
+fn descriptors_of(path: &std::path::Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = all.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target == path).count()
+}
+
+/// The descriptor that a write which was not taken has of its own is closed with the context, although a handle
+/// is left.
+#[test]
+fn a_write_that_was_never_taken_keeps_no_descriptor_after_the_end_of_its_context() {
+    if !in_child!() {
+        return;
+    }
+    let dir = disk_dir();
+    let path = std::fs::canonicalize(dir.path()).unwrap().join("data");
+    let left = current_thread().block_on(async {
+        let (context, handle) = uring(8)?;
+        let file = patterned_file(&dir, 2).await;
+        let bytes = patterned_buffer(77, BLOCK);
+        inject_faults((0..100_000).map(|_| Fault::Fail(libc::EBUSY)));
+        let mut write = Box::pin(file.write_at(&handle, 0, &bytes, LEN, WriteFlags::empty()));
+        assert!(futures::poll!(write.as_mut()).is_pending());
+        std::mem::forget(write);
+        drop(file);
+        assert_eq!(descriptors_of(&path), 1);
+        Some((context, handle))
+    });
+    let Some((context, handle)) = left else {
+        return;
+    };
+    drop(context); // its runtime has ended
+    current_thread().block_on(async {
+        let state = || descriptors_of(&path);
+        with_hang_guard(wait_until(|| state() == 0, state)).await;
+    });
+    clear_faults();
+    drop(handle);
+}

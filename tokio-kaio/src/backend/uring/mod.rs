@@ -239,6 +239,8 @@ impl Drop for UringBackend {
                 thread::sleep(PAUSE); // a later filter may forbid to wait, but completions still come
             }
         }
+        // The submitters that are left keep the table, and must keep no file open.
+        self.shared.table().move_unused(&mut self.unused);
         self.shared.release();
     }
 }
