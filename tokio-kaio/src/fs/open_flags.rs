@@ -188,7 +188,12 @@ mod tests {
             let opened = options.open(&path);
             let Some((flags, mode)) = found else {
                 let error = opened.unwrap_err();
-                assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{options:?}");
+                // Newer ones say why, and have no errno.
+                assert_eq!(
+                    error.kind(),
+                    std::io::ErrorKind::InvalidInput,
+                    "{options:?}"
+                );
                 continue;
             };
             let ours = status_of(&opened.unwrap());
