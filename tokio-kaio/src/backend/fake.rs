@@ -261,6 +261,7 @@ impl Submitter for FakeSubmitter {
         };
         let result = match in_flight[position].entry.opcode {
             OpCode::Poll => 0,
+            OpCode::Open => -i64::from(libc::ECANCELED),
             _ if self.control.0.cancels_transfers => -i64::from(libc::ECANCELED),
             _ => return false,
         };

@@ -106,6 +106,13 @@ impl OpCode {
         )
     }
 
+    /// Whether the operation may never complete unless it is cancelled: it waits for an event, or for another
+    /// process.
+    #[inline]
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, OpCode::Poll | OpCode::Open)
+    }
+
     /// Whether the operation moves data.
     pub(crate) fn is_transfer(self) -> bool {
         matches!(

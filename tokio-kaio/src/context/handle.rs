@@ -414,6 +414,12 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.file_calls
     }
 
+    /// Whether the context takes requests.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut drivers = self.shards.all().iter();
+        drivers.all(|driver| driver.enter().is_ok_and(|driver| driver.is_open()))
+    }
+
     /// A call of [`file_calls`](Self::file_calls).
     pub(crate) fn file_call<'h>(
         &'h self,

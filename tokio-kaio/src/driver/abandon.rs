@@ -44,7 +44,7 @@ impl<T: ContextTypes> Core<T> {
     fn abandon_in_flight(&mut self, index: u32) -> IoBuffer {
         let slot = self.slots.at(index);
         let user_data = slot.user_data(index);
-        if slot.op.is_poll() || self.capabilities.cancels_transfers {
+        if slot.op.opcode.waits() || self.capabilities.cancels_transfers {
             self.submitter.cancel(user_data); // the completion frees the slot
         }
         self.counters.abandoned += 1;
@@ -78,16 +78,17 @@ impl<T: ContextTypes> Core<T> {
         true
     }
 
-    /// Cancels the polls among `requests` that are abandoned, or all polls if the context is stopping. Must
-    /// be called after each submission: a poll can't be cancelled before it is submitted.
-    pub(super) fn cancel_unwanted_polls(&mut self, requests: impl Iterator<Item = u64>) {
+    /// Cancels those of `requests` that [wait](crate::backend::OpCode::waits) and are abandoned, or all that wait
+    /// if the context is stopping. Must be called after each submission: a request can't be cancelled before it
+    /// is submitted.
+    pub(super) fn cancel_unwanted_waits(&mut self, requests: impl Iterator<Item = u64>) {
         let stopping = !self.phase.is_open();
         for user_data in requests {
             let Some(index) = self.slots.find_in_flight(user_data) else {
                 continue;
             };
             let slot = self.slots.at(index);
-            if slot.op.is_poll() && (stopping || slot.state == SlotState::Abandoned) {
+            if slot.op.opcode.waits() && (stopping || slot.state == SlotState::Abandoned) {
                 self.submitter.cancel(user_data);
             }
         }

@@ -181,7 +181,7 @@ impl<T: ContextTypes> Core<T> {
             self.complete(user_data, outcome, deferred);
             self.request_flush(deferred);
         }
-        self.cancel_unwanted_polls(returned.polls.into_iter());
+        self.cancel_unwanted_waits(returned.waits.into_iter());
         if !returned.unsent.is_empty() {
             // Completions reaped during the submission have made room. If they were reaped before it,
             // this costs one more submission.

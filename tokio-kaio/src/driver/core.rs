@@ -35,7 +35,7 @@ pub(super) struct Core<T: ContextTypes> {
     pub(super) submit_seq: u32,
     /// Properties of the next submission, collected from the requests launched for it.
     pub(super) next_timing: TimingLevel,
-    pub(super) next_has_polls: bool,
+    pub(super) next_has_waits: bool,
     /// Number of reaps that found completions. Wraps.
     pub(super) reap_seq: u32,
     /// [`Core::reap_seq`] when the offload pool last returned requests that the kernel had no room for.
@@ -93,7 +93,7 @@ impl<T: ContextTypes> Core<T> {
             submitting: 0,
             submit_seq: 0,
             next_timing: TimingLevel::Off,
-            next_has_polls: false,
+            next_has_waits: false,
             reap_seq: 0,
             no_room_at: 0,
             counters: Counters {

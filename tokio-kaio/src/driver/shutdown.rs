@@ -29,7 +29,7 @@ impl<T: ContextTypes> Core<T> {
             other => other,
         };
         if self.phase.live().is_some() {
-            self.stop_polls(deferred);
+            self.stop_waits(deferred);
         }
         // Requests that wait for a slot are stopped, the youngest first.
         while self.waiting() + self.slots.in_flight() > self.config.capacity {
@@ -43,11 +43,11 @@ impl<T: ContextTypes> Core<T> {
         self.request_flush(deferred);
     }
 
-    /// Stops or cancels all polls, which might never complete.
-    fn stop_polls(&mut self, deferred: &mut Deferred<T::Backend>) {
+    /// Stops or cancels all polls and opens, which might never complete.
+    fn stop_waits(&mut self, deferred: &mut Deferred<T::Backend>) {
         for index in self.slots.indices() {
             let slot = self.slots.at(index);
-            if !slot.op.is_poll() {
+            if !slot.op.opcode.waits() {
                 continue;
             }
             if slot.state == SlotState::Queued {

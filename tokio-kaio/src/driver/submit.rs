@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 
 use super::Entered;
 use super::core::Core;
-use crate::backend::{MAX_BATCH, Notify, OpCode, Sqe, submit_all};
+use crate::backend::{MAX_BATCH, Notify, Sqe, submit_all};
 use crate::config::ContextTypes;
 use crate::deferred::Deferred;
 use crate::metrics::ReapSource;
@@ -159,7 +159,7 @@ impl<T: ContextTypes> Core<T> {
         let timing = self.advisor.timing(history, self.submit_seq);
         self.next_timing = self.next_timing.max(timing);
         let sqe = self.slots.launch(index, plan, fd);
-        self.next_has_polls |= sqe.opcode == OpCode::Poll;
+        self.next_has_waits |= sqe.opcode.waits();
         sqe
     }
 
@@ -224,7 +224,7 @@ impl<T: ContextTypes> Core<T> {
             }
             let timing = self.advisor.timing(Some(history), submit_seq);
             self.next_timing = self.next_timing.max(timing);
-            self.next_has_polls |= slot.op.is_poll();
+            self.next_has_waits |= slot.op.opcode.waits();
             batch.push(self.slots.launch(index, plan, fd));
         }
     }
@@ -234,14 +234,14 @@ impl<T: ContextTypes> Core<T> {
     fn permit(&mut self) -> SubmitPermit {
         self.submitting += 1;
         self.submit_seq = self.submit_seq.wrapping_add(1);
-        let has_polls = mem::take(&mut self.next_has_polls);
+        let has_waits = mem::take(&mut self.next_has_waits);
         SubmitPermit {
-            notify: match has_polls {
-                true => Notify::Signal, // a poll may complete at any time
+            notify: match has_waits {
+                true => Notify::Signal, // it may complete at any time
                 false => self.advisor.notify(),
             },
             timing: mem::replace(&mut self.next_timing, TimingLevel::Off),
-            has_polls,
+            has_waits,
             reap_seq: self.reap_seq,
         }
     }
@@ -288,8 +288,8 @@ impl<T: ContextTypes> Core<T> {
                 all_completed: !any_left,
             });
         }
-        if permit.has_polls {
-            self.cancel_unwanted_polls(handled.iter().map(|sqe| sqe.user_data));
+        if permit.has_waits {
+            self.cancel_unwanted_waits(handled.iter().map(|sqe| sqe.user_data));
         }
         reaped
     }

@@ -93,8 +93,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// On [`Backend::IoUring`](crate::Backend::IoUring) the context opens the file
     /// ([`openat(2)`](https://man7.org/linux/man-pages/man2/openat.2.html)), which takes a slot of the context,
     /// and no thread of tokio's blocking pool. The deadline of the handle applies there. The pool has a job
-    /// where the alignment of the file has to be tested by reads (tmpfs, btrfs, overlayfs), and if a signal
-    /// interrupts the call. On other backends the pool opens the file.
+    /// where the alignment of the file has to be tested by reads (tmpfs, btrfs, overlayfs), if a signal
+    /// interrupts the call, and for a FIFO that has no reader. On other backends the pool opens the file.
     ///
     /// # Errors
     ///
@@ -105,7 +105,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// # Cancel safety
     ///
     /// After the future is dropped, the file may still be opened, created and truncated. Then it is closed
-    /// again. On io_uring, an open that waits for another process is cancelled: that of a FIFO.
+    /// again. On io_uring, an open is cancelled where the kernel can: before it has begun, and while it waits for
+    /// another process. The end of the context cancels it too.
     ///
     /// # Panics
     ///
@@ -164,9 +165,29 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         );
         let file = match operation.await {
             Ok(_) => std::fs::File::from(request.path.take()?),
-            Err(error) => return failed(error, path).map(Err),
+            Err(error) => return self.failed(error, path).map(Err),
         };
         Some(make_direct_or_wait(file, path).await)
+    }
+
+    /// The error of an open by a request. `None`: the pool should open the file.
+    fn failed(&self, error: AioCommandError, path: &Path) -> Option<io::Error> {
+        let errno = match &error {
+            AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_) => error.raw_os_error(),
+            _ => None,
+        };
+        match errno {
+            // The context was closed, and so has cancelled the open.
+            Some(libc::ECANCELED | libc::EINTR) if !self.is_open() => {
+                Some(AioCommandError::AioStopped.into())
+            }
+            // No thread of the kernel could start, the one that submitted it has ended, or a signal has come.
+            Some(libc::EAGAIN | libc::ECANCELED | libc::EINTR) => None,
+            // The kernel tries to open without waiting: a FIFO that has no reader yet looks like this.
+            Some(libc::ENXIO) => None,
+            Some(errno) => Some(with_path(io::Error::from_raw_os_error(errno), path)),
+            None => Some(error.into()),
+        }
     }
 }
 
@@ -223,20 +244,6 @@ async fn make_direct_or_wait(file: std::fs::File, path: &Path) -> io::Result<Fil
     match made {
         Ok(facts) => Ok(File::new(file, facts)),
         Err(reason) => Err(reason.into_error(path.into())),
-    }
-}
-
-/// The error of an open. `None`: it should be made again, by the pool.
-fn failed(error: AioCommandError, path: &Path) -> Option<io::Error> {
-    let errno = match &error {
-        AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_) => error.raw_os_error(),
-        _ => None,
-    };
-    match errno {
-        // No thread of the kernel could start, the one that submitted it has ended, or a signal has come.
-        Some(libc::EAGAIN | libc::ECANCELED | libc::EINTR) => None,
-        Some(errno) => Some(with_path(io::Error::from_raw_os_error(errno), path)),
-        None => Some(error.into()),
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use tokio::runtime::Handle;
 
-use crate::backend::{IoBackend, MAX_BATCH, Notify, OpCode, submit_all};
+use crate::backend::{IoBackend, MAX_BATCH, Notify, submit_all};
 use crate::op::{FileId, Outcome, SubmissionEntry};
 
 use crate::metrics::SubmitCounters;
@@ -111,15 +111,16 @@ pub(crate) struct Returned {
     pub(crate) done: Vec<(u64, Outcome)>,
     /// Requests that the kernel had no room for, last first.
     pub(crate) unsent: Vec<u64>,
-    /// Submitted polls. If one was abandoned before its submission, the driver can cancel it only now.
-    pub(crate) polls: Vec<u64>,
+    /// Submitted requests that [wait](crate::backend::OpCode::waits). If one was abandoned before its
+    /// submission, the driver can cancel it only now.
+    pub(crate) waits: Vec<u64>,
     /// Number of refused, unsent and stopped requests whose first attempt was counted as submitted.
     pub(crate) resubmitted: u64,
 }
 
 impl Returned {
     fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.unsent.is_empty() && self.polls.is_empty()
+        self.done.is_empty() && self.unsent.is_empty() && self.waits.is_empty()
     }
 }
 
@@ -348,10 +349,8 @@ impl<B: IoBackend> OffloadPool<B> {
         returned
             .unsent
             .extend(unsent.iter().rev().map(|sqe| sqe.user_data));
-        let polls = sqes[..handled]
-            .iter()
-            .filter(|sqe| sqe.opcode == OpCode::Poll);
-        returned.polls.extend(polls.map(|sqe| sqe.user_data));
+        let waits = sqes[..handled].iter().filter(|sqe| sqe.opcode.waits());
+        returned.waits.extend(waits.map(|sqe| sqe.user_data));
         let taken = handled - refused.len();
         let refused = refused.into_iter();
         returned
@@ -429,7 +428,7 @@ impl<B: IoBackend> OffloadPool<B> {
             let mut queue = self.lock();
             queue.returned.done.extend(returned.done);
             queue.returned.unsent.extend(returned.unsent);
-            queue.returned.polls.extend(returned.polls);
+            queue.returned.waits.extend(returned.waits);
             queue.returned.resubmitted += returned.resubmitted;
             self.has_returned.store(true, Ordering::Release);
         }
@@ -462,8 +461,8 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use super::*;
-    use crate::backend::Sqe;
     use crate::backend::fake::FakeBackend;
+    use crate::backend::{OpCode, Sqe};
     use crate::op::OpenFile;
     use crate::policy::OpClass;
 

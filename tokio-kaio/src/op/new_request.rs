@@ -59,7 +59,8 @@ impl<'a> NewRequest<'a> {
 pub(crate) struct SubmitPermit {
     pub(crate) notify: Notify,
     pub(crate) timing: TimingLevel,
-    pub(crate) has_polls: bool,
+    /// Some of the requests [wait](crate::backend::OpCode::waits).
+    pub(crate) has_waits: bool,
     /// The driver's `reap_seq` when the permit was given.
     pub(crate) reap_seq: u32,
 }

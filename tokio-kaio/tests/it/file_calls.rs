@@ -14,7 +14,8 @@ use std::thread;
 use crate::common::*;
 use futures::future::join_all;
 use tokio_kaio::{
-    AioOpenOptionsExt, Allocate, Backend, BoundFile, File, SubmitPolicy, SyncRange, WriteFlags,
+    AioCommandError, AioOpenOptionsExt, Allocate, Backend, BoundFile, File, SubmitPolicy,
+    SyncRange, WriteFlags,
 };
 
 /// Each backend of this build, and io_uring if it is compiled in.
@@ -296,6 +297,16 @@ fn kinds_of_options() -> Vec<OpenOptions> {
         }
         kinds.push(options);
     }
+    for flags in [libc::O_PATH, libc::O_DIRECTORY, libc::O_TMPFILE, -1] {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(flags);
+        kinds.push(options);
+    }
+    for mode in [0, 0o7777, !0, !0o077, 1 << 31] {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).mode(mode);
+        kinds.push(options);
+    }
     kinds
 }
 
@@ -397,6 +408,56 @@ fn opens_wait_for_a_slot_and_keep_the_deadline_of_their_handle() {
     });
 }
 
+#[test]
+fn files_without_a_name_that_a_handle_opens_have_the_flags_and_the_mode_of_the_file() {
+    if !is_available() {
+        return;
+    }
+    let fixture = Fixture::new(4).every_dir();
+    fixture.modes(backends()).run(async |case| {
+        let dir = case.path.parent().unwrap();
+        for mode in [0o600, 0o7777, !0] {
+            for is_sync in [false, true] {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).mode(mode);
+                options.custom_flags(libc::O_TMPFILE);
+                let theirs = opened(File::open_with(&options, dir, is_sync)).await;
+                let ours = case.handle.open_with(&options, dir, is_sync);
+                let ours = opened(async { Ok(ours.await?.into_parts().0) }).await;
+                assert_eq!(ours, theirs, "{mode:o} {is_sync}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_relative_path_is_relative_to_the_directory_and_the_umask_of_the_time() {
+    if !is_available() || !in_child!() {
+        return;
+    }
+    for mode in backends() {
+        current_thread().block_on(async {
+            let (context, handle) = context_in(mode, 4);
+            for umask in [0o077, 0o022] {
+                let dir = disk_dir();
+                std::env::set_current_dir(dir.path()).unwrap();
+                // SAFETY: takes a number; this process runs this test only.
+                unsafe { libc::umask(umask) };
+                for _ in 0..2 {
+                    let mut options = OpenOptions::new();
+                    options.write(true).create(true).mode(0o666);
+                    let file = handle.open_with(&options, "data", false).await.unwrap();
+                    let metadata = std::fs::metadata(dir.path().join("data")).unwrap();
+                    assert_eq!(file.file().metadata_at_open().ino(), metadata.ino());
+                    assert_eq!(metadata.mode() & 0o777, 0o666 & !umask);
+                }
+                std::env::set_current_dir("/").unwrap();
+            }
+            context.close().await;
+        });
+    }
+}
+
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -487,7 +548,16 @@ fn an_open_in_flight_leaves_no_descriptor_when_its_context_ends() {
     }
 }
 
-/// The open of a FIFO for writing waits for a reader. (The kernel opens others without waiting.)
+/// Makes a FIFO, of which an open waits for another process, if it is for writing. (The kernel opens it for
+/// reading without waiting.)
+fn fifo_in(dir: &std::path::Path) -> std::path::PathBuf {
+    let path = dir.join("fifo");
+    let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path ends with a 0.
+    assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+    path
+}
+
 #[test]
 fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
     if !is_available() {
@@ -496,10 +566,7 @@ fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
     for mode in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
         current_thread().block_on(async {
             let dir = disk_dir();
-            let path = dir.path().join("fifo");
-            let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-            // SAFETY: the path ends with a 0.
-            assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+            let path = fifo_in(dir.path());
             let (context, handle) = context_in(mode, 2);
             let mut options = OpenOptions::new();
             options.write(true).create(true);
@@ -515,6 +582,76 @@ fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
                 wait_until(|| free() == Some(2), free).await;
             }
             with_hang_guard(context.close()).await;
+        });
+    }
+}
+
+#[test]
+fn a_context_that_is_closed_cancels_the_open_of_a_fifo() {
+    if !is_available() {
+        return;
+    }
+    for mode in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
+        for is_queued in [false, true] {
+            current_thread().block_on(async {
+                let dir = disk_dir();
+                let path = fifo_in(dir.path());
+                let (context, handle) = context_in(mode, 2);
+                let mut options = OpenOptions::new();
+                options.write(true).create(true);
+                let mut opens: Vec<_> = (0..if is_queued { 3 } else { 1 })
+                    .map(|_| Box::pin(handle.open_with(&options, &path, false)))
+                    .collect();
+                for open in &mut opens {
+                    assert!(futures::poll!(open.as_mut()).is_pending());
+                }
+                with_hang_guard(context.close()).await;
+                for open in opens {
+                    let error = with_hang_guard(open).await.unwrap_err();
+                    let error = error.downcast::<AioCommandError>().unwrap();
+                    assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
+                }
+            });
+        }
+    }
+}
+
+/// The kernel tries to open without waiting first, and would fail where a FIFO has no reader.
+#[test]
+fn an_open_of_a_fifo_waits_for_its_reader() {
+    if !is_available() {
+        return;
+    }
+    for mode in backends() {
+        current_thread().block_on(async {
+            let dir = disk_dir();
+            let path = fifo_in(dir.path());
+            let (context, handle) = context_in(mode, 2);
+            let mut options = OpenOptions::new();
+            options.write(true);
+            let mut theirs = Box::pin(File::open_with(&options, &path, false));
+            let mut ours = Box::pin(handle.open_with(&options, &path, false));
+            assert!(futures::poll!(theirs.as_mut()).is_pending());
+            let polled = futures::poll!(ours.as_mut());
+            // It has to get to where it waits, and would have failed by then.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            let polled = match polled.is_pending() {
+                true => futures::poll!(ours.as_mut()),
+                false => polled,
+            };
+            // Before the assertion, which would otherwise leave a thread of the pool waiting.
+            let mut reader = OpenOptions::new();
+            reader.read(true).custom_flags(libc::O_NONBLOCK);
+            let _reader = reader.open(&path).unwrap();
+            assert!(
+                polled.is_pending(),
+                "{:?}",
+                polled.map(|open| open.map(drop))
+            );
+            let ours = with_hang_guard(ours).await.map(drop).unwrap_err();
+            let theirs = with_hang_guard(theirs).await.map(drop).unwrap_err();
+            assert_eq!(ours.to_string(), theirs.to_string());
+            context.close().await;
         });
     }
 }

@@ -10,13 +10,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::backend::fake::{Call, FakeBackend, FakeControl};
-use crate::backend::{Notify, SubmitError};
+use crate::backend::{Notify, OpCode, SubmitError};
+use crate::buf::PathToOpen;
 use crate::config::{ContextConfig, ContextTypes, Types};
 use crate::context::test_operations::{is_complete, key_of, op_of_command, op_of_request};
 use crate::context::{OpFuture, TransferMode};
 use crate::driver::{Driver, Entered};
 use crate::offload::OffloadConfig;
-use crate::op::{FileRef, OpenFile};
+use crate::op::{BufferReturn, FileRef, IoBuffer, IoOp, IoRequest, OpenFile};
 use crate::policy::PollOrder;
 use crate::policy::{Adaptive, DefaultAdvisor, PolicyConfig, SubmitAdvisor};
 use crate::runtime::{CompletionWaker, DriverTask};
@@ -178,6 +179,24 @@ impl<T: ContextTypes<Backend = FakeBackend>> Fixture<T> {
     ) -> Task<'a, T> {
         let (request, buffer_return) = write(label, buffer, len).into_request().unwrap();
         let request = (request, buffer_return, TransferMode::Exact);
+        let file = FileRef::Open(&self.file);
+        Task::new(op_of_request(&self.driver, file, request))
+    }
+
+    /// An operation that might never complete: a poll, or the open of a FIFO.
+    pub(super) fn wait_op(&self, opcode: OpCode, label: i64) -> Task<'_, T> {
+        let (buffer, mode) = match opcode {
+            OpCode::Open => {
+                let path = PathToOpen::new(c"fifo".into());
+                (IoBuffer::Path(path), TransferMode::Single)
+            }
+            _ => (IoBuffer::None, TransferMode::Poll),
+        };
+        let op = IoOp {
+            offset: label,
+            ..IoOp::new(opcode)
+        };
+        let request = (IoRequest::new(op, buffer), BufferReturn::None, mode);
         let file = FileRef::Open(&self.file);
         Task::new(op_of_request(&self.driver, file, request))
     }

@@ -4,9 +4,12 @@ use std::thread;
 
 use super::driver_fixture::*;
 use crate::LockedBuf;
+use crate::backend::OpCode;
 use crate::backend::fake::FILE_BYTE;
 use crate::policy::Adaptive;
 use crate::teardown::wait_until_gone;
+
+const WAITS: [OpCode; 2] = [OpCode::Poll, OpCode::Open];
 
 #[test]
 fn a_stopped_context_turns_away_requests_that_wait_for_a_slot() {
@@ -242,6 +245,60 @@ fn a_context_without_its_driver_task_waits_for_a_batch_under_way() {
     });
     fixture.wait_until_gone();
     fixture.assert_idle();
+}
+
+#[test]
+fn a_stopped_context_cancels_what_might_never_complete() {
+    for opcode in WAITS {
+        let fixture = Fixture::<SyncTypes>::sync(config(1));
+        let mut driver_task = fixture.driver_task();
+        let mut in_flight = fixture.wait_op(opcode, 1);
+        assert!(in_flight.poll().is_pending());
+        let mut queued = fixture.wait_op(opcode, 2);
+        assert!(queued.poll().is_pending());
+        fixture.stop();
+        assert_eq!(fixture.backend.in_flight(), [], "{opcode:?}");
+        fixture.signal();
+        assert!(in_flight.result().is_err());
+        assert_eq!(queued.result(), stopped());
+        let _ = driver_task.poll();
+        fixture.wait_until_gone();
+        fixture.assert_idle();
+    }
+}
+
+/// The backend can't cancel it yet when its future is dropped.
+#[test]
+fn what_might_never_complete_is_cancelled_if_it_was_abandoned_or_stopped_during_its_submission() {
+    for opcode in WAITS {
+        for is_abandoned in [true, false] {
+            let fixture = Fixture::<SyncTypes>::sync(config(1));
+            let _driver_task = fixture.running_driver_task();
+            let first = fixture.start([0]);
+            let mut op = Some(fixture.wait_op(opcode, 1));
+            assert!(op.as_mut().unwrap().poll().is_pending(), "queued");
+            fixture.backend.complete(0);
+            thread::scope(|scope| {
+                let held = fixture.backend.hold_submits();
+                let submission = scope.spawn(|| {
+                    fixture.signal();
+                    fixture.flush();
+                });
+                fixture.backend.wait_for_submit();
+                match is_abandoned {
+                    true => drop(op.take()),
+                    false => fixture.stop(),
+                }
+                drop(held);
+                submission.join().unwrap();
+            });
+            assert_eq!(fixture.backend.in_flight(), [], "{opcode:?}");
+            fixture.signal();
+            assert!(op.is_none_or(|op| op.result().is_err()));
+            drop(first);
+            fixture.assert_idle();
+        }
+    }
 }
 
 #[test]
