@@ -11,9 +11,10 @@ use super::contract_fixture::{
     Fixture, content, file_with, in_forked_child, pipe, poll, read, sync, write,
 };
 use crate::backend::{
-    Completions, GIVEN_BACK, IoBackend, MAX_BATCH, Notify, Sqe, SubmitError, Submitter, refusal,
+    Completions, GIVEN_BACK, IoBackend, MAX_BATCH, Notify, OpCode, Sqe, SubmitError, Submitter,
+    refusal,
 };
-use crate::buf::{BufferPool, RegisteredPool};
+use crate::buf::{BufferPool, PathToOpen, RegisteredPool};
 use crate::sys::create_eventfd;
 
 const READ: i16 = POLLIN | POLLRDNORM;
@@ -409,6 +410,118 @@ fn registered_memory_is_read_and_written_at_any_place() {
         (&foreign[..], target[..3].iter().sum::<u8>()),
         (&content(&file)[..100], 0)
     );
+}
+
+fn open(path: &Arc<PathToOpen>, flags: i32, user_data: u64) -> Sqe {
+    Sqe {
+        opcode: OpCode::Open,
+        rw_flags: flags | libc::O_CLOEXEC,
+        addr: PathToOpen::address(path),
+        len: 0o600,
+        ..sync(&-1, user_data)
+    }
+}
+
+fn path_in(dir: &tempfile::TempDir, name: &str) -> Arc<PathToOpen> {
+    let path = dir.path().join(name).into_os_string().into_encoded_bytes();
+    PathToOpen::new(std::ffi::CString::new(path).unwrap())
+}
+
+#[test]
+fn an_open_leaves_its_descriptor_with_its_path() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (new, missing) = (path_in(&dir, "new"), path_in(&dir, "missing"));
+    let entries = [
+        open(&new, libc::O_CREAT | libc::O_RDWR, 1),
+        open(&missing, libc::O_RDONLY, 2),
+    ];
+    // SAFETY: the paths live until the end of this test.
+    unsafe { fixture.submit(&entries) }.unwrap();
+    let failed = -i64::from(libc::ENOENT);
+    assert_eq!(fixture.completions(2), [(1, 0), (2, failed)]);
+    assert!(missing.take().is_none());
+    let mut file = File::from(new.take().unwrap());
+    assert!(new.take().is_none());
+    file.write_all(b"content").unwrap();
+    assert_eq!(std::fs::read(dir.path().join("new")).unwrap(), b"content");
+}
+
+#[test]
+fn an_open_without_a_path_or_with_a_mode_of_more_than_32_bits_is_refused() {
+    let Some(fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = path_in(&dir, "new");
+    let good = open(&path, libc::O_CREAT | libc::O_RDWR, 1);
+    for bad in [
+        Sqe { addr: 0, ..good },
+        Sqe { offset: 1, ..good },
+        Sqe {
+            len: 1 << 32,
+            ..good
+        },
+    ] {
+        // SAFETY: the path lives; one of no address is not looked at.
+        let refused = unsafe { fixture.submit(&[bad]) };
+        assert_eq!(refused, Err(libc::EINVAL), "{bad:?}");
+    }
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = path_in(&dir, "fifo");
+    let name = dir.path().join("fifo").into_os_string();
+    let name = std::ffi::CString::new(name.into_encoded_bytes()).unwrap();
+    // SAFETY: the path ends with a 0.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    // `O_CREAT`: the kernel does not try to open it without waiting.
+    let entry = open(&path, libc::O_WRONLY | libc::O_CREAT, 7);
+    for wait in [false, true] {
+        // SAFETY: the path outlives the ring.
+        unsafe { fixture.submit(&[entry]) }.unwrap();
+        if wait {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // a worker waits by then
+        }
+        assert!(fixture.cancel(7));
+        let (user_data, result) = fixture.next_completion();
+        let errors = [libc::ECANCELED, libc::EINTR].map(|errno| -i64::from(errno));
+        assert!(user_data == 7 && errors.contains(&result), "{result}");
+        assert!(!fixture.cancel(7));
+    }
+    // SAFETY: as above.
+    unsafe { fixture.submit(&[entry]) }.unwrap();
+    drop(fixture);
+    assert!(path.take().is_none());
+}
+
+/// The descriptor is in the path, which nobody but the entry has any more.
+#[test]
+fn opens_in_flight_at_the_drop_of_a_ring_leave_their_descriptors_with_their_paths() {
+    let Some(fixture) = Fixture::uring(16) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = (0..16).map(|n| path_in(&dir, &n.to_string())).collect();
+    let entries: Vec<_> = (0..)
+        .zip(&paths)
+        .map(|(n, path)| open(path, libc::O_CREAT | libc::O_RDWR, n))
+        .collect();
+    // SAFETY: the paths outlive the ring.
+    unsafe { fixture.submit(&entries) }.unwrap();
+    drop(fixture);
+    for (n, path) in paths.iter().enumerate() {
+        let exists = dir.path().join(n.to_string()).exists();
+        assert!(!exists || path.take().is_some(), "{n} was opened");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::sys::duplicate;
 ///
 /// If the kernel has no memory for an entry, the entry stays here, and is submitted again. The same is true of
 /// its descriptor, and a future that was forgotten keeps no file open. So [`InFlightTable::keep`] duplicates
-/// the descriptor of a transfer or a file call.
+/// the descriptor of a transfer or a file call, except an open, which has none.
 #[derive(Debug)]
 pub(in crate::backend) struct InFlightTable {
     /// A power of two of them.
@@ -107,8 +107,9 @@ pub(super) enum Completed {
     Unknown,
 }
 
-/// What a system call returns inside the kernel that a signal has interrupted.
-const ERESTARTSYS: i32 = 512;
+/// What a system call returns inside the kernel that a signal has interrupted: `ERESTARTSYS`,
+/// `ERESTARTNOINTR`, `ERESTARTNOHAND`, `ERESTART_RESTARTBLOCK`.
+const INTERRUPTED: [i32; 4] = [512, 513, 514, 516];
 
 const NO_ENTRY: Sqe = Sqe {
     opcode: OpCode::Fsync,
@@ -261,7 +262,7 @@ impl InFlightTable {
         let is_real_time = place.sqe.priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_RT;
         match errno {
             // A signal, which the kernel sends itself to cancel an open that waits for another process.
-            libc::EINTR | ERESTARTSYS if opcode == OpCode::Open => -i64::from(libc::EINTR),
+            _ if opcode == OpCode::Open && INTERRUPTED.contains(&errno) => -i64::from(libc::EINTR),
             libc::ECANCELED if opcode == OpCode::Open && place.state == State::Cancelled => result,
             libc::ECANCELED if opcode == OpCode::Poll || place.state == State::Cancelled => 0,
             libc::ECANCELED if goes_back && !place.is_abandoned && !self.is_closing => GIVEN_BACK,
@@ -289,8 +290,8 @@ impl InFlightTable {
         self.given_back.push(key);
     }
 
-    /// Keeps an entry that the kernel has not taken, to be submitted again. Returns `false` if there is no
-    /// descriptor for it.
+    /// Keeps an entry that the kernel has not taken, to be submitted again. Returns `false` if it needs a
+    /// descriptor, and there is none.
     #[cold]
     pub(super) fn keep(&mut self, user_data: u64) -> bool {
         let Some(index) = self.find(user_data) else {
@@ -298,7 +299,8 @@ impl InFlightTable {
         };
         let place = &mut self.places[index];
         let opcode = place.sqe.opcode;
-        if place.file.is_none() && (opcode.is_transfer() || opcode.is_file_call()) {
+        let is_on_file = opcode.is_transfer() || opcode.is_file_call() && opcode != OpCode::Open;
+        if place.file.is_none() && is_on_file {
             place.file = duplicate(place.sqe.fd).ok();
             if place.file.is_none() {
                 return false;
@@ -486,8 +488,7 @@ impl Place {
     fn is_cancellable(&self) -> bool {
         let opcode = self.sqe.opcode;
         let is_read = opcode.is_transfer() && !opcode.is_write();
-        let waits = matches!(opcode, OpCode::Poll | OpCode::Open);
-        self.state != State::Free && (is_read || waits)
+        self.state != State::Free && (is_read || opcode.waits())
     }
 }
 
@@ -737,6 +738,80 @@ mod tests {
             let completed = Completed::Entry(4, expected);
             assert_eq!(table.complete(key, -errno), completed, "{opcode:?}");
         }
+    }
+
+    #[test]
+    fn an_open_stores_its_descriptor_once() {
+        let mut table = InFlightTable::new(2);
+        let open = Sqe {
+            addr: 8,
+            ..sqe(OpCode::Open, 4)
+        };
+        for descriptor in [0, 7] {
+            let key = table.add(&open, std::iter::empty()).unwrap();
+            let opened = Completed::Opened {
+                user_data: 4,
+                addr: 8,
+                descriptor,
+            };
+            assert_eq!(table.complete(key, descriptor), opened);
+            assert_eq!(table.complete(key, descriptor), Completed::Unknown);
+        }
+        // One that was cancelled too late has opened the file all the same.
+        let key = table.add(&open, std::iter::empty()).unwrap();
+        assert_eq!(table.abandon(4), Some(key));
+        assert!(matches!(
+            table.complete(key, 9),
+            Completed::Opened { descriptor: 9, .. }
+        ));
+        assert_eq!(table.in_flight(), 0);
+    }
+
+    #[test]
+    fn errors_of_an_open_are_those_of_the_call() {
+        let mut table = InFlightTable::new(2);
+        for (errno, expected) in [
+            (libc::ENOENT, -i64::from(libc::ENOENT)),
+            (libc::EISDIR, -i64::from(libc::EISDIR)),
+            (libc::EACCES, -i64::from(libc::EACCES)),
+            (libc::EINVAL, refusal(libc::EINVAL)),
+            (libc::EOPNOTSUPP, refusal(libc::EOPNOTSUPP)),
+            (libc::ECANCELED, GIVEN_BACK), // its thread has ended
+            (libc::EINTR, -i64::from(libc::EINTR)),
+            (512, -i64::from(libc::EINTR)), // what the kernel returns to itself
+            (513, -i64::from(libc::EINTR)),
+            (514, -i64::from(libc::EINTR)),
+            (516, -i64::from(libc::EINTR)),
+        ] {
+            let key = add(&mut table, OpCode::Open, 4).unwrap();
+            let completed = Completed::Entry(4, expected);
+            assert_eq!(table.complete(key, -errno), completed, "{errno}");
+        }
+        let key = add(&mut table, OpCode::Open, 4).unwrap();
+        table.abandon(4);
+        let (canceled, failed) = (-libc::ECANCELED, -i64::from(libc::ECANCELED));
+        assert_eq!(table.complete(key, canceled), Completed::Entry(4, failed));
+    }
+
+    #[test]
+    fn an_open_that_the_kernel_has_not_taken_needs_no_descriptor_and_can_be_cancelled() {
+        let mut table = InFlightTable::new(4);
+        let failed = -i64::from(libc::ECANCELED);
+        let open = add(&mut table, OpCode::Open, 4).unwrap();
+        assert!(table.keep(4), "although it has the descriptor -1");
+        assert_eq!(table.take_given_back(), [open]);
+        table.give_back(open);
+        assert_eq!(table.abandon(4), Some(open));
+        assert!(table.cancel_given_back(open));
+        assert_eq!(table.take_ended(), Some((4, failed)));
+        add(&mut table, OpCode::Open, 5).unwrap();
+        assert!(table.keep(5));
+        assert_eq!(table.close(), []);
+        assert_eq!(table.take_ended(), Some((5, failed)));
+        assert_eq!(table.in_flight(), 0);
+        let mut unused = Vec::new();
+        table.move_unused(&mut unused);
+        assert!(unused.is_empty());
     }
 
     #[test]
