@@ -119,6 +119,12 @@ fn simulate(job: Job, mut arguments: Arguments) -> Result<ExitCode> {
         };
         println!("{program}: {:.1} s", start.elapsed().as_secs_f64());
     }
+    if total == 0 {
+        return Err(
+            "there was no power cut: see --cuts, and which programs have the step of --broken"
+                .into(),
+        );
+    }
     println!("power cuts: {total}, lost: 0");
     Ok(ExitCode::SUCCESS)
 }

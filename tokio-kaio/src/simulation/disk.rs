@@ -238,14 +238,19 @@ impl Disk {
     /// Waits until a time of the disk's clock, or until the power is cut. `None`: for ever.
     async fn wait_until(&self, due: Option<Duration>) {
         let mut lost = pin!(self.power_lost());
-        let due = due.map(|due| {
-            let mut core = self.lock();
-            (core.now().0 < due).then(|| core.instant(due))
-        });
-        match due {
-            Some(None) => {}
+        let instant = match due {
+            None => None,
+            Some(due) => {
+                let mut core = self.lock();
+                if core.now().0 >= due {
+                    return;
+                }
+                core.instant(due)
+            }
+        };
+        match instant {
             None => lost.await,
-            Some(Some(instant)) => {
+            Some(instant) => {
                 let mut sleep = pin!(sleep_until(instant));
                 poll_fn(|cx| match lost.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(()),
@@ -305,14 +310,15 @@ impl DiskCore {
         Now(self.last)
     }
 
-    /// Returns the instant of a time of the disk's clock, on the clock of the current runtime.
-    pub(crate) fn instant(&mut self, time: Duration) -> Instant {
+    /// Returns the instant of a time of the disk's clock, on the clock of the current runtime. `None`: it is
+    /// beyond what an [`Instant`] can hold.
+    pub(crate) fn instant(&mut self, time: Duration) -> Option<Instant> {
         let instant = Instant::now();
         let epoch = match Handle::try_current() {
             Ok(runtime) => self.epoch(runtime.id(), instant),
             Err(_) => instant,
         };
-        epoch.checked_add(time).unwrap_or(epoch)
+        epoch.checked_add(time)
     }
 
     /// Returns the instant at which the clock of the disk would have begun in this runtime.

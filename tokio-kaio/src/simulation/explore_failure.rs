@@ -15,6 +15,8 @@ pub struct ExploreFailure(Box<Inner>);
 struct Inner {
     seed: u64,
     cut: Option<u64>,
+    /// The cut that runs the failure again.
+    replay: Option<u64>,
     kind: FailureKind,
     trace: DiskTrace,
     image: Option<DiskImage>,
@@ -45,10 +47,24 @@ impl ExploreFailure {
         ExploreFailure(Box::new(Inner {
             seed,
             cut,
+            replay: cut,
             kind,
             trace,
             image: None,
         }))
+    }
+
+    /// Makes a failure of a workload whose power was on, after this number of events.
+    pub(super) fn without_cut(
+        seed: u64,
+        events: u64,
+        kind: FailureKind,
+        trace: DiskTrace,
+    ) -> ExploreFailure {
+        let mut failure = ExploreFailure::new(seed, None, kind, trace);
+        // A cut after the last event would come before the failure.
+        failure.0.replay = Some(events + 1);
+        failure
     }
 
     pub(super) fn with_image(mut self, image: DiskImage) -> ExploreFailure {
@@ -61,7 +77,8 @@ impl ExploreFailure {
         self.0.seed
     }
 
-    /// The event after which the power was cut. `None`: two runs of the workload without a cut have differed.
+    /// The event after which the power was cut. `None`: the workload has failed while the power was on, or two
+    /// runs of it without a cut have differed.
     pub fn cut(&self) -> Option<u64> {
         self.0.cut
     }
@@ -92,7 +109,8 @@ impl ExploreFailure {
         &self.0.trace
     }
 
-    /// What the power cut has left. `None`: two runs of the workload without a cut have differed.
+    /// What the power cut has left; if the workload has failed while the power was on, what a cut after its
+    /// failure has left. `None`: two runs of the workload without a cut have differed.
     pub fn image(&self) -> Option<&DiskImage> {
         self.0.image.as_ref()
     }
@@ -103,23 +121,25 @@ impl fmt::Display for ExploreFailure {
         let Inner {
             seed,
             cut,
+            replay,
             kind,
             trace,
             image,
         } = &*self.0;
         writeln!(f, "{}", self.message())?;
         write!(f, "seed: {seed}")?;
-        if let Some(cut) = cut {
-            write!(f, ", power cut after event {cut}")?;
+        match cut {
+            Some(cut) => write!(f, ", power cut after event {cut}")?,
+            None => write!(f, ", without a power cut")?,
         }
         writeln!(f, ", trace hash: {:016x}", trace.hash())?;
         if let FailureKind::NotDeterministic(other) = kind {
             return write_difference(f, trace, other);
         }
-        if let Some(cut) = cut {
+        if let Some(replay) = replay {
             writeln!(
                 f,
-                "run it again with the environment variable KAIO_EXPLORE={seed}:{cut}"
+                "run it again with the environment variable KAIO_EXPLORE={seed}:{replay}"
             )?;
         }
         writeln!(f, "trace:")?;

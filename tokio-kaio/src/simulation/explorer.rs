@@ -91,8 +91,9 @@ where
 /// # Determinism
 ///
 /// Every run of a workload with a seed has to do the same. The workload must not depend on the time of day, on
-/// threads, on random numbers of another seed, or on the order of a `HashMap`. The first seed is run twice, and
-/// the [traces](DiskTrace::hash) are compared.
+/// threads, on random numbers of another seed, or on the order of a `HashMap`; nor on
+/// [`SimDisk::path`], which each run has another of: in files, keep paths relative to it. The first seed is run
+/// twice, and the [traces](DiskTrace::hash) are compared.
 ///
 /// # Running a failure again
 ///
@@ -263,7 +264,7 @@ impl Explorer {
             }
             let events = whole.events;
             if whole.result.is_err() {
-                self.check(seed, None, whole, &verify)?;
+                self.check(seed, events, whole, &verify)?;
                 continue;
             }
             let cuts = self.cuts_of(seed, events);
@@ -327,7 +328,7 @@ impl Explorer {
         V: fmt::Display,
     {
         let run = self.run_once(seed, Some(cut), workload);
-        self.check(seed, Some(cut), run, verify)
+        self.check(seed, cut, run, verify)
     }
 
     /// Runs the workload until its end or until the power is cut.
@@ -378,14 +379,18 @@ impl Explorer {
     fn check<O, V>(
         &self,
         seed: u64,
-        cut: Option<u64>,
+        cut: u64,
         run: Run<O>,
         verify: &impl AsyncFn(SimDisk, &O) -> Result<(), V>,
     ) -> Result<(), ExploreFailure>
     where
         V: fmt::Display,
     {
-        let result = run.result.and_then(|()| {
+        if let Err(kind) = run.result {
+            let failure = ExploreFailure::without_cut(seed, run.events, kind, run.trace);
+            return Err(failure.with_image(run.image));
+        }
+        let result = {
             let disk = run.image.boot();
             let runtime = paused_runtime();
             let verified = catch_unwind(AssertUnwindSafe(|| {
@@ -398,9 +403,7 @@ impl Explorer {
                 Ok(Err(_)) => Err(FailureKind::VerifyTimeout(self.time_limit)),
                 Err(panic) => Err(FailureKind::VerifyPanic(panic_text(&*panic))),
             }
-        });
-        // The end of a run counts as a cut after its last event.
-        let cut = cut.unwrap_or(run.events);
+        };
         result.map_err(|kind| {
             ExploreFailure::new(seed, Some(cut), kind, run.trace).with_image(run.image)
         })

@@ -146,7 +146,11 @@ impl Fault {
         Fault::new(FaultEffect::Slow(delay), operations)
     }
 
-    /// `operations` never complete. They can be cancelled.
+    /// `operations` never complete, until the power is cut: then they fail with `EIO`.
+    ///
+    /// A read that is dropped is cancelled. A write or a sync is not, as on real disks: its slot stays taken, and
+    /// [`close`](crate::AioContext::close) waits for it. A call that blocks its thread fails with
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) instead.
     ///
     /// Calls without a request are not affected: [`NAMES`](Operations::NAMES) and [`OPEN`](Operations::OPEN).
     pub fn stuck(operations: Operations) -> Fault {

@@ -1,6 +1,7 @@
 //! The mount points of the simulated disks of this process: directories that exist inside the process only.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -40,6 +41,11 @@ pub(super) fn may_be_below(path: &Path) -> bool {
     let path = path.as_os_str().as_encoded_bytes();
     path.strip_prefix(ROOT.as_bytes())
         .is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// Returns whether this is the name of the directory of all mount points.
+pub(super) fn is_root(name: &OsStr) -> bool {
+    ROOT.strip_prefix('/').is_some_and(|root| name == root)
 }
 
 /// Returns the disk of this number, if it still exists.

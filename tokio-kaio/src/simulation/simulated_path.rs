@@ -55,7 +55,7 @@ impl SimulatedPath {
             .next()
             .and_then(|number| number.to_str()?.parse().ok());
         let disk = match (root, number) {
-            (Some(_), Some(number)) => mount_points::disk(number),
+            (Some(root), Some(number)) if mount_points::is_root(root) => mount_points::disk(number),
             _ => None,
         };
         let Some(disk) = disk else {

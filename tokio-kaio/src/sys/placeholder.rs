@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+use parking_lot::Mutex;
 
 use super::syscalls::syscall_result;
 
@@ -33,16 +35,33 @@ pub(crate) fn create_placeholder(name: &str, len: u64) -> io::Result<File> {
     )
 }
 
-/// Sets the length of a placeholder.
+/// Locked while permissions change: [`resize_placeholder`] changes them for a moment.
+static PERMISSIONS: Mutex<()> = Mutex::new(());
+
+/// Sets the length of a placeholder, whatever its permissions.
 pub(crate) fn resize_placeholder(placeholder: &File, len: u64) -> io::Result<()> {
-    reopen(placeholder, OpenOptions::new().write(true))?.set_len(len)
+    let _locked = PERMISSIONS.lock();
+    let mut options = OpenOptions::new();
+    options.write(true);
+    let writable = match reopen(placeholder, &options) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let kept = placeholder.metadata()?.permissions();
+            std::fs::set_permissions(link_of(placeholder), Permissions::from_mode(0o600))?;
+            let reopened = reopen(placeholder, &options);
+            std::fs::set_permissions(link_of(placeholder), kept)?;
+            reopened
+        }
+        reopened => reopened,
+    };
+    writable?.set_len(len)
 }
 
 /// Sets the permissions of a placeholder.
 pub(crate) fn set_placeholder_permissions(
     placeholder: &File,
-    permissions: std::fs::Permissions,
+    permissions: Permissions,
 ) -> io::Result<()> {
+    let _locked = PERMISSIONS.lock();
     std::fs::set_permissions(link_of(placeholder), permissions)
 }
 

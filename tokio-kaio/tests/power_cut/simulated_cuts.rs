@@ -126,7 +126,7 @@ impl SimulatedCuts {
         if let Err(loss) = verify(&runtime, &job, &second, &oracle) {
             return Ok((events, Some(lost(&first, loss))));
         }
-        let later = second.events() + 1 + random(seed, cut, 1) % cut;
+        let later = second.events() + 1 + random(seed, cut, 1) % cut.max(1);
         let image = run_until_cut(&runtime, &job, &second, later, &oracle)?;
         let third = (self.disk)(seed).boot(&image);
         let what = verify(&runtime, &job, &third, &oracle).err();

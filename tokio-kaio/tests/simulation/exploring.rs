@@ -1,7 +1,9 @@
 //! [`Explorer`]: cuts the power after every event, and finds the earliest cut that loses something.
 
 use std::cell::{Cell, RefCell};
+use std::env;
 use std::io;
+use std::process::Command;
 use std::time::Duration;
 
 use tokio_kaio::simulation::{Explorer, Fault, Operations, SimDisk, explore};
@@ -173,7 +175,7 @@ fn errors_and_panics_of_the_workload_are_failures_while_the_power_is_on() {
     };
     let failure = explorer.run(workload, no_verify).unwrap_err();
     assert!(failure.message().starts_with("the workload failed: "));
-    assert_eq!((failure.seed(), failure.cut()), (3, Some(1)));
+    assert_eq!((failure.seed(), failure.cut()), (3, None));
 
     let workload = async |_: SimDisk, _: &()| -> io::Result<()> { panic!("a bug") };
     let failure = explorer.run(workload, no_verify).unwrap_err();
@@ -184,6 +186,30 @@ fn errors_and_panics_of_the_workload_are_failures_while_the_power_is_on() {
     let failure = explorer.run(workload, verify).unwrap_err();
     assert_eq!(failure.message(), "verify panicked: a loss");
     assert_eq!(explorer.run(workload, no_verify).unwrap().cuts(), 2);
+}
+
+#[test]
+fn a_failure_without_a_power_cut_says_so_and_can_be_run_again() {
+    const NAME: &str = "exploring::a_failure_without_a_power_cut_says_so_and_can_be_run_again";
+    let workload = async |disk: SimDisk, _: &()| {
+        create_dir(disk.path().join("dir")).await?;
+        Err(io::Error::other("a wrong answer"))
+    };
+    let failure = explore([3], workload, no_verify).unwrap_err();
+    println!("{failure}");
+    if env::var_os("KAIO_EXPLORE").is_some() {
+        return; // this is the second run, in a process of its own
+    }
+    assert_eq!(failure.cut(), None);
+    let text = failure.to_string();
+    let (_, replay) = text.split_once("KAIO_EXPLORE=").unwrap();
+    let again = Command::new(env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture"])
+        .env("KAIO_EXPLORE", replay.lines().next().unwrap())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&again.stdout);
+    assert!(printed.contains(&text), "{printed}");
 }
 
 #[test]

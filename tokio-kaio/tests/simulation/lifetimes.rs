@@ -139,3 +139,29 @@ async fn memory_of_dropped_reads_is_not_written_after_they_have_ended() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_read_and_a_stuck_write_end_with_the_power_and_their_context_closes() {
+    let of = Simulated::new(1);
+    let file = of.file("file").await;
+    of.disk
+        .add_fault(Fault::stuck(Operations::READ | Operations::WRITE));
+    let mut unread = blocks(1, 1);
+    let ones = blocks(1, 1);
+    let mut read = Box::pin(file.read_at(&of.handle, 0, &mut unread, BLOCK, ReadFlags::empty()));
+    assert!(futures::poll!(&mut read).is_pending());
+    std::mem::forget(read);
+    let mut write = Box::pin(file.write_at(&of.handle, 0, &ones, BLOCK, WriteFlags::DSYNC));
+    assert!(futures::poll!(&mut write).is_pending());
+    drop(write);
+    drop(ones);
+    let mut closed = Box::pin(of.context.close());
+    let hour = Duration::from_secs(3600);
+    assert!(
+        tokio::time::timeout(hour, &mut closed).await.is_err(),
+        "a stuck write is in flight"
+    );
+    let cutter = of.disk.clone();
+    thread::spawn(move || cutter.power_cut()).join().unwrap();
+    closed.await;
+}

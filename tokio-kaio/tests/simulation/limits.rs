@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_kaio::simulation::{Latency, SimDisk};
-use tokio_kaio::{AioCommandError, AioContextBuilder, IoGroup, ReadFlags, WriteFlags};
+use tokio_kaio::simulation::{Fault, Latency, Operations, SimDisk};
+use tokio_kaio::{AioCommandError, AioContextBuilder, IoGroup, ReadFlags, WriteFlags, sync_dir};
 
 use crate::support::{BLOCK, Simulated, blocks, open};
 
@@ -90,4 +90,19 @@ async fn a_group_keeps_its_limit_for_a_simulated_hour() {
     }
     let hours = start.elapsed().as_secs_f64() / 3600.0;
     assert!((0.95..1.05).contains(&hours), "{hours} simulated hours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_beyond_the_clock_is_for_ever() {
+    let of = Simulated::new(1);
+    let file = of.file("file").await;
+    let beyond = Duration::from_secs(u64::MAX / 2);
+    of.disk
+        .add_fault(Fault::slow(Operations::READ | Operations::SYNC_DIR, beyond).at_most(2));
+    let mut buffer = blocks(0, 1);
+    let read = file.read_at(&of.handle, 0, &mut buffer, BLOCK, ReadFlags::empty());
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, read).await.is_err());
+    let synced = tokio::time::timeout(hour, sync_dir(of.disk.path())).await;
+    assert!(synced.is_err());
 }

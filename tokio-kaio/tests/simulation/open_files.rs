@@ -1,13 +1,13 @@
 //! Open files: the options that open them, their lengths and facts, and their descriptors.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use tokio_kaio::simulation::SimDisk;
 use tokio_kaio::{
     Advice, AioContextBuilder, AioOpenOptionsExt, AlignmentSource, Allocate, Backend, File,
-    RawCommand, ReadFlags, SyncRange, WriteFlags,
+    RawCommand, ReadFlags, SyncRange, WriteFlags, try_exists,
 };
 
 use crate::support::{BLOCK, Simulated, blocks, errno, io_errno};
@@ -238,4 +238,25 @@ async fn a_dropped_file_whose_write_is_in_flight_is_written_all_the_same() {
         .read_bytes_at(handle, 0, &mut bytes, ReadFlags::empty())
         .await;
     assert_eq!((read.unwrap(), bytes), (4, [7; 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_without_permissions_has_its_current_length() {
+    let of = Simulated::new(1);
+    let file = of.file("file").await;
+    let permissions = Permissions::from_mode(0o400);
+    file.set_permissions(permissions).await.unwrap();
+    file.set_len(8192).await.unwrap();
+    let metadata = file.metadata().await.unwrap(); // the placeholder is not writable, unless by root
+    assert_eq!(metadata.len(), 8192);
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o400);
+}
+
+#[tokio::test]
+async fn a_path_that_leaves_the_mount_points_is_on_no_disk() {
+    let of = Simulated::new(1);
+    of.file("file").await;
+    let number = of.disk.path().file_name().unwrap().to_str().unwrap();
+    let path = format!("/simulated-disk/../elsewhere/{number}/file");
+    assert!(!try_exists(path).await.unwrap());
 }

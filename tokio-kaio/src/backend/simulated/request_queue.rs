@@ -208,7 +208,9 @@ impl RequestQueue {
         let report = mem::take(&mut inner.has_unreported) || any_due;
         inner.armed = NEVER;
         let next = match inner.arm() {
-            true => NextDue::At(core.instant(inner.armed)),
+            true => core
+                .instant(inner.armed)
+                .map_or(NextDue::Never, NextDue::At),
             false => NextDue::Never,
         };
         (next, report, core.has_unknown_cut())
@@ -443,6 +445,9 @@ impl Memory {
                 len: entry.len as usize,
             });
         }
+        if entry.len == 0 {
+            return Memory::Several(Box::default()); // the address may be null
+        }
         let iovecs = ptr::with_exposed_provenance(entry.addr as usize);
         // SAFETY: there are that many, by the caller's promise.
         let iovecs = unsafe { slice::from_raw_parts::<libc::iovec>(iovecs, entry.len as usize) };
@@ -509,5 +514,27 @@ impl Piece {
         let from = ptr::with_exposed_provenance(self.addr);
         // SAFETY: the caller's promise.
         unsafe { slice::from_raw_parts(from, self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Memory, OpCode, Sqe};
+
+    #[test]
+    fn an_empty_list_of_iovecs_may_have_a_null_address() {
+        let entry = Sqe {
+            opcode: OpCode::ReadVectored,
+            fd: 0,
+            addr: 0,
+            len: 0,
+            offset: 0,
+            user_data: 0,
+            rw_flags: 0,
+            priority: 0,
+        };
+        // SAFETY: there are no iovecs.
+        let memory = unsafe { Memory::of(&entry) };
+        assert_eq!(memory.len(), 0);
     }
 }
