@@ -236,7 +236,7 @@ impl SimDisk {
     }
 
     /// Returns the last calls and requests, in order. Their number is limited
-    /// ([`trace_events`](SimDiskBuilder::trace_events)).
+    /// ([`trace_events`](crate::simulation::SimDiskBuilder::trace_events)).
     ///
     /// # Examples
     ///
@@ -264,7 +264,8 @@ impl SimDisk {
 
 impl DiskImage {
     /// Boots a disk with this content: the properties of the disk before, a seed that follows from its seed, and
-    /// no faults. [`SimDiskBuilder::boot`] sets others. An image may be booted several times.
+    /// no faults. [`SimDiskBuilder::boot`](crate::simulation::SimDiskBuilder::boot) sets others. An image may be
+    /// booted several times.
     ///
     /// # Examples
     ///
