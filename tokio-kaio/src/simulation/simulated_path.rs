@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::disk::{Access, Disk};
 use super::mount_points;
 use super::simulated_file::{OpenedFile, SimulatedFile};
-use super::{Inode, OpenMode, Rename, RequestKind};
+use super::{DiskState, Errno, Inode, Now, OpenMode, Rename, RequestKind};
 
 /// A path on a simulated disk.
 #[derive(Clone, Debug)]
@@ -105,29 +105,23 @@ impl SimulatedPath {
             directory: mode.directory || self.names_dir,
             ..mode
         };
-        let inode = self
-            .disk
-            .call(|state, now| state.open(now, &self.path, mode))?;
-        self.opened(inode, access)
+        self.open_file(access, |state, now| state.open(now, &self.path, mode))
     }
 
     /// Opens a file without a name in this directory.
     pub(crate) fn open_unnamed(&self, access: Access) -> io::Result<OpenedFile> {
-        let inode = self
-            .disk
-            .call(|state, now| state.open_unnamed(now, &self.path))?;
-        self.opened(inode, access)
+        self.open_file(access, |state, now| state.open_unnamed(now, &self.path))
     }
 
-    fn opened(&self, inode: Inode, access: Access) -> io::Result<OpenedFile> {
+    fn open_file(
+        &self,
+        access: Access,
+        open: impl FnOnce(&mut DiskState, Now) -> Result<Inode, Errno>,
+    ) -> io::Result<OpenedFile> {
         let mount_point = self.disk.mount_point().display();
         let name = format!("{mount_point}/{}", self.path);
-        SimulatedFile::open(
-            Arc::clone(&self.disk),
-            inode,
-            access,
-            name.trim_start_matches('/'),
-        )
+        let name = name.trim_start_matches('/');
+        SimulatedFile::open(Arc::clone(&self.disk), access, name, open)
     }
 
     /// Returns the path of a name in this directory.
