@@ -9,7 +9,7 @@ use super::disk::{Access, Descriptor, Disk};
 use super::mount_points;
 use super::{AllocateKind, DiskState, Errno, Inode, Now, RequestKind};
 use crate::AtomicWrites;
-use crate::sys::{self, NewPlaceholder};
+use crate::sys::{self, NewPlaceholder, Process};
 
 /// An open file of a simulated disk. It is closed when dropped.
 ///
@@ -21,6 +21,7 @@ pub(crate) struct SimulatedFile {
     inode: Inode,
     fd: i32,
     access: Access,
+    owner: Process,
 }
 
 /// A file that was just opened, and its descriptor.
@@ -47,6 +48,7 @@ impl SimulatedFile {
             inode,
             fd: -1,
             access,
+            owner: Process::current(),
         };
         let placeholder = placeholder.with_len(simulated.len()?)?;
         simulated.register(placeholder.as_raw_fd());
@@ -195,6 +197,9 @@ impl SimulatedFile {
 
 impl Drop for SimulatedFile {
     fn drop(&mut self) {
+        if self.owner != Process::current() {
+            return self.disk.keep(); // a thread of the parent may have held the lock at the fork
+        }
         let mut core = self.disk.lock();
         core.set_descriptor(self.fd, None);
         let now = core.now();

@@ -9,6 +9,7 @@ use super::disk::{Access, Disk};
 use super::mount_points;
 use super::simulated_file::{OpenedFile, SimulatedFile};
 use super::{DiskState, Errno, Inode, Now, OpenMode, Rename, RequestKind};
+use crate::sys::Process;
 
 /// A path on a simulated disk.
 #[derive(Clone, Debug)]
@@ -226,6 +227,7 @@ impl SimulatedPath {
         Ok(OpenDir {
             path: self.clone(),
             inode,
+            owner: Process::current(),
         })
     }
 
@@ -242,6 +244,7 @@ impl SimulatedPath {
 pub(crate) struct OpenDir {
     path: SimulatedPath,
     inode: Inode,
+    owner: Process,
 }
 
 impl OpenDir {
@@ -265,6 +268,9 @@ impl OpenDir {
 
 impl Drop for OpenDir {
     fn drop(&mut self) {
+        if self.owner != Process::current() {
+            return self.path.disk.keep(); // a thread of the parent may have held the lock at the fork
+        }
         let mut core = self.path.disk.lock();
         let now = core.now();
         core.state.close(now, self.inode);
