@@ -2,9 +2,10 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::{DiskImage, DiskState, Inode, Now, Request, RequestId, RequestKind};
+use crate::sys::Process;
 
 /// A simulated disk.
 ///
@@ -104,6 +106,11 @@ impl Disk {
         self.core.lock()
     }
 
+    /// Never frees the disk. For a forked child: a thread of the parent may have been changing the disk.
+    pub(super) fn keep(self: &Arc<Self>) {
+        mem::forget(Arc::clone(self));
+    }
+
     /// Runs a call on the state, at the current time.
     pub(super) fn call<R>(
         &self,
@@ -180,7 +187,7 @@ impl Disk {
                 return;
             }
             core.is_cut_known = true;
-            std::mem::take(&mut core.listeners)
+            mem::take(&mut core.listeners)
         };
         for listener in listeners.iter().filter_map(Weak::upgrade) {
             listener.on_power_cut();
@@ -230,6 +237,7 @@ impl Disk {
         let mut in_flight = InFlight {
             disk: self,
             id: Some(begun.id),
+            owner: Process::current(),
         };
         self.wait_until(begun.due).await;
         in_flight.finish()
@@ -266,6 +274,7 @@ impl Disk {
 struct InFlight<'d> {
     disk: &'d Disk,
     id: Option<RequestId>,
+    owner: Process,
 }
 
 impl InFlight<'_> {
@@ -285,6 +294,9 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
+        if self.owner != Process::current() {
+            return; // a thread of the parent may have held the lock at the fork
+        }
         if let Some(id) = self.id.take() {
             {
                 let mut core = self.disk.lock();

@@ -23,6 +23,10 @@ use super::{DiskImage, DiskTrace, SimDisk, SimDiskBuilder};
 ///
 /// [`ExploreFailure`]: the first failure, with its seed and its cut.
 ///
+/// # Panics
+///
+/// If there are no seeds, and as [`Explorer::run`].
+///
 /// # Examples
 ///
 /// ```
@@ -188,7 +192,7 @@ impl Explorer {
         self
     }
 
-    /// Sets the seeds of the disks.
+    /// Sets the seeds of the disks. There has to be one at least.
     pub fn seeds(mut self, seeds: impl IntoIterator<Item = u64>) -> Explorer {
         self.seeds = seeds.into_iter().collect();
         self
@@ -200,7 +204,8 @@ impl Explorer {
         self
     }
 
-    /// Cuts the power this many times for each seed, after random events. They follow from the seed.
+    /// Cuts the power this many times for each seed, once at least, after random events. They follow from the
+    /// seed.
     pub fn random_cuts(mut self, cuts_per_seed: u64) -> Explorer {
         self.cuts = Cuts::Random(cuts_per_seed);
         self
@@ -236,7 +241,9 @@ impl Explorer {
     ///
     /// # Panics
     ///
-    /// If `KAIO_EXPLORE` is set, and is no `SEED:CUT`; inside of a tokio runtime.
+    /// If there would be no power cut: without [seeds](Explorer::seeds), or with 0
+    /// [random cuts](Explorer::random_cuts). If `KAIO_EXPLORE` is set, and is no `SEED:CUT`. Inside of a tokio
+    /// runtime.
     pub fn run<O, E, V>(
         &self,
         workload: impl AsyncFn(SimDisk, &O) -> Result<(), E>,
@@ -247,6 +254,7 @@ impl Explorer {
         E: fmt::Display,
         V: fmt::Display,
     {
+        self.check_settings();
         let mut explored = Explored::default();
         if let Some((seed, cut)) = replay() {
             self.try_cut(seed, cut, &workload, &verify)?;
@@ -280,6 +288,18 @@ impl Explorer {
             explored.count(cuts.len() as u64);
         }
         Ok(explored)
+    }
+
+    /// Panics if there would be no power cut: a test that verifies nothing must not pass.
+    fn check_settings(&self) {
+        assert!(
+            !self.seeds.is_empty(),
+            "there are no seeds to explore: give `explore` or `Explorer::seeds` one at least, as in 0..10"
+        );
+        assert!(
+            !matches!(self.cuts, Cuts::Random(0)),
+            "`Explorer::random_cuts` needs at least one cut for each seed"
+        );
     }
 
     /// The failure of the earliest cut with this seed that fails.

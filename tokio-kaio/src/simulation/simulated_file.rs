@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::disk::{Access, Descriptor, Disk};
 use super::mount_points;
-use super::{AllocateKind, Inode, RequestKind};
+use super::{AllocateKind, DiskState, Errno, Inode, Now, RequestKind};
 use crate::AtomicWrites;
-use crate::sys;
+use crate::sys::{self, NewPlaceholder, Process};
 
 /// An open file of a simulated disk. It is closed when dropped.
 ///
@@ -21,6 +21,7 @@ pub(crate) struct SimulatedFile {
     inode: Inode,
     fd: i32,
     access: Access,
+    owner: Process,
 }
 
 /// A file that was just opened, and its descriptor.
@@ -31,21 +32,25 @@ pub(crate) struct OpenedFile {
 }
 
 impl SimulatedFile {
-    /// Makes a file of an inode that was opened, and closes it if that fails.
+    /// Makes a file of the inode that `open` opens. `name`: the name of the placeholder.
+    ///
+    /// As on Linux, nothing is opened, created or truncated if no descriptor is left.
     pub(super) fn open(
         disk: Arc<Disk>,
-        inode: Inode,
         access: Access,
         name: &str,
+        open: impl FnOnce(&mut DiskState, Now) -> Result<Inode, Errno>,
     ) -> io::Result<OpenedFile> {
+        let placeholder = NewPlaceholder::create(name)?;
+        let inode = disk.call(open)?;
         let mut simulated = SimulatedFile {
             disk,
             inode,
             fd: -1,
             access,
+            owner: Process::current(),
         };
-        let len = simulated.len()?;
-        let placeholder = sys::create_placeholder(name, len)?;
+        let placeholder = placeholder.with_len(simulated.len()?)?;
         simulated.register(placeholder.as_raw_fd());
         Ok(OpenedFile {
             simulated,
@@ -74,8 +79,10 @@ impl SimulatedFile {
     }
 
     fn reopen(disk: Arc<Disk>, inode: Inode, access: Access) -> io::Result<OpenedFile> {
-        disk.lock().state.reopen(inode);
-        SimulatedFile::open(disk, inode, access, "simulated file")
+        SimulatedFile::open(disk, access, "simulated file", |state, _| {
+            state.reopen(inode);
+            Ok(inode)
+        })
     }
 
     fn register(&mut self, fd: i32) {
@@ -190,6 +197,9 @@ impl SimulatedFile {
 
 impl Drop for SimulatedFile {
     fn drop(&mut self) {
+        if self.owner != Process::current() {
+            return self.disk.keep(); // a thread of the parent may have held the lock at the fork
+        }
         let mut core = self.disk.lock();
         core.set_descriptor(self.fd, None);
         let now = core.now();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::disk::{Access, Disk};
 use super::mount_points;
 use super::simulated_file::{OpenedFile, SimulatedFile};
-use super::{Inode, OpenMode, Rename, RequestKind};
+use super::{DiskState, Errno, Inode, Now, OpenMode, Rename, RequestKind};
+use crate::sys::Process;
 
 /// A path on a simulated disk.
 #[derive(Clone, Debug)]
@@ -105,29 +106,23 @@ impl SimulatedPath {
             directory: mode.directory || self.names_dir,
             ..mode
         };
-        let inode = self
-            .disk
-            .call(|state, now| state.open(now, &self.path, mode))?;
-        self.opened(inode, access)
+        self.open_file(access, |state, now| state.open(now, &self.path, mode))
     }
 
     /// Opens a file without a name in this directory.
     pub(crate) fn open_unnamed(&self, access: Access) -> io::Result<OpenedFile> {
-        let inode = self
-            .disk
-            .call(|state, now| state.open_unnamed(now, &self.path))?;
-        self.opened(inode, access)
+        self.open_file(access, |state, now| state.open_unnamed(now, &self.path))
     }
 
-    fn opened(&self, inode: Inode, access: Access) -> io::Result<OpenedFile> {
+    fn open_file(
+        &self,
+        access: Access,
+        open: impl FnOnce(&mut DiskState, Now) -> Result<Inode, Errno>,
+    ) -> io::Result<OpenedFile> {
         let mount_point = self.disk.mount_point().display();
         let name = format!("{mount_point}/{}", self.path);
-        SimulatedFile::open(
-            Arc::clone(&self.disk),
-            inode,
-            access,
-            name.trim_start_matches('/'),
-        )
+        let name = name.trim_start_matches('/');
+        SimulatedFile::open(Arc::clone(&self.disk), access, name, open)
     }
 
     /// Returns the path of a name in this directory.
@@ -232,6 +227,7 @@ impl SimulatedPath {
         Ok(OpenDir {
             path: self.clone(),
             inode,
+            owner: Process::current(),
         })
     }
 
@@ -248,6 +244,7 @@ impl SimulatedPath {
 pub(crate) struct OpenDir {
     path: SimulatedPath,
     inode: Inode,
+    owner: Process,
 }
 
 impl OpenDir {
@@ -271,6 +268,9 @@ impl OpenDir {
 
 impl Drop for OpenDir {
     fn drop(&mut self) {
+        if self.owner != Process::current() {
+            return self.path.disk.keep(); // a thread of the parent may have held the lock at the fork
+        }
         let mut core = self.path.disk.lock();
         let now = core.now();
         core.state.close(now, self.inode);

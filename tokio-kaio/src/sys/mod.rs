@@ -19,7 +19,7 @@ pub(crate) use fallocate::{advise, allocate, sync_file_range};
 pub use fork::Process;
 pub(crate) use memory::{HUGE_PAGE, Mapping, page_size};
 #[cfg(feature = "simulation")]
-pub(crate) use placeholder::{create_placeholder, resize_placeholder, set_placeholder_permissions};
+pub(crate) use placeholder::{NewPlaceholder, resize_placeholder, set_placeholder_permissions};
 pub(crate) use syscalls::{
     ThreadUsage, clear_direct, create_eventfd, current_cpu, duplicate, is_direct, memlock_limit,
     set_direct, signal, status_flags, thread_usage,

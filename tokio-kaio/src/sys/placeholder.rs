@@ -14,25 +14,46 @@ use super::syscalls::syscall_result;
 /// Longest name that `memfd_create(2)` accepts.
 const NAME_MAX: usize = 249;
 
-/// Creates a descriptor of an empty file of `len` bytes, on which every read, write and sync fails with
-/// `EBADF` (`O_PATH`). `fstat(2)` works. `/proc/self/fd` shows `name`.
-pub(crate) fn create_placeholder(name: &str, len: u64) -> io::Result<File> {
-    let name: Vec<u8> = name
-        .bytes()
-        .filter(|&byte| byte != 0)
-        .take(NAME_MAX)
-        .collect();
-    let name = CString::new(name).unwrap_or_default(); // has no 0
-    // SAFETY: a string that ends with 0, and flags.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    syscall_result(fd.into())?;
-    // SAFETY: the kernel has just made it, and nobody else knows it.
-    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    file.set_len(len)?;
-    reopen(
-        &file,
-        OpenOptions::new().read(true).custom_flags(libc::O_PATH),
-    )
+/// A placeholder whose length is not set yet.
+#[derive(Debug)]
+pub(crate) struct NewPlaceholder {
+    writable: File,
+    placeholder: File,
+}
+
+impl NewPlaceholder {
+    /// Creates a descriptor of an empty file, on which every read, write and sync fails with `EBADF` (`O_PATH`).
+    /// `fstat(2)` works. `/proc/self/fd` shows `name`.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`: two descriptors are needed.
+    pub(crate) fn create(name: &str) -> io::Result<NewPlaceholder> {
+        let name: Vec<u8> = name
+            .bytes()
+            .filter(|&byte| byte != 0)
+            .take(NAME_MAX)
+            .collect();
+        let name = CString::new(name).unwrap_or_default(); // has no 0
+        // SAFETY: a string that ends with 0, and flags.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        syscall_result(fd.into())?;
+        // SAFETY: the kernel has just made it, and nobody else knows it.
+        let writable = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_PATH);
+        let placeholder = reopen(&writable, &options)?;
+        Ok(NewPlaceholder {
+            writable,
+            placeholder,
+        })
+    }
+
+    /// Sets the length in bytes. Needs no further descriptor.
+    pub(crate) fn with_len(self, len: u64) -> io::Result<File> {
+        self.writable.set_len(len)?;
+        Ok(self.placeholder)
+    }
 }
 
 /// Locked while permissions change: [`resize_placeholder`] changes them for a moment.

@@ -260,3 +260,17 @@ fn tasks_of_the_workload_end_with_it() {
     );
     assert_eq!(explored.unwrap().cuts(), 3 * 6);
 }
+
+#[test]
+#[should_panic(expected = "there are no seeds to explore")]
+fn exploring_without_a_seed_panics() {
+    let workload = async |_: SimDisk, _: &()| Ok::<(), String>(());
+    let _ = explore(7..7, workload, no_verify);
+}
+
+#[test]
+#[should_panic(expected = "at least one cut")]
+fn exploring_with_no_random_cut_panics() {
+    let workload = async |_: SimDisk, _: &()| Ok::<(), String>(());
+    let _ = Explorer::new().random_cuts(0).run(workload, no_verify);
+}

@@ -1,5 +1,7 @@
 //! Tests of simulated disks: the whole API on them, in every kind of context. They need no disk and no time.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod contexts;
 mod crash_states;
 mod determinism;

@@ -1,15 +1,16 @@
 //! Open files: the options that open them, their lengths and facts, and their descriptors.
 
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use tokio_kaio::simulation::SimDisk;
 use tokio_kaio::{
     Advice, AioContextBuilder, AioOpenOptionsExt, AlignmentSource, Allocate, Backend, File,
-    RawCommand, ReadFlags, SyncRange, WriteFlags, try_exists,
+    RawCommand, ReadFlags, SyncRange, WriteFlags, read_dir_blocking, try_exists,
 };
 
+use crate::common::{in_child, set_limit};
 use crate::support::{BLOCK, Simulated, blocks, errno, io_errno};
 
 fn options() -> OpenOptions {
@@ -259,4 +260,38 @@ async fn a_path_that_leaves_the_mount_points_is_on_no_disk() {
     let number = of.disk.path().file_name().unwrap().to_str().unwrap();
     let path = format!("/simulated-disk/../elsewhere/{number}/file");
     assert!(!try_exists(path).await.unwrap());
+}
+
+#[test]
+fn without_descriptors_opening_fails_and_changes_nothing() {
+    if !in_child!() {
+        return;
+    }
+    let disk = SimDisk::builder().build();
+    let path = |name| disk.path().join(name);
+    let mut create = options();
+    create.write(true).create(true).truncate(true);
+    let old = create.clone().aio_open_blocking(path("old"), false);
+    old.unwrap().set_len_blocking(BLOCK).unwrap();
+    let events = disk.events();
+
+    set_limit(libc::RLIMIT_NOFILE, 64);
+    let null = || fs::File::open("/dev/null");
+    let mut open: Vec<_> = std::iter::repeat_with(null).map_while(Result::ok).collect();
+    for _spare in [0, 1] {
+        for name in ["old", "new"] {
+            let refused = create.clone().aio_open_blocking(path(name), false);
+            assert_eq!(io_errno(refused), libc::EMFILE);
+        }
+        drop(open.pop());
+    }
+    assert_eq!(disk.events(), events);
+    assert_eq!(read_dir_blocking(disk.path()).unwrap(), ["old"]);
+
+    // Two are enough.
+    let mut read = options();
+    read.read(true);
+    let old = read.aio_open_blocking(path("old"), false).unwrap();
+    drop(open);
+    assert_eq!(old.metadata_blocking().unwrap().len(), BLOCK);
 }

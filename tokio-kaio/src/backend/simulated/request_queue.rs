@@ -261,18 +261,28 @@ impl Inner {
     #[inline]
     unsafe fn begin(&mut self, core: &mut DiskCore, now: Now, entry: &Sqe) -> Result<(), i32> {
         let Descriptor { inode, access } = core.descriptor(entry.fd).ok_or(libc::EBADF)?;
+        let memory = match entry.opcode {
+            OpCode::Read | OpCode::Write | OpCode::ReadVectored | OpCode::WriteVectored => {
+                check_transfer(entry, access)?;
+                // SAFETY: the caller's promise.
+                let memory = unsafe { Memory::of(entry) };
+                check_end(entry, &memory)?;
+                memory
+            }
+            OpCode::Fsync | OpCode::Fdatasync => {
+                check_sync(entry)?;
+                Memory::None
+            }
+            OpCode::Poll
+            | OpCode::Allocate
+            | OpCode::Truncate
+            | OpCode::SyncRange
+            | OpCode::Open => return Err(libc::EINVAL),
+        };
         if core.is_off() {
             self.complete(entry.user_data, -i64::from(libc::EIO));
             return Ok(());
         }
-        let memory = match entry.opcode.is_transfer() {
-            true => {
-                check_transfer(entry, access)?;
-                // SAFETY: the caller's promise.
-                unsafe { Memory::of(entry) }
-            }
-            false => Memory::None,
-        };
         if let Some(result) = result_at_once(core, entry, access, &memory) {
             self.complete(entry.user_data, result);
             return Ok(());
@@ -307,15 +317,8 @@ impl Inner {
                 dsync: access.dsync || is_set(abi::RWF_DSYNC),
                 sync: access.sync || is_set(abi::RWF_SYNC),
             },
-            OpCode::Fsync => RequestKind::Fsync,
             OpCode::Fdatasync => RequestKind::Fdatasync,
-            OpCode::Poll
-            | OpCode::Allocate
-            | OpCode::Truncate
-            | OpCode::SyncRange
-            | OpCode::Open => {
-                return Err(libc::EINVAL);
-            }
+            _ => RequestKind::Fsync, // others were refused
         };
         let is_read = matches!(kind, RequestKind::Read { .. });
         let request = Request {
@@ -382,7 +385,8 @@ impl Inner {
     }
 }
 
-/// Checks what every backend refuses.
+/// Checks what every backend refuses of a transfer.
+#[inline]
 fn check_transfer(entry: &Sqe, access: Access) -> Result<(), i32> {
     let is_permitted = match entry.opcode.is_write() {
         true => access.write,
@@ -395,6 +399,7 @@ fn check_transfer(entry: &Sqe, access: Access) -> Result<(), i32> {
     if entry.offset < 0 || too_many {
         return Err(libc::EINVAL);
     }
+    check_priority(entry.priority)?;
     let flags = entry.rw_flags;
     let contradict = abi::RWF_APPEND | abi::RWF_NOAPPEND;
     if flags & contradict == contradict {
@@ -403,6 +408,38 @@ fn check_transfer(entry: &Sqe, access: Access) -> Result<(), i32> {
     match flags & !KNOWN_FLAGS {
         0 => Ok(()),
         _ => Err(libc::EOPNOTSUPP),
+    }
+}
+
+/// Checks that a transfer does not end beyond the largest offset.
+#[inline]
+fn check_end(entry: &Sqe, memory: &Memory) -> Result<(), i32> {
+    let len = memory.len().min(abi::MAX_RW_COUNT);
+    match (entry.offset as u64).saturating_add(len) <= i64::MAX as u64 {
+        true => Ok(()),
+        false => Err(libc::EINVAL),
+    }
+}
+
+/// Checks the class of an I/O priority, as `ioprio_check_cap` of the kernel does. It has no effect here, so a
+/// real-time one needs no privilege.
+#[inline]
+fn check_priority(priority: u16) -> Result<(), i32> {
+    let class = priority >> abi::IOPRIO_CLASS_SHIFT;
+    let is_valid =
+        priority == 0 || (abi::IOPRIO_CLASS_RT..=abi::IOPRIO_CLASS_IDLE).contains(&class);
+    match is_valid {
+        true => Ok(()),
+        false => Err(libc::EINVAL),
+    }
+}
+
+/// Checks that a sync has no field of a transfer.
+#[inline]
+fn check_sync(entry: &Sqe) -> Result<(), i32> {
+    match (entry.addr, entry.len, entry.offset, entry.rw_flags) {
+        (0, 0, 0, 0) => Ok(()),
+        _ => Err(libc::EINVAL),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+#[cfg(feature = "simulation")]
+use super::simulated_time::{FileOfDisk, SimulatedTime};
 use crate::backend::aio::AioBackend;
 use crate::backend::any::{AnyBackend, AnySubmitter};
 use crate::backend::blocking::{self, BlockingBackend};
@@ -20,10 +22,30 @@ pub(super) struct Fixture {
     pub(super) backend: AnyBackend,
     pub(super) submitter: AnySubmitter,
     pub(super) eventfd: OwnedFd,
+    /// The disk and the clock of the simulated backend.
+    #[cfg(feature = "simulation")]
+    simulated: Option<SimulatedTime>,
 }
 
 /// Runs `test` over each backend that works on this machine.
 pub(super) fn on_each_backend(test: impl Fn(&mut Fixture)) {
+    on_each_polling_backend(&test);
+    #[cfg(feature = "simulation")]
+    on_the_simulated_backend(test);
+}
+
+/// Runs `test` over the simulated backend, in a runtime whose clock is paused.
+#[cfg(feature = "simulation")]
+pub(super) fn on_the_simulated_backend(test: impl FnOnce(&mut Fixture)) {
+    let mut fixture = Fixture::simulated();
+    let runtime = fixture.simulated_time().runtime.handle().clone();
+    let _in_runtime = runtime.enter(); // the clock of the disk is that of the runtime
+    test(&mut fixture);
+}
+
+/// As [`on_each_backend`], without the simulated backend, which refuses polls: a simulated disk has regular files
+/// only, and these are always ready.
+pub(super) fn on_each_polling_backend(test: impl Fn(&mut Fixture)) {
     match AioBackend::setup(16) {
         Ok(aio) => test(&mut Fixture::new(AnyBackend::Aio(aio))),
         Err(error) => println!("skipped for kernel AIO, which is not available here: {error}"),
@@ -45,7 +67,22 @@ impl Fixture {
             submitter: backend.submitter(Some(eventfd.as_raw_fd())),
             backend,
             eventfd,
+            #[cfg(feature = "simulation")]
+            simulated: None,
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    fn simulated() -> Fixture {
+        let (simulated, backend) = SimulatedTime::with_backend();
+        let mut fixture = Fixture::new(AnyBackend::Simulated(backend));
+        fixture.simulated = Some(simulated);
+        fixture
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulated_time(&self) -> &SimulatedTime {
+        self.simulated.as_ref().expect("the simulated backend")
     }
 
     pub(super) fn blocking() -> Fixture {
@@ -92,6 +129,13 @@ impl Fixture {
         false
     }
 
+    pub(super) fn is_simulated(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return self.simulated.is_some();
+        #[cfg(not(feature = "simulation"))]
+        false
+    }
+
     pub(super) fn is_aio(&self) -> bool {
         matches!(self.backend, AnyBackend::Aio(_))
     }
@@ -135,6 +179,35 @@ impl Fixture {
         Ok(())
     }
 
+    /// A file with `content` that requests of this backend can name. Its descriptor can be read and written.
+    pub(super) fn file_with(&self, content: &[u8]) -> ContractFile {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            let file = simulated.file(true, true);
+            file.fill(content);
+            return ContractFile::Simulated(file);
+        }
+        ContractFile::Kernel(file_with(content))
+    }
+
+    /// A file that can only be read.
+    pub(super) fn read_only_file(&self) -> ContractFile {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return ContractFile::Simulated(simulated.file(true, false));
+        }
+        ContractFile::Kernel(File::open("/dev/null").unwrap())
+    }
+
+    /// A file that can only be written.
+    pub(super) fn write_only_file(&self) -> ContractFile {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return ContractFile::Simulated(simulated.file(false, true));
+        }
+        ContractFile::Kernel(File::options().write(true).open("/dev/null").unwrap())
+    }
+
     /// Submits a poll.
     pub(super) fn poll(&self, file: &impl AsRawFd, events: i16, user_data: u64) -> Result<(), i32> {
         // SAFETY: a poll has no memory.
@@ -155,7 +228,9 @@ impl Fixture {
                 break;
             }
             self.wait_for_signal();
-            blocking::drain(&self.eventfd);
+            if !self.is_simulated() {
+                blocking::drain(&self.eventfd);
+            }
         }
         assert_eq!(completions.len(), wanted);
         let mut completions: Vec<_> = completions
@@ -176,8 +251,20 @@ impl Fixture {
         self.completions(1)[0]
     }
 
-    /// Waits until the eventfd has been signalled.
+    /// Gives requests time to complete, for those who do not wait for a signal.
+    pub(super) fn pause(&self) {
+        match self.is_simulated() {
+            true => self.wait_for_signal(), // else no time passes
+            false => std::thread::yield_now(),
+        }
+    }
+
+    /// Waits until the eventfd has been signalled, or the driver task of the simulated backend was woken.
     pub(super) fn wait_for_signal(&self) {
+        #[cfg(feature = "simulation")]
+        if let Some(simulated) = &self.simulated {
+            return simulated.wait_for_wakeup();
+        }
         let signalled = libc::pollfd {
             fd: self.eventfd.as_raw_fd(),
             events: libc::POLLIN,
@@ -194,6 +281,33 @@ impl Fixture {
             Ok(()) => u64::from_ne_bytes(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A file of the kernel or of a simulated disk.
+pub(super) enum ContractFile {
+    Kernel(File),
+    #[cfg(feature = "simulation")]
+    Simulated(FileOfDisk),
+}
+
+impl ContractFile {
+    pub(super) fn content(&self) -> Vec<u8> {
+        match self {
+            ContractFile::Kernel(file) => content(file),
+            #[cfg(feature = "simulation")]
+            ContractFile::Simulated(file) => file.content(),
+        }
+    }
+}
+
+impl AsRawFd for ContractFile {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            ContractFile::Kernel(file) => file.as_raw_fd(),
+            #[cfg(feature = "simulation")]
+            ContractFile::Simulated(file) => file.as_raw_fd(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM};
 
 use super::contract_fixture::{
-    Fixture, file_with, in_forked_child, on_each_backend, pipe, poll, sync,
+    Fixture, file_with, in_forked_child, on_each_polling_backend, pipe, poll, sync,
 };
 use crate::backend::aio::{AioBackend, PollsInFlight};
 use crate::backend::any::AnyBackend;
@@ -27,7 +27,7 @@ const HUP: i64 = POLLHUP as i64;
 
 #[test]
 fn a_poll_completes_when_there_is_something_to_read() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         fixture.poll(&reader, READ, 7).unwrap();
         assert!(fixture.is_quiet());
@@ -38,7 +38,7 @@ fn a_poll_completes_when_there_is_something_to_read() {
 
 #[test]
 fn a_poll_may_report_more_than_it_asked_for() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         fixture.poll(&reader, POLLIN, 7).unwrap();
         writer.write_all(b"!").unwrap();
@@ -50,7 +50,7 @@ fn a_poll_may_report_more_than_it_asked_for() {
 
 #[test]
 fn a_poll_of_a_ready_file_completes_at_once() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (_reader, writer) = pipe();
         fixture.poll(&writer, POLLOUT | READ, 7).unwrap();
         assert_eq!(fixture.next_completion(), (7, OUT));
@@ -59,7 +59,7 @@ fn a_poll_of_a_ready_file_completes_at_once() {
 
 #[test]
 fn a_poll_reports_a_hangup_unasked() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, writer) = pipe();
         fixture.poll(&reader, 0, 7).unwrap();
         assert!(fixture.is_quiet());
@@ -70,7 +70,7 @@ fn a_poll_reports_a_hangup_unasked() {
 
 #[test]
 fn a_poll_reports_an_error_unasked() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, writer) = pipe();
         drop(reader);
         fixture.poll(&writer, 0, 7).unwrap();
@@ -80,7 +80,7 @@ fn a_poll_reports_an_error_unasked() {
 
 #[test]
 fn a_regular_file_is_ready_for_everything() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let file = file_with(b"");
         fixture.poll(&file, READ | POLLOUT, 7).unwrap();
         assert_eq!(fixture.next_completion(), (7, IN | OUT));
@@ -89,7 +89,7 @@ fn a_regular_file_is_ready_for_everything() {
 
 #[test]
 fn a_poll_outlives_the_descriptor_that_it_was_submitted_with() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         fixture.poll(&reader, READ, 7).unwrap();
         drop(reader);
@@ -100,7 +100,7 @@ fn a_poll_outlives_the_descriptor_that_it_was_submitted_with() {
 
 #[test]
 fn a_cancelled_poll_completes_without_events() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         fixture.poll(&reader, READ, 7).unwrap();
         assert!(fixture.cancel(7));
@@ -110,7 +110,7 @@ fn a_cancelled_poll_completes_without_events() {
 
 #[test]
 fn a_poll_that_has_completed_is_not_found() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         writer.write_all(b"!").unwrap();
         fixture.poll(&reader, READ, 7).unwrap();
@@ -123,7 +123,7 @@ fn a_poll_that_has_completed_is_not_found() {
 
 #[test]
 fn a_poll_is_found_once() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         fixture.poll(&reader, READ, 7).unwrap();
         assert!(fixture.cancel(7));
@@ -135,7 +135,7 @@ fn a_poll_is_found_once() {
 
 #[test]
 fn cancelling_one_of_two_polls_of_a_descriptor_leaves_the_other() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         fixture.poll(&reader, READ, 1).unwrap();
         fixture.poll(&reader, READ, 2).unwrap();
@@ -149,7 +149,7 @@ fn cancelling_one_of_two_polls_of_a_descriptor_leaves_the_other() {
 
 #[test]
 fn all_polls_of_a_file_complete() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         for user_data in 0..5 {
             fixture.poll(&reader, READ, user_data).unwrap();
@@ -162,7 +162,7 @@ fn all_polls_of_a_file_complete() {
 
 #[test]
 fn one_poll_comes_after_another() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (mut reader, mut writer) = pipe();
         for _ in 0..50 {
             for user_data in 0..2 {
@@ -177,7 +177,7 @@ fn one_poll_comes_after_another() {
 
 #[test]
 fn polls_and_syncs_share_a_batch() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         let file = file_with(b"");
         let batch = [
@@ -197,7 +197,7 @@ fn polls_and_syncs_share_a_batch() {
 
 #[test]
 fn a_poll_behind_a_refused_entry_is_not_in_flight() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         let file = file_with(b"");
         let malformed = Sqe {
@@ -222,7 +222,7 @@ fn a_poll_behind_a_refused_entry_is_not_in_flight() {
 
 #[test]
 fn a_poll_of_no_file_is_refused() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let path = File::options()
             .read(true)
             .custom_flags(libc::O_PATH)
@@ -239,7 +239,7 @@ fn a_poll_of_no_file_is_refused() {
 
 #[test]
 fn a_poll_with_the_fields_of_a_transfer_is_refused() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         let good = poll(&reader, READ, 7);
         let bad = [
@@ -266,7 +266,7 @@ fn a_poll_with_the_fields_of_a_transfer_is_refused() {
 
 #[test]
 fn a_poll_that_was_refused_can_be_submitted_again() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         // SAFETY: polls have no memory.
         unsafe { fixture.refusal(&poll(&-1, READ, 7)) }.unwrap_err();
@@ -278,7 +278,7 @@ fn a_poll_that_was_refused_can_be_submitted_again() {
 
 #[test]
 fn a_second_poll_of_the_same_user_data_is_refused() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         let (other, _other_writer) = pipe();
         fixture.poll(&reader, READ, 7).unwrap();
@@ -296,7 +296,7 @@ fn a_second_poll_of_the_same_user_data_is_refused() {
 
 #[test]
 fn cancelling_before_the_submission_has_no_effect() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, mut writer) = pipe();
         assert!(!fixture.cancel(7));
         fixture.poll(&reader, READ, 7).unwrap();
@@ -308,7 +308,7 @@ fn cancelling_before_the_submission_has_no_effect() {
 
 #[test]
 fn dropping_a_backend_does_not_wait_for_polls() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let fresh = match &fixture.backend {
             AnyBackend::Aio(_) => AnyBackend::Aio(AioBackend::setup(16).unwrap()),
             AnyBackend::Blocking(_) => AnyBackend::Blocking(BlockingBackend::new()),
@@ -329,7 +329,7 @@ fn dropping_a_backend_does_not_wait_for_polls() {
 
 #[test]
 fn a_cancelled_poll_completes_once_whatever_comes_first() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         for user_data in 0..300 {
             let (reader, mut writer) = pipe();
             fixture.poll(&reader, READ, user_data).unwrap();
@@ -347,7 +347,7 @@ fn a_cancelled_poll_completes_once_whatever_comes_first() {
 
 #[test]
 fn a_poll_that_is_cancelled_until_it_is_found_completes_once() {
-    on_each_backend(|fixture| {
+    on_each_polling_backend(|fixture| {
         let (reader, _writer) = pipe();
         for user_data in 0..300 {
             std::thread::scope(|scope| {
@@ -423,18 +423,10 @@ fn the_blocking_backend_closes_the_file_of_a_cancelled_poll() {
 
 #[test]
 fn a_poll_after_the_drop_of_a_blocking_backend_is_refused() {
-    let Fixture {
-        backend,
-        submitter,
-        eventfd,
-    } = Fixture::blocking();
-    drop(backend);
+    let mut fixture = Fixture::blocking();
+    let other = AnyBackend::Blocking(BlockingBackend::new());
+    drop(std::mem::replace(&mut fixture.backend, other));
     let (reader, _writer) = pipe();
-    let fixture = Fixture {
-        backend: AnyBackend::Blocking(BlockingBackend::new()),
-        submitter,
-        eventfd,
-    };
     assert_eq!(fixture.poll(&reader, READ, 7), Err(libc::EINVAL));
 }
 
@@ -460,7 +452,7 @@ fn the_poll_thread_runs_while_a_poll_waits() {
 
 #[test]
 fn a_forked_child_uses_neither_polls_nor_their_locks() {
-    on_each_backend(|fixture| match &fixture.backend {
+    on_each_polling_backend(|fixture| match &fixture.backend {
         AnyBackend::Aio(aio) => {
             let polls = Arc::clone(aio.polls());
             check_forked_child(fixture, &polls, || polls.hold());

@@ -533,6 +533,7 @@ fn a_submitter_that_is_left_submits_nothing_and_keeps_no_descriptor() {
         backend,
         submitter,
         eventfd: _eventfd,
+        ..
     } = fixture;
     let shared = match &backend {
         crate::backend::AnyBackend::Uring(uring) => Arc::downgrade(uring.shared()),

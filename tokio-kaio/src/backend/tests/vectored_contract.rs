@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use super::contract_fixture::{content, file_with, on_each_backend, sync};
+use super::contract_fixture::{on_each_backend, sync};
 use crate::backend::{OpCode, Sqe};
 use crate::sys::abi::{RWF_APPEND, RWF_HIPRI, UIO_MAXIOV};
 
@@ -33,7 +33,7 @@ fn for_write(piece: &[u8]) -> libc::iovec {
 #[test]
 fn a_read_fills_one_piece_after_the_other() {
     on_each_backend(|fixture| {
-        let file = file_with(b"0123456789");
+        let file = fixture.file_with(b"0123456789");
         for rw_flags in [0, RWF_HIPRI] {
             let (mut first, mut second) = ([0; 3], [0; 4]);
             let iovecs = [for_read(&mut first), for_read(&mut second)];
@@ -52,13 +52,13 @@ fn a_read_fills_one_piece_after_the_other() {
 #[test]
 fn a_write_writes_one_piece_after_the_other() {
     on_each_backend(|fixture| {
-        let file = file_with(b"0123456789");
+        let file = fixture.file_with(b"0123456789");
         let iovecs = [for_write(b"ab"), for_write(b""), for_write(b"cde")];
         let write = transfer(OpCode::WriteVectored, &file, &iovecs, 1);
         // SAFETY: nobody writes to the memory.
         unsafe { fixture.submit(&[write]) }.unwrap();
         assert_eq!(fixture.next_completion(), (7, 5));
-        assert_eq!(content(&file), b"0abcde6789");
+        assert_eq!(file.content(), b"0abcde6789");
         let append = Sqe {
             rw_flags: RWF_APPEND,
             ..write
@@ -66,14 +66,14 @@ fn a_write_writes_one_piece_after_the_other() {
         // SAFETY: as above.
         unsafe { fixture.submit(&[append]) }.unwrap();
         assert_eq!(fixture.next_completion(), (7, 5));
-        assert_eq!(content(&file), b"0abcde6789abcde");
+        assert_eq!(file.content(), b"0abcde6789abcde");
     });
 }
 
 #[test]
 fn iovecs_are_not_used_after_the_submission() {
     on_each_backend(|fixture| {
-        let file = file_with(b"0123456789");
+        let file = fixture.file_with(b"0123456789");
         let (mut first, mut second) = ([0; 3], [0; 4]);
         let iovecs = vec![for_read(&mut first), for_read(&mut second)];
         let read = transfer(OpCode::ReadVectored, &file, &iovecs, 0);
@@ -88,7 +88,7 @@ fn iovecs_are_not_used_after_the_submission() {
 #[test]
 fn more_iovecs_than_allowed_are_refused() {
     on_each_backend(|fixture| {
-        let file = file_with(b"");
+        let file = fixture.file_with(b"");
         for opcode in [OpCode::ReadVectored, OpCode::WriteVectored] {
             let mut iovecs = vec![for_write(b""); UIO_MAXIOV as usize];
             let most = transfer(opcode, &file, &iovecs, 0);
@@ -106,7 +106,7 @@ fn more_iovecs_than_allowed_are_refused() {
 #[test]
 fn a_negative_offset_is_refused() {
     on_each_backend(|fixture| {
-        let file = file_with(b"");
+        let file = fixture.file_with(b"");
         let iovecs = [for_write(b"")];
         for (opcode, rw_flags) in [
             (OpCode::ReadVectored, 0),
@@ -127,7 +127,7 @@ fn a_negative_offset_is_refused() {
 #[test]
 fn a_transfer_past_the_largest_offset_is_refused() {
     on_each_backend(|fixture| {
-        let file = file_with(b"");
+        let file = fixture.file_with(b"");
         let mut memory = [0; 2];
         let iovecs = [for_read(&mut memory[..1]), for_write(b"0")];
         for rw_flags in [0, RWF_HIPRI] {
