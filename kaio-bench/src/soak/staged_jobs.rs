@@ -1,6 +1,9 @@
 //! Staged files: published, replaced, discarded and dropped.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio_kaio::{PublishMode, StagedFileBuilder};
@@ -59,11 +62,28 @@ pub(crate) async fn replace_files(mut job: SoakJob) -> Result<()> {
             tokio::fs::remove_file(&target).await?;
         }
     }
-    let mut entries = tokio::fs::read_dir(&job.dir).await?;
+    // A thread of the blocking pool removes a file that was dropped, a moment later.
+    let mut left = left_behind(&job.dir).await?;
+    for _ in 0..MAX_WAITS {
+        if left.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        left = left_behind(&job.dir).await?;
+    }
+    Err(format!("left behind: {left:?}").into())
+}
+
+/// Waits for files that were dropped: as many as take twenty minutes.
+const MAX_WAITS: usize = 120_000;
+
+/// A name in `dir` that is not that of the target.
+async fn left_behind(dir: &Path) -> Result<Option<OsString>> {
+    let mut entries = tokio::fs::read_dir(dir).await?;
     while let Some(entry) = entries.next_entry().await? {
         if entry.file_name() != "target" {
-            return Err(format!("left behind: {:?}", entry.file_name()).into());
+            return Ok(Some(entry.file_name()));
         }
     }
-    Ok(())
+    Ok(None)
 }
