@@ -104,6 +104,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no socket that is a file")]
     fn a_descriptor_that_nobody_takes_is_closed() {
         let (mut reader, writer) = UnixStream::pair().unwrap();
         let path = stored(File::from(OwnedFd::from(writer)));
