@@ -42,6 +42,20 @@ pub struct Settings {
     pub time_limit_ms: Option<u64>,
 }
 
+impl Settings {
+    /// Settings of a command whose tables each have a baseline of their own, and that records no latencies.
+    pub(crate) fn for_tables(rounds: u16, round_ms: u32, file_size: u64) -> Settings {
+        Settings {
+            rounds: rounds.into(),
+            round_ms: round_ms.into(),
+            latency_rounds: 0,
+            file_size,
+            baseline: "the first of each table".into(),
+            ..Settings::default()
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

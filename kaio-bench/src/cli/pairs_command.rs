@@ -16,14 +16,7 @@ pub(super) fn run(args: &PairsArgs) -> Result<()> {
     raise_soft_limits();
     let mut report = PairReport {
         machine: Machine::detect(),
-        settings: Settings {
-            rounds: args.rounds.into(),
-            round_ms: args.round_ms.into(),
-            latency_rounds: 0,
-            file_size: len,
-            baseline: "the first of each table".into(),
-            ..Settings::default()
-        },
+        settings: Settings::for_tables(args.rounds, args.round_ms, len),
         places: files.iter().map(|file| file.place.clone()).collect(),
         sets: Vec::new(),
     };

@@ -573,12 +573,7 @@ mod tests {
         assert_eq!(table.take_ended(), Some((5, canceled)));
         assert!(!table.has_given_back());
         assert_eq!(table.in_flight(), 0);
-        let mut unused = Vec::new();
-        table.move_unused(&mut unused);
-        assert_eq!(unused.len(), 1);
-        drop(unused); // by the caller, without a lock
-        let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
-        assert_eq!(closed, 0, "the file is closed");
+        assert_closes_its_file(&mut table, &mut reader);
         add(&mut table, OpCode::Write, 6).unwrap(); // of no file
         assert!(!table.keep(6));
     }
@@ -653,6 +648,20 @@ mod tests {
         assert_eq!(table.complete(key, 0), Completed::Entry(5, 0));
     }
 
+    /// Checks that `table` gives one descriptor to its caller, and that this was the last one of the file whose
+    /// other end is `reader`.
+    fn assert_closes_its_file(
+        table: &mut InFlightTable,
+        reader: &mut std::os::unix::net::UnixStream,
+    ) {
+        let mut unused = Vec::new();
+        table.move_unused(&mut unused);
+        assert_eq!(unused.len(), 1);
+        drop(unused); // by the caller, without a lock
+        let closed = std::io::Read::read(reader, &mut [0]).unwrap();
+        assert_eq!(closed, 0, "the file is closed");
+    }
+
     #[test]
     fn an_abandoned_write_keeps_its_file_until_it_is_done() {
         let (mut reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -668,12 +677,7 @@ mod tests {
         assert_ne!(table.entry(key).unwrap().fd, write.fd);
         let failed = -i64::from(libc::EIO);
         assert_eq!(table.complete(key, -libc::EIO), Completed::Entry(5, failed));
-        let mut unused = Vec::new();
-        table.move_unused(&mut unused);
-        assert_eq!(unused.len(), 1);
-        drop(unused); // by the caller, without a lock
-        let closed = std::io::Read::read(&mut reader, &mut [0]).unwrap();
-        assert_eq!(closed, 0, "the file is closed");
+        assert_closes_its_file(&mut table, &mut reader);
     }
 
     #[test]
