@@ -575,6 +575,10 @@ fn an_empty_append_dropped_before_a_thread_takes_it_does_not_block_the_next() {
 }
 
 #[test]
+#[cfg_attr(
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
+)]
 fn requests_waiting_for_a_thread_hold_slots() {
     Fixture::new(1)
         .policy(SubmitPolicy::Offload)
