@@ -24,6 +24,9 @@ pub use waiting::*;
 pub(crate) use child::in_child;
 
 use std::ffi::{CStr, c_void};
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 /// After this many requests that completed inline, further ones are submitted without an eventfd.
 pub const FAST_REQUESTS: usize = 20_000;
@@ -40,4 +43,15 @@ pub unsafe fn real_function<F: Copy>(name: &CStr) -> F {
     assert!(!symbol.is_null());
     // SAFETY: the caller promises the type.
     unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+/// A pipe: the end to read from, and the end to write to.
+pub fn pipe() -> (File, File) {
+    let mut fds = [-1; 2];
+    // SAFETY: `fds` has room for both descriptors.
+    let code = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(code, 0, "{}", io::Error::last_os_error());
+    // SAFETY: both descriptors are new, and nothing else owns them.
+    fds.map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+        .into()
 }

@@ -134,7 +134,7 @@ fn status_flags(file: &impl AsRawFd) -> i32 {
 
 #[tokio::test]
 async fn a_pipe_is_no_file_and_keeps_its_bytes_together_when_it_is_refused() {
-    let (mut reader, writer) = io::pipe().unwrap();
+    let (mut reader, writer) = pipe();
     let flags = status_flags(&writer);
     let into = [
         |fd: OwnedFd| File::from_std(fd.into()),
@@ -168,7 +168,7 @@ fn is_no_file(refused: &io::Error, name: &str) {
 
 #[tokio::test]
 async fn what_is_neither_a_file_nor_a_block_device_is_refused_however_it_is_opened() {
-    let (reader, _writer) = io::pipe().unwrap();
+    let (reader, _writer) = pipe();
     let (socket, _other) = UnixStream::pair().unwrap();
     let dir = fs::File::open("/").unwrap();
     let zero = fs::File::open("/dev/zero").unwrap();
@@ -557,8 +557,8 @@ fn blocking_calls_need_no_runtime_and_do_what_their_twins_do() {
         assert_eq!(file.alignment_blocking().unwrap(), twins.0);
         assert_eq!(file.atomic_writes_blocking().unwrap(), twins.1);
     }
-    let (pipe, _writer) = io::pipe().unwrap();
-    let path = PathBuf::from(format!("/proc/self/fd/{}", pipe.as_raw_fd()));
+    let (reader, _writer) = pipe();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
     is_no_file(&File::open_blocking(&path, false).unwrap_err(), "/proc");
     let buffered = OpenOptions::new()
         .read(true)

@@ -499,7 +499,7 @@ fn closing_gives_up_after_its_time_limit_outside_a_runtime() {
     if !is_kernel_aio_build() {
         return; // preadv2 refuses pipes
     }
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let builder = builder().submit_policy(SubmitPolicy::Offload);
     let (context, handle) = builder.build().unwrap();
     bounded(move || {

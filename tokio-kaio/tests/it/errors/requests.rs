@@ -247,8 +247,8 @@ fn files_without_support_for_an_operation_are_errors() {
             Some(libc::EBADF),
             "a directory is open for reading only"
         );
-        let (pipe, _writer) = io::pipe().unwrap();
-        let refused = handle.submit_request(&pipe, RawCommand::Fsync).await;
+        let (pipe_end, _writer) = pipe();
+        let refused = handle.submit_request(&pipe_end, RawCommand::Fsync).await;
         assert_eq!(
             submit_errno(refused),
             Some(libc::EINVAL),
