@@ -158,10 +158,11 @@ fn every_kind_of_operation_times_out() {
 )]
 fn a_read_of_an_empty_socket_ends_at_its_deadline() {
     for &backend in BACKENDS {
-        multi_thread().block_on(async {
+        current_thread().block_on(async {
             let (context, handle) = context_in((backend, SubmitPolicy::Offload), 4);
+            tokio::time::pause();
             let (reader, mut writer) = UnixStream::pair().unwrap();
-            let hurried = handle.with_timeout(SOON);
+            let hurried = handle.with_timeout(SECOND);
             let mut target = patterned_buffer(1, BLOCK);
             let command = RawCommand::Pread {
                 offset: 0,
@@ -169,8 +170,13 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
                 flags: READ,
                 len: LEN,
             };
-            let read = with_hang_guard(hurried.submit_request(&reader, command)).await;
-            match read {
+            let mut read = Box::pin(hurried.submit_request(&reader, command));
+            not_yet(&mut read).await;
+            // Before a thread takes it, it would be withdrawn.
+            let waiting = || handle.metrics().waiting_for_thread;
+            spin_until(|| waiting() == 0, waiting).await;
+            advance(2 * SECOND).await;
+            match read.await {
                 // A socket has no place to read at, says `pread`.
                 Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
                 read => {
@@ -183,6 +189,7 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
                     }
                 }
             }
+            tokio::time::resume();
             writer.write_all(b"late").unwrap();
             assert_idle(&handle, 4).await;
             with_hang_guard(context.close()).await;
