@@ -794,20 +794,26 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
 #[test]
 fn panicking_wakers_of_a_close_do_not_keep_others_from_closing() {
     current_thread().block_on(async {
+        let mut panicked = 0;
         for _ in 0..40 {
             let (context, _handle, background) = local_aio_context(1, true).unwrap();
             let mut close = Box::pin(context.close());
             let bomb = Arc::new(Bomb(AtomicUsize::new(0)));
             let waker = Waker::from(Arc::clone(&bomb));
             let polled = close.as_mut().poll(&mut Context::from_waker(&waker));
-            if cfg!(any(kaio_force_threads, kaio_force_uring)) && polled.is_ready() {
-                continue;
+            if polled.is_ready() {
+                continue; // the teardown was faster than this thread
             }
-            assert!(polled.is_pending(), "io_destroy takes a while");
             drop(background);
             let woken = || bomb.0.load(Ordering::SeqCst);
             wait_until(|| woken() > 0, woken).await;
+            panicked += 1;
         }
+        // `io_destroy` takes milliseconds.
+        assert!(
+            panicked > 0 || !is_kernel_aio_build(),
+            "no waker has panicked"
+        );
         let (context, _handle) = aio_context(1, true).unwrap();
         with_hang_guard(context.close()).await;
     });

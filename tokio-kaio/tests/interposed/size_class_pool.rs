@@ -105,9 +105,12 @@ fn a_populated_pool_is_resident_from_the_start() {
     if !in_child!() {
         return;
     }
+    // Counted page by page: the counters of `statm` lag behind.
     let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        let smaps = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let line = smaps.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<usize>().unwrap() << 10
     };
     let before = resident();
     let lazy = pool(64 << 20);
