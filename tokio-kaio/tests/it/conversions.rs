@@ -119,8 +119,8 @@ async fn a_shared_file_becomes_a_std_file_with_a_duplicate_descriptor() {
 
 #[test]
 #[cfg_attr(
-    kaio_plain_policy,
-    ignore = "needs requests that wait for a blocking thread; Plain offloads none"
+    any(kaio_plain_policy, kaio_force_uring),
+    ignore = "needs requests that wait for a blocking thread; Plain offloads none, io_uring only merged writes"
 )]
 fn a_file_can_become_a_std_file_while_a_dropped_write_waits_for_a_thread() {
     let dir = disk_dir();

@@ -82,7 +82,7 @@ fn offloaded_requests_are_eagain_when_no_thread_can_be_started() {
 /// Modes in which every transfer takes a thread of the pool.
 fn ways_of_the_pool() -> impl Iterator<Item = Mode> {
     modes().filter(|mode| {
-        let policy_counts = mode.0 != Backend::IoUring;
+        let policy_counts = mode.0 != Backend::IoUring && !cfg!(kaio_plain_policy);
         mode.0 == Backend::ThreadPool || (policy_counts && mode.1 == SubmitPolicy::Offload)
     })
 }
