@@ -1,8 +1,10 @@
 //! What a file learns from the times that its submissions take.
 
+use std::fs;
 use std::pin::pin;
 
 use crate::common::*;
+use crate::{holds, undisturbed};
 use futures::poll;
 use tempfile::TempDir;
 use tokio_kaio::{AioCommandError, AioContextHandle, ReadFlags, SubmitPolicy, WriteFlags};
@@ -30,53 +32,56 @@ async fn sleeps(dir: &TempDir, blocks: std::ops::Range<u64>) -> Option<bool> {
     }
 }
 
+const WRITES: u64 = 100;
+
+/// Checks what a new file learns from its first writes.
+async fn learns(dir: &TempDir, handle: &AioContextHandle) -> Result<(), String> {
+    // Extending writes, then overwrites. On ext4 the first block, on btrfs both, on XFS none.
+    let (extending, overwriting) = (sleeps(dir, 0..WRITES).await, sleeps(dir, 0..WRITES).await);
+    let file = open_rw(dir, "file").await;
+    let bytes = patterned_buffer(0, BLOCK);
+    for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
+        for block in 0..20 {
+            // Learning takes a few writes.
+            let block = if what == "extends" { block } else { block % 10 };
+            write(handle, &file, block, &bytes).await.unwrap();
+        }
+        let before = handle.metrics();
+        let first = if what == "extends" { 20 } else { 0 };
+        for block in first..first + WRITES {
+            write(handle, &file, block, &bytes).await.unwrap();
+        }
+        let (refusals, offloads) = since(handle, &before);
+        let counted = || {
+            format!("where a write {what} the file: {refusals} refused, {offloads} from the pool")
+        };
+        match waits {
+            Some(true) => holds(refusals <= 2 && offloads + 8 >= WRITES, counted)?,
+            // A preempted submission looks like a slow one.
+            Some(false) => holds(offloads <= WRITES / 4, counted)?,
+            None => eprintln!("skipped: where a write {what} the file, it sleeps now and then"),
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_file_learns_which_of_its_writes_would_block() {
     let _alone = crate::alone();
     if !is_kernel_aio_build() {
         return;
     }
-    const WRITES: u64 = 100;
     Fixture::new(8)
         .policy(SubmitPolicy::NoWaitFirst)
         .run(async |case| {
-            let (dir, handle) = (case.dir, case.handle);
-            // Extending writes, then overwrites. On ext4 the first block, on btrfs both, on XFS
-            // none.
-            let (extending, overwriting) =
-                (sleeps(dir, 0..WRITES).await, sleeps(dir, 0..WRITES).await);
-            let file = open_rw(dir, "file").await;
-            let bytes = patterned_buffer(0, BLOCK);
-            for (waits, what) in [(extending, "extends"), (overwriting, "overwrites")] {
-                for block in 0..20 {
-                    // Learning takes a few writes.
-                    let block = if what == "extends" { block } else { block % 10 };
-                    write(&handle, &file, block, &bytes).await.unwrap();
+            undisturbed(async || {
+                let learnt = learns(case.dir, &case.handle).await;
+                for name in ["slept", "file"] {
+                    fs::remove_file(case.dir.path().join(name)).unwrap();
                 }
-                let before = handle.metrics();
-                let first = if what == "extends" { 20 } else { 0 };
-                for block in first..first + WRITES {
-                    write(&handle, &file, block, &bytes).await.unwrap();
-                }
-                let (refusals, offloads) = since(&handle, &before);
-                match waits {
-                    Some(true) => {
-                        assert!(refusals <= 2, "{refusals} attempts, for {WRITES} writes");
-                        assert!(
-                            offloads + 8 >= WRITES,
-                            "{offloads} of {WRITES} from the pool, where a write {what} the file"
-                        );
-                    }
-                    // A preempted submission looks like a slow one.
-                    Some(false) => assert!(
-                        offloads <= WRITES / 4,
-                        "{offloads} of {WRITES} from the pool, where a write {what} the file"
-                    ),
-                    None => {
-                        eprintln!("skipped: where a write {what} the file, it sleeps now and then")
-                    }
-                }
-            }
+                learnt
+            })
+            .await;
         });
 }
 
@@ -88,22 +93,29 @@ fn without_nowait_support_requests_soon_go_inline() {
     }
     let fixture = Fixture::new(8).policy(SubmitPolicy::NoWaitFirst);
     fixture.tmpfs().blocks(8).run(async |case| {
-        let (file, handle) = (case.file, case.handle);
-        let mut bytes = buffer(BLOCK);
-        for _ in 0..50 {
-            read_block(&handle, &file, 0, &mut bytes).await.unwrap();
-        }
-        let before = handle.metrics();
-        assert!(before.nowait_refusals >= 1);
-        for block in 0..200 {
-            let read = read_block(&handle, &file, block % 8 * LEN, &mut bytes).await;
-            assert_eq!(read.unwrap(), LEN);
-            assert!(is_pattern(block % 8, bytes.as_ref()));
-        }
-        // A preempted submission looks like a slow one; two in a row change the way of the next.
-        let (refusals, offloads) = since(&handle, &before);
-        assert_eq!(refusals, 0, "the flag is not tried again");
-        assert!(offloads <= 50, "{offloads} of 200 from the pool");
+        undisturbed(async || {
+            // Nothing is known about a file that was just opened.
+            let (file, handle) = (open_rw(case.dir, "data").await, &case.handle);
+            let start = handle.metrics();
+            let mut bytes = buffer(BLOCK);
+            for _ in 0..50 {
+                read_block(handle, &file, 0, &mut bytes).await.unwrap();
+            }
+            let before = handle.metrics();
+            assert!(before.since(&start).nowait_refusals >= 1);
+            for block in 0..200 {
+                let read = read_block(handle, &file, block % 8 * LEN, &mut bytes).await;
+                assert_eq!(read.unwrap(), LEN);
+                assert!(is_pattern(block % 8, bytes.as_ref()));
+            }
+            let (refusals, offloads) = since(handle, &before);
+            assert_eq!(refusals, 0, "the flag is not tried again");
+            // A preempted submission looks like a slow one; two in a row change the way of the next.
+            holds(offloads <= 50, || {
+                format!("{offloads} of 200 from the pool")
+            })
+        })
+        .await;
     });
 }
 
@@ -117,25 +129,29 @@ fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
         .policy(SubmitPolicy::NoWaitFirst)
         .blocks(8)
         .run(async |case| {
-            let (file, handle) = (case.file, case.handle);
-            let mut bytes = buffer(BLOCK);
-            let mut read = async |flags| {
-                let read = file.read_at(&handle, 0, &mut bytes, LEN, flags);
-                read.await
-            };
-            read(ReadFlags::empty()).await.unwrap();
-            let unknown = ReadFlags::from_bits_retain(1 << 30);
-            let error = read(unknown).await.unwrap_err();
-            assert!(matches!(error, AioCommandError::IoSubmit(_)), "{error}");
-            assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
-            let before = handle.metrics();
-            for _ in 0..20 {
+            undisturbed(async || {
+                let (file, handle) = (open_rw(case.dir, "data").await, &case.handle);
+                let mut bytes = buffer(BLOCK);
+                let mut read = async |flags| {
+                    let read = file.read_at(handle, 0, &mut bytes, LEN, flags);
+                    read.await
+                };
                 read(ReadFlags::empty()).await.unwrap();
-            }
-            // A preempted submission looks like a slow one.
-            let (refusals, offloads) = since(&handle, &before);
-            assert_eq!(refusals, 0);
-            assert!(offloads < 4, "{offloads} of 20 from the pool");
+                let unknown = ReadFlags::from_bits_retain(1 << 30);
+                let error = read(unknown).await.unwrap_err();
+                assert!(matches!(error, AioCommandError::IoSubmit(_)), "{error}");
+                assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+                let before = handle.metrics();
+                for _ in 0..20 {
+                    read(ReadFlags::empty()).await.unwrap();
+                }
+                // A preempted submission looks like a slow one, and a full queue of the device refuses.
+                let (refusals, offloads) = since(handle, &before);
+                holds(refusals == 0 && offloads < 4, || {
+                    format!("{refusals} of 20 refused, {offloads} from the pool")
+                })
+            })
+            .await;
         });
 }
 
@@ -143,7 +159,9 @@ fn an_unknown_flag_of_the_caller_does_not_end_nowait_attempts() {
 /// blocks. A vectored write has two pieces: with one piece it would be a plain write.
 async fn offloads(dir: &TempDir, handle: &AioContextHandle, vectored: bool) -> [u64; 2] {
     const LEN: usize = 2 * BLOCK;
-    let file = open_rw(dir, &format!("learned-{vectored}")).await;
+    let name = format!("learned-{vectored}");
+    let _ = fs::remove_file(dir.path().join(&name)); // of the attempt before
+    let file = open_rw(dir, &name).await;
     let bytes = buffer(LEN);
     let parts = &[bytes.part(..BLOCK), bytes.part(BLOCK..)];
     let mut offloads = [0; 2];
@@ -171,15 +189,18 @@ const LEARNING_WRITES: u64 = 400;
 fn vectored_writes_learn_what_plain_writes_learn() {
     let _alone = crate::alone();
     Fixture::new(8).every_dir().run(async |case| {
-        let plain = offloads(case.dir, &case.handle, false).await;
-        let vectored = offloads(case.dir, &case.handle, true).await;
-        for (plain, vectored) in plain.into_iter().zip(vectored) {
-            // A class of a file learns within a dozen requests. Some later ones are probes, or watched.
-            let surplus = vectored.saturating_sub(plain);
-            assert!(
-                surplus < LEARNING_WRITES / 8,
-                "plain writes: {plain} offloads, vectored writes: {vectored}"
-            );
-        }
+        undisturbed(async || {
+            let plain = offloads(case.dir, &case.handle, false).await;
+            let vectored = offloads(case.dir, &case.handle, true).await;
+            for (plain, vectored) in plain.into_iter().zip(vectored) {
+                // A class of a file learns within a dozen requests. Some later ones are probes, or watched.
+                let surplus = vectored.saturating_sub(plain);
+                holds(surplus < LEARNING_WRITES / 8, || {
+                    format!("plain writes: {plain} offloads, vectored writes: {vectored}")
+                })?;
+            }
+            Ok(())
+        })
+        .await;
     });
 }

@@ -17,3 +17,24 @@ fn alone() -> MutexGuard<'static, ()> {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+/// Repeats `attempt` until it succeeds, at most ten times: other load on the machine disturbs some attempts, a
+/// fault of the library all of them.
+async fn undisturbed(mut attempt: impl AsyncFnMut() -> Result<(), String>) {
+    let mut errors = Vec::new();
+    while errors.len() < 10 {
+        match attempt().await {
+            Ok(()) => return,
+            Err(error) => errors.push(error),
+        }
+    }
+    panic!("ten times: {}", errors.join("; "));
+}
+
+/// `Ok`, or what is wrong.
+fn holds(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    match condition {
+        true => Ok(()),
+        false => Err(otherwise()),
+    }
+}
