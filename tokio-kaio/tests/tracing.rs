@@ -7,10 +7,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::*;
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use tokio::runtime::Builder;
 use tokio_kaio::{AioContextBuilder, AioContextHandle, Backend, IoGroup, SubmitPolicy, WriteFlags};
 use tracing::field::{Field, Visit};
@@ -251,21 +252,34 @@ fn operations_of_a_group_name_it_and_a_long_wait_is_an_event() {
         let dir = disk_dir();
         let file = patterned_file(&dir, 8).await;
         let (context, handle) = AioContextBuilder::new(4).build().unwrap();
-        let grouped = handle.with_group(&IoGroup::new("backup").with_max_iops(20));
+        let group = IoGroup::new("backup");
+        let grouped = handle.with_group(&group);
         let mut bytes = buffer(BLOCK);
-        for _ in 0..2 {
-            read_block(&grouped, &file, 0, &mut bytes).await.unwrap();
-        }
+        // The second of two reads waits for an hour, or until the limit is lifted.
+        let lift = async || {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            group.set_max_bandwidth(0);
+        };
+        group.set_max_bandwidth(1);
+        read_block(&grouped, &file, 0, &mut bytes).await.unwrap();
+        let (read, ()) = join(read_block(&grouped, &file, 0, &mut bytes), lift()).await;
+        read.unwrap();
+        group.set_max_bandwidth(1);
+        read_block(&grouped, &file, 0, &mut bytes).await.unwrap();
         let mut batch = grouped.owned_batch();
         batch.read(&file, 0, buffer(BLOCK));
-        batch.all().await;
+        join(batch.all(), lift()).await;
         read_block(&handle, &file, 0, &mut bytes).await.unwrap();
         let spans = keeper.spans();
         let groups: Vec<_> = spans.iter().map(|span| span.get("group")).collect();
         let backup = Some("backup");
-        assert_eq!(groups, [backup, backup, backup, None]);
+        assert_eq!(groups, [backup, backup, backup, backup, None]);
         let events = keeper.events("waited for the turn");
-        assert_eq!(events.len(), 2, "the second and the third read: {events:?}");
+        assert_eq!(
+            events.len(),
+            2,
+            "the second read, and the batch: {events:?}"
+        );
         assert_eq!(events[0].0, Level::DEBUG);
         assert_eq!(events[0].1.get("group"), backup);
         let micros: u64 = events[0].1.get("micros").unwrap().parse().unwrap();
