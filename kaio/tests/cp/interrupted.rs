@@ -82,7 +82,7 @@ fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_
     let child = start(
         &dir,
         &[
-            "--limit", "1M", "--depth", "1", "--bs", "64k", "source", "copy",
+            "--limit", "200k", "--depth", "1", "--bs", "64k", "source", "copy",
         ],
     );
     std::fs::File::options()
@@ -106,7 +106,7 @@ fn a_source_that_is_written_during_the_copy_is_a_warning() {
     let child = start(
         &dir,
         &[
-            "--limit", "1M", "--depth", "1", "--bs", "64k", "source", "copy",
+            "--limit", "200k", "--depth", "1", "--bs", "64k", "source", "copy",
         ],
     );
     std::fs::File::options()
@@ -128,7 +128,7 @@ fn a_source_whose_hole_is_truncated_during_the_copy_is_an_error() {
     let path = dir.file("source", bytes(512 << 10));
     let source = File::options().write(true).open(path).unwrap();
     source.set_len(8 << 20).unwrap();
-    let child = start(&dir, &["--limit", "1M", "--bs", "64k", "source", "copy"]);
+    let child = start(&dir, &["--limit", "100k", "--bs", "64k", "source", "copy"]);
     source.set_len(1 << 20).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);
@@ -153,7 +153,7 @@ fn a_target_that_another_program_makes_during_the_copy_is_an_error_and_is_kept()
     dir.file("source", bytes(1 << 20));
     // First it is created, then it is replaced.
     for round in ["created", "replaced"] {
-        let child = start(&dir, &["--limit", "1M", "--bs", "64k", "source", "copy"]);
+        let child = start(&dir, &["--limit", "200k", "--bs", "64k", "source", "copy"]);
         dir.file("other", round);
         std::fs::rename(dir.join("other"), dir.join("copy")).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -193,7 +193,7 @@ fn a_directory_that_is_removed_during_the_copy_does_not_prevent_the_other_copies
     for number in 0..4 {
         dir.file(&format!("tree/{number}"), bytes(100_000));
     }
-    let child = start(&dir, &["-r", "--limit", "400k", "tree", "copy"]);
+    let child = start(&dir, &["-r", "--limit", "100k", "tree", "copy"]);
     std::fs::remove_dir(dir.join("tree/sub")).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);
