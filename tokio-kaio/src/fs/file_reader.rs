@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, SeekFrom};
 use std::ops::{Bound, Range, RangeBounds};
-use std::os::unix::fs::FileTypeExt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,7 +17,7 @@ use tokio::task::coop;
 use super::File;
 use super::chunk_buffers::ChunkBuffers;
 use super::dispatch::run_on_file;
-use super::file::FileInner;
+use super::file_len::file_len;
 use super::read_plan::ReadPlan;
 use super::read_write_op::ReadOp;
 use super::stream_error::StreamError;
@@ -628,22 +627,12 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> Chunk<M, A, L> {
 /// Queries the file, on tokio's blocking pool.
 async fn query(file: File) -> io::Result<QueryResult> {
     let alignment = file.alignment().await?;
-    let len = run_on_file(Arc::clone(&file.inner), len_of).await?;
+    let len = run_on_file(Arc::clone(&file.inner), |file| file_len(&file.open)).await?;
     Ok(QueryResult {
         block: alignment.read_offset.max(alignment.memory as u64),
         memory_alignment: alignment.memory.next_power_of_two(),
         len,
     })
-}
-
-/// Returns the length of a file or a block device.
-fn len_of(file: &FileInner) -> io::Result<u64> {
-    let metadata = file.open.metadata()?;
-    match metadata.file_type().is_block_device() {
-        // The position of the descriptor has no meaning for reads and writes at offsets.
-        true => file.file().seek(SeekFrom::End(0)),
-        false => Ok(metadata.len()),
-    }
 }
 
 impl<M, A, L> AsyncRead for FileReader<M, A, L>

@@ -15,6 +15,7 @@ mod edge_write;
 mod file;
 mod file_call;
 mod file_facts;
+mod file_len;
 mod file_reader;
 #[cfg(feature = "bytes")]
 mod file_stream;

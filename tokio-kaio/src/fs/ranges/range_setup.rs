@@ -1,8 +1,6 @@
 //! [`RangeSetup`]: what has to be known of a file before its ranges are read.
 
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -10,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::fs::File;
 use crate::fs::chunk_buffers::pooled_buffer;
 use crate::fs::dispatch::run_on_file;
-use crate::op::OpenFile;
+use crate::fs::file_len::file_len;
 use crate::{AioCommandError, AlignedBuf, Alignment, SizeClassPool};
 
 /// The alignment of a file, and its end if that matters.
@@ -42,7 +40,7 @@ impl RangeSetup {
     ///
     /// # Errors
     ///
-    /// `IoSubmit`: those of [`File::alignment`], `fstat(2)`.
+    /// `IoSubmit`: those of [`File::alignment`] and [`file_len`].
     pub(super) async fn query(
         file: &File,
         ranges: &[Range<u64>],
@@ -50,7 +48,7 @@ impl RangeSetup {
         let alignment = file.alignment().await.map_err(AioCommandError::IoSubmit)?;
         let mut end = LARGEST_END;
         if needs_end(ranges) {
-            let found = run_on_file(Arc::clone(&file.inner), |file| end_of(&file.open)).await;
+            let found = run_on_file(Arc::clone(&file.inner), |file| file_len(&file.open)).await;
             end = end.min(found.map_err(AioCommandError::IoSubmit)?);
         }
         Ok(RangeSetup::new(alignment, end))
@@ -113,20 +111,6 @@ fn needs_end(ranges: &[Range<u64>]) -> bool {
     ranges.iter().any(is_long)
 }
 
-/// Returns the length of a file or block device. `u64::MAX`: it is not known.
-fn end_of(file: &OpenFile) -> io::Result<u64> {
-    let metadata = file.metadata()?;
-    if !metadata.file_type().is_block_device() {
-        return Ok(metadata.len());
-    }
-    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
-    let sectors = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"));
-    let sectors = sectors
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    Ok(sectors.map_or(u64::MAX, |sectors| sectors.saturating_mul(512)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,21 +147,5 @@ mod tests {
             );
         }
         setup.buffer(&pool, u64::MAX).unwrap_err();
-    }
-
-    #[test]
-    fn a_block_device_and_a_file_have_an_end() {
-        let file = OpenFile::new(std::fs::File::open("/proc/self/exe").unwrap());
-        assert!(end_of(&file).unwrap() > 0);
-        let devices = std::fs::read_dir("/dev").unwrap().flatten();
-        let blocks =
-            devices.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_block_device()));
-        match blocks
-            .filter_map(|entry| std::fs::File::open(entry.path()).ok())
-            .next()
-        {
-            Some(device) => assert_ne!(end_of(&OpenFile::new(device)).unwrap(), u64::MAX),
-            None => eprintln!("skipped: no block device can be opened here"),
-        }
     }
 }
