@@ -356,6 +356,19 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         Some((end, self.with_deadline(end)))
     }
 
+    /// The deadline and the handle of `limited`, which [`limited`](Self::limited) has returned. Without a time
+    /// limit, this handle.
+    #[inline]
+    pub(crate) fn or_limited<'h>(
+        &'h self,
+        limited: &'h Option<(tokio::time::Instant, Self)>,
+    ) -> (Option<tokio::time::Instant>, &'h Self) {
+        match limited {
+            Some((deadline, limited)) => (Some(*deadline), limited),
+            None => (None, self),
+        }
+    }
+
     /// Number of free slots: requests that can be made now without waiting. A request takes a slot when
     /// it is queued or submitted, and holds it until the kernel is done, also if its future was dropped.
     ///

@@ -63,10 +63,7 @@ impl File {
         flags: ReadFlags,
     ) -> Result<u64, AioCommandError> {
         let limited = aio_handle.limited();
-        let (deadline, aio_handle) = match &limited {
-            Some((deadline, limited)) => (Some(*deadline), limited),
-            None => (None, aio_handle),
-        };
+        let (deadline, aio_handle) = aio_handle.or_limited(&limited);
         checked_range(offset, buffer.len())?;
         let alignment = aio_handle.with_time_limit(deadline, async {
             self.alignment().await.map_err(AioCommandError::IoSubmit)
@@ -209,10 +206,7 @@ impl File {
         flags: WriteFlags,
     ) -> Result<(), AioCommandError> {
         let limited = aio_handle.limited();
-        let (deadline, aio_handle) = match &limited {
-            Some((deadline, limited)) => (Some(*deadline), limited),
-            None => (None, aio_handle),
-        };
+        let (deadline, aio_handle) = aio_handle.or_limited(&limited);
         let flags = self.write_flags(flags);
         let offset = match flags.contains(WriteFlags::APPEND) {
             true => 0, // an append ignores the caller's offset

@@ -70,10 +70,7 @@ impl File {
     ) -> Result<Bytes, AioCommandError> {
         check_range(&range)?;
         let limited = aio_handle.limited();
-        let (deadline, aio_handle) = match &limited {
-            Some((deadline, limited)) => (Some(*deadline), limited),
-            None => (None, aio_handle),
-        };
+        let (deadline, aio_handle) = aio_handle.or_limited(&limited);
         let ranges = slice::from_ref(&range);
         let setup = match RangeSetup::known(self, ranges) {
             Some(setup) => setup,
