@@ -1,6 +1,5 @@
 //! Errors of operations and contexts. Their texts say what to do.
 
-#[cfg(feature = "bytes")]
 use std::ops::Range;
 use std::{fmt, fs, io};
 
@@ -538,7 +537,6 @@ struct ReversedRange {
 }
 
 /// Adds the place to the error of one of several reads.
-#[cfg(feature = "bytes")]
 pub(crate) fn failed_read(error: AioCommandError, place: &Range<u64>) -> AioCommandError {
     match error {
         AioCommandError::BadResult(error) if error.raw_os_error().is_some() => {
@@ -550,7 +548,6 @@ pub(crate) fn failed_read(error: AioCommandError, place: &Range<u64>) -> AioComm
     }
 }
 
-#[cfg(feature = "bytes")]
 #[derive(Debug, Error)]
 #[error("{error}: a read of {} bytes at offset {}", .place.end - .place.start, .place.start)]
 struct FailedRead {

@@ -224,6 +224,10 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
     /// Reads only this range of the file, in bytes. The reader ends at the end of the range, or at that of
     /// the file if it comes first. The position moves to the start of the range.
     ///
+    /// # Errors
+    ///
+    /// None here. Reads fail with `EINVAL` if the range ends before it starts.
+    ///
     /// # Examples
     ///
     /// ```
@@ -406,7 +410,7 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
         loop {
             self.start_reads(cx);
             if self.position >= self.plan.end() {
-                return Poll::Ready(Ok(Front::End));
+                return Poll::Ready(self.check_range().map(|()| Front::End));
             }
             ready!(self.poll_reads(cx));
             let Some(front) = self.chunks.front() else {
@@ -439,6 +443,17 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> FileReader<M, A, L> {
             true => Ok(()),
             false => Err(AioCommandError::forked_child().into()),
         }
+    }
+
+    /// # Errors
+    ///
+    /// The range ends before it starts.
+    fn check_range(&self) -> io::Result<()> {
+        let start = self.plan.start();
+        let failed = |error| StreamError::new(&self.file, "reading", start..start, error);
+        self.plan
+            .check_range()
+            .map_err(|error| failed(error).into())
     }
 
     /// Polls the reads, unless the first one is complete.

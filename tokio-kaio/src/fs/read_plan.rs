@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use crate::AioCommandError;
+use crate::error::check_range;
+
 /// Offsets from here on count as past the end of every file. Leaves room to round up.
 pub(super) const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 30);
 
@@ -22,6 +25,8 @@ pub(super) struct ReadPlan {
     /// The range that the caller wants.
     start: u64,
     end: u64,
+    /// The range ends before it starts.
+    is_reversed: bool,
     /// Reads ahead stop here: the length of the file, or more if it has grown since.
     expected_end: u64,
     /// The length of the file when it was last found out.
@@ -35,6 +40,7 @@ impl ReadPlan {
             block: 1,
             start: 0,
             end: MAX_OFFSET,
+            is_reversed: false,
             expected_end: 0,
             known_len: 0,
         };
@@ -49,6 +55,17 @@ impl ReadPlan {
     pub(super) fn set_range(&mut self, range: Range<u64>) {
         self.start = range.start;
         self.end = range.end.min(MAX_OFFSET);
+        self.is_reversed = range.end < range.start;
+    }
+
+    /// # Errors
+    ///
+    /// `IoSubmit`, `EINVAL`: the range ends before it starts.
+    pub(super) fn check_range(&self) -> Result<(), AioCommandError> {
+        match self.is_reversed {
+            true => check_range(&(self.start..self.end)),
+            false => Ok(()),
+        }
     }
 
     /// Records what a query of the file has returned.

@@ -137,6 +137,34 @@ fn a_range_is_read_exactly() {
 }
 
 #[test]
+#[allow(clippy::reversed_empty_ranges)] // is meant
+fn a_range_that_ends_before_it_starts_is_an_error_and_no_empty_range() {
+    Fixture::new(8).blocks(1).run(async |case| {
+        let reader = || case.file.reader(&case.handle);
+        let mut reversed = reader().with_range(10..3);
+        for _ in 0..2 {
+            let error = reversed.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let text = error.to_string();
+            assert!(
+                text.contains("the range 10..3 ends before it starts"),
+                "{text}"
+            );
+            let error: StreamError = error.downcast().unwrap();
+            assert_eq!(
+                (error.offset(), error.raw_os_error()),
+                (10, Some(libc::EINVAL))
+            );
+        }
+        let mut mended = reversed.with_range(3..10);
+        assert_eq!(mended.read_to_end(&mut vec![]).await.unwrap(), 7);
+        for mut empty in [reader().with_range(5..5), reader().with_range(5..=4)] {
+            assert_eq!(empty.read_to_end(&mut vec![]).await.unwrap(), 0);
+        }
+    });
+}
+
+#[test]
 fn a_reader_outlives_its_file_and_moves_to_another_task() {
     Fixture::new(8)
         .multi_thread()
