@@ -373,9 +373,10 @@ impl AioContextBuilder {
     /// `#[tokio::test]`s that share a `static`.
     ///
     /// The thread runs a tokio runtime with I/O and timers. [Offloaded](SubmitPolicy) requests go to the
-    /// blocking pool of that runtime. So do the calls of [`File`](crate::File) that take a handle, such as
-    /// [`read_bytes_at`](crate::File::read_bytes_at), outside a tokio runtime. Calls without a handle, such
-    /// as [`File::open`](crate::File::open), still need a current runtime; their blocking twins, such as
+    /// blocking pool of that runtime. So do the calls through a handle, such as
+    /// [`read_bytes_at`](crate::File::read_bytes_at), [`BoundFile::set_len`](crate::BoundFile::set_len) and
+    /// [`open`](GenericAioContextHandle::open), outside a tokio runtime. Calls without a handle, such as
+    /// [`File::open`](crate::File::open), still need a current runtime; their blocking twins, such as
     /// [`File::open_blocking`](crate::File::open_blocking), need none.
     /// [Deadlines](GenericAioContextHandle::with_deadline) use the timer of that runtime, so a paused clock
     /// does not move them. The thread ends with the context.

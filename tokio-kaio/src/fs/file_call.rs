@@ -1,5 +1,6 @@
 //! Calls of a [`BoundFile`] that io_uring performs, and tokio's blocking pool on other backends.
 
+use std::future::Future;
 use std::io;
 
 use lock_api::RawMutex;
@@ -27,7 +28,9 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, on backends other than io_uring.
+    /// Outside a tokio runtime, if the pool has to perform the call: on backends other than io_uring, and on
+    /// io_uring if a signal interrupts it. Never on a context with its [own
+    /// thread](crate::AioContextBuilder::own_thread).
     ///
     /// # Examples
     ///
@@ -58,7 +61,7 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 rw_flags: mode.mode(),
                 ..IoOp::new(OpCode::Allocate)
             },
-            _ => return self.file().allocate(mode, offset, len).await,
+            _ => return self.on_pool(self.file().allocate(mode, offset, len)).await,
         };
         match self.call(request).await {
             Some(result) => {
@@ -66,7 +69,7 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 self.file().on_allocated(mode, offset, len);
                 Ok(())
             }
-            None => self.file().allocate(mode, offset, len).await,
+            None => self.on_pool(self.file().allocate(mode, offset, len)).await,
         }
     }
 
@@ -75,7 +78,7 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     #[doc(alias = "ftruncate")]
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         if !self.handle().file_calls().truncate || i64::try_from(size).is_err() {
-            return self.file().set_len(size).await;
+            return self.on_pool(self.file().set_len(size)).await;
         }
         let request = IoOp {
             nbytes: size,
@@ -87,7 +90,7 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 self.file().on_len_set(size);
                 Ok(())
             }
-            None => self.file().set_len(size).await,
+            None => self.on_pool(self.file().set_len(size)).await,
         }
     }
 
@@ -104,12 +107,23 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 rw_flags: steps.bits() as i32,
                 ..IoOp::new(OpCode::SyncRange)
             },
-            _ => return self.file().sync_range(offset, len, steps).await,
+            _ => {
+                let on_file = self.file().sync_range(offset, len, steps);
+                return self.on_pool(on_file).await;
+            }
         };
         match self.call(request).await {
             Some(result) => result,
-            None => self.file().sync_range(offset, len, steps).await,
+            None => {
+                let on_file = self.file().sync_range(offset, len, steps);
+                self.on_pool(on_file).await
+            }
         }
+    }
+
+    /// Performs a call by the blocking pool of the caller's runtime, or of the context's own.
+    async fn on_pool(&self, call: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        self.handle().in_runtime(call).await
     }
 
     /// Performs a call by the context. `None`: it was not performed, or not to its end, and should be made

@@ -110,7 +110,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if the pool has to do something.
+    /// Outside a tokio runtime, if the pool has to do something; never on a context with its [own
+    /// thread](crate::AioContextBuilder::own_thread).
     ///
     /// # Examples
     ///
@@ -142,7 +143,10 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         let opened = self.open_in_context(options, path.as_ref(), is_sync).await;
         let file = match opened {
             Some(result) => result?,
-            None => File::open_with(options, path, is_sync).await?,
+            None => {
+                let opened = File::open_with(options, path, is_sync);
+                self.in_runtime(opened).await?
+            }
         };
         Ok(file.with_handle(self))
     }
@@ -167,7 +171,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             Ok(_) => std::fs::File::from(request.path.take()?),
             Err(error) => return self.failed(error, path).map(Err),
         };
-        Some(make_direct_or_wait(file, path).await)
+        Some(self.in_runtime(make_direct_or_wait(file, path)).await)
     }
 
     /// The error of an open by a request. `None`: the pool should open the file.

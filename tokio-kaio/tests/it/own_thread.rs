@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_kaio::{
-    AioCommandError, AioContextBuilder, AioContextError, AioContextHandle, File, PollEvents,
-    ReadFlags, SizeClassPool, SubmitPolicy, WriteFlags,
+    AioCommandError, AioContextBuilder, AioContextError, AioContextHandle, Allocate, Backend, File,
+    PollEvents, ReadFlags, SizeClassPool, SubmitPolicy, SyncRange, WriteFlags,
 };
 
 const READS: u64 = 40; // more than there are slots
@@ -74,6 +74,37 @@ fn threads() -> Vec<String> {
 fn driver_threads() -> usize {
     let names = threads();
     names.iter().filter(|name| *name == "kaio-driver").count()
+}
+
+// ---- Files -------------------------------------------------------------------------------------
+
+#[test]
+fn calls_through_a_handle_need_no_runtime() {
+    let has_uring = cfg!(feature = "io-uring") && BACKENDS.len() > 1;
+    let uring = has_uring.then_some(Backend::IoUring);
+    for backend in BACKENDS.iter().copied().chain(uring) {
+        let dir = disk_dir();
+        let (context, handle) = match builder().backend(backend).build() {
+            Err(error) if backend == Backend::IoUring => {
+                eprintln!("skipped for io_uring: {error}");
+                continue;
+            }
+            made => made.unwrap(),
+        };
+        let created = bounded(move || {
+            block_on(async {
+                let file = handle.create(dir.path().join("data"), false).await?;
+                file.allocate(Allocate::Extend, 0, 4 * LEN).await?;
+                file.set_len(2 * LEN).await?;
+                file.sync_range(0, 0, SyncRange::all()).await?;
+                let read = handle.open(dir.path().join("data"), false).await?;
+                assert_eq!(read.file().metadata_at_open().len(), 2 * LEN);
+                Ok::<_, std::io::Error>(())
+            })
+        });
+        created.unwrap();
+        bounded(move || block_on(context.close()));
+    }
 }
 
 // ---- Executors ---------------------------------------------------------------------------------
