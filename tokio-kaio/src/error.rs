@@ -1,10 +1,12 @@
 //! Errors of operations and contexts. Their texts say what to do.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use thiserror::Error;
 
+use crate::backend::Backend;
 use crate::eventfd::EventFdError;
 #[cfg(doc)]
 use crate::op::IoBuffer;
@@ -220,6 +222,9 @@ pub enum AioContextError {
     /// - `EMFILE` or `ENFILE`: no descriptor is left.
     /// - None, with the kind [`Unsupported`](io::ErrorKind::Unsupported): the kernel is too old, or this
     ///   program was built without the feature `io-uring`. The text says which.
+    ///
+    /// If no backend of a [list](crate::AioContextBuilder::backends) is available, the text has the reason for
+    /// each, and the kind and the errno are those of the last one.
     #[error("can't set up the AIO context: {0}{hint}", hint = SetupHint(.0))]
     IoSetup(#[from] io::Error),
 }
@@ -231,7 +236,10 @@ impl AioContextError {
         AioContextError::IoSetup(io::Error::new(error.kind(), UringSetup { error }))
     }
 
-    /// Returns the errno of the error, if it has one.
+    /// Returns the errno of the error, if it has one. If no backend of a
+    /// [list](crate::AioContextBuilder::backends) is available, that is the errno of the last one.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use tokio_kaio::aio_context;
@@ -251,10 +259,70 @@ impl AioContextError {
                 | EventFdError::ReadError(error),
             ) => error,
         };
-        let explained = || error.get_ref()?.downcast_ref::<UringSetup>();
-        error
-            .raw_os_error()
-            .or_else(|| explained()?.error.raw_os_error())
+        if let Some(errno) = error.raw_os_error() {
+            return Some(errno);
+        }
+        let explained = error.get_ref()?;
+        if let Some(NoBackend { errors }) = explained.downcast_ref() {
+            return errors.last()?.1.raw_os_error();
+        }
+        explained.downcast_ref::<UringSetup>()?.error.raw_os_error()
+    }
+
+    /// The error of a context for which no backend is available, of the errors of all, in the order in which
+    /// they were tried.
+    #[cold]
+    pub(crate) fn of_backends(errors: Vec<(Backend, Arc<AioContextError>)>) -> AioContextError {
+        let kind = errors.last().and_then(|(_, last)| match &**last {
+            AioContextError::IoSetup(error) => Some(error.kind()),
+            AioContextError::EventFd(_) => None,
+        });
+        let kind = kind.unwrap_or(io::ErrorKind::Other);
+        AioContextError::IoSetup(io::Error::new(kind, NoBackend { errors }))
+    }
+
+    /// The error and the hint, for a text that names the backend.
+    pub(crate) fn reason(&self) -> impl fmt::Display + '_ {
+        SetupReason(self)
+    }
+}
+
+struct SetupReason<'a>(&'a AioContextError);
+
+impl fmt::Display for SetupReason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AioContextError::IoSetup(error) = self.0 else {
+            return self.0.fmt(f);
+        };
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(UringSetup { error }) => write!(f, "{error}{}", UringSetupHint(error)),
+            None => write!(f, "{error}{}", SetupHint(error)),
+        }
+    }
+}
+
+/// The errors of all backends of a list.
+#[derive(Debug)]
+struct NoBackend {
+    errors: Vec<(Backend, Arc<AioContextError>)>,
+}
+
+impl fmt::Display for NoBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no backend is available")?;
+        let mut separator = ": ";
+        for (backend, error) in &self.errors {
+            write!(f, "{separator}{backend}: {}", error.reason())?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoBackend {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let (_, last) = self.errors.last()?;
+        Some(&**last)
     }
 }
 
@@ -514,7 +582,6 @@ struct PastTheLargest {
 /// # Errors
 ///
 /// `IoSubmit`, `EINVAL`, with a text that says so.
-#[cfg(feature = "bytes")]
 pub(crate) fn check_range(range: &Range<u64>) -> Result<(), AioCommandError> {
     if range.start <= range.end {
         return Ok(());
@@ -527,7 +594,6 @@ pub(crate) fn check_range(range: &Range<u64>) -> Result<(), AioCommandError> {
     Err(AioCommandError::IoSubmit(error))
 }
 
-#[cfg(feature = "bytes")]
 #[derive(Debug, Error)]
 #[error("{error}: the range {range:?} ends before it starts")]
 struct ReversedRange {
@@ -537,6 +603,7 @@ struct ReversedRange {
 }
 
 /// Adds the place to the error of one of several reads.
+#[cfg(feature = "bytes")]
 pub(crate) fn failed_read(error: AioCommandError, place: &Range<u64>) -> AioCommandError {
     match error {
         AioCommandError::BadResult(error) if error.raw_os_error().is_some() => {
@@ -548,6 +615,7 @@ pub(crate) fn failed_read(error: AioCommandError, place: &Range<u64>) -> AioComm
     }
 }
 
+#[cfg(feature = "bytes")]
 #[derive(Debug, Error)]
 #[error("{error}: a read of {} bytes at offset {}", .place.end - .place.start, .place.start)]
 struct FailedRead {

@@ -92,7 +92,7 @@ pub(crate) struct RefusedReport {
     pub(crate) backend: BackendName,
     /// The errno of its setup.
     pub(crate) errno: Option<i32>,
-    /// Why it is not available, and what to do.
+    /// The backend, why it is not available, and what to do.
     pub(crate) error: String,
 }
 

@@ -215,7 +215,7 @@ fn backend(report: &BackendReport) -> String {
                  (AioContextBuilder::backends; the default is kernel AIO)";
     let mut text = format!("{}, {order}", chosen.text());
     for refused in &report.refused {
-        text += &format!("; {}: {}", refused.backend.text(), refused.error);
+        text += &format!("; {}", refused.error);
     }
     text
 }

@@ -68,7 +68,7 @@ async fn choose_backend() -> BackendReport {
                 Some(RefusedReport {
                     backend: BackendName::of(refused.backend())?,
                     errno: refused.error().raw_os_error(),
-                    error: refused.error().to_string(),
+                    error: refused.to_string(),
                 })
             });
             let report = BackendReport {

@@ -195,8 +195,8 @@ impl AioContextBuilder {
     /// available, making the context fails. If [`automatic_backend`](Self::automatic_backend) is called
     /// too, the last call counts.
     ///
-    /// [`Backend::ThreadPool`] takes nothing from `fs.aio-max-nr`. An `nr` of 0 is an error there too
-    /// (`IoSetup` with `EINVAL`).
+    /// [`Backend::ThreadPool`] and [`Backend::IoUring`] take nothing from `fs.aio-max-nr`. An `nr` of 0 is an
+    /// error there too (`IoSetup` with `EINVAL`).
     ///
     /// # Examples
     ///
@@ -252,10 +252,17 @@ impl AioContextBuilder {
     /// [`GenericAioContext::refused_backends`] which earlier ones do not, and why. The feature `tracing`
     /// reports them too: a `WARN` if the context runs on the thread pool, otherwise an `INFO`.
     ///
-    /// If no backend is available, the error is that of the last one. An invalid `nr` is an error at once:
-    /// `EINVAL` (0, or more than the backend supports), and so is a failure to create the eventfd. Of
-    /// [`backend`](Self::backend), [`automatic_backend`](Self::automatic_backend) and this method, the last
+    /// Of [`backend`](Self::backend), [`automatic_backend`](Self::automatic_backend) and this method, the last
     /// call counts.
+    ///
+    /// # Errors
+    ///
+    /// None here. The build methods return:
+    ///
+    /// - [`IoSetup`](AioContextError::IoSetup) if no backend of the list is available. The text has the reason
+    ///   for each, [`raw_os_error`](AioContextError::raw_os_error) is the errno of the last one.
+    /// - `IoSetup` with `EINVAL` if `nr` is 0, or more than the backend supports. The next backend is not tried.
+    /// - [`EventFd`](AioContextError::EventFd) if the eventfd can't be created. No other backend is tried.
     ///
     /// # Panics
     ///
@@ -618,11 +625,17 @@ impl AioContextBuilder {
                 Err(error) => error,
             };
             match alternatives.next() {
-                Some(next) if is_for_want_of_backend(&error) => {
+                _ if !is_for_want_of_backend(&error) => return Err(error),
+                Some(next) => {
                     refused.push(RefusedBackend::new(backend, error));
                     backend = *next;
                 }
-                _ => return Err(error),
+                None if refused.is_empty() => return Err(error),
+                None => {
+                    refused.push(RefusedBackend::new(backend, error));
+                    let errors = refused.into_iter().map(RefusedBackend::into_parts);
+                    return Err(AioContextError::of_backends(errors.collect()));
+                }
             }
         }
     }

@@ -5,10 +5,32 @@ use std::sync::Arc;
 
 use crate::{AioContextError, Backend};
 
-/// A backend that a context should have used before the one that it runs on, and the error of its setup.
+/// A backend that is not available, although a context prefers it to the one that it runs on, and the error of
+/// its setup.
 ///
-/// See [`AioContextBuilder::backends`](crate::AioContextBuilder::backends). Its text names the backend, the
+/// See [`AioContextBuilder::backends`](crate::AioContextBuilder::backends). The text names the backend, the
 /// error, and what to do about it.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_kaio::{AioContextBuilder, Backend};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tokio_kaio::AioContextError> {
+/// let (context, handle) = AioContextBuilder::new(64)
+///     .backends(&[Backend::IoUring, Backend::KernelAio, Backend::ThreadPool])
+///     .build()?;
+/// for refused in handle.refused_backends() {
+///     match refused.error().raw_os_error() {
+///         Some(1) => eprintln!("{} is forbidden", refused.backend()), // EPERM
+///         _ => eprintln!("{refused}"),
+///     }
+/// }
+/// # context.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RefusedBackend {
     backend: Backend,
@@ -23,12 +45,16 @@ impl RefusedBackend {
         }
     }
 
-    /// The backend that is not available.
+    pub(super) fn into_parts(self) -> (Backend, Arc<AioContextError>) {
+        (self.backend, self.error)
+    }
+
+    /// Returns the backend that is not available.
     pub fn backend(&self) -> Backend {
         self.backend
     }
 
-    /// Why it is not available.
+    /// Returns why the backend is not available.
     pub fn error(&self) -> &AioContextError {
         &self.error
     }
@@ -36,6 +62,7 @@ impl RefusedBackend {
 
 impl fmt::Display for RefusedBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is not available: {}", self.backend, self.error)
+        let reason = self.error.reason();
+        write!(f, "{} is not available: {reason}", self.backend)
     }
 }

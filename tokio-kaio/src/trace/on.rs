@@ -236,19 +236,19 @@ pub(crate) fn slow_submit(requests: usize, took: Duration, offloaded: bool) {
 
 /// Reports that a context runs on `used`, because `refused` is not available.
 pub(crate) fn backend_refused(nr: usize, refused: Backend, error: &AioContextError, used: Backend) {
-    let errno = error.raw_os_error();
+    let (errno, reason) = (error.raw_os_error(), error.reason());
     match used {
         Backend::ThreadPool => warn!(
             target: "tokio_kaio",
             nr,
             errno,
-            "{refused} is not available, so a context runs on {used}: {error}"
+            "{refused} is not available, so a context runs on {used}: {reason}"
         ),
         _ => info!(
             target: "tokio_kaio",
             nr,
             errno,
-            "{refused} is not available, so a context runs on {used}: {error}"
+            "{refused} is not available, so a context runs on {used}: {reason}"
         ),
     }
 }

@@ -95,8 +95,11 @@ async fn assert_refused(backend: Backend, check: impl Fn(&AioContextError) -> bo
         assert_eq!(refused[0].backend(), Backend::IoUring);
         assert!(check(refused[0].error()), "{:?}", refused[0]);
         let text = refused[0].to_string();
-        assert!(
-            text.starts_with("io_uring is not available: can't set up the AIO context: io_uring: ")
+        let reason = text.strip_prefix("io_uring is not available: ").unwrap();
+        let whole = refused[0].error().to_string();
+        assert_eq!(
+            whole,
+            format!("can't set up the AIO context: io_uring: {reason}")
         );
         assert_eq!(handle.refused_backends().len(), refused.len());
         use_context(&handle).await;
@@ -228,11 +231,21 @@ fn with_io_uring_and_aio_forbidden_threads_run_and_both_are_named() {
             .collect();
         assert_eq!(refused, [Backend::IoUring, Backend::KernelAio]);
         use_context(&handle).await;
-        context.close().await;
-        // If none is available, the error is that of the last one.
+        // If none is available, the error has the reasons of all.
         let kernel = AioContextBuilder::new(8).backends(&ALL[..2]);
         let error = kernel.build().unwrap_err();
         assert!(matches!(error, AioContextError::IoSetup(_)), "{error:?}");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        let reasons = context.refused_backends().iter().map(|refused| {
+            let text = refused.to_string();
+            text.replace(" is not available: ", ": ")
+        });
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        let text = format!("can't set up the AIO context: no backend is available: {reasons}");
+        assert_eq!(error.to_string(), text);
+        let error = std::io::Error::from(error);
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        context.close().await;
     });
 }
 
