@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The memory of a pool, for
-/// [`AioContextBuilder::register_buffers`](crate::AioContextBuilder::register_buffers). Made from a reference
-/// to a [`BufferPool`](crate::BufferPool) or a [`SizeClassPool`](crate::SizeClassPool).
+/// [`AioContextBuilder::register_buffers`](crate::AioContextBuilder::register_buffers), which has an example. Made
+/// from a reference to a [`BufferPool`](crate::BufferPool) or a [`SizeClassPool`](crate::SizeClassPool), whose
+/// memory it keeps mapped.
 #[derive(Clone)]
 pub struct RegisteredPool {
     /// Empty: the memory can't be mapped, or was mapped by the parent of this forked process.

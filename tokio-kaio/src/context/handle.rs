@@ -411,9 +411,29 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.backend
     }
 
-    /// Returns the bytes of memory that are registered with the kernel
-    /// ([`AioContextBuilder::register_buffers`](crate::AioContextBuilder::register_buffers)), of each shard.
-    /// 0 on backends other than [`Backend::IoUring`], and if the kernel did not permit it.
+    /// Returns how many bytes of memory are registered with the kernel, by each shard
+    /// ([`AioContextBuilder::register_buffers`](crate::AioContextBuilder::register_buffers)). 0 on backends
+    /// other than [`Backend::IoUring`], and if the kernel did not permit it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{AioContextBuilder, Backend, BufferPool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = BufferPool::new(16, 4096)?;
+    /// let (context, handle) = AioContextBuilder::new(16)
+    ///     .backends(&[Backend::IoUring, Backend::KernelAio])
+    ///     .register_buffers(&pool)
+    ///     .build()?;
+    /// if handle.registered_bytes() == 0 {
+    ///     eprintln!("no memory is registered on {}: is `ulimit -l` too small?", handle.backend());
+    /// }
+    /// # context.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn registered_bytes(&self) -> usize {
         let shards = self.shards.all().iter();
         shards
@@ -452,8 +472,9 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         slots.sum()
     }
 
-    /// The backends that should have run the requests, but are not available
-    /// ([`AioContextBuilder::backends`](crate::AioContextBuilder::backends)), in the order of preference.
+    /// Returns the backends before the one that runs the requests in the list of
+    /// [`AioContextBuilder::backends`](crate::AioContextBuilder::backends), in its order, and why each is not
+    /// available. `AioContextBuilder::backends` has an example.
     pub fn refused_backends(&self) -> &[RefusedBackend] {
         self.shards.refused()
     }

@@ -113,8 +113,9 @@ impl<M: RawMutex, A, L> GenericAioContext<M, A, L> {
         GenericAioContextHandle::detached(self.lease)
     }
 
-    /// The backends that should have run the requests, but are not available
-    /// ([`AioContextBuilder::backends`]), in the order of preference.
+    /// Returns the backends before the one that runs the requests in the list of
+    /// [`AioContextBuilder::backends`], in its order, and why each is not available. `AioContextBuilder::backends`
+    /// has an example.
     pub fn refused_backends(&self) -> &[RefusedBackend] {
         self.lease.shards.refused()
     }

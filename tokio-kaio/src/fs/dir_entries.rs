@@ -81,7 +81,8 @@ two_path_call! {
     ///
     /// # Errors
     ///
-    /// The text names both paths.
+    /// The text names both paths. The kind is that of the error of the system call. That error, with the errno,
+    /// is the [source](std::error::Error::source).
     ///
     /// - The errors of the system call: `ENOENT`, `ENOTDIR`, `EISDIR`, `ENOTEMPTY`, `EACCES`, `EXDEV` if the
     ///   paths are on different file systems.
@@ -117,6 +118,21 @@ two_path_call! {
     /// # Errors
     ///
     /// Those of [`rename`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{rename_blocking, sync_dir_blocking};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// std::fs::write(dir.join("log.new"), "")?;
+    /// rename_blocking(dir.join("log.new"), dir.join("log"))?;
+    /// sync_dir_blocking(dir)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking rename_blocking;
     "rename it", std::fs::rename, SimulatedPath::rename
 }
@@ -127,7 +143,8 @@ two_path_call! {
     ///
     /// # Errors
     ///
-    /// The text names both paths.
+    /// The text names both paths. The kind is that of the error of the system call. That error, with the errno,
+    /// is the [source](std::error::Error::source).
     ///
     /// - The errors of the system call: `EEXIST` if there is a file under the path `to`; `ENOENT`, `ENOTDIR`,
     ///   `EACCES`, `EPERM`, `EXDEV`.
@@ -162,6 +179,20 @@ two_path_call! {
     /// # Errors
     ///
     /// Those of [`hard_link`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::hard_link_blocking;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// std::fs::write(dir.join("000001.sst"), "")?;
+    /// hard_link_blocking(dir.join("000001.sst"), dir.join("checkpoint.sst"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking hard_link_blocking;
     "link it", std::fs::hard_link, SimulatedPath::hard_link
 }
@@ -175,7 +206,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path.
+    /// The text names the path. The [source](std::error::Error::source) has the errno, as that of [`rename`].
     ///
     /// - The errors of the system call: `ENOENT`, `ENOTDIR`, `EISDIR` if it is a directory, `EACCES`.
     /// - `EAGAIN`: no [thread](crate::File#threads) can be started.
@@ -209,6 +240,21 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`remove_file`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{remove_file_blocking, try_exists_blocking};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("segment");
+    /// std::fs::write(&path, "")?;
+    /// remove_file_blocking(&path)?;
+    /// assert!(!try_exists_blocking(&path)?);
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking remove_file_blocking;
     "can't remove the file", std::fs::remove_file, remove_file -> ()
 }
@@ -220,7 +266,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path.
+    /// The text names the path. The [source](std::error::Error::source) has the errno, as that of [`rename`].
     ///
     /// - The errors of the system call: `EEXIST`, `ENOENT` if there is no parent, `ENOTDIR`, `EACCES`,
     ///   `ENOSPC`.
@@ -255,6 +301,20 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`create_dir`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{create_dir_blocking, read_dir_blocking};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// create_dir_blocking(dir.join("tables"))?;
+    /// assert_eq!(read_dir_blocking(dir)?, ["tables"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking create_dir_blocking;
     "can't create the directory", std::fs::create_dir, create_dir -> ()
 }
@@ -265,7 +325,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path. Those of [`create_dir`], except that a directory may exist.
+    /// Those of [`create_dir`], except that a directory may exist.
     ///
     /// # Cancel safety
     ///
@@ -296,6 +356,20 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`create_dir_all`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::create_dir_all_blocking;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// create_dir_all_blocking(dir.join("shards/7"))?;
+    /// create_dir_all_blocking(dir.join("shards/7"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking create_dir_all_blocking;
     "can't create the directory", std::fs::create_dir_all, create_dir_all -> ()
 }
@@ -307,7 +381,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path.
+    /// The text names the path. The [source](std::error::Error::source) has the errno, as that of [`rename`].
     ///
     /// - The errors of the system call: `ENOENT`, `ENOTDIR`, `ENOTEMPTY`, `EACCES`, `EBUSY`.
     /// - `EAGAIN`: no [thread](crate::File#threads) can be started.
@@ -341,6 +415,20 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`remove_dir`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::{create_dir_blocking, remove_dir_blocking};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("tables");
+    /// create_dir_blocking(&path)?;
+    /// remove_dir_blocking(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking remove_dir_blocking;
     "can't remove the directory", std::fs::remove_dir, remove_dir -> ()
 }
@@ -351,7 +439,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path.
+    /// The text names the path. The [source](std::error::Error::source) has the errno, as that of [`rename`].
     ///
     /// - The errors of [`open(2)`](https://man7.org/linux/man-pages/man2/open.2.html) and
     ///   [`getdents(2)`](https://man7.org/linux/man-pages/man2/getdents.2.html): `ENOENT`, `ENOTDIR`, `EACCES`,
@@ -360,7 +448,7 @@ path_call! {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropping the future has no effect on the file system.
     ///
     /// # Panics
     ///
@@ -388,6 +476,20 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`read_dir`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::read_dir_blocking;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// std::fs::write(dir.join("000001.log"), "")?;
+    /// assert_eq!(read_dir_blocking(dir)?, ["000001.log"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking read_dir_blocking;
     "can't read the directory", sorted_names, read_dir -> Vec<OsString>
 }
@@ -398,7 +500,7 @@ path_call! {
     ///
     /// # Errors
     ///
-    /// The text names the path.
+    /// The text names the path. The [source](std::error::Error::source) has the errno, as that of [`rename`].
     ///
     /// - The errors of [`stat(2)`](https://man7.org/linux/man-pages/man2/stat.2.html), except `ENOENT`:
     ///   `EACCES`, `ENOTDIR`, `EIO`.
@@ -406,7 +508,7 @@ path_call! {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropping the future has no effect on the file system.
     ///
     /// # Panics
     ///
@@ -432,6 +534,19 @@ path_call! {
     /// # Errors
     ///
     /// Those of [`try_exists`], except `EAGAIN`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::try_exists_blocking;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path();
+    /// assert!(!try_exists_blocking(dir.join("manifest"))?);
+    /// # Ok(())
+    /// # }
+    /// ```
     blocking try_exists_blocking;
     "can't find out whether it exists", std::fs::exists, try_exists -> bool
 }
