@@ -56,11 +56,12 @@ pub(crate) struct CpArgs {
     #[arg(long, value_enum, default_value_t = ReflinkMode::Auto, value_name = "WHEN")]
     reflink: ReflinkMode,
 
-    /// Make each file durable before it is renamed into place (the default)
+    /// Make each file durable before it is renamed into place (the default); undoes an earlier --no-fsync
     #[arg(long, overrides_with = "no_fsync")]
     pub(super) fsync: bool,
 
-    /// Don't wait until files are durable; after a crash, targets may be incomplete
+    /// Don't wait until files are durable; after a crash, targets may be incomplete; undoes an earlier
+    /// --fsync
     #[arg(long, overrides_with = "fsync")]
     pub(super) no_fsync: bool,
 
