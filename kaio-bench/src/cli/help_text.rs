@@ -32,15 +32,15 @@ pub(super) fn axis(axis: Axis) -> &'static str {
 }
 
 pub(super) const SCALE: &str = "\
-Each table has one engine, and a row for each value of what varies. Random reads of 4 KiB; as many
-requests are in flight in each row, so the kernel and the device do the same for each read. Ratios are
-relative to the first row: with 1.10, a read costs 10 % more than in the first row. Starting and ending
-the tasks is not measured.
+Each table has one engine, and a row for each number of tasks, files or contexts. The work is random
+reads of 4 KiB. All rows of a table have the same number of requests in flight, so the kernel and the
+device do the same for each read. Ratios are relative to the first row: with 1.10, a read costs 10 %
+more than in the first row. Starting and ending the tasks is not measured.
 
 Measure on a disk. On tmpfs a read completes inside its submission, so a task rarely waits.
 
-Engines without contexts, or whose runtime is one context, have no rows with several. Engines without a
-limit of requests in flight have those of all tasks in flight.";
+Engines without contexts, or whose runtime is one context, have no rows with several. Engines that do
+not limit the requests in flight have one of each task in flight.";
 
 pub(super) const FIGURES: &str = "\
 Columns of the tables:

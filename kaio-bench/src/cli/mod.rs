@@ -162,8 +162,8 @@ struct ScaleArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64],
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     contexts: Vec<u32>,
-    /// Maximum requests in flight with any number of tasks and of files. With any number of contexts they
-    /// have 4 slots for each of the largest number
+    /// Maximum requests in flight in the tables of tasks and of files. In the table of contexts it is 4
+    /// for each context of the largest number
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: u16,
     /// Directory for the file; repeatable [default: `target` or else `.`]
