@@ -230,18 +230,7 @@ async fn read_vectored(
 
 async fn read_pooled(job: &SoakJob, blocks: &BlockFile, first: usize) -> Result<()> {
     let mut bytes = job.pool.get().await;
-    let len = bytes.size() as u64;
-    let read = blocks.file.read_at(
-        &job.handle,
-        offset(first),
-        &mut bytes,
-        len,
-        ReadFlags::empty(),
-    );
-    expect(read.await?, len as usize)?;
-    blocks.verify(first, &bytes)?;
-    job.count().verified(bytes.size());
-    Ok(())
+    read_into(job, blocks, first, &mut bytes).await
 }
 
 async fn read_owned(job: &SoakJob, blocks: &BlockFile, first: usize, count: usize) -> Result<()> {
@@ -264,16 +253,23 @@ async fn read_borrowed(
     count: usize,
 ) -> Result<()> {
     let mut bytes = AlignedBuf::new(count * BLOCK)?;
-    let len = bytes.size() as u64;
-    let read = blocks.file.read_at(
-        &job.handle,
-        offset(first),
-        &mut bytes,
-        len,
-        ReadFlags::empty(),
-    );
-    expect(read.await?, count * BLOCK)?;
-    blocks.verify(first, &bytes)?;
-    job.count().verified(bytes.size());
+    read_into(job, blocks, first, &mut bytes).await
+}
+
+/// Fills a buffer with the blocks from `first` on, and verifies them.
+async fn read_into(
+    job: &SoakJob,
+    blocks: &BlockFile,
+    first: usize,
+    bytes: &mut AlignedBuf,
+) -> Result<()> {
+    let len = bytes.size();
+    let flags = ReadFlags::empty();
+    let read = blocks
+        .file
+        .read_at(&job.handle, offset(first), bytes, len as u64, flags);
+    expect(read.await?, len)?;
+    blocks.verify(first, bytes)?;
+    job.count().verified(len);
     Ok(())
 }
