@@ -25,7 +25,7 @@
 //! A [`Pair`](pairs::Pair) is a set of ways to do the same job with tokio-kaio, such as a batch and single
 //! reads. Its variants are engines, and each pair has its own workload.
 //!
-//! [`scale`] measures what a transfer costs with more tasks, open files and contexts.
+//! [`scale`] measures the cost of a transfer with more tasks, open files and contexts.
 //!
 //! # Method
 //!

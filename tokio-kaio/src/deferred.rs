@@ -97,7 +97,7 @@ impl<B: IoBackend> Deferred<B> {
         }
     }
 
-    /// Does after the lock what a reap has left to do.
+    /// Does the work that a reap has left, after the lock.
     #[inline(always)]
     pub(crate) fn after_reap(&mut self, AfterReap { reap_later, unused }: AfterReap) {
         self.retry_later |= reap_later;

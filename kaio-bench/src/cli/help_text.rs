@@ -65,7 +65,7 @@ Engines (`--list` lists all engines of this binary):
   spawn-blocking/...  pread and pwrite on tokio's blocking pool
   tokio-fs            tokio::fs through the page cache, so not comparable with the others
 
-`pairs` compares ways to use tokio-kaio: see `pairs --help`. `scale` measures what a read costs with more
+`pairs` compares ways to use tokio-kaio: see `pairs --help`. `scale` measures the cost of a read with more
 tasks, files and contexts: see `scale --help`.
 
 With all engines, patterns, shapes and depths a measurement takes at least half an hour. To begin:

@@ -42,7 +42,7 @@ enum Command {
     /// ratios
     #[command(after_long_help = help_text::PAIRS)]
     Pairs(PairsArgs),
-    /// Measure what a read costs with more tasks, open files and contexts; ratios to the smallest scale
+    /// Measure the cost of a read with more tasks, open files and contexts; ratios to the smallest scale
     #[command(after_long_help = help_text::SCALE)]
     Scale(ScaleArgs),
 }

@@ -1,4 +1,4 @@
-//! `scale`: measures what a transfer costs at several scales.
+//! `scale`: measures the cost of a transfer at several scales.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Cost against scale: what a transfer costs with more tasks, more open files and more contexts.
+//! Cost against scale: the cost of a transfer with more tasks, more open files and more contexts.
 //!
 //! An [`Axis`] varies one of them. At each [`ScalePoint`] an engine does the same work, with the same number of
 //! requests in flight, so that the kernel and the device do the same for each transfer; all other tasks wait
@@ -23,7 +23,7 @@ pub use scale_plots::plot_scale;
 pub use scale_report::{ScaleReport, ScaleSet};
 pub use scale_tables::{ScaleTable, ScaleTables};
 
-/// What varies between the points of a measurement.
+/// The quantity that varies between the points of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Axis {

@@ -28,7 +28,7 @@ pub struct ScaleReport {
 pub struct ScaleSet {
     /// Name of one of [`ScaleReport::places`].
     pub place: String,
-    /// What varies.
+    /// The quantity that varies.
     pub axis: Axis,
     /// Name of the engine.
     pub engine: String,

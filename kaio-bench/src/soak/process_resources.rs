@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::live_bytes::LiveBytes;
 use crate::soak_job::Result;
 
-/// What this process has.
+/// The resources of this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessResources {
     pub(crate) descriptors: usize,

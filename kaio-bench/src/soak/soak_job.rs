@@ -14,7 +14,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 /// A block that every file system accepts for direct I/O.
 pub(crate) const BLOCK: usize = 4096;
 
-/// What a workload works with.
+/// A workload in one turn: its context, directory and end.
 #[derive(Clone, Debug)]
 pub(crate) struct SoakJob {
     pub(crate) handle: AioContextHandle,

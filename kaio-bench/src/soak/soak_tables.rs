@@ -26,8 +26,8 @@ pub(crate) fn work_table(counts: &WorkCounts) -> String {
 
 /// By how much the memory that is resident may grow after the first cycle.
 ///
-/// The heap is counted exactly, so this is only for memory outside of it, and for what the allocator and the
-/// C library keep: pages of two arenas that are partly free, and stacks of ended threads, of which up to
+/// The heap is counted exactly, so this is only for memory outside of it, and for memory that the allocator and
+/// the C library keep: pages of two arenas that are partly free, and stacks of ended threads, of which up to
 /// 40 MiB stay mapped. A context has 100 KiB or more of memory, and a run of an hour makes more than 10,000.
 const RESIDENT_GROWTH: u64 = 24 << 20;
 

@@ -233,7 +233,7 @@ pub(crate) enum SubmitError {
 pub(crate) struct Capabilities {
     /// `submit` performs the whole request, except a poll: it is for threads that may block.
     pub(crate) blocking_submit: bool,
-    /// `submit` never blocks on the storage: the kernel has workers for what would block.
+    /// `submit` never blocks on the storage: the kernel has workers for requests that would block.
     pub(crate) nonblocking_submit: bool,
     /// `reap` takes completions from a ring that the kernel shares with user space, without a system
     /// call.
@@ -253,7 +253,7 @@ pub(crate) struct FileCalls {
     pub(crate) open: bool,
 }
 
-/// What a caller of [`IoBackend::reap`] has to do, without a lock.
+/// Work that a [`IoBackend::reap`] leaves to its caller, who does it without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct AfterReap {
     /// Call `reap` again after a pause: entries that were taken have to be submitted again, and the kernel has
@@ -281,7 +281,8 @@ pub(crate) trait IoBackend: Send + 'static {
     /// can be fetched any more.
     fn reap(&mut self, completions: &mut Completions) -> io::Result<()>;
 
-    /// What the last `reap` has left to do. The caller holds its lock here, and acts after it.
+    /// Returns the work that the last `reap` has left to its caller, who holds the lock here and does the work
+    /// after it.
     #[inline(always)]
     fn after_reap(&mut self) -> AfterReap {
         AfterReap::default()

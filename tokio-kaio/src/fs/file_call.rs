@@ -12,7 +12,7 @@ use crate::op::{FileRef, IoOp};
 
 /// The calls that a context performs, and not a thread of the process.
 impl<M: RawMutex, A, L> BoundFile<M, A, L> {
-    /// Allocates or frees the blocks of a range: [`File::allocate`](crate::File::allocate), with its errors.
+    /// Allocates or frees the blocks of a range: [`File::allocate`](crate::File::allocate).
     ///
     /// On [`Backend::IoUring`](crate::Backend::IoUring) this takes a slot of the context, and no thread of
     /// tokio's blocking pool. The [deadline](BoundFile::with_deadline) of the handle applies there.
@@ -73,8 +73,25 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
         }
     }
 
-    /// Changes the length of the file: [`File::set_len`](crate::File::set_len), with its errors. On io_uring
-    /// since Linux 6.9. See [`allocate`](BoundFile::allocate).
+    /// Changes the length of the file: [`File::set_len`](crate::File::set_len). Since Linux 6.9, this takes no
+    /// thread of tokio's blocking pool on io_uring, as [`allocate`](BoundFile::allocate).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`File::set_len`](crate::File::set_len). An error without an errno is an [`AioCommandError`]: the
+    /// context has ended, or the deadline has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may still take effect after its future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// As [`allocate`](BoundFile::allocate).
+    ///
+    /// # Examples
+    ///
+    /// See [`allocate`](BoundFile::allocate).
     #[doc(alias = "ftruncate")]
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         if !self.handle().file_calls().truncate || i64::try_from(size).is_err() {
@@ -95,8 +112,25 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     }
 
     /// Writes dirty pages of a range to the disk, or waits for them:
-    /// [`File::sync_range`](crate::File::sync_range), with its errors. On io_uring up to 4 GiB at a time. See
-    /// [`allocate`](BoundFile::allocate).
+    /// [`File::sync_range`](crate::File::sync_range). For ranges of less than 4 GiB, this takes no thread of
+    /// tokio's blocking pool on io_uring, as [`allocate`](BoundFile::allocate).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`File::sync_range`](crate::File::sync_range). An error without an errno is an [`AioCommandError`]: the
+    /// context has ended, or the deadline has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may still take effect after its future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// As [`allocate`](BoundFile::allocate).
+    ///
+    /// # Examples
+    ///
+    /// See [`allocate`](BoundFile::allocate).
     #[doc(alias = "sync_file_range")]
     pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
         let has_call = self.handle().file_calls().allocate && u32::try_from(len).is_ok();

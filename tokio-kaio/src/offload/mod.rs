@@ -126,7 +126,7 @@ impl Returned {
 
 type Batch = ArrayVec<SubmissionEntry, MAX_BATCH>;
 
-/// What a job does next.
+/// The next work of a job.
 enum Work {
     /// Submits the entries to the backend.
     Submit(Batch),

@@ -98,7 +98,7 @@ pub(crate) struct PolicyConfig {
     /// Submitting never blocks, so no policy is needed against that.
     #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
     pub(crate) nonblocking_submit: bool,
-    /// The disk is simulated: nothing may depend on a clock or on what was measured.
+    /// The disk is simulated: nothing may depend on a clock or on a measurement.
     #[cfg(feature = "simulation")]
     pub(crate) simulated: bool,
     /// Most requests to submit with one system call, if configured: 1 to
