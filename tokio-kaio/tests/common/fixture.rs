@@ -4,15 +4,14 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_kaio::{AioContext, AioContextBuilder, AioContextHandle, Backend, File, SubmitPolicy};
 
 use super::{
-    assert_idle, assert_no_work_left, current_thread, disk_dir, hang_guard, multi_thread, open_rw,
-    test_dirs, tmpfs_dir, write_patterned,
+    assert_idle, assert_no_work_left, current_thread, disk_dir, multi_thread, open_rw, test_dirs,
+    tmpfs_dir, with_hang_guard, write_patterned,
 };
 
 /// Where requests run, and which thread submits them.
@@ -260,9 +259,9 @@ impl Fixture {
             test(case).await;
             tokio::time::resume();
         } else {
-            hang_guard(Duration::from_secs(300), test(case)).await;
+            with_hang_guard(test(case)).await;
         }
-        hang_guard(Duration::from_secs(60), async {
+        with_hang_guard(async {
             match slots {
                 Some(slots) => assert_idle(&handle, slots).await,
                 // A context that does not wait for slots does not count the free ones.

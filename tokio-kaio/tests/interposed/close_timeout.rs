@@ -15,7 +15,7 @@ fn an_idle_context_closes_before_the_timeout() {
     for mode in modes() {
         multi_thread().block_on(async {
             let (context, _handle) = context_in(mode, 4);
-            let closed = context.close_timeout(Duration::from_secs(60)).await;
+            let closed = context.close_timeout(HANG).await;
             assert_eq!(closed, Ok(()), "{mode:?}");
         });
     }

@@ -385,7 +385,7 @@ fn a_panicking_waker_does_not_harm_the_poll_that_reaps_its_completion() {
                 while bomb.0.load(Ordering::SeqCst) == 0 {
                     let found = catch_unwind(AssertUnwindSafe(|| find(&handle, &mut other)));
                     assert!(found.is_ok(), "the panic is the waker's own");
-                    assert!(start.elapsed() < Duration::from_secs(60), "not woken");
+                    assert!(start.elapsed() < HANG, "not woken");
                 }
                 assert!(matches!(
                     poll_once(&mut bombed, Waker::noop()),
@@ -603,7 +603,7 @@ fn open_later(gate: &Arc<Gate>) -> thread::JoinHandle<bool> {
     let gate = Arc::clone(gate);
     thread::spawn(move || {
         let start = Instant::now();
-        while gate.waiting().is_empty() && start.elapsed() < Duration::from_secs(60) {
+        while gate.waiting().is_empty() && start.elapsed() < HANG {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20)); // so that all who wait are at rest
@@ -879,7 +879,7 @@ fn other_blocking_tasks_run_between_requests() {
             let other = spawn_blocking(move || opener.open());
             tokio::time::sleep(Duration::from_millis(5)).await; // longer than a turn is
             first.open();
-            let had_its_turn = timeout(Duration::from_secs(60), other).await;
+            let had_its_turn = timeout(HANG, other).await;
             second.open();
             had_its_turn.expect("it hangs").unwrap();
             for read in join_all(reads).await {
@@ -927,7 +927,7 @@ fn available_slots_counts_every_completion() {
                 // between: its I/O driver would reap them.
                 let start = Instant::now();
                 while signals(eventfd) < before + REQUESTS as u64 {
-                    assert!(start.elapsed() < Duration::from_secs(60), "not done");
+                    assert!(start.elapsed() < HANG, "not done");
                     thread::sleep(Duration::from_millis(1));
                 }
                 assert_eq!(handle.available_slots(), Some(256));

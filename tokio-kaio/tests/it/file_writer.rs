@@ -473,16 +473,12 @@ fn one_task_uses_writers_that_meet_within_a_block_one_after_the_other() {
             let (start, rest) = whole.split_at(BLOCK + 100);
             first.write_all(start).await.unwrap();
             second.write_all(rest).await.unwrap(); // fills the rest of the block that `first` has begun
-            hang_guard(Duration::from_secs(30), first.finish())
-                .await
-                .unwrap();
+            with_hang_guard(first.finish()).await.unwrap();
             // `write` returns when the block is full, and is written by the next call.
             let (mut first, mut third) = (writer(1), writer(0));
             assert_eq!(first.write(&whole[1..]).await.unwrap(), BLOCK - 1);
             third.write_all(&whole[..1]).await.unwrap();
-            hang_guard(Duration::from_secs(30), third.finish())
-                .await
-                .unwrap();
+            with_hang_guard(third.finish()).await.unwrap();
             first.finish().await.unwrap();
             second.finish().await.unwrap();
             assert!(file_content(case.dir) == whole);
@@ -679,9 +675,7 @@ fn a_waker_that_panics_when_cloned_does_not_stop_the_writer() {
         flush(&mut writer); // while it queries the file
         writer.write_all(&content(2 * CHUNK + 5)).await.unwrap();
         flush(&mut writer);
-        hang_guard(Duration::from_secs(30), writer.finish())
-            .await
-            .unwrap();
+        with_hang_guard(writer.finish()).await.unwrap();
         assert!(file_content(case.dir) == content(2 * CHUNK + 5));
     });
 }
@@ -816,9 +810,7 @@ mod bytes_of_any_length {
                     .await
                     .unwrap();
                 second.feed(Bytes::from(content(100))).await.unwrap();
-                hang_guard(Duration::from_secs(30), second.close())
-                    .await
-                    .unwrap();
+                with_hang_guard(second.close()).await.unwrap();
                 first.close().await.unwrap();
                 assert!(file_content(case.dir) == content(BLOCK));
             });

@@ -177,7 +177,7 @@ fn operations_complete_on_a_hand_made_executor_of_two_threads() {
             let tasks = Arc::clone(&tasks);
             thread::spawn(move || {
                 loop {
-                    let next = tasks.lock().unwrap().recv_timeout(Duration::from_secs(60));
+                    let next = tasks.lock().unwrap().recv_timeout(HANG);
                     let Ok(task) = next else {
                         return; // every task is done, so no sender is left
                     };

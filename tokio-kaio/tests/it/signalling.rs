@@ -1,13 +1,9 @@
 //! After many inline completions, requests are submitted without an eventfd. A request that does
 //! not complete inline after all must still complete.
 
-use std::time::Duration;
-
 use crate::common::*;
 use tokio::time::timeout;
 use tokio_kaio::{AioContextHandle, File, ReadFlags, aio_context};
-
-const HANG: Duration = Duration::from_secs(60);
 
 async fn read(handle: &AioContextHandle, file: &File, block: u64) {
     let mut target = buffer(BLOCK);

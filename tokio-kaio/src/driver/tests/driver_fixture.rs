@@ -344,7 +344,7 @@ pub(super) fn block_on<R>(future: impl Future<Output = R>) -> R {
         .enable_time()
         .build()
         .unwrap();
-    let guarded = async { tokio::time::timeout(Duration::from_secs(60), future).await };
+    let guarded = async { tokio::time::timeout(Duration::from_secs(300), future).await };
     runtime.block_on(guarded).expect("it does not complete")
 }
 
