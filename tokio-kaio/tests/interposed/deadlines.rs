@@ -172,12 +172,15 @@ fn a_read_of_an_empty_socket_ends_at_its_deadline() {
             };
             let mut read = Box::pin(hurried.submit_request(&reader, command));
             not_yet(&mut read).await;
-            // Before a thread takes it, it would be withdrawn.
-            let waiting = || handle.metrics().waiting_for_thread;
-            spin_until(|| waiting() == 0, waiting).await;
+            // Before a thread takes it, it would be withdrawn. A socket has no place to read at, says `pread`.
+            let state = || handle.metrics();
+            let is_done = || match handle.backend() {
+                Backend::ThreadPool => state().in_flight == 0,
+                _ => state().waiting_for_thread == 0,
+            };
+            spin_until(is_done, state).await;
             advance(2 * SECOND).await;
             match read.await {
-                // A socket has no place to read at, says `pread`.
                 Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => {}
                 read => {
                     timed_out(read);
