@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kaio_bench::{CountingAllocator, Counts, counting};
@@ -10,13 +10,23 @@ use kaio_bench::{CountingAllocator, Counts, counting};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Counts during `action`. Serializes the tests, since the counters count the whole process.
-fn counted(action: impl FnOnce()) -> Counts {
+/// Serializes the tests, since the counters count the whole process.
+fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts during `action`. The caller is [`alone`].
+fn count(action: impl FnOnce()) -> Counts {
     let counting = counting::start();
     action();
     counting.counts()
+}
+
+/// Counts during `action`, alone.
+fn counted(action: impl FnOnce()) -> Counts {
+    let _alone = alone();
+    count(action)
 }
 
 fn calls(counts: &Counts, name: &str) -> f64 {
@@ -87,10 +97,11 @@ fn allocations_are_counted() {
 
 #[test]
 fn nothing_is_counted_while_counting_is_off() {
+    let _alone = alone();
     let file = tempfile::tempfile().unwrap();
-    let before = counted(|| {});
+    let before = count(|| {});
     file.write_at(b"block", 0).unwrap();
-    let after = counted(|| {});
+    let after = count(|| {});
     assert_eq!(calls(&before, "pwrite64"), 0.0);
     assert_eq!(calls(&after, "pwrite64"), 0.0);
 }
