@@ -3,7 +3,8 @@
 //! This command runs the models:
 //!
 //! ```text
-//! RUSTFLAGS="--cfg kaio_loom" cargo test -p tokio-kaio --lib --release --target-dir target/loom loom_
+//! RUSTFLAGS="--cfg kaio_loom" cargo test -p tokio-kaio --features io-uring --lib --release \
+//!     --target-dir target/loom loom_
 //! ```
 //!
 //! The cfg is not named `loom`, because `--cfg loom` would change tokio too. A library built with it works
@@ -28,6 +29,8 @@ mod real {
     pub(crate) use std::thread;
 
     pub(crate) use atomic_waker::AtomicWaker;
+    #[cfg(feature = "io-uring")]
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use tokio::sync::watch;
 
     pub(crate) use crate::EventFd;

@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+#[cfg_attr(not(feature = "io-uring"), allow(unused_imports))]
+pub(crate) use loom::sync::MutexGuard;
 use loom::sync::atomic::{self, Ordering};
-use loom::sync::{Mutex, MutexGuard};
 
 use crate::EventFdError;
 
@@ -24,7 +25,7 @@ impl AtomicBool {
         AtomicBool(atomic::AtomicBool::new(value))
     }
 
-    fn load(&self, order: Ordering) -> bool {
+    pub(crate) fn load(&self, order: Ordering) -> bool {
         self.0.load(order)
     }
 
@@ -34,6 +35,23 @@ impl AtomicBool {
 
     pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
         self.0.swap(value, order)
+    }
+}
+
+/// A lock with the interface of `parking_lot`.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        // The lock is poisoned only if the model has panicked, and so failed already.
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -48,11 +66,11 @@ impl AtomicWaker {
 
     pub(crate) fn register(&self, waker: &Waker) {
         let waker = waker.clone();
-        drop(lock(&self.0).replace(waker));
+        drop(self.0.lock().replace(waker));
     }
 
     pub(crate) fn take(&self) -> Option<Waker> {
-        lock(&self.0).take()
+        self.0.lock().take()
     }
 
     pub(crate) fn wake(&self) {
@@ -107,7 +125,7 @@ impl EventFd {
         loop {
             self.0.ready.swap(false, Ordering::AcqRel);
             let waker = cx.waker().clone();
-            let mut reader = lock(&self.0.reader);
+            let mut reader = self.0.reader.lock();
             let unused = reader.replace(waker);
             let ready = self.0.ready.load(Ordering::Acquire);
             drop(reader);
@@ -121,14 +139,14 @@ impl EventFd {
     /// Signals the eventfd, as the kernel does.
     #[cfg(test)]
     pub(crate) fn signal(&self) {
-        lock(&self.0.edge).pending = true;
+        self.0.edge.lock().pending = true;
         self.0.edges.notify_all();
     }
 
     /// Ends the signals.
     #[cfg(test)]
     pub(crate) fn close(&self) {
-        lock(&self.0.edge).closed = true;
+        self.0.edge.lock().closed = true;
         self.0.edges.notify_all();
     }
 
@@ -136,7 +154,7 @@ impl EventFd {
     #[cfg(test)]
     pub(crate) fn dispatch_all(&self) {
         loop {
-            let mut edge = lock(&self.0.edge);
+            let mut edge = self.0.edge.lock();
             while !edge.pending && !edge.closed {
                 let woken = self.0.edges.wait(edge);
                 edge = woken.unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -153,7 +171,7 @@ impl EventFd {
     #[cfg(test)]
     pub(crate) fn dispatch(&self) {
         self.0.ready.store(true, Ordering::Release);
-        let reader = lock(&self.0.reader).take();
+        let reader = self.0.reader.lock().take();
         if let Some(reader) = reader {
             reader.wake();
         }
@@ -194,7 +212,7 @@ pub(crate) mod watch {
         pub(crate) async fn changed(&mut self) -> Result<(), ()> {
             std::future::poll_fn(|cx| {
                 let waker = cx.waker().clone();
-                let mut channel = lock(&self.0);
+                let mut channel = self.0.lock();
                 if channel.closed {
                     return Poll::Ready(Err(()));
                 }
@@ -208,18 +226,11 @@ pub(crate) mod watch {
     impl<T> Drop for Sender<T> {
         fn drop(&mut self) {
             let waiting = {
-                let mut channel = lock(&self.0);
+                let mut channel = self.0.lock();
                 channel.closed = true;
                 mem::take(&mut channel.waiting)
             };
             waiting.into_iter().for_each(Waker::wake);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The lock is poisoned only if the model has panicked, and so failed already.
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

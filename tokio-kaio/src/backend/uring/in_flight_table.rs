@@ -48,7 +48,7 @@ pub(in crate::backend) struct InFlightTable {
 
 /// The place of an entry, and its generation in the upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::backend) struct Key(u64);
+pub(crate) struct Key(u64);
 
 #[derive(Debug)]
 struct Place {

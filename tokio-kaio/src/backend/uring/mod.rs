@@ -24,18 +24,22 @@
 #![allow(unsafe_code)]
 
 mod in_flight_table;
+mod kernel_ring;
+mod mapped_ring;
+#[cfg(all(test, kaio_loom))]
+mod model_kernel;
 mod queue_tail;
 mod registered_buffers;
 mod ring_setup;
 mod shared_ring;
+#[cfg(all(test, kaio_loom))]
+mod uring_loom_models;
 mod uring_sqe;
 
 use std::io;
 use std::mem;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use super::{
     AfterReap, Capabilities, Completion, Completions, FileCalls, IoBackend, Notify, Sqe,
@@ -43,8 +47,9 @@ use super::{
 };
 use crate::buf::{PathToOpen, RegisteredPool};
 use crate::sys::Process;
-use in_flight_table::{Completed, Key};
-use shared_ring::Ring;
+use in_flight_table::Completed;
+use kernel_ring::{CompletionQueue, KernelRing};
+use mapped_ring::MappedRing;
 #[cfg(all(test, not(kaio_loom), not(miri)))]
 pub(super) use shared_ring::SharedRing;
 #[cfg(not(all(test, not(kaio_loom), not(miri))))]
@@ -54,26 +59,30 @@ use shared_ring::SharedRing;
 ///
 /// Dropping it cancels the polls and reads in flight, and waits for all other requests.
 #[derive(Debug)]
-pub(crate) struct UringBackend {
-    ring: Arc<Ring>,
-    shared: Arc<SharedRing>,
+pub(crate) struct UringBackend<R: KernelRing = MappedRing> {
+    ring: Arc<R>,
+    shared: Arc<SharedRing<R>>,
     /// Descriptors to close.
     unused: Vec<OwnedFd>,
     owner: Process,
 }
 
 /// Submits to a [`UringBackend`].
-#[derive(Clone, Debug)]
-pub(crate) struct UringSubmitter {
-    shared: Arc<SharedRing>,
+#[derive(Debug)]
+pub(crate) struct UringSubmitter<R: KernelRing = MappedRing> {
+    shared: Arc<SharedRing<R>>,
     owner: Process,
 }
 
-/// `IORING_ENTER_GETEVENTS`: to wait for completions, and to have overflowed ones moved to the queue.
-const ENTER_GETEVENTS: u32 = 1;
-
-/// Time between two looks at a ring that can't be waited for.
-const PAUSE: Duration = Duration::from_millis(1);
+// By hand: a ring is not cloned.
+impl<R: KernelRing> Clone for UringSubmitter<R> {
+    fn clone(&self) -> Self {
+        UringSubmitter {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+        }
+    }
+}
 
 impl UringBackend {
     /// Creates a ring for `nr` entries in flight, at most 65,535. All its submitters signal `eventfd`. Registers
@@ -89,14 +98,9 @@ impl UringBackend {
         eventfd: Option<RawFd>,
         pools: &[RegisteredPool],
     ) -> io::Result<UringBackend> {
-        let owner = Process::current();
-        let (shared, ring) = SharedRing::set_up(nr, eventfd, pools)?;
-        Ok(UringBackend {
-            ring,
-            shared: Arc::new(shared),
-            unused: Vec::new(),
-            owner,
-        })
+        let ring = MappedRing::set_up(nr, eventfd, pools)?;
+        let capacity = ring.uring.params().cq_entries();
+        Ok(UringBackend::over(ring, capacity))
     }
 
     /// Bytes of the registered memory.
@@ -114,29 +118,39 @@ impl UringBackend {
         self.ring.buffers.refused()
     }
 
-    /// Calls `io_uring_enter(2)` without submitting, to wait for `min_complete` completions.
-    #[cold]
-    fn enter(&self, min_complete: u32) -> io::Result<usize> {
-        let submitter = self.ring.uring.submitter();
-        let no_mask = None::<&libc::sigset_t>;
-        // SAFETY: submits nothing, and passes no memory.
-        unsafe { submitter.enter(0, min_complete, ENTER_GETEVENTS, no_mask) }
+    #[cfg(all(test, not(kaio_loom), not(miri)))]
+    pub(super) fn shared(&self) -> &Arc<SharedRing> {
+        &self.shared
+    }
+}
+
+impl<R: KernelRing> UringBackend<R> {
+    /// A backend over `ring`, whose completion queue has room for `capacity` completions.
+    fn over(ring: R, capacity: u32) -> UringBackend<R> {
+        let ring = Arc::new(ring);
+        UringBackend {
+            shared: Arc::new(SharedRing::new(Arc::clone(&ring), capacity)),
+            ring,
+            unused: Vec::new(),
+            owner: Process::current(),
+        }
     }
 
     /// Moves completions from the ring, and submits again what the kernel gave back.
     #[inline]
     fn reap_queue(&mut self, completions: &mut Completions) {
         // SAFETY: `self` is borrowed mutably, and nobody else makes a completion queue of this ring.
-        let mut queue = unsafe { self.ring.uring.completion_shared() };
+        let mut queue = unsafe { self.ring.completions() };
         if queue.is_empty() {
             return;
         }
         let was_full = queue.is_full();
         let mut table = self.shared.table();
         while !completions.is_full() {
-            let Some(entry) = queue.next() else { break };
-            let key = Key::from_user_data(entry.user_data());
-            match table.complete(key, entry.result()) {
+            let Some((key, result)) = queue.take_next() else {
+                break;
+            };
+            match table.complete(key, result) {
                 Completed::Entry(user_data, result) => {
                     completions.push(Completion { user_data, result });
                 }
@@ -162,24 +176,19 @@ impl UringBackend {
         let given_back = table.has_given_back();
         drop(table);
         if was_full {
-            let _ = self.enter(0); // never so far; the kernel would hold back what had no room
+            self.ring.flush_overflow(); // never so far; the kernel would hold back what had no room
         }
         if given_back {
             self.shared.resubmit(completions);
         }
     }
-
-    #[cfg(all(test, not(kaio_loom), not(miri)))]
-    pub(super) fn shared(&self) -> &Arc<SharedRing> {
-        &self.shared
-    }
 }
 
-impl IoBackend for UringBackend {
-    type Submitter = UringSubmitter;
+impl<R: KernelRing> IoBackend for UringBackend<R> {
+    type Submitter = UringSubmitter<R>;
 
     /// `eventfd` is the one of [`UringBackend::setup`]: a ring has one for all of its submitters.
-    fn submitter(&self, _eventfd: Option<RawFd>) -> UringSubmitter {
+    fn submitter(&self, _eventfd: Option<RawFd>) -> UringSubmitter<R> {
         UringSubmitter {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
@@ -214,7 +223,7 @@ impl IoBackend for UringBackend {
     }
 }
 
-impl Drop for UringBackend {
+impl<R: KernelRing> Drop for UringBackend<R> {
     fn drop(&mut self) {
         if self.owner != Process::current() {
             // The ring is not mapped here, and a thread of the parent may have held a lock at the fork.
@@ -234,9 +243,9 @@ impl Drop for UringBackend {
             if !completions.is_empty() {
                 continue;
             }
-            if self.shared.is_stalled() || self.enter(1).is_err_and(|error| !is_interrupted(&error))
-            {
-                thread::sleep(PAUSE); // a later filter may forbid to wait, but completions still come
+            match self.shared.is_stalled() {
+                true => self.ring.pause(),
+                false => self.ring.wait(),
             }
         }
         // The submitters that are left keep the table, and must keep no file open.
@@ -245,11 +254,7 @@ impl Drop for UringBackend {
     }
 }
 
-fn is_interrupted(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted
-}
-
-impl Submitter for UringSubmitter {
+impl<R: KernelRing> Submitter for UringSubmitter<R> {
     #[inline]
     unsafe fn submit(&self, entries: &[Sqe], _: Notify) -> Result<usize, SubmitError> {
         if self.owner != Process::current() {

@@ -22,77 +22,33 @@
 //! all submissions, as a seccomp filter of one thread does, they are refused.
 #![allow(unsafe_code)]
 
-use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use io_uring::IoUring;
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering;
 
 use super::in_flight_table::{InFlightTable, Key, NotAdded};
-use super::queue_tail::QueueTail;
-use super::registered_buffers::RegisteredBuffers;
-use super::{ring_setup, uring_sqe};
+use super::kernel_ring::{KernelRing, NotTaken, SubmissionQueue};
+use super::mapped_ring::MappedRing;
+use super::uring_sqe;
 use crate::backend::{Completion, Completions, Sqe, SubmitError};
-use crate::buf::RegisteredPool;
-use crate::sys::signal;
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 #[derive(Debug)]
-pub(in crate::backend) struct SharedRing {
+pub(in crate::backend) struct SharedRing<R = MappedRing> {
     /// `None`: the backend was dropped.
-    ring: Mutex<Option<Arc<Ring>>>,
+    ring: Mutex<Option<Arc<R>>>,
     table: Mutex<InFlightTable>,
-    eventfd: Option<RawFd>,
     /// The table has entries to submit again, or that have ended.
     is_stalled: AtomicBool,
 }
 
-/// The kernel has not taken the last `left` entries of the submission queue, which were removed from it.
-struct NotTaken {
-    left: usize,
-    /// The errno with which the kernel refuses all submissions. `None`: it may take them later.
-    refused: Option<i32>,
-}
-
-/// A ring. It has no `Debug` of its own.
-pub(super) struct Ring {
-    pub(super) uring: IoUring,
-    pub(super) buffers: RegisteredBuffers,
-    tail: QueueTail,
-}
-
-impl std::fmt::Debug for Ring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ring")
-    }
-}
-
-impl SharedRing {
-    /// # Errors
-    ///
-    /// See [`ring_setup::set_up`]. If the memory of `pools` can't be registered, the ring works without.
-    pub(super) fn set_up(
-        nr: u32,
-        eventfd: Option<RawFd>,
-        pools: &[RegisteredPool],
-    ) -> io::Result<(SharedRing, Arc<Ring>)> {
-        let uring = ring_setup::set_up(nr, eventfd)?;
-        let tail = QueueTail::map(&uring)?;
-        let table = InFlightTable::new(uring.params().cq_entries());
-        let buffers = RegisteredBuffers::register(&uring, pools);
-        let ring = Arc::new(Ring {
-            uring,
-            buffers,
-            tail,
-        });
-        let shared = SharedRing {
-            ring: Mutex::new(Some(Arc::clone(&ring))),
-            table: Mutex::new(table),
-            eventfd,
+impl<R: KernelRing> SharedRing<R> {
+    /// Shares `ring`, whose completion queue has room for `capacity` completions, a power of two.
+    pub(super) fn new(ring: Arc<R>, capacity: u32) -> SharedRing<R> {
+        SharedRing {
+            ring: Mutex::new(Some(ring)),
+            table: Mutex::new(InFlightTable::new(capacity)),
             is_stalled: AtomicBool::new(false),
-        };
-        Ok((shared, ring))
+        }
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, InFlightTable> {
@@ -111,9 +67,8 @@ impl SharedRing {
         };
         let mut taken = 0;
         let mut error = SubmitError::NoRoom;
-        // SAFETY: the lock is held, so there is no other submission queue. It is dropped before the kernel
-        // reads it, which publishes the entries.
-        let mut queue = unsafe { ring.uring.submission_shared() };
+        // SAFETY: the lock is held, so there is no other submission queue, and nobody enters the kernel.
+        let mut queue = unsafe { ring.submissions() };
         let mut table = self.table.lock();
         for entry in entries {
             if queue.is_full() {
@@ -142,9 +97,10 @@ impl SharedRing {
         drop(table);
         let len = queue.len();
         drop(queue);
-        if let Err(not_taken) = enter(ring, len) {
+        // SAFETY: the lock is held, and the queue was dropped.
+        if let Err(not_taken) = unsafe { ring.enter(len) } {
             let pushed = &entries[..taken];
-            (taken, error) = self.keep_not_taken(pushed, &not_taken);
+            (taken, error) = self.keep_not_taken(ring, pushed, not_taken);
         }
         match taken {
             0 => Err(error),
@@ -155,7 +111,12 @@ impl SharedRing {
     /// Keeps the last of the entries that were `pushed`, to submit them again, or removes those that can't be.
     /// Returns how many were taken, and why the next one was not.
     #[cold]
-    fn keep_not_taken(&self, pushed: &[Sqe], not_taken: &NotTaken) -> (usize, SubmitError) {
+    fn keep_not_taken(
+        &self,
+        ring: &R,
+        pushed: &[Sqe],
+        not_taken: NotTaken,
+    ) -> (usize, SubmitError) {
         let mut table = self.table.lock();
         let mut taken = pushed.len().saturating_sub(not_taken.left);
         let left = &pushed[taken..];
@@ -171,18 +132,16 @@ impl SharedRing {
             .for_each(|sqe| table.remove(sqe.user_data));
         drop(table);
         if kept > 0 {
-            self.stall();
+            self.stall(ring);
         }
         (taken, SubmitError::NoRoom)
     }
 
     /// Has the next reap call [`SharedRing::resubmit`], and signals.
     #[cold]
-    fn stall(&self) {
+    fn stall(&self, ring: &R) {
         self.is_stalled.store(true, Ordering::Release);
-        if let Some(eventfd) = self.eventfd {
-            signal(eventfd);
-        }
+        ring.signal();
     }
 
     /// Whether [`SharedRing::resubmit`] is due.
@@ -201,7 +160,7 @@ impl SharedRing {
         };
         self.is_stalled.store(false, Ordering::Relaxed);
         // SAFETY: as in `submit`.
-        let mut queue = unsafe { ring.uring.submission_shared() };
+        let mut queue = unsafe { ring.submissions() };
         let mut table = self.table.lock();
         let mut pushed = Vec::new();
         for key in table.take_given_back() {
@@ -218,7 +177,8 @@ impl SharedRing {
         drop(table);
         let len = queue.len();
         drop(queue);
-        let entered = enter(ring, len);
+        // SAFETY: as in `submit`.
+        let entered = unsafe { ring.enter(len) };
         let mut table = self.table.lock();
         let has_failed = entered.is_err();
         if let Err(not_taken) = entered {
@@ -238,7 +198,7 @@ impl SharedRing {
         let (left, ended) = (table.has_given_back(), table.has_ended());
         drop(table);
         if ended || left && !has_failed {
-            self.stall();
+            self.stall(ring);
         } else if left {
             // Not signalled: that would repeat a call in a loop that fails. `IoBackend::after_reap` asks for a
             // pause.
@@ -257,11 +217,11 @@ impl SharedRing {
             return false;
         };
         if self.table.lock().cancel_given_back(key) {
-            self.stall();
+            self.stall(ring);
             return true;
         }
         // Without the lock of the table, for whoever reaps. The key still names this entry or nothing.
-        match ring_setup::cancel(&ring.uring, key.user_data()) {
+        match ring.cancel(key) {
             Ok(true) => true,
             Ok(false) => {
                 self.table.lock().unmark_cancelled(key);
@@ -276,7 +236,7 @@ impl SharedRing {
                 // A later filter forbids to cancel. A poll has no memory, so nobody needs its completion.
                 table.end(key, 0);
                 drop(table);
-                self.stall();
+                self.stall(ring);
                 true
             }
         }
@@ -291,7 +251,7 @@ impl SharedRing {
                 return;
             };
             // A read that can't be cancelled completes.
-            if ring_setup::cancel(&ring.uring, key.user_data()).is_err() {
+            if ring.cancel(key).is_err() {
                 let mut table = self.table.lock();
                 if table.is_poll(key) {
                     table.end(key, 0); // as in `cancel`
@@ -305,20 +265,22 @@ impl SharedRing {
     pub(super) fn release(&self) {
         let ring = self.ring.lock().take();
         if let Some(ring) = &ring {
-            ring.buffers.unregister(&ring.uring);
+            ring.release_memory();
         }
         drop(ring); // without the lock
     }
+}
 
+#[cfg(all(test, not(kaio_loom), not(miri)))]
+impl SharedRing {
     /// Has the kernel post `count` completions that belong to no entry.
-    #[cfg(all(test, not(kaio_loom), not(miri)))]
     pub(in crate::backend) fn post_made_up(&self, count: usize) {
         let ring = self.ring.lock();
         let ring = ring.as_deref().unwrap();
         let made_up = io_uring::opcode::Nop::new().build().user_data(u64::MAX);
         for _ in 0..count {
             // SAFETY: as in `submit`.
-            let mut queue = unsafe { ring.uring.submission_shared() };
+            let mut queue = unsafe { ring.submissions() };
             // SAFETY: uses no memory.
             unsafe { queue.push(&made_up) }.unwrap();
             drop(queue);
@@ -327,39 +289,8 @@ impl SharedRing {
     }
 
     /// Keeps others from taking any lock.
-    #[cfg(all(test, not(kaio_loom), not(miri)))]
     pub(in crate::backend) fn hold(&self) -> impl Sized + '_ {
         (self.ring.lock(), self.table.lock())
-    }
-}
-
-/// Has the kernel take the `len` entries of the submission queue, which is empty afterwards. The caller holds
-/// the lock of the ring.
-#[inline]
-fn enter(ring: &Ring, len: usize) -> Result<(), NotTaken> {
-    if len == 0 {
-        return Ok(());
-    }
-    match ring.uring.submit() {
-        Ok(submitted) if submitted == len => Ok(()),
-        answer => Err(remove_left(ring, answer)),
-    }
-}
-
-/// Removes the entries that the kernel has left in the submission queue.
-#[cold]
-fn remove_left(ring: &Ring, answer: io::Result<usize>) -> NotTaken {
-    // SAFETY: as in `submit`.
-    let left = unsafe { ring.uring.submission_shared() }.len();
-    ring.tail.move_back(left);
-    let errno = answer
-        .err()
-        .map(|error| error.raw_os_error().unwrap_or(libc::EIO));
-    NotTaken {
-        left,
-        refused: errno.filter(|errno| {
-            ![libc::EAGAIN, libc::EBUSY, libc::EINTR, libc::ENOMEM].contains(errno)
-        }),
     }
 }
 
@@ -369,18 +300,15 @@ fn remove_left(ring: &Ring, answer: io::Result<usize>) -> NotTaken {
 ///
 /// The memory of the entry is valid, as for [`SharedRing::submit`], until its completion.
 #[inline]
-unsafe fn push(
-    queue: &mut io_uring::SubmissionQueue<'_>,
-    ring: &Ring,
+unsafe fn push<R: KernelRing>(
+    queue: &mut R::Submissions<'_>,
+    ring: &R,
     table: &InFlightTable,
     key: Key,
 ) {
     let Some(entry) = table.entry(key) else {
         return debug_assert!(false, "the entry is in flight");
     };
-    // SAFETY: the caller's promise.
-    let encoded = unsafe { uring_sqe::encode(&entry, key, &ring.buffers) };
-    // SAFETY: the caller's promise.
-    let pushed = unsafe { queue.push(&encoded) };
-    debug_assert!(pushed.is_ok(), "there is room");
+    // SAFETY: the caller's promise. The iovecs are the table's.
+    unsafe { ring.push(queue, &entry, key) };
 }
