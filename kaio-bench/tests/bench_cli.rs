@@ -381,6 +381,10 @@ fn render_can_use_another_baseline() {
     let to_local = ["own-thread", "--baseline", "kaio/local"];
     assert_eq!(rows(&to_local), [own, "kaio/local"]);
     assert_eq!(rows(&["kaio"]), expected);
+    assert_eq!(
+        rows(&["kaio/current-thread"]),
+        ["bare", "kaio/current-thread"]
+    );
     let unknown = kaio_bench(&["render", "--from", json, "--engines", "local,magic"]);
     assert!(!unknown.status.success());
     assert!(text(&unknown.stderr).contains("no engine with magic in its name"));

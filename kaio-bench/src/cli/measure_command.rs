@@ -101,13 +101,14 @@ pub(super) fn duration_of(rounds: usize, round_ms: u32) -> String {
 
 /// Selects the engines, always with the baseline.
 fn choose<'a>(args: &RunArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn Engine>> {
+    let names: Vec<_> = all.iter().map(|engine| engine.name()).collect();
     let filter = EngineFilter {
         parts: &args.engines,
-        baseline: &args.baseline,
+        baseline: Some(&args.baseline),
+        names: &names,
     };
-    let names: Vec<_> = all.iter().map(|engine| engine.name()).collect();
     filter
-        .check(&names)
+        .check()
         .map_err(|error| format!("{error}; run with --list to list all"))?;
     let engines = all.iter().map(|engine| &**engine);
     Ok(engines.filter(|engine| filter.has(engine.name())).collect())

@@ -53,7 +53,7 @@ struct RunArgs {
     /// direct I/O]
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
-    /// Engines to measure, by part of their names; the baseline is always measured [default: all]
+    /// Engines to measure, by name or part of a name; the baseline is always measured [default: all]
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
@@ -102,7 +102,7 @@ struct RenderArgs {
     /// File that `--json` has written
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// Engines to show, by part of their names; the baseline is always shown [default: all]
+    /// Engines to show, by name or part of a name; the baseline is always shown [default: all]
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,
@@ -143,7 +143,7 @@ struct PairsArgs {
 
 #[derive(Debug, Args)]
 struct ScaleArgs {
-    /// Engines to measure, by part of their names [default: all that can be scaled]
+    /// Engines to measure, by name or part of a name [default: all that can be scaled]
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
     engines: Vec<String>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::RenderArgs;
 use super::engine_filter::EngineFilter;
-use crate::scale::{ScaleReport, ScaleSet, ScaleTables, plot_scale};
+use crate::scale::{ScaleReport, ScaleTables, plot_scale};
 use crate::{Report, Result, Tables, plot};
 
 pub(super) fn run(args: &RenderArgs) -> Result<()> {
@@ -33,19 +33,15 @@ fn render_scale(args: &RenderArgs, mut report: ScaleReport) -> Result<()> {
     if args.baseline.is_some() {
         return Err("the ratios of a scale are to its first row: remove --baseline".into());
     }
-    for part in &args.engines {
-        if !report
-            .sets
-            .iter()
-            .any(|set| set.engine.contains(part.as_str()))
-        {
-            return Err(format!("no engine with {part} in its name").into());
-        }
-    }
-    let is_chosen = |set: &ScaleSet| args.engines.iter().any(|part| set.engine.contains(part));
-    report
-        .sets
-        .retain(|set| args.engines.is_empty() || is_chosen(set));
+    let names: Vec<_> = report.sets.iter().map(|set| set.engine.clone()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let filter = EngineFilter {
+        parts: &args.engines,
+        baseline: None,
+        names: &names,
+    };
+    filter.check()?;
+    report.sets.retain(|set| filter.has(&set.engine));
     write!(std::io::stdout().lock(), "{}", ScaleTables(&report))?;
     draw_scale(&report, args.plots.as_deref())
 }
@@ -64,18 +60,19 @@ fn print_plots(paths: &[PathBuf], dir: &Path) {
 
 /// Keeps the selected engines, and always the baseline.
 fn choose(args: &RenderArgs, report: &mut Report) -> Result<()> {
+    let engines = report.sets.iter().flat_map(|set| &set.engines);
+    let mut names: Vec<_> = engines.map(|report| report.engine.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
     let filter = EngineFilter {
         parts: &args.engines,
-        baseline: &report.settings.baseline,
+        baseline: Some(&report.settings.baseline),
+        names: &names,
     };
-    let engines = report.sets.iter().flat_map(|set| &set.engines);
-    let names: Vec<_> = engines.map(|report| &*report.engine).collect();
-    filter.check(&names).map_err(|error| {
-        let mut measured = names.clone();
-        measured.sort_unstable();
-        measured.dedup();
-        format!("{error}; the file has {}", measured.join(", "))
-    })?;
+    filter
+        .check()
+        .map_err(|error| format!("{error}; the file has {}", names.join(", ")))?;
     for set in &mut report.sets {
         set.engines.retain(|report| filter.has(&report.engine));
     }

@@ -52,28 +52,20 @@ pub(super) fn run(args: &ScaleArgs, all: &[Box<dyn Engine>]) -> Result<()> {
 fn choose<'a>(args: &ScaleArgs, all: &'a [Box<dyn Engine>]) -> Result<Vec<&'a dyn Engine>> {
     let engines = all.iter().map(|engine| &**engine);
     let scalable: Vec<_> = engines.filter(|engine| engine.max_contexts() > 0).collect();
-    if args.engines.is_empty() {
-        return Ok(scalable);
-    }
+    let names: Vec<_> = scalable.iter().map(|engine| engine.name()).collect();
     let filter = EngineFilter {
         parts: &args.engines,
-        baseline: "",
+        baseline: None,
+        names: &names,
     };
-    let chosen: Vec<_> = scalable
-        .iter()
-        .copied()
-        .filter(|engine| filter.has(engine.name()))
-        .collect();
-    let names: Vec<_> = scalable.iter().map(|engine| engine.name()).collect();
-    for part in &args.engines {
-        if !names.iter().any(|name| name.contains(part.as_str())) {
-            let all = names.join(", ");
-            return Err(
-                format!("no engine with {part} in its name has a scale: choose of {all}").into(),
-            );
-        }
+    if let Some(part) = filter.unmatched() {
+        let all = names.join(", ");
+        return Err(
+            format!("no engine with {part} in its name has a scale: choose of {all}").into(),
+        );
     }
-    Ok(chosen)
+    let chosen = scalable.iter().copied();
+    Ok(chosen.filter(|engine| filter.has(engine.name())).collect())
 }
 
 fn values(args: &ScaleArgs) -> Result<ScaleValues> {
