@@ -88,7 +88,7 @@ const COLUMNS: [&str; 13] = [
     "p50 µs",
     "p99 µs",
     "p99.9 µs",
-    "p99 ratio",
+    "p99 ratio (quartiles)",
     "calls",
     "allocs",
 ];
@@ -170,7 +170,7 @@ fn cells(figures: &Figures, summary: &Summary) -> [String; COLUMNS.len()] {
         micros(|latency| latency.p50_ns),
         micros(|latency| latency.p99_ns),
         micros(|latency| latency.p999_ns),
-        or_none(summary.p99_ratio, |s| format!("{:.2}", s.median)),
+        ratio(summary.p99_ratio),
         count(figures.counts.all_calls()),
         count(figures.counts.allocations),
     ]
