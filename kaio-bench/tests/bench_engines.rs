@@ -70,6 +70,12 @@ fn bare_uring_runs_every_pattern_in_both_shapes() {
 }
 
 #[test]
+fn bare_tokio_runs_every_pattern_in_both_shapes() {
+    check_everywhere("bare-tokio/multi-thread");
+    check_everywhere("bare-tokio/current-thread");
+}
+
+#[test]
 fn kaio_runs_every_pattern_in_both_shapes() {
     check_everywhere("kaio/multi-thread");
     check_everywhere("kaio/multi-thread-max-batch-16");
@@ -107,6 +113,8 @@ fn these_tests_cover_every_engine() {
             "bare",
             "bare-epoll",
             "bare-uring",
+            "bare-tokio/multi-thread",
+            "bare-tokio/current-thread",
             "kaio/multi-thread",
             "kaio/multi-thread-max-batch-16",
             "kaio/multi-thread-sharded",

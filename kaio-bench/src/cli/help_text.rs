@@ -60,6 +60,8 @@ Engines (`--list` lists all engines of this binary):
   bare                io_submit and io_getevents in a loop
   bare-epoll          the same loop, but it waits in epoll, as every tokio program does
   bare-uring          io_uring in a loop
+  bare-tokio/...      io_submit and io_getevents from tokio tasks, with as little code as possible: with
+                      two workers (multi-thread), on one thread (current-thread)
   kaio/...            tokio-kaio: with two workers (multi-thread), with two workers and two shards,
                       on one thread (current-thread), and its local context in a LocalSet
   spawn-blocking/...  pread and pwrite on tokio's blocking pool

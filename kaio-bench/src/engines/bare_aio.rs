@@ -8,15 +8,13 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
 
 use super::bare_loop::{self, KernelInterface};
 use super::epoll_eventfd::EpollEventfd;
+use super::kernel_aio::{Event, Iocb, IocbTarget, KernelContext, transferred};
 use super::{open_file, setup_error};
-use crate::{
-    Direction, Engine, PageBuffer, Prepared, Result, Run, RunStats, Transfer, Workload, task_runner,
-};
+use crate::{Engine, PageBuffer, Prepared, Result, Run, RunStats, Transfer, Workload, task_runner};
 
 pub(super) struct BareAio(pub(super) WaitMode);
 
@@ -47,7 +45,7 @@ impl Engine for BareAio {
             }
         };
         Ok(Box::new(PreparedBareAio {
-            context: Context::new(workload.depth)?,
+            context: KernelContext::new(workload.depth)?,
             epoll,
             iocbs: vec![Iocb::default(); workload.depth],
             queue: Vec::with_capacity(workload.depth),
@@ -61,7 +59,7 @@ impl Engine for BareAio {
 
 struct PreparedBareAio {
     /// Declared before `buffers`, so that it is destroyed before they are freed.
-    context: Context,
+    context: KernelContext,
     /// `Some` with [`WaitMode::Epoll`].
     epoll: Option<EpollEventfd>,
     /// One iocb, and one buffer, for each transfer in flight.
@@ -86,29 +84,13 @@ impl KernelInterface for PreparedBareAio {
     }
 
     fn enqueue(&mut self, slot: usize, transfer: Transfer) -> Result<()> {
-        let durable = self.workload.pattern.durable();
-        let (opcode, rw_flags) = match transfer.direction {
-            Direction::Read => (IOCB_CMD_PREAD, 0),
-            Direction::Write if durable => (IOCB_CMD_PWRITE, libc::RWF_DSYNC),
-            Direction::Write => (IOCB_CMD_PWRITE, 0),
-        };
-        let (flags, eventfd) = match &self.epoll {
-            Some(epoll) => (IOCB_FLAG_RESFD, epoll.eventfd()),
-            None => (0, 0),
+        let target = IocbTarget {
+            fd: self.file.as_raw_fd(),
+            buffer: self.buffers[slot].as_mut_ptr() as u64,
+            eventfd: self.epoll.as_ref().map(EpollEventfd::eventfd),
         };
         let iocb = &mut self.iocbs[slot];
-        *iocb = Iocb {
-            data: slot as u64,
-            key_and_flags: key_and_flags(rw_flags as u32),
-            opcode,
-            fd: self.file.as_raw_fd() as u32,
-            buffer: self.buffers[slot].as_mut_ptr() as u64,
-            len: self.workload.block() as u64,
-            offset: transfer.offset as i64,
-            flags,
-            eventfd: eventfd as u32,
-            ..Iocb::default()
-        };
+        *iocb = Iocb::new(&self.workload, slot, transfer, &target);
         self.queue.push(iocb);
         Ok(())
     }
@@ -120,11 +102,7 @@ impl KernelInterface for PreparedBareAio {
 
     fn completed_slot(&self, i: usize) -> Result<usize> {
         let Event { data, res, .. } = self.events[i];
-        let transferred = match res {
-            0.. => Ok(res as usize),
-            _ => Err(io::Error::from_raw_os_error(-res as i32).into()),
-        };
-        task_runner::check_len(transferred, self.workload.block())?;
+        task_runner::check_len(transferred(res), self.workload.block())?;
         Ok(data as usize)
     }
 }
@@ -132,23 +110,8 @@ impl KernelInterface for PreparedBareAio {
 impl PreparedBareAio {
     /// Submits the whole queue.
     fn submit(&mut self) -> Result<()> {
-        let mut sent = 0;
-        while sent < self.queue.len() {
-            let rest = &mut self.queue[sent..];
-            // SAFETY: the pointers are to `iocbs`, whose buffers live until the context is destroyed.
-            let code = unsafe {
-                libc::syscall(
-                    libc::SYS_io_submit,
-                    self.context.0,
-                    rest.len(),
-                    rest.as_mut_ptr(),
-                )
-            };
-            match code {
-                1.. => sent += code as usize,
-                _ => return Err(last_error("io_submit").into()),
-            }
-        }
+        // SAFETY: the pointers are to `iocbs`, whose buffers live until the context is destroyed.
+        unsafe { self.context.submit(&mut self.queue) }?;
         self.queue.clear();
         Ok(())
     }
@@ -170,91 +133,4 @@ impl PreparedBareAio {
             }
         }
     }
-}
-
-/// An AIO context: the id that `io_setup` returned.
-struct Context(libc::c_ulong);
-
-impl Context {
-    fn new(depth: usize) -> Result<Context> {
-        let mut id = 0;
-        // SAFETY: `id` is valid for writes.
-        let code = unsafe { libc::syscall(libc::SYS_io_setup, depth, &raw mut id) };
-        match code {
-            0 => Ok(Context(id)),
-            _ => Err(setup_error("io_setup", &io::Error::last_os_error())),
-        }
-    }
-
-    /// Waits for at least `min` completions. Returns the number of entries written to `events`.
-    fn events(&self, min: usize, events: &mut [Event]) -> Result<usize> {
-        loop {
-            // SAFETY: `events` is valid for writes of `events.len()` entries.
-            let code = unsafe {
-                libc::syscall(
-                    libc::SYS_io_getevents,
-                    self.0,
-                    min,
-                    events.len(),
-                    events.as_mut_ptr(),
-                    std::ptr::null_mut::<libc::timespec>(),
-                )
-            };
-            match code {
-                0.. => return Ok(code as usize),
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                _ => return Err(last_error("io_getevents").into()),
-            }
-        }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // Waits until no request is in flight.
-        // SAFETY: the context is not used after this.
-        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
-    }
-}
-
-fn last_error(call: &str) -> String {
-    format!("{call}: {}", io::Error::last_os_error())
-}
-
-/// `struct iocb`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Iocb {
-    data: u64,
-    key_and_flags: u64,
-    opcode: u16,
-    priority: i16,
-    fd: u32,
-    buffer: u64,
-    len: u64,
-    offset: i64,
-    reserved: u64,
-    flags: u32,
-    eventfd: u32,
-}
-
-const IOCB_CMD_PREAD: u16 = 0;
-const IOCB_CMD_PWRITE: u16 = 1;
-/// Signal `eventfd` on completion.
-const IOCB_FLAG_RESFD: u32 = 1;
-
-/// `aio_key`, which the kernel sets, and `aio_rw_flags`. Their order in memory depends on the byte order,
-/// such that the flags are always the upper half.
-fn key_and_flags(rw_flags: u32) -> u64 {
-    u64::from(rw_flags) << 32
-}
-
-/// `struct io_event`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Event {
-    data: u64,
-    iocb: u64,
-    res: i64,
-    res2: i64,
 }

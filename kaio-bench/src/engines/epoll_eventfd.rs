@@ -13,9 +13,7 @@ pub(super) struct EpollEventfd {
 
 impl EpollEventfd {
     pub(super) fn new() -> io::Result<EpollEventfd> {
-        // SAFETY: `eventfd` takes plain numbers and returns a new descriptor.
-        let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        let eventfd = owned(eventfd)?;
+        let eventfd = new_eventfd()?;
         // SAFETY: `epoll_create1` takes a plain number and returns a new descriptor.
         let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         let mut interest = libc::epoll_event {
@@ -51,6 +49,12 @@ impl EpollEventfd {
             }
         }
     }
+}
+
+/// Creates an eventfd with the value 0.
+pub(super) fn new_eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: `eventfd` takes plain numbers and returns a new descriptor.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
 }
 
 /// Takes ownership of the descriptor that a system call returned, or returns the last OS error.

@@ -2,9 +2,11 @@
 
 mod bare_aio;
 mod bare_loop;
+mod bare_tokio;
 mod bare_uring;
 mod epoll_eventfd;
 mod kaio;
+mod kernel_aio;
 mod runtime_flavor;
 mod spawn_blocking;
 mod tokio_fs;
@@ -26,6 +28,8 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(BareAio(WaitMode::Getevents)),
         Box::new(BareAio(WaitMode::Epoll)),
         Box::new(bare_uring::BareUring),
+        Box::new(bare_tokio::BareTokio::new(RuntimeFlavor::MultiThread)),
+        Box::new(bare_tokio::BareTokio::new(RuntimeFlavor::CurrentThread)),
         Box::new(kaio::Kaio::new(RuntimeFlavor::MultiThread)),
         Box::new(kaio::Kaio::with_max_batch(RuntimeFlavor::MultiThread, 16)),
         Box::new(kaio::Kaio::sharded()),
