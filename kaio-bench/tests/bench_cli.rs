@@ -334,6 +334,7 @@ fn render_can_use_another_baseline() {
         "kaio/current-thread",
         "kaio/current-thread-max-batch-16",
         "kaio/current-thread-own-thread",
+        "kaio/current-thread-groups",
         "kaio/local",
         "kaio/multi-thread-uring",
         "kaio/current-thread-uring",

@@ -83,6 +83,7 @@ fn kaio_runs_every_pattern_in_both_shapes() {
     check_everywhere("kaio/current-thread");
     check_everywhere("kaio/current-thread-max-batch-16");
     check_everywhere("kaio/current-thread-own-thread");
+    check_everywhere("kaio/current-thread-groups");
     check_everywhere("kaio/local");
 }
 
@@ -121,6 +122,7 @@ fn these_tests_cover_every_engine() {
             "kaio/current-thread",
             "kaio/current-thread-max-batch-16",
             "kaio/current-thread-own-thread",
+            "kaio/current-thread-groups",
             "kaio/local",
             "kaio/multi-thread-uring",
             "kaio/current-thread-uring",

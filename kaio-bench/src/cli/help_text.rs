@@ -63,7 +63,8 @@ Engines (`--list` lists all engines of this binary):
   bare-tokio/...      io_submit and io_getevents from tokio tasks, with as little code as possible: with
                       two workers (multi-thread), on one thread (current-thread)
   kaio/...            tokio-kaio: with two workers (multi-thread), with two workers and two shards,
-                      on one thread (current-thread), and its local context in a LocalSet
+                      on one thread (current-thread), and its local context in a LocalSet.
+                      With -groups, one context, and a group in place of each context of `scale`
   spawn-blocking/...  pread and pwrite on tokio's blocking pool
   tokio-fs            tokio::fs through the page cache, so not comparable with the others
 

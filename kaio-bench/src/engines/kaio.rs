@@ -7,8 +7,8 @@ use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_kaio::{
     AioContext, AioContextBuilder, AioContextError, AioContextHandle, AioOpenOptionsExt,
-    AlignedBuf, Backend, BufferPool, File, LocalAioContext, LocalAioContextHandle, ReadFlags,
-    WriteFlags, local_aio_context,
+    AlignedBuf, Backend, BufferPool, File, IoGroup, LocalAioContext, LocalAioContextHandle,
+    ReadFlags, WriteFlags, local_aio_context,
 };
 
 use super::is_forbidden;
@@ -25,6 +25,8 @@ pub(super) struct Kaio {
     shards: usize,
     /// Whether a thread of the context's own serves completions.
     own_thread: bool,
+    /// Whether groups of one context take the place of contexts.
+    groups: bool,
     backend: Backend,
     /// Whether the buffers are those of a pool that is registered with the kernel.
     registered: bool,
@@ -39,6 +41,7 @@ impl Kaio {
             flavor,
             shards: 1,
             own_thread: false,
+            groups: false,
             backend: Backend::KernelAio,
             registered: false,
             max_batch: None,
@@ -61,6 +64,16 @@ impl Kaio {
         Kaio {
             own_thread: true,
             name: format!("kaio/{flavor}-own-thread"),
+            ..Kaio::new(flavor)
+        }
+    }
+
+    /// Creates an engine that has one context, with a group in place of each context of the workload.
+    pub(super) fn groups() -> Kaio {
+        let flavor = RuntimeFlavor::CurrentThread;
+        Kaio {
+            groups: true,
+            name: format!("kaio/{flavor}-groups"),
             ..Kaio::new(flavor)
         }
     }
@@ -105,7 +118,12 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let mut builder = AioContextBuilder::new(self.shards * workload.slots)
+        let (contexts, groups) = match self.groups {
+            true => (1, workload.contexts),
+            false => (workload.contexts, 0),
+        };
+        let slots = workload.contexts / contexts * workload.slots;
+        let mut builder = AioContextBuilder::new(self.shards * slots)
             .shards(self.shards)
             .backend(self.backend);
         if self.own_thread {
@@ -114,7 +132,7 @@ impl Engine for Kaio {
         if let Some(requests) = self.max_batch {
             builder = builder.max_batch(requests);
         }
-        let slots = match self.registered {
+        let buffers = match self.registered {
             false => buffers(workload)?,
             true => {
                 let pool = BufferPool::new(workload.depth, workload.block())?;
@@ -128,13 +146,15 @@ impl Engine for Kaio {
                 })?
             }
         };
-        let mut contexts = Vec::new();
-        let mut handles: Vec<AioContextHandle> = Vec::new();
-        for _ in 0..workload.contexts {
+        let build = |_| {
             let built = runtime.block_on(async { builder.clone().build() });
-            let (context, handle) = built.map_err(context_error)?;
-            contexts.push(context);
-            handles.push(handle);
+            built.map_err(context_error)
+        };
+        let built: Vec<_> = (0..contexts).map(build).collect::<Result<_>>()?;
+        let (contexts, mut handles): (Vec<_>, Vec<AioContextHandle>) = built.into_iter().unzip();
+        if self.groups {
+            let grouped = |_| handles[0].with_group(&IoGroup::new("benchmark"));
+            handles = (0..groups).map(grouped).collect();
         }
         if self.registered && handles.iter().any(|handle| handle.registered_bytes() == 0) {
             return Err("RLIMIT_MEMLOCK does not permit registered buffers".into());
@@ -144,7 +164,7 @@ impl Engine for Kaio {
             runtime,
             contexts,
             ios: KaioIo::all(workload, &handles, &files),
-            slots,
+            slots: buffers,
             workload: workload.clone(),
         }))
     }

@@ -36,6 +36,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(kaio::Kaio::new(RuntimeFlavor::CurrentThread)),
         Box::new(kaio::Kaio::with_max_batch(RuntimeFlavor::CurrentThread, 16)),
         Box::new(kaio::Kaio::own_thread()),
+        Box::new(kaio::Kaio::groups()),
         Box::new(kaio::KaioLocal),
         Box::new(kaio::Kaio::on_uring(RuntimeFlavor::MultiThread)),
         Box::new(kaio::Kaio::on_uring(RuntimeFlavor::CurrentThread)),
