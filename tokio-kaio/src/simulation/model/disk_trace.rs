@@ -8,9 +8,9 @@ use super::disk_request::Errno;
 
 /// The calls and requests of a simulated disk, in order, with their times and results.
 ///
-/// [`Display`](fmt::Display) prints a line each: the number of the event, the time, and the call. Two runs of the same program with the same seed have the same
-/// trace, to the byte, if the program runs on a current-thread runtime with a paused clock, and chooses nothing
-/// by chance or by the time of day.
+/// [`Display`](fmt::Display) prints a line each: the number of the event, the time, and the call. Two runs of the
+/// same program with the same seed have the same trace, to the byte, if the program runs on a current-thread
+/// runtime with a paused clock, and chooses nothing by chance or by the time of day.
 ///
 /// A trace keeps the last events only. Its [hash](DiskTrace::hash) covers all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,34 +89,45 @@ impl DiskTrace {
     }
 }
 
-impl TraceEvent {
-    fn hash(&self, before: u64) -> u64 {
-        let mut hash = mix(before, self.at.as_nanos() as u64);
-        let result = |hash, result: &Result<u64, Errno>| match *result {
-            Ok(value) => mix(hash, value),
-            Err(errno) => mix(mix(hash, u64::MAX), errno as u64),
-        };
-        match &self.kind {
+/// A part of an event, in its text and in its hash.
+enum Field<'e> {
+    Word(&'static str),
+    /// Printed in quotes.
+    Path(&'e str),
+    /// A number and its label of at most 8 bytes.
+    Number(&'static str, u64),
+    /// A digest of data, printed in hexadecimal.
+    Data(u64),
+    Outcome(Result<u64, Errno>),
+}
+
+impl TraceKind {
+    /// Calls `visit` for each part, in the order of the text.
+    #[inline]
+    fn visit(&self, mut visit: impl FnMut(Field<'_>)) {
+        use Field::{Data, Number, Outcome, Path, Word};
+        match *self {
             TraceKind::Call {
                 name,
-                arguments,
-                result: value,
+                ref arguments,
+                result,
             } => {
-                hash = digest(mix(hash, 1), name.as_bytes());
-                for argument in arguments {
-                    hash = digest(hash, argument.as_bytes());
-                }
-                result(hash, value)
+                visit(Word(name));
+                arguments.iter().for_each(|path| visit(Path(path)));
+                visit(Outcome(result));
             }
             TraceKind::FileCall {
                 name,
                 inode,
                 offset,
                 len,
-                result: value,
+                result,
             } => {
-                hash = digest(mix(hash, 2), name.as_bytes());
-                result(mix(mix(mix(hash, *inode), *offset), *len), value)
+                visit(Word(name));
+                visit(Number("inode", inode));
+                visit(Number("offset", offset));
+                visit(Number("len", len));
+                visit(Outcome(result));
             }
             TraceKind::Begin {
                 id,
@@ -126,16 +137,40 @@ impl TraceEvent {
                 len,
                 data,
             } => {
-                hash = digest(mix(hash, 3), name.as_bytes());
-                let numbers = [id, inode, offset, len, data];
-                numbers
-                    .into_iter()
-                    .fold(hash, |hash, &number| mix(hash, number))
+                visit(Number("begin", id));
+                visit(Word(name));
+                visit(Number("inode", inode));
+                if len > 0 || offset > 0 {
+                    visit(Number("offset", offset));
+                    visit(Number("len", len));
+                }
+                if data != 0 {
+                    visit(Data(data));
+                }
             }
-            TraceKind::Finish { id, result: value } => result(mix(mix(hash, 4), *id), value),
-            TraceKind::Cancel { id } => mix(mix(hash, 5), *id),
-            TraceKind::PowerCut => mix(hash, 6),
+            TraceKind::Finish { id, result } => {
+                visit(Number("finish", id));
+                visit(Outcome(result));
+            }
+            TraceKind::Cancel { id } => visit(Number("cancel", id)),
+            TraceKind::PowerCut => visit(Word("power cut")),
         }
+    }
+}
+
+impl TraceEvent {
+    fn hash(&self, before: u64) -> u64 {
+        let mut hash = mix(before, self.at.as_nanos() as u64);
+        self.kind.visit(|field| {
+            hash = match field {
+                Field::Word(text) | Field::Path(text) => digest(hash, text.as_bytes()),
+                Field::Number(label, number) => mix(mix(hash, word(label.as_bytes())), number),
+                Field::Data(data) => mix(hash, data),
+                Field::Outcome(Ok(value)) => mix(hash, value),
+                Field::Outcome(Err(errno)) => mix(mix(hash, u64::MAX), errno as u64),
+            }
+        });
+        hash
     }
 }
 
@@ -146,13 +181,15 @@ fn mix(hash: u64, value: u64) -> u64 {
     (product as u64 ^ (product >> 64) as u64).rotate_left(29) ^ hash.wrapping_add(value)
 }
 
+/// At most 8 bytes as a number.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
 /// A digest of bytes, and of their number. Not for data that somebody has chosen to collide.
 pub(super) fn digest(seed: u64, bytes: &[u8]) -> u64 {
-    let word = |bytes: &[u8]| {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        u64::from_le_bytes(word)
-    };
     // Four at a time, because each step waits for the one before it. A step takes two words with one
     // multiplication: blocks are long, and every write has a digest.
     let mut lanes = [seed, !seed, seed.rotate_left(16), seed.rotate_left(32)];
@@ -185,56 +222,18 @@ impl fmt::Display for DiskTrace {
 
 impl fmt::Display for TraceEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09} ", self.at.as_secs(), self.at.subsec_nanos())?;
-        let result = |f: &mut fmt::Formatter<'_>, result: &Result<u64, Errno>| match *result {
-            Ok(value) => write!(f, " = {value}"),
-            Err(errno) => write!(f, " = error {errno}"),
-        };
-        match &self.kind {
-            TraceKind::Call {
-                name,
-                arguments,
-                result: value,
-            } => {
-                f.write_str(name)?;
-                for argument in arguments {
-                    write!(f, " {argument:?}")?;
-                }
-                result(f, value)
-            }
-            TraceKind::FileCall {
-                name,
-                inode,
-                offset,
-                len,
-                result: value,
-            } => {
-                write!(f, "{name} inode {inode} offset {offset} len {len}")?;
-                result(f, value)
-            }
-            TraceKind::Begin {
-                id,
-                name,
-                inode,
-                offset,
-                len,
-                data,
-            } => {
-                write!(f, "begin {id} {name} inode {inode}")?;
-                if *len > 0 || *offset > 0 {
-                    write!(f, " offset {offset} len {len}")?;
-                }
-                if *data != 0 {
-                    write!(f, " data {data:016x}")?;
-                }
-                Ok(())
-            }
-            TraceKind::Finish { id, result: value } => {
-                write!(f, "finish {id}")?;
-                result(f, value)
-            }
-            TraceKind::Cancel { id } => write!(f, "cancel {id}"),
-            TraceKind::PowerCut => f.write_str("power cut"),
-        }
+        write!(f, "{}.{:09}", self.at.as_secs(), self.at.subsec_nanos())?;
+        let mut written = Ok(());
+        self.kind.visit(|field| {
+            written = written.and_then(|()| match field {
+                Field::Word(text) => write!(f, " {text}"),
+                Field::Path(path) => write!(f, " {path:?}"),
+                Field::Number(label, number) => write!(f, " {label} {number}"),
+                Field::Data(data) => write!(f, " data {data:016x}"),
+                Field::Outcome(Ok(value)) => write!(f, " = {value}"),
+                Field::Outcome(Err(errno)) => write!(f, " = error {errno}"),
+            });
+        });
+        written
     }
 }
