@@ -72,6 +72,8 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 
+use crate::sys::Process;
+
 /// Kind of operation. The names are io_uring's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -226,6 +228,15 @@ pub(crate) enum SubmitError {
     NoRoom,
     /// The errno of the first entry, which the backend will not take.
     Refused(i32),
+}
+
+/// Refuses to submit in a forked child of `owner`, the process that made the backend: before any lock is taken.
+#[inline(always)]
+fn refuse_in_child(owner: Process) -> Result<(), SubmitError> {
+    match owner == Process::current() {
+        true => Ok(()),
+        false => Err(SubmitError::Refused(libc::EINVAL)),
+    }
 }
 
 /// What a driver has to know about a backend.

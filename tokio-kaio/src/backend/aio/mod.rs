@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 
 use super::{
     Capabilities, Completion, Completions, IoBackend, MAX_BATCH, Notify, OpCode, REAP_BATCH, Sqe,
-    SubmitError, Submitter,
+    SubmitError, Submitter, refuse_in_child,
 };
 use crate::sys::{Process, page_size};
 use aio_abi::{IoEvent, Iocb, RingHeader};
@@ -237,9 +237,7 @@ impl AioSubmitter {
         eventfd: Option<RawFd>,
         pointers: &mut [*mut Iocb],
     ) -> Result<usize, SubmitError> {
-        if self.owner != Process::current() {
-            return Err(SubmitError::Refused(libc::EINVAL)); // before the lock of the polls
-        }
+        refuse_in_child(self.owner)?; // before the lock of the polls
         // Kept here too until the kernel has read the iocbs: an event that names one may be reaped
         // meanwhile.
         let mut pinned = Vec::new();

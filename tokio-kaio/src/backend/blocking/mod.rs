@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::{
     Capabilities, Completion, Completions, IoBackend, Notify, OpCode, Sqe, SubmitError, Submitter,
+    refuse_in_child,
 };
 use crate::sys::abi::UIO_MAXIOV;
 use crate::sys::{Process, signal};
@@ -101,9 +102,7 @@ impl Submitter for BlockingSubmitter {
     /// Performs the first entry only: the error of a later one would hide that the first was
     /// performed.
     unsafe fn submit(&self, entries: &[Sqe], notify: Notify) -> Result<usize, SubmitError> {
-        if self.owner != Process::current() {
-            return Err(SubmitError::Refused(libc::EINVAL));
-        }
+        refuse_in_child(self.owner)?;
         let Some(entry) = entries.first() else {
             return Ok(0);
         };

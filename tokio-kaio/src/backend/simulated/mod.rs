@@ -15,7 +15,9 @@ use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::{Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter};
+use super::{
+    Capabilities, Completions, IoBackend, Notify, Sqe, SubmitError, Submitter, refuse_in_child,
+};
 use crate::simulation::Disk;
 use crate::sync::DriverWaker;
 use crate::sys::Process;
@@ -104,9 +106,7 @@ impl Drop for SimulatedBackend {
 impl Submitter for SimulatedSubmitter {
     #[inline]
     unsafe fn submit(&self, entries: &[Sqe], _notify: Notify) -> Result<usize, SubmitError> {
-        if self.owner != Process::current() {
-            return Err(SubmitError::Refused(libc::EINVAL));
-        }
+        refuse_in_child(self.owner)?;
         // SAFETY: the caller's promise, passed on.
         unsafe { self.queue.submit(entries) }
     }

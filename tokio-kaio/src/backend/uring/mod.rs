@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use super::{
     AfterReap, Capabilities, Completion, Completions, FileCalls, IoBackend, Notify, Sqe,
-    SubmitError, Submitter,
+    SubmitError, Submitter, refuse_in_child,
 };
 use crate::buf::{PathToOpen, RegisteredPool};
 use crate::sys::Process;
@@ -257,9 +257,7 @@ impl<R: KernelRing> Drop for UringBackend<R> {
 impl<R: KernelRing> Submitter for UringSubmitter<R> {
     #[inline]
     unsafe fn submit(&self, entries: &[Sqe], _: Notify) -> Result<usize, SubmitError> {
-        if self.owner != Process::current() {
-            return Err(SubmitError::Refused(libc::EINVAL)); // before any lock
-        }
+        refuse_in_child(self.owner)?;
         if entries.is_empty() {
             return Ok(0);
         }
