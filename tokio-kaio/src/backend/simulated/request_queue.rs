@@ -287,39 +287,26 @@ impl Inner {
             self.complete(entry.user_data, result);
             return Ok(());
         }
-        let is_set = |flag| entry.rw_flags & flag != 0;
+        let is_write = matches!(entry.opcode, OpCode::Write | OpCode::WriteVectored);
         let (one, several);
-        let kind = match entry.opcode {
-            OpCode::Read | OpCode::ReadVectored => RequestKind::Read {
-                offset: entry.offset as u64,
-                len: memory.len(),
-            },
-            OpCode::Write | OpCode::WriteVectored => RequestKind::Write {
-                offset: entry.offset as u64,
-                data: match &memory {
-                    Memory::None => &[],
-                    Memory::One(piece) => {
-                        // SAFETY: the caller's promise.
-                        one = [unsafe { piece.bytes() }];
-                        &one
-                    }
-                    Memory::Several(pieces) => {
-                        let mut bytes = Vec::with_capacity(pieces.len());
-                        for piece in pieces {
-                            // SAFETY: the caller's promise.
-                            bytes.push(unsafe { piece.bytes() });
-                        }
-                        several = bytes;
-                        &several
-                    }
-                },
-                append: is_set(abi::RWF_APPEND) || access.append && !is_set(abi::RWF_NOAPPEND),
-                dsync: access.dsync || is_set(abi::RWF_DSYNC),
-                sync: access.sync || is_set(abi::RWF_SYNC),
-            },
-            OpCode::Fdatasync => RequestKind::Fdatasync,
-            _ => RequestKind::Fsync, // others were refused
+        let data: &[&[u8]] = match &memory {
+            Memory::One(piece) if is_write => {
+                // SAFETY: the caller's promise: nobody writes to the memory of a write.
+                one = [unsafe { piece.bytes() }];
+                &one
+            }
+            Memory::Several(pieces) if is_write => {
+                let mut bytes = Vec::with_capacity(pieces.len());
+                for piece in pieces {
+                    // SAFETY: the caller's promise: nobody writes to the memory of a write.
+                    bytes.push(unsafe { piece.bytes() });
+                }
+                several = bytes;
+                &several
+            }
+            _ => &[],
         };
+        let kind = request_kind(entry, access, memory.len(), data);
         let is_read = matches!(kind, RequestKind::Read { .. });
         let request = Request {
             inode,
@@ -536,6 +523,30 @@ impl Memory {
                 return;
             }
         }
+    }
+}
+
+/// The request of an entry that was not refused. `len`: of a read. `data`: of a write.
+#[inline]
+fn request_kind<'d>(
+    entry: &Sqe,
+    access: Access,
+    len: u64,
+    data: &'d [&'d [u8]],
+) -> RequestKind<'d> {
+    let offset = entry.offset as u64;
+    let is_set = |flag| entry.rw_flags & flag != 0;
+    match entry.opcode {
+        OpCode::Read | OpCode::ReadVectored => RequestKind::Read { offset, len },
+        OpCode::Write | OpCode::WriteVectored => RequestKind::Write {
+            offset,
+            data,
+            append: is_set(abi::RWF_APPEND) || access.append && !is_set(abi::RWF_NOAPPEND),
+            dsync: access.dsync || is_set(abi::RWF_DSYNC),
+            sync: access.sync || is_set(abi::RWF_SYNC),
+        },
+        OpCode::Fdatasync => RequestKind::Fdatasync,
+        _ => RequestKind::Fsync, // others were refused
     }
 }
 

@@ -292,18 +292,15 @@ impl DiskState {
             true => Durability::Durable,
             false => Durability::Volatile,
         };
-        match effect {
-            Some(FaultEffect::LostWrite) => {}
-            Some(FaultEffect::MisdirectedWrite) => {
-                if let Some(target) = self.misdirect(inode, &mut parts) {
-                    self.change(target, |content| {
-                        content.write(change, parts, piece_durability)
-                    })?;
-                }
-            }
-            _ => self.change(inode, |content| {
+        let target = match effect {
+            Some(FaultEffect::LostWrite) => None,
+            Some(FaultEffect::MisdirectedWrite) => self.misdirect(inode, &mut parts),
+            _ => Some(inode),
+        };
+        if let Some(target) = target {
+            self.change(target, |content| {
                 content.write(change, parts, piece_durability)
-            })?,
+            })?;
         }
         self.change(inode, |content| {
             content.extend(change, offset + len);
