@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -14,8 +15,8 @@ use std::thread;
 use crate::common::*;
 use futures::future::join_all;
 use tokio_kaio::{
-    AioCommandError, AioOpenOptionsExt, Allocate, Backend, BoundFile, File, SubmitPolicy,
-    SyncRange, WriteFlags,
+    AioCommandError, AioContext, AioContextHandle, AioOpenOptionsExt, Allocate, Backend, BoundFile,
+    File, SubmitPolicy, SyncRange, WriteFlags,
 };
 
 /// Each backend of this build, and io_uring if it is compiled in.
@@ -550,7 +551,7 @@ fn an_open_in_flight_leaves_no_descriptor_when_its_context_ends() {
 
 /// Makes a FIFO, of which an open waits for another process, if it is for writing. (The kernel opens it for
 /// reading without waiting.)
-fn fifo_in(dir: &std::path::Path) -> std::path::PathBuf {
+fn fifo_in(dir: &Path) -> PathBuf {
     let path = dir.join("fifo");
     let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     // SAFETY: the path ends with a 0.
@@ -558,79 +559,79 @@ fn fifo_in(dir: &std::path::Path) -> std::path::PathBuf {
     path
 }
 
-#[test]
-fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
+/// Runs a test with the path of a FIFO in contexts with two slots, on these of the backends.
+fn with_fifo(
+    is_wanted: impl Fn(Backend) -> bool,
+    test: impl AsyncFn(AioContext, AioContextHandle, &Path),
+) {
     if !is_available() {
         return;
     }
-    for mode in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
+    for mode in backends().filter(|(backend, _)| is_wanted(*backend)) {
         current_thread().block_on(async {
             let dir = disk_dir();
             let path = fifo_in(dir.path());
             let (context, handle) = context_in(mode, 2);
-            let mut options = OpenOptions::new();
-            options.write(true).create(true);
-            for wait in [false, true] {
-                let mut open = Box::pin(handle.open_with(&options, &path, false));
-                assert!(futures::poll!(open.as_mut()).is_pending());
-                if wait {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                    assert!(futures::poll!(open.as_mut()).is_pending());
-                }
-                drop(open);
-                let free = || handle.available_slots();
-                wait_until(|| free() == Some(2), free).await;
-            }
-            with_hang_guard(context.close()).await;
+            test(context, handle, &path).await;
         });
     }
 }
 
 #[test]
-fn a_context_that_is_closed_cancels_the_open_of_a_fifo() {
-    if !is_available() {
-        return;
-    }
-    for mode in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
-        for is_queued in [false, true] {
-            current_thread().block_on(async {
-                let dir = disk_dir();
-                let path = fifo_in(dir.path());
-                let (context, handle) = context_in(mode, 2);
-                let mut options = OpenOptions::new();
-                options.write(true).create(true);
-                let mut opens: Vec<_> = (0..if is_queued { 3 } else { 1 })
-                    .map(|_| Box::pin(handle.open_with(&options, &path, false)))
-                    .collect();
-                for open in &mut opens {
-                    assert!(futures::poll!(open.as_mut()).is_pending());
-                }
-                with_hang_guard(context.close()).await;
-                for open in opens {
-                    let error = with_hang_guard(open).await.unwrap_err();
-                    let error = error.downcast::<AioCommandError>().unwrap();
-                    assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
-                }
-            });
+fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
+    let is_uring = |backend| backend == Backend::IoUring;
+    with_fifo(is_uring, async |context, handle, path| {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true);
+        for wait in [false, true] {
+            let mut open = Box::pin(handle.open_with(&options, path, false));
+            assert!(futures::poll!(open.as_mut()).is_pending());
+            if wait {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                assert!(futures::poll!(open.as_mut()).is_pending());
+            }
+            drop(open);
+            let free = || handle.available_slots();
+            wait_until(|| free() == Some(2), free).await;
         }
+        with_hang_guard(context.close()).await;
+    });
+}
+
+#[test]
+fn a_context_that_is_closed_cancels_the_open_of_a_fifo() {
+    let is_uring = |backend| backend == Backend::IoUring;
+    for count in [1, 3] {
+        // With three, one is queued.
+        with_fifo(is_uring, async |context, handle, path| {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true);
+            let mut opens: Vec<_> = (0..count)
+                .map(|_| Box::pin(handle.open_with(&options, path, false)))
+                .collect();
+            for open in &mut opens {
+                assert!(futures::poll!(open.as_mut()).is_pending());
+            }
+            with_hang_guard(context.close()).await;
+            for open in opens {
+                let error = with_hang_guard(open).await.unwrap_err();
+                let error = error.downcast::<AioCommandError>().unwrap();
+                assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
+            }
+        });
     }
 }
 
 /// The kernel tries to open without waiting first, and would fail where a FIFO has no reader.
 #[test]
 fn an_open_of_a_fifo_waits_for_its_reader() {
-    if !is_available() {
-        return;
-    }
-    for mode in backends() {
-        current_thread().block_on(async {
-            let dir = disk_dir();
-            let path = fifo_in(dir.path());
-            let (context, handle) = context_in(mode, 2);
+    with_fifo(
+        |_| true,
+        async |context, handle, path| {
             let mut options = OpenOptions::new();
             options.write(true);
-            let mut theirs = Box::pin(File::open_with(&options, &path, false));
-            let mut ours = Box::pin(handle.open_with(&options, &path, false));
+            let mut theirs = Box::pin(File::open_with(&options, path, false));
+            let mut ours = Box::pin(handle.open_with(&options, path, false));
             assert!(futures::poll!(theirs.as_mut()).is_pending());
             let polled = futures::poll!(ours.as_mut());
             // It has to get to where it waits, and would have failed by then.
@@ -642,7 +643,7 @@ fn an_open_of_a_fifo_waits_for_its_reader() {
             // Before the assertion, which would otherwise leave a thread of the pool waiting.
             let mut reader = OpenOptions::new();
             reader.read(true).custom_flags(libc::O_NONBLOCK);
-            let _reader = reader.open(&path).unwrap();
+            let _reader = reader.open(path).unwrap();
             assert!(
                 polled.is_pending(),
                 "{:?}",
@@ -652,8 +653,8 @@ fn an_open_of_a_fifo_waits_for_its_reader() {
             let theirs = with_hang_guard(theirs).await.map(drop).unwrap_err();
             assert_eq!(ours.to_string(), theirs.to_string());
             context.close().await;
-        });
-    }
+        },
+    );
 }
 
 /// The kernel ties a request to the thread that submits it.
