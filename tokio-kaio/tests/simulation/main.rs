@@ -7,6 +7,7 @@ mod crash_states;
 mod determinism;
 mod entries;
 mod exploring;
+mod faults;
 mod lifetimes;
 mod limits;
 mod notes;
