@@ -11,6 +11,7 @@ mod explore_failure;
 mod explorer;
 mod fault;
 mod model;
+mod mount_name;
 mod mount_points;
 mod seeded_rng;
 mod service_time;

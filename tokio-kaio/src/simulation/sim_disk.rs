@@ -95,8 +95,11 @@ impl SimDisk {
         &self.disk
     }
 
-    /// Returns the root directory of the disk: an absolute path that exists in this process only, and no other
-    /// disk has.
+    /// Returns the root directory of the disk: an absolute path that exists in this process only.
+    ///
+    /// It is `/simulated-disk/` and a number that no other disk has had, or the name that
+    /// [`SimDiskBuilder::name`](crate::simulation::SimDiskBuilder::name) has set. A disk with a name passes its
+    /// path on to the one that boots from its image; the path leads to the new disk then.
     ///
     /// # Examples
     ///
@@ -266,6 +269,10 @@ impl DiskImage {
     /// Boots a disk with this content: the properties of the disk before, a seed that follows from its seed, and
     /// no faults. [`SimDiskBuilder::boot`](crate::simulation::SimDiskBuilder::boot) sets others. An image may be
     /// booted several times.
+    ///
+    /// If the disk before had a [name](crate::simulation::SimDiskBuilder::name), the new one has its path. While
+    /// another disk that has booted from this image has power, that one keeps the path, and the new one has a path
+    /// with a number.
     ///
     /// # Examples
     ///

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::mount_name::MountName;
 use super::{Bandwidth, DiskConfig, DiskImage, FaultPlan, Latency, NameDurability, SimDisk};
 
 /// Makes a [`SimDisk`] with any properties.
@@ -26,7 +27,9 @@ use super::{Bandwidth, DiskConfig, DiskImage, FaultPlan, Latency, NameDurability
 #[derive(Clone, Debug)]
 #[must_use = "a builder makes no disk until `build` or `boot` is called"]
 pub struct SimDiskBuilder {
+    /// Without the name.
     config: DiskConfig,
+    name: Option<String>,
 }
 
 impl SimDisk {
@@ -46,12 +49,50 @@ impl SimDiskBuilder {
                 flush_latency: Latency::uniform(micros(200), micros(800)),
                 ..DiskConfig::default()
             },
+            name: None,
         }
     }
 
     /// Sets the seed, from which all random choices follow. 0 by default.
     pub fn seed(mut self, seed: u64) -> SimDiskBuilder {
         self.config.seed = seed;
+        self
+    }
+
+    /// Sets the name of the disk: its [path](SimDisk::path) becomes `/simulated-disk/NAME`. By default the path
+    /// has a number that no other disk of the process has had.
+    ///
+    /// With a name the path is the same in every run, for programs that write it to a file or print it. A disk
+    /// that [boots](DiskImage::boot) from an image of this one has the same path, so that a program that has
+    /// stored the path finds its files there.
+    ///
+    /// A name is taken until its disk, all images of it and all disks that have booted from them are gone.
+    ///
+    /// # Panics
+    ///
+    /// If the name is empty, a number, `.` or `..`, has a slash, or is longer than 255 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use tokio_kaio::simulation::SimDisk;
+    ///
+    /// let disk = SimDisk::builder().name("sales").build();
+    /// assert_eq!(disk.path(), Path::new("/simulated-disk/sales"));
+    /// let disk = disk.power_cut().boot();
+    /// assert_eq!(disk.path(), Path::new("/simulated-disk/sales"));
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> SimDiskBuilder {
+        let name = name.into();
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit()); // also of an empty name
+        let is_entry = !matches!(&*name, "." | "..") && !name.contains('/') && name.len() <= 255;
+        assert!(
+            is_entry && !is_number,
+            "a simulated disk can't have the name {name:?}: it has to be a file name of 1 to 255 bytes that is \
+             no number"
+        );
+        self.name = Some(name);
         self
     }
 
@@ -156,20 +197,44 @@ impl SimDiskBuilder {
     /// # Panics
     ///
     /// If the sector is not 512, 1024, 2048 or 4096 bytes; if the atomic write unit is not a power of two, less
-    /// than a sector or more than 64 KiB; if the queue depth is 0.
+    /// than a sector or more than 64 KiB; if the queue depth is 0; if the [name](SimDiskBuilder::name) is taken.
     pub fn build(self) -> SimDisk {
-        self.check();
-        SimDisk::new(self.config)
+        let name = self.name.as_deref().map(take_name);
+        self.build_as(name)
     }
 
-    /// Makes a disk with the content of `image`.
+    /// Makes an empty disk of this name, whatever the builder has.
+    pub(super) fn build_as(self, name: Option<MountName>) -> SimDisk {
+        self.check();
+        SimDisk::new(DiskConfig {
+            name,
+            ..self.config
+        })
+    }
+
+    /// Makes a disk with the content of `image`. If the builder has no name, the disk has the path that
+    /// [`DiskImage::boot`] would give it.
     ///
     /// # Panics
     ///
     /// As [`build`](SimDiskBuilder::build).
     pub fn boot(self, image: &DiskImage) -> SimDisk {
         self.check();
-        SimDisk::boot(self.config, image)
+        let of_image = image.config().name;
+        let name = match (self.name.as_deref(), of_image) {
+            (Some(name), Some(of_image)) if name == of_image.as_str() => Some(of_image),
+            (Some(name), _) => Some(take_name(name)),
+            (None, of_image) => of_image,
+        };
+        let config = DiskConfig {
+            name,
+            ..self.config
+        };
+        SimDisk::boot(config, image)
+    }
+
+    pub(super) fn chosen_name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     fn check(&self) {
@@ -194,4 +259,14 @@ impl SimDiskBuilder {
             "a simulated disk has a queue depth of at least 1"
         );
     }
+}
+
+/// Takes the name of a new disk.
+pub(super) fn take_name(name: &str) -> MountName {
+    MountName::take(name).unwrap_or_else(|| {
+        panic!(
+            "a simulated disk of the name {name:?} exists already, or an image of one: drop it, or choose another \
+             name"
+        )
+    })
 }

@@ -1,6 +1,6 @@
 //! [`SimulatedPath`]: a path on a simulated disk, and the calls on it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -52,11 +52,9 @@ impl SimulatedPath {
         }
         let mut names = names.into_iter();
         let root = names.next();
-        let number = names
-            .next()
-            .and_then(|number| number.to_str()?.parse().ok());
-        let disk = match (root, number) {
-            (Some(root), Some(number)) if mount_points::is_root(root) => mount_points::disk(number),
+        let name = names.next().and_then(OsStr::to_str);
+        let disk = match (root, name) {
+            (Some(root), Some(name)) if mount_points::is_root(root) => mount_points::disk(name),
             _ => None,
         };
         let Some(disk) = disk else {

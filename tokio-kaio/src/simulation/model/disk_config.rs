@@ -1,6 +1,7 @@
 //! [`DiskConfig`]: the properties of a disk.
 
 use crate::simulation::fault::FaultPlan;
+use crate::simulation::mount_name::MountName;
 use crate::simulation::service_time::{Bandwidth, Latency};
 
 /// The properties of a simulated disk. Plain data: the builder checks it.
@@ -8,6 +9,8 @@ use crate::simulation::service_time::{Bandwidth, Latency};
 pub(crate) struct DiskConfig {
     /// All random choices follow from it.
     pub(crate) seed: u64,
+    /// In the path of the disk. `None`: a number is.
+    pub(crate) name: Option<MountName>,
     /// Bytes that files may allocate. More fail with `ENOSPC`.
     pub(crate) size: u64,
     /// Bytes of a sector: the alignment of direct I/O. A power of two from 512 to 4096.
@@ -52,6 +55,7 @@ impl Default for DiskConfig {
     fn default() -> DiskConfig {
         DiskConfig {
             seed: 0,
+            name: None,
             size: 1 << 40,
             sector: 4096,
             atomic_unit: 4096,
