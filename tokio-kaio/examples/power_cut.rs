@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The program is the log of the example `wal`; `--program` selects others, `--broken` leaves out a step, so
-//! that something must be lost. A loss is printed with its seed, its power cut, the events before it and the
-//! command that repeats it. Ends with 0: nothing is lost; 1: something is lost; 2: an error.
+//! that something must be lost. A loss is printed with its seed, its power cuts, the events before them and
+//! the command that repeats it. Ends with 0: nothing is lost; 1: something is lost; 2: an error.
 //!
 //! `--help` prints all options. The programs are in `tests/power_cut/programs/`, and run unchanged on real
 //! file systems: `tests/power-cuts.sh` does that.
@@ -17,8 +17,10 @@ use std::str::FromStr;
 use std::time::Instant;
 use std::{env, fmt};
 
+use tokio_kaio::simulation::ExploreFailure;
+
 use self::programs::{Job, Program, Result};
-use self::simulated_cuts::{SimulatedCuts, any_disk};
+use self::simulated_cuts::{any_disk, cut_power, explorer};
 
 #[path = "../tests/power_cut/programs/mod.rs"]
 mod programs;
@@ -36,7 +38,7 @@ power_cut [OPTIONS]
   --cuts N           the number of power cuts of each program, 1000 by default
   --operations N     the number of operations of a run, 200 by default
   --seed N           the first seed, 1 by default
-  --cut N            cuts the power after this event of the disk of the first seed only
+The environment variable KAIO_EXPLORE=SEED:CUT:CUT repeats one run.
 
 On a real file system, for tests/power-cuts.sh:
 power_cut run NAME DIRECTORY --events FILE [--seed N] [--broken STEP] [--kaio PATH]
@@ -72,14 +74,16 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
 
 /// Cuts the power of simulated disks.
 fn simulate(job: Job, mut arguments: Arguments) -> Result<ExitCode> {
-    let cuts = arguments.option("--cuts")?.unwrap_or(1000);
-    let cut: Option<u64> = arguments.option("--cut")?;
+    let cuts: u64 = arguments.option("--cuts")?.unwrap_or(1000);
     let programs = match arguments.option::<String>("--program")?.as_deref() {
         None => vec![Program::Log],
         Some("all") => Program::ALL.into(),
         Some(name) => vec![name.parse()?],
     };
     arguments.end()?;
+    if cuts == 0 {
+        return Err("--cuts 0 would verify nothing".into());
+    }
     let mut total = 0;
     for program in programs {
         if let Some(step) = job.omit.filter(|it| !it.applies_to(program)) {
@@ -87,46 +91,38 @@ fn simulate(job: Job, mut arguments: Arguments) -> Result<ExitCode> {
             continue;
         }
         let start = Instant::now();
-        let cutter = SimulatedCuts {
-            seed: job.seed,
-            disk: any_disk,
-            job: Job {
-                program,
-                ..job.clone()
-            },
+        let job = Job {
+            program,
+            ..job.clone()
         };
-        let lost = match cut {
-            Some(cut) => cutter.cut(job.seed, cut)?.1,
-            None => cutter.run(cuts)?.err(),
-        };
-        if let Some(loss) = lost {
-            println!("{program}: {loss}");
-            let Job {
-                omit, operations, ..
-            } = &job;
-            let broken = omit.map_or(String::new(), |step| format!(" --broken {step}"));
-            println!(
-                "to repeat it: cargo run --release --features simulation --example power_cut -- --program \
-                 {program}{broken} --operations {operations} --seed {} --cut {}",
-                loss.seed, loss.cut
-            );
-            return Ok(ExitCode::FAILURE);
+        match cut_power(&job, &explorer(job.seed, cuts, any_disk)) {
+            Ok(explored) => total += explored.cuts(),
+            Err(loss) => {
+                println!("{program}: lost: {loss}");
+                println!("to repeat it: {}", command(&job, &loss));
+                return Ok(ExitCode::FAILURE);
+            }
         }
-        total += if cut.is_some() {
-            2
-        } else {
-            cuts.next_multiple_of(2)
-        };
         println!("{program}: {:.1} s", start.elapsed().as_secs_f64());
     }
     if total == 0 {
-        return Err(
-            "there was no power cut: see --cuts, and which programs have the step of --broken"
-                .into(),
-        );
+        return Err("there was no power cut: no program has the step of --broken".into());
     }
     println!("power cuts: {total}, lost: 0");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that repeats a loss.
+fn command(job: &Job, loss: &ExploreFailure) -> String {
+    let environment = loss.replay().map(|run| format!("KAIO_EXPLORE={run} "));
+    let broken = job.omit.map(|step| format!(" --broken {step}"));
+    format!(
+        "{}cargo run --release --features simulation --example power_cut -- --program {}{} --operations {}",
+        environment.unwrap_or_default(),
+        job.program,
+        broken.unwrap_or_default(),
+        job.operations
+    )
 }
 
 /// Runs or verifies a program on a real file system.

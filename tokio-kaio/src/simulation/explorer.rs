@@ -1,20 +1,13 @@
 //! [`Explorer`]: runs a program under many power cuts.
 
-use std::any::Any;
 use std::env;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
-
-use super::explore_failure::{ExploreFailure, FailureKind};
-use super::seeded_rng::{RandomUse, SeededRng};
-use super::{DiskImage, DiskTrace, SimDisk, SimDiskBuilder};
+use super::exploration::{Cuts, Exploration, ExploreSettings, Explored};
+use super::explore_failure::ExploreFailure;
+use super::{SimDisk, SimDiskBuilder};
 
 /// Runs a workload under power cuts, and verifies what each cut has left. Shorthand for an [`Explorer`] with
 /// these seeds, which cuts the power after every event.
@@ -92,17 +85,26 @@ where
 /// The *oracle* is a value of the caller's that both see. The workload notes in it what was acknowledged to it,
 /// and verify demands that. Each run has a new one.
 ///
+/// # Cuts during recovery
+///
+/// With [`cuts_per_run`](Explorer::cuts_per_run) the power is cut again on the disk that has booted: in verify,
+/// whose opening of the files is the recovery of the program, or in the workload, which goes on after it.
+///
 /// # Determinism
 ///
 /// Every run of a workload with a seed has to do the same. The workload must not depend on the time of day, on
-/// threads, on random numbers of another seed, or on the order of a `HashMap`; nor on
-/// [`SimDisk::path`], which each run has another of: in files, keep paths relative to it. The first seed is run
-/// twice, and the [traces](DiskTrace::hash) are compared.
+/// threads, on random numbers of another seed, or on the order of a `HashMap`. The first seed is run twice, and
+/// the [traces](crate::simulation::DiskTrace::hash) are compared.
+///
+/// All disks of an explorer have the same [path](SimDisk::path), so that a program may store it:
+/// `/simulated-disk/explored`, or the [name](SimDiskBuilder::name) that the disk was given. If several explorers
+/// run at the same time, such as those of a test binary, the others have `explored-2` and so on: give the disks
+/// names, if what the program writes depends on the path.
 ///
 /// # Running a failure again
 ///
 /// The text of a failure says how: with the environment variable `KAIO_EXPLORE=SEED:CUT`, every explorer of the
-/// process runs this seed and this cut only.
+/// process runs this seed and this cut only. `SEED:CUT:CUT` is a run with two cuts.
 ///
 /// # Examples
 ///
@@ -129,44 +131,16 @@ where
 ///         },
 ///     )
 ///     .unwrap_err();
-/// assert_eq!(failure.cut(), Some(1)); // after the event `create_dir`
+/// assert_eq!(failure.cuts(), [1]); // after the event `create_dir`
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "an explorer does nothing until `run` is called"]
 pub struct Explorer {
-    disk: SimDiskBuilder,
-    seeds: Vec<u64>,
-    cuts: Cuts,
-    time_limit: Duration,
+    settings: ExploreSettings,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Cuts {
-    All,
-    Random(u64),
-    At(u64),
-}
-
-/// What an [`Explorer`] has done without a failure. `Display` prints a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Explored {
-    seeds: u64,
-    cuts: u64,
-    events: u64,
-}
-
-/// The environment variable that chooses one seed and one cut.
+/// The environment variable that chooses one seed and its cuts.
 const REPLAY: &str = "KAIO_EXPLORE";
-
-/// How a run of a workload has ended.
-struct Run<O> {
-    oracle: O,
-    events: u64,
-    image: DiskImage,
-    trace: DiskTrace,
-    /// A failure while the power was on.
-    result: Result<(), FailureKind>,
-}
 
 impl Default for Explorer {
     fn default() -> Explorer {
@@ -179,48 +153,124 @@ impl Explorer {
     /// [`SimDiskBuilder`].
     pub fn new() -> Explorer {
         Explorer {
-            disk: SimDisk::builder(),
-            seeds: (0..10).collect(),
-            cuts: Cuts::All,
-            time_limit: Duration::from_secs(24 * 60 * 60),
+            settings: ExploreSettings {
+                disks: Arc::new(|_| SimDisk::builder()),
+                seeds: (0..10).collect(),
+                cuts: Cuts::All,
+                cuts_per_run: 1,
+                time_limit: Duration::from_secs(24 * 60 * 60),
+            },
         }
     }
 
     /// Sets the properties of the disks. The explorer sets their seeds.
-    pub fn disk(mut self, disk: SimDiskBuilder) -> Explorer {
-        self.disk = disk;
+    pub fn disk(self, disk: SimDiskBuilder) -> Explorer {
+        self.disks(move |_| disk.clone())
+    }
+
+    /// Sets the properties of the disk of each seed. The explorer sets its seed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_kaio::simulation::{Explorer, SimDisk};
+    ///
+    /// // Half of the disks have small sectors, the others have no volatile cache.
+    /// let explorer = Explorer::new().disks(|seed| match seed % 2 {
+    ///     0 => SimDisk::builder().sector(512),
+    ///     _ => SimDisk::builder().volatile_cache(false),
+    /// });
+    /// # let _ = explorer;
+    /// ```
+    pub fn disks(
+        mut self,
+        disk_of_seed: impl Fn(u64) -> SimDiskBuilder + Send + Sync + 'static,
+    ) -> Explorer {
+        self.settings.disks = Arc::new(disk_of_seed);
         self
     }
 
     /// Sets the seeds of the disks. There has to be one at least.
     pub fn seeds(mut self, seeds: impl IntoIterator<Item = u64>) -> Explorer {
-        self.seeds = seeds.into_iter().collect();
+        self.settings.seeds = seeds.into_iter().collect();
         self
     }
 
     /// Cuts the power after every event, and before the first one. The default.
     pub fn all_cuts(mut self) -> Explorer {
-        self.cuts = Cuts::All;
+        self.settings.cuts = Cuts::All;
         self
     }
 
-    /// Cuts the power this many times for each seed, once at least, after random events. They follow from the
-    /// seed.
-    pub fn random_cuts(mut self, cuts_per_seed: u64) -> Explorer {
-        self.cuts = Cuts::Random(cuts_per_seed);
+    /// Makes this number of runs for each seed, one at least, and cuts the power after random events. They follow
+    /// from the seed.
+    pub fn random_cuts(mut self, runs_per_seed: u64) -> Explorer {
+        self.settings.cuts = Cuts::Random(runs_per_seed);
         self
     }
 
-    /// Cuts the power once for each seed, after this event. 0: before the first one.
+    /// Makes one run for each seed, and cuts the power after this event. 0: before the first one.
     pub fn cut_after(mut self, event: u64) -> Explorer {
-        self.cuts = Cuts::At(event);
+        self.settings.cuts = Cuts::At(event);
+        self
+    }
+
+    /// Cuts the power this many times in each run. 1 by default, and 1 at least.
+    ///
+    /// After each cut but the last, the image boots, and verify and then the workload run on the new disk until
+    /// the next cut. The cut is after a random event of that disk. Many are after one of its first events, in
+    /// verify, which recovers the files. The last image boots, and verify runs to its end.
+    ///
+    /// So the workload has to accept the files that it finds, as a program does that starts again, and verify may
+    /// be interrupted by a cut and called again with the same oracle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use tokio_kaio::simulation::Explorer;
+    /// use tokio_kaio::{create_dir, read_dir, rename, sync_dir};
+    ///
+    /// // Creates directories, each by a rename of "new" to the next number. Recovery renames what it finds.
+    /// async fn recover(dir: &std::path::Path) -> std::io::Result<usize> {
+    ///     let names = read_dir(dir).await?;
+    ///     if !names.iter().any(|name| name == "new") {
+    ///         return Ok(names.len());
+    ///     }
+    ///     rename(dir.join("new"), dir.join((names.len() - 1).to_string())).await?;
+    ///     sync_dir(dir).await?;
+    ///     Ok(names.len())
+    /// }
+    ///
+    /// let explored = Explorer::new().cuts_per_run(2).run(
+    ///     async |disk, durable: &Cell<usize>| {
+    ///         for _ in recover(disk.path()).await?..4 {
+    ///             create_dir(disk.path().join("new")).await?;
+    ///             sync_dir(disk.path()).await?;
+    ///             durable.set(recover(disk.path()).await?);
+    ///         }
+    ///         Ok::<(), std::io::Error>(())
+    ///     },
+    ///     async |disk, durable: &Cell<usize>| {
+    ///         let found = recover(disk.path()).await.map_err(|error| error.to_string())?;
+    ///         match found >= durable.get() {
+    ///             true => Ok(()),
+    ///             false => Err(format!("{found} directories of {}", durable.get())),
+    ///         }
+    ///     },
+    /// )?;
+    /// assert_eq!(explored.cuts() % 2, 0);
+    /// # Ok::<(), tokio_kaio::simulation::ExploreFailure>(())
+    /// ```
+    pub fn cuts_per_run(mut self, cuts: usize) -> Explorer {
+        self.settings.cuts_per_run = cuts;
         self
     }
 
     /// Sets how much simulated time a workload or a verification may take. A day by default. More is a failure:
     /// it waits for something that does not happen.
     pub fn time_limit(mut self, limit: Duration) -> Explorer {
-        self.time_limit = limit;
+        self.settings.time_limit = limit;
         self
     }
 
@@ -236,14 +286,15 @@ impl Explorer {
     ///
     /// # Errors
     ///
-    /// [`ExploreFailure`]: the first failure. If the cuts were random, the workload is run again to find the
-    /// earliest cut with this seed that fails.
+    /// [`ExploreFailure`]: the first failure, with as few cuts as it needs. If the cuts were random, the workload
+    /// is run again to find the earliest cuts with this seed that fail.
     ///
     /// # Panics
     ///
-    /// If there would be no power cut: without [seeds](Explorer::seeds), or with 0
-    /// [random cuts](Explorer::random_cuts). If `KAIO_EXPLORE` is set, and is no `SEED:CUT`. Inside of a tokio
-    /// runtime.
+    /// If there would be no power cut: without [seeds](Explorer::seeds), with 0
+    /// [random cuts](Explorer::random_cuts), or with 0 [cuts per run](Explorer::cuts_per_run). If a disk can't be
+    /// [built](SimDiskBuilder::build), also because its name is taken. If `KAIO_EXPLORE` is set, and is no
+    /// `SEED:CUT`. Inside of a tokio runtime.
     pub fn run<O, E, V>(
         &self,
         workload: impl AsyncFn(SimDisk, &O) -> Result<(), E>,
@@ -255,243 +306,55 @@ impl Explorer {
         V: fmt::Display,
     {
         self.check_settings();
-        let mut explored = Explored::default();
-        if let Some((seed, cut)) = replay() {
-            self.try_cut(seed, cut, &workload, &verify)?;
-            explored.count(1);
-            return Ok(explored);
+        let exploration = Exploration::new(
+            &self.settings,
+            async |disk, oracle: &O| to_text(workload(disk, oracle).await),
+            async |disk, oracle: &O| to_text(verify(disk, oracle).await),
+        );
+        match replay() {
+            Some((seed, cuts)) => exploration.replay(seed, &cuts),
+            None => exploration.run(),
         }
-        for (index, &seed) in self.seeds.iter().enumerate() {
-            let whole = self.run_once(seed, None, &workload);
-            if index == 0 {
-                let again = self.run_once(seed, None, &workload);
-                if again.trace != whole.trace {
-                    let kind = FailureKind::NotDeterministic(Box::new(again.trace));
-                    return Err(ExploreFailure::new(seed, None, kind, whole.trace));
-                }
-            }
-            let events = whole.events;
-            if whole.result.is_err() {
-                self.check(seed, events, whole, &verify)?;
-                continue;
-            }
-            let cuts = self.cuts_of(seed, events);
-            let mut cuts_with_results = cuts.iter().map(|&cut| {
-                let result = self.try_cut(seed, cut, &workload, &verify);
-                (cut, result)
-            });
-            let failed = cuts_with_results.find_map(|(cut, result)| Some((cut, result.err()?)));
-            if let Some((cut, failure)) = failed {
-                return Err(self.shrink(seed, cut, failure, &workload, &verify));
-            }
-            explored.events += events;
-            explored.count(cuts.len() as u64);
-        }
-        Ok(explored)
     }
 
     /// Panics if there would be no power cut: a test that verifies nothing must not pass.
     fn check_settings(&self) {
         assert!(
-            !self.seeds.is_empty(),
+            !self.settings.seeds.is_empty(),
             "there are no seeds to explore: give `explore` or `Explorer::seeds` one at least, as in 0..10"
         );
         assert!(
-            !matches!(self.cuts, Cuts::Random(0)),
+            !matches!(self.settings.cuts, Cuts::Random(0)),
             "`Explorer::random_cuts` needs at least one cut for each seed"
         );
-    }
-
-    /// The failure of the earliest cut with this seed that fails.
-    fn shrink<O, E, V>(
-        &self,
-        seed: u64,
-        cut: u64,
-        failure: ExploreFailure,
-        workload: &impl AsyncFn(SimDisk, &O) -> Result<(), E>,
-        verify: &impl AsyncFn(SimDisk, &O) -> Result<(), V>,
-    ) -> ExploreFailure
-    where
-        O: Default,
-        E: fmt::Display,
-        V: fmt::Display,
-    {
-        if !matches!(self.cuts, Cuts::Random(_)) {
-            return failure; // the earliest one, or the only one
-        }
-        let earlier = (0..cut).find_map(|cut| self.try_cut(seed, cut, workload, verify).err());
-        earlier.unwrap_or(failure)
-    }
-
-    /// The events after which the power is cut.
-    fn cuts_of(&self, seed: u64, events: u64) -> Vec<u64> {
-        match self.cuts {
-            Cuts::All => (0..=events).collect(),
-            Cuts::At(event) => vec![event],
-            Cuts::Random(count) => {
-                let mut rng = SeededRng::new(seed, RandomUse::CutPoints);
-                (0..count).map(|_| rng.below(events + 1)).collect()
-            }
-        }
-    }
-
-    fn try_cut<O, E, V>(
-        &self,
-        seed: u64,
-        cut: u64,
-        workload: &impl AsyncFn(SimDisk, &O) -> Result<(), E>,
-        verify: &impl AsyncFn(SimDisk, &O) -> Result<(), V>,
-    ) -> Result<(), ExploreFailure>
-    where
-        O: Default,
-        E: fmt::Display,
-        V: fmt::Display,
-    {
-        let run = self.run_once(seed, Some(cut), workload);
-        self.check(seed, cut, run, verify)
-    }
-
-    /// Runs the workload until its end or until the power is cut.
-    fn run_once<O, E>(
-        &self,
-        seed: u64,
-        cut: Option<u64>,
-        workload: &impl AsyncFn(SimDisk, &O) -> Result<(), E>,
-    ) -> Run<O>
-    where
-        O: Default,
-        E: fmt::Display,
-    {
-        let disk = self.disk.clone().seed(seed).build();
-        let oracle = O::default();
-        let runtime = paused_runtime();
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            runtime.block_on(async {
-                if let Some(cut) = cut {
-                    disk.cut_power_after(cut);
-                }
-                let until_cut = until_power_lost(&disk, workload(disk.clone(), &oracle));
-                timeout(self.time_limit, until_cut).await
-            })
-        }));
-        let is_on = disk.image().is_none();
-        let result = match ended {
-            _ if !is_on => Ok(()),
-            Ok(Ok(None | Some(Ok(())))) => Ok(()),
-            Ok(Ok(Some(Err(error)))) => Err(FailureKind::Workload(error.to_string())),
-            Ok(Err(_)) => Err(FailureKind::WorkloadTimeout(self.time_limit)),
-            Err(panic) => Err(FailureKind::WorkloadPanic(panic_text(&*panic))),
-        };
-        let events = disk.events();
-        let image = disk.power_cut();
-        let trace = disk.trace();
-        drop(runtime);
-        Run {
-            oracle,
-            events,
-            image,
-            trace,
-            result,
-        }
-    }
-
-    /// Verifies what a run has left.
-    fn check<O, V>(
-        &self,
-        seed: u64,
-        cut: u64,
-        run: Run<O>,
-        verify: &impl AsyncFn(SimDisk, &O) -> Result<(), V>,
-    ) -> Result<(), ExploreFailure>
-    where
-        V: fmt::Display,
-    {
-        if let Err(kind) = run.result {
-            let failure = ExploreFailure::without_cut(seed, run.events, kind, run.trace);
-            return Err(failure.with_image(run.image));
-        }
-        let result = {
-            let disk = run.image.boot();
-            let runtime = paused_runtime();
-            let verified = catch_unwind(AssertUnwindSafe(|| {
-                runtime
-                    .block_on(async { timeout(self.time_limit, verify(disk, &run.oracle)).await })
-            }));
-            match verified {
-                Ok(Ok(Ok(()))) => Ok(()),
-                Ok(Ok(Err(error))) => Err(FailureKind::Verify(error.to_string())),
-                Ok(Err(_)) => Err(FailureKind::VerifyTimeout(self.time_limit)),
-                Err(panic) => Err(FailureKind::VerifyPanic(panic_text(&*panic))),
-            }
-        };
-        result.map_err(|kind| {
-            ExploreFailure::new(seed, Some(cut), kind, run.trace).with_image(run.image)
-        })
+        assert!(
+            self.settings.cuts_per_run > 0,
+            "`Explorer::cuts_per_run` needs at least one cut for each run"
+        );
     }
 }
 
-impl Explored {
-    /// Seeds that were explored.
-    pub fn seeds(&self) -> u64 {
-        self.seeds
-    }
-
-    /// Power cuts, each with a run of the workload and a verification.
-    pub fn cuts(&self) -> u64 {
-        self.cuts
-    }
-
-    /// Events of the disk in one run of each seed: the points at which the power can be cut.
-    pub fn events(&self) -> u64 {
-        self.events
-    }
-
-    fn count(&mut self, cuts: u64) {
-        self.seeds += 1;
-        self.cuts += cuts;
-    }
-}
-
-impl fmt::Display for Explored {
+impl fmt::Debug for Explorer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explored { seeds, cuts, .. } = self;
-        write!(f, "power cuts: {cuts}, seeds: {seeds}, failures: 0")
+        f.debug_struct("Explorer")
+            .field("seeds", &self.settings.seeds)
+            .field("cuts", &self.settings.cuts)
+            .field("cuts_per_run", &self.settings.cuts_per_run)
+            .field("time_limit", &self.settings.time_limit)
+            .finish_non_exhaustive()
     }
 }
 
-/// The seed and the cut of the environment.
-fn replay() -> Option<(u64, u64)> {
+fn to_text(result: Result<(), impl fmt::Display>) -> Result<(), String> {
+    result.map_err(|error| error.to_string())
+}
+
+/// The seed and the cuts of the environment.
+fn replay() -> Option<(u64, Vec<u64>)> {
     let value = env::var(REPLAY).ok()?;
-    let numbers = value.split_once(':');
-    let numbers = numbers.and_then(|(seed, cut)| Some((seed.parse().ok()?, cut.parse().ok()?)));
-    match numbers {
-        None => panic!("{REPLAY} is {value:?}, not SEED:CUT, as in {REPLAY}=7:42"),
-        numbers => numbers,
+    let numbers: Result<Vec<u64>, _> = value.split(':').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok([seed, cuts @ ..]) if !cuts.is_empty() => Some((*seed, cuts.to_vec())),
+        _ => panic!("{REPLAY} is {value:?}, not SEED:CUT, as in {REPLAY}=7:42"),
     }
-}
-
-fn paused_runtime() -> Runtime {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
-    runtime.expect("a runtime needs a few descriptors")
-}
-
-/// Runs a future until the power is cut. `None`: it was cut.
-async fn until_power_lost<T>(disk: &SimDisk, workload: impl Future<Output = T>) -> Option<T> {
-    let (mut lost, mut workload) = (pin!(disk.power_lost()), pin!(workload));
-    poll_fn(|cx| {
-        if lost.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        workload.as_mut().poll(cx).map(Some)
-    })
-    .await
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without a text").to_owned()
 }

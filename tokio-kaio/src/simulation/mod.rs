@@ -7,6 +7,7 @@
 //! [`explore`] and [`Explorer`] run a program under many power cuts, and shrink a failure to the earliest one.
 
 mod disk;
+mod exploration;
 mod explore_failure;
 mod explorer;
 mod fault;
@@ -20,8 +21,9 @@ mod sim_disk_builder;
 mod simulated_file;
 mod simulated_path;
 
+pub use exploration::Explored;
 pub use explore_failure::ExploreFailure;
-pub use explorer::{Explored, Explorer, explore};
+pub use explorer::{Explorer, explore};
 pub use fault::{Fault, FaultPlan, Operations};
 pub use model::{DiskImage, DiskTrace};
 pub use service_time::{Bandwidth, Latency};

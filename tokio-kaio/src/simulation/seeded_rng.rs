@@ -18,6 +18,8 @@ pub(super) enum RandomUse {
     PowerCut = 4,
     NextDisk = 5,
     CutPoints = 6,
+    /// Cuts of a run after its first one.
+    LaterCuts = 7,
 }
 
 impl SeededRng {

@@ -5,39 +5,40 @@ mod programs;
 mod simulated_cuts;
 
 use programs::{Job, Omit, Program};
-use simulated_cuts::{SimulatedCuts, any_disk, journaled_disk};
+use simulated_cuts::{any_disk, cut_power, explorer, journaled_disk};
+use tokio_kaio::simulation::{ExploreFailure, SimDiskBuilder};
 
 /// Power cuts of a program that has to lose nothing.
 const CUTS: u64 = 200;
 /// Power cuts after which a broken program must have lost something.
 const CUTS_OF_BROKEN: u64 = 2000;
 
-fn cuts(program: Program, omit: Option<Omit>) -> SimulatedCuts {
-    let job = Job {
+fn job(program: Program, omit: Option<Omit>) -> Job {
+    Job {
         program,
         omit,
         seed: 1,
         operations: 60,
         kaio: None,
-    };
-    SimulatedCuts {
-        job,
-        seed: 1,
-        disk: any_disk,
     }
 }
 
 fn loses_nothing(program: Program) {
-    if let Err(loss) = cuts(program, None).run(CUTS).unwrap() {
-        panic!("{program}: {loss}");
+    let explored = cut_power(&job(program, None), &explorer(1, CUTS, any_disk));
+    match explored {
+        Ok(explored) => assert_eq!(explored.cuts(), CUTS),
+        Err(loss) => panic!("{program}: {loss}"),
     }
 }
 
-/// What the program loses, without the numbers.
-fn loses(program: Program, omit: Omit) -> String {
-    match cuts(program, Some(omit)).run(CUTS_OF_BROKEN).unwrap() {
-        Ok(()) => panic!("{program} with {omit} has lost nothing"),
-        Err(loss) => loss.what,
+/// What the program loses.
+fn loss(program: Program, omit: Omit, disks: fn(u64) -> SimDiskBuilder) -> ExploreFailure {
+    match cut_power(
+        &job(program, Some(omit)),
+        &explorer(1, CUTS_OF_BROKEN, disks),
+    ) {
+        Ok(_) => panic!("{program} with {omit} has lost nothing"),
+        Err(loss) => loss,
     }
 }
 
@@ -69,16 +70,16 @@ fn a_merge_tree_loses_no_batch() {
 #[test]
 fn a_program_that_does_not_sync_loses_data() {
     for program in Program::ALL {
-        let loss = loses(program, Omit::Sync);
-        println!("{program}: {loss}");
+        let loss = loss(program, Omit::Sync, any_disk);
+        println!("{program}: {}", loss.message());
     }
 }
 
 #[test]
 fn a_program_that_does_not_sync_directories_loses_files() {
     for program in Program::ALL {
-        let loss = loses(program, Omit::DirSync);
-        println!("{program}: {loss}");
+        let loss = loss(program, Omit::DirSync, any_disk);
+        println!("{program}: {}", loss.message());
     }
 }
 
@@ -86,8 +87,8 @@ fn a_program_that_does_not_sync_directories_loses_files() {
 fn a_program_without_checksums_takes_what_was_torn() {
     for program in Program::ALL {
         if Omit::Checksum.applies_to(program) {
-            let loss = loses(program, Omit::Checksum);
-            println!("{program}: {loss}");
+            let loss = loss(program, Omit::Checksum, any_disk);
+            println!("{program}: {}", loss.message());
         }
     }
 }
@@ -106,23 +107,17 @@ fn a_journaled_disk_without_a_cache_loses_what_ext4_and_xfs_lose() {
         (Program::Lsm, Omit::DirSync),
     ];
     for (program, omit) in lost {
-        let cuts = SimulatedCuts {
-            disk: journaled_disk,
-            ..cuts(program, Some(omit))
-        };
-        match cuts.run(CUTS_OF_BROKEN).unwrap() {
-            Ok(()) => panic!("{program} with {omit} has lost nothing"),
-            Err(loss) => println!("{program}, {omit}: {}", loss.what),
-        }
+        let loss = loss(program, omit, journaled_disk);
+        println!("{program}, {omit}: {}", loss.message());
     }
 }
 
 #[test]
-fn the_same_seed_and_cut_have_the_same_loss() {
-    let cuts = cuts(Program::Log, Some(Omit::Sync));
-    let Err(loss) = cuts.run(CUTS_OF_BROKEN).unwrap() else {
-        panic!("the log has lost nothing without syncs");
-    };
-    let (_, again) = cuts.cut(loss.seed, loss.cut).unwrap();
-    assert_eq!(again.unwrap().to_string(), loss.to_string());
+fn the_same_seed_and_cuts_have_the_same_loss() {
+    fn disk(seed: u64) -> SimDiskBuilder {
+        any_disk(seed).name("same-loss")
+    }
+    let first = loss(Program::Log, Omit::Sync, disk).to_string();
+    let again = loss(Program::Log, Omit::Sync, disk).to_string();
+    assert_eq!(again, first);
 }

@@ -12,6 +12,7 @@ mod lifetimes;
 mod limits;
 mod notes;
 mod open_files;
+mod paths;
 mod power;
 mod staged;
 mod support;

@@ -20,7 +20,6 @@ use std::str::FromStr;
 
 use tokio_kaio::AioContextHandle;
 
-pub use self::content::random;
 #[allow(unused_imports)]
 pub use self::history::{History, Oracle};
 use self::log::{LogOptions, PAGE};

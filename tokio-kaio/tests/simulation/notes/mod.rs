@@ -14,6 +14,13 @@ fn the_guide_shows_this_engine_and_this_test() {
 }
 
 #[test]
+fn the_engine_survives_power_cuts_during_recovery() {
+    let explorer = tokio_kaio::simulation::Explorer::new().cuts_per_run(2);
+    let explored = explorer.seeds(0..10).run(workload, verify).unwrap();
+    assert_eq!(explored.cuts(), 340, "as the guide says");
+}
+
+#[test]
 fn the_engine_finds_a_note_that_a_cut_has_torn() {
     let small_sectors = SimDisk::builder().sector(512);
     let explorer = tokio_kaio::simulation::Explorer::new().disk(small_sectors);
