@@ -10,6 +10,7 @@
 //! for those of all other tasks that were woken with it.
 #![allow(unsafe_code)]
 
+use std::error::Error;
 use std::fs::File;
 use std::future::poll_fn;
 use std::mem;
@@ -122,6 +123,8 @@ struct State {
     /// is submitted.
     expected: usize,
     slots: Vec<SlotState>,
+    /// A submission or a reap has failed, so that transfers of other tasks may not complete.
+    has_failed: bool,
 }
 
 #[derive(Clone, Default)]
@@ -138,6 +141,7 @@ impl State {
             spare: Vec::with_capacity(depth),
             expected: depth,
             slots: vec![SlotState::default(); depth],
+            has_failed: false,
         }
     }
 
@@ -169,6 +173,9 @@ impl Shared {
     /// Queues `transfer`, and submits the queue if that was the last one expected.
     fn start(&self, slot: usize, transfer: Transfer, cx: &Context<'_>) -> Poll<Result<usize>> {
         let mut state = self.state();
+        if state.has_failed {
+            return Poll::Ready(Err(other_failed()));
+        }
         state.slots[slot].waker = Some(cx.waker().clone());
         let target = &self.targets[slot];
         let iocb = Iocb::new(&self.workload, slot, transfer, target);
@@ -182,9 +189,12 @@ impl Shared {
     }
 
     fn poll(&self, slot: usize, cx: &Context<'_>) -> Poll<Result<usize>> {
-        let slot = &mut self.state().slots[slot];
+        let mut state = self.state();
+        let has_failed = state.has_failed;
+        let slot = &mut state.slots[slot];
         match slot.result.take() {
             Some(result) => Poll::Ready(transferred(result)),
+            None if has_failed => Poll::Ready(Err(other_failed())),
             None => {
                 slot.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -192,7 +202,15 @@ impl Shared {
         }
     }
 
+    /// Submits `queue`. If that fails, all transfers fail.
     fn submit(&self, mut queue: Vec<Iocb>) -> Result<()> {
+        let submitted = self.submit_all(&mut queue);
+        queue.clear();
+        self.state().spare = queue;
+        submitted.inspect_err(|_| self.fail())
+    }
+
+    fn submit_all(&self, queue: &mut [Iocb]) -> Result<()> {
         for requests in queue.chunks_mut(64) {
             let mut pointers = [std::ptr::null_mut(); 64];
             let len = requests.len();
@@ -202,9 +220,17 @@ impl Shared {
             // SAFETY: the pointers are to `queue`. The buffers live as long as the context.
             unsafe { self.context.submit(&mut pointers[..len]) }?;
         }
-        queue.clear();
-        self.state().spare = queue;
         Ok(())
+    }
+
+    /// Fails all transfers that have no result.
+    fn fail(&self) {
+        let mut state = self.state();
+        state.has_failed = true;
+        let wakers = state.slots.iter_mut().filter_map(|slot| slot.waker.take());
+        let wakers: Vec<_> = wakers.collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Reaps completions into `events`, and wakes their tasks, whose wakers pass through `wakers`.
@@ -223,6 +249,11 @@ impl Shared {
     }
 }
 
+/// The error of a transfer that may never complete.
+fn other_failed() -> Box<dyn Error + Send + Sync> {
+    "io_submit or io_getevents has failed for several transfers".into()
+}
+
 /// Reaps whenever the eventfd is signalled. It is never read: each signal is a new edge for epoll.
 async fn reap(shared: Arc<Shared>, eventfd: AsyncFd<OwnedFd>) -> Result<()> {
     let depth = shared.workload.depth;
@@ -230,7 +261,8 @@ async fn reap(shared: Arc<Shared>, eventfd: AsyncFd<OwnedFd>) -> Result<()> {
     let mut wakers = Vec::with_capacity(depth);
     loop {
         eventfd.readable().await?.clear_ready();
-        shared.reap(&mut events, &mut wakers)?;
+        let reaped = shared.reap(&mut events, &mut wakers);
+        reaped.inspect_err(|_| shared.fail())?;
     }
 }
 
