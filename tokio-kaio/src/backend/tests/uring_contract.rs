@@ -472,17 +472,22 @@ fn an_open_without_a_path_or_with_a_mode_of_more_than_32_bits_is_refused() {
     assert!(!dir.path().join("new").exists());
 }
 
+/// A FIFO without a reader.
+fn fifo_in(dir: &tempfile::TempDir) -> Arc<PathToOpen> {
+    let name = dir.path().join("fifo").into_os_string();
+    let name = std::ffi::CString::new(name.into_encoded_bytes()).unwrap();
+    // SAFETY: the path ends with a 0.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    path_in(dir, "fifo")
+}
+
 #[test]
 fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
     let Some(mut fixture) = Fixture::uring(4) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let path = path_in(&dir, "fifo");
-    let name = dir.path().join("fifo").into_os_string();
-    let name = std::ffi::CString::new(name.into_encoded_bytes()).unwrap();
-    // SAFETY: the path ends with a 0.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let path = fifo_in(&dir);
     // `O_CREAT`: the kernel does not try to open it without waiting.
     let entry = open(&path, libc::O_WRONLY | libc::O_CREAT, 7);
     for wait in [false, true] {
@@ -501,6 +506,26 @@ fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
     unsafe { fixture.submit(&[entry]) }.unwrap();
     drop(fixture);
     assert!(path.take().is_none());
+}
+
+/// A worker of the submitting thread waits for the FIFO. The thread that cancels has never used a ring.
+#[test]
+fn the_open_of_a_fifo_is_cancelled_from_another_thread() {
+    let Some(mut fixture) = Fixture::uring(4) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo_in(&dir);
+    let entry = open(&path, libc::O_WRONLY | libc::O_CREAT, 7);
+    // SAFETY: the path outlives the ring.
+    unsafe { fixture.submit(&[entry]) }.unwrap();
+    assert!(fixture.is_quiet());
+    let submitter = fixture.submitter.clone();
+    let cancelling = std::thread::spawn(move || submitter.cancel(7));
+    assert!(cancelling.join().unwrap());
+    let (user_data, result) = fixture.next_completion();
+    let errors = [libc::ECANCELED, libc::EINTR].map(|errno| -i64::from(errno));
+    assert!(user_data == 7 && errors.contains(&result), "{result}");
 }
 
 /// The descriptor is in the path, which nobody but the entry has any more.
