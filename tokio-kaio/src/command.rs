@@ -8,6 +8,7 @@ use crate::{AioCommandError, AlignedBuf, Part, PartMut};
 
 use crate::backend::OpCode;
 use crate::op::{BufferReturn, IoOp, IoRequest};
+use crate::sys::abi::RWF_APPEND;
 
 /// One operation, for
 /// [`submit_request`](crate::GenericAioContextHandle::submit_request) and
@@ -260,8 +261,9 @@ pub(crate) fn io_op(
         offset: offset as i64,
         ..IoOp::new(opcode)
     };
-    // Nearly all transfers have small flags, and end below the largest offset.
-    match (flags as usize) < 1 << 31 && ends_in_range(&op) {
+    const RARE: usize = (!0 << 31) | RWF_APPEND as usize;
+    // Nearly all transfers have small flags, append nothing, and end below the largest offset.
+    match flags as usize & RARE == 0 && ends_in_range(&op) {
         true => Ok(op),
         false => check_rare(op, flags),
     }
@@ -269,11 +271,10 @@ pub(crate) fn io_op(
 
 #[cold]
 fn check_rare(mut op: IoOp, flags: isize) -> Result<IoOp, AioCommandError> {
-    /// The last offset with room for the longest transfer behind it.
-    const LAST: u64 = i64::MAX as u64 - (1 << 32);
     op.rw_flags = rw_flags(flags)?;
-    if op.appends() && op.offset as u64 > LAST {
-        op.offset = 0; // the kernel ignores the offset of an append, but refuses an invalid one
+    if op.appends() {
+        // The kernel ignores the offset of an append, but refuses an invalid one, and XFS a misaligned one.
+        op.offset = 0;
     }
     check_end(&op)?;
     Ok(op)
@@ -354,6 +355,14 @@ mod tests {
             let sqe = encoded(read(&mut buffer, flag));
             assert_eq!(sqe.rw_flags, bits, "{flag:?}");
         }
+    }
+
+    #[test]
+    fn an_append_has_no_offset() {
+        let buffer = AlignedBuf::new(4096).unwrap();
+        let offset = |flags| encoded(write(&buffer, flags)).offset;
+        assert_ne!(offset(WriteFlags::empty()), 0);
+        assert_eq!(offset(WriteFlags::APPEND), 0);
     }
 
     #[test]

@@ -204,12 +204,15 @@ impl<T: ContextTypes<Backend = FakeBackend>> Fixture<T> {
     /// An append of no bytes to `file`.
     pub(super) fn append<'a>(&'a self, file: &'a Arc<OpenFile>, label: i64) -> Task<'a, T> {
         let command = RawCommand::Pwrite {
-            offset: label as u64,
+            offset: 0,
             buffer: &self.unread,
             flags: WriteFlags::APPEND,
             len: 0,
         };
-        self.task(FileRef::Open(file), command)
+        let (mut request, buffer_return) = command.into_request().unwrap();
+        request.op.offset = label; // of the request only: commands that append have none
+        let request = (request, buffer_return, TransferMode::Single);
+        Task::new(op_of_request(&self.driver, FileRef::Open(file), request))
     }
 
     pub(super) fn task<'a>(&'a self, file: FileRef<'a>, command: RawCommand<'a>) -> Task<'a, T> {
