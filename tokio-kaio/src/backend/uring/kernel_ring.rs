@@ -1,4 +1,4 @@
-//! [`KernelRing`]: what a ring of the kernel does. Loom models have one without a kernel.
+//! [`KernelRing`]: the operations of a ring of the kernel. Loom models have a ring without a kernel.
 #![allow(unsafe_code)] // declares unsafe functions, calls none
 
 use std::fmt;

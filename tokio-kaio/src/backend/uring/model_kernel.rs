@@ -34,7 +34,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the kernel has taken.
+    /// The entries that the kernel has taken.
     taken: VecDeque<(Key, Sqe)>,
     completions: VecDeque<(Key, i32)>,
     /// Completions that were taken from the queue, which still has no room for others.
@@ -51,7 +51,7 @@ struct State {
     is_released: bool,
 }
 
-/// What the kernel does with a submission.
+/// The answer of the kernel to a submission.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
     /// It takes this many entries.
@@ -71,7 +71,7 @@ const BYTES: usize = 5;
 /// Room of the submission queue.
 const SUBMISSIONS: usize = 2;
 
-/// What the kernel writes into memory.
+/// The byte that the kernel writes into memory.
 pub(super) const WRITTEN: u8 = 0xa5;
 
 /// The result of an entry that was performed.
