@@ -81,8 +81,9 @@ count() {
 # Instructions per operation: per_operation ENGINE [SHAPE DEPTH].
 per_operation() {
     local once twice
-    once=$(count "$reads" "$@")
-    twice=$(count $((2 * reads)) "$@")
+    # A command substitution clears `-e`.
+    once=$(count "$reads" "$@") || return
+    twice=$(count $((2 * reads)) "$@") || return
     awk -v more=$((twice - once)) -v reads="$reads" 'BEGIN { printf "%.1f\n", more / reads }'
 }
 

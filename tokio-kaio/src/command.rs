@@ -67,7 +67,8 @@ pub enum RawCommand<'a> {
     /// [`Pwritev`](RawCommand::Pwritev).
     Pwrite {
         /// Offset in the file, in bytes. Ignored with [`WriteFlags::APPEND`], and if the file was opened
-        /// with `O_APPEND`.
+        /// with `O_APPEND`. With a bare descriptor that has `O_APPEND`, XFS still refuses an offset that is not
+        /// aligned: give 0.
         offset: u64,
         /// Source.
         buffer: &'a AlignedBuf,

@@ -102,7 +102,7 @@ impl Prepared for PreparedBareTokio {
     }
 }
 
-/// What the tasks share.
+/// The state that the tasks share.
 struct Shared {
     /// Declared before the buffers, so that it is destroyed before they are freed.
     context: KernelContext,

@@ -99,7 +99,7 @@ pub(super) struct Iocb {
     eventfd: u32,
 }
 
-/// What a request uses.
+/// The descriptors and the buffer of a request.
 pub(super) struct IocbTarget {
     pub(super) fd: RawFd,
     /// Address of the buffer.

@@ -26,10 +26,10 @@ pub enum Backend {
     /// backends after it in [`backends`](crate::AioContextBuilder::backends).
     ///
     /// A submission never blocks on the storage: threads of the kernel perform requests that would block,
-    /// such as a write that allocates. Only [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) uses tokio's blocking
-    /// pool, for small writes that extend a file while other requests are in flight: a thread merges those
-    /// that are adjacent. With any other policy no request goes to the pool. A read whose future is dropped is
-    /// cancelled where the kernel still can, for example a read of a pipe.
+    /// such as a write that allocates. Only [`NoWaitFirst`](crate::SubmitPolicy::NoWaitFirst) uses tokio's
+    /// blocking pool, for small writes that extend a file while other requests are in flight: a thread merges
+    /// those that are adjacent. With any other policy no request goes to the pool. A read whose future is
+    /// dropped is cancelled where the kernel still can, for example a read of a pipe.
     ///
     /// A context has at most 65,535 requests in flight; others wait. It takes nothing from `fs.aio-max-nr`.
     IoUring,

@@ -98,9 +98,9 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`aio_open`](crate::AioOpenOptionsExt::aio_open). On io_uring also an [`AioCommandError`], as
-    /// the source of an error without an errno: the context has ended, the deadline has passed, or no slot is
-    /// free and requests do not wait for one.
+    /// Those of [`aio_open`](crate::AioOpenOptionsExt::aio_open). On io_uring, and outside a tokio runtime on a
+    /// context with its own thread, also an [`AioCommandError`], as the source of an error without an errno: the
+    /// context has ended, the deadline has passed, or no slot is free and requests do not wait for one.
     ///
     /// # Cancel safety
     ///

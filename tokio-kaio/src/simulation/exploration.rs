@@ -174,11 +174,15 @@ where
     /// The cuts of smaller runs: with fewer cuts, or with one that is earlier.
     fn smaller(&self, cuts: &[u64]) -> impl Iterator<Item = Vec<u64>> {
         let prefixes = (1..cuts.len()).map(|count| cuts[..count].to_vec());
-        let later_alone = cuts.iter().skip(1).map(|&cut| vec![cut]);
+        let later = match self.settings.cuts {
+            Cuts::At(_) => &[], // the first cut is given
+            Cuts::All | Cuts::Random(_) => cuts.get(1..).unwrap_or_default(),
+        };
+        let later_alone = later.iter().map(|&cut| vec![cut]);
         let tried = match self.settings.cuts {
             Cuts::Random(_) => 0,
             Cuts::All => usize::from(self.settings.cuts_per_run == 1),
-            Cuts::At(_) => 1, // the first cut is given
+            Cuts::At(_) => 1,
         };
         let earlier = (tried..cuts.len()).flat_map(move |index| {
             (0..cuts[index]).map(move |cut| {
@@ -290,7 +294,7 @@ where
         }
     }
 
-    /// Verifies what the last cut of a run has left.
+    /// Verifies the disk that boots after the last cut of a run.
     fn verify_whole(&self, disk: SimDisk, oracle: &O) -> Result<(), FailureKind> {
         let runtime = paused_runtime();
         let current = Cell::new(Phase::Verify);

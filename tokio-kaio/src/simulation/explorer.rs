@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::exploration::{Cuts, Exploration, ExploreSettings, Explored};
 use super::explore_failure::ExploreFailure;
 use super::{SimDisk, SimDiskBuilder};
@@ -97,14 +99,15 @@ where
 /// the [traces](crate::simulation::DiskTrace::hash) are compared.
 ///
 /// All disks of an explorer have the same [path](SimDisk::path), so that a program may store it:
-/// `/simulated-disk/explored`, or the [name](SimDiskBuilder::name) that the disk was given. If several explorers
-/// run at the same time, such as those of a test binary, the others have `explored-2` and so on: give the disks
-/// names, if what the program writes depends on the path.
+/// `/simulated-disk/explored`, or the [name](SimDiskBuilder::name) that the disk was given. While another explorer
+/// runs, as in a test binary, or while an [`ExploreFailure`] or an image of one exists, the next explorer has
+/// `explored-2` and so on: give the disks names, if the data of the program depends on the path.
 ///
 /// # Running a failure again
 ///
 /// The text of a failure says how: with the environment variable `KAIO_EXPLORE=SEED:CUT`, every explorer of the
-/// process runs this seed and this cut only. `SEED:CUT:CUT` is a run with two cuts.
+/// process runs this seed and this cut only, and says so on standard error. `SEED:CUT:CUT` is a run with two
+/// cuts.
 ///
 /// # Examples
 ///
@@ -132,6 +135,8 @@ where
 ///     )
 ///     .unwrap_err();
 /// assert_eq!(failure.cuts(), [1]); // after the event `create_dir`
+/// let run = failure.replay().unwrap(); // for `KAIO_EXPLORE`
+/// assert_eq!(run, format!("{}:1", failure.seed()));
 /// ```
 #[derive(Clone)]
 #[must_use = "an explorer does nothing until `run` is called"]
@@ -293,8 +298,9 @@ impl Explorer {
     ///
     /// If there would be no power cut: without [seeds](Explorer::seeds), with 0
     /// [random cuts](Explorer::random_cuts), or with 0 [cuts per run](Explorer::cuts_per_run). If a disk can't be
-    /// [built](SimDiskBuilder::build), also because its name is taken. If `KAIO_EXPLORE` is set, and is no
-    /// `SEED:CUT`. Inside of a tokio runtime.
+    /// [built](SimDiskBuilder::build), also because its name is taken, for example by an earlier failure that
+    /// still exists. If `KAIO_EXPLORE` is set, and is neither `SEED:CUT` nor has more cuts, as `SEED:CUT:CUT`.
+    /// Inside of a tokio runtime.
     pub fn run<O, E, V>(
         &self,
         workload: impl AsyncFn(SimDisk, &O) -> Result<(), E>,
@@ -312,13 +318,20 @@ impl Explorer {
             async |disk, oracle: &O| to_text(verify(disk, oracle).await),
         );
         match replay() {
-            Some((seed, cuts)) => exploration.replay(seed, &cuts),
+            Some((seed, cuts)) => {
+                eprintln!("{REPLAY}: runs seed {seed} with the cuts {cuts:?} only");
+                exploration.replay(seed, &cuts)
+            }
             None => exploration.run(),
         }
     }
 
-    /// Panics if there would be no power cut: a test that verifies nothing must not pass.
+    /// Panics inside of a runtime, or if there would be no power cut: a test that verifies nothing must not pass.
     fn check_settings(&self) {
+        assert!(
+            Handle::try_current().is_err(),
+            "an explorer makes its own runtimes, and can't run inside of one: use #[test], not #[tokio::test]"
+        );
         assert!(
             !self.settings.seeds.is_empty(),
             "there are no seeds to explore: give `explore` or `Explorer::seeds` one at least, as in 0..10"
@@ -355,6 +368,6 @@ fn replay() -> Option<(u64, Vec<u64>)> {
     let numbers: Result<Vec<u64>, _> = value.split(':').map(str::parse).collect();
     match numbers.as_deref() {
         Ok([seed, cuts @ ..]) if !cuts.is_empty() => Some((*seed, cuts.to_vec())),
-        _ => panic!("{REPLAY} is {value:?}, not SEED:CUT, as in {REPLAY}=7:42"),
+        _ => panic!("{REPLAY} is {value:?}, not SEED:CUT or SEED:CUT:CUT, as in {REPLAY}=7:42"),
     }
 }

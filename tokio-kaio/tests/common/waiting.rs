@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio_kaio::{AioContextHandle, Metrics};
 
-/// What takes longer hangs: nothing does on a machine that is busy, or has stopped the test for a while.
+/// The time after which a test counts as hanging. No test takes as long on a machine that is busy, or that has
+/// stopped the test for a while.
 pub const HANG: Duration = Duration::from_secs(300);
 
 /// Awaits `future`; panics after [`HANG`], so that a hang fails the test.

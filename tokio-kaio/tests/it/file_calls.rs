@@ -559,7 +559,7 @@ fn fifo_in(dir: &Path) -> PathBuf {
     path
 }
 
-/// Runs a test with the path of a FIFO in contexts with two slots, on these of the backends.
+/// Runs a test with the path of a FIFO, in a context with two slots, on each backend that is wanted.
 fn with_fifo(
     is_wanted: impl Fn(Backend) -> bool,
     test: impl AsyncFn(AioContext, AioContextHandle, &Path),

@@ -60,8 +60,8 @@ fn turns_of(groups: [&IoGroup; 2]) -> Option<Turns> {
     is_exact.then_some([before, other.requests])
 }
 
-/// What two groups got while both had requests that waited, from the first request of them that was served to
-/// the last one. Both groups make `total` requests, before any of them gets a slot. Calls `after_each` after
+/// Returns the turns of two groups while both had requests that waited, from the first request of them that was
+/// served to the last one. Both groups make `total` requests, before any of them gets a slot. Calls `after_each` after
 /// each of them.
 ///
 /// So the shares do not depend on when the tasks run.

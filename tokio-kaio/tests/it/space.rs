@@ -155,6 +155,7 @@ async fn only_writes_into_holes_are_refused_by_nowait() {
             ahead.allocate(mode, 0, 72 * LEN).await.unwrap();
             all.push(refused_and_offloaded(&ahead).await);
         }
+        eprintln!("refused, and offloaded: {all:?}");
         (all == [(0, 0); 2]).then_some(())
     })
     .await;

@@ -14,7 +14,7 @@ const RUNS_OF_SEED: u64 = 10;
 /// The last events of a trace that are kept.
 const TRACE: usize = 40;
 
-/// What the workload and the verification of a run share.
+/// The state that the workload and the verification of a run share.
 #[derive(Default)]
 struct Run {
     /// The seed of the first disk, which decides what the program writes: later disks have other seeds.

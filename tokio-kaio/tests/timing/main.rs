@@ -25,7 +25,10 @@ async fn undisturbed(mut attempt: impl AsyncFnMut() -> Result<(), String>) {
     while errors.len() < 10 {
         match attempt().await {
             Ok(()) => return,
-            Err(error) => errors.push(error),
+            Err(error) => {
+                eprintln!("attempt {}: {error}", errors.len() + 1);
+                errors.push(error);
+            }
         }
     }
     panic!("ten times: {}", errors.join("; "));

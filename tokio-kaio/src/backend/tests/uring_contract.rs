@@ -483,11 +483,11 @@ fn fifo_in(dir: &tempfile::TempDir) -> Arc<PathToOpen> {
 
 #[test]
 fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo_in(&dir);
     let Some(mut fixture) = Fixture::uring(4) else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let path = fifo_in(&dir);
     // `O_CREAT`: the kernel does not try to open it without waiting.
     let entry = open(&path, libc::O_WRONLY | libc::O_CREAT, 7);
     for wait in [false, true] {
@@ -511,11 +511,11 @@ fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
 /// A worker of the submitting thread waits for the FIFO. The thread that cancels has never used a ring.
 #[test]
 fn the_open_of_a_fifo_is_cancelled_from_another_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo_in(&dir);
     let Some(mut fixture) = Fixture::uring(4) else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let path = fifo_in(&dir);
     let entry = open(&path, libc::O_WRONLY | libc::O_CREAT, 7);
     // SAFETY: the path outlives the ring.
     unsafe { fixture.submit(&[entry]) }.unwrap();

@@ -1,4 +1,4 @@
-//! [`KernelRing`]: the operations of a ring of the kernel. Loom models have a ring without a kernel.
+//! [`KernelRing`]: the interface to a ring of the kernel. Loom models implement it without a kernel.
 #![allow(unsafe_code)] // declares unsafe functions, calls none
 
 use std::fmt;
@@ -9,9 +9,9 @@ use crate::backend::Sqe;
 
 /// A submission queue, a completion queue, and the system calls on them.
 pub(crate) trait KernelRing: fmt::Debug + Send + Sync + 'static {
-    /// The submission queue. Its drop publishes what was pushed.
+    /// The submission queue. Its drop publishes the entries that were pushed.
     type Submissions<'r>: SubmissionQueue;
-    /// The completion queue. Its drop gives the room of what was taken back to the kernel.
+    /// The completion queue. Its drop returns the room of the completions that were taken to the kernel.
     type Completions<'r>: CompletionQueue;
 
     /// # Safety
