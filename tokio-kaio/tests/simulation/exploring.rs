@@ -350,8 +350,14 @@ fn a_failure_of_one_cut_is_found_with_that_cut_alone() {
     // The message has the path of the log.
     let explorer = Explorer::new().disk(SimDisk::builder().name("lost-with-one-cut"));
     let one = explorer.run(append, verify).unwrap_err().to_string();
-    let two = explorer.cuts_per_run(2).run(append, verify);
-    assert_eq!(two.unwrap_err().to_string(), one);
+    let several = explorer.cuts_per_run(4);
+    let failure = several.run(append, verify).unwrap_err();
+    assert_eq!(failure.to_string(), one);
+    drop(failure); // has the name
+
+    // A first cut that is given stays.
+    let given = several.cut_after(0).run(append, verify).unwrap_err();
+    assert_eq!(given.cuts()[0], 0, "{given}");
 }
 
 #[test]
@@ -422,6 +428,13 @@ fn exploring_with_no_random_cut_panics() {
 fn exploring_with_no_cut_per_run_panics() {
     let workload = async |_: SimDisk, _: &()| Ok::<(), String>(());
     let _ = Explorer::new().cuts_per_run(0).run(workload, no_verify);
+}
+
+#[tokio::test]
+#[should_panic(expected = "use #[test], not #[tokio::test]")]
+async fn exploring_inside_of_a_runtime_panics() {
+    let workload = async |_: SimDisk, _: &()| Ok::<(), String>(());
+    let _ = explore(0..1, workload, no_verify);
 }
 
 #[test]
