@@ -55,13 +55,15 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     #[doc(alias = "fallocate")]
     pub async fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> io::Result<()> {
         let request = match i64::try_from(offset) {
-            Ok(at) if self.handle().file_calls().allocate && i64::try_from(len).is_ok() => IoOp {
-                offset: at,
-                nbytes: len,
-                rw_flags: mode.mode(),
-                ..IoOp::new(OpCode::Allocate)
-            },
-            _ => return self.on_pool(self.file().allocate(mode, offset, len)).await,
+            Ok(at) if self.handle().file_calls().allocate && i64::try_from(len).is_ok() => {
+                Some(IoOp {
+                    offset: at,
+                    nbytes: len,
+                    rw_flags: mode.mode(),
+                    ..IoOp::new(OpCode::Allocate)
+                })
+            }
+            _ => None,
         };
         match self.call(request).await {
             Some(result) => {
@@ -94,13 +96,11 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     /// See [`allocate`](BoundFile::allocate).
     #[doc(alias = "ftruncate")]
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
-        if !self.handle().file_calls().truncate || i64::try_from(size).is_err() {
-            return self.on_pool(self.file().set_len(size)).await;
-        }
-        let request = IoOp {
+        let has_call = self.handle().file_calls().truncate && i64::try_from(size).is_ok();
+        let request = has_call.then(|| IoOp {
             nbytes: size,
             ..IoOp::new(OpCode::Truncate)
-        };
+        });
         match self.call(request).await {
             Some(result) => {
                 result?;
@@ -135,16 +135,13 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     pub async fn sync_range(&self, offset: u64, len: u64, steps: SyncRange) -> io::Result<()> {
         let has_call = self.handle().file_calls().allocate && u32::try_from(len).is_ok();
         let request = match i64::try_from(offset) {
-            Ok(at) if has_call => IoOp {
+            Ok(at) if has_call => Some(IoOp {
                 offset: at,
                 nbytes: len,
                 rw_flags: steps.bits() as i32,
                 ..IoOp::new(OpCode::SyncRange)
-            },
-            _ => {
-                let on_file = self.file().sync_range(offset, len, steps);
-                return self.on_pool(on_file).await;
-            }
+            }),
+            _ => None,
         };
         match self.call(request).await {
             Some(result) => result,
@@ -160,9 +157,10 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
         self.handle().in_runtime(call).await
     }
 
-    /// Performs a call by the context. `None`: it was not performed, or not to its end, and should be made
-    /// again on another way.
-    async fn call(&self, op: IoOp) -> Option<io::Result<()>> {
+    /// Performs a call by the context, if it has this call. `None`: it was not performed, or not to its end, and
+    /// should be made again on another way.
+    async fn call(&self, op: Option<IoOp>) -> Option<io::Result<()>> {
+        let op = op?;
         let file = FileRef::Open(&self.file().inner.open);
         match self.handle().file_call(file, op).await {
             Ok(_) => Some(Ok(())),
