@@ -418,11 +418,6 @@ struct SubmitHint<'a>(&'a io::Error);
 impl fmt::Display for SubmitHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.0.raw_os_error() {
-            Some(libc::EBADF) if cfg!(feature = "simulation") => {
-                "the descriptor is closed, or the file was opened without the access (read or write) \
-                 that the request needs; or the file is on a simulated disk and the context is not of that \
-                 disk, or the reverse (`AioContextBuilder::simulated`)"
-            }
             Some(libc::EBADF) => {
                 "the descriptor is closed, or the file was opened without the access (read or write) \
                  that the request needs"
@@ -451,7 +446,14 @@ impl fmt::Display for SubmitHint<'_> {
             }
             _ => return Ok(()),
         };
-        write!(f, ": {hint}")
+        write!(f, ": {hint}")?;
+        match self.0.raw_os_error() {
+            Some(libc::EBADF) if cfg!(feature = "simulation") => f.write_str(
+                "; or the file is on a simulated disk and the context is not of that disk, or the reverse \
+                 (`AioContextBuilder::simulated`)",
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
