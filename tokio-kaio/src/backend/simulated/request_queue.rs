@@ -287,7 +287,7 @@ impl Inner {
             self.complete(entry.user_data, result);
             return Ok(());
         }
-        let is_write = matches!(entry.opcode, OpCode::Write | OpCode::WriteVectored);
+        let is_write = entry.opcode.is_write();
         let (one, several);
         let data: &[&[u8]] = match &memory {
             Memory::One(piece) if is_write => {
