@@ -481,6 +481,13 @@ fn fifo_in(dir: &tempfile::TempDir) -> Arc<PathToOpen> {
     path_in(dir, "fifo")
 }
 
+/// Checks that the next completion is that of entry 7, which was cancelled.
+fn next_is_cancelled(fixture: &mut Fixture) {
+    let (user_data, result) = fixture.next_completion();
+    let errors = [libc::ECANCELED, libc::EINTR].map(|errno| -i64::from(errno));
+    assert!(user_data == 7 && errors.contains(&result), "{result}");
+}
+
 #[test]
 fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
     let dir = tempfile::tempdir().unwrap();
@@ -497,9 +504,7 @@ fn the_open_of_a_fifo_is_cancelled_by_its_user_and_by_the_drop_of_the_ring() {
             std::thread::sleep(std::time::Duration::from_millis(20)); // a worker waits by then
         }
         assert!(fixture.cancel(7));
-        let (user_data, result) = fixture.next_completion();
-        let errors = [libc::ECANCELED, libc::EINTR].map(|errno| -i64::from(errno));
-        assert!(user_data == 7 && errors.contains(&result), "{result}");
+        next_is_cancelled(&mut fixture);
         assert!(!fixture.cancel(7));
     }
     // SAFETY: as above.
@@ -523,9 +528,7 @@ fn the_open_of_a_fifo_is_cancelled_from_another_thread() {
     let submitter = fixture.submitter.clone();
     let cancelling = std::thread::spawn(move || submitter.cancel(7));
     assert!(cancelling.join().unwrap());
-    let (user_data, result) = fixture.next_completion();
-    let errors = [libc::ECANCELED, libc::EINTR].map(|errno| -i64::from(errno));
-    assert!(user_data == 7 && errors.contains(&result), "{result}");
+    next_is_cancelled(&mut fixture);
 }
 
 /// The descriptor is in the path, which nobody but the entry has any more.
