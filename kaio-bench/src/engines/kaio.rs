@@ -118,9 +118,9 @@ impl Engine for Kaio {
 
     fn prepare(&self, workload: &Workload) -> Result<Box<dyn Prepared>> {
         let runtime = self.flavor.runtime()?;
-        let (contexts, groups) = match self.groups {
-            true => (1, workload.contexts),
-            false => (workload.contexts, 0),
+        let contexts = match self.groups {
+            true => 1,
+            false => workload.contexts,
         };
         let slots = workload.contexts / contexts * workload.slots;
         let mut builder = AioContextBuilder::new(self.shards * slots)
@@ -154,7 +154,7 @@ impl Engine for Kaio {
         let (contexts, mut handles): (Vec<_>, Vec<AioContextHandle>) = built.into_iter().unzip();
         if self.groups {
             let grouped = |_| handles[0].with_group(&IoGroup::new("benchmark"));
-            handles = (0..groups).map(grouped).collect();
+            handles = (0..workload.contexts).map(grouped).collect();
         }
         if self.registered && handles.iter().any(|handle| handle.registered_bytes() == 0) {
             return Err("RLIMIT_MEMLOCK does not permit registered buffers".into());
