@@ -201,37 +201,22 @@ fn a_timer_fires_beside_inline_reads() {
     });
 }
 
-#[tokio::test]
-async fn requests_get_slots_in_fifo_order() {
-    for dir in test_dirs() {
-        const READS: usize = 20;
-        write_patterned(&dir.path().join("file"), 1);
-        let file = open_rw(&dir, "file").await;
-        for slots in [1, 3] {
-            let (context, handle) = inline_context(slots);
-            yield_now().await;
-            // Fills up the slots.
-            let order = RefCell::new(Vec::new());
-            let read = async |i: usize| {
-                let mut buffer = buffer(BLOCK);
-                let read = file.read_at(&handle, 0, &mut buffer, LEN, ReadFlags::empty());
-                assert_eq!(read.await.unwrap(), LEN);
-                order.borrow_mut().push(i);
-            };
-            let all = futures::future::join_all((0..READS).map(read));
-            with_hang_guard(all).await;
-            let order = order.into_inner();
-            assert_eq!(order.len(), READS);
-            for (turn, &i) in order.iter().enumerate() {
-                // Those that are in flight together may end in any order.
-                let early = i.saturating_sub(turn);
-                assert!(
-                    early < slots,
-                    "{slots} slots: {i} came at turn {turn} of {order:?}"
-                );
+/// The newest request in flight is completed first, and nothing else: so its slot goes to the request that is
+/// completed next, or that one waits for ever.
+#[test]
+fn requests_get_slots_in_fifo_order() {
+    const REQUESTS: usize = 20;
+    for slots in [1, 3] {
+        Fixture::new(slots).every_mode().run(async |case| {
+            let mut requests = Vec::new();
+            for _ in 0..REQUESTS {
+                requests.push(occupy_slot(&case.handle).await);
             }
-            with_hang_guard(context.close()).await;
-        }
+            let first = requests.drain(..slots - 1).collect::<Vec<_>>();
+            for request in requests.into_iter().chain(first) {
+                with_hang_guard(request.release()).await;
+            }
+        });
     }
 }
 
