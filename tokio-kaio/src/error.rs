@@ -328,7 +328,7 @@ impl std::error::Error for NoBackend {
 
 /// An error of the setup of io_uring.
 #[derive(Debug, Error)]
-#[error("io_uring: {error}{hint}", hint = UringSetupHint(.error))]
+#[error("io_uring: {error}{hint}{advice}", hint = UringSetupHint(.error), advice = OtherBackendAdvice(.error))]
 struct UringSetup {
     #[source]
     error: io::Error,
@@ -526,22 +526,18 @@ impl fmt::Display for UringSetupHint<'_> {
                     Ok(value @ ("1" | "2")) => write!(
                         f,
                         ": kernel.io_uring_disabled is {value}; set it to 0 (sysctl \
-                         kernel.io_uring_disabled=0), or name another backend after \
-                         `Backend::IoUring` (`AioContextBuilder::backends`)"
+                         kernel.io_uring_disabled=0)"
                     ),
                     _ => write!(
                         f,
                         ": io_uring is forbidden, probably by a seccomp filter of a sandbox or \
-                         container; allow io_uring_setup, io_uring_enter and io_uring_register, or \
-                         name another backend after `Backend::IoUring` \
-                         (`AioContextBuilder::backends`)"
+                         container; allow io_uring_setup, io_uring_enter and io_uring_register"
                     ),
                 }
             }
             Some(libc::ENOSYS) => write!(
                 f,
-                ": the kernel was built without CONFIG_IO_URING, or a sandbox hides it; name another \
-                 backend after `Backend::IoUring` (`AioContextBuilder::backends`)"
+                ": the kernel was built without CONFIG_IO_URING, or a sandbox hides it"
             ),
             Some(libc::ENOMEM) => write!(
                 f,
@@ -551,6 +547,20 @@ impl fmt::Display for UringSetupHint<'_> {
             Some(libc::EMFILE | libc::ENFILE) => {
                 write!(f, ": raise RLIMIT_NOFILE (ulimit -n), or close files")
             }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The way out if io_uring is the only backend that was tried, and can't be had here.
+struct OtherBackendAdvice<'a>(&'a io::Error);
+
+impl fmt::Display for OtherBackendAdvice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => f.write_str(
+                "; or name another backend after `Backend::IoUring` (`AioContextBuilder::backends`)",
+            ),
             _ => Ok(()),
         }
     }
