@@ -25,6 +25,7 @@ use super::shards::Shards;
 use super::transfer_progress::TransferMode;
 use crate::backend::FileCalls;
 use crate::config::Types;
+use crate::driver::ForkedChild;
 use crate::op::{BufferReturn, FileId, FileRef, IoBuffer, IoOp, IoRequest};
 #[cfg(feature = "tracing")]
 use crate::trace;
@@ -209,10 +210,11 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// An operation with a timeout of 0 is submitted all the same. It succeeds if it completes at its first
     /// poll, as reads from tmpfs do, or before tokio's timer fires, at most a millisecond later. Otherwise
-    /// it times out, and its request goes on: a write may land. Only
-    /// [`read_bytes_at`](crate::File::read_bytes_at) and
-    /// [`write_bytes_at`](crate::File::write_bytes_at) submit nothing: all their requests have one
-    /// deadline. To submit nothing in any case, use a deadline that has passed.
+    /// it times out, and its request goes on: a write may land. These submit nothing:
+    /// [`read_bytes_at`](crate::File::read_bytes_at) and [`write_bytes_at`](crate::File::write_bytes_at), since
+    /// all their requests have one deadline, and calls that [open](Self::open) or
+    /// [allocate](crate::BoundFile::allocate) something. To submit nothing in any case, use a deadline that has
+    /// passed.
     ///
     /// # Panics
     ///
@@ -447,10 +449,16 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.file_calls
     }
 
-    /// Whether the context takes requests.
-    pub(crate) fn is_open(&self) -> bool {
-        let mut drivers = self.shards.all().iter();
-        drivers.all(|driver| driver.enter().is_ok_and(|driver| driver.is_open()))
+    /// Fails as a request would if the context takes none: it has ended, or belongs to the parent of this process.
+    pub(crate) fn check_open(&self) -> Result<(), AioCommandError> {
+        for driver in self.shards.all() {
+            match driver.enter() {
+                Ok(driver) if driver.is_open() => {}
+                Ok(_) => return Err(AioCommandError::AioStopped),
+                Err(ForkedChild) => return Err(AioCommandError::forked_child()),
+            }
+        }
+        Ok(())
     }
 
     /// A call of [`file_calls`](Self::file_calls).
@@ -682,18 +690,19 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline; the future is dropped.
-    pub(crate) async fn with_time_limit<T>(
+    /// `TimedOut` at the deadline; the future is dropped. After the deadline it is not polled.
+    pub(crate) async fn with_time_limit<T, E: From<AioCommandError>>(
         &self,
         deadline: Option<Instant>,
-        future: impl Future<Output = Result<T, AioCommandError>>,
-    ) -> Result<T, AioCommandError> {
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let future = pin!(self.in_runtime(future));
         match OpTimer::start(|| deadline, self.shards.own_thread()) {
             None => future.await,
+            Some(timer) if timer.is_due() => Err(AioCommandError::TimedOut.into()),
             Some(timer) => {
                 let result = until(future, timer).await;
-                result.unwrap_or(Err(AioCommandError::TimedOut))
+                result.unwrap_or(Err(AioCommandError::TimedOut.into()))
             }
         }
     }

@@ -15,16 +15,17 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     /// Allocates or frees the blocks of a range: [`File::allocate`](crate::File::allocate).
     ///
     /// On [`Backend::IoUring`](crate::Backend::IoUring) this takes a slot of the context, and no thread of
-    /// tokio's blocking pool. The [deadline](BoundFile::with_deadline) of the handle applies there.
+    /// tokio's blocking pool. The [deadline](BoundFile::with_deadline) of the handle applies on every backend.
     ///
     /// # Errors
     ///
     /// Those of [`File::allocate`](crate::File::allocate). An error without an errno is an
-    /// [`AioCommandError`]: the context has ended, or the deadline has passed.
+    /// [`AioCommandError`]: the context has ended, the deadline has passed, or this process is a forked child of
+    /// the one that made the context.
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped.
+    /// The call may still take effect after its future is dropped, and after its deadline.
     ///
     /// # Panics
     ///
@@ -65,14 +66,9 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
             }
             _ => None,
         };
-        match self.call(request).await {
-            Some(result) => {
-                result?;
-                self.file().on_allocated(mode, offset, len);
-                Ok(())
-            }
-            None => self.on_pool(self.file().allocate(mode, offset, len)).await,
-        }
+        let on_pool = self.file().allocate(mode, offset, len);
+        let on_done = || self.file().on_allocated(mode, offset, len);
+        self.call(request, on_done, on_pool).await
     }
 
     /// Changes the length of the file: [`File::set_len`](crate::File::set_len). Since Linux 6.9, this takes no
@@ -80,12 +76,12 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::set_len`](crate::File::set_len). An error without an errno is an [`AioCommandError`]: the
-    /// context has ended, or the deadline has passed.
+    /// Those of [`File::set_len`](crate::File::set_len). For the others see
+    /// [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped.
+    /// The call may still take effect after its future is dropped, and after its deadline.
     ///
     /// # Panics
     ///
@@ -101,14 +97,8 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
             nbytes: size,
             ..IoOp::new(OpCode::Truncate)
         });
-        match self.call(request).await {
-            Some(result) => {
-                result?;
-                self.file().on_len_set(size);
-                Ok(())
-            }
-            None => self.on_pool(self.file().set_len(size)).await,
-        }
+        let on_done = || self.file().on_len_set(size);
+        self.call(request, on_done, self.file().set_len(size)).await
     }
 
     /// Writes dirty pages of a range to the disk, or waits for them:
@@ -117,12 +107,12 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::sync_range`](crate::File::sync_range). An error without an errno is an [`AioCommandError`]: the
-    /// context has ended, or the deadline has passed.
+    /// Those of [`File::sync_range`](crate::File::sync_range). For the others see
+    /// [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped.
+    /// The call may still take effect after its future is dropped, and after its deadline.
     ///
     /// # Panics
     ///
@@ -143,36 +133,40 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
             }),
             _ => None,
         };
-        match self.call(request).await {
-            Some(result) => result,
-            None => {
-                let on_file = self.file().sync_range(offset, len, steps);
-                self.on_pool(on_file).await
-            }
-        }
+        let on_pool = self.file().sync_range(offset, len, steps);
+        self.call(request, || (), on_pool).await
     }
 
-    /// Performs a call by the blocking pool of the caller's runtime, or of the context's own.
-    async fn on_pool(&self, call: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        self.handle().in_runtime(call).await
-    }
-
-    /// Performs a call by the context, if it has this call. `None`: it was not performed, or not to its end, and
-    /// should be made again on another way.
-    async fn call(&self, op: Option<IoOp>) -> Option<io::Result<()>> {
-        let op = op?;
-        let file = FileRef::Open(&self.file().inner.open);
-        match self.handle().file_call(file, op).await {
-            Ok(_) => Some(Ok(())),
-            Err(error @ (AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_))) => {
-                match error.raw_os_error() {
-                    // The thread that submitted it has ended too often, or a signal has come.
-                    Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => None,
-                    Some(errno) => Some(Err(io::Error::from_raw_os_error(errno))),
-                    None => Some(Err(error.into())),
+    /// Performs a call: by `request`, after which `on_done` is called, or by `on_pool` if the context does not
+    /// perform the call, or not to its end.
+    async fn call(
+        &self,
+        request: Option<IoOp>,
+        on_done: impl FnOnce(),
+        on_pool: impl Future<Output = io::Result<()>>,
+    ) -> io::Result<()> {
+        self.handle().check_open()?;
+        let limited = self.handle().limited();
+        let (deadline, handle) = self.handle().or_limited(&limited);
+        if let Some(op) = request {
+            let file = FileRef::Open(&self.file().inner.open);
+            let Err(error) = handle.file_call(file, op).await else {
+                on_done();
+                return Ok(());
+            };
+            let errno = match &error {
+                AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_) => {
+                    error.raw_os_error()
                 }
+                _ => None,
+            };
+            match errno {
+                // The thread that submitted it has ended too often, or a signal has come.
+                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                None => return Err(error.into()),
             }
-            Err(error) => Some(Err(error.into())),
         }
+        handle.with_time_limit(deadline, on_pool).await
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use lock_api::RawMutex;
+use tokio::time::Instant;
 
 use super::alignment_query::reported_alignment;
 use super::direct::{make_direct, make_direct_as};
@@ -92,15 +93,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// On [`Backend::IoUring`](crate::Backend::IoUring) the context opens the file
     /// ([`openat(2)`](https://man7.org/linux/man-pages/man2/openat.2.html)), which takes a slot of the context,
-    /// and no thread of tokio's blocking pool. The deadline of the handle applies there. The pool has a job
-    /// where the alignment of the file has to be tested by reads (tmpfs, btrfs, overlayfs), if a signal
-    /// interrupts the call, and for a FIFO that has no reader. On other backends the pool opens the file.
+    /// and no thread of tokio's blocking pool. The pool has a job where the alignment of the file has to be
+    /// tested by reads (tmpfs, btrfs, overlayfs), if a signal interrupts the call, and for a FIFO that has no
+    /// reader. On other backends the pool opens the file. The deadline of the handle applies on every backend.
     ///
     /// # Errors
     ///
-    /// Those of [`aio_open`](crate::AioOpenOptionsExt::aio_open). On io_uring, and outside a tokio runtime on a
-    /// context with its own thread, also an [`AioCommandError`], as the source of an error without an errno: the
-    /// context has ended, the deadline has passed, or no slot is free and requests do not wait for one.
+    /// Those of [`aio_open`](crate::AioOpenOptionsExt::aio_open), and an [`AioCommandError`], as the source of an
+    /// error without an errno: the context has ended, the deadline has passed, the process is a forked child of
+    /// the one that made the context, or, on io_uring, no slot is free and requests do not wait for one.
     ///
     /// # Cancel safety
     ///
@@ -140,12 +141,15 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         path: impl AsRef<Path>,
         is_sync: bool,
     ) -> io::Result<BoundFile<M, A, L>> {
-        let opened = self.open_in_context(options, path.as_ref(), is_sync).await;
-        let file = match opened {
+        self.check_open()?;
+        let limited = self.limited();
+        let (deadline, handle) = self.or_limited(&limited);
+        let opened = handle.open_in_context(options, path.as_ref(), is_sync, deadline);
+        let file = match opened.await {
             Some(result) => result?,
             None => {
                 let opened = File::open_with(options, path, is_sync);
-                self.in_runtime(opened).await?
+                handle.with_time_limit(deadline, opened).await?
             }
         };
         Ok(file.with_handle(self))
@@ -157,6 +161,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         options: &OpenOptions,
         path: &Path,
         is_sync: bool,
+        deadline: Option<Instant>,
     ) -> Option<io::Result<File>> {
         if !self.file_calls().open || is_simulated(path) {
             return None;
@@ -171,7 +176,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             Ok(_) => std::fs::File::from(request.path.take()?),
             Err(error) => return self.failed(error, path).map(Err),
         };
-        Some(self.in_runtime(make_direct_or_wait(file, path)).await)
+        let made = make_direct_or_wait(file, path);
+        Some(self.with_time_limit(deadline, made).await)
     }
 
     /// The error of an open by a request. `None`: the pool should open the file.
@@ -182,7 +188,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         };
         match errno {
             // The context was closed, and so has cancelled the open.
-            Some(libc::ECANCELED | libc::EINTR) if !self.is_open() => {
+            Some(libc::ECANCELED | libc::EINTR) if self.check_open().is_err() => {
                 Some(AioCommandError::AioStopped.into())
             }
             // No thread of the kernel could start, the one that submitted it has ended, or a signal has come.

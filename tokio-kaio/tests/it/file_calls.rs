@@ -155,15 +155,13 @@ fn a_call_waits_for_a_slot_and_keeps_the_deadline_of_its_handle() {
         }))
         .await;
         assert_eq!(case.file.metadata().await.unwrap().len(), 16 * LEN);
-        if is_uring(&file) {
-            let late = file.with_deadline(tokio::time::Instant::now());
-            let error = late
-                .allocate(Allocate::Extend, 0, 32 * LEN)
-                .await
-                .unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert_eq!(case.file.metadata().await.unwrap().len(), 16 * LEN);
-        }
+        let late = file.with_deadline(tokio::time::Instant::now());
+        let error = late
+            .allocate(Allocate::Extend, 0, 32 * LEN)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(case.file.metadata().await.unwrap().len(), 16 * LEN);
     });
 }
 
@@ -225,22 +223,31 @@ fn calls_outlive_the_thread_that_made_them() {
 }
 
 #[test]
-fn a_call_on_a_closed_context_says_so() {
+fn calls_and_opens_on_a_closed_context_say_so() {
     if !is_available() {
         return;
     }
-    for (backend, _) in backends().filter(|(backend, _)| *backend == Backend::IoUring) {
+    for mode in backends() {
         current_thread().block_on(async {
-            let (context, handle) = context_in((backend, SubmitPolicy::default()), 4);
+            let (context, handle) = context_in(mode, 4);
             let dir = disk_dir();
             let file: File = open_rw(&dir, "data").await;
             let file = file.with_handle(&handle);
             context.close().await;
-            let error = file.allocate(Allocate::Extend, 0, LEN).await.unwrap_err();
-            assert!(
-                error.to_string().contains("the AIO context has ended"),
-                "{error}"
-            );
+            let new = dir.path().join("new");
+            let calls = [
+                file.allocate(Allocate::Extend, 0, LEN).await,
+                file.set_len(LEN).await,
+                file.sync_range(0, LEN, SyncRange::WRITE).await,
+                handle.create(&new, false).await.map(drop),
+                handle.open(dir.path().join("data"), false).await.map(drop),
+            ];
+            for call in calls {
+                let error = call.unwrap_err().downcast::<AioCommandError>().unwrap();
+                assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
+            }
+            assert!(!new.exists());
+            assert_eq!(file.file().metadata().await.unwrap().len(), 0);
         });
     }
 }
@@ -400,12 +407,10 @@ fn opens_wait_for_a_slot_and_keep_the_deadline_of_their_handle() {
             assert_eq!(again.file().metadata_at_open().len(), len);
             drop(file.clone());
         }
-        if case.handle.backend() == Backend::IoUring {
-            let late = case.handle.with_deadline(tokio::time::Instant::now());
-            let error = late.create(name(99), false).await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert!(!name(99).exists());
-        }
+        let late = case.handle.with_deadline(tokio::time::Instant::now());
+        let error = late.create(name(99), false).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(!name(99).exists());
     });
 }
 
@@ -619,6 +624,33 @@ fn a_context_that_is_closed_cancels_the_open_of_a_fifo() {
                 assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
             }
         });
+    }
+}
+
+#[test]
+fn an_open_of_a_fifo_ends_at_its_deadline() {
+    if !is_available() {
+        return;
+    }
+    for mode in backends() {
+        let dir = disk_dir();
+        let path = fifo_in(dir.path());
+        let runtime = current_thread();
+        let reader = runtime.block_on(async {
+            let (context, handle) = context_in(mode, 2);
+            let mut options = OpenOptions::new();
+            options.write(true);
+            let limited = handle.with_timeout(std::time::Duration::from_millis(20));
+            let open = with_hang_guard(limited.open_with(&options, &path, false)).await;
+            assert_eq!(open.map(drop).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            with_hang_guard(context.close()).await;
+            let mut reader = OpenOptions::new();
+            reader.read(true).custom_flags(libc::O_NONBLOCK);
+            reader.open(&path).unwrap()
+        });
+        // A thread of the pool may open it later, and the runtime waits for that.
+        drop(runtime);
+        drop(reader);
     }
 }
 
