@@ -77,8 +77,9 @@ pub struct Metrics {
     /// Submitted requests that completed, with success or an errno.
     pub completed: u64,
     /// Requests that ended with an errno: in their completion, or because the kernel did not take them.
-    /// `EAGAIN` counts if the caller set the flag `NOWAIT`. So does an attempt of the library's own that is made
-    /// again in another way: with `DONTCACHE`, which tmpfs refuses, for the edges of an unaligned write.
+    /// `EAGAIN` counts if the caller set the flag `NOWAIT`, and if the library did and the future is dropped, so
+    /// that the request is not made again. So does an attempt of the library's own that is made again in another
+    /// way: with `DONTCACHE`, which tmpfs refuses, for the edges of an unaligned write.
     pub failed: u64,
 
     /// Completions that matched no request in flight, and were ignored. The kernel is not known to post
