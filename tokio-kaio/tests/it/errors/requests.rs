@@ -1,5 +1,7 @@
 //! Invalid requests, and the end of the file.
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use super::*;
 
 #[test]
@@ -140,11 +142,13 @@ impl AsRawFd for Raw {
 }
 
 impl Raw {
-    /// A closed descriptor of `file`; high, so that nothing else gets the number meanwhile.
+    /// A closed descriptor of `file`. Its number is high, and used once, so that nothing else gets it meanwhile.
     fn closed(file: &impl AsRawFd) -> Raw {
+        static NEXT: AtomicI32 = AtomicI32::new(900);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // SAFETY: makes a duplicate.
-        let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 900) };
-        assert!(fd >= 900);
+        let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+        assert_eq!(fd, number, "{}", io::Error::last_os_error());
         // SAFETY: closes the duplicate, which nobody else has.
         assert_eq!(unsafe { libc::close(fd) }, 0);
         Raw(fd)
