@@ -135,9 +135,23 @@ fn a_full_ext4_is_enospc_and_affects_no_other_request() {
     drop(device);
 }
 
+/// The free blocks of the file system at `path`.
+fn free_blocks(path: &Path) -> u64 {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a string that ends with 0, and a structure of ours to write to.
+    let code = unsafe { libc::statfs(path.as_ptr(), &raw mut status) };
+    assert_eq!(code, 0, "{}", io::Error::last_os_error());
+    #[allow(clippy::useless_conversion)] // its width differs between targets
+    status.f_bfree.into()
+}
+
 /// Fills the file system at `small`, and checks that other requests still work.
 async fn fills_up(small: &Path, mode: Mode) {
     let before = open_resources();
+    let free = || free_blocks(small);
+    let free_before = free();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
     let file = match options.aio_open(small.join("data"), false).await {
@@ -208,6 +222,9 @@ async fn fills_up(small: &Path, mode: Mode) {
     drop(file);
     fs::remove_file(small.join("data")).unwrap();
     nothing_is_left(context, handle, failed + 12 + of_writer, before).await;
+    // The kernel frees the blocks of the file when its own last reference is gone, maybe in the background. Blocks
+    // that become free while the next file fills the file system would let its last writes succeed.
+    wait_until(|| free() >= free_before, || (free(), free_before)).await;
 }
 
 /// `struct loop_config` of `linux/loop.h`.
