@@ -22,7 +22,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_kaio::{AioContextBuilder, Backend};
 
-use crate::common::{BACKENDS, current_thread, disk_dir};
+use crate::common::{BACKENDS, HANG, current_thread, disk_dir};
 use log_records::{Log, record, replay, whole_record};
 use writer_process::{WriterSettings, content_of, write_until_killed};
 
@@ -50,9 +50,7 @@ impl WriterProcess {
     /// Starts the test of this name again, in a process that calls [`write_until_killed`].
     fn start(settings: &WriterSettings, test: &str) -> WriterProcess {
         let (reports, of_child) = UnixStream::pair().unwrap();
-        reports
-            .set_read_timeout(Some(Duration::from_secs(120)))
-            .unwrap();
+        reports.set_read_timeout(Some(HANG)).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args([
