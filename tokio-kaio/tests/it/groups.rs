@@ -341,7 +341,9 @@ fn a_limit_that_is_lifted_lets_waiting_requests_go() {
 #[test]
 fn a_group_held_back_by_its_limit_leaves_the_slots_to_others() {
     Fixture::new(1).blocks(8).every_mode().run(async |case| {
-        let limited = IoGroup::new("limited").with_max_iops(1).with_weight(10_000);
+        let limited = IoGroup::new("limited")
+            .with_max_bandwidth(1)
+            .with_weight(10_000);
         let other = IoGroup::new("other").with_weight(1);
         let (slow, fast) = (
             case.handle.with_group(&limited),
@@ -349,7 +351,7 @@ fn a_group_held_back_by_its_limit_leaves_the_slots_to_others() {
         );
         let mut blocks = [buffer(BLOCK), buffer(BLOCK)];
         let [first, second] = &mut blocks;
-        read_block(&slow, &case.file, 0, first).await;
+        read_block(&slow, &case.file, 0, first).await; // takes an hour's worth
         let mut waits = Box::pin(read_block(&slow, &case.file, 1, first));
         assert!(futures::poll!(waits.as_mut()).is_pending());
         for block in 0..8 {
@@ -955,10 +957,10 @@ fn a_batch_goes_on_after_a_panic() {
     bounded(move || {
         without_timer.block_on(async {
             let (context, handle) = AioContextBuilder::new(4).build().unwrap();
-            let group = IoGroup::new("limited").with_max_iops(1);
+            let group = IoGroup::new("limited").with_max_bandwidth(1);
             let handle = handle.with_group(&group);
             let mut block = buffer(BLOCK);
-            read_block(&handle, &file, 0, &mut block).await;
+            read_block(&handle, &file, 0, &mut block).await; // takes an hour's worth
             let mut waits = Box::pin(read_block(&handle, &file, 0, &mut block));
             let mut panics = || {
                 let polled = AssertUnwindSafe(waits.as_mut()).catch_unwind();
@@ -968,8 +970,8 @@ fn a_batch_goes_on_after_a_panic() {
                 yield_now().await; // until it is known that there is no timer
             }
             drop(waits);
-            group.set_max_iops(0);
-            group.set_max_iops(1); // allows one
+            group.set_max_bandwidth(0);
+            group.set_max_bandwidth(1); // allows one
             let mut blocks: Vec<_> = (0..4).map(|_| buffer(BLOCK)).collect();
             let mut batch = handle.batch();
             for (block, buffer) in blocks.iter_mut().enumerate() {
@@ -978,7 +980,7 @@ fn a_batch_goes_on_after_a_panic() {
             let mut results = batch.stream();
             let panicked = AssertUnwindSafe(results.next()).catch_unwind().await;
             assert!(panicked.is_err());
-            group.set_max_iops(0);
+            group.set_max_bandwidth(0);
             let mut done: Vec<_> = results.collect().await;
             done.sort_by_key(|&(index, _)| index);
             let indices: Vec<_> = done.iter().map(|&(index, _)| index).collect();
