@@ -58,7 +58,11 @@ async fn endless(handle: &AioContextHandle) -> Result<PollEvents, AioCommandErro
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
+    poll_with(future, Waker::noop())
+}
+
+fn poll_with<F: Future>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(waker))
 }
 
 /// Names of the threads of this process.
@@ -278,7 +282,7 @@ fn unaligned_transfers_use_the_blocking_pool_of_the_context_outside_a_runtime() 
                 block_on(async {
                     // A new `File`: nothing is known about its alignment.
                     let file = File::from_std(file.into_std().unwrap()).unwrap();
-                    let handle = handle.with_timeout(Duration::from_secs(60));
+                    let handle = handle.with_timeout(HANG);
                     let none = WriteFlags::empty();
                     let at = READS * LEN + 5; // past the end: through the page cache
                     file.write_bytes_at(&handle, at, b"hello", none)
@@ -480,7 +484,8 @@ fn closing_outside_a_runtime_releases_the_thread_and_all_descriptors() {
     }
     let dir = disk_dir();
     let file = file(&dir);
-    drop(builder().build_detached().unwrap()); // what a process keeps of its first runtime
+    let first = builder().build_detached().unwrap(); // what a process keeps of its first runtime
+    bounded(move || block_on(first.closed())); // the thread has its name now
     block_until(|| driver_threads() == 0, threads);
     let before = open_resources();
     for &backend in BACKENDS {
@@ -571,11 +576,7 @@ fn a_panicking_waker_does_not_end_the_thread() {
         let mut poll = pin!(handle.poll(&reader, PollEvents::IN));
         let panics = Arc::new(Panics(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&panics));
-        assert!(
-            poll.as_mut()
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
+        assert!(poll_with(poll.as_mut(), &waker).is_pending());
         std::io::Write::write_all(&mut writer, b"x").unwrap();
         block_until(|| panics.0.load(Ordering::Acquire), || "not woken"); // on the context's thread
         let mut second = pin!(handle.poll(&reader, PollEvents::IN));
@@ -600,9 +601,13 @@ fn a_waker_that_panics_at_its_deadline_does_not_end_the_thread() {
     let panics = Arc::new(Panics(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&panics));
     let limited = handle.with_timeout(Duration::from_millis(5));
-    let mut poll = pin!(endless(&limited));
-    let polled = poll.as_mut().poll(&mut Context::from_waker(&waker));
-    assert!(polled.is_pending());
+    // If this thread is delayed, an operation can time out in its first poll.
+    let _waits = loop {
+        let mut poll = Box::pin(endless(&limited));
+        if poll_with(poll.as_mut(), &waker).is_pending() {
+            break poll;
+        }
+    };
     block_until(|| panics.0.load(Ordering::SeqCst), threads);
     bounded(move || {
         block_on(read_all(&handle, &file));
@@ -626,7 +631,7 @@ fn a_forked_child_gets_errors_and_does_not_harm_the_parent() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: no memory is passed. The alarm ends a child that hangs.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(HANG.as_secs() as libc::c_uint) };
         let mut bytes = [0; 3];
         let read = block_on(file.read_bytes_at(&limited, 0, &mut bytes, ReadFlags::empty()));
         let refused = read.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
