@@ -85,7 +85,7 @@ fn random_ranges_are_what_the_standard_library_reads() {
             let small = SizeClassPool::new(64 << 10).unwrap();
             let handle = match seed % 3 {
                 0 => &handle.with_buffers(&small),
-                1 => &handle.with_timeout(Duration::from_secs(100)),
+                1 => &handle.with_timeout(HANG),
                 _ => handle,
             };
             for round in 0..4 {
@@ -455,10 +455,7 @@ fn a_context_with_its_own_thread_reads_ranges_outside_a_runtime() {
     let (context, handle) = builder.build().unwrap();
     let file = current_thread().block_on(File::open(&path, false)).unwrap();
     futures::executor::block_on(async {
-        let handles = [
-            handle.clone(),
-            handle.with_timeout(Duration::from_secs(100)),
-        ];
+        let handles = [handle.clone(), handle.with_timeout(HANG)];
         for handle in handles {
             let bound = file.with_handle(&handle);
             assert!(bound.read_range(5..u64::MAX).await.unwrap() == content[5..]);
