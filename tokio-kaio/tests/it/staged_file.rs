@@ -429,7 +429,10 @@ fn a_forked_child_neither_removes_nor_publishes_the_file() {
                     let inherited = inherited.take().unwrap();
                     let refused = match publishes {
                         true => inherited.publish_blocking(PublishMode::Replace).err(),
-                        false => None,
+                        false => {
+                            drop(inherited);
+                            None
+                        }
                     };
                     let as_expected = refused.is_some() == publishes
                         && refused.is_none_or(|error| error.kind() == ErrorKind::InvalidInput);
