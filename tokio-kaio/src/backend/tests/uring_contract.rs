@@ -198,42 +198,47 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
     };
     let file = file_with(&[5; 4096]);
     let mut memory = vec![[0; 16]; 400];
-    let entries: Vec<_> = memory.iter_mut().zip(0..).collect();
+    let all: Vec<_> = (memory.iter_mut().zip(0..))
+        .map(|(memory, user_data)| read(&file, memory, user_data))
+        .collect();
+    let submitter = fixture.submitter.clone();
+    let is_taken = &|entry: &Sqe| {
+        // SAFETY: the memory lives until the completions.
+        match unsafe { submitter.submit(std::slice::from_ref(entry), Notify::Signal) } {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, SubmitError::NoRoom);
+                false
+            }
+        }
+    };
+    let mut results = vec![vec![]; 400];
     std::thread::scope(|scope| {
-        let mut entries = entries.into_iter();
-        for _ in 0..4 {
-            let mine: Vec<_> = entries
-                .by_ref()
-                .take(100)
-                .map(|(memory, user_data)| read(&file, memory, user_data))
-                .collect();
-            let submitter = fixture.submitter.clone();
+        for mine in all.chunks(100) {
             scope.spawn(move || {
-                let try_submit = |entry: &Sqe| {
-                    // SAFETY: the memory lives until the completions.
-                    unsafe { submitter.submit(std::slice::from_ref(entry), Notify::Signal) }
-                };
-                for entry in &mine {
-                    while let Err(error) = try_submit(entry) {
-                        assert_eq!(error, SubmitError::NoRoom);
+                for entry in mine {
+                    while !is_taken(entry) {
                         std::thread::yield_now();
                     }
                 }
             });
         }
-        let mut seen = vec![false; 400];
+        let mut given_back = Vec::new();
         let mut completions = Completions::new();
-        for _ in 0..400 {
-            while completions.is_empty() {
-                fixture.backend.reap(&mut completions).unwrap();
-                std::thread::yield_now();
+        while results.iter().any(Vec::is_empty) {
+            fixture.backend.reap(&mut completions).unwrap();
+            for completion in completions.drain(..) {
+                let index = completion.user_data as usize;
+                match completion.result {
+                    GIVEN_BACK => given_back.push(all[index]), // its thread has ended
+                    result => results[index].push(result),
+                }
             }
-            let completion = completions.pop().unwrap();
-            assert_eq!(completion.result, 16);
-            let seen = &mut seen[completion.user_data as usize];
-            assert!(!std::mem::replace(seen, true));
+            given_back.retain(|entry| !is_taken(entry));
+            std::thread::yield_now();
         }
     });
+    assert_eq!(results, vec![[16]; 400]);
     assert!(memory.iter().all(|memory| *memory == [5; 16]));
 }
 
