@@ -166,7 +166,7 @@ mod tests {
     use futures::FutureExt;
     use proptest::prelude::*;
 
-    use super::super::group_scheduler::TICK;
+    use super::super::group_scheduler::{LAPSE_TICKS, MAX_DOUBLINGS, TICK};
     use super::super::permit::HeldPermit;
     use super::*;
 
@@ -522,7 +522,9 @@ mod tests {
             }
             drop(requests);
             let mut last: Vec<_> = (0..depth).map(|_| Request::new(&members[0], false)).collect();
-            for _ in 0..4 * (forgotten.len() + 1) {
+            // Those that are forgotten have to lapse, one after another: each may have the longest of all offers.
+            let longest = (LAPSE_TICKS << MAX_DOUBLINGS) as usize + 1;
+            for _ in 0..longest * (forgotten.len() + 1) {
                 context.scheduler.pace(true);
                 for request in &mut last {
                     request.poll();

@@ -79,10 +79,10 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// An offer that is older than this many ticks lapses, after 20 to 30 ms. The next offer to the same request lasts
 /// twice as long, and so on: a task that is slow to poll its future must have its turn in the end.
-const LAPSE_TICKS: u32 = 2;
+pub(super) const LAPSE_TICKS: u32 = 2;
 
 /// How often that time doubles: to 1.3 s.
-const MAX_DOUBLINGS: u32 = 6;
+pub(super) const MAX_DOUBLINGS: u32 = 6;
 
 /// The same for appends. They are admitted in the order in which they were made, unless a task does not poll its
 /// future for so long.
