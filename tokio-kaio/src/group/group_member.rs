@@ -374,8 +374,8 @@ mod tests {
         assert!(done > 50, "{done} in 1000 ticks");
     }
 
-    #[test]
-    fn the_pacer_does_not_wake_for_a_limit_while_no_permit_is_free() {
+    #[tokio::test(start_paused = true)]
+    async fn the_pacer_does_not_wake_for_a_limit_while_no_permit_is_free() {
         let (context, members) = groups(1, &[100, 100]);
         let limited = members[0].group();
         limited.set_max_iops(20);
@@ -383,7 +383,7 @@ mod tests {
         let waits = Request::new(&members[0], false);
         let mut holds = Request::new(&members[1], false);
         assert!(waits.is(PermitState::Waiting) && holds.poll());
-        std::thread::sleep(Duration::from_millis(60)); // the limit allows the next request
+        tokio::time::advance(Duration::from_millis(60)).await; // the limit allows the next request
         let pause = context.scheduler.pace(false).unwrap();
         assert!(pause >= TICK, "{pause:?}");
         (0..100).for_each(|_| assert!(limited.charge_limits(0)));
@@ -417,8 +417,8 @@ mod tests {
         assert!((20..=30).contains(&turns), "{turns} of 125");
     }
 
-    #[test]
-    fn a_limit_is_not_refunded_for_requests_that_a_stopped_context_let_go() {
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_not_refunded_for_requests_that_a_stopped_context_let_go() {
         let group = IoGroup::new("a").with_max_iops(1);
         let context = ContextGroups::new(1000, Box::new(|| None));
         let member = context.join(&group).unwrap();

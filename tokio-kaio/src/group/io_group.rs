@@ -288,8 +288,8 @@ mod tests {
         assert_eq!(group.weight(), 10_000);
     }
 
-    #[test]
-    fn both_limits_hold_requests_back() {
+    #[tokio::test(start_paused = true)]
+    async fn both_limits_hold_requests_back() {
         let group = IoGroup::new("a").with_max_bandwidth(1000).with_max_iops(1);
         assert_eq!(group.limit_wait(), Duration::ZERO);
         group.charge_limits(100_000);
