@@ -367,6 +367,11 @@ impl FakeControl {
         }
     }
 
+    /// Wakes all that wait, which wait again.
+    pub(crate) fn wake_waiting(&self) {
+        self.0.changed.notify_all();
+    }
+
     /// Waits until there were that many calls, which may not have returned. [`FakeControl::calls`]
     /// resets the number.
     pub(crate) fn wait_for_calls(&self, calls: usize) {

@@ -20,6 +20,8 @@ pub use fork::Process;
 pub(crate) use memory::{HUGE_PAGE, Mapping, page_size};
 #[cfg(feature = "simulation")]
 pub(crate) use placeholder::{NewPlaceholder, resize_placeholder, set_placeholder_permissions};
+#[cfg(all(test, not(kaio_loom)))]
+pub(crate) use syscalls::UnknownUsage;
 pub(crate) use syscalls::{
     ThreadUsage, clear_direct, create_eventfd, current_cpu, duplicate, is_direct, memlock_limit,
     set_direct, signal, status_flags, thread_usage,

@@ -116,6 +116,10 @@ pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     if cfg!(miri) {
         return Err(io::ErrorKind::Unsupported.into()); // Miri ends the process at `getrusage`
     }
+    #[cfg(all(test, not(kaio_loom)))]
+    if UnknownUsage::is_set() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the kernel writes to our structure.
     let code = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
@@ -131,6 +135,35 @@ pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
         sleeps: usage.ru_nvcsw.into(),
         cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
     })
+}
+
+#[cfg(all(test, not(kaio_loom)))]
+thread_local! {
+    static USAGE_IS_UNKNOWN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Until it is dropped, [`thread_usage`] of this thread fails. For tests that must not depend on whether the
+/// thread sleeps: a page fault or a lock of the allocator may put any thread to sleep.
+#[cfg(all(test, not(kaio_loom)))]
+pub(crate) struct UnknownUsage(std::marker::PhantomData<*const ()>);
+
+#[cfg(all(test, not(kaio_loom)))]
+impl UnknownUsage {
+    pub(crate) fn new() -> UnknownUsage {
+        USAGE_IS_UNKNOWN.set(true);
+        UnknownUsage(std::marker::PhantomData)
+    }
+
+    fn is_set() -> bool {
+        USAGE_IS_UNKNOWN.get()
+    }
+}
+
+#[cfg(all(test, not(kaio_loom)))]
+impl Drop for UnknownUsage {
+    fn drop(&mut self) {
+        USAGE_IS_UNKNOWN.set(false);
+    }
 }
 
 /// The CPU that runs this thread, or ran it a moment ago. 0 if unknown.

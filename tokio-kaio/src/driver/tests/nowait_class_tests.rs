@@ -8,12 +8,13 @@ use std::task::Poll;
 use std::thread;
 
 use super::driver_fixture::*;
-use crate::backend::fake::FakeBackend;
+use crate::backend::fake::{FakeBackend, FakeControl};
 use crate::config::ContextTypes;
 use crate::op::FileRef;
 use crate::policy::{
     Adaptive, Direction, OpClass, OpInfo, SubmitAdvisor, SubmitObservation, SubmitPath,
 };
+use crate::sys::UnknownUsage;
 use crate::sys::abi::RWF_NOWAIT;
 use crate::{LockedBuf, RawCommand, SubmitPolicy, WriteFlags};
 
@@ -76,20 +77,22 @@ fn write<'a, T: ContextTypes<Backend = FakeBackend>>(
     fixture.task(FileRef::Open(&fixture.file), command)
 }
 
-/// A file that has data up to this, and a buffer.
+/// The file has data up to this.
 const KNOWN_END: u64 = 4096;
 
-fn fixture_and_buffer() -> (Fixture<LocalTypes<Adaptive>>, LockedBuf) {
+/// Submissions are not measured until the last result is dropped: a measured submission that sleeps, for any
+/// reason, sends its class to the blocking pool.
+fn fixture_and_buffer() -> (Fixture<LocalTypes<Adaptive>>, LockedBuf, UnknownUsage) {
     let fixture = Fixture::adaptive(nowait_config());
     fixture.file.history().has_data_to(KNOWN_END);
     let buffer = LockedBuf::with_size(LEN as usize).unwrap();
-    (fixture, buffer)
+    (fixture, buffer, UnknownUsage::new())
 }
 
 #[test]
 fn refused_extending_writes_are_learned_as_such_whether_vectored_or_not() {
     for vectored in [false, true] {
-        let (fixture, buffer) = fixture_and_buffer();
+        let (fixture, buffer, _not_measured) = fixture_and_buffer();
         for _ in 0..MAX_REFUSALS {
             let mut op = write(&fixture, KNOWN_END, &buffer, vectored);
             assert!(op.poll().is_pending());
@@ -116,7 +119,7 @@ fn refused_extending_writes_are_learned_as_such_whether_vectored_or_not() {
 #[test]
 fn refused_overwrites_are_learned_as_such_whether_vectored_or_not() {
     for vectored in [false, true] {
-        let (fixture, buffer) = fixture_and_buffer();
+        let (fixture, buffer, _not_measured) = fixture_and_buffer();
         let offset = KNOWN_END - LEN; // ends where the data ends
         for _ in 0..MAX_REFUSALS {
             let mut op = write(&fixture, offset, &buffer, vectored);
@@ -133,7 +136,7 @@ fn refused_overwrites_are_learned_as_such_whether_vectored_or_not() {
 
 #[test]
 fn a_vectored_write_shows_that_the_file_has_data_to_its_end() {
-    let (fixture, buffer) = fixture_and_buffer();
+    let (fixture, buffer, _not_measured) = fixture_and_buffer();
     let history = fixture.file.history();
     let class = |offset| {
         history.classify(&OpInfo {
@@ -156,7 +159,7 @@ fn a_vectored_write_shows_that_the_file_has_data_to_its_end() {
 
 #[test]
 fn an_attempt_is_learned_as_the_class_that_it_had_when_it_was_admitted() {
-    let (fixture, buffer) = fixture_and_buffer();
+    let (fixture, buffer, _not_measured) = fixture_and_buffer();
     for number in 0..MAX_REFUSALS {
         let offset = KNOWN_END + number * LEN;
         let mut op = write(&fixture, offset, &buffer, false);
@@ -173,14 +176,19 @@ fn an_attempt_is_learned_as_the_class_that_it_had_when_it_was_admitted() {
     assert_eq!(path_of_write(&fixture, 0), SubmitPath::Nowait, "overwrite");
 }
 
-/// Waits until a thread of this process sleeps.
-fn wait_until_asleep(thread: libc::pid_t) {
-    loop {
-        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
-        let (_, state) = stat.rsplit_once(") ").unwrap();
-        if state.starts_with('S') {
-            return;
-        }
+/// How often a thread of this process has slept.
+fn sleeps(thread: libc::pid_t) -> u64 {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let mut lines = status.lines();
+    let sleeps = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    sleeps.unwrap().trim().parse().unwrap()
+}
+
+/// Waits until a thread, whose submission is held, has slept more often than a tracer would stop it there.
+fn let_sleep(thread: libc::pid_t, backend: &FakeControl) {
+    let before = sleeps(thread);
+    while sleeps(thread) <= before + 4 {
+        backend.wake_waiting();
         thread::yield_now();
     }
 }
@@ -200,7 +208,7 @@ fn with_blocking_write(fixture: &Fixture<SyncTypes<Adaptive>>) {
         });
         let thread = wait_until_started.recv().unwrap();
         fixture.backend.wait_for_calls(1);
-        wait_until_asleep(thread);
+        let_sleep(thread, &fixture.backend);
         // Its completion shows that the file has data there, before the submission is observed.
         fixture.backend.complete(KNOWN_END as i64);
         fixture.signal();
