@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bench_report::Sample;
@@ -20,6 +20,7 @@ pub struct SteadyWindow {
     first: AtomicU64,
     last: AtomicU64,
     marks: Mutex<[Option<Mark>; 2]>,
+    is_missed: AtomicBool,
 }
 
 /// The measured part of a run.
@@ -55,6 +56,7 @@ impl SteadyWindow {
         self.started.store(0, Ordering::Relaxed);
         self.first.store(first, Ordering::Relaxed);
         self.last.store(last, Ordering::Relaxed);
+        self.is_missed.store(false, Ordering::Relaxed);
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
     }
 
@@ -70,11 +72,21 @@ impl SteadyWindow {
 
     #[cold]
     fn mark(&self, index: usize) {
-        let mark = Mark::now();
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(mark);
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        match index == 0 || marks[0].is_some() {
+            true => marks[index] = Some(Mark::now()),
+            false => self.is_missed.store(true, Ordering::Relaxed),
+        }
     }
 
-    /// Returns the measured part. `None` if the run has not reached both ends of the window.
+    /// Returns whether the window was closed before it was open: the thread that opens it was preempted until
+    /// the others had made all transfers of the window.
+    pub fn is_missed(&self) -> bool {
+        self.is_missed.load(Ordering::Relaxed)
+    }
+
+    /// Returns the measured part. `None` if the run has not reached both ends of the window, or the window
+    /// [was missed](SteadyWindow::is_missed).
     pub fn part(&self) -> Option<SteadyPart> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let [Some(opened), Some(closed)] = &*marks else {
@@ -115,5 +127,16 @@ mod tests {
         assert_eq!(window.part().unwrap().sample.transfers, 4);
         window.prepare(0, 1);
         assert!(window.part().is_none(), "of the next run");
+    }
+
+    #[test]
+    fn a_window_that_is_closed_before_it_is_open_has_no_part() {
+        let window = SteadyWindow::default();
+        window.prepare(0, 1);
+        window.mark(1);
+        window.mark(0); // of a thread that was preempted
+        assert!(window.is_missed() && window.part().is_none());
+        window.prepare(0, 1);
+        assert!(!window.is_missed());
     }
 }

@@ -101,13 +101,22 @@ struct PreparedPoint {
 /// Minimum transfers of each task. The first and the last are not measured.
 const MIN_TRANSFERS: usize = 3;
 
+/// How often a run is made whose window is missed.
+const ATTEMPTS: usize = 10;
+
 impl Prepared for PreparedPoint {
     fn run(&mut self, run: &Run) -> Result<RunStats> {
         let each = run.transfers.div_ceil(self.tasks).max(MIN_TRANSFERS);
         let transfers = each * self.tasks;
-        self.window
-            .prepare(self.tasks as u64, (transfers - self.tasks) as u64);
-        self.prepared.run(&Run { transfers, ..*run })
+        let (first, last) = (self.tasks as u64, (transfers - self.tasks) as u64);
+        for _ in 0..ATTEMPTS {
+            self.window.prepare(first, last);
+            let stats = self.prepared.run(&Run { transfers, ..*run })?;
+            if !self.window.is_missed() {
+                return Ok(stats);
+            }
+        }
+        Err("a thread was preempted during the whole measurement, each time".into())
     }
 
     fn steady_part(&self) -> Option<SteadyPart> {
