@@ -2,16 +2,21 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cp_fixture::{Dir, bytes, kaio, text, tree};
 
-/// Starts a copy, and waits until it has created its temporary file.
+/// Starts a copy that takes minutes, and waits until it has created its temporary file.
 pub(crate) fn start(dir: &Dir, args: &[&str]) -> Child {
+    try_start(dir, args).unwrap_or_else(|output| panic!("{args:?} has ended: {output:?}"))
+}
+
+/// Starts a copy, and waits until it has created its temporary file. `Err`: it has ended before.
+fn try_start(dir: &Dir, args: &[&str]) -> Result<Child, Output> {
     let before = dir.names().len();
     // The program would inherit ignored signals.
     let mut child = Command::new("env")
@@ -24,10 +29,41 @@ pub(crate) fn start(dir: &Dir, args: &[&str]) -> Child {
         .spawn()
         .unwrap();
     while dir.names().len() == before {
-        assert!(child.try_wait().unwrap().is_none(), "{args:?} has ended");
+        if child.try_wait().unwrap().is_some() {
+            return Err(child.wait_with_output().unwrap());
+        }
         thread::sleep(Duration::from_millis(1));
     }
-    child
+    Ok(child)
+}
+
+/// Prepares a directory, and calls `change` during a copy in it that takes longer than `least`. Returns the
+/// directory and the output.
+///
+/// A test that gets no CPU for so long that the copy may have been over by then is repeated.
+fn changed_during_copy(
+    least: Duration,
+    args: &[&str],
+    prepare: impl Fn(&Dir),
+    change: impl Fn(&Dir),
+) -> (Dir, Output) {
+    loop {
+        let dir = Dir::new();
+        prepare(&dir);
+        let before = Instant::now();
+        let started = try_start(&dir, args);
+        change(&dir);
+        let is_in_time = before.elapsed() < least;
+        match started {
+            Ok(child) => {
+                let output = child.wait_with_output().unwrap();
+                if is_in_time {
+                    return (dir, output);
+                }
+            }
+            Err(output) => assert!(!is_in_time, "{args:?} has ended: {output:?}"),
+        }
+    }
 }
 
 fn ends_with(child: Child, signal: Signal, code: i32) {
@@ -64,7 +100,7 @@ fn a_signal_leaves_nothing_of_a_new_tree() {
     let dir = Dir::new();
     dir.dir("source/a/b");
     for number in 0..20 {
-        dir.file(&format!("source/a/{number}"), bytes(100_000));
+        dir.file(&format!("source/a/{number}"), bytes(1_000_000));
     }
     ends_with(
         start(&dir, &["--limit", "100k", "-r", "source", "copy"]),
@@ -77,7 +113,7 @@ fn a_signal_leaves_nothing_of_a_new_tree() {
 #[test]
 fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_kept() {
     let dir = Dir::new();
-    let source = dir.file("source", bytes(1 << 20));
+    let source = dir.file("source", bytes(20 << 20));
     dir.file("copy", "old content");
     let child = start(
         &dir,
@@ -101,36 +137,37 @@ fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_
 
 #[test]
 fn a_source_that_is_written_during_the_copy_is_a_warning() {
-    let dir = Dir::new();
-    let source = dir.file("source", bytes(1 << 20));
-    let child = start(
-        &dir,
+    let (dir, output) = changed_during_copy(
+        Duration::from_secs(4),
         &[
             "--limit", "200k", "--depth", "1", "--bs", "64k", "source", "copy",
         ],
+        |dir| _ = dir.file("source", bytes(1 << 20)),
+        |dir| set_len(dir, 2 << 20),
     );
-    std::fs::File::options()
-        .append(true)
-        .open(&source)
-        .unwrap()
-        .set_len(2 << 20)
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stderr);
     assert!(said.contains("warning: source changed"), "{said}");
     assert_eq!(dir.read("copy").len(), 1 << 20);
 }
 
+/// Sets the length of the file `source`.
+fn set_len(dir: &Dir, length: u64) {
+    let source = File::options().write(true).open(dir.join("source"));
+    source.unwrap().set_len(length).unwrap();
+}
+
 #[test]
 fn a_source_whose_hole_is_truncated_during_the_copy_is_an_error() {
-    let dir = Dir::new();
-    let path = dir.file("source", bytes(512 << 10));
-    let source = File::options().write(true).open(path).unwrap();
-    source.set_len(8 << 20).unwrap();
-    let child = start(&dir, &["--limit", "100k", "--bs", "64k", "source", "copy"]);
-    source.set_len(1 << 20).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let (dir, output) = changed_during_copy(
+        Duration::from_secs(4),
+        &["--limit", "100k", "--bs", "64k", "source", "copy"],
+        |dir| {
+            dir.file("source", bytes(512 << 10));
+            set_len(dir, 8 << 20);
+        },
+        |dir| set_len(dir, 1 << 20),
+    );
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("source became shorter"), "{said}");
@@ -149,18 +186,24 @@ fn a_file_above_the_limit_on_file_sizes_is_an_error_that_leaves_no_files() {
 
 #[test]
 fn a_target_that_another_program_makes_during_the_copy_is_an_error_and_is_kept() {
-    let dir = Dir::new();
-    dir.file("source", bytes(1 << 20));
-    // First it is created, then it is replaced.
-    for round in ["created", "replaced"] {
-        let child = start(&dir, &["--limit", "200k", "--bs", "64k", "source", "copy"]);
-        dir.file("other", round);
-        std::fs::rename(dir.join("other"), dir.join("copy")).unwrap();
-        let output = child.wait_with_output().unwrap();
+    // It is created, or replaced.
+    for old in [None, Some("old content")] {
+        let (dir, output) = changed_during_copy(
+            Duration::from_secs(4),
+            &["--limit", "200k", "--bs", "64k", "source", "copy"],
+            |dir| {
+                dir.file("source", bytes(1 << 20));
+                old.map(|old| dir.file("copy", old));
+            },
+            |dir| {
+                let other = dir.file("other", "of another program");
+                std::fs::rename(other, dir.join("copy")).unwrap();
+            },
+        );
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("another program replaced copy"), "{said}");
-        assert_eq!(dir.read("copy"), round.as_bytes());
+        assert_eq!(dir.read("copy"), b"of another program");
         assert_eq!(dir.names(), ["copy", "source"]);
     }
 }
@@ -173,12 +216,13 @@ fn a_signal_ends_the_copy_if_standard_error_is_full() {
     let mut child = Command::new("env")
         .arg("--default-signal=INT")
         .arg(kaio())
-        .args(["cp", "--limit", "1M", "source", "copy"])
+        .args(["cp", "--limit", "100k", "source", "copy"])
         .current_dir(dir.path())
         .stderr(full)
         .spawn()
         .unwrap();
     while dir.names().len() == 1 {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
         thread::sleep(Duration::from_millis(1));
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -188,14 +232,17 @@ fn a_signal_ends_the_copy_if_standard_error_is_full() {
 
 #[test]
 fn a_directory_that_is_removed_during_the_copy_does_not_prevent_the_other_copies() {
-    let dir = Dir::new();
-    dir.dir("tree/sub");
-    for number in 0..4 {
-        dir.file(&format!("tree/{number}"), bytes(100_000));
-    }
-    let child = start(&dir, &["-r", "--limit", "100k", "tree", "copy"]);
-    std::fs::remove_dir(dir.join("tree/sub")).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let (dir, output) = changed_during_copy(
+        Duration::from_secs(3),
+        &["-r", "--limit", "100k", "tree", "copy"],
+        |dir| {
+            dir.dir("tree/sub");
+            for number in 0..4 {
+                dir.file(&format!("tree/{number}"), bytes(100_000));
+            }
+        },
+        |dir| std::fs::remove_dir(dir.join("tree/sub")).unwrap(),
+    );
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("can't examine tree/sub"), "{said}");

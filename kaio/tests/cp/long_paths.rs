@@ -75,7 +75,7 @@ fn a_signal_leaves_nothing_of_a_tree_with_long_paths() {
         &dir,
         &format!("source/{}", format!("{}/", "d".repeat(100)).repeat(40)),
     );
-    dir.file("source/file", bytes(400_000));
+    dir.file("source/file", bytes(20 << 20));
     let child = interrupted::start(&dir, &["-r", "--limit", "100k", "source", "copy"]);
     let copy = dir
         .names()
