@@ -19,7 +19,10 @@ mod tests {
     #[test]
     fn a_sleep_is_a_voluntary_context_switch() {
         let before = voluntary_context_switches();
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        // A thread that is preempted while it falls asleep may find the time over when it goes on.
+        for _ in 0..100 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         assert!(voluntary_context_switches() > before);
     }
 }
