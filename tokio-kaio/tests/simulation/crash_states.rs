@@ -5,10 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_kaio::simulation::{SimDisk, SimDiskBuilder};
 use tokio_kaio::{ReadFlags, WriteFlags, rename, sync_dir, try_exists};
 
+use crate::common::with_hang_guard;
 use crate::support::{BLOCK, Simulated, blocks, open};
 
 /// Runs `workload` on a file of `len` durable zeroes, on one disk for each of 200 seeds. Returns the bytes that
@@ -211,10 +212,8 @@ fn a_disk_of_a_runtime_with_a_paused_clock_can_be_used_in_one_whose_clock_runs()
         write_and_sync(&disk).await;
     });
     let running = Builder::new_multi_thread().enable_time().build().unwrap();
-    let hangs = Duration::from_secs(60);
     running.block_on(async {
-        let done = timeout(hangs, write_and_sync(&disk)).await;
-        done.expect("the requests complete");
+        with_hang_guard(write_and_sync(&disk)).await;
         assert!(try_exists(disk.path().join("file")).await.unwrap());
     });
 }

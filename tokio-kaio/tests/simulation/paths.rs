@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Barrier, Mutex};
+use std::sync::mpsc;
 use std::thread;
 
 use tokio_kaio::simulation::{Explorer, SimDisk, SimDiskBuilder, explore};
@@ -161,35 +161,38 @@ fn two_runs_of_a_failure_have_the_same_text_also_with_a_stored_path() {
 
 #[test]
 fn all_disks_of_an_explorer_have_one_path_and_explorers_at_the_same_time_have_others() {
-    let paths = Mutex::new(Vec::new());
-    let both_run = Barrier::new(2);
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let (seen, is_first) = (RefCell::new(BTreeSet::new()), Cell::new(true));
-                let note = async |disk: SimDisk, _: &()| {
-                    if is_first.take() {
-                        both_run.wait();
-                    }
-                    seen.borrow_mut().insert(disk.path().to_owned());
-                    create_dir(disk.path().join("dir")).await
-                };
-                let check = async |disk: SimDisk, _: &()| -> std::io::Result<()> {
-                    seen.borrow_mut().insert(disk.path().to_owned());
-                    Ok(())
-                };
-                explore(0..3, note, check).unwrap();
-                both_run.wait(); // until both have their paths
-                paths.lock().unwrap().push(seen.into_inner());
-            });
-        }
-    });
-    let [first, second] = &paths.into_inner().unwrap()[..] else {
-        panic!("two explorers have run");
+    let (to_first, of_second) = mpsc::channel();
+    let (to_second, of_first) = mpsc::channel();
+    let explored = |to_other: mpsc::Sender<()>, of_other: mpsc::Receiver<()>| {
+        // Fails if the other thread has panicked.
+        let meet = || {
+            to_other.send(()).unwrap();
+            of_other.recv().unwrap();
+        };
+        let (seen, is_first) = (RefCell::new(BTreeSet::new()), Cell::new(true));
+        let note = async |disk: SimDisk, _: &()| {
+            if is_first.take() {
+                meet();
+            }
+            seen.borrow_mut().insert(disk.path().to_owned());
+            create_dir(disk.path().join("dir")).await
+        };
+        let check = async |disk: SimDisk, _: &()| -> std::io::Result<()> {
+            seen.borrow_mut().insert(disk.path().to_owned());
+            Ok(())
+        };
+        explore(0..3, note, check).unwrap();
+        meet(); // until both have their paths
+        seen.into_inner()
     };
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| explored(to_second, of_second));
+        let second = scope.spawn(|| explored(to_first, of_first));
+        (first.join().unwrap(), second.join().unwrap())
+    });
     assert_eq!((first.len(), second.len()), (1, 1), "{first:?} {second:?}");
-    assert!(first.is_disjoint(second), "{first:?}");
-    for path in first.union(second) {
+    assert!(first.is_disjoint(&second), "{first:?}");
+    for path in first.union(&second) {
         assert!(
             path.display()
                 .to_string()
