@@ -122,6 +122,17 @@ mount_image() {
     losetup --detach "$device"
 }
 
+# Unmounts a directory. It stays in use for a moment if the kernel still closes files of an ended program: a
+# worker of the kernel does so, if it has the last reference.
+unmount() {
+    local _
+    for _ in {1..300}; do
+        umount "$1" 2>/dev/null && return
+        sleep 0.1
+    done
+    umount "$1"
+}
+
 # A disk of a type with a file system of this type.
 make_disk() {
     local options=(-q)
@@ -150,10 +161,22 @@ start_program() {
     set +m
 }
 
+# Whether a process of this group is alive: a zombie is not.
+is_alive() {
+    { cat /proc/[0-9]*/stat || true; } | sed 's/.*) //' |
+        awk -v group="$1" '$1 != "Z" && $3 == group { alive = 1 } END { exit !alive }'
+}
+
 stop_program() {
+    local _
     [[ -n $running ]] || return 0
     kill -KILL -- "-$running"
-    wait "$running"
+    wait "$running" || true
+    # `kaio`, which it has started, may end later, and create a file meanwhile.
+    for _ in {1..300}; do
+        is_alive "$running" || break
+        sleep 0.1
+    done
     running=
 } 2>/dev/null
 
@@ -173,7 +196,7 @@ cut_and_verify() {
     mount_image "$scratch/outer/clone" "$scratch/clone" "$mount_options"
     found=$("$power_cut" verify "$program" "$scratch/clone/work" "${options[@]}" \
         --events "$scratch/events.cut" --durable "$durable") || code=$?
-    umount "$scratch/clone"
+    unmount "$scratch/clone"
     rm "$scratch/outer/clone"
     ((code <= 1)) || exit 1
     loss=
@@ -274,7 +297,7 @@ for type in "${types[@]}"; do
         results[$type:$variant]="$lost of $cuts"
         say "$type $variant: lost in $lost of $cuts (after $SECONDS s)"
     done
-    umount "$scratch/disk"
+    unmount "$scratch/disk"
     rm "$scratch/outer/image"
 done
 ((${#tested[@]})) || unable "none of these file systems can be made here"
