@@ -276,7 +276,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// # std::fs::write(&path, vec![7; 4096])?;
     /// let (context, handle) = aio_context(64, true)?;
     /// let tenant = IoGroup::new("tenant 7").with_weight(200).with_max_iops(5000);
-    /// let handle = handle.with_group(&tenant).with_timeout(Duration::from_secs(1));
+    /// let handle = handle.with_group(&tenant).with_timeout(Duration::from_secs(60));
     /// let file = File::open(path, false).await?;
     /// let mut buffer = AlignedBuf::new(4096)?;
     /// file.read_at(&handle, 0, &mut buffer, 4096, ReadFlags::empty()).await?;

@@ -41,7 +41,7 @@ use crate::{Coalesce, RangeStream};
 /// impl Table {
 ///     async fn page(&self, number: u64) -> io::Result<AlignedBuf> {
 ///         let mut page = AlignedBuf::new(4096)?;
-///         let pages = self.pages.with_timeout(Duration::from_secs(10));
+///         let pages = self.pages.with_timeout(Duration::from_secs(60));
 ///         pages.read_exact_at(number * 4096, &mut page, 4096, ReadFlags::empty()).await?;
 ///         Ok(page)
 ///     }
