@@ -43,6 +43,25 @@ async fn with_store(test: impl AsyncFn(&KaioFileSystem, &std::path::Path)) {
     }
 }
 
+/// Calls `test` with a store, in each way of writing and in each directory. Then everything has ended that `test`
+/// has started on the blocking pool, and `check` is called with the directory.
+fn with_store_to_the_end(test: impl AsyncFn(&KaioFileSystem), check: impl Fn(&std::path::Path)) {
+    for settings in WAYS {
+        for dir in test_dirs() {
+            let store = settings(KaioFileSystem::builder().with_prefix(dir.path()));
+            let store = store.build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(test(&store));
+            // Calls that run are waited for. Those that have not started are dropped.
+            drop(runtime);
+            check(dir.path());
+        }
+    }
+}
+
 /// A payload of pieces of random lengths.
 fn in_pieces(data: &[u8], random: &mut SmallRng) -> PutPayload {
     let mut rest = Bytes::copy_from_slice(data);
@@ -239,9 +258,9 @@ async fn poll_and_drop(future: impl Future, times: usize) {
     }
 }
 
-#[tokio::test]
-async fn a_write_that_is_dropped_at_any_point_leaves_no_temporary_file() {
-    with_store(async |store, dir| {
+#[test]
+fn a_write_that_is_dropped_at_any_point_leaves_no_temporary_file() {
+    let test = async |store: &KaioFileSystem| {
         let location = Path::from("object");
         for times in (0..40).chain([100, 1000]) {
             poll_and_drop(store.put(&location, data(200_000, 1).into()), times).await;
@@ -256,16 +275,12 @@ async fn a_write_that_is_dropped_at_any_point_leaves_no_temporary_file() {
             };
             poll_and_drop(upload, times).await;
         }
-        let staged = || {
-            files_below(dir)
-                .into_iter()
-                .any(|path| path != std::path::Path::new("object"))
-        };
-        while staged() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    };
+    with_store_to_the_end(test, |dir| {
+        let mut files = files_below(dir);
+        files.retain(|path| path != std::path::Path::new("object"));
+        assert!(files.is_empty(), "{files:?}");
+    });
 }
 
 /// Runs a future until it was polled `polls` times, or is complete, and drops it. Returns whether it was complete.
@@ -285,11 +300,11 @@ async fn run_for(future: impl Future<Output = ()>, polls: usize) -> bool {
     .await
 }
 
-#[tokio::test]
-async fn a_write_that_is_dropped_after_any_number_of_steps_is_whole_or_leaves_nothing() {
-    with_store(async |store, dir| {
+#[test]
+fn a_write_that_is_dropped_after_any_number_of_steps_is_whole_or_leaves_nothing() {
+    let content = data(100_000, 1);
+    let test = async |store: &KaioFileSystem| {
         let location = Path::from("nested/object");
-        let content = data(100_000, 1);
         let put = async || {
             store.put(&location, content.clone().into()).await.unwrap();
         };
@@ -322,15 +337,13 @@ async fn a_write_that_is_dropped_after_any_number_of_steps_is_whole_or_leaves_no
             polls += 1;
         }
         assert!(polls > 0);
-        let is_whole = |path: &std::path::PathBuf| path.ends_with("object");
-        while !files_below(dir).iter().all(is_whole) {
-            tokio::task::yield_now().await; // the blocking pool removes the rest
-        }
+    };
+    with_store_to_the_end(test, |dir| {
         for path in files_below(dir) {
+            assert!(path.ends_with("object"), "{path:?}");
             assert!(fs::read(dir.join(&path)).unwrap() == content, "{path:?}");
         }
-    })
-    .await;
+    });
 }
 
 #[tokio::test]
