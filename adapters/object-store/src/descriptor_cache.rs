@@ -203,6 +203,17 @@ impl DescriptorCache {
         }
     }
 
+    /// Takes the file of the object `name`, if it is idle or deleted. A file that is used stays in the cache
+    /// while it is looked at: [`close_all`](Self::close_all) could not close it otherwise.
+    fn take_unused(&self, name: &str) -> Option<KeptFile> {
+        let mut kept = self.kept();
+        let file = kept.files.get(name)?;
+        match file.last_use.elapsed() >= IDLE || file.object.is_deleted() {
+            true => kept.files.remove(name),
+            false => None,
+        }
+    }
+
     fn close_all(&self) {
         if !self.is_own() {
             return;
@@ -229,20 +240,9 @@ fn sweep(cache: Weak<DescriptorCache>) {
         let Some(cache) = cache.upgrade() else {
             return;
         };
-        let objects: Vec<_> = {
-            let kept = cache.kept();
-            let files = kept.files.iter();
-            files
-                .map(|(name, file)| {
-                    let is_idle = file.last_use.elapsed() >= IDLE;
-                    (name.clone(), Arc::clone(&file.object), is_idle)
-                })
-                .collect()
-        };
-        for (name, object, is_idle) in objects {
-            if is_idle || object.is_deleted() {
-                cache.forget_object(&name, &object);
-            }
+        let names: Vec<_> = cache.kept().files.keys().cloned().collect();
+        for name in names {
+            drop(cache.take_unused(&name)); // closed here, without the lock
         }
         let mut kept = cache.kept();
         if kept.files.is_empty() {
