@@ -46,24 +46,12 @@ fn descriptors_that_are_used_up_are_an_error_that_says_so_and_kept_files_are_clo
             fs::write(dir.path().join(index.to_string()), data(20_000, index)).unwrap();
         }
         set_limit(Resource::Nofile, 64);
-        for index in (0..60_u64).chain(0..60) {
-            let object = store.get(&Path::from(index.to_string())).await.unwrap();
-            assert!(object.bytes().await.unwrap() == data(20_000, index));
-        }
-        let mut occupied = Vec::new();
-        while let Ok(file) = fs::File::open(dir.path().join("0")) {
-            occupied.push(file);
-        }
-        let last = store.metrics().descriptors_kept as u64;
-        assert!(last > 0);
-        // Every descriptor is in use, those of the store, too: they are closed, and one file can be opened.
-        let object = store.get(&Path::from("1")).await.unwrap();
-        assert!(object.bytes().await.unwrap() == data(20_000, 1));
-        drop(store);
-        while let Ok(file) = fs::File::open(dir.path().join("0")) {
-            occupied.push(file);
-        }
-        let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
+        let occupy = || {
+            let open = || fs::File::open(dir.path().join("0")).ok();
+            std::iter::from_fn(open).collect::<Vec<_>>()
+        };
+        // The store has no files open that it could close.
+        let occupied = occupy();
         let text = store.get(&Path::from("1")).await.unwrap_err().to_string();
         assert!(text.contains("LimitNOFILE"), "{text}");
         let text = store
@@ -78,6 +66,22 @@ fn descriptors_that_are_used_up_are_an_error_that_says_so_and_kept_files_are_clo
             .put(&Path::from("new"), "content".into())
             .await
             .unwrap();
+        let read = async |index: u64| {
+            let object = store.get(&Path::from(index.to_string())).await.unwrap();
+            assert!(object.bytes().await.unwrap() == data(20_000, index));
+        };
+        for index in (0..60_u64).chain(0..60) {
+            read(index).await;
+        }
+        let mut occupied = occupy();
+        while store.metrics().descriptors_kept == 0 {
+            // They were idle for long.
+            drop(occupied);
+            read(59).await;
+            occupied = occupy();
+        }
+        // Every descriptor is in use, those of the store, too: they are closed, and one file can be opened.
+        read(1).await;
     });
 }
 
