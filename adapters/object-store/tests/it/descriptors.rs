@@ -5,16 +5,26 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::KaioFileSystem;
 use super::object_store::path::Path;
 use super::object_store::{Error, ObjectStore, ObjectStoreExt};
-use crate::fixture::{data, disk_dir, test_dirs};
+use crate::fixture::{are_kept_since, data, disk_dir, test_dirs};
 
 async fn read(store: &KaioFileSystem, location: &Path) -> Bytes {
     store.get(location).await.unwrap().bytes().await.unwrap()
+}
+
+/// Asserts that `expected` files are open, which were used since `start`. There may be fewer, if that took so long
+/// that the store has closed them.
+#[track_caller]
+fn assert_kept(store: &KaioFileSystem, expected: usize, start: Instant) {
+    let kept = store.metrics().descriptors_kept;
+    let is_expected = kept == expected || kept < expected && !are_kept_since(start);
+    assert!(is_expected, "{kept} files are open, not {expected}");
 }
 
 #[tokio::test]
@@ -23,15 +33,18 @@ async fn a_file_is_opened_once_and_again_after_a_change() {
         let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
         let (path, location) = (dir.path().join("object"), Path::from("object"));
         fs::write(&path, data(100_000, 1)).unwrap();
+        let start = Instant::now();
         for _ in 0..3 {
             assert!(read(&store, &location).await == data(100_000, 1));
         }
         let metrics = store.metrics();
-        assert_eq!(
-            (metrics.descriptors_opened, metrics.descriptors_reused),
-            (1, 2)
-        );
-        assert_eq!(metrics.descriptors_kept, 1);
+        if are_kept_since(start) {
+            assert_eq!(
+                (metrics.descriptors_opened, metrics.descriptors_reused),
+                (1, 2)
+            );
+        }
+        assert_kept(&store, 1, start);
 
         // Replaced by a file of the same length and time.
         let time = fs::metadata(&path).unwrap().modified().unwrap();
@@ -84,6 +97,7 @@ async fn a_file_behind_links_is_opened_once_and_again_when_a_link_leads_elsewher
     let dir = disk_dir();
     let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
     let location = Path::from("link/object");
+    let start = Instant::now();
     for seed in 0..3 {
         let target = dir.path().join(format!("dir-{seed}"));
         fs::create_dir(&target).unwrap();
@@ -96,7 +110,9 @@ async fn a_file_behind_links_is_opened_once_and_again_when_a_link_leads_elsewher
         let metrics = store.metrics();
         let opened = seed + 1;
         let counts = (metrics.descriptors_opened, metrics.descriptors_reused);
-        assert_eq!(counts, (opened, 2 * opened));
+        if are_kept_since(start) {
+            assert_eq!(counts, (opened, 2 * opened));
+        }
     }
     // A directory above is replaced, and nothing else changes.
     fs::create_dir(dir.path().join("plain")).unwrap();
@@ -117,6 +133,7 @@ async fn no_more_files_stay_open_than_set() {
             .with_prefix(dir.path())
             .with_descriptors(keep);
         let store = store.build().unwrap();
+        let start = Instant::now();
         for index in 0..10_u64 {
             let location = Path::from(format!("object-{index}"));
             store
@@ -126,7 +143,7 @@ async fn no_more_files_stay_open_than_set() {
             assert!(read(&store, &location).await == data(20_000, index));
             assert!(store.metrics().descriptors_kept <= keep);
         }
-        assert_eq!(store.metrics().descriptors_kept, keep);
+        assert_kept(&store, keep, start);
     }
 }
 
@@ -136,28 +153,30 @@ async fn what_the_store_removes_or_replaces_is_closed() {
     let store = KaioFileSystem::new_with_prefix(dir.path()).unwrap();
     let (object, other) = (Path::from("object"), Path::from("other"));
     let fill = async || {
+        let start = Instant::now();
         store.put(&object, data(20_000, 1).into()).await.unwrap();
         store.put(&other, data(20_000, 2).into()).await.unwrap();
         read(&store, &object).await;
         read(&store, &other).await;
-        assert_eq!(store.metrics().descriptors_kept, 2);
+        assert_kept(&store, 2, start);
+        start
     };
-    fill().await;
+    let start = fill().await;
     store.put(&object, data(20_000, 3).into()).await.unwrap();
-    assert_eq!(store.metrics().descriptors_kept, 1);
-    fill().await;
+    assert_kept(&store, 1, start);
+    let start = fill().await;
     store.delete(&object).await.unwrap();
-    assert_eq!(store.metrics().descriptors_kept, 1);
-    fill().await;
+    assert_kept(&store, 1, start);
+    let start = fill().await;
     store.copy(&other, &object).await.unwrap();
-    assert_eq!(store.metrics().descriptors_kept, 1);
-    fill().await;
+    assert_kept(&store, 1, start);
+    let start = fill().await;
     store.rename(&object, &other).await.unwrap();
-    assert_eq!(store.metrics().descriptors_kept, 0);
-    fill().await;
+    assert_kept(&store, 0, start);
+    let start = fill().await;
     let mut upload = store.put_multipart(&object).await.unwrap();
     upload.complete().await.unwrap();
-    assert_eq!(store.metrics().descriptors_kept, 1);
+    assert_kept(&store, 1, start);
 }
 
 #[tokio::test]
@@ -170,10 +189,11 @@ async fn what_others_remove_and_what_is_idle_is_closed_after_a_while() {
     }
     fs::remove_file(dir.path().join("removed")).unwrap();
     while store.metrics().descriptors_kept > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let start = Instant::now();
     read(&store, &Path::from("idle")).await;
-    assert_eq!(store.metrics().descriptors_kept, 1); // the thread that closes files has started again
+    assert_kept(&store, 1, start); // the thread that closes files has started again
 }
 
 /// Files whose every 8 bytes are the number of their version, so that a mixture is seen.

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -61,6 +62,11 @@ pub(crate) fn write_uncached(path: &Path, data: &[u8]) {
     let file = fs::File::open(path).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Whether no file that was used since `start` has been idle for so long that the store may have closed it.
+pub(crate) fn are_kept_since(start: Instant) -> bool {
+    start.elapsed() < Duration::from_secs(5)
 }
 
 /// Set in the process that a test has started for itself.
