@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -62,6 +63,15 @@ pub(crate) fn write_uncached(path: &Path, data: &[u8]) {
     let file = fs::File::open(path).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Whether all of a file is in the page cache.
+pub(crate) fn is_cached(path: &Path) -> bool {
+    let file = fs::File::open(path).unwrap();
+    let mut memory = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    let read = rustix::io::preadv2(&file, &mut [IoSliceMut::new(&mut memory)], 0, flags);
+    read.is_ok_and(|read| read == memory.len())
 }
 
 /// Whether no file that was used since `start` has been idle for so long that the store may have closed it.
