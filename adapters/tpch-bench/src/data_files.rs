@@ -5,10 +5,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
 use crate::Result;
+
+/// How long pages may be in use before they are evicted.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The files of a data set.
 #[derive(Debug)]
@@ -54,10 +59,12 @@ impl DataFiles {
 
     /// Evicts the data from the page cache.
     ///
-    /// Fails if more than 1 % of it stays, after some attempts: the kernel leaves pages that are in use.
+    /// Fails if more than 1 % of it stays for ten seconds: the kernel leaves pages that are in use, such as those
+    /// that it still reads ahead.
     pub(crate) fn evict(&self) -> Result<()> {
-        let mut cached = 0;
-        for _ in 0..5 {
+        let start = Instant::now();
+        let mut cached;
+        loop {
             for file in &self.files {
                 fadvise(file, 0, None, Advice::DontNeed)?;
             }
@@ -65,7 +72,10 @@ impl DataFiles {
             if cached <= self.bytes / 100 {
                 return Ok(());
             }
-            std::thread::yield_now();
+            if start.elapsed() > PATIENCE {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
         Err(format!(
             "{} MiB of {} can't be evicted from the page cache: use a directory on a disk (not tmpfs) whose \
