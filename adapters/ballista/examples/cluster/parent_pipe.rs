@@ -38,17 +38,33 @@ pub(crate) fn commands(orphaned: Option<PathBuf>) -> mpsc::UnboundedReceiver<Com
     receiver
 }
 
-/// Removes a directory in which other processes that end now may still create files.
+/// Removes a directory in which other processes that end now may still create files: waits for them first.
 fn remove(dir: &Path) {
-    let mut absent = 0;
-    for _ in 0..100 {
-        let _ = fs::remove_dir_all(dir);
-        absent = if dir.exists() { 0 } else { absent + 1 };
-        if absent == 5 {
-            return;
+    for _ in 0..600 {
+        if !is_used(dir) {
+            let _ = fs::remove_dir_all(dir);
+            if !dir.exists() {
+                return;
+            }
         }
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether another process has `dir` in its arguments, as each executor has its work directory.
+fn is_used(dir: &Path) -> bool {
+    let dir = dir.as_os_str().as_encoded_bytes();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return false;
+    };
+    let mut others = entries.flatten().filter(|entry| {
+        let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
+        id.is_some_and(|id: u32| id != process::id())
+    });
+    others.any(|other| {
+        let arguments = fs::read(other.path().join("cmdline")).unwrap_or_default();
+        arguments.windows(dir.len()).any(|part| part == dir)
+    })
 }
 
 /// Sends an event to the parent. If it has gone, [`commands`] ends the process.
