@@ -1,10 +1,13 @@
 //! Runs the program in a directory of its own.
 
+use std::fs::File;
+use std::io::IoSliceMut;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use assert_cmd::Command as Run;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::{ReadWriteFlags, preadv2};
 use tempfile::TempDir;
 
 /// Creates a directory on the file system of the build.
@@ -84,6 +87,15 @@ pub(crate) fn has_direct_io(path: &Path) -> bool {
             false
         }
     }
+}
+
+/// Whether all of a file is in the page cache.
+pub(crate) fn is_cached(path: &Path) -> bool {
+    let file = File::open(path).unwrap();
+    let mut memory = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    let memory = &mut [IoSliceMut::new(&mut memory)];
+    let read = preadv2(&file, memory, 0, ReadWriteFlags::NOWAIT);
+    read.is_ok_and(|read| read == memory[0].len())
 }
 
 /// The line of a report that starts with `name`.
