@@ -16,7 +16,7 @@ use crate::node_message::{Command, Event};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a node that was told to stop may finish its work, before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A child process. Dropping it kills it.
 pub(crate) struct NodeProcess {
