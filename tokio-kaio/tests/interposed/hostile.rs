@@ -765,10 +765,7 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
     let mut running = Box::pin(read_block(&handle, &file, gate.offset(), &mut target));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(running.as_mut().poll(&mut cx).is_pending());
-    // The end of the context waits for the read, on this thread. Kernel AIO cancels the poll at the gate.
-    let waits = cfg!(any(kaio_force_threads, kaio_force_uring));
-    let opener = waits.then(|| open_later(&gate));
-
+    block_until(|| !gate.waiting().is_empty(), || gate.waiting());
     let (sender, receiver) = std::sync::mpsc::channel();
     let closing = thread::spawn(move || {
         current_thread().block_on(async {
@@ -779,13 +776,11 @@ fn a_close_on_another_runtime_ends_although_no_thread_could_be_started_at_first(
         });
     });
     receiver.recv().unwrap();
+    let opener = open_later(&gate); // the end of the context waits for the read, on this thread
     NO_THREADS.set(true);
     home.shutdown_background(); // dropped, it would wait for a thread at the gate
     NO_THREADS.set(false);
-    match opener {
-        Some(opener) => drop(opener.join().unwrap()),
-        None => gate.open(),
-    }
+    opener.join().unwrap();
     drop(running);
     closing.join().unwrap();
 }

@@ -8,7 +8,7 @@
 #![allow(dead_code, unreachable_pub, unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::fmt::Debug;
 use std::fs::File;
@@ -95,7 +95,8 @@ pub fn random() -> u64 {
 ///
 /// A request at [`Gate::offset`], or at another offset in the same block, is replaced with a poll
 /// (`IOCB_CMD_POLL`) of the gate's eventfd: it moves no data, and completes with result 1 when the
-/// gate opens. A thread that is about to read or write there waits for the gate in the same way.
+/// gate opens. A thread that is about to read or write there, or to destroy a context with a request
+/// there, waits for the gate in the same way.
 pub struct Gate {
     offset: u64,
     eventfd: Arc<File>,
@@ -110,11 +111,21 @@ const BLOCK: u64 = 4096;
 pub struct AtGate {
     offset: u64,
     eventfd: Option<RawFd>,
+    /// The context of kernel AIO that the request is in flight in.
+    aio_context: Option<c_long>,
 }
 
 impl AtGate {
     pub fn add(offset: u64, eventfd: Option<RawFd>) {
-        AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
+        AtGate::add_in(None, offset, eventfd);
+    }
+
+    fn add_in(aio_context: Option<c_long>, offset: u64, eventfd: Option<RawFd>) {
+        AT_GATES.lock().unwrap().push(AtGate {
+            offset,
+            eventfd,
+            aio_context,
+        });
     }
 }
 
@@ -247,8 +258,13 @@ impl Iocb {
 /// Waits for the gate at `offset`; the result of the transfer. `None`: there is no gate.
 fn wait_at_gate(offset: u64) -> Option<isize> {
     let (offset, gate) = gate_at(offset)?;
-    let eventfd = None;
-    AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
+    AtGate::add(offset, None);
+    wait_until_open(&gate);
+    Some(1)
+}
+
+/// Waits until a gate with this eventfd is open.
+fn wait_until_open(gate: &File) {
     let mut poll = libc::pollfd {
         fd: gate.as_raw_fd(),
         events: libc::POLLIN,
@@ -256,7 +272,20 @@ fn wait_at_gate(offset: u64) -> Option<isize> {
     };
     // SAFETY: one structure of ours.
     while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 {}
-    Some(1)
+}
+
+/// Waits until the gates of all requests in flight in a context of kernel AIO are open. `io_destroy` waits for
+/// the transfers of a device, but cancels polls.
+fn wait_for_gates_of(aio_context: c_long) {
+    let requests = AT_GATES.lock().unwrap();
+    let in_context = requests
+        .iter()
+        .filter(|at| at.aio_context == Some(aio_context));
+    let offsets: HashSet<_> = in_context.map(|at| at.offset).collect();
+    drop(requests);
+    for (_, gate) in offsets.into_iter().filter_map(gate_at) {
+        wait_until_open(&gate);
+    }
 }
 
 // ---- WatchedFile files ----------------------------------------------------------------------------
@@ -577,6 +606,9 @@ unsafe extern "C" fn syscall(
     if let Some(code) = unsafe { uring_call(number, [a, b, c, d, e, f]) } {
         return code;
     }
+    if number == libc::SYS_io_destroy {
+        wait_for_gates_of(a);
+    }
     if number != libc::SYS_io_submit {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { real()(number, a, b, c, d, e, f) };
@@ -616,7 +648,7 @@ unsafe extern "C" fn syscall(
     let code = unsafe { real()(number, a, taken as c_long, pointers, d, e, f) };
     for (gate, eventfd) in gates.into_iter().take(code.max(0) as usize) {
         if let Some((offset, _)) = gate {
-            AT_GATES.lock().unwrap().push(AtGate { offset, eventfd });
+            AtGate::add_in(Some(a), offset, eventfd);
         }
     }
     code
