@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::common::*;
-use crate::interposer::{Fault, Gate, inject_faults, submissions};
+use crate::interposer::{Fault, Gate, WatchedFile, inject_faults, submissions};
 use futures::{Stream, StreamExt, poll};
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, File, LockedBuf, PollEvents, RawCommand, ReadFlags,
@@ -552,14 +552,16 @@ fn a_batch_ends_at_its_deadline() {
             assert!(matches!(results[1], Ok(LEN)), "{mode:?}: {results:?}");
             assert!(buffers.iter().all(|buffer| buffer.size() == BLOCK));
 
+            let watched = WatchedFile::new(&file);
             let late = handle.with_deadline(tokio::time::Instant::now());
-            let before = handle.metrics().submitted;
             let mut batch = late.batch();
             batch.push(&file, read(0, &mut buffers[0]));
             let results = batch.all().await;
             assert!(matches!(results[0], Err(AioCommandError::TimedOut)));
-            assert_eq!(handle.metrics().submitted, before);
             gate.open();
+            let free = || handle.available_slots();
+            spin_until(|| free() == Some(8), free).await;
+            assert_eq!(watched.transfers(), [], "{mode:?}");
         });
 }
 
