@@ -105,12 +105,21 @@ fn a_populated_pool_is_resident_from_the_start() {
     if !in_child!() {
         return;
     }
-    // Counted page by page: the counters of `statm` lag behind.
+    // Counted page by page: the counters of `statm` lag behind. Only memory that the kernel can't discard, as it
+    // can the pages of the program's file; it can swap that memory out.
     let resident = || {
         let smaps = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-        let line = smaps.lines().find_map(|line| line.strip_prefix("Rss:"));
-        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
-        kilobytes.parse::<usize>().unwrap() << 10
+        let kilobytes = |line: &str| {
+            let (name, size) = line.split_once(':')?;
+            let counts = matches!(name, "Anonymous" | "Swap");
+            counts.then(|| {
+                size.trim()
+                    .trim_end_matches(" kB")
+                    .parse::<usize>()
+                    .unwrap()
+            })
+        };
+        smaps.lines().filter_map(kilobytes).sum::<usize>() << 10
     };
     let before = resident();
     let lazy = pool(64 << 20);
