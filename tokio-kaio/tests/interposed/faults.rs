@@ -26,7 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 use tokio_kaio::{
     AioCommandError, AioContextBuilder, AioContextHandle, Backend, File, LocalAioContextHandle,
-    LockedBuf, RawCommand, ReadFlags, WriteFlags, local_aio_context,
+    LockedBuf, RawCommand, ReadFlags, SubmitPolicy, WriteFlags, local_aio_context,
 };
 
 /// Blocks of the files here.
@@ -207,7 +207,9 @@ async fn eagain_before_the_first_poll_of_the_driver_leaves_no_request_waiting() 
     }
     let dir = disk_dir();
     let file = patterned_file(&dir, BLOCKS).await;
-    let (_context, handle, _never_polled) = local_aio_context(1, true).unwrap();
+    // Inline: an offloaded request meets no faults.
+    let builder = AioContextBuilder::new(1).submit_policy(SubmitPolicy::Inline);
+    let (_context, handle, _never_polled) = builder.build_local().unwrap();
     let gate = Gate::closed();
     let mut targets = [buffer(BLOCK), buffer(BLOCK), buffer(BLOCK)];
     let offsets = [gate.offset(), LEN, 2 * LEN];
@@ -300,6 +302,7 @@ fn a_flush_ends_while_others_keep_queueing() {
     current_thread().block_on(async {
         let file = Rc::new(patterned_file(&dir, BLOCKS).await);
         let builder = AioContextBuilder::new(2).max_batch(1);
+        let builder = builder.submit_policy(SubmitPolicy::Inline); // with faults, and at the gates at once
         let (context, handle, background) = builder.build_local().unwrap();
         let mut background = Box::pin(background);
         assert!(poll!(&mut background).is_pending());

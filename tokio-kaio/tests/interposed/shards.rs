@@ -15,12 +15,22 @@ use futures::poll;
 use tokio::task::JoinSet;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextBuilder, AioContextHandle, LockedBuf, RawCommand,
-    ReadFlags,
+    ReadFlags, SubmitPolicy,
 };
 
 fn sharded(slots: usize, shards: usize, wait: bool) -> (AioContext, AioContextHandle) {
+    sharded_with(SubmitPolicy::default(), slots, shards, wait)
+}
+
+fn sharded_with(
+    policy: SubmitPolicy,
+    slots: usize,
+    shards: usize,
+    wait: bool,
+) -> (AioContext, AioContextHandle) {
     let builder = AioContextBuilder::new(slots).shards(shards);
-    builder.wait_for_slot(wait).build().unwrap()
+    let builder = builder.submit_policy(policy).wait_for_slot(wait);
+    builder.build().unwrap()
 }
 
 type Read<'a> = Pin<Box<dyn Future<Output = Result<u64, AioCommandError>> + 'a>>;
@@ -55,7 +65,8 @@ async fn a_request_whose_shard_is_full_uses_another() {
     }
     let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
-    let (context, handle) = sharded(4, 4, false);
+    // Inline: an offloaded request reaches the gate later.
+    let (context, handle) = sharded_with(SubmitPolicy::Inline, 4, 4, false);
     let gate = Gate::closed();
     let mut targets: Vec<_> = (0..5).map(|_| buffer(BLOCK)).collect();
     let mut reads = held(&handle, &file, &gate, &mut targets);
@@ -79,7 +90,8 @@ async fn a_request_whose_shard_is_full_uses_another() {
 async fn requests_wait_when_all_shards_are_full() {
     let dir = disk_dir();
     let file = patterned_file(&dir, 1).await;
-    let (context, handle) = sharded(4, 2, true);
+    // Inline: a request that a thread submits may complete before it is recorded at the gate.
+    let (context, handle) = sharded_with(SubmitPolicy::Inline, 4, 2, true);
     let gate = Gate::closed();
     let mut targets: Vec<_> = (0..20).map(|_| buffer(BLOCK)).collect();
     let mut reads = held(&handle, &file, &gate, &mut targets);
