@@ -629,7 +629,8 @@ fn an_unsignalled_slow_request_is_reaped_while_all_blocking_threads_wait_for_it(
             .max_blocking_threads(1)
             .enable_all();
         builder.build().unwrap().block_on(async {
-            let (context, handle) = aio_context(8, true).unwrap();
+            // Inline: offloaded, the request would need the thread that waits for it.
+            let (context, handle) = inline_context(8);
             let file = Arc::new(patterned_file(&dir, BLOCKS).await);
             yield_now().await;
             retry_until(async || {
@@ -662,7 +663,7 @@ fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
     // On another runtime: this one must have no idle blocking thread.
     let file = current_thread().block_on(patterned_file(&dir, BLOCKS));
     current_thread().block_on(async {
-        let (context, handle) = aio_context(8, true).unwrap();
+        let (context, handle) = inline_context(8); // offloaded, the request would need a thread
         yield_now().await;
         retry_until(async || {
             make_unsignalled(&handle, &file).await;
@@ -691,7 +692,7 @@ fn an_unsignalled_slow_request_is_reaped_when_no_thread_can_be_started() {
 fn an_unsignalled_slow_request_is_reaped_after_the_submitting_runtime_is_gone() {
     let dir = disk_dir();
     let home = threads(1);
-    let (context, handle) = home.block_on(async { aio_context(8, true).unwrap() });
+    let (context, handle) = home.block_on(async { inline_context(8) });
     let file = home.block_on(patterned_file(&dir, BLOCKS));
     let unsignalled = || {
         home.block_on(async {
