@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use crate::common::*;
 use crate::interposer::{Gate, WatchedFile};
@@ -435,6 +436,9 @@ const HUGE: usize = (2 << 30) + 8192;
 /// The most bytes that the kernel moves in one request.
 const MAX_RW_COUNT: usize = 0x7fff_f000;
 
+/// Held by a test that takes gigabytes: two together could need more than is available.
+static MEMORY: Mutex<()> = Mutex::new(());
+
 fn available() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
@@ -456,6 +460,7 @@ fn marks() -> [usize; 5] {
 /// One after another: each takes as much memory as it moves.
 #[test]
 fn one_call_moves_more_than_two_gigabytes() {
+    let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     if available() < 6 << 30 {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;
@@ -519,6 +524,7 @@ fn one_call_moves_more_than_two_gigabytes() {
 /// The rest after a first request of maximum length is not aligned.
 #[test]
 fn a_misaligned_tail_after_the_first_request_is_einval_not_end_of_file() {
+    let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     if available() < 6 << 30 {
         eprintln!("skipped: less than 6 GiB of memory is available");
         return;
