@@ -1003,6 +1003,7 @@ fn a_runtime_shutdown_stops_requests_of_other_runtimes_and_leaks_nothing() {
     if !in_child!() {
         return;
     }
+    const TASKS: u64 = 12;
     let client = threads(2);
     let mut turns = 0;
     for dir in test_dirs() {
@@ -1014,9 +1015,14 @@ fn a_runtime_shutdown_stops_requests_of_other_runtimes_and_leaks_nothing() {
                 let builder = AioContextBuilder::new(slots).max_batch(4);
                 builder.build().unwrap()
             });
-            let tasks: Vec<_> = (0..12)
+            let tasks: Vec<_> = (0..TASKS)
                 .map(|task| client.spawn(read_on(task, handle.clone(), Arc::clone(&file))))
                 .collect();
+            if round == 0 {
+                // Until its first turn has ended, a task makes one read that it gives up.
+                let completed = || handle.metrics().completed;
+                block_until(|| completed() > TASKS, completed);
+            }
             thread::sleep(Duration::from_micros(random() % 3000));
             if round % 5 == 0 {
                 drop(context);
