@@ -38,6 +38,8 @@ fn forked(child: impl FnOnce() -> i32) -> i32 {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "{}", std::io::Error::last_os_error());
     if pid == 0 {
+        // SAFETY: takes a number. The alarm ends a child that hangs.
+        unsafe { libc::alarm(HANG.as_secs() as u32) };
         let code = child();
         // SAFETY: ends the child without running what is the parent's to run.
         unsafe { libc::_exit(code) };
