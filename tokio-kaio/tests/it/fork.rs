@@ -8,7 +8,10 @@ use std::fs;
 use std::future::Future;
 use std::io::SeekFrom;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::common::{locked_buffer as buffer, *};
@@ -31,7 +34,8 @@ const WRONG_RESULT: i32 = 8;
 /// Runs `child` in a child process, which ends with the code that this returns. Gives that code.
 ///
 /// The other threads of this process do not exist in the child, so `child` must not wait for
-/// anything that they would do.
+/// anything that they would do. If `child` starts threads, no thread may start or end during the fork: it could
+/// hold a lock of the standard library, which the child's threads need.
 fn forked(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the only other threads are the test harness's, which waits, and those of the
     // library that end contexts, if there are any: nobody holds a lock that the child wants.
@@ -375,12 +379,18 @@ fn a_forked_child_can_use_a_context_of_its_own() {
         return;
     }
     let dir = disk_dir();
-    let (context, handle, file) = run(async {
+    let gate = Gate::new();
+    let closed = gate.gate.lock().unwrap();
+    // The end of the runtime waits for its blocking threads, and ends the context.
+    let (context, handle, file, ended) = run(async {
         let file = file(&dir).await;
         let (context, handle) = aio_context(READS, true).unwrap();
+        let ended = gate.end_of(&handle);
         read_all(&file, &handle).await;
-        (context, handle, file)
+        (context, handle, file, ended)
     });
+    let stopped = || gate.stopped.load(Ordering::SeqCst);
+    block_until(|| stopped() == 1, stopped);
     let code = forked(|| {
         run(async {
             let (context, handle) = aio_context(READS, true).unwrap();
@@ -389,24 +399,70 @@ fn a_forked_child_can_use_a_context_of_its_own() {
         });
         0
     });
+    drop((ended, closed));
     assert_eq!(code, 0);
     drop((context, handle));
 }
 
-/// The child does not have the threads that destroy the parent's contexts.
+/// A waker that stops the threads that wake it, except the one of the test, until `gate` is unlocked.
+struct Gate {
+    test: ThreadId,
+    stopped: AtomicUsize,
+    gate: Mutex<()>,
+}
+
+impl Gate {
+    fn new() -> Arc<Gate> {
+        Arc::new(Gate {
+            test: thread::current().id(),
+            stopped: AtomicUsize::new(0),
+            gate: Mutex::new(()),
+        })
+    }
+
+    /// Waits for the end of the context of `handle`, so that the thread that destroys it is stopped.
+    fn end_of(self: &Arc<Self>, handle: &AioContextHandle) -> Pin<Box<dyn Future<Output = ()>>> {
+        let mut ended = Box::pin(handle.clone().closed());
+        let waker = Waker::from(Arc::clone(self));
+        let polled = ended.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        ended
+    }
+}
+
+impl Wake for Gate {
+    fn wake(self: Arc<Self>) {
+        if thread::current().id() != self.test {
+            self.stopped.fetch_add(1, Ordering::SeqCst);
+            drop(self.gate.lock());
+        }
+    }
+}
+
+/// The child does not have the threads that destroy the parent's contexts. A waker stops them, so that none starts
+/// or ends during the fork.
 #[test]
 fn a_child_forked_while_contexts_end_can_end_its_own() {
     if !in_child!() {
         return;
     }
+    const CONTEXTS: usize = 80;
+    let gate = Gate::new();
+    let closed = gate.gate.lock().unwrap();
     let code = run(async {
-        // More contexts than are destroyed at the same time, and each takes a while.
-        let ending: Vec<_> = (0..80).map(|_| aio_context(1, true).unwrap()).collect();
+        let contexts: Vec<_> = (0..CONTEXTS)
+            .map(|_| aio_context(1, true).unwrap())
+            .collect();
+        let ended: Vec<_> = contexts
+            .iter()
+            .map(|(_, handle)| gate.end_of(handle))
+            .collect();
         yield_now().await;
-        drop(ending);
-        yield_now().await; // and they have ended for the runtime
-        forked(|| {
-            std::thread::spawn(|| {
+        drop(contexts);
+        let stopped = || gate.stopped.load(Ordering::SeqCst);
+        wait_until(|| stopped() == CONTEXTS, stopped).await;
+        let code = forked(|| {
+            thread::spawn(|| {
                 run(async {
                     let (context, _handle) = aio_context(READS, true).unwrap();
                     with_hang_guard(context.close()).await;
@@ -414,8 +470,11 @@ fn a_child_forked_while_contexts_end_can_end_its_own() {
             })
             .join()
             .map_or(1, |()| 0)
-        })
+        });
+        drop(ended);
+        code
     });
+    drop(closed);
     assert_eq!(code, 0);
 }
 
