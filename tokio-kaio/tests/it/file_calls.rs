@@ -14,6 +14,7 @@ use std::thread;
 
 use crate::common::*;
 use futures::future::join_all;
+use tokio::runtime::Handle;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextHandle, AioOpenOptionsExt, Allocate, Backend, BoundFile,
     File, SubmitPolicy, SyncRange, WriteFlags,
@@ -186,7 +187,7 @@ fn a_dropped_call_leaves_its_slot_and_the_context_in_order() {
         });
 }
 
-/// The kernel ties a request to the thread that submits it.
+/// The kernel ties a request to the thread that submits it. A call may end in the blocking pool.
 #[test]
 fn calls_outlive_the_thread_that_made_them() {
     if !is_available() {
@@ -194,14 +195,13 @@ fn calls_outlive_the_thread_that_made_them() {
     }
     let fixture = Fixture::new(64).runtime(multi_thread);
     fixture.modes(backends()).run(async |case| {
-        if case.mode.0 != Backend::IoUring {
-            return; // needs a runtime on the other thread
-        }
+        let runtime = Handle::current();
         let file = Arc::new(case.file.with_handle(&case.handle));
         for _ in 0..20 {
             file.set_len(0).await.unwrap();
-            let owner = Arc::clone(&file);
+            let (owner, runtime) = (Arc::clone(&file), runtime.clone());
             let make = move || {
+                let _entered = runtime.enter();
                 let call = |block: u64| {
                     let file = Arc::clone(&owner);
                     let call = async move {
@@ -689,20 +689,21 @@ fn an_open_of_a_fifo_waits_for_its_reader() {
     );
 }
 
-/// The kernel ties a request to the thread that submits it.
+/// The kernel ties a request to the thread that submits it. An open may end in the blocking pool, which tests the
+/// alignment of some files.
 #[test]
 fn opens_outlive_the_thread_that_made_them() {
     if !is_available() {
         return;
     }
-    let fixture = Fixture::new(64).runtime(multi_thread);
+    let fixture = Fixture::new(64).every_dir().runtime(multi_thread);
     fixture.modes(backends()).run(async |case| {
-        if case.mode.0 != Backend::IoUring {
-            return; // needs a runtime on the other thread
-        }
+        let runtime = Handle::current();
         for _ in 0..20 {
             let (handle, path) = (case.handle.clone(), case.path.clone());
+            let runtime = runtime.clone();
             let make = move || {
+                let _entered = runtime.enter();
                 let open = |number: usize| {
                     let (handle, path) = (handle.clone(), path.with_file_name(number.to_string()));
                     let open = async move { handle.create(path, false).await.map(drop) };
