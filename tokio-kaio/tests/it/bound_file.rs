@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::common::*;
 use tokio::time::Instant;
@@ -113,7 +112,7 @@ async fn a_deadline_or_a_priority_applies_to_the_returned_file_only() {
     assert!(matches!(late, Err(AioCommandError::TimedOut)), "{late:?}");
     let others = [
         bound.clone(),
-        bound.with_timeout(Duration::from_secs(60)),
+        bound.with_timeout(HANG),
         bound.with_priority(IoPriority::idle()),
     ];
     for bound in others {
