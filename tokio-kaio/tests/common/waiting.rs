@@ -65,14 +65,17 @@ pub async fn spin_until<S: Debug>(mut done: impl FnMut() -> bool, state: impl Fn
     }
 }
 
-/// Repeats `attempt` until it returns `Some`, for states that a test can't force.
+/// Repeats `attempt` until it returns `Some`, for states that a test can't force; panics after [`HANG`].
 pub async fn retry_until<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..1000 {
+    let start = Instant::now();
+    let mut attempts = 0;
+    while start.elapsed() < HANG {
         if let Some(seen) = attempt().await {
             return seen;
         }
+        attempts += 1;
     }
-    panic!("not seen in 1000 attempts");
+    panic!("not seen in {attempts} attempts");
 }
 
 /// Waits until every request of `handle` that goes through the blocking pool has a thread; until then
