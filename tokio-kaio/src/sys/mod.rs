@@ -10,6 +10,8 @@ mod memory;
 #[cfg(feature = "simulation")]
 mod placeholder;
 mod syscalls;
+#[cfg(all(test, not(kaio_loom)))]
+mod unknown_usage;
 
 pub(crate) use direct_io::{
     DirectIo, atomic_sizes, direct_io, least_direct, logical_block_size, try_read,
@@ -20,9 +22,9 @@ pub use fork::Process;
 pub(crate) use memory::{HUGE_PAGE, Mapping, page_size};
 #[cfg(feature = "simulation")]
 pub(crate) use placeholder::{NewPlaceholder, resize_placeholder, set_placeholder_permissions};
-#[cfg(all(test, not(kaio_loom)))]
-pub(crate) use syscalls::UnknownUsage;
 pub(crate) use syscalls::{
     ThreadUsage, clear_direct, create_eventfd, current_cpu, duplicate, is_direct, memlock_limit,
     set_direct, signal, status_flags, thread_usage,
 };
+#[cfg(all(test, not(kaio_loom)))]
+pub(crate) use unknown_usage::UnknownUsage;

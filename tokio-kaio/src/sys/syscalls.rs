@@ -6,6 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+#[cfg(all(test, not(kaio_loom)))]
+use super::unknown_usage::is_usage_unknown;
+
 /// Converts the result of a system call: −1 to the error in `errno`, other values to `Ok`.
 pub(crate) fn syscall_result(code: libc::c_long) -> io::Result<usize> {
     usize::try_from(code).map_err(|_| io::Error::last_os_error())
@@ -113,11 +116,8 @@ pub(crate) struct ThreadUsage {
 /// [`getrusage(2)`](https://man7.org/linux/man-pages/man2/getrusage.2.html): `ru_nvcsw`, `ru_utime`,
 /// `ru_stime`
 pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
-    if cfg!(miri) {
-        return Err(io::ErrorKind::Unsupported.into()); // Miri ends the process at `getrusage`
-    }
-    #[cfg(all(test, not(kaio_loom)))]
-    if UnknownUsage::is_set() {
+    // Miri ends the process at `getrusage`.
+    if cfg!(miri) || is_usage_unknown() {
         return Err(io::ErrorKind::Unsupported.into());
     }
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
@@ -137,33 +137,9 @@ pub(crate) fn thread_usage() -> io::Result<ThreadUsage> {
     })
 }
 
-#[cfg(all(test, not(kaio_loom)))]
-thread_local! {
-    static USAGE_IS_UNKNOWN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Until it is dropped, [`thread_usage`] of this thread fails. For tests that must not depend on whether the
-/// thread sleeps: a page fault or a lock of the allocator may put any thread to sleep.
-#[cfg(all(test, not(kaio_loom)))]
-pub(crate) struct UnknownUsage(std::marker::PhantomData<*const ()>);
-
-#[cfg(all(test, not(kaio_loom)))]
-impl UnknownUsage {
-    pub(crate) fn new() -> UnknownUsage {
-        USAGE_IS_UNKNOWN.set(true);
-        UnknownUsage(std::marker::PhantomData)
-    }
-
-    fn is_set() -> bool {
-        USAGE_IS_UNKNOWN.get()
-    }
-}
-
-#[cfg(all(test, not(kaio_loom)))]
-impl Drop for UnknownUsage {
-    fn drop(&mut self) {
-        USAGE_IS_UNKNOWN.set(false);
-    }
+#[cfg(not(all(test, not(kaio_loom))))]
+const fn is_usage_unknown() -> bool {
+    false
 }
 
 /// The CPU that runs this thread, or ran it a moment ago. 0 if unknown.
