@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -19,7 +20,7 @@ use super::handle_resources::HandleResources;
 use super::lease::ContextLease;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
-use super::op_timer::{OpTimer, until};
+use super::op_timer::{OpTimer, until, with_clock_of};
 use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
@@ -210,11 +211,11 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// An operation with a timeout of 0 is submitted all the same. It succeeds if it completes at its first
     /// poll, as reads from tmpfs do, or before tokio's timer fires, at most a millisecond later. Otherwise
-    /// it times out, and its request goes on: a write may land. These submit nothing:
-    /// [`read_bytes_at`](crate::File::read_bytes_at) and [`write_bytes_at`](crate::File::write_bytes_at), since
-    /// all their requests have one deadline, and calls that [open](Self::open) or
-    /// [allocate](crate::BoundFile::allocate) something. To submit nothing in any case, use a deadline that has
-    /// passed.
+    /// it times out, and its request goes on: a write may land. Operations of which all requests have one deadline
+    /// submit nothing: [`read_bytes_at`](crate::File::read_bytes_at) and
+    /// [`write_bytes_at`](crate::File::write_bytes_at), `read_range`, `read_ranges` and `stream_ranges`,
+    /// [opens](Self::open_with), and [`allocate`](crate::BoundFile::allocate), `set_len` and `sync_range` of a
+    /// `BoundFile`. To submit nothing in any case, use a deadline that has passed.
     ///
     /// # Panics
     ///
@@ -354,7 +355,11 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// The deadline of an operation of several requests that starts now, and a handle whose operations
     /// have this deadline. `None`: no time limit.
     pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
-        let end = self.options.time_limit().deadline()?;
+        let limit = self.options.time_limit();
+        if let TimeLimit::None = limit {
+            return None;
+        }
+        let end = with_clock_of(self.shards.own_thread(), || limit.deadline())?;
         Some((end, self.with_deadline(end)))
     }
 
@@ -449,8 +454,9 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.file_calls
     }
 
-    /// Fails as a request would if the context takes none: it has ended, or belongs to the parent of this process.
-    pub(crate) fn check_open(&self) -> Result<(), AioCommandError> {
+    /// Fails as a request would that can't start: the context has ended or belongs to the parent of this process,
+    /// or `deadline` has passed.
+    pub(crate) fn check_start(&self, deadline: Option<Instant>) -> Result<(), AioCommandError> {
         for driver in self.shards.all() {
             match driver.enter() {
                 Ok(driver) if driver.is_open() => {}
@@ -458,7 +464,13 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
                 Err(ForkedChild) => return Err(AioCommandError::forked_child()),
             }
         }
-        Ok(())
+        let has_passed = |deadline| deadline <= Instant::now();
+        match with_clock_of(self.shards.own_thread(), || {
+            deadline.is_some_and(has_passed)
+        }) {
+            true => Err(AioCommandError::TimedOut),
+            false => Ok(()),
+        }
     }
 
     /// A call of [`file_calls`](Self::file_calls).
@@ -690,21 +702,54 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline; the future is dropped. After the deadline it is not polled.
-    pub(crate) async fn with_time_limit<T, E: From<AioCommandError>>(
+    /// `TimedOut` at the deadline; the future is dropped.
+    pub(crate) async fn with_time_limit<T>(
         &self,
         deadline: Option<Instant>,
-        future: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
+        future: impl Future<Output = Result<T, AioCommandError>>,
+    ) -> Result<T, AioCommandError> {
         let future = pin!(self.in_runtime(future));
         match OpTimer::start(|| deadline, self.shards.own_thread()) {
             None => future.await,
-            Some(timer) if timer.is_due() => Err(AioCommandError::TimedOut.into()),
             Some(timer) => {
                 let result = until(future, timer).await;
-                result.unwrap_or(Err(AioCommandError::TimedOut.into()))
+                result.unwrap_or(Err(AioCommandError::TimedOut))
             }
         }
+    }
+
+    /// Polls `call`, which tokio's blocking pool performs in place of a request, [in a
+    /// runtime](Self::in_runtime). As a request that is cancelled, it ends with the context, and at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Also `AioStopped` and `TimedOut`; the future is dropped.
+    pub(crate) async fn in_place_of_request<T>(
+        &self,
+        deadline: Option<Instant>,
+        call: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let mut call = pin!(self.in_runtime(call));
+        let mut gone = pin!(self.shards.clone().wait_until_gone());
+        let mut timer = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = call.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if gone.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(AioCommandError::AioStopped.into()));
+            }
+            // Started only here: a call that does not wait needs no runtime with a timer.
+            if timer.is_none() {
+                timer = OpTimer::start(|| deadline, self.shards.own_thread());
+            }
+            let Some(timer) = &mut timer else {
+                return Poll::Pending; // no deadline, or the thread of its timer has ended, and soon the context
+            };
+            let timed_out = || Err(AioCommandError::TimedOut.into());
+            Pin::new(timer).poll(cx).map(|()| timed_out())
+        })
+        .await
     }
 
     pub(super) fn time_limit(&self) -> &TimeLimit {

@@ -60,8 +60,9 @@ use op_timer::{OpTimer, until};
 /// The following get [`AioStopped`](crate::AioCommandError::AioStopped):
 ///
 /// - polls, which are cancelled;
-/// - on io_uring, [opens](GenericAioContextHandle::open_with), which are cancelled unless the kernel has the file
-///   open already or is about to: the open of a FIFO would wait for another process;
+/// - [opens](GenericAioContextHandle::open_with). On io_uring they are cancelled, unless the kernel has the file
+///   open already or is about to: the open of a FIFO would wait for another process. The blocking pool may still
+///   open the file, and closes it again;
 /// - requests that wait for a slot;
 /// - operations that have further requests to make (more than 1024 buffers, more than 2 GiB, a short
 ///   transfer to resume).

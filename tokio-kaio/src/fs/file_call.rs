@@ -19,13 +19,14 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::allocate`](crate::File::allocate). An error without an errno is an
-    /// [`AioCommandError`]: the context has ended, the deadline has passed, or this process is a forked child of
-    /// the one that made the context.
+    /// Those of [`File::allocate`](crate::File::allocate), and an [`AioCommandError`], as the source of an error
+    /// without an errno: the context has ended, the deadline has passed, this process is a forked child of the one
+    /// that made the context, or, on io_uring, no slot is free and requests do not wait for one.
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped, and after its deadline.
+    /// The call may still take effect after its future is dropped, after its deadline, and after the end of the
+    /// context. In the blocking pool, [`File::drain`](crate::File::drain) does not wait for it.
     ///
     /// # Panics
     ///
@@ -76,12 +77,12 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::set_len`](crate::File::set_len). For the others see
-    /// [`allocate`](BoundFile::allocate).
+    /// Those of [`File::set_len`](crate::File::set_len). Others are
+    /// those of [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped, and after its deadline.
+    /// As [`allocate`](BoundFile::allocate).
     ///
     /// # Panics
     ///
@@ -107,12 +108,12 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::sync_range`](crate::File::sync_range). For the others see
-    /// [`allocate`](BoundFile::allocate).
+    /// Those of [`File::sync_range`](crate::File::sync_range). Others are
+    /// those of [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///
-    /// The call may still take effect after its future is dropped, and after its deadline.
+    /// As [`allocate`](BoundFile::allocate).
     ///
     /// # Panics
     ///
@@ -145,9 +146,9 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
         on_done: impl FnOnce(),
         on_pool: impl Future<Output = io::Result<()>>,
     ) -> io::Result<()> {
-        self.handle().check_open()?;
         let limited = self.handle().limited();
         let (deadline, handle) = self.handle().or_limited(&limited);
+        handle.check_start(deadline)?;
         if let Some(op) = request {
             let file = FileRef::Open(&self.file().inner.open);
             let Err(error) = handle.file_call(file, op).await else {
@@ -167,6 +168,7 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 None => return Err(error.into()),
             }
         }
-        handle.with_time_limit(deadline, on_pool).await
+        handle.check_start(deadline)?; // it may have ended meanwhile
+        handle.in_place_of_request(deadline, on_pool).await
     }
 }

@@ -105,9 +105,10 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// # Cancel safety
     ///
-    /// After the future is dropped, the file may still be opened, created and truncated. Then it is closed
-    /// again. On io_uring, an open is cancelled where the kernel can: before it has begun, and while it waits for
-    /// another process. The end of the context cancels it too.
+    /// After the future is dropped, after the deadline and after the end of the context, the file may still be
+    /// opened, created and truncated. Then it is closed again. On io_uring, an open by the ring is cancelled where
+    /// the kernel can: before it has begun, and while it waits for another process. An open that the pool performs
+    /// is not cancelled: it holds its thread, and the shutdown of the runtime waits for that thread.
     ///
     /// # Panics
     ///
@@ -141,15 +142,16 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         path: impl AsRef<Path>,
         is_sync: bool,
     ) -> io::Result<BoundFile<M, A, L>> {
-        self.check_open()?;
         let limited = self.limited();
         let (deadline, handle) = self.or_limited(&limited);
+        handle.check_start(deadline)?;
         let opened = handle.open_in_context(options, path.as_ref(), is_sync, deadline);
         let file = match opened.await {
             Some(result) => result?,
             None => {
+                handle.check_start(deadline)?; // it may have ended meanwhile
                 let opened = File::open_with(options, path, is_sync);
-                handle.with_time_limit(deadline, opened).await?
+                handle.in_place_of_request(deadline, opened).await?
             }
         };
         Ok(file.with_handle(self))
@@ -177,7 +179,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             Err(error) => return self.failed(error, path).map(Err),
         };
         let made = make_direct_or_wait(file, path);
-        Some(self.with_time_limit(deadline, made).await)
+        Some(self.in_place_of_request(deadline, made).await)
     }
 
     /// The error of an open by a request. `None`: the pool should open the file.
@@ -188,7 +190,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         };
         match errno {
             // The context was closed, and so has cancelled the open.
-            Some(libc::ECANCELED | libc::EINTR) if self.check_open().is_err() => {
+            Some(libc::ECANCELED | libc::EINTR) if self.check_start(None).is_err() => {
                 Some(AioCommandError::AioStopped.into())
             }
             // No thread of the kernel could start, the one that submitted it has ended, or a signal has come.

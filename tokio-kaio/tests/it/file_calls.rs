@@ -9,8 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use crate::common::*;
 use futures::future::join_all;
@@ -592,7 +593,7 @@ fn a_dropped_open_of_a_fifo_gives_back_its_slot() {
             let mut open = Box::pin(handle.open_with(&options, path, false));
             assert!(futures::poll!(open.as_mut()).is_pending());
             if wait {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 assert!(futures::poll!(open.as_mut()).is_pending());
             }
             drop(open);
@@ -627,30 +628,98 @@ fn a_context_that_is_closed_cancels_the_open_of_a_fifo() {
     }
 }
 
-#[test]
-fn an_open_of_a_fifo_ends_at_its_deadline() {
+/// Runs a test with the path of a FIFO that has no reader, and options with which a thread of the pool waits for one,
+/// on each backend, in contexts with a thread of their own or without.
+fn with_waiting_open(
+    own_thread: &[bool],
+    test: impl AsyncFn(AioContext, AioContextHandle, &OpenOptions, &Path),
+) {
     if !is_available() {
         return;
     }
-    for mode in backends() {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    let modes =
+        backends().flat_map(|(backend, _)| own_thread.iter().map(move |&own| (backend, own)));
+    for (backend, own_thread) in modes {
         let dir = disk_dir();
         let path = fifo_in(dir.path());
         let runtime = current_thread();
-        let reader = runtime.block_on(async {
-            let (context, handle) = context_in(mode, 2);
-            let mut options = OpenOptions::new();
-            options.write(true);
-            let limited = handle.with_timeout(std::time::Duration::from_millis(20));
-            let open = with_hang_guard(limited.open_with(&options, &path, false)).await;
-            assert_eq!(open.map(drop).unwrap_err().kind(), io::ErrorKind::TimedOut);
-            with_hang_guard(context.close()).await;
-            let mut reader = OpenOptions::new();
-            reader.read(true).custom_flags(libc::O_NONBLOCK);
-            reader.open(&path).unwrap()
-        });
-        // A thread of the pool may open it later, and the runtime waits for that.
+        let run = || {
+            runtime.block_on(async {
+                let builder = tokio_kaio::AioContextBuilder::new(2).backend(backend);
+                let builder = if own_thread {
+                    builder.own_thread()
+                } else {
+                    builder
+                };
+                let (context, handle) = builder.build().unwrap();
+                test(context, handle, &options, &path).await;
+            });
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        // A thread of the pool may open the FIFO later, and the runtime waits for that.
+        let mut reader = OpenOptions::new();
+        reader.read(true).custom_flags(libc::O_NONBLOCK);
+        let reader = reader.open(&path).unwrap();
         drop(runtime);
         drop(reader);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn an_open_that_the_pool_performs_ends_at_its_deadline() {
+    with_waiting_open(&[false, true], async |context, handle, options, path| {
+        let limited = handle.with_timeout(Duration::from_millis(20));
+        let open = with_hang_guard(limited.open_with(options, path, false)).await;
+        assert_eq!(open.map(drop).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        with_hang_guard(context.close()).await;
+    });
+}
+
+/// Deadlines have the clock of the context's thread, if it has one.
+#[test]
+fn a_clock_that_was_advanced_delays_no_open_by_a_context_with_its_own_thread() {
+    with_waiting_open(&[true], async |context, handle, options, path| {
+        tokio::time::pause();
+        tokio::time::advance(HANG * 10).await;
+        let limited = handle.with_timeout(Duration::from_millis(20));
+        let mut open = Box::pin(limited.open_with(options, path, false));
+        let open = retry_until(async || {
+            tokio::task::yield_now().await;
+            let Poll::Ready(open) = futures::poll!(open.as_mut()) else {
+                return None;
+            };
+            Some(open)
+        });
+        assert_eq!(
+            open.await.map(drop).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        context.close().await;
+    });
+}
+
+#[test]
+fn an_open_that_the_pool_performs_ends_with_its_context() {
+    for (is_limited, pause) in [(false, 0), (false, 20), (true, 0), (true, 20)] {
+        with_waiting_open(&[false, true], async |context, handle, options, path| {
+            let limited = match is_limited {
+                true => handle.with_timeout(HANG * 2),
+                false => handle.clone(),
+            };
+            let mut open = Box::pin(limited.open_with(options, path, false));
+            assert!(futures::poll!(open.as_mut()).is_pending());
+            // On io_uring, it is the ring that it waits for, or the pool, or nothing until it is polled again.
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            with_hang_guard(context.close()).await;
+            let error = with_hang_guard(open).await.map(drop).unwrap_err();
+            let error = error.downcast::<AioCommandError>().unwrap();
+            assert!(matches!(error, AioCommandError::AioStopped), "{error:?}");
+        });
     }
 }
 
@@ -667,7 +736,7 @@ fn an_open_of_a_fifo_waits_for_its_reader() {
             assert!(futures::poll!(theirs.as_mut()).is_pending());
             let polled = futures::poll!(ours.as_mut());
             // It has to get to where it waits, and would have failed by then.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             let polled = match polled.is_pending() {
                 true => futures::poll!(ours.as_mut()),
                 false => polled,
