@@ -552,7 +552,7 @@ impl fmt::Display for UringSetupHint<'_> {
     }
 }
 
-/// The way out if io_uring is the only backend that was tried, and can't be had here.
+/// The way out if io_uring is the only backend that was tried, and is not available.
 struct OtherBackendAdvice<'a>(&'a io::Error);
 
 impl fmt::Display for OtherBackendAdvice<'_> {

@@ -201,8 +201,8 @@ fn a_timer_fires_beside_inline_reads() {
     });
 }
 
-/// The newest request in flight is completed first, and nothing else: so its slot goes to the request that is
-/// completed next, or that one waits for ever.
+/// Completes the newest request in flight. Its slot must go to the request that has waited longest, which is
+/// completed next: a request without a slot never completes.
 #[test]
 fn requests_get_slots_in_fifo_order() {
     const REQUESTS: usize = 20;
