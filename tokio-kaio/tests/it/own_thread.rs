@@ -601,11 +601,22 @@ fn a_waker_that_panics_at_its_deadline_does_not_end_the_thread() {
     let panics = Arc::new(Panics(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&panics));
     let limited = handle.with_timeout(Duration::from_millis(5));
-    // If this thread is delayed, an operation can time out in its first poll.
+    let start = Instant::now();
     let _waits = loop {
         let mut poll = Box::pin(endless(&limited));
-        if poll_with(poll.as_mut(), &waker).is_pending() {
-            break poll;
+        match poll_with(poll.as_mut(), &waker) {
+            Poll::Pending => break poll,
+            // This thread was delayed: the operation has timed out in its first poll.
+            Poll::Ready(result) => {
+                assert!(
+                    matches!(result, Err(AioCommandError::TimedOut)),
+                    "{result:?}"
+                );
+                assert!(
+                    start.elapsed() < HANG,
+                    "each operation times out in its first poll"
+                );
+            }
         }
     };
     block_until(|| panics.0.load(Ordering::SeqCst), threads);
