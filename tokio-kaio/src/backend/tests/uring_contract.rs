@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use libc::{POLLIN, POLLRDNORM};
 
@@ -19,6 +20,9 @@ use crate::sys::create_eventfd;
 
 const READ: i16 = POLLIN | POLLRDNORM;
 const IN: i64 = READ as i64;
+
+/// The time after which a test counts as hanging.
+const HANG: Duration = Duration::from_secs(300);
 
 /// Submits `entries` from a thread that ends before this returns.
 fn submit_from_ended_thread(fixture: &Fixture, entries: &[Sqe]) {
@@ -202,7 +206,11 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
         .map(|(memory, user_data)| read(&file, memory, user_data))
         .collect();
     let submitter = fixture.submitter.clone();
+    let start = Instant::now();
+    // Checked by each loop below: if a thread fails, no other thread waits for it for ever.
+    let assert_time_is_left = &|| assert!(start.elapsed() < HANG, "still running after {HANG:?}");
     let is_taken = &|entry: &Sqe| {
+        assert_time_is_left();
         // SAFETY: the memory lives until the completions.
         match unsafe { submitter.submit(std::slice::from_ref(entry), Notify::Signal) } {
             Ok(_) => true,
@@ -213,6 +221,7 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
         }
     };
     let mut results = vec![vec![]; 400];
+    let mut completions = Completions::new();
     std::thread::scope(|scope| {
         for mine in all.chunks(100) {
             scope.spawn(move || {
@@ -224,8 +233,8 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
             });
         }
         let mut given_back = Vec::new();
-        let mut completions = Completions::new();
         while results.iter().any(Vec::is_empty) {
+            assert_time_is_left();
             fixture.backend.reap(&mut completions).unwrap();
             for completion in completions.drain(..) {
                 let index = completion.user_data as usize;
@@ -238,6 +247,9 @@ fn a_ring_is_full_again_and_again_under_many_threads() {
             std::thread::yield_now();
         }
     });
+    // Each read has completed, so that further completions are duplicates.
+    fixture.backend.reap(&mut completions).unwrap();
+    assert!(completions.is_empty(), "{completions:?}");
     assert_eq!(results, vec![[16]; 400]);
     assert!(memory.iter().all(|memory| *memory == [5; 16]));
 }
