@@ -1,7 +1,10 @@
-//! Runs a test in a child process.
+//! Runs a test, or a part of one, in a child process.
 
 use std::env;
+use std::io;
 use std::process::{Command, Output};
+
+use super::HANG;
 
 /// Set in the environment of a test's child process.
 const CHILD: &str = "TOKIO_KAIO_TEST_CHILD";
@@ -66,6 +69,35 @@ pub fn child_command(by: &[&str], name: &str) -> Command {
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1");
     command
+}
+
+/// Runs `child` in a forked child process, which exits with the code that `child` returns. Returns that code.
+/// Panics if a signal ends the child: an alarm ends a child that hangs.
+///
+/// The other threads of this process do not exist in the child, so `child` must wait neither for them nor for a
+/// lock that one of them may hold. If `child` starts threads, no thread may start or end during the fork: it
+/// could hold a lock of the standard library, which the child's threads need.
+pub fn forked(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child has this thread only. As demanded above, it needs no lock that another thread holds.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", io::Error::last_os_error());
+    if pid == 0 {
+        // SAFETY: takes a number.
+        unsafe { libc::alarm(HANG.as_secs() as libc::c_uint) };
+        let code = child();
+        // SAFETY: ends the child without running what is the parent's to run.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    assert!(
+        libc::WIFEXITED(status),
+        "the child died of signal {}",
+        libc::WTERMSIG(status)
+    );
+    libc::WEXITSTATUS(status)
 }
 
 /// Panics if other tests run in this process: their descriptors and mappings would be counted too.

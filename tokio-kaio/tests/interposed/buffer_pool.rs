@@ -1,6 +1,5 @@
 //! `BufferPool`: a fixed number of buffers in memory that is mapped once. Waiters get buffers in
 //! FIFO order. A buffer returns when no task, no `Bytes` and no request has it any more.
-#![allow(unsafe_code)] // forks
 
 use std::collections::HashSet;
 use std::fs;
@@ -426,20 +425,12 @@ fn a_forked_child_does_not_inherit_the_pool() {
     let address = buffer.as_ptr().addr();
     assert!(is_mapped(address));
     let mut inherited = Some((buffer, pool));
-    // SAFETY: the only other thread is the test harness's, which waits: nobody holds a lock.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
+    let code = forked(|| {
         let is_there = is_mapped(address);
         drop(inherited.take());
-        // SAFETY: ends the child without running what is the parent's to run.
-        unsafe { libc::_exit(is_there.into()) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child that was just made.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert!(libc::WIFEXITED(status), "it died");
-    assert_eq!(libc::WEXITSTATUS(status), 0, "the memory is there");
+        is_there.into()
+    });
+    assert_eq!(code, 0, "the memory is there");
     let (buffer, pool) = inherited.unwrap();
     assert!(is_pattern(1, &buffer));
     assert_eq!(pool.available(), 2);

@@ -1,6 +1,5 @@
 //! `SizeClassPool`: buffers of many sizes under one limit. Waiters get buffers in FIFO order, whatever their
 //! sizes. A buffer returns when no task, no `Bytes` and no request has it any more.
-#![allow(unsafe_code)] // forks
 
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -352,10 +351,7 @@ fn a_forked_child_maps_its_own_buffers_and_does_not_inherit_the_pool() {
     let mut buffer = pool.try_get(BLOCK).unwrap();
     pattern(1, &mut buffer);
     let mut inherited = Some((buffer, pool));
-    // SAFETY: the only other thread is the test harness's, which waits: nobody holds a lock.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
+    let code = forked(|| {
         let (buffer, pool) = inherited.take().unwrap();
         drop(buffer);
         let get = futures::executor::block_on(pool.get(1));
@@ -363,14 +359,9 @@ fn a_forked_child_maps_its_own_buffers_and_does_not_inherit_the_pool() {
         fresh.fill(7);
         let is_right = pool.try_get(1).is_none() && get.is_err() && pool.stats().buffers == 0;
         drop((fresh, pool));
-        // SAFETY: ends the child without running what is the parent's to run.
-        unsafe { libc::_exit(if is_right { 0 } else { 1 }) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child that was just made.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert!(libc::WIFEXITED(status), "it died");
-    assert_eq!(libc::WEXITSTATUS(status), 0);
+        i32::from(!is_right)
+    });
+    assert_eq!(code, 0);
     let (buffer, pool) = inherited.unwrap();
     assert!(is_pattern(1, &buffer));
     drop(buffer);

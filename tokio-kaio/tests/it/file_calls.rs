@@ -810,21 +810,13 @@ fn an_open_in_flight_at_a_fork_completes_in_the_parent_only() {
             if futures::poll!(open.as_mut()).is_ready() {
                 return;
             }
-            // SAFETY: the child only drops the future, polls nothing, and ends.
-            match unsafe { libc::fork() } {
-                0 => {
-                    drop(open);
-                    // SAFETY: ends this process at once.
-                    unsafe { libc::_exit(0) };
-                }
-                child => {
-                    let mut status = 0;
-                    // SAFETY: a child of ours, and an `int` of ours.
-                    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-                    assert_eq!(status, 0);
-                }
-            }
-            let file = with_hang_guard(open).await.unwrap();
+            let mut inherited = Some(open);
+            let code = forked(|| {
+                drop(inherited.take());
+                0
+            });
+            assert_eq!(code, 0);
+            let file = with_hang_guard(inherited.unwrap()).await.unwrap();
             file.set_len(LEN).await.unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().len(), LEN);
             drop(file);

@@ -2,7 +2,6 @@
 //! dropping what it inherited does not harm the parent.
 //!
 //! Each test runs in a process of its own, on one runtime thread.
-#![allow(unsafe_code)]
 
 use std::fs;
 use std::future::Future;
@@ -30,35 +29,6 @@ const READS: usize = 16;
 const RING_IS_THERE: i32 = 2;
 const BUFFER_IS_THERE: i32 = 4;
 const WRONG_RESULT: i32 = 8;
-
-/// Runs `child` in a child process, which ends with the code that this returns. Gives that code.
-///
-/// The other threads of this process do not exist in the child, so `child` must not wait for
-/// anything that they would do. If `child` starts threads, no thread may start or end during the fork: it could
-/// hold a lock of the standard library, which the child's threads need.
-fn forked(child: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the only other threads are the test harness's, which waits, and those of the
-    // library that end contexts, if there are any: nobody holds a lock that the child wants.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
-    if pid == 0 {
-        // SAFETY: takes a number. The alarm ends a child that hangs.
-        unsafe { libc::alarm(HANG.as_secs() as u32) };
-        let code = child();
-        // SAFETY: ends the child without running what is the parent's to run.
-        unsafe { libc::_exit(code) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child that was just made.
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid);
-    assert!(
-        libc::WIFEXITED(status),
-        "the child died of signal {}",
-        libc::WTERMSIG(status)
-    );
-    libc::WEXITSTATUS(status)
-}
 
 fn maps() -> String {
     fs::read_to_string("/proc/self/maps").unwrap()

@@ -1,5 +1,4 @@
 //! Contexts with a thread of their own: they work from any executor, and outlive every runtime.
-#![allow(unsafe_code)] // forks
 
 use std::fs;
 use std::future::Future;
@@ -638,11 +637,7 @@ fn a_forked_child_gets_errors_and_does_not_harm_the_parent() {
     let limited = handle.with_timeout(Duration::from_secs(3600));
     let mut poll = Some(Box::pin(endless(&limited)));
     assert!(poll_once(poll.as_mut().unwrap().as_mut()).is_pending());
-    // SAFETY: the child uses only what is checked to need no lock of another thread, and exits.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: no memory is passed. The alarm ends a child that hangs.
-        unsafe { libc::alarm(HANG.as_secs() as libc::c_uint) };
+    let code = forked(|| {
         let mut bytes = [0; 3];
         let read = block_on(file.read_bytes_at(&limited, 0, &mut bytes, ReadFlags::empty()));
         let refused = read.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
@@ -650,13 +645,9 @@ fn a_forked_child_gets_errors_and_does_not_harm_the_parent() {
         drop(poll.take()); // with its timer
         let last = handle.clone();
         drop(last);
-        // SAFETY: exits the child without running handlers or destructors.
-        unsafe { libc::_exit(i32::from(!(refused && stopped))) };
-    }
-    let mut status = 0;
-    // SAFETY: `status` is valid for writes. The child was just created.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "the child got another result, or hung");
+        i32::from(!(refused && stopped))
+    });
+    assert_eq!(code, 0, "the child got another result");
     drop(poll);
     drop(limited);
     bounded(move || {

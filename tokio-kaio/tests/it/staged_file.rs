@@ -422,10 +422,8 @@ fn a_forked_child_neither_removes_nor_publishes_the_file() {
             for publishes in [false, true] {
                 let mut inherited = Some(staged(&target, named));
                 let before = names(&dir);
-                // SAFETY: the only other threads are the test harness's, which waits, and those of the
-                // blocking pool: the child takes none of their locks, which this tests.
-                let pid = unsafe { libc::fork() };
-                if pid == 0 {
+                // The child takes no lock of the threads of the blocking pool, which this tests.
+                let code = forked(|| {
                     let inherited = inherited.take().unwrap();
                     let refused = match publishes {
                         true => inherited.publish_blocking(PublishMode::Replace).err(),
@@ -436,13 +434,9 @@ fn a_forked_child_neither_removes_nor_publishes_the_file() {
                     };
                     let as_expected = refused.is_some() == publishes
                         && refused.is_none_or(|error| error.kind() == ErrorKind::InvalidInput);
-                    // SAFETY: ends the child without running what is the parent's to run.
-                    unsafe { libc::_exit(if as_expected { 0 } else { 1 }) };
-                }
-                let mut status = 0;
-                // SAFETY: waits for the child that was just made.
-                assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-                assert_eq!(status, 0);
+                    i32::from(!as_expected)
+                });
+                assert_eq!(code, 0);
                 assert_eq!(names(&dir), before);
                 let staged = inherited.take().unwrap();
                 staged.publish(PublishMode::CreateNew).await.unwrap();
