@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -72,13 +73,25 @@ pub const EXT4_MAGIC: i64 = 0xef53;
 
 /// The magic number of the file system of `path`.
 pub fn file_system(path: &Path) -> Option<i64> {
+    #[allow(clippy::useless_conversion)] // its width differs between targets
+    statfs(path).ok().map(|status| status.f_type.into())
+}
+
+/// The free blocks of the file system of `path`.
+pub fn free_blocks(path: &Path) -> u64 {
+    #[allow(clippy::useless_conversion)] // its width differs between targets
+    statfs(path).unwrap().f_bfree.into()
+}
+
+fn statfs(path: &Path) -> io::Result<libc::statfs> {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: plain numbers, for which zero is a value.
     let mut status: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a string that ends with 0, and a structure of ours to write to.
-    let code = unsafe { libc::statfs(path.as_ptr(), &mut status) };
-    #[allow(clippy::useless_conversion)] // its width differs between targets
-    (code == 0).then(|| status.f_type.into())
+    match unsafe { libc::statfs(path.as_ptr(), &raw mut status) } {
+        0 => Ok(status),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes a file with journaled data, for which ext4 accepts `O_DIRECT` and ignores it. On a mount with

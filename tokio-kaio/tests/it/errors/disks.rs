@@ -135,18 +135,6 @@ fn a_full_ext4_is_enospc_and_affects_no_other_request() {
     drop(device);
 }
 
-/// The free blocks of the file system at `path`.
-fn free_blocks(path: &Path) -> u64 {
-    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    // SAFETY: plain numbers, for which zero is a value.
-    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a string that ends with 0, and a structure of ours to write to.
-    let code = unsafe { libc::statfs(path.as_ptr(), &raw mut status) };
-    assert_eq!(code, 0, "{}", io::Error::last_os_error());
-    #[allow(clippy::useless_conversion)] // its width differs between targets
-    status.f_bfree.into()
-}
-
 /// Fills the file system at `small`, and checks that other requests still work.
 async fn fills_up(small: &Path, mode: Mode) {
     let before = open_resources();
