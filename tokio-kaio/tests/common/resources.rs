@@ -24,16 +24,6 @@ pub fn is_released(before: (usize, usize)) -> bool {
     now.0 <= before.0 && now.1 <= before.1
 }
 
-/// Eventfds of this process: one per shard, and those of its runtimes.
-pub fn eventfds() -> usize {
-    assert_child();
-    let entries = fs::read_dir("/proc/self/fd").unwrap();
-    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links
-        .filter(|link| link.to_str() == Some("anon_inode:[eventfd]"))
-        .count()
-}
-
 /// Completion rings that this process has mapped.
 pub fn rings() -> usize {
     assert_child();
