@@ -349,18 +349,18 @@ fn a_forked_child_can_use_a_context_of_its_own() {
         return;
     }
     let dir = disk_dir();
-    let gate = Gate::new();
-    let closed = gate.gate.lock().unwrap();
+    let waker = BlockingWaker::new();
+    let held = waker.held.lock().unwrap();
     // The end of the runtime waits for its blocking threads, and ends the context.
     let (context, handle, file, ended) = run(async {
         let file = file(&dir).await;
         let (context, handle) = aio_context(READS, true).unwrap();
-        let ended = gate.end_of(&handle);
+        let ended = waker.end_of(&handle);
         read_all(&file, &handle).await;
         (context, handle, file, ended)
     });
-    let stopped = || gate.stopped.load(Ordering::SeqCst);
-    block_until(|| stopped() == 1, stopped);
+    let blocked = || waker.blocked.load(Ordering::SeqCst);
+    block_until(|| blocked() == 1, blocked);
     let code = forked(|| {
         run(async {
             let (context, handle) = aio_context(READS, true).unwrap();
@@ -369,28 +369,29 @@ fn a_forked_child_can_use_a_context_of_its_own() {
         });
         0
     });
-    drop((ended, closed));
+    drop((ended, held));
     assert_eq!(code, 0);
     drop((context, handle));
 }
 
-/// A waker that stops the threads that wake it, except the one of the test, until `gate` is unlocked.
-struct Gate {
+/// Blocks each thread that wakes it, except the test's, while `held` is locked.
+struct BlockingWaker {
     test: ThreadId,
-    stopped: AtomicUsize,
-    gate: Mutex<()>,
+    /// Threads that were blocked.
+    blocked: AtomicUsize,
+    held: Mutex<()>,
 }
 
-impl Gate {
-    fn new() -> Arc<Gate> {
-        Arc::new(Gate {
+impl BlockingWaker {
+    fn new() -> Arc<BlockingWaker> {
+        Arc::new(BlockingWaker {
             test: thread::current().id(),
-            stopped: AtomicUsize::new(0),
-            gate: Mutex::new(()),
+            blocked: AtomicUsize::new(0),
+            held: Mutex::new(()),
         })
     }
 
-    /// Waits for the end of the context of `handle`, so that the thread that destroys it is stopped.
+    /// Waits for the end of the context of `handle`, so that the thread that destroys it is blocked.
     fn end_of(self: &Arc<Self>, handle: &AioContextHandle) -> Pin<Box<dyn Future<Output = ()>>> {
         let mut ended = Box::pin(handle.clone().closed());
         let waker = Waker::from(Arc::clone(self));
@@ -400,16 +401,16 @@ impl Gate {
     }
 }
 
-impl Wake for Gate {
+impl Wake for BlockingWaker {
     fn wake(self: Arc<Self>) {
         if thread::current().id() != self.test {
-            self.stopped.fetch_add(1, Ordering::SeqCst);
-            drop(self.gate.lock());
+            self.blocked.fetch_add(1, Ordering::SeqCst);
+            drop(self.held.lock());
         }
     }
 }
 
-/// The child does not have the threads that destroy the parent's contexts. A waker stops them, so that none starts
+/// The child does not have the threads that destroy the parent's contexts. A waker blocks them, so that none starts
 /// or ends during the fork.
 #[test]
 fn a_child_forked_while_contexts_end_can_end_its_own() {
@@ -417,20 +418,20 @@ fn a_child_forked_while_contexts_end_can_end_its_own() {
         return;
     }
     const CONTEXTS: usize = 80;
-    let gate = Gate::new();
-    let closed = gate.gate.lock().unwrap();
+    let waker = BlockingWaker::new();
+    let held = waker.held.lock().unwrap();
     let code = run(async {
         let contexts: Vec<_> = (0..CONTEXTS)
             .map(|_| aio_context(1, true).unwrap())
             .collect();
         let ended: Vec<_> = contexts
             .iter()
-            .map(|(_, handle)| gate.end_of(handle))
+            .map(|(_, handle)| waker.end_of(handle))
             .collect();
         yield_now().await;
         drop(contexts);
-        let stopped = || gate.stopped.load(Ordering::SeqCst);
-        wait_until(|| stopped() == CONTEXTS, stopped).await;
+        let blocked = || waker.blocked.load(Ordering::SeqCst);
+        wait_until(|| blocked() == CONTEXTS, blocked).await;
         let code = forked(|| {
             thread::spawn(|| {
                 run(async {
@@ -444,7 +445,7 @@ fn a_child_forked_while_contexts_end_can_end_its_own() {
         drop(ended);
         code
     });
-    drop(closed);
+    drop(held);
     assert_eq!(code, 0);
 }
 
