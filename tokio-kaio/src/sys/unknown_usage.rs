@@ -1,5 +1,5 @@
-//! Tests that must not depend on whether a thread sleeps: a page fault or a lock of the allocator may put any
-//! thread to sleep.
+//! [`UnknownUsage`]: makes `thread_usage` fail on this thread, for tests that must not depend on whether the
+//! thread sleeps. A page fault or a lock of the allocator may put any thread to sleep.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ thread_local! {
     static IS_UNKNOWN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Until it is dropped, [`thread_usage`](super::thread_usage) of this thread fails.
+/// Makes [`thread_usage`](super::thread_usage) fail on this thread until dropped.
 pub(crate) struct UnknownUsage(PhantomData<*const ()>);
 
 impl UnknownUsage {
