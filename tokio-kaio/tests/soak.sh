@@ -92,7 +92,7 @@ clean_up() {
         kill "$running" 2>/dev/null
         wait "$running"
     fi
-    # In use for a moment, if a worker of the kernel still closes a file.
+    # The mount is in use for a moment if a worker of the kernel still closes a file.
     [[ -z $mounted ]] || umount "$mounted" 2>/dev/null || umount --lazy "$mounted"
     # The kernel detaches a device as soon as nobody has it open.
     for device in "${devices[@]}"; do

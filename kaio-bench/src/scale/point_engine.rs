@@ -101,7 +101,7 @@ struct PreparedPoint {
 /// Minimum transfers of each task. The first and the last are not measured.
 const MIN_TRANSFERS: usize = 3;
 
-/// How often a run is made whose window is missed.
+/// Maximum runs of a point whose window is missed.
 const ATTEMPTS: usize = 10;
 
 impl Prepared for PreparedPoint {

@@ -367,7 +367,7 @@ impl FakeControl {
         }
     }
 
-    /// Wakes all that wait, which wait again.
+    /// Wakes all waiting threads; each waits again.
     pub(crate) fn wake_waiting(&self) {
         self.0.changed.notify_all();
     }

@@ -37,7 +37,7 @@ pub async fn occupy_slot(handle: &AioContextHandle) -> OccupiedSlot {
         let events = handle.poll(&reader, PollEvents::IN).await;
         assert_eq!(events.unwrap(), PollEvents::IN);
     });
-    // Whatever is left of the budget of the task, without which it would not be submitted.
+    // Ignores the task's budget: if it is used up, a poll submits nothing.
     assert!(futures::poll!(unconstrained(poll.as_mut())).is_pending());
     OccupiedSlot { poll, writer }
 }

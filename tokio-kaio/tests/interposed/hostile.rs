@@ -1054,8 +1054,8 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Waits for a while in which nothing runs. What was just started may take a while to settle; what spins never
-/// rests.
+/// Waits for a while in which nothing runs. What was just started may take a while to settle; a spinning thread
+/// never does.
 async fn rest(what: &str) {
     const ATTEMPTS: usize = 10;
     for _ in 0..ATTEMPTS {
