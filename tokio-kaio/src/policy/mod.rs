@@ -33,6 +33,8 @@ pub(crate) use plain::Plain;
 pub(crate) use submit_advisor::{Observation, PolicyConfig, PollOrder, SubmitAdvisor};
 pub(crate) use submit_plan::{Direction, NowaitAttempt, OpClass, OpInfo, SubmitPath, SubmitPlan};
 pub use submit_policy::SubmitPolicy;
+#[cfg(all(test, not(kaio_loom)))]
+pub(crate) use submit_timing::MAX_TRACER_STOPS;
 pub(crate) use submit_timing::{SubmitObservation, SubmitTimer, SubmitTiming, TimingLevel};
 
 /// The advisor that contexts use.

@@ -92,6 +92,8 @@ const STOPS_PER_CALL: i64 = 2;
 /// Number of system calls from one `getrusage` to the next whose stops are counted: the submission, the end of
 /// the first `getrusage` and the start of the second.
 const TRACED_CALLS: i64 = 2;
+/// Maximum stops by a tracer from one `getrusage` to the next. A thread that sleeps more often has blocked.
+pub(crate) const MAX_TRACER_STOPS: i64 = TRACED_CALLS * STOPS_PER_CALL;
 
 /// Returns whether the thread blocked between `before` and `after`. Neither preemption nor the stops of a
 /// tracer count. `usage` returns the usage of the thread, and never blocks.
@@ -103,7 +105,7 @@ fn has_blocked(
     let sleeps = after.sleeps - before.sleeps;
     let has_slept = sleeps != 0 && {
         let is_stopped = usage().is_ok_and(|again| again.sleeps != after.sleeps);
-        !is_stopped || sleeps > TRACED_CALLS * STOPS_PER_CALL
+        !is_stopped || sleeps > MAX_TRACER_STOPS
     };
     has_slept || after.cpu.saturating_sub(before.cpu) >= SLOW_SUBMIT
 }

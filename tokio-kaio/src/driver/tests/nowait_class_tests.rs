@@ -12,7 +12,8 @@ use crate::backend::fake::{FakeBackend, FakeControl};
 use crate::config::ContextTypes;
 use crate::op::FileRef;
 use crate::policy::{
-    Adaptive, Direction, OpClass, OpInfo, SubmitAdvisor, SubmitObservation, SubmitPath,
+    Adaptive, Direction, MAX_TRACER_STOPS, OpClass, OpInfo, SubmitAdvisor, SubmitObservation,
+    SubmitPath,
 };
 use crate::sys::UnknownUsage;
 use crate::sys::abi::RWF_NOWAIT;
@@ -80,8 +81,8 @@ fn write<'a, T: ContextTypes<Backend = FakeBackend>>(
 /// The file has data up to this.
 const KNOWN_END: u64 = 4096;
 
-/// Submissions are not measured until the last result is dropped: a measured submission that sleeps, for any
-/// reason, sends its class to the blocking pool.
+/// Submissions are not measured until the returned [`UnknownUsage`] is dropped: a measured submission that
+/// sleeps, for any reason, sends its class to the blocking pool.
 fn fixture_and_buffer() -> (Fixture<LocalTypes<Adaptive>>, LockedBuf, UnknownUsage) {
     let fixture = Fixture::adaptive(nowait_config());
     fixture.file.history().has_data_to(KNOWN_END);
@@ -177,7 +178,7 @@ fn an_attempt_is_learned_as_the_class_that_it_had_when_it_was_admitted() {
 }
 
 /// How often a thread of this process has slept.
-fn sleeps(thread: libc::pid_t) -> u64 {
+fn sleeps(thread: libc::pid_t) -> i64 {
     let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
     let mut lines = status.lines();
     let sleeps = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -187,7 +188,7 @@ fn sleeps(thread: libc::pid_t) -> u64 {
 /// Waits until a thread, whose submission is held, has slept more often than a tracer would stop it there.
 fn let_sleep(thread: libc::pid_t, backend: &FakeControl) {
     let before = sleeps(thread);
-    while sleeps(thread) <= before + 4 {
+    while sleeps(thread) <= before + MAX_TRACER_STOPS {
         backend.wake_waiting();
         thread::yield_now();
     }
