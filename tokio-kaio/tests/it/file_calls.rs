@@ -1,6 +1,6 @@
 //! Calls of a [`BoundFile`] that io_uring performs, and the blocking pool on other backends.
 
-#![allow(unsafe_code)] // fcntl, mkfifo, fork
+#![allow(unsafe_code)] // fcntl, mkfifo
 
 use std::fs::OpenOptions;
 use std::future::Future;
