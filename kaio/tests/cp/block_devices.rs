@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cp_fixture::{Dir, bytes, is_root, text};
-use crate::interrupted::start;
+use crate::running_copy::RunningCopy;
 
 /// A loop device, which is detached when this is dropped.
 struct Loop(PathBuf);
@@ -141,12 +141,12 @@ fn a_source_device_that_becomes_smaller_during_the_copy_is_an_error() {
             return;
         };
         let limits = ["--limit", "200k", "--bs", "64k", "--depth", "1"];
-        let copy = start(&dir, &[&limits[..], &[device.path(), "copy"]].concat());
+        let copy = RunningCopy::start(&dir, &[&limits[..], &[device.path(), "copy"]].concat());
         let image = File::options().write(true).open(dir.join("image"));
         image.unwrap().set_len(256 << 10).unwrap();
         let resized = Command::new("losetup").arg("-c").arg(&device.0).status();
         assert!(resized.unwrap().success());
-        let output = copy.wait_with_output().unwrap();
+        let output = copy.output();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert_eq!(dir.names(), ["image"]);

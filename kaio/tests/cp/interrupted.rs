@@ -2,40 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::cp_fixture::{Dir, bytes, kaio, text, tree};
-
-/// Starts a copy that takes minutes, and waits until it has created its temporary file.
-pub(crate) fn start(dir: &Dir, args: &[&str]) -> Child {
-    try_start(dir, args).unwrap_or_else(|output| panic!("{args:?} has ended: {output:?}"))
-}
-
-/// Starts a copy, and waits until it has created its temporary file. `Err`: it has ended before.
-fn try_start(dir: &Dir, args: &[&str]) -> Result<Child, Output> {
-    let before = dir.names().len();
-    // The program would inherit ignored signals.
-    let mut child = Command::new("env")
-        .arg("--default-signal=INT,TERM,HUP")
-        .arg(kaio())
-        .arg("cp")
-        .args(args)
-        .current_dir(dir.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while dir.names().len() == before {
-        if child.try_wait().unwrap().is_some() {
-            return Err(child.wait_with_output().unwrap());
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(child)
-}
+use crate::cp_fixture::{Dir, bytes, text, tree};
+use crate::running_copy::RunningCopy;
 
 /// Prepares a directory, and calls `change` during a copy in it that takes longer than `least`. Returns the
 /// directory and the output.
@@ -51,12 +24,12 @@ fn changed_during_copy(
         let dir = Dir::new();
         prepare(&dir);
         let before = Instant::now();
-        let started = try_start(&dir, args);
+        let started = RunningCopy::try_start(&dir, args, Stdio::piped());
         change(&dir);
         let is_in_time = before.elapsed() < least;
         match started {
-            Ok(child) => {
-                let output = child.wait_with_output().unwrap();
+            Ok(copy) => {
+                let output = copy.output();
                 if is_in_time {
                     return (dir, output);
                 }
@@ -66,9 +39,9 @@ fn changed_during_copy(
     }
 }
 
-fn ends_with(child: Child, signal: Signal, code: i32) {
-    kill_process(Pid::from_child(&child), signal).unwrap();
-    let output = child.wait_with_output().unwrap();
+fn ends_with(copy: RunningCopy, signal: Signal, code: i32) {
+    copy.send(signal);
+    let output = copy.output();
     assert_eq!(
         output.status.code(),
         Some(code),
@@ -86,7 +59,7 @@ fn a_signal_leaves_the_old_target_and_no_temporary_files() {
     let before = tree(dir.path());
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         ends_with(
-            start(&dir, &["--limit", "100k", "source", "copy"]),
+            RunningCopy::start(&dir, &["--limit", "100k", "source", "copy"]),
             signal,
             code,
         );
@@ -103,7 +76,7 @@ fn a_signal_leaves_nothing_of_a_new_tree() {
         dir.file(&format!("source/a/{number}"), bytes(1_000_000));
     }
     ends_with(
-        start(&dir, &["--limit", "100k", "-r", "source", "copy"]),
+        RunningCopy::start(&dir, &["--limit", "100k", "-r", "source", "copy"]),
         Signal::INT,
         130,
     );
@@ -115,7 +88,7 @@ fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_
     let dir = Dir::new();
     let source = dir.file("source", bytes(20 << 20));
     dir.file("copy", "old content");
-    let child = start(
+    let copy = RunningCopy::start(
         &dir,
         &[
             "--limit", "200k", "--depth", "1", "--bs", "64k", "source", "copy",
@@ -127,7 +100,7 @@ fn a_source_that_is_truncated_during_the_copy_is_an_error_and_the_old_target_is_
         .unwrap()
         .set_len(4096)
         .unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = copy.output();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.contains("source became shorter"), "{said}");
@@ -213,20 +186,10 @@ fn a_signal_ends_the_copy_if_standard_error_is_full() {
     let dir = Dir::new();
     dir.file("source", bytes(20 << 20));
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut child = Command::new("env")
-        .arg("--default-signal=INT")
-        .arg(kaio())
-        .args(["cp", "--limit", "100k", "source", "copy"])
-        .current_dir(dir.path())
-        .stderr(full)
-        .spawn()
-        .unwrap();
-    while dir.names().len() == 1 {
-        assert!(child.try_wait().unwrap().is_none(), "it has ended");
-        thread::sleep(Duration::from_millis(1));
-    }
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let copy = RunningCopy::try_start(&dir, &["--limit", "100k", "source", "copy"], full);
+    let copy = copy.expect("it has ended");
+    copy.send(Signal::INT);
+    assert_eq!(copy.output().status.code(), Some(130));
     assert_eq!(dir.names(), ["source"]);
 }
 

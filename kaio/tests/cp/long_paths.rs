@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::cp_fixture::{Dir, bytes, names, text};
-use crate::interrupted;
+use crate::running_copy::RunningCopy;
 
 /// A relative path of `length` bytes. Its directories exist.
 fn path(dir: &Dir, length: usize) -> String {
@@ -76,7 +76,7 @@ fn a_signal_leaves_nothing_of_a_tree_with_long_paths() {
         &format!("source/{}", format!("{}/", "d".repeat(100)).repeat(40)),
     );
     dir.file("source/file", bytes(20 << 20));
-    let child = interrupted::start(&dir, &["-r", "--limit", "100k", "source", "copy"]);
+    let running = RunningCopy::start(&dir, &["-r", "--limit", "100k", "source", "copy"]);
     let copy = dir
         .names()
         .into_iter()
@@ -86,8 +86,8 @@ fn a_signal_leaves_nothing_of_a_tree_with_long_paths() {
     while !names(&copy).iter().any(|name| name.contains("file")) {
         thread::sleep(Duration::from_millis(1));
     }
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let output = child.wait_with_output().unwrap();
+    running.send(Signal::TERM);
+    let output = running.output();
     assert_eq!(output.status.code(), Some(143));
     assert_eq!(dir.names(), ["source"], "{}", text(&output.stderr));
 }

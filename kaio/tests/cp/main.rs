@@ -21,6 +21,7 @@ mod progress_bar;
 mod random_files;
 mod recursive;
 mod refusals;
+mod running_copy;
 mod shared_blocks;
 mod small_trees;
 mod sparse_files;
