@@ -126,6 +126,8 @@ fn a_signal_while_the_pipe_is_read_leaves_the_old_target() {
     command.args(["cp", "-", "copy"]).current_dir(dir.path());
     let command = command.stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
+    // `wait` would close the pipe, and the copy could end before it handles the signal.
+    let pipe = child.stdin.take();
     while dir.names().len() == 1 {
         assert!(child.try_wait().unwrap().is_none());
         thread::sleep(std::time::Duration::from_millis(1));
@@ -133,6 +135,7 @@ fn a_signal_while_the_pipe_is_read_leaves_the_old_target() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(pipe);
     assert_eq!(
         (dir.names(), dir.read("copy")),
         (vec!["copy".into()], b"old content".to_vec())
