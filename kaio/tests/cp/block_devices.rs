@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cp_fixture::{Dir, bytes, is_root, text};
+use crate::cp_fixture::{Dir, bytes, is_root, text, unmount};
 use crate::running_copy::RunningCopy;
 
 /// A loop device, which is detached when this is dropped.
@@ -58,7 +58,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        unmount(&self.0);
     }
 }
 

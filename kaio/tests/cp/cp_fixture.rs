@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::thread;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -129,6 +131,18 @@ pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Unmounts the file system at `at`. It is detached if it is still in use after five seconds.
+pub(crate) fn unmount(at: &Path) {
+    let umount = |args: &[&str]| Command::new("umount").args(args).arg(at).output();
+    for _ in 0..50 {
+        if umount(&[]).is_ok_and(|output| output.status.success()) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let _ = umount(&["--lazy"]);
 }
 
 /// Pseudorandom numbers, the same in each run.

@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use crate::cp_fixture::{Dir, bytes, is_root, text};
+use crate::cp_fixture::{Dir, bytes, is_root, text, unmount};
 
 /// A mounted file system, which is unmounted when this is dropped.
-struct Mounted<'a>(&'a Dir);
+pub(crate) struct Mounted<'a>(&'a Dir);
 
 impl Mounted<'_> {
     /// Mounts it at `mounted`. `None`: not available.
-    fn new<'a>(dir: &'a Dir, kind: &str, options: &str) -> Option<Mounted<'a>> {
+    pub(crate) fn new<'a>(dir: &'a Dir, kind: &str, options: &str) -> Option<Mounted<'a>> {
         if !is_root() {
             eprintln!("skipped: mounting {kind} requires root");
             return None;
@@ -30,7 +30,7 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.join("mounted")).status();
+        unmount(&self.0.join("mounted"));
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::{Output, Stdio};
 use std::thread;
 
-use crate::cp_fixture::{Dir, allocated, bytes, is_root, mode, text};
+use crate::cp_fixture::{Dir, allocated, bytes, mode, text};
+use crate::mounted_file_systems::Mounted;
 
 const LONG: usize = (5 << 20) + 77;
 
@@ -144,22 +145,10 @@ fn a_signal_while_the_pipe_is_read_leaves_the_old_target() {
 
 #[test]
 fn a_failed_write_ends_the_copy_although_the_pipe_stays_open() {
-    if !is_root() {
-        eprintln!("skipped: mounting tmpfs requires root");
-        return;
-    }
     let dir = Dir::new();
-    let mounted = dir.dir("mounted");
-    let mount = |args: &[&str]| {
-        std::process::Command::new("mount")
-            .args(args)
-            .arg(&mounted)
-            .status()
-    };
-    if !mount(&["-t", "tmpfs", "-o", "size=2M", "tmpfs"]).is_ok_and(|status| status.success()) {
-        eprintln!("skipped: tmpfs can't be mounted");
+    let Some(_mounted) = Mounted::new(&dir, "tmpfs", "size=2M") else {
         return;
-    }
+    };
     let mut command = std::process::Command::new(crate::cp_fixture::kaio());
     command
         .args(["cp", "-", "mounted/copy"])
@@ -171,15 +160,13 @@ fn a_failed_write_ends_the_copy_although_the_pipe_stays_open() {
     // Not closed: the program must not wait for the end of the pipe.
     let output = child.wait_with_output().unwrap();
     drop(pipe);
-    let left = crate::cp_fixture::names(&mounted);
-    let _ = std::process::Command::new("umount").arg(&mounted).status();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said} {written:?}");
     assert!(
         said.contains("mounted/copy") && said.contains("free some space"),
         "{said}"
     );
-    assert_eq!(left, [""; 0]);
+    assert_eq!(crate::cp_fixture::names(&dir.join("mounted")), [""; 0]);
 }
 
 #[test]
