@@ -1,22 +1,21 @@
 //! Tests of the output of `kaio bench` and `kaio doctor` on a terminal.
 
 mod common;
+#[path = "common/terminal.rs"]
+mod terminal;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{failed, kaio, names, parts, run, scratch};
-use rexpect::session::spawn_command;
-
-/// A program that takes longer hangs.
-const MILLISECONDS: u64 = 300_000;
+use terminal::start_on_terminal;
 
 /// Everything that the program sends to a terminal.
 fn shown(dir: &Path, args: &str) -> String {
     let mut command = kaio(dir);
     command.args(args.split(' '));
     command.env("TERM", "xterm-256color").env("NO_COLOR", "1");
-    let mut terminal = spawn_command(command, Some(MILLISECONDS)).unwrap();
+    let mut terminal = start_on_terminal(command);
     terminal.exp_eof().unwrap()
 }
 
@@ -59,7 +58,7 @@ fn shown_in_60_columns(dir: &Path, command: &str) -> String {
     shell.args(["-c", &format!("stty cols 60 && {command}")]);
     shell.current_dir(dir).env("NO_COLOR", "1");
     shell.env("KAIO", env!("CARGO_BIN_EXE_kaio"));
-    let mut terminal = spawn_command(shell, Some(MILLISECONDS)).unwrap();
+    let mut terminal = start_on_terminal(shell);
     // rexpect makes a character of each byte.
     let shown = terminal.exp_eof().unwrap();
     let bytes = shown.chars().map(|byte| u8::try_from(byte).unwrap());

@@ -25,3 +25,5 @@ mod running_copy;
 mod shared_blocks;
 mod small_trees;
 mod sparse_files;
+#[path = "../common/terminal.rs"]
+mod terminal;

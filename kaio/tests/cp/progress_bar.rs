@@ -2,12 +2,10 @@
 
 use std::process::Command;
 
-use rexpect::session::{PtySession, spawn_command};
+use rexpect::session::PtySession;
 
 use crate::cp_fixture::{Dir, bytes, kaio};
-
-/// A program that takes longer hangs.
-const MILLISECONDS: u64 = 300_000;
+use crate::terminal::start_on_terminal;
 
 /// Starts a copy on a terminal. The program has the default handling of signals.
 fn start(dir: &Dir, args: &[&str]) -> PtySession {
@@ -16,7 +14,7 @@ fn start(dir: &Dir, args: &[&str]) -> PtySession {
     command.args(["cp", "--bs", "64k"]).args(args);
     command.args(["source", "copy"]).current_dir(dir.path());
     command.env("TERM", "xterm-256color").env("NO_COLOR", "1");
-    spawn_command(command, Some(MILLISECONDS)).unwrap()
+    start_on_terminal(command)
 }
 
 /// Everything that a copy shows.
@@ -25,7 +23,7 @@ fn shows(dir: &Dir, args: &[&str]) -> String {
 }
 
 /// What a copy shows up to a match of `regex` in its bar. Then the copy is ended: it would take longer than
-/// [`MILLISECONDS`], so that the bar is drawn, however late its thread is.
+/// [`MILLISECONDS`](crate::terminal::MILLISECONDS), so that the bar is drawn, however late its thread is.
 fn bar_shows(dir: &Dir, args: &[&str], regex: &str) -> String {
     let mut terminal = start(dir, &[&["--limit", "2k"], args].concat());
     let (before, matched) = terminal.exp_regex(regex).unwrap();
