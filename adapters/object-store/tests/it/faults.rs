@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -15,6 +15,9 @@ use super::KaioFileSystem;
 use super::object_store::path::Path;
 use super::object_store::{Error, ObjectStore, ObjectStoreExt};
 use crate::fixture::{are_kept_since, data, disk_dir, files_below, in_child, write_uncached};
+
+/// The time after which a test counts as hanging.
+const HANG: Duration = Duration::from_secs(60);
 
 fn set_limit(resource: Resource, value: u64) {
     let limit = rustix::process::getrlimit(resource);
@@ -75,8 +78,10 @@ fn descriptors_that_are_used_up_are_an_error_that_says_so_and_kept_files_are_clo
             read(index).await;
         }
         let mut occupied = occupy();
+        let start = Instant::now();
         while store.metrics().descriptors_kept == 0 {
-            // They were idle for long.
+            assert!(start.elapsed() < HANG, "the store keeps no file");
+            // The store has closed its files, because they were idle.
             drop(occupied);
             read(59).await;
             occupied = occupy();
