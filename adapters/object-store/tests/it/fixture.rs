@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 /// A directory on the disk of the build, and one on tmpfs.
@@ -65,13 +66,20 @@ pub(crate) fn write_uncached(path: &Path, data: &[u8]) {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
-/// Whether all of a file is in the page cache.
+/// Whether all of a file is in the page cache. Says that a test is skipped, and why, if not.
 pub(crate) fn is_cached(path: &Path) -> bool {
     let file = fs::File::open(path).unwrap();
     let mut memory = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
     let flags = rustix::io::ReadWriteFlags::NOWAIT;
     let read = rustix::io::preadv2(&file, &mut [IoSliceMut::new(&mut memory)], 0, flags);
-    read.is_ok_and(|read| read == memory.len())
+    let why = match read {
+        Ok(read) if read == memory.len() => return true,
+        Ok(_) | Err(Errno::AGAIN) => "the kernel has evicted a part of it",
+        Err(Errno::OPNOTSUPP) => "the file system does not say what is cached",
+        Err(error) => panic!("{}: {error}", path.display()),
+    };
+    eprintln!("skipped: {}: {why}", path.display());
+    false
 }
 
 /// Whether no file that was used since `start` has been idle for so long that the store may have closed it.

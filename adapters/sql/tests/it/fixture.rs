@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use assert_cmd::Command as Run;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tempfile::TempDir;
 
 /// Creates a directory on the file system of the build.
@@ -89,13 +89,20 @@ pub(crate) fn has_direct_io(path: &Path) -> bool {
     }
 }
 
-/// Whether all of a file is in the page cache.
+/// Whether all of a file is in the page cache. Says that a test is skipped, and why, if not.
 pub(crate) fn is_cached(path: &Path) -> bool {
     let file = File::open(path).unwrap();
     let mut memory = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
     let memory = &mut [IoSliceMut::new(&mut memory)];
     let read = preadv2(&file, memory, 0, ReadWriteFlags::NOWAIT);
-    read.is_ok_and(|read| read == memory[0].len())
+    let why = match read {
+        Ok(read) if read == memory[0].len() => return true,
+        Ok(_) | Err(Errno::AGAIN) => "the kernel has evicted a part of it",
+        Err(Errno::OPNOTSUPP) => "the file system does not say what is cached",
+        Err(error) => panic!("{}: {error}", path.display()),
+    };
+    eprintln!("skipped: {}: {why}", path.display());
+    false
 }
 
 /// The line of a report that starts with `name`.
