@@ -15,7 +15,7 @@ use crate::open_object::{AtPath, ObjectFacts, OpenObject};
 use crate::store_fault::StoreFault;
 
 /// How long a file stays open after its last use. An open file keeps the space of a file that another
-/// program has deleted, and a file system from being unmounted.
+/// program has deleted, and a file system from being unmounted. `IDLE` in `tests/it/fixture.rs` has the same value.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// How often idle files are looked for.

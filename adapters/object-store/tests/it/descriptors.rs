@@ -18,8 +18,8 @@ async fn read(store: &KaioFileSystem, location: &Path) -> Bytes {
     store.get(location).await.unwrap().bytes().await.unwrap()
 }
 
-/// Asserts that `expected` files are open, which were used since `start`. There may be fewer, if that took so long
-/// that the store has closed them.
+/// Asserts that `expected` files are open, which were used since `start`. Fewer may be open when
+/// [`are_kept_since`] returns false: the store closes files that are idle.
 #[track_caller]
 fn assert_kept(store: &KaioFileSystem, expected: usize, start: Instant) {
     let kept = store.metrics().descriptors_kept;

@@ -82,9 +82,12 @@ pub(crate) fn is_cached(path: &Path) -> bool {
     false
 }
 
-/// Whether no file that was used since `start` has been idle for so long that the store may have closed it.
+/// How long the store keeps a file after its last use. `IDLE` in `src/descriptor_cache.rs` has the same value.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Whether less than `IDLE` has passed since `start`: the store has closed no file that was used since.
 pub(crate) fn are_kept_since(start: Instant) -> bool {
-    start.elapsed() < Duration::from_secs(5)
+    start.elapsed() < IDLE
 }
 
 /// Set in the process that a test has started for itself.
