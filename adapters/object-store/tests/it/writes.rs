@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use futures::stream::FuturesUnordered;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tempfile::TempDir;
 
 use super::object_store::local::LocalFileSystem;
 use super::object_store::path::Path;
@@ -33,32 +34,36 @@ const WAYS: [Settings; 3] = [
     },
 ];
 
-/// Calls `test` with a store, in each way of writing and in each directory.
-async fn with_store(test: impl AsyncFn(&KaioFileSystem, &std::path::Path)) {
-    for settings in WAYS {
-        for dir in test_dirs() {
+/// A store for each way of writing and each directory.
+fn stores() -> impl Iterator<Item = (TempDir, KaioFileSystem)> {
+    WAYS.into_iter().flat_map(|settings| {
+        test_dirs().into_iter().map(move |dir| {
             let store = settings(KaioFileSystem::builder().with_prefix(dir.path()));
-            test(&store.build().unwrap(), dir.path()).await;
-        }
+            let store = store.build().unwrap();
+            (dir, store)
+        })
+    })
+}
+
+/// Calls `test` with each of the [`stores`].
+async fn with_store(test: impl AsyncFn(&KaioFileSystem, &std::path::Path)) {
+    for (dir, store) in stores() {
+        test(&store, dir.path()).await;
     }
 }
 
-/// Calls `test` with a store, in each way of writing and in each directory. Then everything has ended that `test`
-/// has started on the blocking pool, and `check` is called with the directory.
+/// Calls `test` with each of the [`stores`]. Then everything has ended that `test` has started on the blocking pool,
+/// and `check` is called with the directory.
 fn with_store_to_the_end(test: impl AsyncFn(&KaioFileSystem), check: impl Fn(&std::path::Path)) {
-    for settings in WAYS {
-        for dir in test_dirs() {
-            let store = settings(KaioFileSystem::builder().with_prefix(dir.path()));
-            let store = store.build().unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(test(&store));
-            // Calls that run are waited for. Those that have not started are dropped.
-            drop(runtime);
-            check(dir.path());
-        }
+    for (dir, store) in stores() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test(&store));
+        // Calls that run are waited for. Those that have not started are dropped.
+        drop(runtime);
+        check(dir.path());
     }
 }
 
