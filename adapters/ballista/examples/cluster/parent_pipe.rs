@@ -38,7 +38,8 @@ pub(crate) fn commands(orphaned: Option<PathBuf>) -> mpsc::UnboundedReceiver<Com
     receiver
 }
 
-/// Removes a directory in which other processes that end now may still create files: waits for them first.
+/// Removes a directory in which other processes that end now may still create files: waits for them first, for a
+/// minute at most.
 fn remove(dir: &Path) {
     for _ in 0..600 {
         if !is_used(dir) {
@@ -49,6 +50,8 @@ fn remove(dir: &Path) {
         }
         thread::sleep(Duration::from_millis(100));
     }
+    // Executors have ended by now. The path may be in the arguments of any other process.
+    let _ = fs::remove_dir_all(dir);
 }
 
 /// Whether another process has `dir` in its arguments, as each executor has its work directory.
