@@ -13,7 +13,7 @@ use rustix::fs::{Advice, fadvise};
 use crate::Result;
 
 /// How long [`DataFiles::evict`] waits for the amount of cached data to fall.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The files of a data set.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl DataFiles {
     /// Evicts the data from the page cache.
     ///
     /// Tries again while pages are left, because the kernel leaves those that are in use, such as those that it still
-    /// reads ahead. Fails if more than 1 % of the data stays, and the amount has not fallen for a second. On tmpfs
+    /// reads ahead. Fails if more than 1 % of the data stays, and the amount has not fallen for `PATIENCE`. On tmpfs
     /// it never falls.
     pub(crate) fn evict(&self) -> Result<()> {
         let mut least = u64::MAX;
