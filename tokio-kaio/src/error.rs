@@ -87,7 +87,8 @@ pub enum AioCommandError {
     /// [`with_timeout`](crate::GenericAioContextHandle::with_timeout)). A request that still waited for a
     /// slot is never submitted. A request in flight is abandoned, as if its future had been dropped: a write
     /// may still reach the file ([`File::drain`](crate::File::drain) waits for it). A
-    /// [poll](crate::RawCommand::Poll) is cancelled.
+    /// [poll](crate::RawCommand::Poll) is cancelled. A call that the blocking pool performs goes on too, and
+    /// `drain` does not wait for it.
     ///
     /// **If the kernel still uses an owned buffer, an empty buffer is returned instead. The next operation on
     /// the empty buffer succeeds without moving a byte. To retry, keep a copy of the data or use a new

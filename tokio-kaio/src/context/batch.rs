@@ -317,7 +317,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         self.submitted = true;
         self.deadline = self.deadline_of(limit);
         self.done.reserve(count);
-        if limit.has_passed() {
+        if limit.has_passed(self.own_thread()) {
             return (0..count).for_each(|index| self.time_out(index));
         }
         match self.driver().map(Driver::enter) {
@@ -388,7 +388,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         self.submitted = true;
         self.deadline = self.deadline_of(limit);
         self.done.reserve(count);
-        if limit.has_passed() {
+        if limit.has_passed(self.own_thread()) {
             return (0..count).for_each(|index| self.time_out(index));
         }
         self.waiting.extend(0..count);

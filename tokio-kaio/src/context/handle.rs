@@ -20,7 +20,7 @@ use super::handle_resources::HandleResources;
 use super::lease::ContextLease;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
-use super::op_timer::{OpTimer, until, with_clock_of};
+use super::op_timer::{OpTimer, with_clock_of};
 use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
@@ -211,8 +211,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     ///
     /// An operation with a timeout of 0 is submitted all the same. It succeeds if it completes at its first
     /// poll, as reads from tmpfs do, or before tokio's timer fires, at most a millisecond later. Otherwise
-    /// it times out, and its request goes on: a write may land. Operations of which all requests have one deadline
-    /// submit nothing: [`read_bytes_at`](crate::File::read_bytes_at) and
+    /// it times out, and its request goes on: a write may land. These submit nothing:
+    /// [`read_bytes_at`](crate::File::read_bytes_at) and
     /// [`write_bytes_at`](crate::File::write_bytes_at), `read_range`, `read_ranges` and `stream_ranges`,
     /// [opens](Self::open_with), and [`allocate`](crate::BoundFile::allocate), `set_len` and `sync_range` of a
     /// `BoundFile`. To submit nothing in any case, use a deadline that has passed.
@@ -454,8 +454,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         self.shards.all()[0].config.file_calls
     }
 
-    /// Fails as a request would that can't start: the context has ended or belongs to the parent of this process,
-    /// or `deadline` has passed.
+    /// Returns the error of a request that can't start: the context has ended or belongs to the parent of this
+    /// process, or `deadline` has passed.
     pub(crate) fn check_start(&self, deadline: Option<Instant>) -> Result<(), AioCommandError> {
         for driver in self.shards.all() {
             match driver.enter() {
@@ -464,10 +464,8 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
                 Err(ForkedChild) => return Err(AioCommandError::forked_child()),
             }
         }
-        let has_passed = |deadline| deadline <= Instant::now();
-        match with_clock_of(self.shards.own_thread(), || {
-            deadline.is_some_and(has_passed)
-        }) {
+        let limit = deadline.map_or(TimeLimit::None, TimeLimit::Deadline);
+        match limit.has_passed(self.shards.own_thread()) {
             true => Err(AioCommandError::TimedOut),
             false => Ok(()),
         }
@@ -568,7 +566,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
             self.shards.publish_groups();
             let next = || Instant::now().checked_add(interval);
             let has_ended = match OpTimer::start(next, self.shards.own_thread()) {
-                Some(timer) => until(ended.as_mut(), timer).await.is_some(),
+                Some(timer) => super::until(ended.as_mut(), timer).await.is_some(),
                 None => {
                     ended.as_mut().await; // it has no thread any more, or `interval` is endless
                     true
@@ -698,28 +696,43 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         .await
     }
 
-    /// Polls `future` until `deadline`, if there is one, [in a runtime](Self::in_runtime).
+    /// Polls `future` until `deadline`, if there is one, [in a runtime](Self::in_runtime). Starts no timer unless
+    /// `future` has to wait.
     ///
     /// # Errors
     ///
     /// `TimedOut` at the deadline; the future is dropped.
-    pub(crate) async fn with_time_limit<T>(
+    pub(crate) async fn with_time_limit<T, E: From<AioCommandError>>(
         &self,
         deadline: Option<Instant>,
-        future: impl Future<Output = Result<T, AioCommandError>>,
-    ) -> Result<T, AioCommandError> {
-        let future = pin!(self.in_runtime(future));
-        match OpTimer::start(|| deadline, self.shards.own_thread()) {
-            None => future.await,
-            Some(timer) => {
-                let result = until(future, timer).await;
-                result.unwrap_or(Err(AioCommandError::TimedOut))
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let mut future = pin!(self.in_runtime(future));
+        let mut timer = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = future.as_mut().poll(cx) {
+                return Poll::Ready(result);
             }
-        }
+            if timer.is_none() {
+                timer = self.timer(deadline);
+            }
+            match &mut timer {
+                Some(timer) => Pin::new(timer)
+                    .poll(cx)
+                    .map(|()| Err(AioCommandError::TimedOut.into())),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
-    /// Polls `call`, which tokio's blocking pool performs in place of a request, [in a
-    /// runtime](Self::in_runtime). As a request that is cancelled, it ends with the context, and at `deadline`.
+    /// A timer that fires at `deadline`. See [`OpTimer::start`].
+    pub(crate) fn timer(&self, deadline: Option<Instant>) -> Option<OpTimer> {
+        OpTimer::start(|| deadline, self.shards.own_thread())
+    }
+
+    /// Polls `call`, which tokio's blocking pool performs in place of a request, [until
+    /// `deadline`](Self::with_time_limit) and until the context has ended.
     ///
     /// # Errors
     ///
@@ -729,27 +742,19 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
         deadline: Option<Instant>,
         call: impl Future<Output = io::Result<T>>,
     ) -> io::Result<T> {
-        let mut call = pin!(self.in_runtime(call));
+        let mut call = pin!(call);
         let mut gone = pin!(self.shards.clone().wait_until_gone());
-        let mut timer = None;
-        poll_fn(|cx| {
+        let until_gone = poll_fn(|cx| {
+            if self.shards.all()[0].enter().is_err() {
+                return Poll::Ready(Err(AioCommandError::forked_child().into()));
+            }
             if let Poll::Ready(result) = call.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            if gone.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(AioCommandError::AioStopped.into()));
-            }
-            // Started only here: a call that does not wait needs no runtime with a timer.
-            if timer.is_none() {
-                timer = OpTimer::start(|| deadline, self.shards.own_thread());
-            }
-            let Some(timer) = &mut timer else {
-                return Poll::Pending; // no deadline, or the thread of its timer has ended, and soon the context
-            };
-            let timed_out = || Err(AioCommandError::TimedOut.into());
-            Pin::new(timer).poll(cx).map(|()| timed_out())
-        })
-        .await
+            let gone = gone.as_mut().poll(cx);
+            gone.map(|()| Err(AioCommandError::AioStopped.into()))
+        });
+        self.with_time_limit(deadline, until_gone).await
     }
 
     pub(super) fn time_limit(&self) -> &TimeLimit {

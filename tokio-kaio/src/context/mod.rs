@@ -45,7 +45,7 @@ use tokio::time::Instant;
 
 use crate::{Backend, LocalRequestAdapter, NoopLock, SyncRequestAdapter};
 use lease::ContextLease;
-use op_timer::{OpTimer, until};
+pub(crate) use op_timer::{OpTimer, until};
 
 /// A kernel AIO context. Runs the requests of its [handles](GenericAioContextHandle) until it is closed
 /// or dropped.
@@ -63,6 +63,8 @@ use op_timer::{OpTimer, until};
 /// - [opens](GenericAioContextHandle::open_with). On io_uring they are cancelled, unless the kernel has the file
 ///   open already or is about to: the open of a FIFO would wait for another process. The blocking pool may still
 ///   open the file, and closes it again;
+/// - `allocate`, `set_len` and `sync_range` of a [`BoundFile`](crate::BoundFile) that the blocking pool performs;
+///   they may still take effect;
 /// - requests that wait for a slot;
 /// - operations that have further requests to make (more than 1024 buffers, more than 2 GiB, a short
 ///   transfer to resume).

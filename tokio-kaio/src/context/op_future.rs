@@ -215,7 +215,11 @@ impl<'h, 'a, T: ContextTypes> OpFuture<'h, 'a, T> {
         driver: &Entered<'h, T>,
         cx: &mut Context<'_>,
     ) -> Option<OpPoll> {
-        if self.options.time_limit().has_passed() {
+        if self
+            .options
+            .time_limit()
+            .has_passed(driver.driver_waker.own_thread())
+        {
             return Some(Poll::Ready(Err(self.time_out())));
         }
         if !self.is_in_group() {

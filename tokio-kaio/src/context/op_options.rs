@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::op_timer::OpTimer;
+use super::op_timer::{OpTimer, with_clock_of};
 use crate::group::GroupMember;
 use crate::sync::OwnThread;
 
@@ -75,11 +75,13 @@ impl OpOptions {
 }
 
 impl TimeLimit {
-    /// Returns whether the deadline has already passed for an operation that starts now.
-    #[inline(always)]
-    pub(super) fn has_passed(&self) -> bool {
+    /// Returns whether the deadline has already passed for an operation that starts now, by the clock of the
+    /// [timer](TimeLimit::timer).
+    pub(super) fn has_passed(&self, own_thread: Option<&OwnThread>) -> bool {
         match *self {
-            TimeLimit::Deadline(deadline) => Instant::now() >= deadline,
+            TimeLimit::Deadline(deadline) => {
+                with_clock_of(own_thread, || Instant::now() >= deadline)
+            }
             TimeLimit::None | TimeLimit::Timeout(_) => false,
         }
     }

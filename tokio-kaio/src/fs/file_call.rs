@@ -77,8 +77,8 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::set_len`](crate::File::set_len). Others are
-    /// those of [`allocate`](BoundFile::allocate).
+    /// Those of [`File::set_len`](crate::File::set_len), and each [`AioCommandError`] of
+    /// [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///
@@ -108,8 +108,8 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`File::sync_range`](crate::File::sync_range). Others are
-    /// those of [`allocate`](BoundFile::allocate).
+    /// Those of [`File::sync_range`](crate::File::sync_range), and each [`AioCommandError`] of
+    /// [`allocate`](BoundFile::allocate).
     ///
     /// # Cancel safety
     ///

@@ -108,7 +108,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// After the future is dropped, after the deadline and after the end of the context, the file may still be
     /// opened, created and truncated. Then it is closed again. On io_uring, an open by the ring is cancelled where
     /// the kernel can: before it has begun, and while it waits for another process. An open that the pool performs
-    /// is not cancelled: it holds its thread, and the shutdown of the runtime waits for that thread.
+    /// is not cancelled: it holds its thread, and the shutdown of the caller's runtime waits for that thread.
     ///
     /// # Panics
     ///

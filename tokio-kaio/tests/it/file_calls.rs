@@ -18,7 +18,7 @@ use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio_kaio::{
     AioCommandError, AioContext, AioContextHandle, AioOpenOptionsExt, Allocate, Backend, BoundFile,
-    File, SubmitPolicy, SyncRange, WriteFlags,
+    File, ReadFlags, SubmitPolicy, SyncRange, WriteFlags,
 };
 
 /// Each backend of this build, and io_uring if it is compiled in.
@@ -680,13 +680,25 @@ fn an_open_that_the_pool_performs_ends_at_its_deadline() {
     });
 }
 
-/// Deadlines have the clock of the context's thread, if it has one.
+/// Deadlines have the clock of the context's thread.
 #[test]
-fn a_clock_that_was_advanced_delays_no_open_by_a_context_with_its_own_thread() {
+fn a_clock_that_was_advanced_changes_no_deadline_of_a_context_with_its_own_thread() {
     with_waiting_open(&[true], async |context, handle, options, path| {
+        let name = path.with_file_name("data");
+        std::fs::write(&name, vec![7; BLOCK]).unwrap();
         tokio::time::pause();
         tokio::time::advance(HANG * 10).await;
-        let limited = handle.with_timeout(Duration::from_millis(20));
+
+        let patient = handle.with_timeout(HANG);
+        let file = patient.open(&name, false).await.unwrap();
+        file.sync_range(0, 0, SyncRange::WRITE).await.unwrap();
+        let mut byte = [0];
+        let none = ReadFlags::empty();
+        file.read_bytes_at(3, &mut byte, none).await.unwrap();
+        assert_eq!(byte, [7]);
+
+        let (start, limit) = (std::time::Instant::now(), Duration::from_millis(20));
+        let limited = handle.with_timeout(limit);
         let mut open = Box::pin(limited.open_with(options, path, false));
         let open = retry_until(async || {
             tokio::task::yield_now().await;
@@ -699,6 +711,7 @@ fn a_clock_that_was_advanced_delays_no_open_by_a_context_with_its_own_thread() {
             open.await.map(drop).unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
+        assert!(start.elapsed() >= limit, "not before its deadline");
         context.close().await;
     });
 }
@@ -713,7 +726,7 @@ fn an_open_that_the_pool_performs_ends_with_its_context() {
             };
             let mut open = Box::pin(limited.open_with(options, path, false));
             assert!(futures::poll!(open.as_mut()).is_pending());
-            // On io_uring, it is the ring that it waits for, or the pool, or nothing until it is polled again.
+            // On io_uring, the open waits for the ring or for the pool, or is ready to be polled.
             tokio::time::sleep(Duration::from_millis(pause)).await;
             with_hang_guard(context.close()).await;
             let error = with_hang_guard(open).await.map(drop).unwrap_err();

@@ -1,10 +1,10 @@
 //! [`RangeSetup`]: what has to be known of a file before its ranges are read.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout_at};
-
+use crate::context::{OpTimer, until};
 use crate::fs::File;
 use crate::fs::chunk_buffers::pooled_buffer;
 use crate::fs::dispatch::run_on_file;
@@ -54,21 +54,21 @@ impl RangeSetup {
         Ok(RangeSetup::new(alignment, end))
     }
 
-    /// Does what [`query`](RangeSetup::query) does, until `deadline`, if there is one.
+    /// Does what [`query`](RangeSetup::query) does, until `timer` fires, if there is one.
     ///
     /// # Errors
     ///
     /// Those of `query`. `TimedOut`.
     pub(super) async fn query_until(
-        deadline: Option<Instant>,
+        timer: Option<OpTimer>,
         file: File,
         ranges: Vec<Range<u64>>,
     ) -> Result<RangeSetup, AioCommandError> {
         let query = RangeSetup::query(&file, &ranges);
-        match deadline {
+        match timer {
             None => query.await,
-            Some(deadline) => {
-                let result = timeout_at(deadline, query).await;
+            Some(timer) => {
+                let result = until(pin!(query), timer).await;
                 result.unwrap_or(Err(AioCommandError::TimedOut))
             }
         }

@@ -126,7 +126,8 @@ impl<M: RawMutex + 'static, A: 'static, L: 'static> RangeStream<M, A, L> {
                 Some(setup) => Setup::Known(setup),
                 None => {
                     let (file, ranges) = (self.file.clone(), self.ranges.clone());
-                    Setup::Asked(Box::pin(RangeSetup::query_until(deadline, file, ranges)))
+                    let timer = self.handle.timer(deadline);
+                    Setup::Asked(Box::pin(RangeSetup::query_until(timer, file, ranges)))
                 }
             };
         }
