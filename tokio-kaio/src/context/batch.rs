@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::GenericAioContextHandle;
 use super::op_future::OpFuture;
 use super::op_options::TimeLimit;
-use super::op_timer::{OpTimer, with_clock_of};
+use super::op_timer::OpTimer;
 use super::pending_ops::PendingOps;
 use crate::config::{ContextTypes, Types};
 use crate::driver::{Driver, Entered};
@@ -315,7 +315,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
         // `clone` may panic, so it is called before any memory is taken.
         let mut wakers: Vec<_> = (0..count).map(|_| cx.waker().clone()).collect();
         self.submitted = true;
-        self.deadline = self.deadline_of(limit);
+        self.deadline = limit.deadline_by_clock_of(self.own_thread());
         self.done.reserve(count);
         if limit.has_passed(self.own_thread()) {
             return (0..count).for_each(|index| self.time_out(index));
@@ -325,14 +325,6 @@ impl<'a, T: ContextTypes> Running<'a, T> {
             _ => self.to_poll.extend(0..count),
         }
         self.poll_completed_only(cx);
-    }
-
-    /// Returns the deadline of a batch that starts now.
-    fn deadline_of(&self, limit: &TimeLimit) -> Option<Instant> {
-        match limit {
-            TimeLimit::None => None,
-            limit => with_clock_of(self.own_thread(), || limit.deadline()),
-        }
     }
 
     fn own_thread(&self) -> Option<&'a OwnThread> {
@@ -386,7 +378,7 @@ impl<'a, T: ContextTypes> Running<'a, T> {
     fn submit_in_group(&mut self, limit: &TimeLimit, cx: &mut Context<'_>) {
         let count = self.operations.len();
         self.submitted = true;
-        self.deadline = self.deadline_of(limit);
+        self.deadline = limit.deadline_by_clock_of(self.own_thread());
         self.done.reserve(count);
         if limit.has_passed(self.own_thread()) {
             return (0..count).for_each(|index| self.time_out(index));

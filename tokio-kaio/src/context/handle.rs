@@ -20,7 +20,7 @@ use super::handle_resources::HandleResources;
 use super::lease::ContextLease;
 use super::op_future::OpFuture;
 use super::op_options::{OpOptions, TimeLimit};
-use super::op_timer::{OpTimer, with_clock_of};
+use super::op_timer::OpTimer;
 use super::refused_backend::RefusedBackend;
 use super::shards::Shards;
 use super::transfer_progress::TransferMode;
@@ -356,10 +356,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
     /// have this deadline. `None`: no time limit.
     pub(crate) fn limited(&self) -> Option<(tokio::time::Instant, Self)> {
         let limit = self.options.time_limit();
-        if let TimeLimit::None = limit {
-            return None;
-        }
-        let end = with_clock_of(self.shards.own_thread(), || limit.deadline())?;
+        let end = limit.deadline_by_clock_of(self.shards.own_thread())?;
         Some((end, self.with_deadline(end)))
     }
 

@@ -86,8 +86,16 @@ impl TimeLimit {
         }
     }
 
-    /// Returns the deadline of an operation that starts now.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Returns the deadline of an operation that starts now, by the clock of the [timer](TimeLimit::timer).
+    pub(super) fn deadline_by_clock_of(&self, own_thread: Option<&OwnThread>) -> Option<Instant> {
+        match self {
+            TimeLimit::None => None,
+            limit => with_clock_of(own_thread, || limit.deadline()),
+        }
+    }
+
+    /// Returns the deadline of an operation that starts now, by the clock of the current runtime.
+    fn deadline(&self) -> Option<Instant> {
         match *self {
             TimeLimit::None => None,
             TimeLimit::Timeout(timeout) => Instant::now().checked_add(timeout),

@@ -6,6 +6,7 @@ use std::io;
 use lock_api::RawMutex;
 
 use super::{Allocate, BoundFile, SyncRange};
+#[cfg(doc)]
 use crate::AioCommandError;
 use crate::backend::OpCode;
 use crate::op::{FileRef, IoOp};
@@ -155,20 +156,16 @@ impl<M: RawMutex, A, L> BoundFile<M, A, L> {
                 on_done();
                 return Ok(());
             };
-            let errno = match &error {
-                AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_) => {
-                    error.raw_os_error()
+            match error.raw_os_error() {
+                // The thread that submitted it has ended too often, or a signal has come. The context may have
+                // ended meanwhile.
+                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
+                    handle.check_start(deadline)?
                 }
-                _ => None,
-            };
-            match errno {
-                // The thread that submitted it has ended too often, or a signal has come.
-                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
                 None => return Err(error.into()),
             }
         }
-        handle.check_start(deadline)?; // it may have ended meanwhile
         handle.in_place_of_request(deadline, on_pool).await
     }
 }

@@ -184,11 +184,7 @@ impl<M: RawMutex, A, L> GenericAioContextHandle<M, A, L> {
 
     /// The error of an open by a request. `None`: the pool should open the file.
     fn failed(&self, error: AioCommandError, path: &Path) -> Option<io::Error> {
-        let errno = match &error {
-            AioCommandError::IoSubmit(_) | AioCommandError::BadResult(_) => error.raw_os_error(),
-            _ => None,
-        };
-        match errno {
+        match error.raw_os_error() {
             // The context was closed, and so has cancelled the open.
             Some(libc::ECANCELED | libc::EINTR) if self.check_start(None).is_err() => {
                 Some(AioCommandError::AioStopped.into())

@@ -565,6 +565,13 @@ fn fifo_in(dir: &Path) -> PathBuf {
     path
 }
 
+/// Opens a FIFO for reading.
+fn fifo_reader(path: &Path) -> std::fs::File {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path).unwrap()
+}
+
 /// Runs a test with the path of a FIFO, in a context with two slots, on each backend that is wanted.
 fn with_fifo(
     is_wanted: impl Fn(Backend) -> bool,
@@ -659,9 +666,7 @@ fn with_waiting_open(
         };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         // A thread of the pool may open the FIFO later, and the runtime waits for that.
-        let mut reader = OpenOptions::new();
-        reader.read(true).custom_flags(libc::O_NONBLOCK);
-        let reader = reader.open(&path).unwrap();
+        let reader = fifo_reader(&path);
         drop(runtime);
         drop(reader);
         if let Err(panic) = result {
@@ -755,9 +760,7 @@ fn an_open_of_a_fifo_waits_for_its_reader() {
                 false => polled,
             };
             // Before the assertion, which would otherwise leave a thread of the pool waiting.
-            let mut reader = OpenOptions::new();
-            reader.read(true).custom_flags(libc::O_NONBLOCK);
-            let _reader = reader.open(path).unwrap();
+            let _reader = fifo_reader(path);
             assert!(
                 polled.is_pending(),
                 "{:?}",

@@ -464,16 +464,12 @@ async fn dontcache_keeps_a_buffered_file_out_of_the_page_cache() {
             assert!(is_pattern(1, &bytes));
             none().await;
             // Without it they stay, unless the kernel needs the memory.
-            with_hang_guard(async {
-                loop {
-                    let none = ReadFlags::empty();
-                    let read = file.read_at(&handle, 0, &mut bytes, ALL, none).await;
-                    assert_eq!(read.unwrap(), ALL, "{mode:?}");
-                    if cached(&file).is_none_or(|pages| pages > 0) {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
-                }
+            retry_until(async || {
+                let none = ReadFlags::empty();
+                let read = file.read_at(&handle, 0, &mut bytes, ALL, none).await;
+                assert_eq!(read.unwrap(), ALL, "{mode:?}");
+                let stay = cached(&file).is_none_or(|pages| pages > 0);
+                stay.then_some(())
             })
             .await;
             context.close().await;
